@@ -1,0 +1,110 @@
+//! Artifacts.
+
+use inheritune_domain::artifact::{Artifact, ArtifactKind};
+use inheritune_domain::violation::Violations;
+use uuid::Uuid;
+
+use super::fields::{Field, Notes};
+use super::time::timestamp;
+use crate::v1;
+
+/// What a [`v1::RegisterArtifactRequest`] asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewArtifact {
+    /// What the files are.
+    pub kind: ArtifactKind,
+    /// Where they are.
+    pub uri: String,
+    /// Kept with the artifact: an object.
+    pub metadata: serde_json::Value,
+    /// Of the caller's choice.
+    pub request_id: Option<Uuid>,
+}
+
+impl TryFrom<&v1::RegisterArtifactRequest> for NewArtifact {
+    type Error = Violations;
+
+    fn try_from(request: &v1::RegisterArtifactRequest) -> Result<Self, Violations> {
+        use inheritune_domain::artifact::Location;
+        let mut notes = Notes::default();
+        let mut field = Field::root(&mut notes);
+        let kind = kind_filter(&mut field.at("kind"), request.kind);
+        if kind.is_none() && request.kind == 0 {
+            field.at("kind").bad("must be given");
+        }
+        if matches!(field.at("uri").location(&request.uri), Location::Artifact(_)) && request.uri.starts_with("artifact:") {
+            field.at("uri").bad("is registered already; use file:///path or s3://bucket/key");
+        }
+        let metadata = metadata(&mut field.at("metadata_json"), &request.metadata_json);
+        let request_id = field.at("request_id").optional_id(&request.request_id);
+        // The stand-in kind is never seen: its absence was noted.
+        let kind = kind.unwrap_or(ArtifactKind::Checkpoint);
+        notes.into_result(Self { kind, uri: request.uri.clone(), metadata, request_id })
+    }
+}
+
+/// The kind in a filter: none for every kind.
+///
+/// # Errors
+/// A value that this version does not know.
+pub fn kind(value: i32) -> Result<Option<ArtifactKind>, Violations> {
+    let mut notes = Notes::default();
+    let kind = kind_filter(&mut Field::root(&mut notes).at("kind"), value);
+    notes.into_result(kind)
+}
+
+fn kind_filter(field: &mut Field<'_>, value: i32) -> Option<ArtifactKind> {
+    match field.known(value)? {
+        v1::ArtifactKind::Unspecified => None,
+        v1::ArtifactKind::TokenSet => Some(ArtifactKind::TokenSet),
+        v1::ArtifactKind::Checkpoint => Some(ArtifactKind::Checkpoint),
+        v1::ArtifactKind::TrainingState => Some(ArtifactKind::TrainingState),
+        v1::ArtifactKind::Scores => Some(ArtifactKind::Scores),
+    }
+}
+
+fn metadata(field: &mut Field<'_>, text: &str) -> serde_json::Value {
+    let empty = || serde_json::Value::Object(serde_json::Map::new());
+    if text.is_empty() {
+        return empty();
+    }
+    match serde_json::from_str(text) {
+        Ok(value @ serde_json::Value::Object(_)) => value,
+        Ok(_) => {
+            field.bad("must be a JSON object");
+            empty()
+        }
+        Err(e) => {
+            field.bad(format!("is not JSON: {e}"));
+            empty()
+        }
+    }
+}
+
+impl From<ArtifactKind> for v1::ArtifactKind {
+    fn from(kind: ArtifactKind) -> Self {
+        match kind {
+            ArtifactKind::TokenSet => Self::TokenSet,
+            ArtifactKind::Checkpoint => Self::Checkpoint,
+            ArtifactKind::TrainingState => Self::TrainingState,
+            ArtifactKind::Scores => Self::Scores,
+        }
+    }
+}
+
+impl From<&Artifact> for v1::Artifact {
+    fn from(artifact: &Artifact) -> Self {
+        Self {
+            id: artifact.id.to_string(),
+            kind: v1::ArtifactKind::from(artifact.kind).into(),
+            location: artifact.location.clone(),
+            manifest_sha256: artifact.manifest_sha256.map(|digest| digest.to_string()).unwrap_or_default(),
+            size_bytes: artifact.size_bytes,
+            job_id: artifact.job.map(|id| id.to_string()).unwrap_or_default(),
+            run_id: artifact.run.map(|id| id.to_string()).unwrap_or_default(),
+            step: artifact.step,
+            metadata_json: artifact.metadata.to_string(),
+            created_at: Some(timestamp(artifact.created_at)),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Evaluating.
+
+use inheritune_domain::artifact::Location;
+use inheritune_domain::spec::{EvaluateSpec, Evaluated, EvaluationTask, Score};
+
+use super::fields::Field;
+use super::slicing::config;
+use crate::v1;
+
+pub(super) fn evaluate_spec(field: &mut Field<'_>, message: v1::EvaluateSpec) -> EvaluateSpec {
+    let checkpoint = field.at("checkpoint").location(&message.checkpoint);
+    let mut at = field.at("tasks");
+    let tasks = message.tasks.into_iter().enumerate().map(|(i, task)| evaluation_task(&mut at.index(i), task)).collect();
+    EvaluateSpec { checkpoint, tasks, batch_size: message.batch_size.unwrap_or(8) }
+}
+
+fn evaluation_task(field: &mut Field<'_>, message: v1::EvaluationTask) -> EvaluationTask {
+    match message.task {
+        Some(v1::evaluation_task::Task::ValidationLoss(task)) => {
+            let mut field = field.at("validation_loss");
+            if task.block_size == 0 {
+                field.at("block_size").bad("must be at least 1");
+            }
+            if task.max_sequences == Some(0) {
+                field.at("max_sequences").bad("must be at least 1, or absent for all");
+            }
+            EvaluationTask::ValidationLoss {
+                tokens: field.at("tokens_artifact_id").id(&task.tokens_artifact_id),
+                block_size: task.block_size,
+                max_sequences: task.max_sequences,
+            }
+        }
+        Some(v1::evaluation_task::Task::RollingPerplexity(task)) => EvaluationTask::RollingPerplexity {
+            source: field.at("rolling_perplexity").at("source").location(&task.source),
+        },
+        None => {
+            field.bad("give validation_loss or rolling_perplexity");
+            EvaluationTask::RollingPerplexity { source: Location::Uri(String::new()) }
+        }
+    }
+}
+
+pub(super) fn evaluated(field: &mut Field<'_>, message: v1::Evaluated) -> Evaluated {
+    Evaluated {
+        scores_artifact: field.at("scores_artifact_id").id(&message.scores_artifact_id),
+        scores: message.scores.into_iter().map(Score::from).collect(),
+        config: config(&mut field.at("config"), message.config),
+        parameters: message.parameters,
+    }
+}
+
+impl From<v1::Score> for Score {
+    fn from(score: v1::Score) -> Self {
+        let v1::Score { task, metric, value, stderr, n } = score;
+        Self { task, metric, value, stderr, n }
+    }
+}
+
+impl From<&Score> for v1::Score {
+    fn from(score: &Score) -> Self {
+        let Score { task, metric, value, stderr, n } = score.clone();
+        Self { task, metric, value, stderr, n }
+    }
+}
+
+impl From<&EvaluateSpec> for v1::EvaluateSpec {
+    fn from(spec: &EvaluateSpec) -> Self {
+        Self {
+            checkpoint: spec.checkpoint.to_string(),
+            tasks: spec.tasks.iter().map(v1::EvaluationTask::from).collect(),
+            batch_size: Some(spec.batch_size),
+        }
+    }
+}
+
+impl From<&EvaluationTask> for v1::EvaluationTask {
+    fn from(task: &EvaluationTask) -> Self {
+        let task = match task {
+            EvaluationTask::ValidationLoss { tokens, block_size, max_sequences } => {
+                v1::evaluation_task::Task::ValidationLoss(v1::ValidationLossTask {
+                    tokens_artifact_id: tokens.to_string(),
+                    block_size: *block_size,
+                    max_sequences: *max_sequences,
+                })
+            }
+            EvaluationTask::RollingPerplexity { source } => {
+                v1::evaluation_task::Task::RollingPerplexity(v1::RollingPerplexityTask { source: source.to_string() })
+            }
+        };
+        Self { task: Some(task) }
+    }
+}
+
+impl From<&Evaluated> for v1::Evaluated {
+    fn from(evaluated: &Evaluated) -> Self {
+        Self {
+            scores_artifact_id: evaluated.scores_artifact.to_string(),
+            scores: evaluated.scores.iter().map(v1::Score::from).collect(),
+            config: Some((&evaluated.config).into()),
+            parameters: evaluated.parameters,
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Reading a message's fields while noting everything that is wrong with them.
+
+use std::str::FromStr;
+
+use inheritune_domain::artifact::Location;
+use inheritune_domain::id::ArtifactId;
+use inheritune_domain::violation::{Violation, Violations};
+use uuid::Uuid;
+
+/// Reads the id in field `field` of a request: `id("id", &request.id)`.
+///
+/// # Errors
+/// One violation, when it is empty or not a UUID.
+pub fn id<T: From<Uuid>>(field: &str, text: &str) -> Result<T, Violations> {
+    let mut notes = Notes::default();
+    let id = Field::root(&mut notes).at(field).id(text);
+    notes.into_result(id)
+}
+
+/// Reads a request's `request_id`; none when it is empty.
+///
+/// # Errors
+/// One violation, when it is not a UUID.
+pub fn request_id(text: &str) -> Result<Option<Uuid>, Violations> {
+    let mut notes = Notes::default();
+    let id = Field::root(&mut notes).at("request_id").optional_id(text);
+    notes.into_result(id)
+}
+
+/// What is wrong with a message so far.
+#[derive(Default)]
+pub(crate) struct Notes {
+    violations: Violations,
+    missing: Vec<String>,
+}
+
+impl Notes {
+    /// `value`, when nothing was noted.
+    pub(crate) fn into_result<T>(self, value: T) -> Result<T, Violations> {
+        self.violations.into_result().map(|()| value)
+    }
+
+    /// Takes over what the domain's validation found, its fields renamed by `rename`, unless the field, or a part that
+    /// it belongs to, was noted as unreadable: its value is then only a stand-in.
+    pub(crate) fn domain(&mut self, found: Result<(), Violations>, rename: impl Fn(&str) -> String) {
+        let Err(found) = found else { return };
+        let unreadable: Vec<String> = self.violations.0.iter().map(|v| v.field.clone()).collect();
+        for Violation { field, description } in found.0 {
+            let field = rename(&field);
+            if !unreadable.contains(&field) && !self.below_missing(&field) {
+                self.violations.add(field, description);
+            }
+        }
+    }
+
+    fn below_missing(&self, field: &str) -> bool {
+        self.missing.iter().any(|missing| {
+            field.strip_prefix(missing.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        })
+    }
+}
+
+/// One field of a message: where a note goes.
+pub(crate) struct Field<'a> {
+    notes: &'a mut Notes,
+    path: String,
+}
+
+impl<'a> Field<'a> {
+    /// The message itself.
+    pub(crate) fn root(notes: &'a mut Notes) -> Self {
+        Self { notes, path: String::new() }
+    }
+
+    /// The field `name` of this message.
+    pub(crate) fn at(&mut self, name: &str) -> Field<'_> {
+        let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
+        Field { notes: self.notes, path }
+    }
+
+    /// Element `index` of this repeated field.
+    pub(crate) fn index(&mut self, index: usize) -> Field<'_> {
+        let path = format!("{}[{index}]", self.path);
+        Field { notes: self.notes, path }
+    }
+
+    /// Notes what is wrong with this field.
+    pub(crate) fn bad(&mut self, description: impl Into<String>) {
+        // What is below a missing part is missing for that reason alone.
+        if !self.notes.below_missing(&self.path) {
+            self.notes.violations.add(self.path.clone(), description);
+        }
+    }
+
+    /// Notes that this part of the message is missing.
+    pub(crate) fn missing(&mut self, description: &str) {
+        self.bad(description);
+        self.notes.missing.push(self.path.clone());
+    }
+
+    /// A part that must be there; a stand-in when it is not.
+    pub(crate) fn required<M: Default>(&mut self, part: Option<M>) -> M {
+        part.unwrap_or_else(|| {
+            self.missing("must be given");
+            M::default()
+        })
+    }
+
+    /// An id that must be there; a stand-in when it is not.
+    pub(crate) fn id<T: From<Uuid>>(&mut self, text: &str) -> T {
+        if text.is_empty() {
+            self.bad("must be given: a UUID");
+            return Uuid::nil().into();
+        }
+        self.optional_id(text).unwrap_or_else(|| Uuid::nil().into())
+    }
+
+    /// An id; none when it is empty.
+    pub(crate) fn optional_id<T: From<Uuid>>(&mut self, text: &str) -> Option<T> {
+        if text.is_empty() {
+            return None;
+        }
+        match Uuid::parse_str(text) {
+            Ok(id) => Some(id.into()),
+            Err(e) => {
+                self.bad(format!("`{}` is not a UUID: {e}", shown(text)));
+                None
+            }
+        }
+    }
+
+    /// A location that must be there; a stand-in when it is not.
+    pub(crate) fn location(&mut self, text: &str) -> Location {
+        if text.is_empty() {
+            self.bad("must be given: artifact://ID, file:///path or s3://bucket/key");
+            return Location::Artifact(ArtifactId(Uuid::nil()));
+        }
+        Location::from_str(text).unwrap_or_else(|e| {
+            self.bad(e);
+            Location::Artifact(ArtifactId(Uuid::nil()))
+        })
+    }
+
+    /// An enum's value as the generated type; none, and a note, when this version does not know it.
+    pub(crate) fn known<E: TryFrom<i32>>(&mut self, value: i32) -> Option<E> {
+        let known = E::try_from(value).ok();
+        if known.is_none() {
+            self.bad(format!("{value} is no value of this enum"));
+        }
+        known
+    }
+}
+
+/// Text of a caller's that goes into a message of ours: short, whatever came.
+fn shown(text: &str) -> String {
+    const MAX_SHOWN_CHARS: usize = 80;
+    if text.chars().count() <= MAX_SHOWN_CHARS {
+        return text.to_owned();
+    }
+    let head: String = text.chars().take(MAX_SHOWN_CHARS).collect();
+    format!("{head}…")
+}

@@ -1,0 +1,298 @@
+//! Runs and recipes.
+
+use inheritune_domain::id::{LayerCount, RunId};
+use inheritune_domain::run::{Model, ModelRecord, Run, RunState, TokenSetRef};
+use inheritune_domain::spec::{
+    ArmSpec, ControlSpec, CorpusSpec, EvaluationSpec, GrowthSource, Recipe, ReferenceSpec, RunSpec, TargetSpec,
+    TokenizerSpec,
+};
+use inheritune_domain::violation::Violations;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::fields::{Field, Notes};
+use super::slicing::{architecture, inherit, layer_map};
+use super::time::timestamp;
+use super::training::training_spec;
+use crate::v1;
+
+/// What a [`v1::CreateRunRequest`] asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewRun {
+    /// The recipe; valid.
+    pub spec: RunSpec,
+    /// Of the caller's choice.
+    pub request_id: Option<Uuid>,
+}
+
+impl TryFrom<v1::CreateRunRequest> for NewRun {
+    type Error = Violations;
+
+    fn try_from(request: v1::CreateRunRequest) -> Result<Self, Violations> {
+        let mut notes = Notes::default();
+        let mut field = Field::root(&mut notes);
+        let spec = field.at("spec").required(request.spec);
+        let spec = run_spec(&mut field.at("spec"), spec);
+        let request_id = field.at("request_id").optional_id(&request.request_id);
+        notes.domain(spec.validate(), |path| format!("spec.{}", renamed(path)));
+        notes.into_result(Self { spec, request_id })
+    }
+}
+
+impl TryFrom<v1::RunSpec> for RunSpec {
+    type Error = Violations;
+
+    fn try_from(message: v1::RunSpec) -> Result<Self, Violations> {
+        let mut notes = Notes::default();
+        let spec = run_spec(&mut Field::root(&mut notes), message);
+        notes.domain(spec.validate(), renamed);
+        notes.into_result(spec)
+    }
+}
+
+/// A path of the recipe's validation as the path in [`v1::RunSpec`].
+fn renamed(path: &str) -> String {
+    path.replace("layer_map[", "layer_map.list[")
+}
+
+fn run_spec(field: &mut Field<'_>, message: v1::RunSpec) -> RunSpec {
+    let corpus = field.at("corpus").required(message.corpus);
+    let reference = field.at("reference").required(message.reference);
+    let target = field.at("target").required(message.target);
+    let training = field.at("training").required(message.training);
+    let evaluation = message.evaluation.unwrap_or_default();
+    RunSpec {
+        recipe: recipe(&mut field.at("recipe"), message.recipe, !message.arms.is_empty()),
+        name: message.name,
+        seed: message.seed.unwrap_or(1337),
+        priority: message.priority,
+        corpus: corpus_spec(corpus),
+        reference: reference_spec(&mut field.at("reference"), reference),
+        target: target_spec(&mut field.at("target"), target),
+        training: training_spec(&mut field.at("training"), training),
+        evaluation: EvaluationSpec {
+            max_sequences: evaluation.max_sequences,
+            batch_size: evaluation.batch_size.unwrap_or(8),
+        },
+        controls: message
+            .controls
+            .into_iter()
+            .map(|control| ControlSpec { name: control.name, steps_factor: control.steps_factor.unwrap_or(1.0) })
+            .collect(),
+        arms: message
+            .arms
+            .into_iter()
+            .map(|arm| ArmSpec { name: arm.name, data_fraction: arm.data_fraction, epochs: arm.epochs })
+            .collect(),
+    }
+}
+
+fn recipe(field: &mut Field<'_>, value: i32, has_arms: bool) -> Recipe {
+    match field.known(value) {
+        Some(v1::Recipe::FullData) => return Recipe::FullData,
+        Some(v1::Recipe::LowData) => return Recipe::LowData,
+        Some(v1::Recipe::Unspecified) => field.bad("must be given: full-data or low-data"),
+        None => {}
+    }
+    // A stand-in under which the other fields are not blamed for the missing one.
+    if has_arms { Recipe::LowData } else { Recipe::FullData }
+}
+
+fn corpus_spec(message: v1::CorpusSpec) -> CorpusSpec {
+    use v1::tokenizer_spec::Tokenizer;
+    let tokenizer = match message.tokenizer.and_then(|spec| spec.tokenizer) {
+        None | Some(Tokenizer::Reference(v1::ReferenceTokenizer {})) => TokenizerSpec::Reference,
+        Some(Tokenizer::Train(train)) => TokenizerSpec::Train { vocab_size: train.vocab_size },
+        Some(Tokenizer::Uri(uri)) => TokenizerSpec::Uri(uri),
+    };
+    CorpusSpec {
+        sources: message.sources,
+        validation_fraction: message.validation_fraction.unwrap_or(0.05),
+        tokenizer,
+    }
+}
+
+fn reference_spec(field: &mut Field<'_>, message: v1::ReferenceSpec) -> ReferenceSpec {
+    ReferenceSpec {
+        checkpoint: message.checkpoint,
+        architecture: message.architecture.map(|shape| architecture(&mut field.at("architecture"), shape)),
+        training: message.training.map(|training| training_spec(&mut field.at("training"), training)),
+    }
+}
+
+fn target_spec(field: &mut Field<'_>, message: v1::TargetSpec) -> TargetSpec {
+    let growth_source = match field.at("growth_source").known(message.growth_source) {
+        None | Some(v1::GrowthSource::Unspecified | v1::GrowthSource::Reference) => GrowthSource::Reference,
+        Some(v1::GrowthSource::Carry) => GrowthSource::Carry,
+    };
+    TargetSpec {
+        start_layers: message.start_layers.map(LayerCount),
+        grow_by: message.grow_by.unwrap_or(2),
+        max_rounds: message.max_rounds.unwrap_or(8),
+        tolerance_nats: message.tolerance_nats,
+        growth_source,
+        inherit: inherit(&mut field.at("inherit"), message.inherit),
+        layer_map: layer_map(&mut field.at("layer_map"), message.layer_map),
+        data_fraction: message.data_fraction.unwrap_or(1.0),
+    }
+}
+
+impl From<&RunSpec> for v1::RunSpec {
+    fn from(spec: &RunSpec) -> Self {
+        let recipe = match spec.recipe {
+            Recipe::FullData => v1::Recipe::FullData,
+            Recipe::LowData => v1::Recipe::LowData,
+        };
+        Self {
+            name: spec.name.clone(),
+            recipe: recipe.into(),
+            seed: Some(spec.seed),
+            priority: spec.priority,
+            corpus: Some((&spec.corpus).into()),
+            reference: Some((&spec.reference).into()),
+            target: Some((&spec.target).into()),
+            training: Some((&spec.training).into()),
+            evaluation: Some(v1::EvaluationSpec {
+                max_sequences: spec.evaluation.max_sequences,
+                batch_size: Some(spec.evaluation.batch_size),
+            }),
+            controls: spec
+                .controls
+                .iter()
+                .map(|c| v1::ControlSpec { name: c.name.clone(), steps_factor: Some(c.steps_factor) })
+                .collect(),
+            arms: spec
+                .arms
+                .iter()
+                .map(|a| v1::ArmSpec { name: a.name.clone(), data_fraction: a.data_fraction, epochs: a.epochs })
+                .collect(),
+        }
+    }
+}
+
+impl From<&CorpusSpec> for v1::CorpusSpec {
+    fn from(spec: &CorpusSpec) -> Self {
+        use v1::tokenizer_spec::Tokenizer;
+        let tokenizer = match &spec.tokenizer {
+            TokenizerSpec::Reference => Tokenizer::Reference(v1::ReferenceTokenizer {}),
+            TokenizerSpec::Train { vocab_size } => Tokenizer::Train(v1::TrainTokenizer { vocab_size: *vocab_size }),
+            TokenizerSpec::Uri(uri) => Tokenizer::Uri(uri.clone()),
+        };
+        Self {
+            sources: spec.sources.clone(),
+            validation_fraction: Some(spec.validation_fraction),
+            tokenizer: Some(v1::TokenizerSpec { tokenizer: Some(tokenizer) }),
+        }
+    }
+}
+
+impl From<&ReferenceSpec> for v1::ReferenceSpec {
+    fn from(spec: &ReferenceSpec) -> Self {
+        Self {
+            checkpoint: spec.checkpoint.clone(),
+            architecture: spec.architecture.as_ref().map(Into::into),
+            training: spec.training.as_ref().map(Into::into),
+        }
+    }
+}
+
+impl From<&TargetSpec> for v1::TargetSpec {
+    fn from(spec: &TargetSpec) -> Self {
+        let growth_source = match spec.growth_source {
+            GrowthSource::Reference => v1::GrowthSource::Reference,
+            GrowthSource::Carry => v1::GrowthSource::Carry,
+        };
+        Self {
+            start_layers: spec.start_layers.map(|n| n.0),
+            grow_by: Some(spec.grow_by),
+            max_rounds: Some(spec.max_rounds),
+            tolerance_nats: spec.tolerance_nats,
+            growth_source: growth_source.into(),
+            inherit: v1::InheritSet::from(spec.inherit).into(),
+            layer_map: Some((&spec.layer_map).into()),
+            data_fraction: Some(spec.data_fraction),
+        }
+    }
+}
+
+/// When a run was created, changed and ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunTimes {
+    /// When it was created.
+    pub created_at: OffsetDateTime,
+    /// When anything about it last changed.
+    pub updated_at: OffsetDateTime,
+    /// When it ended.
+    pub finished_at: Option<OffsetDateTime>,
+}
+
+/// A run as a message, without notes and jobs.
+pub fn run_message(id: RunId, run: &Run, times: RunTimes) -> v1::Run {
+    let (winner, matched) = match &run.state {
+        RunState::Finished { winner, matched } => (run.record(*winner), *matched),
+        RunState::Created
+        | RunState::Tokenizing
+        | RunState::Slicing(_)
+        | RunState::Training(_)
+        | RunState::Evaluating(_)
+        | RunState::Failed { .. }
+        | RunState::Cancelled => (None, None),
+    };
+    v1::Run {
+        id: id.to_string(),
+        name: run.spec.name.clone(),
+        status: v1::JobStatus::from(run.status()).into(),
+        state: run.describe_state(),
+        spec: Some((&run.spec).into()),
+        models: run.models.iter().map(|record| model_record(run, record)).collect(),
+        notes: Vec::new(),
+        current_jobs: Vec::new(),
+        tokens: run.tokens.as_ref().map(Into::into),
+        reference_layers: run.reference_layers.map(|n| n.0),
+        winner: winner.map(|record| model_record(run, record)),
+        matched,
+        created_at: Some(timestamp(times.created_at)),
+        updated_at: Some(timestamp(times.updated_at)),
+        finished_at: times.finished_at.map(timestamp),
+    }
+}
+
+fn model_record(run: &Run, record: &ModelRecord) -> v1::ModelRecord {
+    v1::ModelRecord {
+        model: Some(record.model.into()),
+        name: run.model_name(record.model),
+        layers: record.layers.map(|n| n.0),
+        initial_artifact_id: record.initial.map(|id| id.to_string()).unwrap_or_default(),
+        checkpoint: record.checkpoint.as_ref().map(ToString::to_string).unwrap_or_default(),
+        steps: record.steps,
+        tokens_seen: record.tokens_seen,
+        epochs: record.epochs,
+        wall_s: record.wall_s,
+        first_loss_nats: record.first_loss_nats,
+        parameters: record.parameters,
+        validation: record.validation.as_ref().map(Into::into),
+    }
+}
+
+impl From<Model> for v1::Model {
+    fn from(model: Model) -> Self {
+        use v1::model::Model as Which;
+        let which = match model {
+            Model::Reference => Which::Reference(v1::ReferenceModel {}),
+            Model::Candidate { round, layers } => Which::Candidate(v1::CandidateModel { round, layers: layers.0 }),
+            Model::Control { index } => Which::Control(v1::ControlModel { index }),
+            Model::Arm { index } => Which::Arm(v1::ArmModel { index }),
+        };
+        Self { model: Some(which) }
+    }
+}
+
+impl From<&TokenSetRef> for v1::TokenSet {
+    fn from(tokens: &TokenSetRef) -> Self {
+        Self {
+            artifact_id: tokens.artifact.to_string(),
+            train_tokens: tokens.train_tokens,
+            vocab_size: tokens.vocab_size,
+        }
+    }
+}

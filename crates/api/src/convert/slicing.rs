@@ -1,0 +1,270 @@
+//! Shapes of models, and slices.
+
+use inheritune_domain::checkpoint::decoder_config::{Architecture, DecoderConfig, Family};
+use inheritune_domain::checkpoint::layer_map::InheritSet;
+use inheritune_domain::id::LayerCount;
+use inheritune_domain::spec::{JobSpec, LayerMapRule, SliceSource, SliceSpec, Sliced};
+use inheritune_domain::violation::Violations;
+
+use super::fields::{Field, Notes};
+use crate::v1;
+
+/// The slice of a [`v1::PlanSliceRequest`], fields named from the request on.
+///
+/// # Errors
+/// Every bad field.
+pub fn planned_slice(request: &v1::PlanSliceRequest) -> Result<SliceSpec, Violations> {
+    let mut notes = Notes::default();
+    let mut field = Field::root(&mut notes);
+    let mut field = field.at("spec");
+    let message = field.required(request.spec.clone());
+    let spec = slice_spec(&mut field, message);
+    notes.domain(JobSpec::Slice(spec.clone()).validate(), |path| format!("spec.{}", renamed(path)));
+    notes.into_result(spec)
+}
+
+/// A path of the domain's validation of a slice as the path in [`v1::SliceSpec`].
+pub(super) fn renamed(path: &str) -> String {
+    match path.strip_prefix("source.") {
+        Some(rest) if rest.starts_with("architecture") || rest == "vocab_size" => format!("fresh.{rest}"),
+        Some(rest) => format!("reference.{rest}"),
+        None => path.to_owned(),
+    }
+}
+
+pub(super) fn slice_spec(field: &mut Field<'_>, message: v1::SliceSpec) -> SliceSpec {
+    let source = match message.source {
+        Some(v1::slice_spec::Source::Fresh(fresh)) => {
+            let (architecture, vocab_size) = fresh_source(&mut field.at("fresh"), fresh);
+            SliceSource::Architecture { architecture, vocab_size }
+        }
+        Some(v1::slice_spec::Source::Reference(reference)) => checkpoint_source(&mut field.at("reference"), reference),
+        None => {
+            field.at("source").missing("give fresh or reference");
+            checkpoint_source(&mut field.at("source"), v1::CheckpointSource::default())
+        }
+    };
+    let tokenizer = field.at("tokenizer_artifact_id").optional_id(&message.tokenizer_artifact_id);
+    SliceSpec { source, tokenizer, seed: message.seed }
+}
+
+/// The shape and the vocabulary of a fresh model; what its validation finds is not looked at here.
+pub(super) fn fresh_source(field: &mut Field<'_>, message: v1::FreshSource) -> (Architecture, u32) {
+    let mut at = field.at("architecture");
+    let shape = at.required(message.architecture);
+    (architecture(&mut at, shape), message.vocab_size)
+}
+
+fn checkpoint_source(field: &mut Field<'_>, message: v1::CheckpointSource) -> SliceSource {
+    SliceSource::Checkpoint {
+        checkpoint: field.at("checkpoint").location(&message.checkpoint),
+        layers: LayerCount(message.layers),
+        layer_map: layer_map(&mut field.at("layer_map"), message.layer_map),
+        inherit: inherit(&mut field.at("inherit"), message.inherit),
+        previous: field.at("previous_artifact_id").optional_id(&message.previous_artifact_id),
+    }
+}
+
+pub(super) fn architecture(field: &mut Field<'_>, message: v1::Architecture) -> Architecture {
+    Architecture {
+        family: family(&mut field.at("family"), &message),
+        n_layers: LayerCount(message.n_layers),
+        d_model: message.d_model,
+        n_heads: message.n_heads,
+        n_kv_heads: message.n_kv_heads,
+        d_ff: message.d_ff,
+        max_positions: message.max_positions,
+        rope_theta: message.rope_theta,
+        tied_head: message.tied_head,
+        inverse_layer_scale: message.inverse_layer_scale,
+    }
+}
+
+fn family(field: &mut Field<'_>, architecture: &v1::Architecture) -> Family {
+    match field.known(architecture.family) {
+        Some(v1::Family::Gpt2) => return Family::Gpt2,
+        Some(v1::Family::Llama) => return Family::Llama,
+        Some(v1::Family::Unspecified) => field.bad("must be given: gpt2 or llama"),
+        None => {}
+    }
+    // A stand-in under which the other fields are not blamed for the missing one.
+    if architecture.inverse_layer_scale { Family::Gpt2 } else { Family::Llama }
+}
+
+pub(super) fn inherit(field: &mut Field<'_>, value: i32) -> InheritSet {
+    match field.known(value) {
+        None | Some(v1::InheritSet::Unspecified | v1::InheritSet::All) => InheritSet::All,
+        Some(v1::InheritSet::OfficialCode) => InheritSet::OfficialCode,
+        Some(v1::InheritSet::Blocks) => InheritSet::Blocks,
+        Some(v1::InheritSet::Nothing) => InheritSet::Nothing,
+    }
+}
+
+pub(super) fn layer_map(field: &mut Field<'_>, message: Option<v1::LayerMap>) -> LayerMapRule {
+    let message = message.unwrap_or_default();
+    let rule = match field.at("rule").known(message.rule) {
+        Some(v1::LayerMapRule::Unspecified) if !message.list.is_empty() => v1::LayerMapRule::List,
+        None | Some(v1::LayerMapRule::Unspecified) => v1::LayerMapRule::First,
+        Some(rule) => rule,
+    };
+    match rule {
+        v1::LayerMapRule::List => return LayerMapRule::List(message.list),
+        v1::LayerMapRule::Unspecified | v1::LayerMapRule::First | v1::LayerMapRule::FirstAndLast => {}
+    }
+    if !message.list.is_empty() {
+        field.at("list").bad("belongs to the list rule only");
+    }
+    match rule {
+        v1::LayerMapRule::FirstAndLast => LayerMapRule::FirstAndLast,
+        v1::LayerMapRule::Unspecified | v1::LayerMapRule::First | v1::LayerMapRule::List => LayerMapRule::First,
+    }
+}
+
+pub(super) fn sliced(field: &mut Field<'_>, message: v1::Sliced) -> Sliced {
+    Sliced {
+        checkpoint: field.at("checkpoint_artifact_id").id(&message.checkpoint_artifact_id),
+        config: config(&mut field.at("config"), message.config),
+        reference_layers: LayerCount(message.reference_layers),
+        parameters: message.parameters,
+        copied_tensors: message.copied_tensors,
+        fresh_tensors: message.fresh_tensors,
+        copied_bytes: message.copied_bytes,
+    }
+}
+
+pub(super) fn config(field: &mut Field<'_>, message: Option<v1::DecoderConfig>) -> DecoderConfig {
+    let message = field.required(message);
+    let family = match field.at("family").known(message.family) {
+        Some(v1::Family::Gpt2) => Family::Gpt2,
+        Some(v1::Family::Llama) => Family::Llama,
+        Some(v1::Family::Unspecified) => {
+            field.at("family").bad("must be given: gpt2 or llama");
+            Family::Gpt2
+        }
+        None => Family::Gpt2,
+    };
+    DecoderConfig {
+        family,
+        n_layers: LayerCount(message.n_layers),
+        d_model: message.d_model,
+        n_heads: message.n_heads,
+        n_kv_heads: message.n_kv_heads,
+        head_dim: message.head_dim,
+        d_ff: message.d_ff,
+        vocab_size: message.vocab_size,
+        max_positions: message.max_positions,
+        norm_eps: message.norm_eps,
+        rope_theta: message.rope_theta,
+        tied_head: message.tied_head,
+        inverse_layer_scale: message.inverse_layer_scale,
+        init_std: message.init_std,
+    }
+}
+
+impl From<Family> for v1::Family {
+    fn from(family: Family) -> Self {
+        match family {
+            Family::Gpt2 => Self::Gpt2,
+            Family::Llama => Self::Llama,
+        }
+    }
+}
+
+impl From<InheritSet> for v1::InheritSet {
+    fn from(inherit: InheritSet) -> Self {
+        match inherit {
+            InheritSet::All => Self::All,
+            InheritSet::OfficialCode => Self::OfficialCode,
+            InheritSet::Blocks => Self::Blocks,
+            InheritSet::Nothing => Self::Nothing,
+        }
+    }
+}
+
+impl From<&LayerMapRule> for v1::LayerMap {
+    fn from(rule: &LayerMapRule) -> Self {
+        let (rule, list) = match rule {
+            LayerMapRule::First => (v1::LayerMapRule::First, Vec::new()),
+            LayerMapRule::FirstAndLast => (v1::LayerMapRule::FirstAndLast, Vec::new()),
+            LayerMapRule::List(list) => (v1::LayerMapRule::List, list.clone()),
+        };
+        Self { rule: rule.into(), list }
+    }
+}
+
+impl From<&Architecture> for v1::Architecture {
+    fn from(architecture: &Architecture) -> Self {
+        Self {
+            family: v1::Family::from(architecture.family).into(),
+            n_layers: architecture.n_layers.0,
+            d_model: architecture.d_model,
+            n_heads: architecture.n_heads,
+            n_kv_heads: architecture.n_kv_heads,
+            d_ff: architecture.d_ff,
+            max_positions: architecture.max_positions,
+            rope_theta: architecture.rope_theta,
+            tied_head: architecture.tied_head,
+            inverse_layer_scale: architecture.inverse_layer_scale,
+        }
+    }
+}
+
+impl From<&DecoderConfig> for v1::DecoderConfig {
+    fn from(config: &DecoderConfig) -> Self {
+        Self {
+            family: v1::Family::from(config.family).into(),
+            n_layers: config.n_layers.0,
+            d_model: config.d_model,
+            n_heads: config.n_heads,
+            n_kv_heads: config.n_kv_heads,
+            head_dim: config.head_dim,
+            d_ff: config.d_ff,
+            vocab_size: config.vocab_size,
+            max_positions: config.max_positions,
+            norm_eps: config.norm_eps,
+            rope_theta: config.rope_theta,
+            tied_head: config.tied_head,
+            inverse_layer_scale: config.inverse_layer_scale,
+            init_std: config.init_std,
+        }
+    }
+}
+
+impl From<&SliceSpec> for v1::SliceSpec {
+    fn from(spec: &SliceSpec) -> Self {
+        let source = match &spec.source {
+            SliceSource::Architecture { architecture, vocab_size } => v1::slice_spec::Source::Fresh(v1::FreshSource {
+                architecture: Some(architecture.into()),
+                vocab_size: *vocab_size,
+            }),
+            SliceSource::Checkpoint { checkpoint, layers, layer_map, inherit, previous } => {
+                v1::slice_spec::Source::Reference(v1::CheckpointSource {
+                    checkpoint: checkpoint.to_string(),
+                    layers: layers.0,
+                    layer_map: Some(layer_map.into()),
+                    inherit: v1::InheritSet::from(*inherit).into(),
+                    previous_artifact_id: previous.map(|id| id.to_string()).unwrap_or_default(),
+                })
+            }
+        };
+        Self {
+            source: Some(source),
+            tokenizer_artifact_id: spec.tokenizer.map(|id| id.to_string()).unwrap_or_default(),
+            seed: spec.seed,
+        }
+    }
+}
+
+impl From<&Sliced> for v1::Sliced {
+    fn from(sliced: &Sliced) -> Self {
+        Self {
+            checkpoint_artifact_id: sliced.checkpoint.to_string(),
+            config: Some((&sliced.config).into()),
+            reference_layers: sliced.reference_layers.0,
+            parameters: sliced.parameters,
+            copied_tensors: sliced.copied_tensors,
+            fresh_tensors: sliced.fresh_tensors,
+            copied_bytes: sliced.copied_bytes,
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! The gRPC API `inheritune.v1`: generated code, conversions to and from the domain, statuses, a client.
+//!
+//! Owns: the wire format (`proto/inheritune/v1/`, additive only), [`convert`] (every bad field of a request named at
+//! once), [`status`] (the one place that makes a [`tonic::Status`]) and [`client`] (how any program connects).
+//!
+//! Entry point: [`v1`] for the messages, `v1::run_service_client::RunServiceClient` and its like for calls.
+//!
+//! Must never: know about Postgres, the object store or libtorch; decide anything.
+
+pub mod client;
+pub mod convert;
+pub mod status;
+
+/// Messages, clients and servers of package `inheritune.v1`.
+#[allow(missing_docs, clippy::all, clippy::unwrap_used)]
+pub mod v1 {
+    tonic::include_proto!("inheritune.v1");
+}
+
+/// Every file of the API with its comments and imports, encoded: for reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/inheritune.binpb"));

@@ -1,0 +1,440 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use uuid::Uuid;
+
+use crate::failure::EXIT_CODES;
+
+/// `inheritune`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "inheritune",
+    version,
+    about = "Derive a small language model from a large one: inherit its first layers, train, grow until it matches",
+    after_help = EXIT_CODES,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// What holds for every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What holds for every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The server: http://host:port
+    #[arg(long, global = true, env = "INHERITUNE_SERVER", default_value = "http://127.0.0.1:7600", value_name = "URL")]
+    pub server: String,
+    /// How results are printed to standard output
+    #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// No bars and no progress lines while waiting
+    #[arg(long, global = true)]
+    pub no_progress: bool,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    Table,
+    /// For programs: the reply as the API defines it, field names as in the .proto files, enum values without prefix
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs: recipes carried out
+    #[command(subcommand)]
+    Run(RunCommand),
+    /// Jobs: the single steps of runs, or jobs of your own
+    #[command(subcommand)]
+    Job(JobCommand),
+    /// Artifacts: token sets, checkpoints, training states, scores
+    #[command(subcommand)]
+    Artifact(ArtifactCommand),
+    /// Look into checkpoints
+    #[command(subcommand)]
+    Slice(SliceCommand),
+    /// What training takes
+    #[command(subcommand)]
+    Train(TrainCommand),
+    /// What can be measured
+    #[command(subcommand)]
+    Eval(EvalCommand),
+    /// Recipe files, offline
+    #[command(subcommand)]
+    Recipe(RecipeCommand),
+    /// Print a completion script
+    Completions {
+        /// For this shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+}
+
+/// Commands about runs.
+#[derive(Debug, Subcommand)]
+pub enum RunCommand {
+    /// Start a run of a recipe
+    ///
+    /// Relative paths in the recipe (`file:demo/corpus.txt`, `demo/corpus.txt`) are taken from the current folder and
+    /// sent as absolute file:// URIs; the server must be able to read them.
+    Create(CreateRun),
+    /// Show one run with its models and decisions
+    Get {
+        /// The run
+        id: Uuid,
+    },
+    /// List runs, newest first
+    List(ListRuns),
+    /// Follow a run to its end; exit code 1 if it fails or is cancelled
+    Watch {
+        /// The run
+        id: Uuid,
+        /// What to leave behind at the end
+        #[command(flatten)]
+        ending: Ending,
+    },
+    /// Stop a run for good
+    Cancel {
+        /// The run
+        id: Uuid,
+    },
+    /// Let a run wait; its worker saves first
+    Pause {
+        /// The run
+        id: Uuid,
+    },
+    /// Let a paused run go on
+    Resume {
+        /// The run
+        id: Uuid,
+    },
+    /// Write index.html, report.md and the plots of a run, finished or not
+    Report {
+        /// The run
+        id: Uuid,
+        /// The folder, made where needed
+        #[arg(long, default_value = "report", value_name = "DIR")]
+        output_dir: PathBuf,
+    },
+}
+
+/// `run create`.
+#[derive(Debug, Args)]
+pub struct CreateRun {
+    /// The recipe
+    #[arg(value_name = "RECIPE.toml")]
+    pub recipe: PathBuf,
+    /// Use this text instead of the recipe's corpus.sources; may be given several times
+    #[arg(long, value_name = "SOURCE")]
+    pub corpus: Vec<String>,
+    /// Follow it to its end
+    #[arg(long)]
+    pub watch: bool,
+    /// Make the call safe to repeat: the same UUID with the same recipe gives the same run
+    #[arg(long, value_name = "UUID", conflicts_with = "request_id_from_recipe")]
+    pub request_id: Option<Uuid>,
+    /// Go on with the run of exactly this recipe if there is one that has not failed or been cancelled, instead of
+    /// starting another
+    #[arg(long)]
+    pub request_id_from_recipe: bool,
+    /// What to leave behind at the end; implies --watch
+    #[command(flatten)]
+    pub ending: Ending,
+}
+
+/// What a watch leaves behind when the run has ended.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Ending {
+    /// Write the report there when the run has ended, however it ended
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<PathBuf>,
+    /// Export the target there when the run has succeeded
+    #[arg(long, value_name = "DIR")]
+    pub export: Option<PathBuf>,
+    /// Export even into a folder that is not empty
+    #[arg(long, requires = "export")]
+    pub force: bool,
+}
+
+impl Ending {
+    /// Something is to be left behind.
+    pub fn is_something(&self) -> bool {
+        self.report.is_some() || self.export.is_some()
+    }
+}
+
+/// `run list`.
+#[derive(Debug, Args)]
+pub struct ListRuns {
+    /// Only with this status
+    #[arg(long, value_enum)]
+    pub status: Option<Status>,
+    /// How many
+    #[command(flatten)]
+    pub page: PageArgs,
+}
+
+/// Which page of a list.
+#[derive(Debug, Args)]
+pub struct PageArgs {
+    /// Most entries, 1 to 1000
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=1000), value_name = "N")]
+    pub limit: i32,
+    /// Go on after a list that was cut: the token that it ended with
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TOKEN")]
+    pub page_token: String,
+}
+
+/// Statuses of runs and jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "JobStatus explains them")]
+pub enum Status {
+    Queued,
+    Running,
+    Pausing,
+    Paused,
+    Cancelling,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+/// Commands about jobs.
+#[derive(Debug, Subcommand)]
+pub enum JobCommand {
+    /// Submit one job
+    ///
+    /// The file is TOML or JSON: `kind = "tokenize" | "slice" | "train" | "evaluate"` and that kind's fields.
+    /// Locations may be written as in recipes.
+    Submit(SubmitJob),
+    /// Show one job
+    Get {
+        /// The job
+        id: Uuid,
+    },
+    /// List jobs, newest first
+    List(ListJobs),
+    /// Follow a job to its end; exit code 1 if it fails or is cancelled
+    Watch {
+        /// The job
+        id: Uuid,
+    },
+    /// Stop a job for good
+    Cancel {
+        /// The job
+        id: Uuid,
+    },
+    /// Let a job wait; its worker saves first
+    Pause {
+        /// The job
+        id: Uuid,
+    },
+    /// Let a paused job go on
+    Resume {
+        /// The job
+        id: Uuid,
+    },
+}
+
+/// `job submit`.
+#[derive(Debug, Args)]
+pub struct SubmitJob {
+    /// The job's spec
+    #[arg(value_name = "FILE.toml|FILE.json")]
+    pub spec: PathBuf,
+    /// What it is for, in your words
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub label: String,
+    /// Higher first
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(i32).range(-100..=100), allow_negative_numbers = true)]
+    pub priority: i32,
+    /// Make the call safe to repeat
+    #[arg(long, value_name = "UUID")]
+    pub request_id: Option<Uuid>,
+    /// Follow it to its end
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// `job list`.
+#[derive(Debug, Args)]
+pub struct ListJobs {
+    /// Only of this run
+    #[arg(long, value_name = "ID")]
+    pub run: Option<Uuid>,
+    /// Only of this kind
+    #[arg(long, value_enum)]
+    pub kind: Option<JobKind>,
+    /// Only with this status
+    #[arg(long, value_enum)]
+    pub status: Option<Status>,
+    /// How many
+    #[command(flatten)]
+    pub page: PageArgs,
+}
+
+/// Kinds of jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "JobKind explains them")]
+pub enum JobKind {
+    Tokenize,
+    Slice,
+    Train,
+    Evaluate,
+}
+
+/// Commands about artifacts.
+#[derive(Debug, Subcommand)]
+pub enum ArtifactCommand {
+    /// Register files that are there already, so that jobs can name them by id
+    Register {
+        /// What they are
+        #[arg(value_enum)]
+        kind: ArtifactKind,
+        /// The folder: a path or file:// URI that the server can read, or s3://bucket/key
+        location: String,
+        /// A JSON object to keep with it
+        #[arg(long, default_value = "", hide_default_value = true, value_name = "JSON")]
+        metadata: String,
+        /// Make the call safe to repeat
+        #[arg(long, value_name = "UUID")]
+        request_id: Option<Uuid>,
+    },
+    /// Show one artifact with its files
+    Get {
+        /// The artifact
+        id: Uuid,
+    },
+    /// List artifacts, newest first
+    List(ListArtifacts),
+    /// Copy an artifact's files to a folder, checking every digest
+    Export {
+        /// The artifact
+        id: Uuid,
+        /// The folder, made where needed
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+        /// Even if the folder is not empty; files of the same name are replaced
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// `artifact list`.
+#[derive(Debug, Args)]
+pub struct ListArtifacts {
+    /// Only of this kind
+    #[arg(long, value_enum)]
+    pub kind: Option<ArtifactKind>,
+    /// Only of this run
+    #[arg(long, value_name = "ID")]
+    pub run: Option<Uuid>,
+    /// Only of this job
+    #[arg(long, value_name = "ID")]
+    pub job: Option<Uuid>,
+    /// How many
+    #[command(flatten)]
+    pub page: PageArgs,
+}
+
+/// Kinds of artifacts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "ArtifactKind explains them")]
+pub enum ArtifactKind {
+    TokenSet,
+    Checkpoint,
+    TrainingState,
+    Scores,
+}
+
+/// Commands about checkpoints.
+#[derive(Debug, Subcommand)]
+pub enum SliceCommand {
+    /// Show the shape and the tensors of a checkpoint
+    Inspect {
+        /// artifact://ID, a path or file:// URI that the server can read, or s3://bucket/key
+        checkpoint: String,
+    },
+    /// Show where every tensor of a target would come from, without making it
+    Plan(PlanSlice),
+}
+
+/// `slice plan`.
+#[derive(Debug, Args)]
+pub struct PlanSlice {
+    /// The reference: artifact://ID, a path or file:// URI that the server can read, or s3://bucket/key
+    pub checkpoint: String,
+    /// Layers of the target
+    #[arg(long, value_name = "N", required_unless_present = "layer_map")]
+    pub layers: Option<u32>,
+    /// Source layers in target order, instead of the first ones: 0,1,2,7
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub layer_map: Vec<u32>,
+    /// Which other tensors are inherited
+    #[arg(long, value_enum, default_value_t = Inherit::All)]
+    pub inherit: Inherit,
+}
+
+/// Which tensors besides the blocks are inherited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Inherit {
+    /// Embeddings, final norm and head
+    All,
+    /// What the released code copies: the head
+    OfficialCode,
+    /// No other
+    Blocks,
+    /// Nothing at all, not even the blocks
+    Nothing,
+}
+
+/// Commands about training.
+#[derive(Debug, Subcommand)]
+pub enum TrainCommand {
+    /// Estimate steps, tokens, memory and time of training a checkpoint as a recipe says
+    Estimate {
+        /// The model: artifact://ID, a path or file:// URI that the server can read, or s3://bucket/key
+        checkpoint: String,
+        /// The recipe whose [training] is used
+        #[arg(long, value_name = "RECIPE.toml")]
+        recipe: PathBuf,
+        /// The token set to train on
+        #[arg(long, value_name = "ID", conflicts_with = "train_tokens", required_unless_present = "train_tokens")]
+        tokens: Option<Uuid>,
+        /// Or just so many training tokens
+        #[arg(long, value_name = "N")]
+        train_tokens: Option<u64>,
+    },
+}
+
+/// Commands about evaluation.
+#[derive(Debug, Subcommand)]
+pub enum EvalCommand {
+    /// List what an evaluate job can measure
+    Tasks,
+}
+
+/// Commands about recipe files.
+#[derive(Debug, Subcommand)]
+pub enum RecipeCommand {
+    /// Read a recipe and name every bad field; exit code 2 if there is one
+    Check {
+        /// The recipe
+        #[arg(value_name = "RECIPE.toml")]
+        recipe: PathBuf,
+        /// Say what would be run: models, rounds, tokens
+        #[arg(long)]
+        explain: bool,
+    },
+}

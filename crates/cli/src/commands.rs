@@ -1,0 +1,149 @@
+//! Carries commands out.
+
+mod artifact;
+mod job;
+mod models;
+mod run;
+
+use std::path::{Path, PathBuf};
+
+use clap::CommandFactory as _;
+use inheritune_api::client::Client;
+use inheritune_api::v1;
+use inheritune_domain::spec::RunSpec;
+use prost::Message;
+
+use crate::args::{Cli, Command, Global, Output, RecipeCommand, Status};
+use crate::failure::Failure;
+use crate::recipe;
+use crate::screen::Screen;
+use crate::show;
+
+/// Largest recipe or job file.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Carries a command out.
+///
+/// # Errors
+/// [`Failure`], which knows its exit code.
+pub async fn run(cli: Cli) -> Result<(), Failure> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Run(command) => run::run(global, command).await,
+        Command::Job(command) => job::run(global, command).await,
+        Command::Artifact(command) => artifact::run(global, command).await,
+        Command::Slice(command) => models::slice(global, command).await,
+        Command::Train(command) => models::train(global, command).await,
+        Command::Eval(command) => models::eval(global, command).await,
+        Command::Recipe(RecipeCommand::Check { recipe, explain }) => check(global, &recipe, explain),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "inheritune", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+fn check(global: &Global, path: &Path, explain: bool) -> Result<(), Failure> {
+    let spec = read_recipe(path)?;
+    let plan = recipe::explain(&spec);
+    match global.output {
+        Output::Table if explain => say(&plan.text()),
+        Output::Table => say(&format!("{}: good ({})", path.display(), show::one_line(&spec.name))),
+        Output::Json => {
+            let json = serde_json::json!({ "recipe": spec, "plan": plan });
+            say(&serde_json::to_string_pretty(&json).map_err(|e| Failure::local(path, e))?)
+        }
+    }
+}
+
+/// The recipe at `path`, its relative paths taken from the current folder.
+fn read_recipe(path: &Path) -> Result<RunSpec, Failure> {
+    read_recipe_for(path, &[])
+}
+
+/// The recipe at `path` for another corpus, if any is named.
+fn read_recipe_for(path: &Path, corpus: &[String]) -> Result<RunSpec, Failure> {
+    recipe::parse_with_corpus(&read_file(path)?, corpus, &current_dir()?).map_err(|violations| {
+        let n = violations.0.len();
+        let fields = if n == 1 { "1 field".to_owned() } else { format!("{n} fields") };
+        Failure::Invalid { headline: format!("{}: {fields} cannot be accepted", path.display()), violations }
+    })
+}
+
+fn read_file(path: &Path) -> Result<String, Failure> {
+    // Not to be mistaken for a bad recipe, but the command line names it: bad usage all the same.
+    let unreadable = |problem: String| Failure::invalid(format!("{}: {problem}", path.display()));
+    let size_bytes = std::fs::metadata(path).map_err(|e| unreadable(e.to_string()))?.len();
+    if size_bytes > MAX_FILE_BYTES {
+        return Err(unreadable(format!("is {size_bytes} bytes long; at most {MAX_FILE_BYTES} are read")));
+    }
+    std::fs::read_to_string(path).map_err(|e| unreadable(e.to_string()))
+}
+
+fn current_dir() -> Result<PathBuf, Failure> {
+    std::env::current_dir().map_err(|e| Failure::Local(format!("the current folder cannot be found: {e}")))
+}
+
+/// A location as typed: a path is taken from the current folder.
+fn location(text: &str) -> Result<String, Failure> {
+    Ok(recipe::absolute_location(text, &current_dir()?))
+}
+
+async fn connect(global: &Global) -> Result<Client, Failure> {
+    Ok(Client::connect(&global.server).await?)
+}
+
+fn screen(global: &Global) -> Screen {
+    if global.no_progress { Screen::silent() } else { Screen::new() }
+}
+
+/// Prints a reply; a reader that has gone away (`| head`) is no error.
+fn say(text: &str) -> Result<(), Failure> {
+    use std::io::Write as _;
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::Local(format!("cannot write to standard output: {e}")))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Prints a reply as asked for: `message` of type `name`, or what `table` makes of it.
+fn print<M: Message>(
+    global: &Global,
+    message: &M,
+    name: &str,
+    table: impl FnOnce(&M) -> String,
+) -> Result<(), Failure> {
+    match global.output {
+        Output::Table => say(&table(message)),
+        Output::Json => say(&show::json(message, name)?),
+    }
+}
+
+/// A table, and how to get the rest of it.
+fn page(table: String, next_page_token: &str) -> String {
+    match next_page_token {
+        "" => table,
+        token => format!("{table}\n\nThere is more: add --page-token {}", show::one_line(token)),
+    }
+}
+
+fn absent(what: &str) -> Failure {
+    Failure::Server(format!("the server's reply holds no {what}"))
+}
+
+fn status(status: Option<Status>) -> i32 {
+    let status = match status {
+        None => v1::JobStatus::Unspecified,
+        Some(Status::Queued) => v1::JobStatus::Queued,
+        Some(Status::Running) => v1::JobStatus::Running,
+        Some(Status::Pausing) => v1::JobStatus::Pausing,
+        Some(Status::Paused) => v1::JobStatus::Paused,
+        Some(Status::Cancelling) => v1::JobStatus::Cancelling,
+        Some(Status::Succeeded) => v1::JobStatus::Succeeded,
+        Some(Status::Failed) => v1::JobStatus::Failed,
+        Some(Status::Cancelled) => v1::JobStatus::Cancelled,
+    };
+    status.into()
+}

@@ -1,0 +1,90 @@
+//! `inheritune artifact …`
+
+use std::path::{Path, PathBuf};
+
+use inheritune_api::client::Client;
+use inheritune_api::v1;
+use uuid::Uuid;
+
+use super::{absent, connect, location, page, print, say, screen};
+use crate::args::{ArtifactCommand, ArtifactKind, Global, Output};
+use crate::export::{self, Existing};
+use crate::failure::Failure;
+use crate::screen::Screen;
+use crate::show;
+
+pub(super) async fn run(global: &Global, command: ArtifactCommand) -> Result<(), Failure> {
+    match command {
+        ArtifactCommand::Register { kind, location: place, metadata, request_id } => {
+            let request = v1::RegisterArtifactRequest {
+                kind: kind_of(Some(kind)),
+                uri: location(&place)?,
+                metadata_json: metadata,
+                request_id: request_id.unwrap_or_else(Uuid::new_v4).to_string(),
+            };
+            let reply = connect(global).await?.artifacts().register_artifact(request).await?.into_inner();
+            let artifact = reply.artifact.ok_or_else(|| absent("artifact"))?;
+            print(global, &artifact, "Artifact", |artifact| show::artifact(artifact, &[]))
+        }
+        ArtifactCommand::Get { id } => {
+            let reply = get(&connect(global).await?, id).await?;
+            print(global, &reply, "GetArtifactResponse", |r| {
+                r.artifact.as_ref().map(|artifact| show::artifact(artifact, &r.files)).unwrap_or_default()
+            })
+        }
+        ArtifactCommand::List(args) => {
+            let request = v1::ListArtifactsRequest {
+                kind: kind_of(args.kind),
+                run_id: args.run.map(|id| id.to_string()).unwrap_or_default(),
+                job_id: args.job.map(|id| id.to_string()).unwrap_or_default(),
+                page_size: args.page.limit,
+                page_token: args.page.page_token,
+            };
+            let reply = connect(global).await?.artifacts().list_artifacts(request).await?.into_inner();
+            print(global, &reply, "ListArtifactsResponse", |r| page(show::artifacts(&r.artifacts), &r.next_page_token))
+        }
+        ArtifactCommand::Export { id, to, force } => {
+            let client = connect(global).await?;
+            let paths = export(&client, id, &to, existing(force), &screen(global)).await?;
+            match global.output {
+                Output::Table => paths.iter().try_for_each(|path| say(&path.display().to_string())),
+                Output::Json => say(&serde_json::json!({ "files": paths }).to_string()),
+            }
+        }
+    }
+}
+
+/// What `--force` means.
+pub(super) fn existing(force: bool) -> Existing {
+    if force { Existing::Replace } else { Existing::Refuse }
+}
+
+/// Copies the artifact's files to `to`.
+pub(super) async fn export(
+    client: &Client,
+    id: Uuid,
+    to: &Path,
+    existing: Existing,
+    screen: &Screen,
+) -> Result<Vec<PathBuf>, Failure> {
+    let files = get(client, id).await?.files;
+    let bar = screen.bytes(files.iter().map(|file| file.size_bytes).sum());
+    let written = export::export(&files, to, existing, &bar).await;
+    bar.finish_and_clear();
+    written
+}
+
+async fn get(client: &Client, id: Uuid) -> Result<v1::GetArtifactResponse, Failure> {
+    Ok(client.artifacts().get_artifact(v1::GetArtifactRequest { id: id.to_string() }).await?.into_inner())
+}
+
+fn kind_of(kind: Option<ArtifactKind>) -> i32 {
+    let kind = match kind {
+        None => v1::ArtifactKind::Unspecified,
+        Some(ArtifactKind::TokenSet) => v1::ArtifactKind::TokenSet,
+        Some(ArtifactKind::Checkpoint) => v1::ArtifactKind::Checkpoint,
+        Some(ArtifactKind::TrainingState) => v1::ArtifactKind::TrainingState,
+        Some(ArtifactKind::Scores) => v1::ArtifactKind::Scores,
+    };
+    kind.into()
+}

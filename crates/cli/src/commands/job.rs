@@ -1,0 +1,87 @@
+//! `inheritune job …`
+
+use inheritune_api::client::Client;
+use inheritune_api::v1;
+use uuid::Uuid;
+
+use super::{absent, connect, current_dir, page, print, read_file, screen};
+use crate::args::{Global, JobCommand, JobKind, SubmitJob};
+use crate::failure::Failure;
+use crate::job_file;
+use crate::show;
+use crate::watch;
+
+pub(super) async fn run(global: &Global, command: JobCommand) -> Result<(), Failure> {
+    match command {
+        JobCommand::Submit(args) => submit(global, args).await,
+        JobCommand::Get { id } => {
+            let id = id.to_string();
+            let reply = connect(global).await?.jobs().get_job(v1::GetJobRequest { id }).await?;
+            print(global, &reply.into_inner().job.ok_or_else(|| absent("job"))?, "Job", show::job)
+        }
+        JobCommand::List(args) => {
+            let kind = match args.kind {
+                None => v1::JobKind::Unspecified,
+                Some(JobKind::Tokenize) => v1::JobKind::Tokenize,
+                Some(JobKind::Slice) => v1::JobKind::Slice,
+                Some(JobKind::Train) => v1::JobKind::Train,
+                Some(JobKind::Evaluate) => v1::JobKind::Evaluate,
+            };
+            let request = v1::ListJobsRequest {
+                run_id: args.run.map(|id| id.to_string()).unwrap_or_default(),
+                kind: kind.into(),
+                status: super::status(args.status),
+                page_size: args.page.limit,
+                page_token: args.page.page_token,
+            };
+            let reply = connect(global).await?.jobs().list_jobs(request).await?.into_inner();
+            print(global, &reply, "ListJobsResponse", |r| page(show::jobs(&r.jobs), &r.next_page_token))
+        }
+        JobCommand::Watch { id } => follow(global, &connect(global).await?, id).await,
+        JobCommand::Cancel { id } => {
+            let id = id.to_string();
+            let reply = connect(global).await?.jobs().cancel_job(v1::CancelJobRequest { id }).await?;
+            print(global, &reply.into_inner().job.ok_or_else(|| absent("job"))?, "Job", show::job)
+        }
+        JobCommand::Pause { id } => {
+            let id = id.to_string();
+            let reply = connect(global).await?.jobs().pause_job(v1::PauseJobRequest { id }).await?;
+            print(global, &reply.into_inner().job.ok_or_else(|| absent("job"))?, "Job", show::job)
+        }
+        JobCommand::Resume { id } => {
+            let id = id.to_string();
+            let reply = connect(global).await?.jobs().resume_job(v1::ResumeJobRequest { id }).await?;
+            print(global, &reply.into_inner().job.ok_or_else(|| absent("job"))?, "Job", show::job)
+        }
+    }
+}
+
+async fn submit(global: &Global, args: SubmitJob) -> Result<(), Failure> {
+    let spec = job_file::parse(&read_file(&args.spec)?, &args.spec, &current_dir()?)?;
+    let request = v1::SubmitJobRequest {
+        label: args.label,
+        spec: Some((&spec).into()),
+        priority: args.priority,
+        retry: None,
+        request_id: args.request_id.unwrap_or_else(Uuid::new_v4).to_string(),
+    };
+    let client = connect(global).await?;
+    let job = client.jobs().submit_job(request).await?.into_inner().job.ok_or_else(|| absent("job"))?;
+    if !args.watch {
+        return print(global, &job, "Job", |job| {
+            format!("{}\n\nFollow it with: inheritune job watch {}", show::job(job), job.id)
+        });
+    }
+    follow(global, &client, job.id.parse().map_err(|_| absent("job id"))?).await
+}
+
+async fn follow(global: &Global, client: &Client, id: Uuid) -> Result<(), Failure> {
+    let job = watch::job(client, id, &mut screen(global)).await?;
+    print(global, &job, "Job", show::job)?;
+    if job.status() == v1::JobStatus::Succeeded {
+        return Ok(());
+    }
+    let status = show::status(job.status).to_lowercase();
+    let because = if job.error.is_empty() { String::new() } else { format!(": {}", show::one_line(&job.error)) };
+    Err(Failure::Unsuccessful(format!("job {} {status}{because}", job.id)))
+}

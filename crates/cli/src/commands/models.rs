@@ -1,0 +1,179 @@
+//! `inheritune slice …`, `train …` and `eval …`: questions about models that make nothing.
+
+use inheritune_api::v1;
+
+use super::{connect, location, print, read_recipe};
+use crate::args::{EvalCommand, Global, Inherit, PlanSlice, SliceCommand, TrainCommand};
+use crate::failure::Failure;
+use crate::report::numbers;
+use crate::show;
+
+pub(super) async fn slice(global: &Global, command: SliceCommand) -> Result<(), Failure> {
+    match command {
+        SliceCommand::Inspect { checkpoint } => {
+            let request = v1::InspectRequest { checkpoint: location(&checkpoint)? };
+            let reply = connect(global).await?.slicing().inspect(request).await?.into_inner();
+            print(global, &reply, "InspectResponse", inspected)
+        }
+        SliceCommand::Plan(args) => {
+            let request = v1::PlanSliceRequest { spec: Some(slice_spec(args)?) };
+            let reply = connect(global).await?.slicing().plan_slice(request).await?.into_inner();
+            print(global, &reply, "PlanSliceResponse", planned)
+        }
+    }
+}
+
+pub(super) async fn train(global: &Global, command: TrainCommand) -> Result<(), Failure> {
+    let TrainCommand::Estimate { checkpoint, recipe, tokens, train_tokens } = command;
+    let spec = read_recipe(&recipe)?;
+    let tokens = match (tokens, train_tokens) {
+        (Some(id), _) => Some(v1::estimate_request::Tokens::TokensArtifactId(id.to_string())),
+        (None, Some(n)) => Some(v1::estimate_request::Tokens::TrainTokens(n)),
+        (None, None) => None,
+    };
+    let request = v1::EstimateRequest {
+        model: Some(v1::estimate_request::Model::Checkpoint(location(&checkpoint)?)),
+        tokens,
+        training: Some((&spec.training).into()),
+        data_fraction: Some(spec.target.data_fraction),
+    };
+    let reply = connect(global).await?.training().estimate(request).await?.into_inner();
+    print(global, &reply, "EstimateResponse", estimated)
+}
+
+pub(super) async fn eval(global: &Global, command: EvalCommand) -> Result<(), Failure> {
+    let EvalCommand::Tasks = command;
+    let reply = connect(global).await?.evaluation().list_tasks(v1::ListTasksRequest {}).await?.into_inner();
+    print(global, &reply, "ListTasksResponse", |reply| {
+        let rows = reply
+            .tasks
+            .iter()
+            .map(|task| vec![task.name.clone(), task.metrics.join(", "), task.input.clone(), task.description.clone()]);
+        show::table(&["task", "metrics", "needs", "what it measures"], rows)
+    })
+}
+
+fn slice_spec(args: PlanSlice) -> Result<v1::SliceSpec, Failure> {
+    let layers = args.layers.unwrap_or(args.layer_map.len() as u32);
+    let layer_map = (!args.layer_map.is_empty())
+        .then(|| v1::LayerMap { rule: v1::LayerMapRule::List.into(), list: args.layer_map.clone() });
+    let inherit = match args.inherit {
+        Inherit::All => v1::InheritSet::All,
+        Inherit::OfficialCode => v1::InheritSet::OfficialCode,
+        Inherit::Blocks => v1::InheritSet::Blocks,
+        Inherit::Nothing => v1::InheritSet::Nothing,
+    };
+    Ok(v1::SliceSpec {
+        source: Some(v1::slice_spec::Source::Reference(v1::CheckpointSource {
+            checkpoint: location(&args.checkpoint)?,
+            layers,
+            layer_map,
+            inherit: inherit.into(),
+            previous_artifact_id: String::new(),
+        })),
+        tokenizer_artifact_id: String::new(),
+        seed: 0,
+    })
+}
+
+fn shape(config: Option<&v1::DecoderConfig>) -> String {
+    let Some(config) = config else { return String::new() };
+    format!(
+        "family      {}\nlayers      {}\nd_model     {}\nheads       {} ({} for keys and values)\nd_ff        \
+         {}\nvocabulary  {}\npositions   {}\ntied head   {}",
+        config.family().as_str_name().trim_start_matches("FAMILY_").to_lowercase(),
+        config.n_layers,
+        config.d_model,
+        config.n_heads,
+        config.n_kv_heads,
+        config.d_ff,
+        config.vocab_size,
+        config.max_positions,
+        if config.tied_head { "yes" } else { "no" },
+    )
+}
+
+fn parameters(total: u64, embedding: u64, block: u64) -> String {
+    format!(
+        "parameters  {} ({} in blocks, {} outside)",
+        numbers::count(total),
+        numbers::count(block),
+        numbers::count(embedding)
+    )
+}
+
+fn dimensions(shape: &[u64]) -> String {
+    shape.iter().map(u64::to_string).collect::<Vec<_>>().join(" x ")
+}
+
+fn inspected(reply: &v1::InspectResponse) -> String {
+    let rows = reply.tensors.iter().map(|tensor| {
+        let file = if tensor.tied_to.is_empty() { tensor.file.clone() } else { format!("tied to {}", tensor.tied_to) };
+        vec![
+            tensor.name.clone(),
+            tensor.role.clone(),
+            tensor.layer.map_or_else(String::new, |layer| layer.to_string()),
+            dimensions(&tensor.shape),
+            tensor.dtype.clone(),
+            show::bytes(tensor.size_bytes),
+            file,
+        ]
+    });
+    format!(
+        "{}\n{}\nsize        {}\n\n{}",
+        shape(reply.config.as_ref()),
+        parameters(reply.total_parameters, reply.embedding_parameters, reply.block_parameters),
+        show::bytes(reply.size_bytes),
+        show::table(&["tensor", "role", ">layer", ">shape", "dtype", ">size", "file"], rows)
+    )
+}
+
+fn planned(reply: &v1::PlanSliceResponse) -> String {
+    let rows = reply.tensors.iter().map(|tensor| {
+        vec![
+            tensor.name.clone(),
+            tensor.origin().as_str_name().trim_start_matches("TENSOR_ORIGIN_").to_lowercase(),
+            tensor.from.clone(),
+            dimensions(&tensor.shape),
+            tensor.dtype.clone(),
+            show::bytes(tensor.size_bytes),
+        ]
+    });
+    let map: Vec<String> = reply.layer_map.iter().map(u32::to_string).collect();
+    let mut out = format!(
+        "{}\n{}\nlayer map   {} of the reference's {}\ncopied      {}\nfresh       {}\n\n{}",
+        shape(reply.config.as_ref()),
+        parameters(reply.total_parameters, reply.embedding_parameters, reply.block_parameters),
+        map.join(", "),
+        reply.reference_layers,
+        show::bytes(reply.copied_bytes),
+        show::bytes(reply.fresh_bytes),
+        show::table(&["tensor", "origin", "from", ">shape", "dtype", ">size"], rows)
+    );
+    for name in &reply.missing {
+        out.push_str(&format!("\nmissing: {}", show::one_line(name)));
+    }
+    out
+}
+
+fn estimated(reply: &v1::EstimateResponse) -> String {
+    let mut out = format!(
+        "steps        {}\ntokens       {} ({} a step, {:.2} epochs)\nparameters   {}\nmemory       {} ({} weights, \
+         gradients and moments; {} activations)\nflops        {:.3e}\nspeed        {} tokens/s\ntime         {}",
+        numbers::count(reply.steps),
+        numbers::count(reply.tokens),
+        numbers::count(reply.tokens_per_step),
+        reply.epochs,
+        numbers::count(reply.parameters),
+        show::bytes(reply.memory_bytes),
+        show::bytes(reply.state_bytes),
+        show::bytes(reply.activation_bytes),
+        reply.flops,
+        numbers::short(reply.tokens_per_second),
+        numbers::duration(reply.seconds),
+    );
+    for note in &reply.notes {
+        out.push_str(&format!("\n- {}", show::one_line(note)));
+    }
+    out
+}

@@ -1,0 +1,234 @@
+//! Copies an artifact's files to a folder.
+//!
+//! Everything is fetched into a folder of its own inside the target and checked there; only then are the files moved to
+//! their names. So a reader never sees half a file, and a failed export leaves the target as it was.
+
+use std::collections::HashSet;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _};
+use indicatif::ProgressBar;
+use inheritune_api::v1;
+use sha2::{Digest as _, Sha256};
+use tokio::fs;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use url::Url;
+
+use crate::failure::Failure;
+
+/// Holds what is not complete yet.
+const STAGING: &str = ".inheritune-partial";
+/// Bytes read at once.
+const CHUNK_BYTES: usize = 1 << 20;
+/// Longest wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest silence of a download.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Whether a folder that is not empty will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// No.
+    Refuse,
+    /// Yes; files of the same name are replaced.
+    Replace,
+}
+
+/// Copies `files` into `to` and says what was written.
+///
+/// # Errors
+/// A name that leaves the folder, a folder that is not empty, a download that fails or does not have the digest it
+/// should have. The folder is then as it was.
+pub async fn export(
+    files: &[v1::ArtifactFile],
+    to: &Path,
+    existing: Existing,
+    progress: &ProgressBar,
+) -> Result<Vec<PathBuf>, Failure> {
+    let names = safe_names(files)?;
+    fs::create_dir_all(to).await.map_err(|e| Failure::local(to, e))?;
+    if existing == Existing::Refuse && !is_empty(to).await? {
+        if is_there_already(files, &names, to).await {
+            return Ok(names.iter().map(|name| to.join(name)).collect());
+        }
+        return Err(Failure::local(to, "is not empty; choose another folder, or add --force"));
+    }
+    let staging = to.join(STAGING);
+    let fetched = fetch_all(files, &names, &staging, progress).await;
+    let moved = match fetched {
+        Ok(()) => move_all(&names, &staging, to).await,
+        Err(failure) => Err(failure),
+    };
+    // Best effort: what stays behind is removed by the next export.
+    drop(fs::remove_dir_all(&staging).await);
+    moved
+}
+
+async fn is_empty(dir: &Path) -> Result<bool, Failure> {
+    let mut entries = fs::read_dir(dir).await.map_err(|e| Failure::local(dir, e))?;
+    while let Some(entry) = entries.next_entry().await.map_err(|e| Failure::local(dir, e))? {
+        if entry.file_name() != STAGING {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// An earlier export that finished; only where every digest is known.
+async fn is_there_already(files: &[v1::ArtifactFile], names: &[PathBuf], to: &Path) -> bool {
+    for (file, name) in files.iter().zip(names) {
+        match digest_of(&to.join(name)).await {
+            Ok(digest) if !file.sha256.is_empty() && digest == file.sha256 => {}
+            Ok(_) | Err(_) => return false,
+        }
+    }
+    true
+}
+
+async fn digest_of(path: &Path) -> std::io::Result<String> {
+    let mut opened = fs::File::open(path).await?;
+    let mut digest = Sha256::new();
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        match opened.read(&mut chunk).await? {
+            0 => return Ok(hex::encode(digest.finalize())),
+            n => digest.update(&chunk[..n]),
+        }
+    }
+}
+
+/// The names as paths inside a folder: the server is not trusted to write anywhere else.
+fn safe_names(files: &[v1::ArtifactFile]) -> Result<Vec<PathBuf>, Failure> {
+    let mut seen = HashSet::new();
+    files
+        .iter()
+        .map(|file| {
+            let path = PathBuf::from(&file.name);
+            let inside = path.components().all(|part| matches!(part, Component::Normal(_)));
+            let plain =
+                !file.name.is_empty() && !file.name.contains(['\\', ':']) && !file.name.chars().any(char::is_control);
+            let ours = path.components().next().is_none_or(|first| first.as_os_str() != STAGING);
+            if !(inside && plain && ours) {
+                return Err(Failure::Server(format!("the server names a file {:?}, which is refused", file.name)));
+            }
+            if !seen.insert(path.clone()) {
+                return Err(Failure::Server(format!("the server names {:?} twice", file.name)));
+            }
+            Ok(path)
+        })
+        .collect()
+}
+
+async fn fetch_all(
+    files: &[v1::ArtifactFile],
+    names: &[PathBuf],
+    staging: &Path,
+    progress: &ProgressBar,
+) -> Result<(), Failure> {
+    if fs::try_exists(staging).await.map_err(|e| Failure::local(staging, e))? {
+        fs::remove_dir_all(staging).await.map_err(|e| Failure::local(staging, e))?;
+    }
+    fs::create_dir(staging).await.map_err(|e| Failure::local(staging, e))?;
+    for (file, name) in files.iter().zip(names) {
+        let path = staging.join(name);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).await.map_err(|e| Failure::local(parent, e))?;
+        }
+        fetch(file, &path, progress).await?;
+    }
+    Ok(())
+}
+
+async fn move_all(names: &[PathBuf], staging: &Path, to: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let mut written = Vec::with_capacity(names.len());
+    for name in names {
+        let path = to.join(name);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).await.map_err(|e| Failure::local(parent, e))?;
+        }
+        fs::rename(staging.join(name), &path).await.map_err(|e| Failure::local(&path, e))?;
+        written.push(path);
+    }
+    Ok(written)
+}
+
+async fn fetch(file: &v1::ArtifactFile, path: &Path, progress: &ProgressBar) -> Result<(), Failure> {
+    let broken = |problem: String| Failure::Local(format!("{}: {problem}", file.name));
+    let url = Url::parse(&file.download_url).map_err(|e| broken(format!("its URL cannot be read: {e}")))?;
+    match url.scheme() {
+        "file" => {
+            let source = url.to_file_path().map_err(|()| broken(format!("{url} is no path of this machine")))?;
+            let opened = fs::File::open(&source).await.map_err(|e| {
+                broken(format!(
+                    "{}: {e}; a file:// store can only be exported on the server's machine",
+                    source.display()
+                ))
+            })?;
+            let chunks = futures::stream::unfold(opened, |mut opened| async {
+                let mut chunk = vec![0; CHUNK_BYTES];
+                match opened.read(&mut chunk).await {
+                    Ok(0) => None,
+                    Ok(n) => {
+                        chunk.truncate(n);
+                        Some((Ok(chunk), opened))
+                    }
+                    Err(e) => Some((Err(e.to_string()), opened)),
+                }
+            });
+            save(file, path, chunks, progress).await
+        }
+        "http" | "https" => {
+            let client = reqwest::Client::builder()
+                .connect_timeout(CONNECT_TIMEOUT)
+                .read_timeout(READ_TIMEOUT)
+                .build()
+                .map_err(|e| broken(e.to_string()))?;
+            // The URL is signed: it stays out of messages.
+            let reply = client.get(url).send().await.and_then(reqwest::Response::error_for_status);
+            let reply = reply.map_err(|e| broken(e.without_url().to_string()))?;
+            let chunks = reply.bytes_stream().map(|chunk| chunk.map_err(|e| e.without_url().to_string()));
+            save(file, path, chunks, progress).await
+        }
+        scheme => Err(broken(format!("cannot be downloaded from a {scheme}:// URL"))),
+    }
+}
+
+async fn save<B: AsRef<[u8]>>(
+    file: &v1::ArtifactFile,
+    path: &Path,
+    chunks: impl Stream<Item = Result<B, String>>,
+    progress: &ProgressBar,
+) -> Result<(), Failure> {
+    let mut chunks = std::pin::pin!(chunks);
+    let mut out = fs::File::create(path).await.map_err(|e| Failure::local(path, e))?;
+    let mut digest = Sha256::new();
+    let mut size_bytes = 0;
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|e| Failure::Local(format!("{}: {e}", file.name)))?;
+        let chunk = chunk.as_ref();
+        size_bytes += chunk.len() as u64;
+        if size_bytes > file.size_bytes {
+            break;
+        }
+        digest.update(chunk);
+        out.write_all(chunk).await.map_err(|e| Failure::local(path, e))?;
+        progress.inc(chunk.len() as u64);
+    }
+    out.flush().await.map_err(|e| Failure::local(path, e))?;
+    if size_bytes != file.size_bytes {
+        let than = if size_bytes > file.size_bytes { "longer" } else { "shorter" };
+        return Err(Failure::Local(format!("{}: is {than} than its {} bytes", file.name, file.size_bytes)));
+    }
+    let found = hex::encode(digest.finalize());
+    if !file.sha256.is_empty() && found != file.sha256 {
+        return Err(Failure::Local(format!(
+            "{}: its SHA-256 is {found}, but {} was published; nothing was kept",
+            file.name, file.sha256
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

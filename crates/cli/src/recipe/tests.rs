@@ -1,0 +1,151 @@
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use expect_test::{Expect, expect};
+
+use super::*;
+
+fn check(toml: &str, expected: Expect) {
+    let text = match parse(toml, Path::new("/work")) {
+        Ok(spec) => explain(&spec).text(),
+        Err(violations) => violations.0.iter().map(|v| format!("{}: {}\n", v.field, v.description)).collect(),
+    };
+    expected.assert_eq(&text);
+}
+
+#[test]
+fn every_bad_field_is_named() {
+    check(
+        r#"
+name = ""
+recipe = "half-data"
+colour = "blue"
+[corpus]
+sources = ["http://example.org/x", "file:a.txt"]
+validation_fraction = 0.9
+tokenizer = { train = { vocab_size = 10 } }
+[reference.architecture]
+family = "bert"
+n_layers = 8
+d_model = 130
+n_heads = 4
+max_positions = 128
+[target]
+start_layers = 9
+grow_by = "two"
+grow_bye = 3
+[training]
+block_size = 128
+steps = 10
+warmup_steps = 11
+lr_max = -1
+betas = [0.9, 0.95]
+[[controls]]
+steps_factor = 100.0
+"#,
+        expect![[r#"
+            colour: unknown field `colour`, expected one of `name`, `recipe`, `seed`, `priority`, `corpus`, `reference`, `target`, `training`, `evaluation`, `controls`, `arms` (line 4)
+            controls[0].name: is missing
+            recipe: unknown variant `half-data`, expected `full-data` or `low-data` (line 3)
+            reference.architecture.family: unknown variant `bert`, expected `gpt2` or `llama` (line 10)
+            target.grow_by: invalid type: string "two", expected u32 (line 17)
+            target.grow_bye: unknown field `grow_bye`, expected one of `start_layers`, `grow_by`, `max_rounds`, `tolerance_nats`, `growth_source`, `inherit`, `layer_map`, `data_fraction` (line 18)
+            training.betas: unknown field `betas`, expected one of `block_size`, `micro_batch`, `gradient_accumulation`, `steps`, `epochs`, `lr_max`, `lr_min`, `warmup_steps`, `schedule`, `weight_decay`, `decay`, `beta1`, `beta2`, `adam_eps`, `clip_norm`, `log_every_steps`, `evaluate_every_steps`, `evaluate_sequences`, `checkpoint_every_steps` (line 24)
+            training.micro_batch: is missing
+            name: must be 1 to 128 bytes without control characters
+            corpus.sources[0]: scheme `http` is unknown; use file://, s3:// or artifact://
+            corpus.validation_fraction: must be above 0 and at most 0.5
+            corpus.tokenizer.train.vocab_size: must be 257 (256 bytes and the end-of-text token) to 65536
+            reference.architecture.d_model: must be a multiple of n_heads (4)
+            target.start_layers: 9 is more than the reference's 8 layers
+            training.warmup_steps: must not exceed steps (10)
+            training.lr_max: must be above 0 and at most 10
+            training.lr_min: must be at least 0 and at most lr_max
+            controls[0].steps_factor: must be 0.1 to 10
+        "#]],
+    );
+}
+
+#[test]
+fn broken_toml_is_pointed_at() {
+    check(
+        "name = \"x\nrecipe = ",
+        expect![[r#"
+        line 1: invalid basic string, expected `"`
+        line 2: string values must be quoted, expected literal string
+    "#]],
+    );
+}
+
+#[test]
+fn an_empty_recipe_names_what_is_missing() {
+    check(
+        "",
+        expect![[r#"
+        name: is missing
+        recipe: is missing
+        corpus: is missing
+        reference: is missing
+        target: is missing
+        training: is missing
+    "#]],
+    );
+}
+
+#[test]
+fn a_good_recipe_is_explained() {
+    check(
+        r#"
+name = "demo"
+recipe = "full-data"
+[corpus]
+sources = ["file:demo/../corpus.txt"]
+tokenizer = { train = { vocab_size = 2048 } }
+[reference.architecture]
+family = "gpt2"
+n_layers = 8
+d_model = 128
+n_heads = 4
+max_positions = 128
+[target]
+start_layers = 4
+grow_by = 3
+[training]
+block_size = 128
+micro_batch = 16
+steps = 400
+lr_max = 0.001
+[[controls]]
+name = "random"
+steps_factor = 2.0
+"#,
+        expect![[r#"
+            demo: 1 source, a byte-level BPE of 2048 entries trained on it, last 5 % held out for validation
+              reference: 8 layers (1.86 M parameters), random; 400 steps of 2.05 K tokens = 819 K tokens
+              round 1: 4 layers (1.07 M parameters), the reference's first 4 layers, embeddings, final norm and head; 400 steps of 2.05 K tokens = 819 K tokens
+              round 2: 7 layers (1.67 M parameters), the reference's first 7 layers, embeddings, final norm and head; 400 steps of 2.05 K tokens = 819 K tokens
+              round 3: 8 layers (1.86 M parameters), the reference's first 8 layers, embeddings, final norm and head; 400 steps of 2.05 K tokens = 819 K tokens
+              random: as many layers as the target, random, 2 x the target's steps; 800 steps of 2.05 K tokens = 1.64 M tokens
+              Grows by 3 until the validation loss is at most the reference's + 0 nats, for 8 rounds at most, or to 8 layers."#]],
+    );
+}
+
+#[test]
+fn paths_become_absolute_uris() {
+    let base = Path::new("/home/ann/my project");
+    for (text, absolute) in [
+        ("file:demo/corpus.txt", "file:///home/ann/my%20project/demo/corpus.txt"),
+        ("demo/corpus.txt", "file:///home/ann/my%20project/demo/corpus.txt"),
+        ("../other/./x.jsonl.zst", "file:///home/ann/other/x.jsonl.zst"),
+        ("/data/x.txt", "file:///data/x.txt"),
+        ("file:/data/x.txt", "file:///data/x.txt"),
+        ("file:///data/x.txt", "file:///data/x.txt"),
+        ("s3://bucket/x", "s3://bucket/x"),
+        ("artifact://01900000-0000-7000-8000-000000000000", "artifact://01900000-0000-7000-8000-000000000000"),
+        ("http://example.org/x", "http://example.org/x"),
+        ("", ""),
+    ] {
+        assert_eq!(absolute_location(text, base), absolute);
+    }
+}

@@ -1,0 +1,363 @@
+//! Replies on standard output: tables for people, JSON for programs.
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table};
+use inheritune_api::convert::time::from_timestamp;
+use inheritune_api::v1;
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, Kind, MessageDescriptor, SerializeOptions};
+use serde_json::Value;
+
+use crate::failure::Failure;
+use crate::report::numbers;
+
+/// A reply as JSON: field names as in the .proto files, numbers as numbers, every field there, enum values without
+/// their prefix (`RUNNING`, as in the `ops` views).
+///
+/// # Errors
+/// The message is not part of the API: a mistake in this program.
+pub fn json(message: &impl Message, name: &str) -> Result<String, Failure> {
+    let mistake = |e: &dyn std::fmt::Display| Failure::Local(format!("cannot write {name} as JSON: {e}"));
+    let pool = DescriptorPool::decode(inheritune_api::FILE_DESCRIPTOR_SET).map_err(|e| mistake(&e))?;
+    let descriptor = pool
+        .get_message_by_name(&format!("inheritune.v1.{name}"))
+        .ok_or_else(|| mistake(&"there is no such message"))?;
+    let dynamic =
+        DynamicMessage::decode(descriptor.clone(), message.encode_to_vec().as_slice()).map_err(|e| mistake(&e))?;
+    let options =
+        SerializeOptions::new().use_proto_field_name(true).stringify_64_bit_integers(false).skip_default_fields(false);
+    let mut value = dynamic.serialize_with_options(serde_json::value::Serializer, &options).map_err(|e| mistake(&e))?;
+    shorten_enums(&mut value, &descriptor);
+    serde_json::to_string_pretty(&value).map_err(|e| mistake(&e))
+}
+
+/// `JOB_STATUS_RUNNING` becomes `RUNNING` where the field is an enum.
+fn shorten_enums(value: &mut Value, descriptor: &MessageDescriptor) {
+    let Value::Object(fields) = value else { return };
+    for (name, field) in fields {
+        let Some(kind) = descriptor.get_field_by_name(name).map(|field| field.kind()) else { continue };
+        let items = match field {
+            Value::Array(items) => items.as_mut_slice(),
+            one => std::slice::from_mut(one),
+        };
+        match kind {
+            Kind::Message(inner) => items.iter_mut().for_each(|item| shorten_enums(item, &inner)),
+            Kind::Enum(kind) => {
+                let prefix = screaming(kind.name());
+                for item in items {
+                    if let Some(short) = item.as_str().and_then(|text| text.strip_prefix(&prefix)) {
+                        *item = Value::String(short.to_owned());
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// `JobStatus` as the prefix of its values: `JOB_STATUS_`.
+fn screaming(name: &str) -> String {
+    let mut prefix = String::new();
+    for (i, c) in name.char_indices() {
+        if i > 0 && c.is_uppercase() {
+            prefix.push('_');
+        }
+        prefix.push(c.to_ascii_uppercase());
+    }
+    prefix.push('_');
+    prefix
+}
+
+/// A table with these heads; those that begin with `>` stand to the right.
+pub fn table(heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_preset(NOTHING);
+    table.set_header(heads.iter().map(|head| head.trim_start_matches('>').to_uppercase()));
+    for row in rows {
+        table.add_row(row.iter().map(|cell| one_line(cell)));
+    }
+    for (i, head) in heads.iter().enumerate() {
+        if let Some(column) = table.column_mut(i) {
+            column.set_padding((0, 2));
+            if head.starts_with('>') {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+    }
+    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+/// Without anything that could steer the terminal.
+pub fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// One run in full.
+pub fn run(run: &v1::Run) -> String {
+    let mut out = format!(
+        "run      {}\nname     {}\nstatus   {}\nstate    {}\ncreated  {}",
+        run.id,
+        one_line(&run.name),
+        status(run.status),
+        one_line(&run.state),
+        moment(run.created_at.as_ref())
+    );
+    if run.finished_at.is_some() {
+        out.push_str(&format!("\nended    {}", moment(run.finished_at.as_ref())));
+    }
+    if let Some(winner) = &run.winner {
+        let matched = match run.matched {
+            Some(true) => ", matches the reference",
+            Some(false) => ", does not match the reference",
+            None => "",
+        };
+        out.push_str(&format!("\ntarget   {}{matched}\n         {}", one_line(&winner.name), winner.checkpoint));
+    }
+    if !run.models.is_empty() {
+        out.push_str("\n\n");
+        out.push_str(&models(run));
+    }
+    if !run.notes.is_empty() {
+        out.push('\n');
+        for note in &run.notes {
+            out.push_str(&format!("\n{}  {}", clock(note.time.as_ref()), one_line(&note.text)));
+        }
+    }
+    if !run.current_jobs.is_empty() {
+        out.push_str("\n\n");
+        out.push_str(&jobs(&run.current_jobs));
+    }
+    out
+}
+
+/// The models of a run, as the paper's Table 4.
+pub fn models(run: &v1::Run) -> String {
+    let absent = || "–".to_owned();
+    let rows = run.models.iter().map(|model| {
+        vec![
+            model.name.clone(),
+            model.layers.map_or_else(absent, |n| n.to_string()),
+            model.steps.map_or_else(absent, |n| n.to_string()),
+            model.validation.as_ref().map_or_else(absent, score_value),
+            model.parameters.map_or_else(absent, |n| numbers::short(n as f64)),
+            model.tokens_seen.map_or_else(absent, |n| numbers::short(n as f64)),
+            model.wall_s.map_or_else(absent, numbers::duration),
+        ]
+    });
+    table(&["model", ">layers", ">steps", ">validation loss", ">parameters", ">tokens", ">wall time"], rows)
+}
+
+/// Runs, one a line.
+pub fn runs(runs: &[v1::Run]) -> String {
+    let rows = runs.iter().map(|run| {
+        vec![run.id.clone(), status(run.status), run.name.clone(), run.state.clone(), moment(run.created_at.as_ref())]
+    });
+    table(&["id", "status", "name", "state", "created"], rows)
+}
+
+/// Jobs, one a line.
+pub fn jobs(jobs: &[v1::Job]) -> String {
+    let rows = jobs.iter().map(|job| {
+        let progress = job.progress.as_ref();
+        vec![
+            job.id.clone(),
+            job.kind().as_str_name().trim_start_matches("JOB_KIND_").to_lowercase(),
+            status(job.status),
+            job.label.clone(),
+            progress.and_then(|p| p.progress_percentage).map_or_else(String::new, |p| format!("{p:.0} %")),
+            job.attempts.to_string(),
+            moment(job.created_at.as_ref()),
+        ]
+    });
+    table(&["id", "kind", "status", "label", ">done", ">attempts", "created"], rows)
+}
+
+/// One job in full.
+pub fn job(job: &v1::Job) -> String {
+    let mut out = format!(
+        "job      {}\nlabel    {}\nkind     {}\nstatus   {}\nattempts {}\ncreated  {}",
+        job.id,
+        one_line(&job.label),
+        job.kind().as_str_name().trim_start_matches("JOB_KIND_").to_lowercase(),
+        status(job.status),
+        job.attempts,
+        moment(job.created_at.as_ref())
+    );
+    if !job.run_id.is_empty() {
+        out.push_str(&format!("\nrun      {}", job.run_id));
+    }
+    if let Some(progress) = job.progress.as_ref().filter(|p| p.total > 0) {
+        out.push_str(&format!("\nprogress {}", progress_line(progress)));
+    }
+    if !job.error.is_empty() {
+        out.push_str(&format!("\nerror    {}", one_line(&job.error)));
+    }
+    if let Some(outcome) = job.outcome.as_ref().and_then(|outcome| outcome.outcome.as_ref()) {
+        out.push_str(&format!("\noutcome  {}", outcome_line(outcome)));
+    }
+    out
+}
+
+/// `45 %  12.3 K tokens/s  2 min 04 s left  step 120/400 loss 4.31`
+pub fn progress_line(progress: &v1::Progress) -> String {
+    let mut parts = Vec::new();
+    if let Some(percentage) = progress.progress_percentage {
+        parts.push(format!("{percentage:.0} %"));
+    }
+    if progress.per_second > 0.0 {
+        parts.push(format!("{} {}/s", numbers::short(progress.per_second), one_line(&progress.unit)));
+    }
+    if let Some(left) = progress.estimated_remaining_seconds {
+        parts.push(format!("{} left", numbers::duration(left)));
+    }
+    if !progress.message.is_empty() {
+        parts.push(one_line(&progress.message));
+    }
+    parts.join("  ")
+}
+
+fn outcome_line(outcome: &v1::job_outcome::Outcome) -> String {
+    use v1::job_outcome::Outcome;
+    match outcome {
+        Outcome::Tokenized(o) => format!(
+            "token set {}: {} training and {} validation tokens, vocabulary {}",
+            o.tokens_artifact_id, o.train_tokens, o.validation_tokens, o.vocab_size
+        ),
+        Outcome::Sliced(o) => format!(
+            "checkpoint {}: {} parameters, {} tensors copied, {} fresh",
+            o.checkpoint_artifact_id,
+            numbers::short(o.parameters as f64),
+            o.copied_tensors,
+            o.fresh_tensors
+        ),
+        Outcome::Trained(o) => format!(
+            "checkpoint {}: {} steps, {} tokens, loss {:.4} to {:.4}",
+            o.checkpoint_artifact_id,
+            o.steps,
+            numbers::short(o.tokens_seen as f64),
+            o.first_loss_nats,
+            o.last_loss_nats
+        ),
+        Outcome::Evaluated(o) => {
+            let scores = o.scores.iter().map(|s| format!("{} {} {} (n = {})", s.task, s.metric, score_value(s), s.n));
+            format!("scores {}: {}", o.scores_artifact_id, scores.collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
+/// `4.1234 ± 0.0056`
+pub fn score_value(score: &v1::Score) -> String {
+    match score.stderr {
+        Some(stderr) => format!("{:.4} ± {stderr:.4}", score.value),
+        None => format!("{:.4}", score.value),
+    }
+}
+
+/// Artifacts, one a line.
+pub fn artifacts(artifacts: &[v1::Artifact]) -> String {
+    let rows = artifacts.iter().map(|artifact| {
+        vec![
+            artifact.id.clone(),
+            artifact_kind(artifact),
+            bytes(artifact.size_bytes),
+            artifact.step.map_or_else(String::new, |step| step.to_string()),
+            moment(artifact.created_at.as_ref()),
+            artifact.location.clone(),
+        ]
+    });
+    table(&["id", "kind", ">size", ">step", "created", "location"], rows)
+}
+
+/// One artifact in full.
+pub fn artifact(artifact: &v1::Artifact, files: &[v1::ArtifactFile]) -> String {
+    let mut out = format!(
+        "artifact {}\nkind     {}\nsize     {}\ncreated  {}\nlocation {}",
+        artifact.id,
+        artifact_kind(artifact),
+        bytes(artifact.size_bytes),
+        moment(artifact.created_at.as_ref()),
+        one_line(&artifact.location)
+    );
+    if !artifact.job_id.is_empty() {
+        out.push_str(&format!("\njob      {}", artifact.job_id));
+    }
+    if !artifact.metadata_json.is_empty() {
+        out.push_str(&format!("\nabout    {}", one_line(&artifact.metadata_json)));
+    }
+    if !files.is_empty() {
+        out.push_str("\n\n");
+        let rows = files.iter().map(|f| {
+            let sha256 = if f.sha256.is_empty() { "–" } else { &f.sha256 };
+            vec![f.name.clone(), bytes(f.size_bytes), sha256.to_owned()]
+        });
+        out.push_str(&table(&["file", ">size", "sha256"], rows));
+    }
+    out
+}
+
+fn artifact_kind(artifact: &v1::Artifact) -> String {
+    artifact.kind().as_str_name().trim_start_matches("ARTIFACT_KIND_").to_lowercase()
+}
+
+/// Bytes in binary units.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut scaled = n as f64;
+    let mut unit = 0;
+    while scaled >= 1024.0 && unit + 1 < UNITS.len() {
+        scaled /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{n} B") } else { format!("{scaled:.1} {}", UNITS[unit]) }
+}
+
+/// A status as the `ops` views write it.
+pub fn status(value: i32) -> String {
+    v1::JobStatus::try_from(value).map_or("UNKNOWN", |s| s.as_str_name()).trim_start_matches("JOB_STATUS_").to_owned()
+}
+
+fn moment(at: Option<&prost_types::Timestamp>) -> String {
+    at.copied().and_then(from_timestamp).map_or_else(String::new, numbers::moment)
+}
+
+fn clock(at: Option<&prost_types::Timestamp>) -> String {
+    at.copied().and_then(from_timestamp).map_or_else(String::new, numbers::clock)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn replies_are_json_with_the_apis_names() {
+        let run = v1::Run {
+            id: "r".to_owned(),
+            status: v1::JobStatus::Running.into(),
+            models: vec![v1::ModelRecord { tokens_seen: Some(1 << 40), ..v1::ModelRecord::default() }],
+            created_at: Some(prost_types::Timestamp { seconds: 0, nanos: 0 }),
+            ..v1::Run::default()
+        };
+        let value: serde_json::Value = serde_json::from_str(&json(&run, "Run").unwrap()).unwrap();
+        assert_eq!(value["status"], "RUNNING");
+        assert_eq!(value["models"][0]["tokens_seen"], 1_u64 << 40);
+        assert_eq!(value["created_at"], "1970-01-01T00:00:00Z");
+        assert_eq!(value["name"], "");
+        assert!(json(&run, "NoSuchMessage").is_err());
+    }
+
+    #[test]
+    fn nothing_in_a_reply_steers_the_terminal() {
+        let run = v1::Run { name: "a\u{1b}[31m\nb".to_owned(), ..v1::Run::default() };
+        assert!(!runs(std::slice::from_ref(&run)).contains('\u{1b}'));
+        assert!(!super::run(&run).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn sizes_read_well() {
+        assert_eq!(bytes(999), "999 B");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(5 << 30), "5.0 GiB");
+    }
+}

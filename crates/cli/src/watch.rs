@@ -1,0 +1,184 @@
+//! Following a run or a job to its end, across restarts of the server.
+
+use std::time::{Duration, Instant};
+
+use inheritune_api::client::Client;
+use inheritune_api::v1;
+use tonic::{Code, Status};
+use uuid::Uuid;
+
+use crate::failure::Failure;
+use crate::screen::{Screen, is_final};
+use crate::show::one_line;
+
+/// A server that is gone may stay so for this long.
+const RECONNECT_FOR: Duration = Duration::from_secs(60);
+/// Wait between attempts to reach it.
+const RECONNECT_EVERY: Duration = Duration::from_secs(1);
+
+/// Follows a run to its end. Ctrl-C ends the watch, not the run.
+///
+/// # Errors
+/// There is no such run, the server stayed away, or Ctrl-C. A failed run is not an error here.
+pub async fn run(client: &Client, id: Uuid, screen: &mut Screen) -> Result<v1::Run, Failure> {
+    let again = format!("inheritune run watch {id}");
+    let outcome = unless_interrupted(follow_run(client, id, screen, &again), &again, "run").await;
+    screen.clear();
+    outcome
+}
+
+/// Follows a job to its end. Ctrl-C ends the watch, not the job.
+///
+/// # Errors
+/// There is no such job, the server stayed away, or Ctrl-C. A failed job is not an error here.
+pub async fn job(client: &Client, id: Uuid, screen: &mut Screen) -> Result<v1::Job, Failure> {
+    let again = format!("inheritune job watch {id}");
+    let outcome = unless_interrupted(follow_job(client, id, screen, &again), &again, "job").await;
+    screen.clear();
+    outcome
+}
+
+async fn follow_run(client: &Client, id: Uuid, screen: &mut Screen, again: &str) -> Result<v1::Run, Failure> {
+    let mut link = Link::new(again);
+    let mut after_note_seq = 0;
+    loop {
+        let request = v1::WatchRunRequest { id: id.to_string(), after_note_seq };
+        let problem = match client.runs().watch_run(request).await {
+            Err(status) => status,
+            Ok(reply) => {
+                let mut changes = reply.into_inner();
+                loop {
+                    match changes.message().await {
+                        Err(status) => break status,
+                        Ok(None) => break Status::unavailable("the server ended the watch"),
+                        Ok(Some(change)) => {
+                            link.is_good(screen);
+                            for note in &change.notes {
+                                after_note_seq = after_note_seq.max(note.seq);
+                                screen.say(&format!("» {}", one_line(&note.text)));
+                            }
+                            for job in &change.jobs {
+                                screen.job(job);
+                            }
+                            if let Some(run) = change.run.filter(|run| is_final(run.status)) {
+                                return Ok(run);
+                            }
+                        }
+                    }
+                }
+            }
+        };
+        link.is_lost(problem, screen).await?;
+    }
+}
+
+async fn follow_job(client: &Client, id: Uuid, screen: &mut Screen, again: &str) -> Result<v1::Job, Failure> {
+    let mut link = Link::new(again);
+    loop {
+        // Metric points are for programs; a name that no metric has keeps them away.
+        let request = v1::WatchJobRequest {
+            id: id.to_string(),
+            metrics: vec!["none".to_owned()],
+            after_step: Some(u64::MAX >> 1),
+        };
+        let problem = match client.jobs().watch_job(request).await {
+            Err(status) => status,
+            Ok(reply) => {
+                let mut changes = reply.into_inner();
+                loop {
+                    match changes.message().await {
+                        Err(status) => break status,
+                        Ok(None) => break Status::unavailable("the server ended the watch"),
+                        Ok(Some(change)) => {
+                            link.is_good(screen);
+                            let Some(job) = change.job else { continue };
+                            screen.job(&job);
+                            if is_final(job.status) {
+                                return Ok(job);
+                            }
+                        }
+                    }
+                }
+            }
+        };
+        link.is_lost(problem, screen).await?;
+    }
+}
+
+async fn unless_interrupted<T>(
+    watch: impl Future<Output = Result<T, Failure>>,
+    again: &str,
+    what: &str,
+) -> Result<T, Failure> {
+    tokio::select! {
+        outcome = watch => outcome,
+        signal = tokio::signal::ctrl_c() => Err(match signal {
+            Ok(()) => Failure::Interrupted(format!("the {what} goes on; watch it again with: {again}")),
+            Err(e) => Failure::Local(format!("cannot listen for Ctrl-C: {e}")),
+        }),
+    }
+}
+
+/// The connection of one watch.
+struct Link<'a> {
+    again: &'a str,
+    last_good: Instant,
+    told: bool,
+}
+
+impl<'a> Link<'a> {
+    fn new(again: &'a str) -> Self {
+        Self { again, last_good: Instant::now(), told: false }
+    }
+
+    fn is_good(&mut self, screen: &Screen) {
+        self.last_good = Instant::now();
+        if std::mem::take(&mut self.told) {
+            screen.say("the server is back");
+        }
+    }
+
+    /// Waits a little where another attempt may do better.
+    async fn is_lost(&mut self, status: Status, screen: &Screen) -> Result<(), Failure> {
+        if !may_come_back(status.code()) {
+            return Err(status.into());
+        }
+        if self.last_good.elapsed() >= RECONNECT_FOR {
+            return Err(Failure::Unreachable(format!(
+                "the server has been away for {} s ({}); once it is back, watch again with: {}",
+                RECONNECT_FOR.as_secs(),
+                one_line(status.message()),
+                self.again
+            )));
+        }
+        if !std::mem::replace(&mut self.told, true) {
+            let wait = RECONNECT_FOR.as_secs();
+            screen.say(&format!("lost the server ({}); trying again for {wait} s", one_line(status.message())));
+        }
+        tokio::time::sleep(RECONNECT_EVERY).await;
+        Ok(())
+    }
+}
+
+/// Broken connections show themselves as any of these.
+fn may_come_back(code: Code) -> bool {
+    match code {
+        Code::Unavailable
+        | Code::Unknown
+        | Code::Cancelled
+        | Code::Aborted
+        | Code::DeadlineExceeded
+        | Code::Internal
+        | Code::ResourceExhausted => true,
+        Code::Ok
+        | Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::DataLoss
+        | Code::Unauthenticated => false,
+    }
+}

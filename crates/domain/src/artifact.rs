@@ -1,0 +1,136 @@
+//! Artifacts: immutable sets of files in the object store, each published by one fenced row.
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::id::{ArtifactId, JobId, RunId, Sha256Digest};
+
+/// What an artifact holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ArtifactKind {
+    /// Token ids for training and validation, with their tokenizer.
+    TokenSet,
+    /// A Hugging Face model folder: `config.json`, safetensors, tokenizer files, `inheritance.json`.
+    Checkpoint,
+    /// A checkpoint plus optimizer moments and data position: all that an exact resume needs.
+    TrainingState,
+    /// Per-sequence and per-document results of an evaluation.
+    Scores,
+}
+
+impl ArtifactKind {
+    /// Every kind, in declaration order.
+    pub const ALL: [Self; 4] = [Self::TokenSet, Self::Checkpoint, Self::TrainingState, Self::Scores];
+
+    /// The name used in SQL, object keys and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TokenSet => "token_set",
+            Self::Checkpoint => "checkpoint",
+            Self::TrainingState => "training_state",
+            Self::Scores => "scores",
+        }
+    }
+
+    /// The kind called `name`.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+/// One file of an artifact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestFile {
+    /// Name relative to the artifact, `/` between parts.
+    pub name: String,
+    /// Length in bytes.
+    pub size_bytes: u64,
+    /// Digest of the whole file.
+    pub sha256: Sha256Digest,
+}
+
+/// The list of an artifact's files, uploaded after them as `manifest.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Sorted by name.
+    pub files: Vec<ManifestFile>,
+}
+
+impl Manifest {
+    /// Sum of the files' sizes.
+    pub fn size_bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.size_bytes).sum()
+    }
+
+    /// The file called `name`.
+    pub fn file(&self, name: &str) -> Option<&ManifestFile> {
+        self.files.iter().find(|file| file.name == name)
+    }
+}
+
+/// One published artifact, as its row says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// Its id.
+    pub id: ArtifactId,
+    /// What it holds.
+    pub kind: ArtifactKind,
+    /// Where its files are: a key prefix in the project's own object store, or an absolute
+    /// `file://` / `s3://` URI for one that was registered from outside.
+    pub location: String,
+    /// Digest of `manifest.json`; none for a registered one.
+    pub manifest_sha256: Option<Sha256Digest>,
+    /// Size of all files.
+    pub size_bytes: u64,
+    /// The job that made it; none for a registered one.
+    pub job: Option<JobId>,
+    /// The run it belongs to.
+    pub run: Option<RunId>,
+    /// Optimizer steps behind it (training states and trained checkpoints).
+    pub step: Option<u64>,
+    /// What it is, for people and for later jobs: layers, parameters, tokens, origin.
+    pub metadata: serde_json::Value,
+    /// When its row was written, by the database's clock.
+    pub created_at: OffsetDateTime,
+}
+
+/// Where a job finds something: an artifact of ours, or a URI outside.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Location {
+    /// A published artifact.
+    Artifact(ArtifactId),
+    /// `file:///absolute/path`, `s3://bucket/key`; which are allowed is each service's configuration.
+    Uri(String),
+}
+
+impl std::fmt::Display for Location {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Artifact(id) => write!(f, "artifact://{id}"),
+            Self::Uri(uri) => f.write_str(uri),
+        }
+    }
+}
+
+impl std::str::FromStr for Location {
+    type Err = String;
+
+    /// Reads `artifact://ID`, `file:///path` or `s3://bucket/key`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(id) = text.strip_prefix("artifact://") {
+            let id = id.parse().map_err(|e| format!("`{text}` is not an artifact id: {e}"))?;
+            return Ok(Self::Artifact(id));
+        }
+        let url = url::Url::parse(text)
+            .map_err(|e| format!("`{text}` is not a URI ({e}); use file:///path, s3://bucket/key or artifact://ID"))?;
+        match url.scheme() {
+            "file" if url.path().len() > 1 => Ok(Self::Uri(text.to_owned())),
+            "s3" if url.host_str().is_some() => Ok(Self::Uri(text.to_owned())),
+            "file" => Err(format!("`{text}` names no path; use file:///absolute/path")),
+            "s3" => Err(format!("`{text}` names no bucket; use s3://bucket/key")),
+            scheme => Err(format!("scheme `{scheme}` is unknown; use file://, s3:// or artifact://")),
+        }
+    }
+}

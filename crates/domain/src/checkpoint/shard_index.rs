@@ -1,0 +1,135 @@
+//! `model.safetensors.index.json`: which tensor of a sharded checkpoint is in which file.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+
+use super::safetensors_header::{MAX_TENSORS, SafetensorsHeader, check_name, shortened};
+
+#[cfg(test)]
+mod tests;
+
+/// The index's name in a checkpoint.
+pub const INDEX_FILE: &str = "model.safetensors.index.json";
+/// Longest index.
+pub const MAX_INDEX_BYTES: u64 = 16 << 20;
+/// Most shards of a checkpoint.
+pub const MAX_SHARDS: usize = 1024;
+
+/// A parsed index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardIndex {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// Why an index cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IndexError {
+    /// Not the JSON that it must be.
+    #[error("{INDEX_FILE}: {problem}")]
+    NotValid {
+        /// What is wrong.
+        problem: String,
+    },
+    /// The index and a shard disagree.
+    #[error("{INDEX_FILE}: tensor `{tensor}` {problem}")]
+    Tensor {
+        /// Its name.
+        tensor: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl ShardIndex {
+    /// Reads an index.
+    ///
+    /// # Errors
+    /// [`IndexError`]: bad JSON, too many entries, or a file name that leaves the folder.
+    pub fn parse(json: &[u8]) -> Result<Self, IndexError> {
+        let invalid = |problem: String| IndexError::NotValid { problem };
+        #[derive(Deserialize)]
+        #[serde(expecting = "an object with `weight_map`")]
+        struct Raw {
+            #[serde(deserialize_with = "unique_strings")]
+            weight_map: BTreeMap<String, String>,
+        }
+        let Raw { weight_map } = serde_json::from_slice(json).map_err(|e| invalid(shortened(&e.to_string())))?;
+        if weight_map.is_empty() {
+            return Err(invalid("`weight_map` is empty".to_owned()));
+        }
+        for (name, file) in &weight_map {
+            check_name(name).map_err(|e| invalid(e.to_string()))?;
+            let plain = file.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+            if !plain || !file.ends_with(".safetensors") || file.starts_with('.') {
+                let problem = format!("is mapped to `{}`, which is not a .safetensors file name", shortened(file));
+                return Err(IndexError::Tensor { tensor: name.clone(), problem });
+            }
+        }
+        let index = Self { weight_map };
+        let shards = index.files().len();
+        if shards > MAX_SHARDS {
+            return Err(invalid(format!("names {shards} shards; at most {MAX_SHARDS} are allowed")));
+        }
+        Ok(index)
+    }
+
+    /// The shards, sorted, each once.
+    pub fn files(&self) -> Vec<&str> {
+        let files: BTreeSet<&str> = self.weight_map.values().map(String::as_str).collect();
+        files.into_iter().collect()
+    }
+
+    /// Every mapped tensor must be in its shard, and a shard must hold nothing else.
+    ///
+    /// # Errors
+    /// The first tensor that is not where the index says, or that the index does not map to its shard.
+    pub fn check(&self, shards: &[(String, SafetensorsHeader)]) -> Result<(), IndexError> {
+        let mut held = BTreeSet::new();
+        for (file, header) in shards {
+            for tensor in header.tensors() {
+                if self.weight_map.get(&tensor.name) != Some(file) {
+                    let problem = format!("is in {file} but not mapped to it");
+                    return Err(IndexError::Tensor { tensor: tensor.name.clone(), problem });
+                }
+                held.insert((file.as_str(), tensor.name.as_str()));
+            }
+        }
+        for (name, file) in &self.weight_map {
+            if !held.contains(&(file.as_str(), name.as_str())) {
+                let problem = format!("is mapped to {file}, which does not hold it");
+                return Err(IndexError::Tensor { tensor: name.clone(), problem });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unique_strings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    struct MapVisitor;
+
+    impl<'de> Visitor<'de> for MapVisitor {
+        type Value = BTreeMap<String, String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object of file names")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut all = BTreeMap::new();
+            while let Some((name, file)) = map.next_entry::<String, String>()? {
+                if all.len() == MAX_TENSORS {
+                    return Err(A::Error::custom(format!("more than {MAX_TENSORS} tensors")));
+                }
+                if all.insert(name.clone(), file).is_some() {
+                    return Err(A::Error::custom(format!("tensor `{}` is there twice", shortened(&name))));
+                }
+            }
+            Ok(all)
+        }
+    }
+
+    deserializer.deserialize_map(MapVisitor)
+}

@@ -1,0 +1,59 @@
+#![allow(clippy::unwrap_used)]
+
+use expect_test::{Expect, expect};
+
+use super::*;
+use crate::checkpoint::safetensors_header::{Dtype, NewTensor, write_header};
+
+#[test]
+fn an_index() {
+    let shards = |files: &[(&str, &[&str])]| -> Vec<(String, SafetensorsHeader)> {
+        files
+            .iter()
+            .map(|(file, names)| {
+                let tensors: Vec<_> =
+                    names.iter().map(|name| NewTensor { name, dtype: Dtype::U8, shape: &[1] }).collect();
+                let bytes = write_header(&tensors).unwrap();
+                let size = (bytes.len() + names.len()) as u64;
+                ((*file).to_owned(), SafetensorsHeader::parse(&bytes[8..], size).unwrap())
+            })
+            .collect()
+    };
+    let index = ShardIndex::parse(
+        br#"{"metadata":{"total_size":3},"weight_map":{"a":"m-1.safetensors","b":"m-2.safetensors","c":"m-1.safetensors"}}"#,
+    )
+    .unwrap();
+    assert_eq!(index.files(), ["m-1.safetensors", "m-2.safetensors"]);
+    let check = |files: &[(&str, &[&str])]| index.check(&shards(files)).map_err(|e| e.to_string());
+    assert_eq!(check(&[("m-1.safetensors", &["a", "c"]), ("m-2.safetensors", &["b"])]), Ok(()));
+    expect!["model.safetensors.index.json: tensor `c` is mapped to m-1.safetensors, which does not hold it"]
+        .assert_eq(&check(&[("m-1.safetensors", &["a"]), ("m-2.safetensors", &["b"])]).unwrap_err());
+    expect!["model.safetensors.index.json: tensor `a` is in m-2.safetensors but not mapped to it"]
+        .assert_eq(&check(&[("m-1.safetensors", &["a", "c"]), ("m-2.safetensors", &["a", "b"])]).unwrap_err());
+}
+
+#[test]
+fn a_bad_index() {
+    let check =
+        |json: &str, expected: Expect| expected.assert_eq(&ShardIndex::parse(json.as_bytes()).unwrap_err().to_string());
+    check(
+        "[]",
+        expect![
+            "model.safetensors.index.json: invalid length 0, expected an object with `weight_map` at line 1 column 2"
+        ],
+    );
+    check(r#"{"weight_map":{}}"#, expect!["model.safetensors.index.json: `weight_map` is empty"]);
+    for file in ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "model.bin", ".safetensors", ""] {
+        let error = ShardIndex::parse(format!(r#"{{"weight_map":{{"w":"{file}"}}}}"#).as_bytes()).unwrap_err();
+        assert!(error.to_string().contains("which is not a .safetensors file name"), "{file}: {error}");
+    }
+    check(
+        r#"{"weight_map":{"w":"a.safetensors","w":"b.safetensors"}}"#,
+        expect!["model.safetensors.index.json: tensor `w` is there twice at line 1 column 55"],
+    );
+    let many: Vec<String> = (0..=MAX_SHARDS).map(|i| format!(r#""w{i}":"{i}.safetensors""#)).collect();
+    check(
+        &format!(r#"{{"weight_map":{{{}}}}}"#, many.join(",")),
+        expect!["model.safetensors.index.json: names 1025 shards; at most 1024 are allowed"],
+    );
+}

@@ -1,0 +1,426 @@
+//! How one job lives and dies, as a pure function.
+//!
+//! ```text
+//!            claim                      complete ─► Succeeded
+//!  Queued ──────────► Leased ───────────► fail ───► Queued (backoff) | Failed
+//!    ▲  │               │ │
+//!    │  │ pause         │ └─ release, expire ─► Queued | Paused (pause asked) | Cancelled (cancel asked) | Failed
+//!    │  ▼               │
+//!  Paused ◄─────────────┘
+//!  Queued, Paused ── cancel ─► Cancelled
+//! ```
+//! `store` says the same in SQL; a property test there holds the two together.
+
+use serde::{Deserialize, Serialize};
+use time::{Duration, OffsetDateTime};
+
+use crate::id::{JobId, LeaseToken, RunId, WorkerId};
+use crate::spec::{JobOutcome, JobSpec};
+
+/// What its owner wants of a job that a worker holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Directive {
+    /// Go on.
+    Run,
+    /// Save, give the job back, and let it wait.
+    Pause,
+    /// Stop; nothing more is wanted.
+    Cancel,
+}
+
+/// A job's state. Data that only one state has lives in that state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobState {
+    /// Waits for a worker, from `not_before` on.
+    Queued {
+        /// Earliest claim, by the database's clock.
+        not_before: OffsetDateTime,
+    },
+    /// A worker holds it until `lease_until`.
+    Leased {
+        /// The fence of this claim.
+        token: LeaseToken,
+        /// The holder.
+        worker: WorkerId,
+        /// The claim is void from here on, by the database's clock.
+        lease_until: OffsetDateTime,
+        /// What the worker is told at its next heartbeat.
+        directive: Directive,
+    },
+    /// Waits for a resume.
+    Paused,
+    /// Done; its outcome is kept.
+    Succeeded,
+    /// Given up; its error is kept.
+    Failed,
+    /// No longer wanted.
+    Cancelled,
+}
+
+impl JobState {
+    /// Nothing happens to it any more.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Queued { .. } | Self::Leased { .. } | Self::Paused => false,
+            Self::Succeeded | Self::Failed | Self::Cancelled => true,
+        }
+    }
+
+    /// The public name.
+    pub fn status(&self) -> JobStatus {
+        match self {
+            Self::Queued { .. } => JobStatus::Queued,
+            Self::Leased { directive, .. } => match directive {
+                Directive::Run => JobStatus::Running,
+                Directive::Pause => JobStatus::Pausing,
+                Directive::Cancel => JobStatus::Cancelling,
+            },
+            Self::Paused => JobStatus::Paused,
+            Self::Succeeded => JobStatus::Succeeded,
+            Self::Failed => JobStatus::Failed,
+            Self::Cancelled => JobStatus::Cancelled,
+        }
+    }
+}
+
+/// The state as users and dashboards see it; also used for runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum JobStatus {
+    /// Waits for a worker.
+    Queued,
+    /// Being worked on.
+    Running,
+    /// Told to pause, not there yet.
+    Pausing,
+    /// Waits for a resume.
+    Paused,
+    /// Told to cancel, not there yet.
+    Cancelling,
+    /// Done.
+    Succeeded,
+    /// Given up.
+    Failed,
+    /// No longer wanted.
+    Cancelled,
+}
+
+impl JobStatus {
+    /// Every status.
+    pub const ALL: [Self; 8] = [
+        Self::Queued,
+        Self::Running,
+        Self::Pausing,
+        Self::Paused,
+        Self::Cancelling,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+    ];
+
+    /// The name used in `ops` views and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "QUEUED",
+            Self::Running => "RUNNING",
+            Self::Pausing => "PAUSING",
+            Self::Paused => "PAUSED",
+            Self::Cancelling => "CANCELLING",
+            Self::Succeeded => "SUCCEEDED",
+            Self::Failed => "FAILED",
+            Self::Cancelled => "CANCELLED",
+        }
+    }
+
+    /// The status called `name`.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == name)
+    }
+
+    /// Nothing happens any more.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// How often, and after what waits, a job is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryPolicy {
+    /// Attempts that may fail or be lost before the job fails for good.
+    pub max_attempts: u32,
+    /// Wait before the second attempt; doubles with each further one.
+    pub backoff_ms: u64,
+    /// Longest wait.
+    pub backoff_max_ms: u64,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self { max_attempts: 5, backoff_ms: 500, backoff_max_ms: 60_000 }
+    }
+}
+
+impl RetryPolicy {
+    /// The wait after `failed_attempts` attempts have failed (1 for the first failure).
+    pub fn backoff(&self, failed_attempts: u32) -> Duration {
+        let doublings = failed_attempts.saturating_sub(1).min(32);
+        let wait_ms = self.backoff_ms.saturating_mul(1 << doublings).min(self.backoff_max_ms);
+        Duration::milliseconds(wait_ms.min(i64::MAX as u64) as i64)
+    }
+}
+
+/// Why an attempt ended without an outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureClass {
+    /// Another attempt may do better: a lost connection, a full disk.
+    Retryable,
+    /// No attempt can: bad input.
+    Permanent,
+}
+
+/// What happened to a job. `now` is the database's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobEvent {
+    /// A worker took it.
+    Claim {
+        /// The new fence.
+        token: LeaseToken,
+        /// The taker.
+        worker: WorkerId,
+        /// Length of the lease.
+        lease: Duration,
+    },
+    /// The holder is alive.
+    Heartbeat {
+        /// The holder's fence.
+        token: LeaseToken,
+        /// Length of the lease from now.
+        lease: Duration,
+    },
+    /// The holder is done.
+    Complete {
+        /// The holder's fence.
+        token: LeaseToken,
+    },
+    /// The holder could not.
+    Fail {
+        /// The holder's fence.
+        token: LeaseToken,
+        /// Whether to try again.
+        class: FailureClass,
+    },
+    /// The holder gives it back unfinished: it was told to stop, or it is shutting down. Not a lost attempt.
+    Release {
+        /// The holder's fence.
+        token: LeaseToken,
+    },
+    /// The lease ran out: the holder is dead.
+    Expire,
+    /// Its owner wants it paused.
+    RequestPause,
+    /// Its owner wants it to go on.
+    RequestResume,
+    /// Its owner no longer wants it.
+    RequestCancel,
+}
+
+/// A job as the state machine sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobLife {
+    /// The state.
+    pub state: JobState,
+    /// Attempts that failed or were lost.
+    pub failed_attempts: u32,
+    /// The policy.
+    pub retry: RetryPolicy,
+}
+
+/// An event that cannot happen to a job in its state: a stale fence, or a final state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidJobEvent {
+    /// The event's token is not the lease's, or the lease ran out.
+    #[error("the lease was lost")]
+    StaleLease,
+    /// The job is not in a state where this can happen.
+    #[error("not possible in this state")]
+    WrongState,
+}
+
+impl JobLife {
+    /// A new job.
+    pub fn new(now: OffsetDateTime, retry: RetryPolicy) -> Self {
+        Self { state: JobState::Queued { not_before: now }, failed_attempts: 0, retry }
+    }
+
+    /// What `event` at `now` makes of the job.
+    ///
+    /// # Errors
+    /// [`InvalidJobEvent`]; the job is unchanged.
+    pub fn advance(self, now: OffsetDateTime, event: JobEvent) -> Result<Self, InvalidJobEvent> {
+        use InvalidJobEvent::WrongState;
+        let with = |state| Ok(Self { state, ..self });
+        match event {
+            JobEvent::Claim { token, worker, lease } => match self.state {
+                JobState::Queued { not_before } if not_before <= now => {
+                    with(JobState::Leased { token, worker, lease_until: now + lease, directive: Directive::Run })
+                }
+                _ => Err(WrongState),
+            },
+            JobEvent::Heartbeat { token, lease } => {
+                let held = self.held(now, token)?;
+                with(JobState::Leased { token, worker: held.worker, lease_until: now + lease, directive: held.directive })
+            }
+            JobEvent::Complete { token } => {
+                self.held(now, token)?;
+                with(JobState::Succeeded)
+            }
+            JobEvent::Fail { token, class } => {
+                let held = self.held(now, token)?;
+                match class {
+                    FailureClass::Permanent => with(JobState::Failed),
+                    FailureClass::Retryable => Ok(self.lost_attempt(now, held.directive)),
+                }
+            }
+            JobEvent::Release { token } => {
+                let held = self.held(now, token)?;
+                with(waiting(held.directive, now))
+            }
+            JobEvent::Expire => match self.state {
+                JobState::Leased { lease_until, directive, .. } if lease_until <= now => Ok(self.lost_attempt(now, directive)),
+                _ => Err(WrongState),
+            },
+            JobEvent::RequestPause => match self.state {
+                JobState::Queued { .. } | JobState::Paused => with(JobState::Paused),
+                JobState::Leased { token, worker, lease_until, directive: Directive::Run | Directive::Pause } => {
+                    with(JobState::Leased { token, worker, lease_until, directive: Directive::Pause })
+                }
+                _ => Err(WrongState),
+            },
+            JobEvent::RequestResume => match self.state {
+                JobState::Paused => with(JobState::Queued { not_before: now }),
+                JobState::Queued { .. } => Ok(self),
+                JobState::Leased { token, worker, lease_until, directive: Directive::Run | Directive::Pause } => {
+                    with(JobState::Leased { token, worker, lease_until, directive: Directive::Run })
+                }
+                _ => Err(WrongState),
+            },
+            JobEvent::RequestCancel => match self.state {
+                JobState::Queued { .. } | JobState::Paused | JobState::Cancelled => with(JobState::Cancelled),
+                JobState::Leased { token, worker, lease_until, .. } => {
+                    with(JobState::Leased { token, worker, lease_until, directive: Directive::Cancel })
+                }
+                JobState::Succeeded | JobState::Failed => Err(WrongState),
+            },
+        }
+    }
+
+    fn held(&self, now: OffsetDateTime, token: LeaseToken) -> Result<Held, InvalidJobEvent> {
+        match self.state {
+            JobState::Leased { token: current, worker, lease_until, directive } if current == token && lease_until > now => {
+                Ok(Held { worker, directive })
+            }
+            _ => Err(InvalidJobEvent::StaleLease),
+        }
+    }
+
+    fn lost_attempt(self, now: OffsetDateTime, directive: Directive) -> Self {
+        let failed_attempts = self.failed_attempts + 1;
+        let state = match directive {
+            Directive::Cancel => JobState::Cancelled,
+            Directive::Run | Directive::Pause if failed_attempts >= self.retry.max_attempts => JobState::Failed,
+            Directive::Pause => JobState::Paused,
+            Directive::Run => JobState::Queued { not_before: now + self.retry.backoff(failed_attempts) },
+        };
+        Self { state, failed_attempts, ..self }
+    }
+}
+
+struct Held {
+    worker: WorkerId,
+    directive: Directive,
+}
+
+fn waiting(directive: Directive, now: OffsetDateTime) -> JobState {
+    match directive {
+        Directive::Run => JobState::Queued { not_before: now },
+        Directive::Pause => JobState::Paused,
+        Directive::Cancel => JobState::Cancelled,
+    }
+}
+
+/// How far a job has come. Field names follow Kubeflow Trainer's `trainerStatus`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Progress {
+    /// Units done.
+    pub done: u64,
+    /// Units in all; 0 while unknown.
+    pub total: u64,
+    /// What is counted: `tokens`, `bytes`, `sequences`.
+    pub unit: String,
+    /// Units a second, lately.
+    pub per_second: f64,
+    /// Estimated time to the end; none while unknown.
+    pub estimated_remaining_seconds: Option<f64>,
+    /// What is going on, for people: `step 120/400 loss 4.31`.
+    pub message: String,
+}
+
+impl Progress {
+    /// Done as a percentage, 0 to 100; none while the total is unknown.
+    pub fn percentage(&self) -> Option<f64> {
+        (self.total > 0).then(|| (self.done as f64 / self.total as f64 * 100.0).min(100.0))
+    }
+}
+
+/// A job as its rows say, for clients and dashboards.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobRecord {
+    /// Its id.
+    pub id: JobId,
+    /// The run it belongs to, if any.
+    pub run: Option<RunId>,
+    /// What it is for, in people's words: `round 2: train 6 layers`.
+    pub label: String,
+    /// What it is to do.
+    pub spec: JobSpec,
+    /// Where it stands.
+    pub status: JobStatus,
+    /// Higher first.
+    pub priority: i32,
+    /// Claims so far.
+    pub attempts: u32,
+    /// How far it is.
+    pub progress: Progress,
+    /// What it made.
+    pub outcome: Option<JobOutcome>,
+    /// Why the last attempt failed.
+    pub error: Option<String>,
+    /// The last holder.
+    pub worker: Option<WorkerId>,
+    /// When it was submitted.
+    pub created_at: OffsetDateTime,
+    /// When it was first claimed.
+    pub started_at: Option<OffsetDateTime>,
+    /// When it reached its final state.
+    pub finished_at: Option<OffsetDateTime>,
+    /// When anything about it last changed.
+    pub updated_at: OffsetDateTime,
+}
+
+/// One point of a job's curves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MetricPoint {
+    /// Optimizer step.
+    pub step: u64,
+    /// Tokens seen.
+    pub tokens_seen: u64,
+    /// `train_loss`, `validation_loss`, `learning_rate`, `gradient_norm`, `tokens_per_second`.
+    pub name: String,
+    /// The value.
+    pub value: f64,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,411 @@
+#![allow(clippy::unwrap_used)]
+
+use expect_test::{Expect, expect};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use crate::checkpoint::decoder_config::DecoderConfig;
+use crate::spec::{ArmSpec, ControlSpec, Evaluated, Sliced, Tokenized, Trained};
+
+fn artifact(n: u128) -> ArtifactId {
+    ArtifactId(Uuid::from_u128(n))
+}
+
+fn spec() -> RunSpec {
+    toml::from_str(
+        r#"
+        name = "test"
+        recipe = "full-data"
+        corpus = { sources = ["file:///c.txt"], tokenizer = { train = { vocab_size = 512 } } }
+        target = { start_layers = 2, grow_by = 2 }
+        training = { block_size = 64, micro_batch = 4, steps = 100, lr_max = 1e-3 }
+        [reference.architecture]
+        family = "gpt2"
+        n_layers = 5
+        d_model = 32
+        n_heads = 4
+        max_positions = 64
+        "#,
+    )
+    .unwrap()
+}
+
+fn config(layers: u32) -> DecoderConfig {
+    spec().reference.architecture.unwrap().config(512).with_layers(LayerCount(layers))
+}
+
+/// What a worker would answer to `job`; `loss` is what an evaluation of that many layers brings.
+fn answer(job: &JobSpec, depth: &mut u32, loss: f64) -> JobOutcome {
+    match job {
+        JobSpec::Tokenize(_) => JobOutcome::Tokenized(Tokenized {
+            tokens: artifact(1),
+            train_tokens: 10_000,
+            validation_tokens: 1_000,
+            vocab_size: 512,
+            documents: 3,
+            text_bytes: 40_000,
+        }),
+        JobSpec::Slice(slice) => {
+            *depth = match &slice.source {
+                SliceSource::Architecture { architecture, .. } => architecture.n_layers.0,
+                SliceSource::Checkpoint { layers, .. } => layers.0,
+            };
+            JobOutcome::Sliced(Sliced {
+                checkpoint: artifact(2),
+                config: config(*depth),
+                reference_layers: LayerCount(5),
+                parameters: 1,
+                copied_tensors: 1,
+                fresh_tensors: 0,
+                copied_bytes: 1,
+            })
+        }
+        JobSpec::Train(train) => JobOutcome::Trained(Trained {
+            checkpoint: artifact(3),
+            steps: train.training.total_steps(10_000),
+            tokens_seen: 25_600,
+            epochs: 1.0,
+            first_loss_nats: 5.0,
+            last_loss_nats: 4.0,
+            wall_s: 1.0,
+        }),
+        JobSpec::Evaluate(_) => JobOutcome::Evaluated(Evaluated {
+            scores_artifact: artifact(4),
+            scores: vec![Score {
+                task: "validation_loss".into(),
+                metric: "loss_nats".into(),
+                value: loss,
+                stderr: Some(0.01),
+                n: 10,
+            }],
+            config: config(*depth),
+            parameters: 1,
+        }),
+    }
+}
+
+/// Plays a run to its end: every evaluation answers with the next of `losses`, then with the last one again.
+fn play(spec: RunSpec, losses: &[f64]) -> (Run, Vec<String>) {
+    let mut log = Vec::new();
+    let mut depth = 5;
+    let mut losses = losses.iter().copied().chain(std::iter::repeat(*losses.last().unwrap()));
+    let mut transition = Run::new(spec).advance(&RunEvent::Created).unwrap();
+    for _ in 0..1000 {
+        log.extend(transition.notes.iter().map(|note| format!("  {note}")));
+        let Some(job) = transition.submit.take() else { return (transition.run, log) };
+        log.push(job.label.clone());
+        let loss = if matches!(job.spec, JobSpec::Evaluate(_)) { losses.next().unwrap() } else { 0.0 };
+        let outcome = answer(&job.spec, &mut depth, loss);
+        transition = transition.run.advance(&RunEvent::JobSucceeded { outcome }).unwrap();
+    }
+    panic!("the run does not end: {log:#?}");
+}
+
+fn check(spec: RunSpec, losses: &[f64], expected: Expect) {
+    spec.validate().unwrap();
+    let (run, log) = play(spec, losses);
+    expected.assert_eq(&format!("{}\n=> {}\n", log.join("\n"), run.describe_state()));
+}
+
+#[test]
+fn grows_until_it_matches_then_trains_the_controls() {
+    let mut spec = spec();
+    spec.controls = vec![
+        ControlSpec { name: "random".into(), steps_factor: 1.0 },
+        ControlSpec { name: "random, twice the steps".into(), steps_factor: 2.0 },
+    ];
+    check(spec, &[3.0, 3.2, 2.9, 3.5, 3.4], expect![[r#"
+        tokenize the corpus
+          tokenized: 10000 training and 1000 validation tokens, vocabulary 512
+        reference: slice
+        reference: train
+        benchmark the reference
+          reference: validation loss 3.0000 ± 0.0100 nats
+          round 1: inherit 2 layers
+        round 1: 2 layers inherited: slice
+        round 1: 2 layers inherited: train
+        round 1: 2 layers inherited: evaluate
+          round 1: 2 layers inherited: validation loss 3.2000 ± 0.0100 nats
+          not matched yet: grow to 4 layers
+          round 2: inherit 4 layers
+        round 2: 4 layers inherited: slice
+        round 2: 4 layers inherited: train
+        round 2: 4 layers inherited: evaluate
+          round 2: 4 layers inherited: validation loss 2.9000 ± 0.0100 nats
+          matched: 2.9000 is at most the reference's 3.0000 + 0
+        random: slice
+        random: train
+        random: evaluate
+          random: validation loss 3.5000 ± 0.0100 nats
+        random, twice the steps: slice
+        random, twice the steps: train
+        random, twice the steps: evaluate
+          random, twice the steps: validation loss 3.4000 ± 0.0100 nats
+          finished
+        => finished (round 2: 4 layers inherited, matches the reference)
+    "#]]);
+}
+
+#[test]
+fn stops_at_the_references_own_depth() {
+    check(spec(), &[3.0, 3.3, 3.2, 3.1], expect![[r#"
+        tokenize the corpus
+          tokenized: 10000 training and 1000 validation tokens, vocabulary 512
+        reference: slice
+        reference: train
+        benchmark the reference
+          reference: validation loss 3.0000 ± 0.0100 nats
+          round 1: inherit 2 layers
+        round 1: 2 layers inherited: slice
+        round 1: 2 layers inherited: train
+        round 1: 2 layers inherited: evaluate
+          round 1: 2 layers inherited: validation loss 3.3000 ± 0.0100 nats
+          not matched yet: grow to 4 layers
+          round 2: inherit 4 layers
+        round 2: 4 layers inherited: slice
+        round 2: 4 layers inherited: train
+        round 2: 4 layers inherited: evaluate
+          round 2: 4 layers inherited: validation loss 3.2000 ± 0.0100 nats
+          not matched yet: grow to 5 layers
+          round 3: inherit 5 layers
+        round 3: 5 layers inherited: slice
+        round 3: 5 layers inherited: train
+        round 3: 5 layers inherited: evaluate
+          round 3: 5 layers inherited: validation loss 3.1000 ± 0.0100 nats
+          not matched at the reference's own depth of 5
+          finished
+        => finished (round 3: 5 layers inherited, does not match the reference)
+    "#]]);
+}
+
+#[test]
+fn low_data_has_one_round_and_arms() {
+    let mut spec = spec();
+    spec.recipe = Recipe::LowData;
+    spec.target.data_fraction = 0.1;
+    spec.arms = vec![ArmSpec { name: "fresh".into(), data_fraction: 1.0, epochs: 1 }];
+    check(spec, &[3.0, 3.1, 3.05], expect![[r#"
+        tokenize the corpus
+          tokenized: 10000 training and 1000 validation tokens, vocabulary 512
+        reference: slice
+        reference: train
+        benchmark the reference
+          reference: validation loss 3.0000 ± 0.0100 nats
+          round 1: inherit 2 layers
+        2 layers inherited: slice
+        2 layers inherited: train
+        2 layers inherited: evaluate
+          2 layers inherited: validation loss 3.1000 ± 0.0100 nats
+          one round: done growing
+        fresh: slice
+        fresh: train
+        fresh: evaluate
+          fresh: validation loss 3.0500 ± 0.0100 nats
+          finished
+        => finished (2 layers inherited, does not match the reference)
+    "#]]);
+}
+
+#[test]
+fn a_given_reference_is_only_benchmarked() {
+    let mut spec = spec();
+    spec.reference.architecture = None;
+    spec.reference.checkpoint = Some("file:///m".into());
+    spec.target.start_layers = None;
+    check(spec, &[3.0, 2.9], expect![[r#"
+        tokenize the corpus
+          tokenized: 10000 training and 1000 validation tokens, vocabulary 512
+        benchmark the reference
+          reference: validation loss 3.0000 ± 0.0100 nats
+          round 1: inherit 2 layers
+        round 1: 2 layers inherited: slice
+        round 1: 2 layers inherited: train
+        round 1: 2 layers inherited: evaluate
+          round 1: 2 layers inherited: validation loss 2.9000 ± 0.0100 nats
+          matched: 2.9000 is at most the reference's 3.0000 + 0
+          finished
+        => finished (round 1: 2 layers inherited, matches the reference)
+    "#]]);
+}
+
+#[test]
+fn controls_take_the_winners_steps() {
+    let mut spec = spec();
+    spec.controls = vec![ControlSpec { name: "random".into(), steps_factor: 2.0 }];
+    let mut depth = 5;
+    let mut transition = Run::new(spec).advance(&RunEvent::Created).unwrap();
+    let mut last_training = None;
+    while let Some(job) = transition.submit.take() {
+        if let JobSpec::Train(train) = &job.spec {
+            last_training = Some(train.clone());
+        }
+        let outcome = answer(&job.spec, &mut depth, 3.0);
+        transition = transition.run.advance(&RunEvent::JobSucceeded { outcome }).unwrap();
+    }
+    let control = last_training.unwrap();
+    assert_eq!(control.training.steps, Some(200));
+    assert!(!control.expect_inherited);
+}
+
+fn states() -> Vec<(&'static str, Run)> {
+    let run = |state, intent| Run { state, intent, ..running() };
+    let candidate = Model::Candidate { round: 1, layers: LayerCount(2) };
+    let finished = RunState::Finished { winner: candidate, matched: Some(true) };
+    vec![
+        ("created", Run::new(spec())),
+        ("tokenizing", run(RunState::Tokenizing, Intent::Run)),
+        ("slicing", run(RunState::Slicing(candidate), Intent::Run)),
+        ("training", run(RunState::Training(candidate), Intent::Run)),
+        ("evaluating", run(RunState::Evaluating(candidate), Intent::Run)),
+        ("training, paused", run(RunState::Training(candidate), Intent::Pause)),
+        ("training, cancelling", run(RunState::Training(candidate), Intent::Cancel)),
+        ("finished", run(finished, Intent::Run)),
+        ("failed", run(RunState::Failed { message: "no".into() }, Intent::Run)),
+        ("cancelled", run(RunState::Cancelled, Intent::Cancel)),
+    ]
+}
+
+/// A run that has a reference of loss 3.0 and a candidate of round 1.
+fn running() -> Run {
+    let mut depth = 5;
+    let mut transition = Run::new(spec()).advance(&RunEvent::Created).unwrap();
+    while let Some(job) = transition.submit.take() {
+        if matches!(transition.run.state, RunState::Evaluating(Model::Candidate { .. })) {
+            return transition.run;
+        }
+        let outcome = answer(&job.spec, &mut depth, 3.0);
+        transition = transition.run.advance(&RunEvent::JobSucceeded { outcome }).unwrap();
+    }
+    panic!("no candidate was evaluated");
+}
+
+fn events() -> Vec<(&'static str, RunEvent)> {
+    let mut depth = 2;
+    let mut done = |job: &JobSpec| RunEvent::JobSucceeded { outcome: answer(job, &mut depth, 3.1) };
+    let tokenize = Run::new(spec()).advance(&RunEvent::Created).unwrap().submit.unwrap().spec;
+    let run = running();
+    let slice = run.clone().slice_candidate(1, LayerCount(2), vec![]).submit.unwrap().spec;
+    let train = run.clone().train(Model::Candidate { round: 1, layers: LayerCount(2) }).submit.unwrap().spec;
+    let evaluate = run.evaluate(Model::Reference, vec![]).submit.unwrap().spec;
+    vec![
+        ("created", RunEvent::Created),
+        ("tokenized", done(&tokenize)),
+        ("sliced", done(&slice)),
+        ("trained", done(&train)),
+        ("evaluated", done(&evaluate)),
+        ("job failed", RunEvent::JobFailed { message: "out of disk".into() }),
+        ("job cancelled", RunEvent::JobCancelled),
+        ("pause", RunEvent::PauseRequested),
+        ("resume", RunEvent::ResumeRequested),
+        ("cancel", RunEvent::CancelRequested),
+    ]
+}
+
+/// Every (state, event) pair; a pair that is not listed is refused.
+#[test]
+fn every_pair() {
+    let mut table = String::new();
+    for (state_name, run) in states() {
+        for (event_name, event) in events() {
+            let Ok(transition) = run.advance(&event) else { continue };
+            let submit = transition.submit.map_or(String::new(), |job| format!(" + {}", job.label));
+            let request = transition.request.map_or(String::new(), |request| format!(" + {request:?} jobs"));
+            let status = transition.run.status().as_str();
+            table.push_str(&format!(
+                "{state_name:<21} {event_name:<14} {status} {}{submit}{request}\n",
+                transition.run.describe_state()
+            ));
+        }
+    }
+    expect![[r#"
+        created               created        RUNNING tokenizing + tokenize the corpus
+        created               job failed     FAILED failed: out of disk
+        created               job cancelled  FAILED failed: a job of the run was cancelled
+        created               pause          PAUSED created + Pause jobs
+        created               resume         QUEUED created
+        created               cancel         CANCELLED cancelled
+        tokenizing            tokenized      RUNNING slicing (reference) + reference: slice
+        tokenizing            job failed     FAILED failed: out of disk
+        tokenizing            job cancelled  FAILED failed: a job of the run was cancelled
+        tokenizing            pause          PAUSED tokenizing + Pause jobs
+        tokenizing            resume         RUNNING tokenizing
+        tokenizing            cancel         CANCELLING tokenizing + Cancel jobs
+        slicing               sliced         RUNNING training (round 1: 2 layers inherited) + round 1: 2 layers inherited: train
+        slicing               job failed     FAILED failed: out of disk
+        slicing               job cancelled  FAILED failed: a job of the run was cancelled
+        slicing               pause          PAUSED slicing (round 1: 2 layers inherited) + Pause jobs
+        slicing               resume         RUNNING slicing (round 1: 2 layers inherited)
+        slicing               cancel         CANCELLING slicing (round 1: 2 layers inherited) + Cancel jobs
+        training              trained        RUNNING evaluating (round 1: 2 layers inherited) + round 1: 2 layers inherited: evaluate
+        training              job failed     FAILED failed: out of disk
+        training              job cancelled  FAILED failed: a job of the run was cancelled
+        training              pause          PAUSED training (round 1: 2 layers inherited) + Pause jobs
+        training              resume         RUNNING training (round 1: 2 layers inherited)
+        training              cancel         CANCELLING training (round 1: 2 layers inherited) + Cancel jobs
+        evaluating            evaluated      RUNNING slicing (round 2: 4 layers inherited) + round 2: 4 layers inherited: slice
+        evaluating            job failed     FAILED failed: out of disk
+        evaluating            job cancelled  FAILED failed: a job of the run was cancelled
+        evaluating            pause          PAUSED evaluating (round 1: 2 layers inherited) + Pause jobs
+        evaluating            resume         RUNNING evaluating (round 1: 2 layers inherited)
+        evaluating            cancel         CANCELLING evaluating (round 1: 2 layers inherited) + Cancel jobs
+        training, paused      trained        PAUSED evaluating (round 1: 2 layers inherited) + round 1: 2 layers inherited: evaluate + Pause jobs
+        training, paused      job failed     FAILED failed: out of disk
+        training, paused      job cancelled  FAILED failed: a job of the run was cancelled
+        training, paused      pause          PAUSED training (round 1: 2 layers inherited) + Pause jobs
+        training, paused      resume         RUNNING training (round 1: 2 layers inherited) + Resume jobs
+        training, paused      cancel         CANCELLING training (round 1: 2 layers inherited) + Cancel jobs
+        training, cancelling  trained        CANCELLED cancelled
+        training, cancelling  job failed     FAILED failed: out of disk
+        training, cancelling  job cancelled  CANCELLED cancelled
+        training, cancelling  cancel         CANCELLING training (round 1: 2 layers inherited) + Cancel jobs
+        cancelled             job cancelled  CANCELLED cancelled
+        cancelled             cancel         CANCELLED cancelled
+    "#]].assert_eq(&table);
+}
+
+proptest! {
+    /// A run ends within `max_rounds`; layers only grow, never above the reference.
+    #[test]
+    fn runs_end_and_layers_only_grow(
+        start in 1u32..=5,
+        grow_by in 1u32..4,
+        max_rounds in 1u32..6,
+        losses in prop::collection::vec(2.0f64..4.0, 1..10),
+        carry in any::<bool>(),
+    ) {
+        let mut spec = spec();
+        spec.target.start_layers = Some(LayerCount(start));
+        spec.target.grow_by = grow_by;
+        spec.target.max_rounds = max_rounds;
+        spec.target.growth_source = if carry { GrowthSource::Carry } else { GrowthSource::Reference };
+        let benchmark = losses[0];
+        let (run, _) = play(spec, &losses);
+        let candidates: Vec<_> = run.models.iter().filter(|r| matches!(r.model, Model::Candidate { .. })).collect();
+        prop_assert!(candidates.len() as u32 <= max_rounds);
+        prop_assert!(candidates.windows(2).all(|pair| pair[0].layers < pair[1].layers));
+        prop_assert!(candidates.iter().all(|r| r.layers <= Some(LayerCount(5))));
+        let last = candidates.last().unwrap().validation.as_ref().unwrap().value;
+        let is_finished = matches!(run.state, RunState::Finished { matched: Some(m), .. } if m == (last <= benchmark));
+        prop_assert!(is_finished, "{:?}", run.state);
+        // It stopped for a reason.
+        let depth = candidates.last().unwrap().layers.unwrap().0;
+        prop_assert!(last <= benchmark || depth == 5 || candidates.len() as u32 == max_rounds);
+    }
+
+    /// No sequence of events panics, and a final state is final.
+    #[test]
+    fn any_events_in_any_order(picks in prop::collection::vec(0usize..10, 0..40)) {
+        let events = events();
+        let mut run = Run::new(spec());
+        for pick in picks {
+            let before = run.clone();
+            if let Ok(transition) = run.advance(&events[pick].1) {
+                if before.state.is_final() {
+                    prop_assert_eq!(&transition.run, &before);
+                }
+                run = transition.run;
+            }
+        }
+    }
+}

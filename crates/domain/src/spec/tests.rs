@@ -1,0 +1,114 @@
+#![allow(clippy::unwrap_used)]
+
+use expect_test::{Expect, expect};
+
+use super::*;
+
+pub(crate) const FULL_DATA: &str = r#"
+name = "test"
+recipe = "full-data"
+[corpus]
+sources = ["file:///corpus.txt"]
+tokenizer = { train = { vocab_size = 512 } }
+[reference.architecture]
+family = "gpt2"
+n_layers = 8
+d_model = 32
+n_heads = 4
+max_positions = 64
+[target]
+start_layers = 2
+grow_by = 2
+[training]
+block_size = 64
+micro_batch = 4
+steps = 100
+lr_max = 1e-3
+[[controls]]
+name = "random"
+"#;
+
+fn check(edit: &[(&str, &str)], expected: Expect) {
+    let mut text = FULL_DATA.to_owned();
+    for (from, to) in edit {
+        assert!(text.contains(from), "{from}");
+        text = text.replace(from, to);
+    }
+    let result = match toml::from_str::<RunSpec>(&text) {
+        Err(e) => e.message().to_owned(),
+        Ok(spec) => match spec.validate() {
+            Ok(()) => "ok".to_owned(),
+            Err(violations) => violations.0.iter().map(|v| format!("{}: {}\n", v.field, v.description)).collect(),
+        },
+    };
+    expected.assert_eq(&result);
+}
+
+#[test]
+fn a_good_recipe() {
+    check(&[], expect!["ok"]);
+}
+
+#[test]
+fn unknown_field() {
+    check(&[("grow_by = 2", "grow_bye = 2")], expect!["unknown field `grow_bye`, expected one of `start_layers`, `grow_by`, `max_rounds`, `tolerance_nats`, `growth_source`, `inherit`, `layer_map`, `data_fraction`"]);
+}
+
+#[test]
+fn every_bad_field_is_named_at_once() {
+    check(
+        &[
+            ("name = \"test\"", "name = \"\""),
+            ("file:///corpus.txt", "ftp://corpus"),
+            ("start_layers = 2", "start_layers = 9"),
+            ("d_model = 32", "d_model = 33"),
+            ("lr_max = 1e-3", "lr_max = -1.0\nbeta2 = 1.5\nwarmup_steps = 101"),
+        ],
+        expect![[r#"
+            name: must be 1 to 128 bytes without control characters
+            corpus.sources[0]: scheme `ftp` is unknown; use file://, s3:// or artifact://
+            reference.architecture.d_model: must be a multiple of n_heads (4)
+            target.start_layers: 9 is more than the reference's 8 layers
+            training.warmup_steps: must not exceed steps (100)
+            training.lr_max: must be above 0 and at most 10
+            training.lr_min: must be at least 0 and at most lr_max
+            training.beta2: must be at least 0 and below 1
+        "#]],
+    );
+}
+
+#[test]
+fn reference_is_one_of_two() {
+    check(
+        &[("[reference.architecture]", "[reference]\ncheckpoint = \"file:///m\"\n[reference.architecture]")],
+        expect![[r#"
+            reference: give either checkpoint or architecture, not both
+        "#]],
+    );
+}
+
+#[test]
+fn layer_lists_are_checked_against_the_reference() {
+    check(
+        &[("start_layers = 2", "max_rounds = 1\nlayer_map = { list = [0, 8, 7] }")],
+        expect![[r#"
+            target.layer_map[1]: layer 8 does not exist: the reference has layers 0 to 7
+        "#]],
+    );
+}
+
+#[test]
+fn total_steps_of_epochs_are_whole_steps() {
+    let spec: RunSpec = toml::from_str(FULL_DATA).unwrap();
+    let training = TrainingSpec { steps: None, epochs: Some(3), ..spec.training };
+    // 1000 tokens hold 15 sequences of 64 with a next token each; 45 sequences are 11 steps of 4.
+    assert_eq!(training.total_steps(1000), 11);
+    assert_eq!(training.total_steps(3), 1);
+}
+
+#[test]
+fn specs_survive_json() {
+    let spec: RunSpec = toml::from_str(FULL_DATA).unwrap();
+    let json = serde_json::to_string(&spec).unwrap();
+    assert_eq!(serde_json::from_str::<RunSpec>(&json).unwrap(), spec);
+}

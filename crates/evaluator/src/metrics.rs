@@ -1,0 +1,174 @@
+//! The statistics: from losses of sequences to means, errors and perplexities. Pure.
+
+use serde::Serialize;
+
+/// The loss of one sequence or document.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct SequenceLoss {
+    /// Positions that were scored.
+    pub tokens: u64,
+    /// Sum of their cross-entropies, in nats.
+    pub sum_nats: f64,
+}
+
+/// A mean over all tokens, with its error.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MeanLoss {
+    /// Nats a token.
+    pub mean_nats: f64,
+    /// Its standard error; none for fewer than two sequences.
+    pub stderr: Option<f64>,
+    /// Tokens behind it.
+    pub tokens: u64,
+    /// Sequences behind it.
+    pub sequences: u64,
+}
+
+/// The token-weighted mean of `losses`, `R = Σ sᵢ / Σ nᵢ` for sequences of `nᵢ` tokens and loss sums `sᵢ`; none
+/// without a token.
+///
+/// Its standard error takes each sequence as one draw, because the tokens of a sequence are not independent: the
+/// ratio estimator of cluster sampling (Cochran, Sampling Techniques, §6.3 and §9A.2) without a finite-population
+/// correction,
+///
+/// `se = sqrt( k / (k - 1) · Σ (sᵢ - R nᵢ)² ) / Σ nᵢ`,
+///
+/// which for k sequences of one length is the ordinary sample deviation of their means over √k.
+pub fn mean_loss(losses: &[SequenceLoss]) -> Option<MeanLoss> {
+    let tokens: u64 = losses.iter().map(|loss| loss.tokens).sum();
+    if tokens == 0 {
+        return None;
+    }
+    let total = tokens as f64;
+    let mean_nats = losses.iter().map(|loss| loss.sum_nats).sum::<f64>() / total;
+    let k = losses.len() as f64;
+    let stderr = (losses.len() >= 2).then(|| {
+        let squares: f64 = losses.iter().map(|loss| (loss.sum_nats - mean_nats * loss.tokens as f64).powi(2)).sum();
+        (k / (k - 1.0) * squares).sqrt() / total
+    });
+    Some(MeanLoss { mean_nats, stderr, tokens, sequences: losses.len() as u64 })
+}
+
+impl MeanLoss {
+    /// e to the mean loss.
+    pub fn perplexity(&self) -> f64 {
+        self.mean_nats.exp()
+    }
+
+    /// The perplexity's standard error to first order (delta method): `perplexity · se`.
+    pub fn perplexity_stderr(&self) -> Option<f64> {
+        self.stderr.map(|stderr| self.perplexity() * stderr)
+    }
+}
+
+/// How long a text is, as lm-evaluation-harness counts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct TextLength {
+    /// `len(re.split(r"\s+", text))` in Python: white space at either end counts an empty word.
+    pub words: u64,
+    /// Bytes of UTF-8.
+    pub bytes: u64,
+}
+
+impl TextLength {
+    /// The length of `text`.
+    pub fn of(text: &str) -> Self {
+        let mut words = 1;
+        let mut in_space = false;
+        for c in text.chars() {
+            let space = is_python_space(c);
+            words += u64::from(space && !in_space);
+            in_space = space;
+        }
+        Self { words, bytes: text.len() as u64 }
+    }
+}
+
+/// What `\s` matches in Python: Unicode's white space, and four separators of ASCII that Unicode leaves out.
+pub fn is_python_space(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
+}
+
+/// Losses by the length of the text rather than by the tokenizer's tokens, so that models with different tokenizers
+/// compare (lm-evaluation-harness: `word_perplexity`, `byte_perplexity`, `bits_per_byte`).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TextPerplexity {
+    /// `exp(nats / words)`.
+    pub word_perplexity: f64,
+    /// `exp(nats / bytes)`.
+    pub byte_perplexity: f64,
+    /// `nats / bytes / ln 2`.
+    pub bits_per_byte: f64,
+}
+
+impl TextPerplexity {
+    /// Of documents with losses of `sum_nats` and lengths of `length` in all.
+    pub fn new(sum_nats: f64, length: TextLength) -> Self {
+        let nats_per_byte = sum_nats / length.bytes as f64;
+        Self {
+            word_perplexity: (sum_nats / length.words as f64).exp(),
+            byte_perplexity: nats_per_byte.exp(),
+            bits_per_byte: nats_per_byte / std::f64::consts::LN_2,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn losses(pairs: &[(u64, f64)]) -> Vec<SequenceLoss> {
+        pairs.iter().map(|&(tokens, sum_nats)| SequenceLoss { tokens, sum_nats }).collect()
+    }
+
+    #[test]
+    fn equal_lengths_give_the_ordinary_standard_error() {
+        // Means 2, 3, 4: sample deviation 1, over √3.
+        let mean = mean_loss(&losses(&[(10, 20.0), (10, 30.0), (10, 40.0)])).unwrap();
+        assert_eq!(mean.mean_nats, 3.0);
+        assert_eq!((mean.tokens, mean.sequences), (30, 3));
+        assert!((mean.stderr.unwrap() - 1.0 / 3_f64.sqrt()).abs() < 1e-15);
+        assert!((mean.perplexity() - 20.085536923187668).abs() < 1e-13);
+        assert!((mean.perplexity_stderr().unwrap() - 20.085536923187668 / 3_f64.sqrt()).abs() < 1e-13);
+    }
+
+    #[test]
+    fn unequal_lengths_are_weighted_by_their_tokens() {
+        // Python: n=[4,4,2]; s=[8,12,7]; R=sum(s)/10; (3/2*sum((a-R*b)**2 for a,b in zip(s,n)))**.5/10
+        //   = (1.5 * (7.84 + 1.44 + 2.56)) ** .5 / 10
+        let mean = mean_loss(&losses(&[(4, 8.0), (4, 12.0), (2, 7.0)])).unwrap();
+        assert!((mean.mean_nats - 2.7).abs() < 1e-15);
+        assert!((mean.stderr.unwrap() - 0.42142615011410955).abs() < 1e-15);
+    }
+
+    #[test]
+    fn one_sequence_has_no_error_and_none_has_no_mean() {
+        assert_eq!(mean_loss(&losses(&[(5, 10.0)])).unwrap().stderr, None);
+        assert_eq!(mean_loss(&[]), None);
+        assert_eq!(mean_loss(&losses(&[(0, 0.0)])), None);
+    }
+
+    #[test]
+    fn lengths_are_those_of_python() {
+        // Python: len(re.split(r"\s+", text)), len(text.encode()).
+        for (text, words, bytes) in [
+            ("", 1, 0),
+            ("one", 1, 3),
+            (" two  words\n", 4, 12),
+            ("a\u{a0}b\u{1c}c", 3, 6),
+            ("naïve\u{2003}café", 2, 14),
+        ] {
+            assert_eq!(TextLength::of(text), TextLength { words, bytes }, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn text_perplexities_follow_the_harness() {
+        // Python: import math; math.exp(100/20), math.exp(100/125), 100/125/math.log(2)
+        let text = TextPerplexity::new(100.0, TextLength { words: 20, bytes: 125 });
+        assert!((text.word_perplexity - 148.4131591025766).abs() < 1e-10);
+        assert!((text.byte_perplexity - 2.225540928492468).abs() < 1e-14);
+        assert!((text.bits_per_byte - 1.1541560327111708).abs() < 1e-14);
+    }
+}

@@ -1,0 +1,25 @@
+//! Compiles the C++ shim against libtorch's headers, and gives the tests of this package an rpath to
+//! libtorch, so that they run without LD_LIBRARY_PATH.
+
+use std::path::Path;
+
+fn main() {
+    println!("cargo:rerun-if-env-changed=LIBTORCH");
+    println!("cargo:rerun-if-changed=csrc/shim.cpp");
+    let Some(libtorch) = std::env::var_os("LIBTORCH") else {
+        panic!("LIBTORCH is not set: run `make setup`, and cargo inside the repository, whose .cargo/config.toml sets it");
+    };
+    let libtorch = Path::new(&libtorch);
+    let include = libtorch.join("include");
+    assert!(include.is_dir(), "{} is missing: run `make setup`", include.display());
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .include(include.join("torch/csrc/api/include"))
+        .include(&include)
+        // libtorch's own headers are not free of warnings.
+        .warnings(false)
+        .file("csrc/shim.cpp")
+        .compile("inheritune_lm_shim");
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", libtorch.join("lib").display());
+}

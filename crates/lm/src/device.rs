@@ -1,0 +1,20 @@
+//! Where tensors live and how many threads compute.
+
+use tch::Device;
+
+/// Sets how many threads libtorch computes with, in this process. Call it on the thread that computes,
+/// before the first tensor: sums are split by thread, so the count is part of what makes two runs equal
+/// bit for bit. 0 is taken as 1.
+pub fn set_threads(n: usize) {
+    tch::set_num_threads(i32::try_from(n.max(1)).unwrap_or(i32::MAX));
+}
+
+/// How many threads libtorch computes with.
+pub fn threads() -> usize {
+    usize::try_from(tch::get_num_threads()).unwrap_or(1)
+}
+
+/// The device to compute on: the first GPU where libtorch has one, else the CPU.
+pub fn default_device() -> Device {
+    Device::cuda_if_available()
+}

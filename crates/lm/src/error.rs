@@ -1,0 +1,84 @@
+//! What can go wrong in this crate.
+
+use std::path::{Path, PathBuf};
+
+/// Every way in which this crate fails.
+#[derive(Debug, thiserror::Error)]
+pub enum LmError {
+    /// A file cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is there and is not what it should be.
+    #[error("{}: {problem}", path.display())]
+    BadFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A tensor in a file is missing, unknown, or not what the model needs.
+    #[error("{}: tensor `{tensor}` {problem}", path.display())]
+    BadTensor {
+        /// The file, or the folder where no file has it.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Tokens that this model cannot take.
+    #[error("{problem}")]
+    BadTokens {
+        /// What is wrong with them.
+        problem: String,
+    },
+    /// A token set holds fewer tokens than are asked for.
+    #[error("{}: holds {found} tokens, {needed} are needed", path.display())]
+    TooFewTokens {
+        /// The file.
+        path: PathBuf,
+        /// Tokens asked for.
+        needed: u64,
+        /// Tokens there.
+        found: u64,
+    },
+    /// A corpus without a token.
+    #[error("the corpus is empty: {problem}")]
+    EmptyCorpus {
+        /// Which part of it.
+        problem: String,
+    },
+    /// A tokenizer that knows more tokens than the model has rows for.
+    #[error("the tokenizer's vocabulary ({tokenizer} tokens) exceeds the model's embedding ({embedding} rows)")]
+    VocabularyTooLarge {
+        /// The tokenizer's vocabulary.
+        tokenizer: u32,
+        /// Rows of the token embedding.
+        embedding: u32,
+    },
+    /// The tokenizers library failed.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// libtorch failed.
+    #[error("libtorch: {0}")]
+    Torch(#[from] tch::TchError),
+}
+
+impl LmError {
+    pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
+        Self::Io { path: path.to_owned(), source }
+    }
+
+    pub(crate) fn file(path: &Path, problem: impl Into<String>) -> Self {
+        Self::BadFile { path: path.to_owned(), problem: problem.into() }
+    }
+
+    pub(crate) fn tensor(path: &Path, tensor: &str, problem: impl Into<String>) -> Self {
+        Self::BadTensor { path: path.to_owned(), tensor: tensor.to_owned(), problem: problem.into() }
+    }
+}

@@ -1,0 +1,75 @@
+//! Reading files through a memory map, and writing them whole or not at all.
+
+use std::fs::{self, File};
+use std::ops::Deref;
+use std::path::Path;
+
+use memmap2::Mmap;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::LmError;
+
+/// Largest JSON file that is read: a tokenizer of a million entries is some 60 MB.
+const MAX_JSON_BYTES: u64 = 256 << 20;
+
+/// The bytes of a file; a file without any needs no map.
+#[derive(Debug)]
+pub(crate) struct Mapped(Option<Mmap>);
+
+impl Deref for Mapped {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
+/// Maps a file for reading.
+#[allow(unsafe_code)]
+pub(crate) fn map(path: &Path) -> Result<Mapped, LmError> {
+    let file = File::open(path).map_err(|error| LmError::io(path, error))?;
+    let length = file.metadata().map_err(|error| LmError::io(path, error))?.len();
+    if length == 0 {
+        return Ok(Mapped(None));
+    }
+    // SAFETY: the caller's folder is a job's own cache of immutable artifacts; no process writes to a file
+    // in it once it has its final name.
+    let map = unsafe { Mmap::map(&file) }.map_err(|error| LmError::io(path, error))?;
+    Ok(Mapped(Some(map)))
+}
+
+/// Reads a JSON file.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, LmError> {
+    let length = fs::metadata(path).map_err(|error| LmError::io(path, error))?.len();
+    if length > MAX_JSON_BYTES {
+        return Err(LmError::file(path, format!("is {length} bytes; at most {MAX_JSON_BYTES} are read")));
+    }
+    let text = fs::read(path).map_err(|error| LmError::io(path, error))?;
+    serde_json::from_slice(&text).map_err(|error| LmError::file(path, error.to_string()))
+}
+
+/// Writes a JSON file, with a final newline.
+pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), LmError> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|error| LmError::file(path, error.to_string()))?;
+    text.push('\n');
+    write(path, text.as_bytes())
+}
+
+/// Writes a file whole or not at all.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), LmError> {
+    replace(path, |temporary| fs::write(temporary, bytes).map_err(|error| LmError::io(path, error)))
+}
+
+/// Lets `fill` write a file of another name and renames it to `path` when that worked.
+pub(crate) fn replace(path: &Path, fill: impl FnOnce(&Path) -> Result<(), LmError>) -> Result<(), LmError> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    let temporary = path.with_file_name(name);
+    let filled = fill(&temporary).and_then(|()| fs::rename(&temporary, path).map_err(|error| LmError::io(path, error)));
+    if filled.is_err() {
+        // The error that matters is the one above; a file that never came to be cannot be removed.
+        let _ = fs::remove_file(&temporary);
+    }
+    filled
+}

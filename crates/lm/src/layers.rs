@@ -1,0 +1,67 @@
+//! The parts that a block is made of: projections, norms and the MLP.
+//!
+//! Shapes: N positions (batch times time), D width of the residual stream, I and O a projection's input
+//! and output, F width of the MLP.
+#![allow(non_snake_case)]
+
+use tch::{TchError, Tensor};
+
+/// A projection in its file's own layout, so that a checkpoint is never transposed.
+#[derive(Debug)]
+pub(crate) enum Linear {
+    /// GPT-2's Conv1D.
+    Conv1D { w_IO: Tensor, b_O: Tensor },
+    /// PyTorch's Linear without a bias.
+    Linear { w_OI: Tensor },
+}
+
+impl Linear {
+    pub(crate) fn forward(&self, x_NI: &Tensor) -> Result<Tensor, TchError> {
+        match self {
+            Self::Conv1D { w_IO, b_O } => b_O.f_addmm(x_NI, w_IO),
+            Self::Linear { w_OI } => x_NI.f_linear::<&Tensor>(w_OI, None),
+        }
+    }
+}
+
+/// A norm over the last dimension.
+#[derive(Debug)]
+pub(crate) enum Norm {
+    /// Ba, Kiros and Hinton 2016.
+    Layer { weight_D: Tensor, bias_D: Tensor, eps: f64 },
+    /// Zhang and Sennrich 2019.
+    Rms { weight_D: Tensor, eps: f64 },
+}
+
+impl Norm {
+    pub(crate) fn forward(&self, x_ND: &Tensor) -> Result<Tensor, TchError> {
+        match self {
+            Self::Layer { weight_D, bias_D, eps } => {
+                let (y_ND, _mean, _rstd) = x_ND.f_native_layer_norm(weight_D.size(), Some(weight_D), Some(bias_D), *eps)?;
+                Ok(y_ND)
+            }
+            Self::Rms { weight_D, eps } => x_ND.f_rms_norm(weight_D.size(), Some(weight_D), *eps),
+        }
+    }
+}
+
+/// The position-wise network.
+#[derive(Debug)]
+pub(crate) enum Mlp {
+    /// GELU in its tanh form (GPT-2's `gelu_new`).
+    Gelu { up: Linear, down: Linear },
+    /// SwiGLU (Shazeer 2020).
+    SwiGlu { gate: Linear, up: Linear, down: Linear },
+}
+
+impl Mlp {
+    pub(crate) fn forward(&self, x_ND: &Tensor) -> Result<Tensor, TchError> {
+        match self {
+            Self::Gelu { up, down } => down.forward(&up.forward(x_ND)?.f_gelu("tanh")?),
+            Self::SwiGlu { gate, up, down } => {
+                let gated_NF = gate.forward(x_ND)?.f_silu()?.f_mul(&up.forward(x_ND)?)?;
+                down.forward(&gated_NF)
+            }
+        }
+    }
+}

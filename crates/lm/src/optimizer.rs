@@ -1,0 +1,163 @@
+//! AdamW (Loshchilov and Hutter 2019) as `torch.optim.AdamW` computes it, with a state that is saved and
+//! taken up again bit for bit, and clipping by the global norm.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use inheritune_domain::spec::DecayOn;
+use tch::{Device, Tensor, no_grad};
+
+use crate::decoder::Parameter;
+use crate::error::LmError;
+use crate::shim::{self, AdamWStep};
+use crate::weights;
+
+/// AdamW's constants; the learning rate comes with each step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWConfig {
+    /// Decay of the mean of gradients, per step.
+    pub beta1: f64,
+    /// Decay of the mean of squared gradients, per step.
+    pub beta2: f64,
+    /// Added to the denominator.
+    pub eps: f64,
+    /// Decoupled weight decay: a step first multiplies a parameter by 1 - lr * weight_decay.
+    pub weight_decay: f64,
+    /// Which parameters decay.
+    pub decay: DecayOn,
+}
+
+/// AdamW over a fixed list of parameters.
+#[derive(Debug)]
+pub struct AdamW {
+    config: AdamWConfig,
+    steps: u64,
+    slots: Vec<Slot>,
+}
+
+/// A parameter and its moments, all of one shape.
+#[derive(Debug)]
+struct Slot {
+    name: String,
+    parameter: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+}
+
+/// Key of the step count in the state file's metadata.
+const STEPS_KEY: &str = "steps";
+const EXP_AVG: &str = "exp_avg.";
+const EXP_AVG_SQ: &str = "exp_avg_sq.";
+
+impl AdamW {
+    /// Starts at step 0 with moments of zero. The parameters are shared, not copied.
+    ///
+    /// # Errors
+    /// [`LmError::Torch`] where the moments do not fit into memory.
+    pub fn new(parameters: &[Parameter], config: AdamWConfig) -> Result<Self, LmError> {
+        let slots = parameters
+            .iter()
+            .map(|parameter| {
+                let zeros = || no_grad(|| parameter.tensor.f_zeros_like());
+                let shared = parameter.tensor.shallow_clone();
+                Ok(Slot { name: parameter.name.clone(), parameter: shared, exp_avg: zeros()?, exp_avg_sq: zeros()? })
+            })
+            .collect::<Result<_, LmError>>()?;
+        Ok(Self { config, steps: 0, slots })
+    }
+
+    /// Steps taken since the start, those before a [`AdamW::load`] included.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Takes one step along the gradients that the backward passes have left; parameters without one stay.
+    ///
+    /// # Errors
+    /// [`LmError::Torch`], and the parameters may then be in between two steps.
+    pub fn step(&mut self, lr: f64) -> Result<(), LmError> {
+        self.steps += 1;
+        let AdamWConfig { beta1, beta2, eps, weight_decay, .. } = self.config;
+        let decays = |slot: &&Slot| match self.config.decay {
+            DecayOn::Matrices => slot.parameter.dim() >= 2,
+            DecayOn::All => true,
+        };
+        let (decayed, rest): (Vec<&Slot>, Vec<&Slot>) = self.slots.iter().partition(decays);
+        for (slots, weight_decay) in [(decayed, weight_decay), (rest, 0.0)] {
+            let tensors = slots.iter().map(|slot| [&slot.parameter, &slot.exp_avg, &slot.exp_avg_sq]);
+            shim::adamw(tensors, &AdamWStep { lr, beta1, beta2, weight_decay, eps, step: self.steps as f64 })?;
+        }
+        Ok(())
+    }
+
+    /// Drops all gradients; the next backward pass starts new ones.
+    ///
+    /// # Errors
+    /// [`LmError::Torch`].
+    pub fn zero_grad(&self) -> Result<(), LmError> {
+        Ok(shim::reset_gradients(self.slots.iter().map(|slot| &slot.parameter))?)
+    }
+
+    /// Writes both moments of every parameter and the step count as safetensors, whole or not at all.
+    ///
+    /// # Errors
+    /// [`LmError::Io`] naming the file.
+    pub fn save(&self, path: &Path) -> Result<(), LmError> {
+        let tensors = self.slots.iter().flat_map(|slot| {
+            [(format!("{EXP_AVG}{}", slot.name), &slot.exp_avg), (format!("{EXP_AVG_SQ}{}", slot.name), &slot.exp_avg_sq)]
+        });
+        weights::write_named(path, tensors, HashMap::from([(STEPS_KEY.to_owned(), self.steps.to_string())]))
+    }
+
+    /// Takes up the state that [`AdamW::save`] wrote for the same parameters.
+    ///
+    /// # Errors
+    /// A file that is missing, truncated, without a step count, or whose tensors are not exactly this
+    /// optimizer's; nothing is changed then.
+    pub fn load(&mut self, path: &Path) -> Result<(), LmError> {
+        let mut file = weights::read_named(path)?;
+        let steps = file.metadata.get(STEPS_KEY).and_then(|steps| steps.parse().ok());
+        let steps = steps.ok_or_else(|| LmError::file(path, format!("has no step count (`{STEPS_KEY}`) in its metadata")))?;
+        let mut moments = Vec::with_capacity(self.slots.len());
+        for slot in &self.slots {
+            let mut take = |prefix: &str| {
+                let name = format!("{prefix}{}", slot.name);
+                let moment = file.tensors.remove(&name).ok_or_else(|| LmError::tensor(path, &name, "is missing"))?;
+                let (found, wanted) = (moment.size(), slot.parameter.size());
+                if found != wanted {
+                    return Err(LmError::tensor(path, &name, format!("has shape {found:?}, the parameter has {wanted:?}")));
+                }
+                Ok(moment.f_to_device(slot.parameter.device())?)
+            };
+            moments.push((take(EXP_AVG)?, take(EXP_AVG_SQ)?));
+        }
+        if let Some(name) = file.tensors.keys().min() {
+            return Err(LmError::tensor(path, name, "belongs to no parameter of this model"));
+        }
+        for (slot, (exp_avg, exp_avg_sq)) in self.slots.iter_mut().zip(moments) {
+            slot.exp_avg = exp_avg;
+            slot.exp_avg_sq = exp_avg_sq;
+        }
+        self.steps = steps;
+        Ok(())
+    }
+}
+
+/// Scales all gradients down to a global 2-norm of at most `max_norm`, as
+/// `torch.nn.utils.clip_grad_norm_`; gives the norm before. One that is not finite is given back as such,
+/// and the gradients are then of no use: the caller stops.
+///
+/// # Errors
+/// [`LmError::Torch`].
+pub fn clip_grad_norm(parameters: &[Parameter], max_norm: f64) -> Result<f64, LmError> {
+    Ok(shim::clip_gradients(parameters.iter().map(|parameter| &parameter.tensor), max_norm)?)
+}
+
+/// The gradient of a parameter on the CPU, where a backward pass has left one: for tests and inspection.
+///
+/// # Errors
+/// [`LmError::Torch`].
+pub fn gradient(parameter: &Parameter) -> Result<Option<Tensor>, LmError> {
+    let gradient = parameter.tensor.f_grad()?;
+    Ok(if gradient.defined() { Some(gradient.f_to_device(Device::Cpu)?) } else { None })
+}

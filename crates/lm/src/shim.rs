@@ -1,0 +1,82 @@
+//! The safe face of `csrc/shim.cpp`: what tch lacks.
+
+use std::ffi::{CStr, c_char, c_void};
+
+use tch::{TchError, Tensor};
+
+/// A pointer to tch's own pointer to a tensor, as C++ takes it.
+type RawTensor = *const c_void;
+
+/// One step of AdamW: its constants and the step's number, this step included.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AdamWStep {
+    pub(crate) lr: f64,
+    pub(crate) beta1: f64,
+    pub(crate) beta2: f64,
+    pub(crate) weight_decay: f64,
+    pub(crate) eps: f64,
+    pub(crate) step: f64,
+}
+
+#[allow(unsafe_code)]
+// SAFETY: these are the functions of csrc/shim.cpp, with the same types; build.rs links it.
+unsafe extern "C" {
+    fn lm_free_error(error: *mut c_char);
+    fn lm_reset_gradients(parameters: *const RawTensor, count: usize) -> *mut c_char;
+    fn lm_clip_gradients(parameters: *const RawTensor, count: usize, max_norm: f64, norm: *mut f64) -> *mut c_char;
+    fn lm_adamw(
+        parameters: *const RawTensor,
+        exp_avgs: *const RawTensor,
+        exp_avg_sqs: *const RawTensor,
+        count: usize,
+        options: *const AdamWStep,
+    ) -> *mut c_char;
+}
+
+/// Drops the gradients of `parameters`: the next backward pass then stores its own.
+#[allow(unsafe_code)]
+pub(crate) fn reset_gradients<'a>(parameters: impl IntoIterator<Item = &'a Tensor>) -> Result<(), TchError> {
+    let parameters = raw(parameters);
+    // SAFETY: the pointers come from live tensors, which the borrow keeps alive during the call.
+    check(unsafe { lm_reset_gradients(parameters.as_ptr(), parameters.len()) })
+}
+
+/// Scales the gradients of `parameters` to a joint 2-norm of at most `max_norm`; gives the norm before.
+#[allow(unsafe_code)]
+pub(crate) fn clip_gradients<'a>(parameters: impl IntoIterator<Item = &'a Tensor>, max_norm: f64) -> Result<f64, TchError> {
+    let parameters = raw(parameters);
+    let mut norm = 0.0;
+    // SAFETY: as in `reset_gradients`; `norm` outlives the call.
+    check(unsafe { lm_clip_gradients(parameters.as_ptr(), parameters.len(), max_norm, &raw mut norm) })?;
+    Ok(norm)
+}
+
+/// One AdamW step in place. All three iterators give the same tensors' values and moments, in one order.
+#[allow(unsafe_code)]
+pub(crate) fn adamw<'a>(tensors: impl IntoIterator<Item = [&'a Tensor; 3]>, step: &AdamWStep) -> Result<(), TchError> {
+    let (mut parameters, mut exp_avgs, mut exp_avg_sqs) = (Vec::new(), Vec::new(), Vec::new());
+    for [parameter, exp_avg, exp_avg_sq] in tensors {
+        parameters.push(parameter.as_ptr().cast());
+        exp_avgs.push(exp_avg.as_ptr().cast());
+        exp_avg_sqs.push(exp_avg_sq.as_ptr().cast());
+    }
+    // SAFETY: as in `reset_gradients`; the three vectors are of one length by construction.
+    check(unsafe { lm_adamw(parameters.as_ptr(), exp_avgs.as_ptr(), exp_avg_sqs.as_ptr(), parameters.len(), step) })
+}
+
+fn raw<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<RawTensor> {
+    tensors.into_iter().map(|tensor| tensor.as_ptr().cast()).collect()
+}
+
+#[allow(unsafe_code)]
+fn check(error: *mut c_char) -> Result<(), TchError> {
+    if error.is_null() {
+        return Ok(());
+    }
+    // SAFETY: the shim returns null or a string of its own that nothing else refers to.
+    let text = unsafe { CStr::from_ptr(error) }.to_string_lossy().into_owned();
+    // SAFETY: as above; it is not used after this.
+    unsafe { lm_free_error(error) };
+    Err(TchError::Torch(text))
+}

@@ -1,0 +1,240 @@
+//! The claim loop: takes jobs, keeps their leases alive, runs their handler, reports what came of it.
+//!
+//! ```text
+//!  claim (NOTIFY is a hint, polling the truth)
+//!    └─► attempt ─┬─ heartbeat, a task of its own: sends progress, brings directives, watches the lease's end
+//!                 └─ handler, told to stop by StopSignal ─► complete | fail | release
+//! ```
+//! A worker that cannot reach the database goes on until the lease would end by its own monotonic clock, and then
+//! stops the job: another worker may have it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use inheritune_domain::id::WorkerId;
+use inheritune_domain::spec::{JobKind, JobOutcome};
+use inheritune_store::Store;
+use inheritune_store::jobs::Lease;
+use inheritune_store::notify::{Topic, Wakeups};
+use serde::Deserialize;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+mod attempt;
+mod context;
+mod heartbeat;
+mod scratch;
+
+pub use context::{JobContext, JobError, ProgressSender, StopReason, StopSignal};
+
+/// What a service does with the jobs of its kinds.
+pub trait JobHandler: Send + Sync + 'static {
+    /// The queues it takes jobs from.
+    fn kinds(&self) -> &[JobKind];
+
+    /// Does one job. It looks at `context.stop` often, saves what is worth saving when told to stop, and then
+    /// returns [`JobError::Stopped`]. Long computations belong on a thread of their own: [`JobContext::run_blocking`].
+    fn run(&self, job: Lease, context: JobContext) -> impl Future<Output = Result<JobOutcome, JobError>> + Send;
+}
+
+/// How a worker works.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkerConfig {
+    /// Time between heartbeats.
+    pub heartbeat_ms: u64,
+    /// Length of a lease: a worker that dies is noticed after so long.
+    pub lease_ms: u64,
+    /// Longest time between two looks at the queue.
+    pub poll_ms: u64,
+    /// Jobs at once.
+    pub concurrency: u32,
+    /// Where jobs keep their files while they run; emptied after each.
+    pub cache_dir: PathBuf,
+    /// Threads of a job's computation; the library's own choice when absent.
+    pub threads: Option<usize>,
+    /// Time that running jobs get to save when the process is told to stop.
+    pub shutdown_grace_ms: u64,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            heartbeat_ms: 1000,
+            lease_ms: 5000,
+            poll_ms: 1000,
+            concurrency: 1,
+            cache_dir: std::env::temp_dir().join("inheritune"),
+            threads: None,
+            shutdown_grace_ms: 30_000,
+        }
+    }
+}
+
+impl WorkerConfig {
+    fn validate(&self) -> Result<(), WorkerError> {
+        let check = |good: bool, field, problem| {
+            if good { Ok(()) } else { Err(WorkerError::Config { field, problem }) }
+        };
+        check(self.heartbeat_ms >= 1, "heartbeat_ms", "must be at least 1")?;
+        check(self.lease_ms / 2 >= self.heartbeat_ms, "lease_ms", "must be at least twice heartbeat_ms")?;
+        check(self.poll_ms >= 1, "poll_ms", "must be at least 1")?;
+        check(self.concurrency >= 1, "concurrency", "must be at least 1")?;
+        check(self.threads != Some(0), "threads", "must be at least 1; leave it out for the library's own choice")
+    }
+
+    fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms)
+    }
+
+    fn poll(&self) -> Duration {
+        Duration::from_millis(self.poll_ms)
+    }
+}
+
+/// Why a worker cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// A number of the configuration makes no sense.
+    #[error("worker.{field} {problem}")]
+    Config {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The folder for jobs' files cannot be used.
+    #[error("worker.cache_dir {path}: {source}")]
+    CacheDir {
+        /// The folder, or what in it.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// Works jobs until `stop`; then gives running ones time to save, and their leases back.
+///
+/// # Errors
+/// The configuration or its cache folder cannot be used. Errors of the database are retried without end.
+pub async fn run_worker<H: JobHandler>(
+    store: Store,
+    handler: H,
+    config: WorkerConfig,
+    stop: CancellationToken,
+) -> Result<(), WorkerError> {
+    config.validate()?;
+    let id = WorkerId(Uuid::now_v7());
+    let scratch = scratch::Scratch::open(&config.cache_dir, id)?;
+    tracing::info!(worker = %id, kinds = ?handler.kinds(), concurrency = config.concurrency, "worker started");
+    let worker = Arc::new(Worker { id, store, handler, config, scratch, stop });
+    worker.claim_until_stopped().await;
+    tracing::info!(worker = %worker.id, "worker stopped");
+    Ok(())
+}
+
+struct Worker<H> {
+    id: WorkerId,
+    store: Store,
+    handler: H,
+    config: WorkerConfig,
+    scratch: scratch::Scratch,
+    stop: CancellationToken,
+}
+
+impl<H: JobHandler> Worker<H> {
+    async fn claim_until_stopped(self: &Arc<Self>) {
+        let mut attempts = JoinSet::new();
+        let mut queue = Queue { wakeups: None, failures: 0 };
+        while !self.stop.is_cancelled() {
+            while let Some(ended) = attempts.try_join_next() {
+                note_end(ended);
+            }
+            let free = self.config.concurrency.saturating_sub(attempts.len() as u32);
+            if free == 0 {
+                tokio::select! {
+                    Some(ended) = attempts.join_next() => note_end(ended),
+                    () = self.stop.cancelled() => {}
+                }
+                continue;
+            }
+            let claimed_at = Instant::now();
+            let leases = self.claim(free, &mut queue).await;
+            if leases.is_empty() {
+                tokio::select! {
+                    () = queue.wait(self) => {}
+                    Some(ended) = attempts.join_next() => note_end(ended),
+                    () = self.stop.cancelled() => {}
+                }
+            }
+            for lease in leases {
+                let worker = Arc::clone(self);
+                attempts.spawn(async move { attempt::run(&worker, lease, claimed_at).await });
+            }
+        }
+        while let Some(ended) = attempts.join_next().await {
+            note_end(ended);
+        }
+    }
+
+    /// Claims up to `limit` jobs; none when the database does not answer.
+    async fn claim(&self, limit: u32, queue: &mut Queue) -> Vec<Lease> {
+        // A claim that is under way when the stop comes is waited for: its jobs would otherwise wait for their lease
+        // to run out, and lose an attempt.
+        let given_up = async {
+            self.stop.cancelled().await;
+            tokio::time::sleep(self.config.lease()).await;
+        };
+        let claimed = tokio::select! {
+            claimed = self.store.claim_jobs(self.id, self.handler.kinds(), limit, self.config.lease()) => claimed,
+            () = given_up => return Vec::new(),
+        };
+        match claimed {
+            Ok(leases) => {
+                if queue.failures > 0 {
+                    tracing::info!(failures = queue.failures, "claiming jobs works again");
+                }
+                queue.failures = 0;
+                leases
+            }
+            Err(error) => {
+                if queue.failures == 0 {
+                    tracing::warn!(%error, "jobs cannot be claimed; trying on");
+                }
+                queue.failures += 1;
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// How the claim loop learns that there may be something to claim.
+struct Queue {
+    wakeups: Option<Wakeups>,
+    /// Claims that failed since one worked.
+    failures: u32,
+}
+
+impl Queue {
+    /// Waits for a notification, at most the poll time. While the database does not answer there are none.
+    async fn wait<H: JobHandler>(&mut self, worker: &Worker<H>) {
+        if self.wakeups.is_none() && self.failures == 0 {
+            // An error leaves polling alone, which is enough; the next wait tries again.
+            self.wakeups = worker.store.listen().await.ok();
+        }
+        match &mut self.wakeups {
+            Some(wakeups) if self.failures == 0 => wakeups.changed(Topic::Jobs, worker.config.poll()).await,
+            Some(_) | None => tokio::time::sleep(worker.config.poll()).await,
+        }
+    }
+}
+
+fn note_end(ended: Result<(), JoinError>) {
+    // A handler's panic is caught inside the attempt; this is one of ours.
+    if let Err(error) = ended {
+        tracing::error!(%error, "an attempt ended without a report; its lease will run out");
+    }
+}

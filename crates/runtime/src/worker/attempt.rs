@@ -1,0 +1,207 @@
+//! One attempt at one job: the handler, its heartbeat beside it, and the report at the end.
+
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use inheritune_domain::job::FailureClass;
+use inheritune_domain::spec::JobOutcome;
+use inheritune_store::StoreError;
+use inheritune_store::jobs::{Lease, LeaseKey};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::Instrument as _;
+
+use super::context::panic_error;
+use super::heartbeat::Heartbeat;
+use super::{JobContext, JobError, JobHandler, ProgressSender, StopReason, StopSignal, Worker};
+
+/// First wait between two tries to report; doubles with each.
+const REPORT_RETRY: Duration = Duration::from_millis(100);
+/// Longest wait between two tries to report.
+const REPORT_RETRY_MAX: Duration = Duration::from_secs(1);
+/// Longest error text that is kept with an attempt.
+const MAX_ERROR_BYTES: usize = 8 * 1024;
+
+/// Does one job, from its claim (requested at `claimed_at`) to its report.
+pub(super) async fn run<H: JobHandler>(worker: &Worker<H>, lease: Lease, claimed_at: Instant) {
+    let span = tracing::info_span!(
+        "job",
+        job = %lease.key.job,
+        kind = lease.spec.kind().as_str(),
+        attempt = lease.attempt,
+        run = lease.run.map(tracing::field::display),
+    );
+    Attempt { worker, key: lease.key, stop: StopSignal::default(), progress: ProgressSender::default() }
+        .run(lease, claimed_at)
+        .instrument(span)
+        .await;
+}
+
+struct Attempt<'w, H> {
+    worker: &'w Worker<H>,
+    key: LeaseKey,
+    stop: StopSignal,
+    progress: ProgressSender,
+}
+
+impl<H: JobHandler> Attempt<'_, H> {
+    async fn run(self, lease: Lease, claimed_at: Instant) {
+        let heartbeat = Heartbeat {
+            store: self.worker.store.clone(),
+            lease: self.key,
+            stop: self.stop.clone(),
+            progress: self.progress.clone(),
+        };
+        // Goes on through the report, so that the lease lasts for it; dropped, and thereby ended, after it.
+        let mut heartbeats = JoinSet::new();
+        heartbeats.spawn(heartbeat.keep_alive(self.worker.config.clone(), claimed_at).in_current_span());
+        tracing::info!(label = lease.label, "job started");
+        let result = self.work(lease).await;
+        self.report(result).await;
+    }
+
+    /// Runs the handler; gives it up when it has not stopped within the grace of a shutdown.
+    async fn work(&self, lease: Lease) -> Result<JobOutcome, JobError> {
+        if self.worker.stop.is_cancelled() {
+            self.stop.request(StopReason::Shutdown);
+            return Err(JobError::Stopped);
+        }
+        let cache_dir = self.worker.scratch.attempt_dir(self.key);
+        create_dir(&cache_dir).await?;
+        let context = JobContext {
+            store: self.worker.store.clone(),
+            lease: self.key,
+            stop: self.stop.clone(),
+            progress: self.progress.clone(),
+            cache_dir: cache_dir.clone(),
+            threads: self.worker.config.threads,
+        };
+        let grace = Duration::from_millis(self.worker.config.shutdown_grace_ms);
+        let grace_over = async {
+            self.worker.stop.cancelled().await;
+            self.stop.request(StopReason::Shutdown);
+            tokio::time::sleep(grace).await;
+        };
+        let result = tokio::select! {
+            result = AssertUnwindSafe(self.worker.handler.run(lease, context)).catch_unwind() => {
+                result.unwrap_or_else(|panic| Err(panic_error(panic.as_ref())))
+            }
+            () = grace_over => {
+                tracing::warn!(grace_ms = grace.as_millis() as u64, "the job did not stop in time; giving it up");
+                // Its thread may still write to the folder, which the next worker on this machine removes.
+                return Err(JobError::Stopped);
+            }
+        };
+        if let Err(error) = tokio::fs::remove_dir_all(&cache_dir).await {
+            tracing::warn!(path = %cache_dir.display(), %error, "the job's folder cannot be removed");
+        }
+        result
+    }
+
+    async fn report(&self, result: Result<JobOutcome, JobError>) {
+        let report = match result {
+            Ok(outcome) => {
+                self.send_last_progress().await;
+                Report::Complete(Box::new(outcome))
+            }
+            Err(JobError::Retryable(error)) => Report::Fail(FailureClass::Retryable, shorten(error)),
+            Err(JobError::Permanent(error)) => Report::Fail(FailureClass::Permanent, shorten(error)),
+            Err(JobError::Stopped) => match self.stop.requested() {
+                Some(StopReason::Shutdown) => Report::Release("worker is shutting down"),
+                Some(StopReason::Pause) => Report::Release("pause was asked for"),
+                Some(StopReason::Cancel) => Report::Release("cancel was asked for"),
+                Some(StopReason::LeaseLost) => return tracing::warn!("job stopped: its lease was lost"),
+                // Most likely a write was refused before a heartbeat was: then this report is refused, too.
+                None => Report::Fail(FailureClass::Retryable, "stopped without being told to".to_owned()),
+            },
+        };
+        match self.send(&report).await {
+            Ok(()) => report.log(),
+            Err(StoreError::LeaseLost(_)) => tracing::warn!("the lease was lost before the job could report"),
+            Err(error) if error.is_retryable() => tracing::error!(%error, "the report did not get through"),
+            Err(error) => {
+                tracing::error!(%error, "the report was refused; failing the job");
+                let refused = Report::Fail(FailureClass::Permanent, shorten(format!("report refused: {error}")));
+                if let Err(error) = self.send(&refused).await {
+                    tracing::error!(%error, "the job could not be failed; its lease will run out");
+                }
+            }
+        }
+    }
+
+    /// So that a finished job does not stand at the progress of its last heartbeat. Only for show: not repeated.
+    async fn send_last_progress(&self) {
+        if let Some(progress) = self.progress.newest() {
+            let sent = self.worker.store.heartbeat(self.key, Some(&progress), self.worker.config.lease());
+            if let Ok(Err(error)) = tokio::time::timeout(REPORT_RETRY_MAX, sent).await {
+                tracing::debug!(%error, "the last progress did not get through");
+            }
+        }
+    }
+
+    /// Sends a report, again and again while the lease lasts: the heartbeat beside it says when it does not.
+    async fn send(&self, report: &Report) -> Result<(), StoreError> {
+        let store = &self.worker.store;
+        let mut wait = REPORT_RETRY;
+        loop {
+            let sent = async {
+                match report {
+                    Report::Complete(outcome) => store.complete_job(self.key, outcome).await,
+                    Report::Fail(class, error) => store.fail_job(self.key, *class, error).await,
+                    Report::Release(reason) => store.release_job(self.key, reason).await,
+                }
+            };
+            let sent = tokio::select! {
+                sent = sent => sent,
+                () = self.lease_lost() => return Err(StoreError::LeaseLost(self.key.job)),
+            };
+            match sent {
+                Err(error) if error.is_retryable() => tracing::warn!(%error, "reporting failed; trying on"),
+                sent => return sent,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.lease_lost() => return Err(StoreError::LeaseLost(self.key.job)),
+            }
+            wait = (wait * 2).min(REPORT_RETRY_MAX);
+        }
+    }
+
+    async fn lease_lost(&self) {
+        while self.stop.requested() != Some(StopReason::LeaseLost) {
+            tokio::time::sleep(REPORT_RETRY).await;
+        }
+    }
+}
+
+enum Report {
+    Complete(Box<JobOutcome>),
+    Fail(FailureClass, String),
+    Release(&'static str),
+}
+
+impl Report {
+    fn log(&self) {
+        match self {
+            Self::Complete(_) => tracing::info!("job succeeded"),
+            Self::Fail(FailureClass::Retryable, error) => tracing::warn!(error, "attempt failed"),
+            Self::Fail(FailureClass::Permanent, error) => tracing::error!(error, "job failed"),
+            Self::Release(reason) => tracing::info!(reason, "job given back"),
+        }
+    }
+}
+
+async fn create_dir(path: &Path) -> Result<(), JobError> {
+    tokio::fs::create_dir_all(path).await.map_err(|e| JobError::Retryable(format!("{}: {e}", path.display())))
+}
+
+fn shorten(mut error: String) -> String {
+    if error.len() > MAX_ERROR_BYTES {
+        let end = (0..=MAX_ERROR_BYTES).rev().find(|end| error.is_char_boundary(*end)).unwrap_or(0);
+        error.truncate(end);
+        error.push('…');
+    }
+    error
+}

@@ -1,0 +1,211 @@
+//! What a handler is given: the store, its lease, a stop signal, a progress sender, a folder.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use inheritune_domain::artifact::Location;
+use inheritune_domain::job::Progress;
+use inheritune_store::jobs::LeaseKey;
+use inheritune_store::{Store, StoreError};
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Why an attempt ended without an outcome.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JobError {
+    /// Another attempt may do better: a lost connection, a full disk.
+    #[error("{0}")]
+    Retryable(String),
+    /// No attempt can: bad input.
+    #[error("{0}")]
+    Permanent(String),
+    /// The handler was told to stop, and did; the job goes back to the queue without a lost attempt.
+    #[error("stopped")]
+    Stopped,
+}
+
+impl From<StoreError> for JobError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::LeaseLost(_) => Self::Stopped,
+            error if error.is_retryable() => Self::Retryable(error.to_string()),
+            error => Self::Permanent(error.to_string()),
+        }
+    }
+}
+
+/// Why a handler is to stop; the graver one wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StopReason {
+    /// The process ends: save, another worker goes on.
+    Shutdown,
+    /// The owner wants it paused: save.
+    Pause,
+    /// The owner no longer wants it: nothing needs saving.
+    Cancel,
+    /// Another worker may have the job: whatever is written from here on is refused.
+    LeaseLost,
+}
+
+impl StopReason {
+    const ALL: [Self; 4] = [Self::Shutdown, Self::Pause, Self::Cancel, Self::LeaseLost];
+}
+
+/// Tells a handler to stop. Clones share one state; every method may be called from any thread.
+#[derive(Debug, Clone, Default)]
+pub struct StopSignal {
+    // 0: go on; else 1 + the reason's place in `StopReason::ALL`, which is ordered by gravity.
+    reason: Arc<AtomicU8>,
+    raised: CancellationToken,
+}
+
+impl StopSignal {
+    /// The reason to stop, if there is one. Costs an atomic load.
+    pub fn requested(&self) -> Option<StopReason> {
+        let place = usize::from(self.reason.load(Ordering::Acquire)).checked_sub(1)?;
+        StopReason::ALL.get(place).copied()
+    }
+
+    /// Waits until there is a reason to stop.
+    pub async fn wait(&self) -> StopReason {
+        self.raised.cancelled().await;
+        // Raised only after a reason was stored.
+        self.requested().unwrap_or(StopReason::LeaseLost)
+    }
+
+    /// Asks to stop. A graver reason replaces a lighter one.
+    pub fn request(&self, reason: StopReason) {
+        self.reason.fetch_max(reason as u8 + 1, Ordering::AcqRel);
+        self.raised.cancel();
+    }
+}
+
+/// Takes a handler's progress to the next heartbeat. Clones share one state; never blocks.
+#[derive(Debug, Clone)]
+pub struct ProgressSender {
+    newest: watch::Sender<Option<Progress>>,
+}
+
+impl Default for ProgressSender {
+    fn default() -> Self {
+        Self { newest: watch::Sender::new(None) }
+    }
+}
+
+impl ProgressSender {
+    /// Replaces the progress that the next heartbeat sends.
+    pub fn set(&self, progress: Progress) {
+        self.newest.send_replace(Some(progress));
+    }
+
+    /// The newest progress.
+    pub fn newest(&self) -> Option<Progress> {
+        self.newest.borrow().clone()
+    }
+}
+
+/// What a handler is given for one attempt.
+#[derive(Clone)]
+pub struct JobContext {
+    /// The tables and the objects.
+    pub store: Store,
+    /// The attempt's lease: what it writes carries it.
+    pub lease: LeaseKey,
+    /// Look at it often.
+    pub stop: StopSignal,
+    /// Tell it often.
+    pub progress: ProgressSender,
+    /// An empty folder for this attempt, removed after it.
+    pub cache_dir: PathBuf,
+    /// Threads of the computation; the library's own choice when absent.
+    pub threads: Option<usize>,
+}
+
+impl JobContext {
+    /// Brings the files of `location` into the folder `name` of [`Self::cache_dir`], digests verified where known,
+    /// and gives back its path.
+    ///
+    /// # Errors
+    /// The location is not readable or not allowed, or a file is not what its manifest says;
+    /// [`JobError::Stopped`] when told to stop meanwhile.
+    pub async fn fetch(&self, location: &Location, name: &str) -> Result<PathBuf, JobError> {
+        let dir = self.cache_dir.join(name);
+        let fetched = async {
+            tokio::fs::create_dir_all(&dir)
+                .await
+                .map_err(|e| JobError::Retryable(format!("{}: {e}", dir.display())))?;
+            let folder = self.store.open(location).await?;
+            folder.fetch(&dir).await?;
+            Ok(dir.clone())
+        };
+        tokio::select! {
+            fetched = fetched => fetched,
+            _ = self.stop.wait() => Err(JobError::Stopped),
+        }
+    }
+
+    /// Runs `work` on an operating-system thread of its own, called `name`, so that nothing else of the process
+    /// waits for it. Dropping the future does not end the thread: `work` has to look at [`Self::stop`].
+    ///
+    /// # Errors
+    /// What `work` returns; a panic in it is [`JobError::Retryable`].
+    pub async fn run_blocking<T, F>(&self, name: &str, work: F) -> Result<T, JobError>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> Result<T, JobError> + Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        let span = tracing::Span::current();
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                let _entered = span.enter();
+                let result = std::panic::catch_unwind(AssertUnwindSafe(work))
+                    .unwrap_or_else(|panic| Err(panic_error(panic.as_ref())));
+                // The receiver is gone when the attempt was given up: nobody wants the result.
+                let _unwanted = sender.send(result);
+            })
+            .map_err(|e| JobError::Retryable(format!("thread {name}: {e}")))?;
+        receiver.await.unwrap_or_else(|_| Err(JobError::Retryable(format!("thread {name} ended without a result"))))
+    }
+}
+
+/// The error that a panic becomes. Retryable: a second attempt may meet another moment; a true bug uses up the
+/// attempts and then fails the job.
+pub(super) fn panic_error(panic: &(dyn Any + Send)) -> JobError {
+    let message = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    JobError::Retryable(format!("panicked: {message}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn the_graver_reason_wins() {
+        let stop = StopSignal::default();
+        assert_eq!(stop.requested(), None);
+        stop.request(StopReason::Pause);
+        assert_eq!(stop.wait().await, StopReason::Pause);
+        stop.request(StopReason::Shutdown);
+        assert_eq!(stop.requested(), Some(StopReason::Pause));
+        stop.clone().request(StopReason::LeaseLost);
+        stop.request(StopReason::Cancel);
+        assert_eq!(stop.requested(), Some(StopReason::LeaseLost));
+        assert_eq!(StopReason::ALL.map(|reason| reason as usize), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn panics_become_retryable_errors() {
+        let panic = std::panic::catch_unwind(|| panic!("boom {}", 7)).unwrap_err();
+        assert_eq!(panic_error(panic.as_ref()), JobError::Retryable("panicked: boom 7".to_owned()));
+    }
+}

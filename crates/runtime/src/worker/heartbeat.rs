@@ -1,0 +1,97 @@
+//! Keeps one lease alive, whatever its handler does.
+
+use std::time::Duration;
+
+use inheritune_domain::job::Directive;
+use inheritune_store::jobs::LeaseKey;
+use inheritune_store::{Store, StoreError};
+use tokio::time::Instant;
+
+use super::{ProgressSender, StopReason, StopSignal, WorkerConfig};
+
+/// Times that follow from the configuration.
+#[derive(Debug, Clone, Copy)]
+struct Timing {
+    /// Length of the lease, from the moment the database has the request.
+    lease: Duration,
+    /// Between two heartbeats that worked.
+    interval: Duration,
+    /// After one that did not.
+    retry: Duration,
+    /// The last try is made so long before the lease ends, and gets so long.
+    margin: Duration,
+    /// Longest wait for one answer: a lost connection must leave time for a second try.
+    answer_limit: Duration,
+}
+
+impl Timing {
+    fn new(config: &WorkerConfig) -> Self {
+        let lease = config.lease();
+        let interval = Duration::from_millis(config.heartbeat_ms);
+        Self { lease, interval, retry: interval / 4, margin: lease / 10, answer_limit: lease * 3 / 10 }
+    }
+}
+
+/// One lease, and who has to know about it.
+pub(super) struct Heartbeat {
+    pub(super) store: Store,
+    pub(super) lease: LeaseKey,
+    pub(super) stop: StopSignal,
+    pub(super) progress: ProgressSender,
+}
+
+impl Heartbeat {
+    /// Sends heartbeats until dropped. Ends by itself, with [`StopReason::LeaseLost`], when the database says that the
+    /// lease is lost, or when none got through before the lease would end: measured by this machine's monotonic clock
+    /// from before the last good request was sent, hence never later than the database's own count.
+    pub(super) async fn keep_alive(self, config: WorkerConfig, claimed_at: Instant) {
+        let timing = Timing::new(&config);
+        let mut last_try = claimed_at + timing.lease - timing.margin;
+        let mut next = Instant::now() + timing.interval;
+        let mut failures = 0_u32;
+        loop {
+            tokio::time::sleep_until(next.min(last_try)).await;
+            let sent = Instant::now();
+            let limit = timing.answer_limit.min(last_try.saturating_duration_since(sent)).max(timing.margin);
+            let progress = self.progress.newest();
+            let beat = self.store.heartbeat(self.lease, progress.as_ref(), timing.lease);
+            let problem = match tokio::time::timeout(limit, beat).await {
+                Ok(Ok(directive)) => {
+                    if failures > 0 {
+                        tracing::info!(failures, "heartbeats get through again");
+                    }
+                    failures = 0;
+                    last_try = sent + timing.lease - timing.margin;
+                    next = sent + timing.interval;
+                    self.obey(directive);
+                    continue;
+                }
+                Ok(Err(StoreError::LeaseLost(_))) => {
+                    tracing::warn!("the lease was lost; stopping the job");
+                    self.stop.request(StopReason::LeaseLost);
+                    return;
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("no answer in {} ms", limit.as_millis()),
+            };
+            if Instant::now() >= last_try {
+                tracing::warn!(problem, "no heartbeat got through before the lease's end; stopping the job");
+                self.stop.request(StopReason::LeaseLost);
+                return;
+            }
+            if failures == 0 {
+                tracing::warn!(problem, "a heartbeat failed; trying on while the lease lasts");
+            }
+            failures += 1;
+            next = Instant::now() + timing.retry;
+        }
+    }
+
+    fn obey(&self, directive: Directive) {
+        match directive {
+            Directive::Run => {}
+            Directive::Pause => self.stop.request(StopReason::Pause),
+            Directive::Cancel => self.stop.request(StopReason::Cancel),
+        }
+    }
+}

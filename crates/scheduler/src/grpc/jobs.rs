@@ -1,0 +1,163 @@
+//! `JobService`.
+
+use std::collections::HashMap;
+
+use futures::stream::BoxStream;
+use inheritune_api::convert::job::SubmittedJob;
+use inheritune_api::v1::job_service_server::JobService;
+use inheritune_api::{convert, status, v1};
+use inheritune_domain::id::{JobId, RunId};
+use inheritune_domain::job::{Directive, MetricPoint};
+use inheritune_store::jobs::{JobFilter, NewJob};
+use tonic::{Request, Response, Status};
+
+use super::watch::{Look, Watched, stream};
+use super::{Shared, page, store_status};
+
+/// Metric points of one response.
+const MAX_POINTS: usize = 10_000;
+/// Names of metrics that a watch may ask for.
+const MAX_METRIC_NAMES: usize = 32;
+/// What a watch sends when it does not say which.
+const METRICS: [&str; 5] = ["train_loss", "validation_loss", "learning_rate", "gradient_norm", "tokens_per_second"];
+
+/// `JobService` over the store.
+pub(super) struct Jobs {
+    shared: Shared,
+}
+
+impl Jobs {
+    pub(super) fn new(shared: Shared) -> Self {
+        Self { shared }
+    }
+
+    async fn ask(&self, id: &str, directive: Directive) -> Result<Option<v1::Job>, Status> {
+        let id: JobId = convert::id("id", id).map_err(|e| status::invalid_argument(&e))?;
+        let job = self.shared.store.request_job(id, directive).await.map_err(|e| store_status(&e))?;
+        Ok(Some((&job).into()))
+    }
+}
+
+#[tonic::async_trait]
+impl JobService for Jobs {
+    async fn submit_job(
+        &self,
+        request: Request<v1::SubmitJobRequest>,
+    ) -> Result<Response<v1::SubmitJobResponse>, Status> {
+        let SubmittedJob { label, spec, priority, retry, request_id } =
+            request.into_inner().try_into().map_err(|e| status::invalid_argument(&e))?;
+        let job = NewJob { label, spec, priority, retry, run: None };
+        let job = self.shared.store.submit_job(&job, request_id).await.map_err(|e| store_status(&e))?;
+        Ok(Response::new(v1::SubmitJobResponse { job: Some((&job).into()) }))
+    }
+
+    async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::GetJobResponse>, Status> {
+        let id = convert::id("id", &request.get_ref().id).map_err(|e| status::invalid_argument(&e))?;
+        let job = self.shared.store.job(id).await.map_err(|e| store_status(&e))?;
+        Ok(Response::new(v1::GetJobResponse { job: Some((&job).into()) }))
+    }
+
+    async fn list_jobs(&self, request: Request<v1::ListJobsRequest>) -> Result<Response<v1::ListJobsResponse>, Status> {
+        let request = request.into_inner();
+        let run = match request.run_id.as_str() {
+            "" => None,
+            id => Some(convert::id::<RunId>("run_id", id).map_err(|e| status::invalid_argument(&e))?),
+        };
+        let kind = convert::job::kind(request.kind).map_err(|e| status::invalid_argument(&e))?;
+        let wanted = convert::job::status(request.status).map_err(|e| status::invalid_argument(&e))?;
+        let filter = JobFilter { run, kind, status: wanted };
+        let page = page(request.page_size, &request.page_token)?;
+        let listed = self.shared.store.list_jobs(&filter, &page).await.map_err(|e| store_status(&e))?;
+        Ok(Response::new(v1::ListJobsResponse {
+            jobs: listed.items.iter().map(v1::Job::from).collect(),
+            next_page_token: listed.next.unwrap_or_default(),
+        }))
+    }
+
+    async fn cancel_job(
+        &self,
+        request: Request<v1::CancelJobRequest>,
+    ) -> Result<Response<v1::CancelJobResponse>, Status> {
+        let job = self.ask(&request.get_ref().id, Directive::Cancel).await?;
+        Ok(Response::new(v1::CancelJobResponse { job }))
+    }
+
+    async fn pause_job(&self, request: Request<v1::PauseJobRequest>) -> Result<Response<v1::PauseJobResponse>, Status> {
+        let job = self.ask(&request.get_ref().id, Directive::Pause).await?;
+        Ok(Response::new(v1::PauseJobResponse { job }))
+    }
+
+    async fn resume_job(
+        &self,
+        request: Request<v1::ResumeJobRequest>,
+    ) -> Result<Response<v1::ResumeJobResponse>, Status> {
+        let job = self.ask(&request.get_ref().id, Directive::Run).await?;
+        Ok(Response::new(v1::ResumeJobResponse { job }))
+    }
+
+    type WatchJobStream = BoxStream<'static, Result<v1::WatchJobResponse, Status>>;
+
+    async fn watch_job(&self, request: Request<v1::WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
+        let request = request.into_inner();
+        let id: JobId = convert::id("id", &request.id).map_err(|e| status::invalid_argument(&e))?;
+        if request.metrics.len() > MAX_METRIC_NAMES {
+            return Err(status::unusable("metrics", &format!("must name at most {MAX_METRIC_NAMES} metrics")));
+        }
+        let names = match request.metrics {
+            names if names.is_empty() => METRICS.map(str::to_owned).to_vec(),
+            names => names,
+        };
+        // An id that does not exist fails the call, not its stream.
+        self.shared.store.job(id).await.map_err(|e| store_status(&e))?;
+        let grant = self.shared.watch().await?;
+        let after = names.into_iter().map(|name| (name, request.after_step)).collect();
+        Ok(Response::new(stream(WatchedJob { shared: self.shared.clone(), id, after, sent: None }, grant)))
+    }
+}
+
+struct WatchedJob {
+    shared: Shared,
+    id: JobId,
+    /// The last step sent, by metric: they are written at different steps, and at different times.
+    after: HashMap<String, Option<u64>>,
+    sent: Option<v1::Job>,
+}
+
+impl Watched for WatchedJob {
+    type Response = v1::WatchJobResponse;
+
+    async fn look(&mut self) -> Result<Look<v1::WatchJobResponse>, Status> {
+        let record = self.shared.store.job(self.id).await.map_err(|e| store_status(&e))?;
+        let mut points = self.new_points().await?;
+        // More than fits: the rest comes with the next look, before the last word.
+        let more = points.len() > MAX_POINTS;
+        points.truncate(MAX_POINTS);
+        for point in &points {
+            if let Some(after) = self.after.get_mut(&point.name) {
+                *after = Some(point.step);
+            }
+        }
+        let job = v1::Job::from(&record);
+        if self.sent.as_ref() == Some(&job) && points.is_empty() {
+            return Ok(Look::Same);
+        }
+        self.sent = Some(job.clone());
+        let metric_points = points.iter().map(v1::MetricPoint::from).collect();
+        let response = v1::WatchJobResponse { job: Some(job), metric_points };
+        Ok(if record.status.is_final() && !more { Look::Last(response) } else { Look::New(response) })
+    }
+}
+
+impl WatchedJob {
+    /// Points that were not sent, by step.
+    async fn new_points(&self) -> Result<Vec<MetricPoint>, Status> {
+        let names: Vec<&str> = self.after.keys().map(String::as_str).collect();
+        // The metric that is furthest behind decides what is read; what others had already is dropped.
+        let oldest = self.after.values().min().copied().flatten();
+        let points = self.shared.store.metrics(self.id, &names, oldest).await.map_err(|e| store_status(&e))?;
+        let is_new = |point: &MetricPoint| self.after.get(&point.name).is_some_and(|after| Some(point.step) > *after);
+        let mut points: Vec<MetricPoint> = points.into_iter().filter(is_new).collect();
+        points.sort_by(|a, b| (a.step, &a.name).cmp(&(b.step, &b.name)));
+        Ok(points)
+    }
+}

@@ -1,0 +1,196 @@
+//! `RunService`.
+
+use std::collections::HashMap;
+
+use futures::stream::BoxStream;
+use inheritune_api::convert::run::{NewRun, RunTimes, run_message};
+use inheritune_api::v1::run_service_server::RunService;
+use inheritune_api::{convert, status, v1};
+use inheritune_domain::id::RunId;
+use inheritune_domain::run::RunEvent;
+use inheritune_store::jobs::{JobFilter, Page};
+use inheritune_store::runs::{RunNote, RunRecord};
+use tonic::{Request, Response, Status};
+
+use super::watch::{Look, Watched, stream};
+use super::{Shared, page, store_status};
+
+/// A run's newest jobs that are looked at: it has one unfinished job at a time, and this many may end between looks.
+const RECENT_JOBS: u32 = 32;
+
+/// `RunService` over the store.
+pub(super) struct Runs {
+    shared: Shared,
+}
+
+impl Runs {
+    pub(super) fn new(shared: Shared) -> Self {
+        Self { shared }
+    }
+
+    async fn post(&self, id: &str, event: RunEvent) -> Result<v1::Run, Status> {
+        let id: RunId = convert::id("id", id).map_err(|e| status::invalid_argument(&e))?;
+        let record = self.shared.store.post_run_event(id, &event).await.map_err(|e| store_status(&e))?;
+        self.detailed(&record).await
+    }
+
+    /// The run with its notes and unfinished jobs.
+    async fn detailed(&self, record: &RunRecord) -> Result<v1::Run, Status> {
+        let store = &self.shared.store;
+        let notes = store.run_notes(record.id, 0).await.map_err(|e| store_status(&e))?;
+        let mut run = brief(record);
+        run.notes = notes.iter().map(note).collect();
+        run.current_jobs = recent_jobs(&self.shared, record.id).await?;
+        run.current_jobs.retain(|job| !is_final(job));
+        Ok(run)
+    }
+}
+
+#[tonic::async_trait]
+impl RunService for Runs {
+    async fn create_run(
+        &self,
+        request: Request<v1::CreateRunRequest>,
+    ) -> Result<Response<v1::CreateRunResponse>, Status> {
+        let NewRun { spec, request_id } =
+            request.into_inner().try_into().map_err(|e| status::invalid_argument(&e))?;
+        let record = self.shared.store.create_run(&spec, request_id).await.map_err(|e| store_status(&e))?;
+        let run = self.detailed(&record).await?;
+        Ok(Response::new(v1::CreateRunResponse { run: Some(run) }))
+    }
+
+    async fn get_run(&self, request: Request<v1::GetRunRequest>) -> Result<Response<v1::GetRunResponse>, Status> {
+        let id = convert::id("id", &request.get_ref().id).map_err(|e| status::invalid_argument(&e))?;
+        let record = self.shared.store.run(id).await.map_err(|e| store_status(&e))?;
+        let run = self.detailed(&record).await?;
+        Ok(Response::new(v1::GetRunResponse { run: Some(run) }))
+    }
+
+    async fn list_runs(&self, request: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsResponse>, Status> {
+        let request = request.into_inner();
+        let wanted = convert::job::status(request.status).map_err(|e| status::invalid_argument(&e))?;
+        let page = page(request.page_size, &request.page_token)?;
+        let listed = self.shared.store.list_runs(wanted, &page).await.map_err(|e| store_status(&e))?;
+        Ok(Response::new(v1::ListRunsResponse {
+            runs: listed.items.iter().map(brief).collect(),
+            next_page_token: listed.next.unwrap_or_default(),
+        }))
+    }
+
+    async fn cancel_run(
+        &self,
+        request: Request<v1::CancelRunRequest>,
+    ) -> Result<Response<v1::CancelRunResponse>, Status> {
+        let run = self.post(&request.get_ref().id, RunEvent::CancelRequested).await?;
+        Ok(Response::new(v1::CancelRunResponse { run: Some(run) }))
+    }
+
+    async fn pause_run(&self, request: Request<v1::PauseRunRequest>) -> Result<Response<v1::PauseRunResponse>, Status> {
+        let run = self.post(&request.get_ref().id, RunEvent::PauseRequested).await?;
+        Ok(Response::new(v1::PauseRunResponse { run: Some(run) }))
+    }
+
+    async fn resume_run(
+        &self,
+        request: Request<v1::ResumeRunRequest>,
+    ) -> Result<Response<v1::ResumeRunResponse>, Status> {
+        let run = self.post(&request.get_ref().id, RunEvent::ResumeRequested).await?;
+        Ok(Response::new(v1::ResumeRunResponse { run: Some(run) }))
+    }
+
+    type WatchRunStream = BoxStream<'static, Result<v1::WatchRunResponse, Status>>;
+
+    async fn watch_run(&self, request: Request<v1::WatchRunRequest>) -> Result<Response<Self::WatchRunStream>, Status> {
+        let request = request.into_inner();
+        let id: RunId = convert::id("id", &request.id).map_err(|e| status::invalid_argument(&e))?;
+        // An id that does not exist fails the call, not its stream.
+        self.shared.store.run(id).await.map_err(|e| store_status(&e))?;
+        let grant = self.shared.watch().await?;
+        let watched = WatchedRun {
+            shared: self.shared.clone(),
+            id,
+            last_note: request.after_note_seq.max(0),
+            sent_run: None,
+            sent_jobs: HashMap::new(),
+        };
+        Ok(Response::new(stream(watched, grant)))
+    }
+
+    async fn get_report(
+        &self,
+        request: Request<v1::GetReportRequest>,
+    ) -> Result<Response<v1::GetReportResponse>, Status> {
+        let id = convert::id("id", &request.get_ref().id).map_err(|e| status::invalid_argument(&e))?;
+        let report = self.shared.store.report_data(id).await.map_err(|e| store_status(&e))?;
+        let report_json = serde_json::to_string(&report).map_err(|e| status::internal(&e))?;
+        Ok(Response::new(v1::GetReportResponse { report_json }))
+    }
+}
+
+struct WatchedRun {
+    shared: Shared,
+    id: RunId,
+    last_note: i64,
+    sent_run: Option<v1::Run>,
+    sent_jobs: HashMap<String, v1::Job>,
+}
+
+impl Watched for WatchedRun {
+    type Response = v1::WatchRunResponse;
+
+    async fn look(&mut self) -> Result<Look<v1::WatchRunResponse>, Status> {
+        let store = &self.shared.store;
+        // In this order: when the run is final, its notes and jobs, read later, are final too.
+        let record = store.run(self.id).await.map_err(|e| store_status(&e))?;
+        let notes = store.run_notes(self.id, self.last_note).await.map_err(|e| store_status(&e))?;
+        let jobs = recent_jobs(&self.shared, self.id).await?;
+        let run = brief(&record);
+
+        let first = self.sent_run.is_none();
+        let changed: Vec<v1::Job> = jobs
+            .iter()
+            .filter(|job| self.sent_jobs.get(&job.id) != Some(job) && (!first || !is_final(job)))
+            .cloned()
+            .collect();
+        self.sent_jobs = jobs.into_iter().map(|job| (job.id.clone(), job)).collect();
+        let same = self.sent_run.as_ref() == Some(&run) && notes.is_empty() && changed.is_empty();
+        if same {
+            return Ok(Look::Same);
+        }
+        self.last_note = notes.last().map_or(self.last_note, |note| note.seq);
+        self.sent_run = Some(run.clone());
+        let response =
+            v1::WatchRunResponse { run: Some(run), notes: notes.iter().map(note).collect(), jobs: changed };
+        Ok(if record.run.state.is_final() { Look::Last(response) } else { Look::New(response) })
+    }
+}
+
+fn brief(record: &RunRecord) -> v1::Run {
+    let times =
+        RunTimes { created_at: record.created_at, updated_at: record.updated_at, finished_at: record.finished_at };
+    run_message(record.id, &record.run, times)
+}
+
+fn note(note: &RunNote) -> v1::RunNote {
+    v1::RunNote { seq: note.seq, time: Some(convert::time::timestamp(note.at)), text: note.text.clone() }
+}
+
+/// The run's newest jobs, oldest first.
+async fn recent_jobs(shared: &Shared, run: RunId) -> Result<Vec<v1::Job>, Status> {
+    let filter = JobFilter { run: Some(run), ..JobFilter::default() };
+    let page = Page { size: RECENT_JOBS, token: None };
+    let listed = shared.store.list_jobs(&filter, &page).await.map_err(|e| store_status(&e))?;
+    Ok(listed.items.iter().rev().map(v1::Job::from).collect())
+}
+
+fn is_final(job: &v1::Job) -> bool {
+    match job.status() {
+        v1::JobStatus::Succeeded | v1::JobStatus::Failed | v1::JobStatus::Cancelled => true,
+        v1::JobStatus::Unspecified
+        | v1::JobStatus::Queued
+        | v1::JobStatus::Running
+        | v1::JobStatus::Pausing
+        | v1::JobStatus::Paused
+        | v1::JobStatus::Cancelling => false,
+    }
+}

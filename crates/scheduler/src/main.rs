@@ -1,0 +1,68 @@
+//! `inheritune-scheduler`: serves the API and keeps runs moving until SIGTERM.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use inheritune_runtime::serve::{bind, serve};
+use inheritune_runtime::{config, shutdown, telemetry};
+use inheritune_scheduler::config::ServiceConfig;
+use inheritune_store::Store;
+
+/// Takes runs and jobs over gRPC and keeps runs moving.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// The configuration file; deploy/config/scheduler.toml is a sample.
+    #[arg(long, global = true, default_value = "deploy/config/scheduler.toml")]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Command {
+    /// Brings the database's schema up to date and exits; run it before new versions of the services.
+    Migrate,
+    /// Serves until SIGTERM; the default.
+    Serve,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let config: ServiceConfig = config::load(&arguments.config)?;
+    telemetry::init(&config.telemetry);
+    let store = Store::connect(&config.database.store_config(config.objects.clone())?).await?;
+    match arguments.command.unwrap_or(Command::Serve) {
+        Command::Migrate => {
+            store.migrate().await?;
+            tracing::info!("the schema is up to date");
+            Ok(())
+        }
+        Command::Serve => serve_until_stopped(config, store).await,
+    }
+}
+
+async fn serve_until_stopped(config: ServiceConfig, store: Store) -> anyhow::Result<()> {
+    let stop = shutdown::stop_on_signals();
+    let listener = bind(config.listen).await?;
+    tracing::info!(address = %listener.local_addr()?, "serving");
+    let stop = stop.child_token();
+    let services = inheritune_scheduler::services(&store, &stop);
+    // Whichever part ends first takes the other with it, but both are waited for.
+    let (served, driven) = tokio::join!(
+        async {
+            let served = serve(listener, services, stop.clone()).await;
+            stop.cancel();
+            served
+        },
+        async {
+            let driven = inheritune_scheduler::run(store, config.scheduler, stop.clone()).await;
+            stop.cancel();
+            driven
+        },
+    );
+    driven?;
+    served?;
+    Ok(())
+}

@@ -1,0 +1,56 @@
+//! Takes events from the runs' inboxes, one run at a time, until there are none; then waits for more.
+
+use std::time::Duration;
+
+use inheritune_store::Store;
+use inheritune_store::notify::{Topic, Wakeups};
+use tokio_util::sync::CancellationToken;
+
+/// Wait after a failed attempt; doubles with each further one.
+const RETRY_MIN: Duration = Duration::from_millis(200);
+/// Longest wait between attempts.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// Drives runs until `stop`; `poll` is the longest wait for a notification.
+pub(crate) async fn drive(store: Store, mut wakeups: Wakeups, poll: Duration, stop: CancellationToken) {
+    let mut retry = RETRY_MIN;
+    while !stop.is_cancelled() {
+        let wait = async {
+            // A step is one transaction: it is not torn by a stop, which is only looked at while waiting.
+            match store.drive_one_run().await {
+                Ok(Some(run)) => {
+                    retry = RETRY_MIN;
+                    tracing::debug!(%run, "run driven");
+                    None
+                }
+                Ok(None) => {
+                    retry = RETRY_MIN;
+                    Some(Wait::ForEvents)
+                }
+                Err(error) => {
+                    let wait = retry;
+                    retry = (retry * 2).min(RETRY_MAX);
+                    tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "runs could not be driven");
+                    Some(Wait::AfterError(wait))
+                }
+            }
+        }
+        .await;
+        let waiting = async {
+            match wait {
+                None => {}
+                Some(Wait::ForEvents) => wakeups.changed(Topic::Runs, poll).await,
+                Some(Wait::AfterError(wait)) => tokio::time::sleep(wait).await,
+            }
+        };
+        tokio::select! {
+            () = waiting => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+enum Wait {
+    ForEvents,
+    AfterError(Duration),
+}

@@ -1,0 +1,192 @@
+//! Carrying a plan out: kept bytes are read by ranges a few chunks ahead, fresh ones are made, and all are
+//! written in order. Memory is a few chunks, whatever the size of the model.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use inheritune_domain::checkpoint::slice_plan::{Origin, Placement};
+use inheritune_domain::id::Sha256Digest;
+use inheritune_domain::job::Progress;
+use inheritune_runtime::worker::{JobContext, ProgressSender, StopSignal};
+use inheritune_store::artifacts::ArtifactWriter;
+use inheritune_store::objects::Folder;
+use sha2::{Digest as _, Sha256};
+
+use crate::error::{BadCheckpoint, SlicerError};
+use crate::fresh::FreshChunk;
+use crate::layout::WeightsFile;
+use crate::plan::PlannedSlice;
+
+/// Bytes of one ranged read.
+pub const CHUNK_BYTES: u64 = 4 << 20;
+/// Chunks read or made ahead of the one being written.
+const CHUNKS_AHEAD: usize = 4;
+
+/// Writes the target's weights; tells how far it is, and stops when told to.
+pub struct Copier<'a> {
+    planned: &'a PlannedSlice,
+    seed: u64,
+    stop: StopSignal,
+    meter: Meter,
+    digests: BTreeMap<String, Sha256Digest>,
+}
+
+impl<'a> Copier<'a> {
+    /// A copier of `planned`, whose fresh tensors are seeded by `seed`.
+    pub fn new(planned: &'a PlannedSlice, seed: u64, context: &JobContext) -> Self {
+        let meter = Meter {
+            sender: context.progress.clone(),
+            total: planned.plan.size_bytes(),
+            done: 0,
+            started: Instant::now(),
+        };
+        Self { planned, seed, stop: context.stop.clone(), meter, digests: BTreeMap::new() }
+    }
+
+    /// Writes one file of weights.
+    ///
+    /// # Errors
+    /// [`SlicerError::Stopped`]; a source that cannot be read or the store's errors.
+    pub async fn write(&mut self, file: &WeightsFile<'_>, artifact: &mut ArtifactWriter) -> Result<(), SlicerError> {
+        let mut chunks = Vec::new();
+        for (tensor, placement) in file.tensors.iter().enumerate() {
+            chunks.extend(self.chunks(placement).map(|chunk| (tensor, chunk)));
+        }
+        let mut chunks = futures::stream::iter(chunks)
+            .map(|(tensor, chunk)| async move { Ok::<_, SlicerError>((tensor, chunk.bytes().await?)) })
+            .buffered(CHUNKS_AHEAD);
+        let mut hashers = vec![Sha256::new(); file.tensors.len()];
+        let mut writer = artifact.create(&file.name).await?;
+        writer.write(Bytes::from(file.header.clone())).await?;
+        loop {
+            let next = tokio::select! {
+                biased;
+                _ = self.stop.wait() => return Err(SlicerError::Stopped),
+                next = chunks.next() => next,
+            };
+            let Some(chunk) = next else { break };
+            let (tensor, bytes) = chunk?;
+            hashers[tensor].update(&bytes);
+            self.meter.add(bytes.len() as u64, &file.tensors[tensor].target.name);
+            writer.write(bytes).await?;
+        }
+        writer.finish().await?;
+        for (placement, hasher) in file.tensors.iter().zip(hashers) {
+            self.digests.insert(placement.target.name.clone(), Sha256Digest(hasher.finalize().into()));
+        }
+        Ok(())
+    }
+
+    /// Digests of the tensors that were written, by name.
+    pub fn into_digests(self) -> BTreeMap<String, Sha256Digest> {
+        self.digests
+    }
+
+    fn chunks(&self, placement: &Placement) -> Box<dyn Iterator<Item = Chunk> + Send> {
+        match &placement.origin {
+            Origin::Copied { source, tensor } => match self.planned.checkpoint(*source) {
+                Some(checkpoint) => {
+                    let (location, folder) = (checkpoint.location.to_string(), checkpoint.folder.clone());
+                    let file = tensor.file.clone();
+                    Box::new(ranges(&tensor.bytes).map(move |range| {
+                        let (location, folder, file) = (location.clone(), folder.clone(), file.clone());
+                        Chunk::Copied(Box::new(CopiedChunk { location, folder, file, range }))
+                    }))
+                }
+                // A plan copies only from the sources it was made from.
+                None => Box::new(std::iter::empty()),
+            },
+            Origin::Tied { .. } => Box::new(std::iter::empty()),
+            Origin::Fresh { init } => {
+                let numbers = placement.target.shape.iter().product();
+                let chunks = FreshChunk::of(&placement.target.name, self.seed, numbers, (*init, placement.dtype));
+                Box::new(chunks.collect::<Vec<_>>().into_iter().map(Chunk::Fresh))
+            }
+        }
+    }
+}
+
+enum Chunk {
+    Copied(Box<CopiedChunk>),
+    Fresh(FreshChunk),
+}
+
+struct CopiedChunk {
+    location: String,
+    folder: Arc<Folder>,
+    file: String,
+    range: Range<u64>,
+}
+
+impl Chunk {
+    async fn bytes(self) -> Result<Bytes, SlicerError> {
+        match self {
+            Self::Copied(chunk) => chunk.read().await,
+            Self::Fresh(chunk) => Ok(tokio::task::spawn_blocking(move || chunk.bytes()).await?),
+        }
+    }
+}
+
+impl CopiedChunk {
+    async fn read(self) -> Result<Bytes, SlicerError> {
+        let Self { location, folder, file, range: Range { start, end } } = self;
+        let bytes = folder.read_range(&file, start..end).await?;
+        let got = bytes.len() as u64;
+        if got == end - start {
+            return Ok(bytes);
+        }
+        Err(SlicerError::checkpoint(&location, BadCheckpoint::ShortRead { file, start, end, got }))
+    }
+}
+
+/// `bytes` in pieces of at most [`CHUNK_BYTES`].
+fn ranges(bytes: &Range<u64>) -> impl Iterator<Item = Range<u64>> + Send + use<> {
+    let Range { start, end } = *bytes;
+    (start..end).step_by(CHUNK_BYTES as usize).map(move |at| at..end.min(at + CHUNK_BYTES))
+}
+
+struct Meter {
+    sender: ProgressSender,
+    total: u64,
+    done: u64,
+    started: Instant,
+}
+
+impl Meter {
+    fn add(&mut self, bytes: u64, tensor: &str) {
+        self.done += bytes;
+        let elapsed_s = self.started.elapsed().as_secs_f64();
+        let per_second = if elapsed_s > 0.0 { self.done as f64 / elapsed_s } else { 0.0 };
+        let remaining = self.total.saturating_sub(self.done) as f64;
+        self.sender.set(Progress {
+            done: self.done,
+            total: self.total,
+            unit: "bytes".to_owned(),
+            per_second,
+            estimated_remaining_seconds: (per_second > 0.0).then(|| remaining / per_second),
+            message: format!("writing {tensor}"),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CHUNK_BYTES, ranges};
+
+    #[test]
+    fn ranges_cover_every_byte_once() {
+        for (start, end) in [(8, 8), (8, 9), (0, CHUNK_BYTES), (5, 2 * CHUNK_BYTES + 6)] {
+            let mut at = start;
+            for range in ranges(&(start..end)) {
+                assert_eq!(range.start, at);
+                assert!(range.end > at && range.end - at <= CHUNK_BYTES);
+                at = range.end;
+            }
+            assert_eq!(at, end);
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Why a slice cannot be made.
+
+use inheritune_domain::checkpoint::decoder_config::ConfigError;
+use inheritune_domain::checkpoint::safetensors_header::HeaderError;
+use inheritune_domain::checkpoint::shard_index::IndexError;
+use inheritune_domain::checkpoint::slice_plan::PlanError;
+use inheritune_runtime::worker::JobError;
+use inheritune_store::StoreError;
+
+/// Why a slice cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SlicerError {
+    /// The database or the object store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A checkpoint that cannot be used as it is.
+    #[error("{location}: {problem}")]
+    Checkpoint {
+        /// Where it is.
+        location: String,
+        /// What is wrong with it.
+        problem: BadCheckpoint,
+    },
+    /// The target that was asked for cannot be cut.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A header that would not be accepted back.
+    #[error("the target's weights: {0}")]
+    Target(#[from] HeaderError),
+    /// The attempt was told to stop.
+    #[error("stopped")]
+    Stopped,
+    /// A thread that made fresh weights is gone.
+    #[error("fresh weights: {0}")]
+    Thread(#[from] tokio::task::JoinError),
+}
+
+/// What is wrong with a checkpoint.
+#[derive(Debug, thiserror::Error)]
+pub enum BadCheckpoint {
+    /// A file that must be there is not.
+    #[error("{file} is missing{hint}")]
+    MissingFile {
+        /// The file.
+        file: String,
+        /// What to do; starts with a separator, or is empty.
+        hint: String,
+    },
+    /// A JSON file is not what it should be.
+    #[error("{file}: {problem}")]
+    Json {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Its `config.json`.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The header of one of its files.
+    #[error("{file} {problem}")]
+    Header {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        problem: HeaderError,
+    },
+    /// Its index.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// Its tensors.
+    #[error(transparent)]
+    Tensors(#[from] PlanError),
+    /// A file gave fewer or more bytes than its header promises.
+    #[error("{file}: bytes {start} to {end} cannot be read: {got} bytes came")]
+    ShortRead {
+        /// The file.
+        file: String,
+        /// First byte asked for.
+        start: u64,
+        /// One past the last.
+        end: u64,
+        /// What came.
+        got: u64,
+    },
+}
+
+impl SlicerError {
+    /// Puts the location to what is wrong with a checkpoint.
+    pub(crate) fn checkpoint(location: &impl ToString, problem: impl Into<BadCheckpoint>) -> Self {
+        Self::Checkpoint { location: location.to_string(), problem: problem.into() }
+    }
+}
+
+impl From<SlicerError> for JobError {
+    fn from(error: SlicerError) -> Self {
+        match error {
+            SlicerError::Store(error) => error.into(),
+            // Someone may be writing the folder just now.
+            SlicerError::Checkpoint { problem: BadCheckpoint::ShortRead { .. }, .. } | SlicerError::Thread(_) => {
+                Self::Retryable(error.to_string())
+            }
+            SlicerError::Checkpoint { .. } | SlicerError::Plan(_) | SlicerError::Target(_) => {
+                Self::Permanent(error.to_string())
+            }
+            SlicerError::Stopped => Self::Stopped,
+        }
+    }
+}

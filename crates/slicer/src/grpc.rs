@@ -1,0 +1,187 @@
+//! `SlicingService`: looks into checkpoints and plans slices, from `config.json` and headers alone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use inheritune_api::v1::slicing_service_server::{SlicingService, SlicingServiceServer};
+use inheritune_api::{convert, status, v1};
+use inheritune_domain::artifact::Location;
+use inheritune_domain::checkpoint::decoder_config::{BlockPart, DecoderConfig, TensorRole, TensorSpec};
+use inheritune_domain::checkpoint::slice_plan::{Origin, Placement, PlanError, Source};
+use inheritune_domain::violation::Violations;
+use inheritune_runtime::serve::GrpcServices;
+use inheritune_store::{Store, StoreError};
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status};
+
+use crate::error::{BadCheckpoint, SlicerError};
+use crate::plan::PlannedSlice;
+use crate::record::described_origin;
+use crate::source::Checkpoint;
+
+/// The service's full name.
+pub const SERVICE_NAME: &str = "inheritune.v1.SlicingService";
+/// Calls that read headers at once; each may hold a few headers of up to 16 MiB.
+const CALLS_AT_ONCE: usize = 4;
+/// Longest time for one call, waiting for its turn included.
+const CALL_LIMIT: Duration = Duration::from_secs(30);
+/// When a caller may try again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What this crate serves.
+pub fn services(store: &Store) -> GrpcServices {
+    let slicing = Slicing { store: store.clone(), turns: Arc::new(Semaphore::new(CALLS_AT_ONCE)) };
+    GrpcServices { routes: tonic::service::Routes::new(SlicingServiceServer::new(slicing)), names: vec![SERVICE_NAME] }
+}
+
+struct Slicing {
+    store: Store,
+    turns: Arc<Semaphore>,
+}
+
+impl Slicing {
+    /// Runs `work` when it is its turn, for so long as is allowed.
+    async fn in_turn<T>(&self, work: impl Future<Output = Result<T, SlicerError>>, field: &str) -> Result<T, Status> {
+        let limited = tokio::time::timeout(CALL_LIMIT, async {
+            let _turn = self.turns.acquire().await.map_err(|e| status::internal(&e))?;
+            work.await.map_err(|e| slicer_status(&e, field))
+        });
+        match limited.await {
+            Ok(result) => result,
+            Err(_) => {
+                let problem = format!("the headers could not be read within {} s", CALL_LIMIT.as_secs());
+                Err(status::unavailable(&problem, RETRY_AFTER))
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl SlicingService for Slicing {
+    async fn inspect(&self, request: Request<v1::InspectRequest>) -> Result<Response<v1::InspectResponse>, Status> {
+        let location: Location = request.into_inner().checkpoint.parse().map_err(|problem: String| {
+            let mut violations = Violations::default();
+            violations.add("checkpoint", problem);
+            status::invalid_argument(&violations)
+        })?;
+        let checkpoint = self.in_turn(Checkpoint::open(&self.store, &location), "checkpoint").await?;
+        Ok(Response::new(inspected(&checkpoint)))
+    }
+
+    async fn plan_slice(
+        &self,
+        request: Request<v1::PlanSliceRequest>,
+    ) -> Result<Response<v1::PlanSliceResponse>, Status> {
+        let spec = convert::slicing::planned_slice(request.get_ref()).map_err(|v| status::invalid_argument(&v))?;
+        let planned = async {
+            match PlannedSlice::new(&self.store, &spec).await {
+                Ok(planned) => Ok(planned_response(&planned)),
+                // The one thing that a plan can say of a source that has none.
+                Err(SlicerError::Checkpoint {
+                    problem: BadCheckpoint::Tensors(PlanError::MissingTensors { tensors, .. }),
+                    ..
+                }) => Ok(v1::PlanSliceResponse { missing: tensors, ..v1::PlanSliceResponse::default() }),
+                Err(error) => Err(error),
+            }
+        };
+        Ok(Response::new(self.in_turn(planned, "spec").await?))
+    }
+}
+
+fn inspected(checkpoint: &Checkpoint) -> v1::InspectResponse {
+    let config = checkpoint.config();
+    let tensors: Vec<v1::TensorInfo> = config.tensors().into_iter().map(|spec| tensor_info(spec, checkpoint)).collect();
+    v1::InspectResponse {
+        config: Some(config.into()),
+        config_json: checkpoint.config_json.to_string(),
+        total_parameters: config.parameters(),
+        embedding_parameters: outside_blocks(config),
+        block_parameters: config.block_parameters(),
+        size_bytes: tensors.iter().map(|tensor| tensor.size_bytes).sum(),
+        tensors,
+    }
+}
+
+fn tensor_info(spec: TensorSpec, checkpoint: &Checkpoint) -> v1::TensorInfo {
+    let found = checkpoint.inventory.tensor(spec.tied_to.as_deref().unwrap_or(&spec.name));
+    let stored = found.filter(|_| spec.tied_to.is_none());
+    let (layer, role) = match spec.role {
+        TensorRole::TokenEmbedding => (None, "token_embedding"),
+        TensorRole::PositionEmbedding => (None, "position_embedding"),
+        TensorRole::Block { layer, part: BlockPart::Attention } => (Some(layer), "attention"),
+        TensorRole::Block { layer, part: BlockPart::Mlp } => (Some(layer), "mlp"),
+        TensorRole::Block { layer, part: BlockPart::Norm } => (Some(layer), "norm"),
+        TensorRole::FinalNorm => (None, "final_norm"),
+        TensorRole::Head => (None, "head"),
+    };
+    v1::TensorInfo {
+        dtype: found.map(|tensor| tensor.dtype.to_string()).unwrap_or_default(),
+        size_bytes: stored.map_or(0, |tensor| tensor.bytes.end - tensor.bytes.start),
+        file: stored.map(|tensor| tensor.file.clone()).unwrap_or_default(),
+        name: spec.name,
+        shape: spec.shape,
+        layer,
+        role: role.to_owned(),
+        tied_to: spec.tied_to.unwrap_or_default(),
+    }
+}
+
+fn planned_response(planned: &PlannedSlice) -> v1::PlanSliceResponse {
+    let (plan, config) = (&planned.plan, planned.plan.config());
+    v1::PlanSliceResponse {
+        tensors: plan.tensors().iter().map(planned_tensor).collect(),
+        config: Some(config.into()),
+        reference_layers: planned.reference_layers().0,
+        layer_map: plan.layer_map().map(|map| map.sources().to_vec()).unwrap_or_default(),
+        total_parameters: config.parameters(),
+        embedding_parameters: outside_blocks(config),
+        block_parameters: config.block_parameters(),
+        copied_bytes: plan.copied_bytes(),
+        fresh_bytes: plan.size_bytes() - plan.copied_bytes(),
+        missing: Vec::new(),
+    }
+}
+
+fn planned_tensor(placement: &Placement) -> v1::PlannedTensor {
+    let origin = match &placement.origin {
+        Origin::Copied { source: Source::Reference, .. } => v1::TensorOrigin::Copied,
+        Origin::Copied { source: Source::Previous, .. } => v1::TensorOrigin::CopiedFromPrevious,
+        Origin::Tied { .. } => v1::TensorOrigin::Tied,
+        Origin::Fresh { .. } => v1::TensorOrigin::Fresh,
+    };
+    v1::PlannedTensor {
+        name: placement.target.name.clone(),
+        origin: origin.into(),
+        from: described_origin(&placement.origin),
+        dtype: placement.dtype.to_string(),
+        shape: placement.target.shape.clone(),
+        size_bytes: placement.size_bytes(),
+    }
+}
+
+fn outside_blocks(config: &DecoderConfig) -> u64 {
+    config.parameters() - config.block_parameters()
+}
+
+fn slicer_status(error: &SlicerError, field: &str) -> Status {
+    match error {
+        SlicerError::Store(error) => store_status(error, field),
+        SlicerError::Checkpoint { .. } | SlicerError::Plan(_) | SlicerError::Target(_) => {
+            status::unusable(field, &error.to_string())
+        }
+        SlicerError::Stopped | SlicerError::Thread(_) => status::internal(error),
+    }
+}
+
+fn store_status(error: &StoreError, field: &str) -> Status {
+    match error {
+        StoreError::NotFound { kind, id } => status::not_found(kind, id),
+        StoreError::Location { .. } | StoreError::Corrupt { .. } => status::unusable(field, &error.to_string()),
+        StoreError::WrongState(problem) => status::failed_precondition(field, problem),
+        error if error.is_retryable() => {
+            tracing::warn!(%error, "a store did not answer");
+            status::unavailable("a store did not answer", RETRY_AFTER)
+        }
+        error => status::internal(error),
+    }
+}

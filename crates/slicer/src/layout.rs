@@ -1,0 +1,128 @@
+//! From a plan to files: which tensor is in which file, and the files' headers.
+
+use std::collections::BTreeMap;
+
+use inheritune_domain::checkpoint::safetensors_header::{HeaderError, NewTensor, SINGLE_FILE, write_header};
+use inheritune_domain::checkpoint::slice_plan::{Origin, Placement, SlicePlan};
+use serde_json::json;
+
+/// Longest file of weights; a longer target is sharded, as transformers' `save_pretrained` does.
+pub const MAX_FILE_BYTES: u64 = 5_000_000_000;
+
+/// One file of weights to write: its header, then its tensors in this order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WeightsFile<'a> {
+    /// Its name.
+    pub name: String,
+    /// Its first bytes.
+    pub header: Vec<u8>,
+    /// Its tensors.
+    pub tensors: Vec<&'a Placement>,
+}
+
+/// The files of `plan`, each of at most `max_file_bytes` of tensors where no single tensor is larger.
+///
+/// # Errors
+/// A header that is too long.
+pub fn files(plan: &SlicePlan, max_file_bytes: u64) -> Result<Vec<WeightsFile<'_>>, HeaderError> {
+    let mut groups: Vec<Vec<&Placement>> = vec![Vec::new()];
+    let mut group_bytes = 0;
+    for placement in plan.tensors().iter().filter(|p| !matches!(p.origin, Origin::Tied { .. })) {
+        let size = placement.size_bytes();
+        if group_bytes > 0 && group_bytes + size > max_file_bytes {
+            groups.push(Vec::new());
+            group_bytes = 0;
+        }
+        group_bytes += size;
+        if let Some(group) = groups.last_mut() {
+            group.push(placement);
+        }
+    }
+    let count = groups.len();
+    (1..).zip(groups).map(|(number, group)| weights_file(number, count, group)).collect()
+}
+
+/// `model.safetensors.index.json` for several files; none for one.
+pub fn index(files: &[WeightsFile<'_>]) -> Option<String> {
+    if files.len() < 2 {
+        return None;
+    }
+    let tensors = || files.iter().flat_map(|file| file.tensors.iter().map(move |tensor| (file, *tensor)));
+    let weight_map: BTreeMap<&str, &str> =
+        tensors().map(|(file, tensor)| (tensor.target.name.as_str(), file.name.as_str())).collect();
+    let total_size: u64 = tensors().map(|(_, tensor)| tensor.size_bytes()).sum();
+    Some(format!("{:#}\n", json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map })))
+}
+
+fn weights_file(number: usize, count: usize, mut tensors: Vec<&Placement>) -> Result<WeightsFile<'_>, HeaderError> {
+    let name = match count {
+        1 => SINGLE_FILE.to_owned(),
+        _ => format!("model-{number:05}-of-{count:05}.safetensors"),
+    };
+    // Wider types first keeps every tensor aligned; the sort is stable, so one type stays in forward order.
+    tensors.sort_by_key(|tensor| std::cmp::Reverse(tensor.dtype.size_bytes()));
+    let entries: Vec<NewTensor<'_>> = tensors
+        .iter()
+        .map(|tensor| NewTensor { name: &tensor.target.name, dtype: tensor.dtype, shape: &tensor.target.shape })
+        .collect();
+    Ok(WeightsFile { header: write_header(&entries)?, name, tensors })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use inheritune_domain::checkpoint::decoder_config::{Architecture, Family};
+    use inheritune_domain::checkpoint::safetensors_header::SafetensorsHeader;
+    use inheritune_domain::id::LayerCount;
+
+    use super::*;
+
+    fn plan() -> SlicePlan {
+        let architecture = Architecture {
+            family: Family::Llama,
+            n_layers: LayerCount(3),
+            d_model: 8,
+            n_heads: 2,
+            n_kv_heads: None,
+            d_ff: None,
+            max_positions: 16,
+            rope_theta: None,
+            tied_head: None,
+            inverse_layer_scale: false,
+        };
+        SlicePlan::fresh(architecture.config(32))
+    }
+
+    #[test]
+    fn every_tensor_is_in_one_file_within_the_limit() {
+        let plan = plan();
+        for max_file_bytes in [1, 1000, 1024, 5000, plan.size_bytes() - 1, plan.size_bytes(), MAX_FILE_BYTES] {
+            let files = files(&plan, max_file_bytes).unwrap();
+            let mut names = Vec::new();
+            for file in &files {
+                let size: u64 = file.tensors.iter().map(|tensor| tensor.size_bytes()).sum();
+                assert!(size <= max_file_bytes || file.tensors.len() == 1);
+                let read = SafetensorsHeader::parse(&file.header[8..], file.header.len() as u64 + size).unwrap();
+                assert_eq!(read.tensors().len(), file.tensors.len());
+                names.extend(file.tensors.iter().map(|tensor| tensor.target.name.as_str()));
+            }
+            assert_eq!(names, plan.tensors().iter().map(|tensor| tensor.target.name.as_str()).collect::<Vec<_>>());
+            assert_eq!(files.len() == 1, max_file_bytes >= plan.size_bytes());
+            assert_eq!(index(&files).is_none(), files.len() == 1);
+        }
+    }
+
+    #[test]
+    fn files_are_named_as_transformers_names_them() {
+        let plan = plan();
+        let one = files(&plan, MAX_FILE_BYTES).unwrap();
+        assert_eq!(one[0].name, "model.safetensors");
+        let two = files(&plan, plan.size_bytes() - 1).unwrap();
+        let names: Vec<&str> = two.iter().map(|file| file.name.as_str()).collect();
+        assert_eq!(names, ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]);
+        let index: serde_json::Value = serde_json::from_str(&index(&two).unwrap()).unwrap();
+        assert_eq!(index["metadata"]["total_size"], plan.size_bytes());
+        assert_eq!(index["weight_map"]["lm_head.weight"], "model-00002-of-00002.safetensors");
+    }
+}

@@ -1,0 +1,116 @@
+//! From a job's spec to a plan: everything that can be wrong is found here, before a weight is read.
+
+use std::sync::Arc;
+
+use inheritune_domain::artifact::Location;
+use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
+use inheritune_domain::checkpoint::slice_plan::{Inheritance, SlicePlan, Source, layer_map};
+use inheritune_domain::id::LayerCount;
+use inheritune_domain::spec::{SliceSource, SliceSpec};
+use inheritune_store::Store;
+use inheritune_store::objects::Folder;
+use serde_json::Value;
+
+use crate::error::SlicerError;
+use crate::source::Checkpoint;
+use crate::tokenizer::{TokenSet, TokenizerFiles, check_own};
+
+/// All that a slice needs, read and checked; only the kept weights are still to be copied.
+#[derive(Debug)]
+pub struct PlannedSlice {
+    /// Where every tensor comes from.
+    pub plan: SlicePlan,
+    /// The target's `config.json`.
+    pub config_json: Value,
+    /// The reference; none for a model without one.
+    pub reference: Option<Checkpoint>,
+    /// The previous candidate, when its layers are carried over.
+    pub previous: Option<Checkpoint>,
+    /// The target's tokenizer files.
+    pub tokenizer: Vec<TokenizerFiles>,
+}
+
+impl PlannedSlice {
+    /// Reads the sources' headers and plans.
+    ///
+    /// # Errors
+    /// Whatever is wrong with a source, or with what is asked of it.
+    pub async fn new(store: &Store, spec: &SliceSpec) -> Result<Self, SlicerError> {
+        let tokens = match spec.tokenizer.map(Location::Artifact) {
+            Some(location) => Some((TokenSet::open(store, &location).await?, location)),
+            None => None,
+        };
+        let planned = match &spec.source {
+            SliceSource::Architecture { architecture, vocab_size } => {
+                let config = architecture.config(*vocab_size);
+                let end_of_text = tokens.as_ref().and_then(|(tokens, _)| tokens.end_of_text_id);
+                Self {
+                    config_json: fresh_config(&config, end_of_text),
+                    plan: SlicePlan::fresh(config),
+                    reference: None,
+                    previous: None,
+                    tokenizer: TokenizerFiles::choose(None, tokens.as_ref().map(|(tokens, _)| tokens)),
+                }
+            }
+            SliceSource::Checkpoint { checkpoint, layers, layer_map: rule, inherit, previous } => {
+                let reference = Checkpoint::open(store, checkpoint).await?;
+                let previous = match previous.map(Location::Artifact) {
+                    Some(location) => Some(Checkpoint::open(store, &location).await?),
+                    None => None,
+                };
+                check_own(checkpoint, &reference.folder, reference.config()).await?;
+                let layer_map = layer_map(rule, *layers, reference.config().n_layers)?;
+                let plan = SlicePlan::new(Inheritance {
+                    reference: &reference.inventory,
+                    layer_map: &layer_map,
+                    inherit: *inherit,
+                    previous: previous.as_ref().map(|previous| &previous.inventory),
+                })?;
+                let family = plan.config().family;
+                Self {
+                    config_json: DecoderConfig::hf_with_layers(&reference.config_json, family, layer_map.layers()),
+                    plan,
+                    tokenizer: TokenizerFiles::choose(
+                        Some(&reference.folder),
+                        tokens.as_ref().map(|(tokens, _)| tokens),
+                    ),
+                    reference: Some(reference),
+                    previous,
+                }
+            }
+        };
+        if let Some((tokens, location)) = &tokens {
+            tokens.check(location, planned.plan.config())?;
+        }
+        Ok(planned)
+    }
+
+    /// Layers of the reference; the target's own where there is none.
+    pub fn reference_layers(&self) -> LayerCount {
+        self.reference.as_ref().map_or(self.plan.config().n_layers, |reference| reference.config().n_layers)
+    }
+
+    /// The files of a source; none where the plan takes nothing from it.
+    pub fn folder(&self, source: Source) -> Option<&Arc<Folder>> {
+        self.checkpoint(source).map(|checkpoint| &checkpoint.folder)
+    }
+
+    /// A source.
+    pub fn checkpoint(&self, source: Source) -> Option<&Checkpoint> {
+        match source {
+            Source::Reference => self.reference.as_ref(),
+            Source::Previous => self.previous.as_ref(),
+        }
+    }
+}
+
+/// A `config.json` for a model without a reference. The ids are written even when there is none: transformers
+/// would otherwise take the published models' ids, which may have no row here.
+fn fresh_config(config: &DecoderConfig, end_of_text_id: Option<u32>) -> Value {
+    let mut json = config.to_hf();
+    if let Some(object) = json.as_object_mut() {
+        object.insert("bos_token_id".to_owned(), end_of_text_id.into());
+        object.insert("eos_token_id".to_owned(), end_of_text_id.into());
+    }
+    json
+}

@@ -1,0 +1,165 @@
+//! What a target tells about itself: `inheritance.json` for machines, `README.md` for people.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use inheritune_domain::checkpoint::decoder_config::Init;
+use inheritune_domain::checkpoint::safetensors_header::Dtype;
+use inheritune_domain::checkpoint::slice_plan::{Origin, Placement, Source};
+use inheritune_domain::id::Sha256Digest;
+use serde::Serialize;
+
+use crate::plan::PlannedSlice;
+
+/// The name of the record in a checkpoint; the trainer carries it over unchanged.
+pub const RECORD_FILE: &str = "inheritance.json";
+
+/// `inheritance.json`: where every tensor of a target came from, before it was trained.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct InheritanceRecord {
+    version: u32,
+    family: &'static str,
+    layers: u32,
+    reference: Option<RecordedSource>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previous: Option<RecordedSource>,
+    layer_map: Option<Vec<u32>>,
+    seed: u64,
+    tensors: Vec<RecordedTensor>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct RecordedSource {
+    location: String,
+    layers: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct RecordedTensor {
+    name: String,
+    origin: &'static str,
+    from: String,
+    /// `reference` or `previous`, for a copied one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<Source>,
+    /// The source's file, for a copied one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+    dtype: Dtype,
+    shape: Vec<u64>,
+    bytes: u64,
+    /// Empty for a tied one: it has no bytes of its own.
+    sha256: String,
+}
+
+impl InheritanceRecord {
+    /// The record of a target whose tensors were written with these digests.
+    pub fn new(planned: &PlannedSlice, seed: u64, digests: &BTreeMap<String, Sha256Digest>) -> Self {
+        let config = planned.plan.config();
+        let source = |source| {
+            planned.checkpoint(source).map(|checkpoint| RecordedSource {
+                location: checkpoint.location.to_string(),
+                layers: checkpoint.config().n_layers.0,
+            })
+        };
+        Self {
+            version: 1,
+            family: config.family.as_str(),
+            layers: config.n_layers.0,
+            reference: source(Source::Reference),
+            previous: source(Source::Previous),
+            layer_map: planned.plan.layer_map().map(|map| map.sources().to_vec()),
+            seed,
+            tensors: planned.plan.tensors().iter().map(|placement| recorded(placement, digests)).collect(),
+        }
+    }
+
+    /// As it is in the file.
+    pub fn to_json(&self) -> String {
+        // Numbers, strings and lists of them: nothing here can fail to be JSON.
+        serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
+    }
+}
+
+fn recorded(placement: &Placement, digests: &BTreeMap<String, Sha256Digest>) -> RecordedTensor {
+    let (origin, source, file) = match &placement.origin {
+        Origin::Copied { source, tensor } => ("copied", Some(*source), Some(tensor.file.clone())),
+        Origin::Tied { .. } => ("tied", None, None),
+        Origin::Fresh { .. } => ("fresh", None, None),
+    };
+    let name = placement.target.name.clone();
+    RecordedTensor {
+        origin,
+        from: described_origin(&placement.origin),
+        source,
+        file,
+        dtype: placement.dtype,
+        shape: placement.target.shape.clone(),
+        bytes: placement.size_bytes(),
+        sha256: digests.get(&name).map(Sha256Digest::to_string).unwrap_or_default(),
+        name,
+    }
+}
+
+/// An origin in words: the source's tensor name, the tensor it is tied to, or how it is initialised.
+pub fn described_origin(origin: &Origin) -> String {
+    match origin {
+        Origin::Copied { source: Source::Reference, tensor } => tensor.name.clone(),
+        Origin::Copied { source: Source::Previous, tensor } => format!("previous candidate: {}", tensor.name),
+        Origin::Tied { to } => to.clone(),
+        Origin::Fresh { init: Init::Zeros } => "zeros".to_owned(),
+        Origin::Fresh { init: Init::Ones } => "ones".to_owned(),
+        Origin::Fresh { init: Init::Normal { std } } => format!("normal(0, {std})"),
+    }
+}
+
+/// The model card.
+pub fn readme(planned: &PlannedSlice, seed: u64) -> String {
+    let (plan, config) = (&planned.plan, planned.plan.config());
+    let (copied, fresh) = (plan.copied().count(), plan.fresh_tensors().count());
+    let mut text =
+        String::from("---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- inheritune\n---\n\n# ");
+    match (&planned.reference, copied) {
+        (Some(reference), 1..) => {
+            // Writing to a String cannot fail.
+            let _ = writeln!(
+                text,
+                "{} of {} layers, inherited\n\nMade by Inheritune from `{}`.",
+                config.n_layers,
+                reference.config().n_layers,
+                reference.location
+            );
+        }
+        (Some(_) | None, _) => {
+            let _ = writeln!(text, "{} layers, randomly initialised\n\nMade by Inheritune.", config.n_layers);
+        }
+    }
+    if let Some(previous) = &planned.previous {
+        let _ = writeln!(
+            text,
+            "Its first {} layers, and what surrounds the layers, are those of `{}`.",
+            previous.config().n_layers,
+            previous.location
+        );
+    }
+    let layer_map = match plan.layer_map() {
+        Some(map) => format!("{:?}", map.sources()),
+        None => "none".to_owned(),
+    };
+    let _ = write!(
+        text,
+        "\n| | |\n|---|---|\n| family | {} |\n| layers | {} |\n| source layers | {layer_map} |\n| width | {} |\n\
+         | heads | {} |\n| vocabulary | {} |\n| context | {} tokens |\n| parameters | {} |\n| copied tensors | {copied} |\n\
+         | fresh tensors | {fresh} (seed {seed}) |\n\n\
+         `{RECORD_FILE}` tells for every tensor where it came from, and its SHA-256 before any training.\n\
+         Load it with `transformers.AutoModelForCausalLM.from_pretrained` on this folder.\n",
+        config.family.as_str(),
+        config.n_layers,
+        config.d_model,
+        config.n_heads,
+        config.vocab_size,
+        config.max_positions,
+        config.parameters(),
+    );
+    text
+}

@@ -1,0 +1,129 @@
+//! The slice job from end to end.
+
+use bytes::Bytes;
+use inheritune_domain::artifact::{Artifact, ArtifactKind};
+use inheritune_domain::checkpoint::shard_index::INDEX_FILE;
+use inheritune_domain::job::Progress;
+use inheritune_domain::spec::{JobKind, JobOutcome, JobSpec, SliceSpec, Sliced};
+use inheritune_runtime::worker::{JobContext, JobError, JobHandler};
+use inheritune_store::Store;
+use inheritune_store::artifacts::ArtifactWriter;
+use inheritune_store::jobs::Lease;
+use serde_json::json;
+
+use crate::copy::Copier;
+use crate::error::SlicerError;
+use crate::layout;
+use crate::plan::PlannedSlice;
+use crate::record::{InheritanceRecord, RECORD_FILE, readme};
+
+const KINDS: [JobKind; 1] = [JobKind::Slice];
+
+/// Works slice jobs.
+#[derive(Debug, Clone)]
+pub struct SliceHandler {
+    max_file_bytes: u64,
+}
+
+/// The handler of slice jobs. Every service's handler is made from the store; this one needs nothing of it until
+/// it gets a job.
+pub fn handler(_store: &Store) -> SliceHandler {
+    SliceHandler { max_file_bytes: layout::MAX_FILE_BYTES }
+}
+
+impl SliceHandler {
+    /// The same with another longest file of weights; [`layout::MAX_FILE_BYTES`] is the default.
+    #[must_use]
+    pub fn with_max_file_bytes(self, max_file_bytes: u64) -> Self {
+        Self { max_file_bytes }
+    }
+
+    async fn slice(&self, spec: &SliceSpec, context: &JobContext) -> Result<Sliced, SlicerError> {
+        context.progress.set(Progress { message: "reading headers".to_owned(), ..Progress::default() });
+        let planned = tokio::select! {
+            planned = PlannedSlice::new(&context.store, spec) => planned?,
+            _ = context.stop.wait() => return Err(SlicerError::Stopped),
+        };
+        let (plan, config) = (&planned.plan, planned.plan.config());
+        tracing::info!(
+            family = config.family.as_str(),
+            layers = config.n_layers.0,
+            bytes = plan.size_bytes(),
+            copied_bytes = plan.copied_bytes(),
+            "planned"
+        );
+        let mut artifact = context.store.begin_artifact(ArtifactKind::Checkpoint, context.lease);
+        let written = self.write(&planned, spec.seed, (&mut artifact, context)).await;
+        if let Err(error) = written {
+            // Nothing refers to it; what cannot be deleted now is swept up later.
+            if let Err(error) = artifact.abandon().await {
+                tracing::warn!(%error, "an unfinished upload was left behind");
+            }
+            return Err(error);
+        }
+        let artifact = publish(artifact, &planned).await?;
+        Ok(Sliced {
+            checkpoint: artifact.id,
+            config: config.clone(),
+            reference_layers: planned.reference_layers(),
+            parameters: config.parameters(),
+            copied_tensors: plan.copied().count() as u32,
+            fresh_tensors: plan.fresh_tensors().count() as u32,
+            copied_bytes: plan.copied_bytes(),
+        })
+    }
+
+    async fn write(
+        &self,
+        planned: &PlannedSlice,
+        seed: u64,
+        (artifact, context): (&mut ArtifactWriter, &JobContext),
+    ) -> Result<(), SlicerError> {
+        let files = layout::files(&planned.plan, self.max_file_bytes)?;
+        let mut copier = Copier::new(planned, seed, context);
+        for file in &files {
+            copier.write(file, artifact).await?;
+        }
+        if let Some(index) = layout::index(&files) {
+            artifact.put_bytes(INDEX_FILE, Bytes::from(index)).await?;
+        }
+        let record = InheritanceRecord::new(planned, seed, &copier.into_digests());
+        artifact.put_bytes("config.json", Bytes::from(format!("{:#}\n", planned.config_json))).await?;
+        artifact.put_bytes(RECORD_FILE, Bytes::from(record.to_json())).await?;
+        artifact.put_bytes("README.md", Bytes::from(readme(planned, seed))).await?;
+        for source in &planned.tokenizer {
+            for name in source.names() {
+                artifact.put_bytes(name, source.read(name).await?).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl JobHandler for SliceHandler {
+    fn kinds(&self) -> &[JobKind] {
+        &KINDS
+    }
+
+    async fn run(&self, job: Lease, context: JobContext) -> Result<JobOutcome, JobError> {
+        match &job.spec {
+            JobSpec::Slice(spec) => Ok(JobOutcome::Sliced(self.slice(spec, &context).await?)),
+            JobSpec::Tokenize(_) | JobSpec::Train(_) | JobSpec::Evaluate(_) => {
+                Err(JobError::Permanent(format!("a slicer cannot work a {} job", job.spec.kind().as_str())))
+            }
+        }
+    }
+}
+
+async fn publish(artifact: ArtifactWriter, planned: &PlannedSlice) -> Result<Artifact, SlicerError> {
+    let config = planned.plan.config();
+    let metadata = json!({
+        "family": config.family.as_str(),
+        "layers": config.n_layers.0,
+        "parameters": config.parameters(),
+        "vocab_size": config.vocab_size,
+        "trained_steps": 0,
+        "reference": planned.reference.as_ref().map(|reference| reference.location.to_string()),
+    });
+    Ok(artifact.publish(None, metadata).await?)
+}

@@ -1,0 +1,179 @@
+//! A real server process, the real command line client, and a recipe small enough for a test.
+#![allow(dead_code, clippy::unwrap_used, missing_docs)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Everything here ends well within this, or something hangs.
+pub const LIMIT: Duration = Duration::from_secs(300);
+
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+/// A program of another package, built beside this test's own.
+pub fn program(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_BIN_EXE_inheritune-standalone")).with_file_name(name);
+    assert!(path.exists(), "{} is not built: cargo build --workspace --bins", path.display());
+    path
+}
+
+/// `inheritune-standalone` on a folder; killed when dropped.
+pub struct Server {
+    child: Child,
+    pub address: String,
+}
+
+impl Server {
+    pub fn start(dir: &Path) -> Self {
+        let address_file = dir.join("address");
+        let _ = std::fs::remove_file(&address_file);
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("server.log")).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_inheritune-standalone"))
+            .args(["--listen", "127.0.0.1:0", "--threads", "1", "--data-dir"])
+            .arg(dir.join("data"))
+            .arg("--address-file")
+            .arg(&address_file)
+            .env_remove("DATABASE_URL")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let started = Instant::now();
+        loop {
+            if let Ok(address) = std::fs::read_to_string(&address_file) {
+                return Self { child, address };
+            }
+            let ended = child.try_wait().unwrap();
+            assert!(ended.is_none() && started.elapsed() < LIMIT, "no server ({ended:?}):\n{}", tail(&dir.join("server.log")));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// SIGKILL: what a power cut looks like to everyone else.
+    pub fn kill_9(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM; true when it ended by itself within 10 s.
+    pub fn terminate(mut self) -> bool {
+        let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(told.success());
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_secs(10) {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                assert!(status.success(), "{status}");
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        false
+    }
+
+    pub fn inheritune(&self, arguments: &[&str]) -> Output {
+        Command::new(program("inheritune"))
+            .args(arguments)
+            .env("INHERITUNE_SERVER", &self.address)
+            .current_dir(root())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// Runs the client and wants exit code 0.
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.inheritune(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}\n{}", output.status, show(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs the client with `--output json`.
+    pub fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let text = self.ok(&[&["--output", "json"], arguments].concat());
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{arguments:?}: {e}\n{text}"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn show(output: &Output) -> String {
+    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+pub fn tail(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
+}
+
+/// Real English that is always there: this repository's own documents.
+pub fn write_corpus(dir: &Path) -> PathBuf {
+    let path = dir.join("corpus.txt");
+    let text: String = ["LICENSE", "ARCHITECTURE.md", "README.md", "SECURITY.md"]
+        .iter()
+        .map(|name| std::fs::read_to_string(root().join(name)).unwrap())
+        .collect();
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// A full-data run of a four-layer GPT-2, seconds long; its loss cannot match, so it grows to the reference's depth.
+pub fn write_recipe(dir: &Path, name: &str) -> PathBuf {
+    let corpus = write_corpus(dir);
+    let recipe = format!(
+        r#"
+name = "{name}"
+recipe = "full-data"
+seed = 7
+
+[corpus]
+sources = ["file://{corpus}"]
+validation_fraction = 0.1
+tokenizer = {{ train = {{ vocab_size = 400 }} }}
+
+[reference.architecture]
+family = "gpt2"
+n_layers = 3
+d_model = 32
+n_heads = 2
+max_positions = 64
+
+[reference.training]
+block_size = 32
+micro_batch = 8
+steps = 60
+lr_max = 3e-3
+warmup_steps = 5
+evaluate_every_steps = 20
+checkpoint_every_steps = 15
+
+[target]
+start_layers = 1
+grow_by = 1
+
+[training]
+block_size = 32
+micro_batch = 8
+steps = 30
+# So low that a candidate cannot catch up with the reference: growth must happen.
+lr_max = 1e-7
+evaluate_every_steps = 10
+checkpoint_every_steps = 10
+
+[[controls]]
+name = "random init, same depth"
+"#,
+        corpus = corpus.display()
+    );
+    let path = dir.join(format!("{name}.toml"));
+    std::fs::write(&path, recipe).unwrap();
+    path
+}

@@ -1,0 +1,139 @@
+//! The conventions that a machine can check.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// Which crate may depend on which: see ARCHITECTURE.md. Any other edge fails.
+const EDGES: [(&str, &[&str]); 11] = [
+    ("domain", &[]),
+    ("api", &["domain"]),
+    ("store", &["domain"]),
+    ("runtime", &["domain", "api", "store"]),
+    ("lm", &["domain"]),
+    ("slicer", &["domain", "api", "store", "runtime"]),
+    ("trainer", &["domain", "api", "store", "runtime", "lm"]),
+    ("evaluator", &["domain", "api", "store", "runtime", "lm"]),
+    ("scheduler", &["domain", "api", "store", "runtime"]),
+    ("cli", &["domain", "api"]),
+    ("standalone", &["domain", "api", "store", "runtime", "slicer", "trainer", "evaluator", "scheduler"]),
+];
+
+/// Hard limit; 400 is the soft one.
+const MAX_LINES: usize = 700;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+fn crate_sources() -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    sources(&root().join("crates"), &mut found);
+    assert!(found.len() > 50, "the sources were not found");
+    found.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect()
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    let mut actual = BTreeMap::new();
+    for entry in std::fs::read_dir(root().join("crates")).unwrap() {
+        let dir = entry.unwrap().path();
+        let name = dir.file_name().unwrap().to_str().unwrap().to_owned();
+        let manifest: toml::Table = std::fs::read_to_string(dir.join("Cargo.toml")).unwrap().parse().unwrap();
+        assert_eq!(manifest["package"]["name"].as_str(), Some(format!("inheritune-{name}").as_str()));
+        let edges: BTreeSet<String> = ["dependencies", "dev-dependencies", "build-dependencies"]
+            .iter()
+            .filter_map(|table| manifest.get(*table)?.as_table())
+            .flat_map(|table| table.keys())
+            .filter_map(|dependency| dependency.strip_prefix("inheritune-").map(str::to_owned))
+            .collect();
+        actual.insert(name, edges);
+    }
+    let allowed: BTreeMap<String, BTreeSet<String>> =
+        EDGES.iter().map(|(name, edges)| (name.to_string(), edges.iter().map(|e| e.to_string()).collect())).collect();
+    assert_eq!(actual.keys().collect::<Vec<_>>(), allowed.keys().collect::<Vec<_>>(), "a crate was added or removed");
+    for (name, edges) in &actual {
+        let extra: Vec<_> = edges.difference(&allowed[name]).collect();
+        assert!(extra.is_empty(), "inheritune-{name} may not depend on {extra:?}");
+    }
+}
+
+#[test]
+fn files_are_short() {
+    let long: Vec<_> = crate_sources()
+        .into_iter()
+        .filter(|(_, text)| text.lines().count() > MAX_LINES)
+        .map(|(path, text)| format!("{}: {} lines", path.display(), text.lines().count()))
+        .collect();
+    assert!(long.is_empty(), "over {MAX_LINES} lines: {long:#?}");
+}
+
+#[test]
+fn only_lm_may_hold_unsafe_code() {
+    for (path, text) in crate_sources() {
+        if path.components().any(|c| c.as_os_str() == "lm") || path.ends_with("tests/tidy.rs") {
+            continue;
+        }
+        assert!(!text.contains("allow(unsafe_code)"), "{}: unsafe code belongs in lm", path.display());
+    }
+}
+
+#[test]
+fn only_store_talks_sql_and_only_lm_links_libtorch() {
+    for entry in std::fs::read_dir(root().join("crates")).unwrap() {
+        let dir = entry.unwrap().path();
+        let manifest: toml::Table = std::fs::read_to_string(dir.join("Cargo.toml")).unwrap().parse().unwrap();
+        let depends = |on: &str| manifest.get("dependencies").and_then(|t| t.get(on)).is_some();
+        assert!(!depends("sqlx") || dir.ends_with("store"), "{}: SQL belongs in store", dir.display());
+        assert!(
+            !depends("tch") || ["lm", "trainer", "evaluator"].iter().any(|name| dir.ends_with(name)),
+            "{}: tensors belong in lm, trainer and evaluator",
+            dir.display()
+        );
+    }
+}
+
+#[test]
+fn every_crate_says_what_it_owns() {
+    for (name, _) in EDGES {
+        let path = root().join("crates").join(name).join("src/lib.rs");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("//! "), "{} has no crate documentation", path.display());
+        for phrase in ["Owns:", "Must never:"] {
+            assert!(text.contains(phrase), "{} does not say `{phrase}`", path.display());
+        }
+    }
+}
+
+#[test]
+fn migrations_are_numbered_and_commented() {
+    let mut names: Vec<_> = std::fs::read_dir(root().join("migrations"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert!(!names.is_empty());
+    for (i, name) in names.iter().enumerate() {
+        assert!(name.starts_with(&format!("{:04}_", i + 1)) && name.ends_with(".sql"), "{name} is out of order");
+        let sql = std::fs::read_to_string(root().join("migrations").join(name)).unwrap();
+        let created: BTreeSet<&str> = sql
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("CREATE TABLE "))
+            .filter_map(|rest| rest.split_whitespace().next())
+            .collect();
+        for table in created {
+            let table = table.trim_end_matches('(');
+            assert!(sql.contains(&format!("COMMENT ON TABLE {table}")), "{name}: table {table} has no comment");
+        }
+    }
+}

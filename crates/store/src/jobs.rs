@@ -1,0 +1,474 @@
+//! The job tables: submit, claim, renew, end, and what an owner asks for in between.
+//!
+//! ```text
+//!  jobs       one row per job for ever       spec, attempts, outcome, error
+//!  job_queue  one row per job not yet over   queued | leased | paused
+//!  job_attempts  one row per claim
+//! ```
+//! Claims and heartbeats, the frequent calls, are one SQL statement each. Everything else locks the job's rows, asks
+//! [`inheritune_domain::job::JobLife`] what becomes of it, and writes that down ([`life`]): one transaction, by the
+//! database's clock alone.
+
+mod life;
+
+use std::time::Duration;
+
+use inheritune_domain::id::{JobId, LeaseToken, RunId, WorkerId};
+use inheritune_domain::job::{Directive, FailureClass, JobEvent, JobRecord, JobStatus, Progress, RetryPolicy};
+use inheritune_domain::spec::{JobKind, JobOutcome, JobSpec};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::notify::{self, Topic};
+use crate::rows::{self, Request};
+use crate::{Store, StoreError};
+
+pub(crate) use life::request_of_run;
+
+/// Leases that one transaction of the reaper takes back at most.
+const EXPIRE_BATCH: i64 = 32;
+
+/// A job to submit.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct NewJob {
+    /// What it is for, in people's words.
+    pub label: String,
+    /// What it is to do.
+    pub spec: JobSpec,
+    /// Higher first.
+    pub priority: i32,
+    /// How often it is tried.
+    pub retry: RetryPolicy,
+    /// The run it belongs to.
+    pub run: Option<RunId>,
+}
+
+/// What every write of a worker carries: the job and the fence of its claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LeaseKey {
+    /// The job.
+    pub job: JobId,
+    /// The fence.
+    pub token: LeaseToken,
+}
+
+/// A job in a worker's hands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lease {
+    /// Goes with every write.
+    pub key: LeaseKey,
+    /// The run it belongs to.
+    pub run: Option<RunId>,
+    /// What it is for.
+    pub label: String,
+    /// What to do.
+    pub spec: JobSpec,
+    /// Claims so far, this one included.
+    pub attempt: u32,
+}
+
+/// Which part of a list is wanted; newest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Items at most.
+    pub size: u32,
+    /// [`Paged::next`] of the page before.
+    pub token: Option<String>,
+}
+
+/// One page of a list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Paged<T> {
+    /// Newest first.
+    pub items: Vec<T>,
+    /// The token of the next page, if there is one.
+    pub next: Option<String>,
+}
+
+/// Which jobs are wanted; every field that is set must match.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JobFilter {
+    /// Of this run.
+    pub run: Option<RunId>,
+    /// Of this kind.
+    pub kind: Option<JobKind>,
+    /// In this state.
+    pub status: Option<JobStatus>,
+}
+
+/// How many jobs of one kind wait or run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueDepth {
+    /// The kind.
+    pub kind: JobKind,
+    /// The state.
+    pub status: JobStatus,
+    /// Jobs.
+    pub jobs: u64,
+}
+
+impl Store {
+    /// Puts a job into the queue. With a `request_id` that was used before for the same job, says that job again.
+    ///
+    /// # Errors
+    /// [`StoreError::RequestIdReused`] when that id came with another job; [`StoreError::NotFound`] for an unknown run.
+    pub async fn submit_job(&self, job: &NewJob, request_id: Option<Uuid>) -> Result<JobRecord, StoreError> {
+        let request = Request::new(request_id, "job", job)?;
+        let id = JobId(Uuid::now_v7());
+        let mut tx = self.pool.begin().await?;
+        if let Some(before) = request.made_before(&mut tx, id.0).await? {
+            drop(tx);
+            return self.job(JobId(before)).await;
+        }
+        insert_job(&mut tx, &QueuedJob { id, job, model: None }).await?;
+        notify::wake(&mut tx, &[Topic::Jobs, Topic::Updates]).await?;
+        tx.commit().await?;
+        self.job(id).await
+    }
+
+    /// One job.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn job(&self, id: JobId) -> Result<JobRecord, StoreError> {
+        let mut found = self.jobs_by_id(&[id.0]).await?;
+        found.pop().map(|(_, job)| job).ok_or_else(|| rows::not_found("job", id))
+    }
+
+    /// Jobs, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Location`] for a page token that is not one.
+    pub async fn list_jobs(&self, filter: &JobFilter, page: &Page) -> Result<Paged<JobRecord>, StoreError> {
+        let ids = sqlx::query_scalar!(
+            "-- jobs.list
+             SELECT j.id
+             FROM jobs j
+             LEFT JOIN job_queue q ON q.job_id = j.id
+             WHERE ($1::uuid IS NULL OR j.run_id = $1)
+               AND ($2::text IS NULL OR j.kind = $2)
+               AND ($3::text IS NULL OR job_status(j.final_status, q.state, q.directive) = $3)
+               AND ($4::bigint IS NULL OR j.seq < $4)
+             ORDER BY j.seq DESC
+             LIMIT $5",
+            filter.run.map(|id| id.0),
+            filter.kind.map(JobKind::as_str),
+            filter.status.map(JobStatus::as_str),
+            rows::after_seq(page)?,
+            rows::row_limit(page),
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows::paged(page, self.jobs_by_id(&ids).await?))
+    }
+
+    /// Newest first.
+    async fn jobs_by_id(&self, ids: &[Uuid]) -> Result<Vec<(i64, JobRecord)>, StoreError> {
+        let found = sqlx::query_as!(
+            JobRow,
+            r#"-- jobs.by_id
+             SELECT j.id, j.seq, j.run_id, j.label, j.spec,
+                    job_status(j.final_status, q.state, q.directive) AS "status!",
+                    j.priority, j.attempts, coalesce(q.progress, j.progress) AS progress, j.outcome, j.error,
+                    j.worker_id, j.created_at, j.started_at, j.finished_at,
+                    greatest(j.updated_at, q.heartbeat_at) AS "updated_at!"
+             FROM jobs j
+             LEFT JOIN job_queue q ON q.job_id = j.id
+             WHERE j.id = ANY($1)
+             ORDER BY j.seq DESC"#,
+            ids,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        found.into_iter().map(|row| Ok((row.seq, row.record()?))).collect()
+    }
+
+    /// Takes up to `limit` jobs: highest priority first, then the oldest. Two callers never get the same job.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn claim_jobs(
+        &self,
+        worker: WorkerId,
+        kinds: &[JobKind],
+        limit: u32,
+        lease: Duration,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let kinds: Vec<String> = kinds.iter().map(|kind| kind.as_str().to_owned()).collect();
+        let claimed = sqlx::query!(
+            r#"-- jobs.claim
+             WITH claimable AS MATERIALIZED (
+                 SELECT job_id FROM job_queue
+                 WHERE state = 'queued' AND kind = ANY($2) AND not_before <= now()
+                 ORDER BY priority DESC, seq
+                 LIMIT $3
+                 FOR UPDATE SKIP LOCKED
+             ), leased AS (
+                 UPDATE job_queue q
+                 SET state = 'leased', not_before = NULL, directive = 'run', worker_id = $1,
+                     lease_token = nextval('lease_tokens'), heartbeat_at = now(),
+                     lease_until = now() + $4::bigint * interval '1 millisecond'
+                 FROM claimable c
+                 WHERE q.job_id = c.job_id
+                 RETURNING q.job_id, q.lease_token
+             ), counted AS (
+                 UPDATE jobs j
+                 SET attempts = attempts + 1, worker_id = $1, started_at = coalesce(started_at, now()), updated_at = now()
+                 FROM leased l
+                 WHERE j.id = l.job_id
+                 RETURNING j.id, j.seq, j.run_id, j.label, j.spec, j.priority, j.attempts, l.lease_token
+             ), kept AS (
+                 INSERT INTO job_attempts (job_id, attempt, lease_token, worker_id)
+                 SELECT id, attempts, lease_token, $1 FROM counted
+             )
+             SELECT id, run_id, label, spec, attempts, lease_token AS "lease_token!"
+             FROM counted
+             ORDER BY priority DESC, seq"#,
+            worker.0,
+            &kinds,
+            i64::from(limit),
+            milliseconds(lease),
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        claimed
+            .into_iter()
+            .map(|row| {
+                Ok(Lease {
+                    key: LeaseKey { job: JobId(row.id), token: LeaseToken(row.lease_token) },
+                    run: row.run_id.map(RunId),
+                    label: row.label,
+                    spec: rows::from_json(row.spec, &format!("jobs.spec of {}", row.id))?,
+                    attempt: rows::count(row.attempts),
+                })
+            })
+            .collect()
+    }
+
+    /// Says that the holder is alive and how far it is; brings back what its owner wants.
+    /// Wakes nobody: progress is polled.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`].
+    pub async fn heartbeat(
+        &self,
+        lease: LeaseKey,
+        progress: Option<&Progress>,
+        extend: Duration,
+    ) -> Result<Directive, StoreError> {
+        let progress = progress.map(|progress| rows::to_json(&finite(progress), "progress")).transpose()?;
+        let directive = sqlx::query_scalar!(
+            r#"-- jobs.heartbeat
+             UPDATE job_queue
+             SET lease_until = now() + $3::bigint * interval '1 millisecond', heartbeat_at = now(),
+                 progress = coalesce($4, progress)
+             WHERE job_id = $1 AND lease_token = $2 AND lease_until > now()
+             RETURNING directive AS "directive!""#,
+            lease.job.0,
+            lease.token.0,
+            milliseconds(extend),
+            progress,
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        match directive {
+            Some(directive) => rows::known(life::directive(&directive), "job_queue.directive", &directive),
+            None => Err(StoreError::LeaseLost(lease.job)),
+        }
+    }
+
+    /// Ends a job well. If it belongs to a run, the run is told in the same transaction.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`].
+    pub async fn complete_job(&self, lease: LeaseKey, outcome: &JobOutcome) -> Result<(), StoreError> {
+        let event = JobEvent::Complete { token: lease.token };
+        self.advance_job(lease.job, event, life::Detail::Outcome(outcome)).await
+    }
+
+    /// Ends an attempt badly: the job waits for its next attempt, or fails for good.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`].
+    pub async fn fail_job(&self, lease: LeaseKey, class: FailureClass, error: &str) -> Result<(), StoreError> {
+        let event = JobEvent::Fail { token: lease.token, class };
+        self.advance_job(lease.job, event, life::Detail::Error(error)).await
+    }
+
+    /// Gives a job back unfinished; no attempt is lost. It waits for a worker, for a resume, or is cancelled, as its
+    /// owner wants.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`].
+    pub async fn release_job(&self, lease: LeaseKey, reason: &str) -> Result<(), StoreError> {
+        let event = JobEvent::Release { token: lease.token };
+        self.advance_job(lease.job, event, life::Detail::Reason(reason)).await
+    }
+
+    async fn advance_job(&self, id: JobId, event: JobEvent, detail: life::Detail<'_>) -> Result<(), StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let topics = life::advance(&mut tx, id, event, detail).await?;
+        notify::wake(&mut tx, &topics).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Pauses ([`Directive::Pause`]), resumes ([`Directive::Run`]) or cancels a job. A job that nobody holds obeys at
+    /// once, one that a worker holds when the worker has given it back.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::WrongState`] when it is over or being cancelled.
+    pub async fn request_job(&self, id: JobId, directive: Directive) -> Result<JobRecord, StoreError> {
+        self.advance_job(id, life::request(directive), life::Detail::Nothing).await?;
+        self.job(id).await
+    }
+
+    /// Takes back the jobs whose lease ran out; says how many. Safe to call from several processes.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn expire_leases(&self) -> Result<u64, StoreError> {
+        let mut expired = 0;
+        loop {
+            let mut tx = self.pool.begin().await?;
+            let overdue = sqlx::query_scalar!(
+                "-- jobs.overdue
+                 SELECT job_id FROM job_queue
+                 WHERE state = 'leased' AND lease_until <= now()
+                 ORDER BY lease_until
+                 LIMIT $1
+                 FOR UPDATE SKIP LOCKED",
+                EXPIRE_BATCH,
+            )
+            .fetch_all(&mut *tx)
+            .await?;
+            let mut topics = Vec::new();
+            for id in &overdue {
+                topics.extend(life::advance(&mut tx, JobId(*id), JobEvent::Expire, life::Detail::Nothing).await?);
+            }
+            notify::wake(&mut tx, &topics).await?;
+            tx.commit().await?;
+            expired += overdue.len() as u64;
+            if (overdue.len() as i64) < EXPIRE_BATCH {
+                return Ok(expired);
+            }
+        }
+    }
+
+    /// Jobs that wait or run, by kind and status.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn queue_depth(&self) -> Result<Vec<QueueDepth>, StoreError> {
+        let rows = sqlx::query!(
+            r#"-- jobs.queue_depth
+             SELECT kind, job_status(NULL, state, directive) AS "status!", count(*) AS "jobs!"
+             FROM job_queue GROUP BY 1, 2 ORDER BY 1, 2"#,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter()
+            .map(|row| {
+                Ok(QueueDepth {
+                    kind: rows::known(JobKind::parse(&row.kind), "job_queue.kind", &row.kind)?,
+                    status: rows::known(JobStatus::parse(&row.status), "job_status", &row.status)?,
+                    jobs: rows::unsigned(row.jobs),
+                })
+            })
+            .collect()
+    }
+}
+
+/// A job on its way into the tables.
+pub(crate) struct QueuedJob<'a> {
+    pub(crate) id: JobId,
+    pub(crate) job: &'a NewJob,
+    /// Which of the run's models it is about, and that model's name.
+    pub(crate) model: Option<(serde_json::Value, String)>,
+}
+
+/// Inserts a job and its queue row.
+pub(crate) async fn insert_job(conn: &mut PgConnection, new: &QueuedJob<'_>) -> Result<(), StoreError> {
+    let (model, model_name) = new.model.clone().unzip();
+    let job = new.job;
+    let inserted = sqlx::query!(
+        "-- jobs.insert
+         WITH job AS (
+             INSERT INTO jobs (id, run_id, model, model_name, kind, label, spec, priority, max_attempts, backoff_ms, backoff_max_ms)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+             RETURNING id, kind, priority, seq
+         )
+         INSERT INTO job_queue (job_id, kind, priority, seq, state, not_before)
+         SELECT id, kind, priority, seq, 'queued', now() FROM job",
+        new.id.0,
+        job.run.map(|id| id.0),
+        model,
+        model_name,
+        job.spec.kind().as_str(),
+        rows::text(&job.label),
+        rows::to_json(&job.spec, "job spec")?,
+        job.priority,
+        i32::try_from(job.retry.max_attempts.max(1)).unwrap_or(i32::MAX),
+        rows::signed(job.retry.backoff_ms),
+        rows::signed(job.retry.backoff_max_ms),
+    )
+    .execute(conn)
+    .await;
+    match (inserted, job.run) {
+        (Err(sqlx::Error::Database(e)), Some(run)) if e.is_foreign_key_violation() => Err(rows::not_found("run", run)),
+        (inserted, _) => Ok(inserted.map(|_| ())?),
+    }
+}
+
+struct JobRow {
+    id: Uuid,
+    seq: i64,
+    run_id: Option<Uuid>,
+    label: String,
+    spec: serde_json::Value,
+    status: String,
+    priority: i32,
+    attempts: i32,
+    progress: Option<serde_json::Value>,
+    outcome: Option<serde_json::Value>,
+    error: Option<String>,
+    worker_id: Option<Uuid>,
+    created_at: time::OffsetDateTime,
+    started_at: Option<time::OffsetDateTime>,
+    finished_at: Option<time::OffsetDateTime>,
+    updated_at: time::OffsetDateTime,
+}
+
+impl JobRow {
+    fn record(self) -> Result<JobRecord, StoreError> {
+        let of = |column: &str| format!("jobs.{column} of {}", self.id);
+        Ok(JobRecord {
+            id: JobId(self.id),
+            run: self.run_id.map(RunId),
+            label: self.label,
+            spec: rows::from_json(self.spec, &of("spec"))?,
+            status: rows::known(JobStatus::parse(&self.status), "job_status", &self.status)?,
+            priority: self.priority,
+            attempts: rows::count(self.attempts),
+            progress: self.progress.map(|p| rows::from_json(p, &of("progress"))).transpose()?.unwrap_or_default(),
+            outcome: self.outcome.map(|o| rows::from_json(o, &of("outcome"))).transpose()?,
+            error: self.error,
+            worker: self.worker_id.map(WorkerId),
+            created_at: self.created_at,
+            started_at: self.started_at,
+            finished_at: self.finished_at,
+            updated_at: self.updated_at,
+        })
+    }
+}
+
+fn milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// JSON has no infinity: a rate that is not finite becomes zero, an estimate unknown.
+fn finite(progress: &Progress) -> Progress {
+    let per_second = if progress.per_second.is_finite() { progress.per_second } else { 0.0 };
+    let estimated_remaining_seconds = progress.estimated_remaining_seconds.filter(|s| s.is_finite());
+    let message = rows::text(&progress.message);
+    Progress { per_second, estimated_remaining_seconds, message, ..progress.clone() }
+}

@@ -1,0 +1,174 @@
+//! All SQL and all object storage.
+//!
+//! Owns: the job tables with their leases and fences ([`jobs`]), runs and their inbox ([`runs`]), artifacts
+//! ([`artifacts`]), metric points ([`metrics`]), the object store ([`objects`]), notifications ([`notify`]) and a
+//! private Postgres ([`local_postgres`]).
+//!
+//! Entry point: [`Store::connect`].
+//!
+//! Must never: decide what a job or a run does next (that is `inheritune_domain`), or read the machine's clock where
+//! the database's `now()` can be asked.
+
+pub mod jobs;
+pub mod runs;
+pub mod artifacts;
+pub mod metrics;
+pub mod objects;
+pub mod notify;
+pub mod local_postgres;
+mod report;
+mod rows;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+/// Longest wait for a free connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
+/// A process that freezes inside a transaction keeps its locks no longer than this.
+const IDLE_IN_TRANSACTION_LIMIT: &str = "30s";
+
+/// Why a call on the store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Postgres could not be reached or refused.
+    #[error("database: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The schema could not be brought up to date.
+    #[error("migrations: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The object store could not be reached or refused.
+    #[error("object store: {0}")]
+    Objects(#[from] object_store::Error),
+    /// A local file could not be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The caller's lease is no longer its own: what it wrote was refused. It must stop.
+    #[error("the lease on job {0} was lost")]
+    LeaseLost(inheritune_domain::id::JobId),
+    /// Nothing of this id.
+    #[error("{kind} {id} does not exist")]
+    NotFound {
+        /// `run`, `job`, `artifact`, `file`.
+        kind: &'static str,
+        /// Its id.
+        id: String,
+    },
+    /// The same `request_id` came with another body.
+    #[error("request_id {0} was used before with another request")]
+    RequestIdReused(uuid::Uuid),
+    /// The state does not allow it.
+    #[error("{0}")]
+    WrongState(String),
+    /// A stored object is not what its manifest says.
+    #[error("{name}: {problem}")]
+    Corrupt {
+        /// The object or file.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A location that this service may not read.
+    #[error("{location}: {problem}")]
+    Location {
+        /// The location.
+        location: String,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Database(_) | Self::File { .. } => true,
+            Self::Objects(e) => !matches!(e, object_store::Error::NotFound { .. } | object_store::Error::InvalidPath { .. }),
+            Self::Migrate(_)
+            | Self::LeaseLost(_)
+            | Self::NotFound { .. }
+            | Self::RequestIdReused(_)
+            | Self::WrongState(_)
+            | Self::Corrupt { .. }
+            | Self::Location { .. } => false,
+        }
+    }
+}
+
+/// Where the store is.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreConfig {
+    /// `postgres://user:password@host/database`.
+    pub database_url: String,
+    /// Connections at most, at least 2.
+    #[serde(default = "default_max_connections")]
+    pub max_connections: u32,
+    /// The object store.
+    pub objects: objects::ObjectsConfig,
+}
+
+fn default_max_connections() -> u32 {
+    8
+}
+
+/// Handle on the database and the object store; cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) pool: sqlx::PgPool,
+    pub(crate) objects: Arc<objects::Objects>,
+    pub(crate) wakeups: Arc<tokio::sync::OnceCell<notify::Wakeups>>,
+}
+
+impl Store {
+    /// Connects to both; does not migrate.
+    ///
+    /// # Errors
+    /// The database or the object store cannot be reached, or the configuration is wrong.
+    pub async fn connect(config: &StoreConfig) -> Result<Self, StoreError> {
+        let options: PgConnectOptions = config.database_url.parse()?;
+        let options = options
+            .application_name("inheritune")
+            .options([("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_LIMIT)]);
+        let pool = PgPoolOptions::new()
+            .max_connections(config.max_connections.max(2))
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_with(options)
+            .await?;
+        let objects = objects::Objects::new(&config.objects)?;
+        Ok(Self { pool, objects: Arc::new(objects), wakeups: Arc::default() })
+    }
+
+    /// Brings the schema up to date.
+    ///
+    /// # Errors
+    /// [`StoreError::Migrate`].
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        Ok(sqlx::migrate!("../../migrations").run(&self.pool).await?)
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query!("-- store.ping\nSELECT 1 AS one").fetch_one(&self.pool).await?;
+        Ok(())
+    }
+
+    /// The object store.
+    pub fn objects(&self) -> &objects::Objects {
+        &self.objects
+    }
+
+    /// The connections, for tests and benches only: SQL lives in this crate.
+    pub fn pool(&self) -> &sqlx::PgPool {
+        &self.pool
+    }
+}

@@ -1,0 +1,98 @@
+//! Points of training curves.
+
+use std::collections::BTreeMap;
+
+use inheritune_domain::id::JobId;
+use inheritune_domain::job::MetricPoint;
+
+use crate::jobs::LeaseKey;
+use crate::rows;
+use crate::{Store, StoreError};
+
+/// Points that one statement writes at most.
+const BATCH: usize = 5_000;
+/// Points that one call brings at most.
+const MAX_POINTS: i64 = 1_000_000;
+
+impl Store {
+    /// Adds points to a job's curves. A point of the same name and step is overwritten: a resumed job does steps again.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`]: nothing was written.
+    pub async fn add_metrics(&self, lease: LeaseKey, points: &[MetricPoint]) -> Result<(), StoreError> {
+        let points: BTreeMap<(&str, u64), &MetricPoint> =
+            points.iter().map(|point| ((point.name.as_str(), point.step), point)).collect();
+        let points: Vec<&MetricPoint> = points.into_values().collect();
+        let mut tx = self.pool.begin().await?;
+        // The share lock keeps the reaper out until the points are committed.
+        let held = sqlx::query_scalar!(
+            r#"-- metric_points.fence
+             SELECT true AS "held!" FROM job_queue
+             WHERE job_id = $1 AND lease_token = $2 AND lease_until > now() FOR SHARE"#,
+            lease.job.0,
+            lease.token.0,
+        )
+        .fetch_optional(&mut *tx)
+        .await?;
+        if held.is_none() {
+            return Err(StoreError::LeaseLost(lease.job));
+        }
+        for batch in points.chunks(BATCH) {
+            let names: Vec<String> = batch.iter().map(|point| rows::text(&point.name)).collect();
+            let steps: Vec<i64> = batch.iter().map(|point| rows::signed(point.step)).collect();
+            let tokens_seen: Vec<i64> = batch.iter().map(|point| rows::signed(point.tokens_seen)).collect();
+            let values: Vec<f64> = batch.iter().map(|point| point.value).collect();
+            sqlx::query!(
+                "-- metric_points.upsert
+                 INSERT INTO metric_points (job_id, name, step, tokens_seen, value)
+                 SELECT $1, name, step, tokens_seen, value
+                 FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::float8[]) AS p (name, step, tokens_seen, value)
+                 ON CONFLICT (job_id, name, step)
+                 DO UPDATE SET tokens_seen = excluded.tokens_seen, value = excluded.value, created_at = now()",
+                lease.job.0,
+                &names,
+                &steps,
+                &tokens_seen,
+                &values,
+            )
+            .execute(&mut *tx)
+            .await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// A job's points, by step: those called `names` (all when empty), after `after_step` when given.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn metrics(
+        &self,
+        job: JobId,
+        names: &[&str],
+        after_step: Option<u64>,
+    ) -> Result<Vec<MetricPoint>, StoreError> {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let points = sqlx::query!(
+            "-- metric_points.list
+             SELECT name, step, tokens_seen, value FROM metric_points
+             WHERE job_id = $1 AND (cardinality($2::text[]) = 0 OR name = ANY($2)) AND ($3::bigint IS NULL OR step > $3)
+             ORDER BY step, name
+             LIMIT $4",
+            job.0,
+            &names,
+            after_step.map(rows::signed),
+            MAX_POINTS,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(points
+            .into_iter()
+            .map(|row| MetricPoint {
+                step: rows::unsigned(row.step),
+                tokens_seen: rows::unsigned(row.tokens_seen),
+                name: row.name,
+                value: row.value,
+            })
+            .collect())
+    }
+}

@@ -1,0 +1,327 @@
+//! The run tables: create, list, tell, and the run driver's transaction.
+//!
+//! Whatever happens to a run (its owner asks, a job of it ends) goes to `run_inbox`. [`Store::drive_one_run`] folds it
+//! into the run with [`Run::advance`], and writes what follows, jobs included, in the same transaction: a driver that
+//! dies in the middle has done nothing.
+
+use inheritune_domain::id::{JobId, RunId};
+use inheritune_domain::job::{JobStatus, RetryPolicy};
+use inheritune_domain::run::{JobsRequest, Run, RunEvent, RunState, Submission};
+use inheritune_domain::spec::{Recipe, RunSpec};
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::jobs::{self, NewJob, Page, Paged, QueuedJob};
+use crate::notify::{self, Topic};
+use crate::rows::{self, Request};
+use crate::{Store, StoreError};
+
+/// Events of one run that one transaction folds at most.
+const INBOX_BATCH: i64 = 64;
+/// Notes that one call brings at most.
+const MAX_NOTES: i64 = 10_000;
+
+/// A run as its row says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunRecord {
+    /// Its id.
+    pub id: RunId,
+    /// Recipe, state and models.
+    pub run: Run,
+    /// Grows with every change.
+    pub version: i64,
+    /// When it was created.
+    pub created_at: OffsetDateTime,
+    /// When it last changed.
+    pub updated_at: OffsetDateTime,
+    /// When it ended.
+    pub finished_at: Option<OffsetDateTime>,
+}
+
+/// One decision, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunNote {
+    /// Grows with every note.
+    pub seq: i64,
+    /// When it was taken.
+    pub at: OffsetDateTime,
+    /// The decision.
+    pub text: String,
+}
+
+impl Store {
+    /// Creates a run; the run driver begins it. With a `request_id` that was used before for the same recipe, says that
+    /// run again.
+    ///
+    /// # Errors
+    /// [`StoreError::RequestIdReused`] when that id came with another recipe.
+    pub async fn create_run(&self, spec: &RunSpec, request_id: Option<Uuid>) -> Result<RunRecord, StoreError> {
+        let request = Request::new(request_id, "run", spec)?;
+        let id = RunId(Uuid::now_v7());
+        let run = Run::new(spec.clone());
+        let mut tx = self.pool.begin().await?;
+        if let Some(before) = request.made_before(&mut tx, id.0).await? {
+            drop(tx);
+            return self.run(RunId(before)).await;
+        }
+        sqlx::query!(
+            "-- runs.insert
+             INSERT INTO runs (id, name, recipe, priority, spec, state, state_text, status)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            id.0,
+            rows::text(&spec.name),
+            match spec.recipe {
+                Recipe::FullData => "full-data",
+                Recipe::LowData => "low-data",
+            },
+            spec.priority,
+            rows::to_json(spec, "run spec")?,
+            rows::to_json(&run, "run")?,
+            run.describe_state(),
+            run.status().as_str(),
+        )
+        .execute(&mut *tx)
+        .await?;
+        insert_run_event(&mut tx, id, &RunEvent::Created).await?;
+        notify::wake(&mut tx, &[Topic::Runs, Topic::Updates]).await?;
+        tx.commit().await?;
+        self.run(id).await
+    }
+
+    /// One run.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn run(&self, id: RunId) -> Result<RunRecord, StoreError> {
+        let mut found = self.runs_by_id(&[id.0]).await?;
+        found.pop().map(|(_, run)| run).ok_or_else(|| rows::not_found("run", id))
+    }
+
+    /// Runs, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Location`] for a page token that is not one.
+    pub async fn list_runs(&self, status: Option<JobStatus>, page: &Page) -> Result<Paged<RunRecord>, StoreError> {
+        let ids = sqlx::query_scalar!(
+            "-- runs.list
+             SELECT id FROM runs
+             WHERE ($1::text IS NULL OR status = $1) AND ($2::bigint IS NULL OR seq < $2)
+             ORDER BY seq DESC
+             LIMIT $3",
+            status.map(JobStatus::as_str),
+            rows::after_seq(page)?,
+            rows::row_limit(page),
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows::paged(page, self.runs_by_id(&ids).await?))
+    }
+
+    /// Newest first.
+    async fn runs_by_id(&self, ids: &[Uuid]) -> Result<Vec<(i64, RunRecord)>, StoreError> {
+        let found = sqlx::query!(
+            "-- runs.by_id
+             SELECT id, seq, state, version, created_at, updated_at, finished_at
+             FROM runs WHERE id = ANY($1) ORDER BY seq DESC",
+            ids,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        found
+            .into_iter()
+            .map(|row| {
+                let record = RunRecord {
+                    id: RunId(row.id),
+                    run: rows::from_json(row.state, &format!("runs.state of {}", row.id))?,
+                    version: row.version,
+                    created_at: row.created_at,
+                    updated_at: row.updated_at,
+                    finished_at: row.finished_at,
+                };
+                Ok((row.seq, record))
+            })
+            .collect()
+    }
+
+    /// Tells a run something; the run driver acts on it.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::WrongState`] when the run is over or otherwise cannot take it.
+    pub async fn post_run_event(&self, id: RunId, event: &RunEvent) -> Result<RunRecord, StoreError> {
+        let record = self.run(id).await?;
+        record.run.advance(event).map_err(|e| StoreError::WrongState(format!("run {id}: {e}")))?;
+        if record.run.state.is_final() {
+            return Ok(record);
+        }
+        let mut tx = self.pool.begin().await?;
+        insert_run_event(&mut tx, id, event).await?;
+        notify::wake(&mut tx, &[Topic::Runs]).await?;
+        tx.commit().await?;
+        self.run(id).await
+    }
+
+    /// Moves one run on: locks one whose inbox is not empty (and that no other driver holds), folds its events, writes
+    /// state and notes, submits the next job, tells unfinished jobs what the owner asked, and empties the inbox; all of
+    /// it or nothing. None when there was nothing to do. An event that cannot happen is noted, and dropped.
+    ///
+    /// # Errors
+    /// The database's; [`StoreError::Corrupt`] for a run that this program cannot read.
+    pub async fn drive_one_run(&self) -> Result<Option<RunId>, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let locked = sqlx::query!(
+            "-- runs.lock_next
+             SELECT r.id, r.state
+             FROM (SELECT run_id, min(seq) AS first FROM run_inbox GROUP BY run_id) i
+             JOIN runs r ON r.id = i.run_id
+             ORDER BY i.first
+             LIMIT 1
+             FOR NO KEY UPDATE OF r SKIP LOCKED",
+        )
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(locked) = locked else { return Ok(None) };
+        let id = RunId(locked.id);
+        let mut step = Step {
+            id,
+            run: rows::from_json(locked.state, &format!("runs.state of {id}"))?,
+            notes: Vec::new(),
+            topics: vec![Topic::Updates],
+        };
+        let inbox = sqlx::query!(
+            "-- run_inbox.list
+             SELECT seq, event FROM run_inbox WHERE run_id = $1 ORDER BY seq LIMIT $2",
+            id.0,
+            INBOX_BATCH,
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        let seqs: Vec<i64> = inbox.iter().map(|row| row.seq).collect();
+        for row in inbox {
+            let event = rows::from_json(row.event, &format!("run_inbox.event {}", row.seq))?;
+            step.fold(&mut tx, &event).await?;
+        }
+        sqlx::query!("-- run_inbox.delete\nDELETE FROM run_inbox WHERE seq = ANY($1)", &seqs).execute(&mut *tx).await?;
+        step.write(&mut tx).await?;
+        if seqs.len() as i64 == INBOX_BATCH {
+            step.topics.push(Topic::Runs);
+        }
+        notify::wake(&mut tx, &step.topics).await?;
+        tx.commit().await?;
+        Ok(Some(id))
+    }
+
+    /// A run's notes after `after_seq` (0 for all), oldest first.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn run_notes(&self, id: RunId, after_seq: i64) -> Result<Vec<RunNote>, StoreError> {
+        let notes = sqlx::query_as!(
+            RunNote,
+            "-- run_notes.list
+             SELECT seq, created_at AS at, text FROM run_notes WHERE run_id = $1 AND seq > $2 ORDER BY seq LIMIT $3",
+            id.0,
+            after_seq,
+            MAX_NOTES,
+        );
+        Ok(notes.fetch_all(&self.pool).await?)
+    }
+}
+
+/// Puts an event into a run's inbox.
+pub(crate) async fn insert_run_event(conn: &mut PgConnection, id: RunId, event: &RunEvent) -> Result<(), StoreError> {
+    sqlx::query!(
+        "-- run_inbox.insert
+         INSERT INTO run_inbox (run_id, event) VALUES ($1, $2)",
+        id.0,
+        rows::to_json(event, "run event")?,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// A run on its way from one written state to the next.
+struct Step {
+    id: RunId,
+    run: Run,
+    notes: Vec<String>,
+    topics: Vec<Topic>,
+}
+
+impl Step {
+    async fn fold(&mut self, conn: &mut PgConnection, event: &RunEvent) -> Result<(), StoreError> {
+        let transition = match self.run.advance(event) {
+            Ok(transition) => transition,
+            Err(e) => {
+                self.notes.push(format!("ignored: {e}"));
+                return Ok(());
+            }
+        };
+        self.run = transition.run;
+        self.notes.extend(transition.notes);
+        // The job first: what its owner asked reaches it too.
+        if let Some(submission) = transition.submit {
+            self.submit(conn, submission).await?;
+        }
+        if let Some(request) = transition.request {
+            self.request(conn, request).await?;
+        }
+        Ok(())
+    }
+
+    async fn submit(&mut self, conn: &mut PgConnection, submission: Submission) -> Result<(), StoreError> {
+        let model = match self.run.state {
+            RunState::Slicing(model) | RunState::Training(model) | RunState::Evaluating(model) => {
+                Some((rows::to_json(&model, "model")?, self.run.model_name(model)))
+            }
+            RunState::Created
+            | RunState::Tokenizing
+            | RunState::Finished { .. }
+            | RunState::Failed { .. }
+            | RunState::Cancelled => None,
+        };
+        let job = NewJob {
+            label: submission.label,
+            spec: submission.spec,
+            priority: self.run.spec.priority,
+            retry: RetryPolicy::default(),
+            run: Some(self.id),
+        };
+        self.topics.push(Topic::Jobs);
+        jobs::insert_job(conn, &QueuedJob { id: JobId(Uuid::now_v7()), job: &job, model }).await
+    }
+
+    async fn request(&mut self, conn: &mut PgConnection, request: JobsRequest) -> Result<(), StoreError> {
+        self.topics.extend(jobs::request_of_run(conn, self.id, request).await?);
+        Ok(())
+    }
+
+    async fn write(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
+        sqlx::query!(
+            "-- runs.update
+             UPDATE runs
+             SET state = $2, state_text = $3, status = $4, version = version + 1, updated_at = now(),
+                 finished_at = CASE WHEN $5 THEN coalesce(finished_at, now()) END
+             WHERE id = $1",
+            self.id.0,
+            rows::to_json(&self.run, "run")?,
+            rows::text(&self.run.describe_state()),
+            self.run.status().as_str(),
+            self.run.state.is_final(),
+        )
+        .execute(&mut *conn)
+        .await?;
+        let notes: Vec<String> = self.notes.iter().map(|note| rows::text(note)).collect();
+        sqlx::query!(
+            "-- run_notes.insert
+             INSERT INTO run_notes (run_id, text)
+             SELECT $1, note FROM unnest($2::text[]) WITH ORDINALITY AS n (note, position) ORDER BY position",
+            self.id.0,
+            &notes,
+        )
+        .execute(conn)
+        .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+//! What a training will cost, from shapes alone: pure arithmetic with its sources named. An estimate, not a promise.
+
+use inheritune_domain::checkpoint::decoder_config::{DecoderConfig, TensorRole};
+use inheritune_domain::spec::TrainingSpec;
+
+/// Bytes of a 32-bit float, the type of weights, gradients, moments and activations.
+const F32: u64 = 4;
+/// Copies of the parameters in fp32: weights, gradients, and AdamW's two moments.
+const PARAMETER_COPIES: u64 = 4;
+/// Bytes of activations kept for the backward pass per token, layer and unit of width, in fp32: Korthikanti et al.
+/// (2022, arXiv 2205.05198, eq. 1) count 34 in 16-bit floats, dropout masks included; twice that here. Their term in
+/// the square of the sequence is left out: scaled-dot-product attention does not keep the scores.
+const ACTIVATION_BYTES: u64 = 68;
+/// Logits, their log-softmax and its gradient are alive at once.
+const LOGITS_COPIES: u64 = 3;
+/// Share of the device's matmul peak that a training step is taken to reach.
+pub const ASSUMED_UTILISATION: f64 = 0.5;
+
+/// What a training will take.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Tokens seen, repeats counted.
+    pub tokens: u64,
+    /// Learned numbers, tied ones counted once.
+    pub parameters: u64,
+    /// Peak memory of weights, gradients, moments, activations and logits.
+    pub memory_bytes: u64,
+    /// Floating-point operations in all.
+    pub flops: f64,
+    /// Time at [`ASSUMED_UTILISATION`] of the given peak.
+    pub seconds: f64,
+}
+
+/// What training a model of shape `config` by `training` over `train_tokens` usable tokens takes on a device of
+/// `peak_flops` floating-point operations a second.
+pub fn estimate(config: &DecoderConfig, training: &TrainingSpec, train_tokens: u64, peak_flops: f64) -> Estimate {
+    let steps = training.total_steps(train_tokens);
+    let tokens = steps.saturating_mul(training.tokens_per_step());
+    let flops = flops_per_token(config, training.block_size) * tokens as f64;
+    Estimate {
+        steps,
+        tokens,
+        parameters: config.parameters(),
+        memory_bytes: memory_bytes(config, training),
+        flops,
+        seconds: flops / (peak_flops.max(1.0) * ASSUMED_UTILISATION),
+    }
+}
+
+/// Forward and backward floating-point operations a token: `6 N + 12 L H Q T` (Chowdhery et al., 2022, PaLM,
+/// arXiv 2204.02311, appendix B), N the numbers that take part in matrix products: blocks and head, and not the
+/// look-ups of the embeddings. The attention term is not halved for the causal mask, as there.
+pub fn flops_per_token(config: &DecoderConfig, block_size: u32) -> f64 {
+    let multiplied: u64 = config
+        .tensors()
+        .iter()
+        .filter(|tensor| match tensor.role {
+            TensorRole::Block { .. } | TensorRole::FinalNorm | TensorRole::Head => true,
+            TensorRole::TokenEmbedding | TensorRole::PositionEmbedding => false,
+        })
+        .map(|tensor| tensor.shape.iter().product::<u64>())
+        .sum();
+    let attention = 12.0
+        * f64::from(config.n_layers.0)
+        * f64::from(config.n_heads)
+        * f64::from(config.head_dim)
+        * f64::from(block_size);
+    6.0 * multiplied as f64 + attention
+}
+
+fn memory_bytes(config: &DecoderConfig, training: &TrainingSpec) -> u64 {
+    let tokens = u64::from(training.block_size) * u64::from(training.micro_batch);
+    let parameters = config.parameters() * PARAMETER_COPIES * F32;
+    let activations = tokens * u64::from(config.n_layers.0) * u64::from(config.d_model) * ACTIVATION_BYTES;
+    let logits = tokens * u64::from(config.vocab_size) * LOGITS_COPIES * F32;
+    parameters + activations + logits
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use inheritune_domain::checkpoint::decoder_config::Architecture;
+
+    use super::*;
+
+    fn gpt2_small() -> DecoderConfig {
+        let architecture: Architecture = serde_json::from_value(serde_json::json!({
+            "family": "gpt2", "n_layers": 12, "d_model": 768, "n_heads": 12, "max_positions": 1024,
+        }))
+        .unwrap();
+        architecture.config(50257)
+    }
+
+    fn training(json: serde_json::Value) -> TrainingSpec {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn gpt2_small_costs_what_the_formulas_say() {
+        let config = gpt2_small();
+        let training =
+            training(serde_json::json!({"block_size": 1024, "micro_batch": 8, "gradient_accumulation": 2, "steps": 10, "lr_max": 1e-3}));
+        let found = estimate(&config, &training, 1_000_000, 1e12);
+        assert_eq!(found.parameters, 124_439_808);
+        assert_eq!((found.steps, found.tokens), (10, 163_840));
+        // 124,439,808 less 1024 x 768 positions; the tied head stands in for the embedding.
+        let per_token = 6.0 * (124_439_808.0 - 786_432.0) + 12.0 * 12.0 * 768.0 * 1024.0;
+        assert_eq!(found.flops, per_token * 163_840.0);
+        assert_eq!(found.seconds, found.flops / 0.5e12);
+        assert_eq!(found.memory_bytes, 124_439_808 * 16 + 8192 * (12 * 768 * 68 + 50257 * 12));
+    }
+
+    #[test]
+    fn epochs_become_steps_of_the_usable_tokens() {
+        let training = training(serde_json::json!({"block_size": 10, "micro_batch": 2, "epochs": 4, "lr_max": 1e-3}));
+        let found = estimate(&gpt2_small(), &training, 101, 1e12);
+        assert_eq!((found.steps, found.tokens), (20, 400));
+    }
+}

@@ -1,0 +1,87 @@
+//! The trainer service: text to token sets, and checkpoints to trained checkpoints.
+//!
+//! Owns: reading a corpus ([`corpus`]) and writing a token set ([`tokenize`]); the order of the data
+//! ([`data_order`]), the learning rate ([`schedule`]), the training itself ([`training_loop`]), what it leaves behind
+//! while it runs ([`recorder`]) and how it goes on after a stop ([`resume`]); what a training will cost
+//! ([`estimate`], [`grpc`]).
+//!
+//! Entry point: [`handler`] works jobs of the kinds `tokenize` and `train`; [`services`] answers
+//! `inheritune.v1.TrainingService`. The path of a training: [`train`] fetches the inputs and publishes the result, the
+//! loop in between runs on an operating-system thread of its own.
+//!
+//! Must never: let the heartbeat share the training thread, write an artifact that does not carry the lease's fence,
+//! decide which job comes next, or take anything but the step number to know which data follow.
+
+pub mod corpus;
+pub mod tokenize;
+pub mod data_order;
+pub mod schedule;
+pub mod training_loop;
+pub mod recorder;
+pub mod resume;
+pub mod train;
+pub mod estimate;
+pub mod grpc;
+
+use inheritune_domain::spec::{JobKind, JobOutcome, JobSpec};
+use inheritune_runtime::serve::GrpcServices;
+use inheritune_runtime::worker::{JobContext, JobError, JobHandler};
+use inheritune_store::Store;
+use inheritune_store::jobs::Lease;
+
+/// Works tokenize and train jobs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TrainerHandler;
+
+/// The trainer's configuration file: what every worker service has.
+pub type TrainerConfig = inheritune_runtime::service::ServiceConfig;
+
+/// Works jobs of the kinds `tokenize` and `train`.
+pub fn handler(_store: &Store) -> TrainerHandler {
+    TrainerHandler
+}
+
+/// Everything that the trainer serves.
+pub fn services(store: &Store) -> GrpcServices {
+    GrpcServices { routes: tonic::service::Routes::new(grpc::service(store.clone())), names: vec![grpc::SERVICE_NAME] }
+}
+
+impl JobHandler for TrainerHandler {
+    fn kinds(&self) -> &[JobKind] {
+        &[JobKind::Tokenize, JobKind::Train]
+    }
+
+    async fn run(&self, job: Lease, context: JobContext) -> Result<JobOutcome, JobError> {
+        if let Err(violations) = job.spec.validate() {
+            return Err(JobError::Permanent(violations.to_string()));
+        }
+        match job.spec {
+            JobSpec::Tokenize(spec) => tokenize::run(spec, context).await.map(JobOutcome::Tokenized),
+            JobSpec::Train(spec) => train::run(spec, context).await.map(JobOutcome::Trained),
+            JobSpec::Slice(_) | JobSpec::Evaluate(_) => {
+                Err(JobError::Permanent(format!("a trainer does not work jobs of kind {}", job.spec.kind().as_str())))
+            }
+        }
+    }
+}
+
+/// An error of the lm crate as a job's: trouble with the machine may pass, bad input does not.
+fn lm_error(error: inheritune_lm::LmError) -> JobError {
+    use inheritune_lm::LmError;
+    match &error {
+        // libtorch reports a lack of memory like any other of its errors.
+        LmError::Io { .. } | LmError::Torch(_) => JobError::Retryable(error.to_string()),
+        LmError::BadFile { .. }
+        | LmError::BadTensor { .. }
+        | LmError::BadTokens { .. }
+        | LmError::TooFewTokens { .. }
+        | LmError::EmptyCorpus { .. }
+        | LmError::VocabularyTooLarge { .. }
+        | LmError::Tokenizer(_) => JobError::Permanent(error.to_string()),
+    }
+}
+
+/// An error of a local file: the cache folder's trouble, which another attempt may not meet.
+fn file_error(path: &std::path::Path, error: std::io::Error) -> JobError {
+    JobError::Retryable(format!("{}: {error}", path.display()))
+}

@@ -1,0 +1,126 @@
+//! What a training leaves behind while it runs: metric points and training states, written off its thread.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use inheritune_domain::artifact::ArtifactKind;
+use inheritune_domain::job::MetricPoint;
+use inheritune_runtime::worker::{JobContext, JobError};
+use inheritune_store::StoreError;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::file_error;
+use crate::resume::{self, OPTIMIZER_FILE, STATE_FILE, WEIGHTS_FILE};
+
+/// Points that wait to be written; the training waits when there are more.
+const WAITING_POINTS: usize = 1024;
+/// Points of one write.
+const POINTS_A_WRITE: usize = 256;
+/// States that wait to be uploaded, besides the one being uploaded; the training waits when there are more.
+const WAITING_STATES: usize = 1;
+/// Tries of one write of points.
+const WRITE_TRIES: u32 = 5;
+/// Wait between two of them.
+const WRITE_WAIT: Duration = Duration::from_millis(500);
+
+/// The training thread's side. Its methods block while the other side is behind.
+#[derive(Debug)]
+pub struct Recorder {
+    points: mpsc::Sender<MetricPoint>,
+    states: mpsc::Sender<SavedState>,
+}
+
+/// A training state on the local disk, to be uploaded.
+#[derive(Debug)]
+struct SavedState {
+    dir: PathBuf,
+    step: u64,
+}
+
+/// The asynchronous side: [`Writer::run`] must be polled while the training runs.
+pub struct Writer {
+    context: JobContext,
+    points: mpsc::Receiver<MetricPoint>,
+    states: mpsc::Receiver<SavedState>,
+}
+
+/// Both sides, connected.
+pub fn channel(context: JobContext) -> (Recorder, Writer) {
+    let (points, point_receiver) = mpsc::channel(WAITING_POINTS);
+    let (states, state_receiver) = mpsc::channel(WAITING_STATES);
+    (Recorder { points, states }, Writer { context, points: point_receiver, states: state_receiver })
+}
+
+impl Recorder {
+    /// Hands a point over.
+    ///
+    /// # Errors
+    /// [`JobError::Stopped`] when the writer has failed: its own error says why.
+    pub fn point(&self, point: MetricPoint) -> Result<(), JobError> {
+        self.points.blocking_send(point).map_err(|_| JobError::Stopped)
+    }
+
+    /// Hands over the training state in the folder `dir`, which is removed once it is uploaded.
+    ///
+    /// # Errors
+    /// As [`Recorder::point`].
+    pub fn state(&self, dir: PathBuf, step: u64) -> Result<(), JobError> {
+        self.states.blocking_send(SavedState { dir, step }).map_err(|_| JobError::Stopped)
+    }
+}
+
+impl Writer {
+    /// Writes what comes until the training drops its side.
+    ///
+    /// # Errors
+    /// The lease is lost ([`JobError::Stopped`]) or the store does not answer.
+    pub async fn run(self) -> Result<(), JobError> {
+        let Self { context, points, states } = self;
+        // Points do not wait for a large upload. The first error ends both, and with them the training.
+        tokio::try_join!(write_points(&context, points), upload_states(&context, states))?;
+        Ok(())
+    }
+}
+
+async fn write_points(context: &JobContext, mut points: mpsc::Receiver<MetricPoint>) -> Result<(), JobError> {
+    let mut batch = Vec::new();
+    while points.recv_many(&mut batch, POINTS_A_WRITE).await > 0 {
+        let mut tries = 1;
+        while let Err(error) = context.store.add_metrics(context.lease, &batch).await {
+            if !error.is_retryable() || tries == WRITE_TRIES {
+                return Err(error.into());
+            }
+            tracing::warn!(%error, tries, "metric points cannot be written; trying again");
+            tries += 1;
+            tokio::time::sleep(WRITE_WAIT).await;
+        }
+        batch.clear();
+    }
+    Ok(())
+}
+
+async fn upload_states(context: &JobContext, mut states: mpsc::Receiver<SavedState>) -> Result<(), JobError> {
+    while let Some(state) = states.recv().await {
+        match upload(context, &state).await {
+            Ok(()) => resume::prune(&context.store, context.lease.job).await,
+            // The training itself is well, and the next state may fare better.
+            Err(error) if error.is_retryable() => {
+                tracing::warn!(step = state.step, %error, "training state not uploaded");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::fs::remove_dir_all(&state.dir).await.map_err(|error| file_error(&state.dir, error))?;
+    }
+    Ok(())
+}
+
+async fn upload(context: &JobContext, state: &SavedState) -> Result<(), StoreError> {
+    let mut artifact = context.store.begin_artifact(ArtifactKind::TrainingState, context.lease);
+    for name in [WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE] {
+        artifact.put_file(name, &state.dir.join(name)).await?;
+    }
+    let artifact = artifact.publish(Some(state.step), json!({ "step": state.step })).await?;
+    tracing::info!(artifact = %artifact.id, step = state.step, size_bytes = artifact.size_bytes, "training state saved");
+    Ok(())
+}

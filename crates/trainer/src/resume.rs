@@ -1,0 +1,172 @@
+//! How a training goes on after a stop: what is saved, and which of the saved states is taken up.
+//!
+//! A training state holds the weights, both moments of AdamW and [`TrainingState`]. The data need nothing but the
+//! step number ([`crate::data_order`]), and nothing in a step is random, so a resumed training gives the weights of an
+//! uninterrupted one bit for bit (on a CPU, with the same number of threads).
+
+use std::path::{Path, PathBuf};
+
+use inheritune_domain::artifact::{Artifact, Location};
+use inheritune_domain::id::{JobId, Sha256Digest};
+use inheritune_domain::spec::TrainSpec;
+use inheritune_lm::Decoder;
+use inheritune_lm::optimizer::AdamW;
+use inheritune_runtime::worker::{JobContext, JobError};
+use inheritune_store::{Store, StoreError};
+use serde::{Deserialize, Serialize};
+
+use crate::{file_error, lm_error};
+
+/// The weights; as in a checkpoint.
+pub const WEIGHTS_FILE: &str = "model.safetensors";
+/// The optimizer's moments and step count.
+pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+/// The [`TrainingState`].
+pub const STATE_FILE: &str = "state.json";
+/// Training states of a job that are kept: the newest, and the one before in case the newest is damaged.
+const KEPT_STATES: usize = 2;
+const VERSION: u32 = 1;
+
+/// Where a training stands, besides weights and moments.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingState {
+    /// Version of this file.
+    pub version: u32,
+    /// Digest of the job's [`TrainSpec`]: a state of another training is not taken up.
+    pub spec_sha256: Sha256Digest,
+    /// Updates made.
+    pub step: u64,
+    /// Tokens behind them.
+    pub tokens_seen: u64,
+    /// Time spent training so far, over all attempts.
+    pub wall_s: f64,
+    /// Loss of the first step's micro-batches, before any update; none before the first step.
+    pub first_loss_nats: Option<f64>,
+    /// Loss of the last logged step.
+    pub last_loss_nats: Option<f64>,
+    /// Sum of the losses of the steps since the last metric point.
+    pub window_loss_sum: f64,
+    /// Those steps.
+    pub window_steps: u64,
+}
+
+impl TrainingState {
+    /// Before the first step.
+    pub fn start(spec: &TrainSpec) -> Self {
+        Self {
+            version: VERSION,
+            spec_sha256: spec_digest(spec),
+            step: 0,
+            tokens_seen: 0,
+            wall_s: 0.0,
+            first_loss_nats: None,
+            last_loss_nats: None,
+            window_loss_sum: 0.0,
+            window_steps: 0,
+        }
+    }
+}
+
+/// Digest of a spec's JSON, whose fields stand in a fixed order.
+pub fn spec_digest(spec: &TrainSpec) -> Sha256Digest {
+    // Serialising a spec to memory cannot fail: it has no maps with keys that are not strings.
+    Sha256Digest::of(&serde_json::to_vec(spec).unwrap_or_default())
+}
+
+/// A state to go on from, in a local folder.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Saved {
+    /// Holds the weights and the moments.
+    pub dir: PathBuf,
+    /// Where the training stands.
+    pub state: TrainingState,
+}
+
+/// Writes `state`, the model and the optimizer into the new folder `dir`.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn save(dir: &Path, model: &Decoder, optimizer: &AdamW, state: &TrainingState) -> Result<(), JobError> {
+    std::fs::create_dir_all(dir).map_err(|error| file_error(dir, error))?;
+    model.save(dir).map_err(lm_error)?;
+    optimizer.save(&dir.join(OPTIMIZER_FILE)).map_err(lm_error)?;
+    let path = dir.join(STATE_FILE);
+    let json = serde_json::to_vec_pretty(state).map_err(|error| JobError::Retryable(format!("{STATE_FILE}: {error}")))?;
+    std::fs::write(&path, json).map_err(|error| file_error(&path, error))
+}
+
+/// The newest training state of this job that is whole and of the same spec, fetched; none where there is none.
+///
+/// # Errors
+/// The store does not answer. A damaged state is no error: it is logged and the one before is taken.
+pub async fn newest(context: &JobContext, spec: &TrainSpec) -> Result<Option<Saved>, JobError> {
+    for artifact in context.store.training_states(context.lease.job).await? {
+        let dir = context.cache_dir.join(format!("resume-{}", artifact.id));
+        match fetch(&context.store, &artifact, &dir, spec).await {
+            Ok(state) => {
+                tracing::info!(artifact = %artifact.id, step = state.step, "going on from a training state");
+                return Ok(Some(Saved { dir, state }));
+            }
+            Err(Unusable::Store(error)) if error.is_retryable() => return Err(error.into()),
+            Err(error) => tracing::warn!(artifact = %artifact.id, %error, "training state cannot be used; trying the one before"),
+        }
+    }
+    Ok(None)
+}
+
+/// Deletes all but the newest training states of `job`. What cannot be deleted is logged and left.
+pub async fn prune(store: &Store, job: JobId) {
+    delete_states(store, job, KEPT_STATES).await;
+}
+
+/// Deletes all training states of `job`, once its result is published: see [`crate::train::run`].
+pub async fn clear(store: &Store, job: JobId) {
+    delete_states(store, job, 0).await;
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    State(String),
+}
+
+async fn fetch(store: &Store, artifact: &Artifact, dir: &Path, spec: &TrainSpec) -> Result<TrainingState, Unusable> {
+    let on_file = |path: &Path, source| StoreError::File { path: path.display().to_string(), source };
+    let folder = store.open(&Location::Artifact(artifact.id)).await?;
+    tokio::fs::create_dir_all(dir).await.map_err(|error| on_file(dir, error))?;
+    folder.fetch(dir).await?;
+    for name in [WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE] {
+        if !folder.has(name) {
+            return Err(Unusable::State(format!("has no {name}")));
+        }
+    }
+    let path = dir.join(STATE_FILE);
+    let json = tokio::fs::read(&path).await.map_err(|error| on_file(&path, error))?;
+    let state: TrainingState =
+        serde_json::from_slice(&json).map_err(|error| Unusable::State(format!("{STATE_FILE}: {error}")))?;
+    if state.version != VERSION {
+        return Err(Unusable::State(format!("{STATE_FILE} is of version {}; {VERSION} is read", state.version)));
+    }
+    if state.spec_sha256 != spec_digest(spec) {
+        return Err(Unusable::State("belongs to another spec".to_owned()));
+    }
+    Ok(state)
+}
+
+async fn delete_states(store: &Store, job: JobId, kept: usize) {
+    let states = match store.training_states(job).await {
+        Ok(states) => states,
+        Err(error) => {
+            tracing::warn!(%job, %error, "training states cannot be listed; old ones stay");
+            return;
+        }
+    };
+    for state in states.into_iter().skip(kept) {
+        if let Err(error) = store.delete_artifact(state.id).await {
+            tracing::warn!(artifact = %state.id, %error, "an old training state cannot be deleted");
+        }
+    }
+}

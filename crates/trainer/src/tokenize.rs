@@ -1,0 +1,281 @@
+//! The tokenize job: text to a token set.
+//!
+//! Two passes over the corpus where the tokenizer is trained on it, one where it is given; neither holds more than a
+//! batch of pieces. The result depends on the sources, their order and the tokenizer alone, not on the number of
+//! threads: pieces are encoded in parallel and written in order.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use inheritune_domain::artifact::{ArtifactKind, Location};
+use inheritune_domain::id::Sha256Digest;
+use inheritune_domain::job::Progress;
+use inheritune_domain::spec::{TokenizeSpec, Tokenized, TokenizerSource};
+use inheritune_lm::tokenizer::Tokenizer;
+use inheritune_lm::tokens::{NewTokenSet, TOKENS_FILE, TRAIN_FILE, TokenSetMeta, TokenSetWriter, VALIDATION_FILE};
+use inheritune_runtime::worker::{JobContext, JobError};
+use serde_json::json;
+use tokio::runtime::Handle;
+
+use crate::corpus::{Corpus, CorpusError, Cutting, Piece};
+use crate::{file_error, lm_error};
+
+/// Text that is encoded at once.
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
+/// A tokenizer is trained on this much of the corpus at most: word counts settle long before.
+const TOKENIZER_TRAINING_BYTES: usize = 1024 * 1024 * 1024;
+/// Largest tokenizer file that is carried over.
+const MAX_TOKENIZER_BYTES: u64 = 64 * 1024 * 1024;
+/// What a tokenizer consists of, so far as a folder has it.
+pub const TOKENIZER_FILES: [&str; 7] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+];
+/// Fewest tokens of either part: one input and one target.
+const MIN_TOKENS: u64 = 2;
+
+/// Carries out one tokenize job.
+///
+/// # Errors
+/// Permanent: a source that is missing, empty, not UTF-8, or not what its name says; a tokenizer that cannot be read.
+pub async fn run(spec: TokenizeSpec, context: JobContext) -> Result<Tokenized, JobError> {
+    let dir = context.cache_dir.join("tokens");
+    tokio::fs::create_dir_all(&dir).await.map_err(|error| file_error(&dir, error))?;
+    let corpus = Corpus::open(&context.store, &spec.sources).await?;
+    if let TokenizerSource::From(location) = &spec.tokenizer {
+        fetch_tokenizer(&context, location, &dir).await?;
+    }
+    let work = Work { corpus, context: context.clone(), runtime: Handle::current(), started: Instant::now(), dir: dir.clone() };
+    let (tokenizer, fraction, threads) = (spec.tokenizer.clone(), spec.validation_fraction, context.threads);
+    let meta = context
+        .run_blocking("tokenize", move || {
+            // 0 is rayon's own choice: one a core.
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).build();
+            let pool = pool.map_err(|error| JobError::Retryable(format!("tokenizer threads: {error}")))?;
+            pool.install(|| work.tokenize(&tokenizer, fraction))
+        })
+        .await?;
+    publish(&context, &dir, &meta, &spec).await
+}
+
+/// Copies the tokenizer's files alone: weights may lie beside them.
+async fn fetch_tokenizer(context: &JobContext, location: &Location, dir: &Path) -> Result<(), JobError> {
+    let folder = context.store.open(location).await?;
+    if !folder.has("tokenizer.json") {
+        return Err(JobError::Permanent(format!(
+            "{location}: has no tokenizer.json; name a folder that has one, or train a tokenizer"
+        )));
+    }
+    for name in TOKENIZER_FILES.into_iter().filter(|name| folder.has(name)) {
+        let path = dir.join(name);
+        let bytes = folder.read(name, MAX_TOKENIZER_BYTES).await?;
+        tokio::fs::write(&path, bytes).await.map_err(|error| file_error(&path, error))?;
+    }
+    Ok(())
+}
+
+async fn publish(
+    context: &JobContext,
+    dir: &Path,
+    meta: &TokenSetMeta,
+    spec: &TokenizeSpec,
+) -> Result<Tokenized, JobError> {
+    let mut artifact = context.store.begin_artifact(ArtifactKind::TokenSet, context.lease);
+    for name in [TRAIN_FILE, VALIDATION_FILE, TOKENS_FILE].into_iter().chain(TOKENIZER_FILES) {
+        let path = dir.join(name);
+        if path.exists() {
+            artifact.put_file(name, &path).await?;
+        }
+    }
+    let sources: Vec<String> = spec.sources.iter().map(Location::to_string).collect();
+    let metadata = json!({
+        "vocab_size": meta.vocab_size,
+        "train_tokens": meta.train_tokens,
+        "validation_tokens": meta.validation_tokens,
+        "documents": meta.documents,
+        "text_bytes": meta.text_bytes,
+        "tokenizer": match &spec.tokenizer {
+            TokenizerSource::Train { .. } => "trained on the sources".to_owned(),
+            TokenizerSource::From(location) => location.to_string(),
+        },
+        "sources": sources,
+    });
+    let artifact = artifact.publish(None, metadata).await?;
+    tracing::info!(artifact = %artifact.id, train_tokens = meta.train_tokens, documents = meta.documents, "token set published");
+    Ok(Tokenized {
+        tokens: artifact.id,
+        train_tokens: meta.train_tokens,
+        validation_tokens: meta.validation_tokens,
+        vocab_size: meta.vocab_size,
+        documents: meta.documents,
+        text_bytes: meta.text_bytes,
+    })
+}
+
+/// The part that computes, on threads of its own.
+struct Work {
+    corpus: Corpus,
+    context: JobContext,
+    runtime: Handle,
+    started: Instant,
+    dir: PathBuf,
+}
+
+impl Work {
+    fn tokenize(&self, source: &TokenizerSource, validation_fraction: f64) -> Result<TokenSetMeta, JobError> {
+        let passes = match source {
+            TokenizerSource::Train { .. } => 2,
+            TokenizerSource::From(_) => 1,
+        };
+        let (tokenizer, cutting) = match source {
+            TokenizerSource::Train { vocab_size } => {
+                let tokenizer = self.train_tokenizer(*vocab_size, passes)?;
+                tokenizer.save(&self.dir).map_err(lm_error)?;
+                (tokenizer, Cutting::AtLineFeeds)
+            }
+            TokenizerSource::From(_) => (Tokenizer::from_dir(&self.dir).map_err(lm_error)?, self.cutting()?),
+        };
+        let tokenizer_json = self.tokenizer_json()?;
+        let mut writer = TokenSetWriter::create(
+            &self.dir,
+            NewTokenSet {
+                vocab_size: tokenizer.vocab_size(),
+                end_of_text_id: tokenizer.end_of_text_id(),
+                tokenizer_sha256: Some(Sha256Digest::of(&tokenizer_json)),
+            },
+        )
+        .map_err(lm_error)?;
+        self.encode(&tokenizer, cutting, passes, &mut writer)?;
+        if writer.tokens() == 0 {
+            return Err(self.empty());
+        }
+        let meta = writer.finish(validation_fraction).map_err(lm_error)?;
+        if meta.train_tokens < MIN_TOKENS || meta.validation_tokens < MIN_TOKENS {
+            return Err(JobError::Permanent(format!(
+                "the corpus is too short: it gives {} training and {} validation tokens, and each part needs {MIN_TOKENS}; \
+                 use more text or another validation_fraction",
+                meta.train_tokens, meta.validation_tokens
+            )));
+        }
+        Ok(meta)
+    }
+
+    fn train_tokenizer(&self, vocab_size: u32, passes: u64) -> Result<Tokenizer, JobError> {
+        let mut failed: Option<JobError> = None;
+        let mut pieces = self.corpus.pieces(Cutting::AtLineFeeds, &self.runtime);
+        let mut taken = 0;
+        let texts = std::iter::from_fn(|| {
+            if self.context.stop.requested().is_some() {
+                failed = Some(JobError::Stopped);
+            }
+            if failed.is_some() || taken >= TOKENIZER_TRAINING_BYTES {
+                return None;
+            }
+            match pieces.next()? {
+                Ok(piece) => {
+                    taken += piece.text.len();
+                    self.progress(passes, "training the tokenizer");
+                    Some(piece.text)
+                }
+                Err(error) => {
+                    failed = Some(error.into());
+                    None
+                }
+            }
+        });
+        let trained = Tokenizer::train_byte_bpe(texts, vocab_size);
+        match failed {
+            Some(error) => Err(error),
+            None if taken == 0 => Err(self.empty()),
+            None => trained.map_err(lm_error),
+        }
+    }
+
+    fn encode(
+        &self,
+        tokenizer: &Tokenizer,
+        cutting: Cutting,
+        passes: u64,
+        writer: &mut TokenSetWriter,
+    ) -> Result<(), JobError> {
+        let mut pieces = self.corpus.pieces(cutting, &self.runtime);
+        let mut document = Document::default();
+        loop {
+            if self.context.stop.requested().is_some() {
+                return Err(JobError::Stopped);
+            }
+            let batch = next_batch(&mut pieces)?;
+            if batch.is_empty() {
+                return Ok(());
+            }
+            let texts: Vec<&str> = batch.iter().map(|piece| piece.text.as_str()).collect();
+            let encoded = tokenizer.encode_batch(&texts).map_err(lm_error)?;
+            for (piece, tokens) in batch.iter().zip(encoded) {
+                document.tokens.extend(tokens);
+                document.text_bytes += piece.text.len() as u64;
+                if piece.ends_document {
+                    writer.push_document(&document.tokens, document.text_bytes).map_err(lm_error)?;
+                    document = Document::default();
+                }
+            }
+            self.progress(passes, &format!("{} tokens", writer.tokens() + document.tokens.len() as u64));
+        }
+    }
+
+    /// Whether a given tokenizer gives the same tokens for a text cut at line feeds: a plain byte-level BPE does,
+    /// one that normalises the text or puts something before it may not.
+    fn cutting(&self) -> Result<Cutting, JobError> {
+        let json: serde_json::Value = serde_json::from_slice(&self.tokenizer_json()?)
+            .map_err(|error| JobError::Permanent(format!("tokenizer.json: {error}")))?;
+        let pre = &json["pre_tokenizer"];
+        let byte_level = pre["type"] == "ByteLevel" && pre["add_prefix_space"] == false && pre["use_regex"] != false;
+        Ok(if json["normalizer"].is_null() && byte_level { Cutting::AtLineFeeds } else { Cutting::Never })
+    }
+
+    fn tokenizer_json(&self) -> Result<Vec<u8>, JobError> {
+        let path = self.dir.join("tokenizer.json");
+        std::fs::read(&path).map_err(|error| file_error(&path, error))
+    }
+
+    fn progress(&self, passes: u64, message: &str) {
+        let (done, total) = (self.corpus.bytes_read(), self.corpus.size_bytes() * passes);
+        let per_second = done as f64 / self.started.elapsed().as_secs_f64().max(1e-3);
+        let remaining = (done > 0).then(|| total.saturating_sub(done) as f64 / per_second);
+        self.context.progress.set(Progress {
+            done: done.min(total),
+            total,
+            unit: "bytes".to_owned(),
+            per_second,
+            estimated_remaining_seconds: remaining,
+            message: message.to_owned(),
+        });
+    }
+
+    fn empty(&self) -> JobError {
+        JobError::Permanent("the corpus is empty: no source holds any text".to_owned())
+    }
+}
+
+/// The document that is being put together from its pieces.
+#[derive(Default)]
+struct Document {
+    tokens: Vec<u32>,
+    text_bytes: u64,
+}
+
+fn next_batch(pieces: &mut impl Iterator<Item = Result<Piece, CorpusError>>) -> Result<Vec<Piece>, JobError> {
+    let mut batch = Vec::new();
+    let mut bytes = 0;
+    while bytes < BATCH_BYTES
+        && let Some(piece) = pieces.next().transpose()?
+    {
+        bytes += piece.text.len();
+        batch.push(piece);
+    }
+    Ok(batch)
+}

@@ -1,0 +1,18 @@
+#!/bin/sh
+# The Python packages that the test of the example client needs, in a folder of the project's own.
+# usage: setup-python.sh DEST    -> a folder for PYTHONPATH
+set -eu
+dest=${1:?usage: $0 DEST}
+packages="grpcio==1.76.0 grpcio-tools==1.76.0 grpcio-reflection==1.76.0"
+[ "$(cat "$dest/packages" 2>/dev/null)" = "$packages" ] && exit 0
+echo "setup: fetching the Python gRPC packages (once)"
+mkdir -p "$(dirname "$dest")"
+part=$(mktemp -d "$dest.XXXXXX")
+trap 'rm -rf "$part"' EXIT
+trap 'exit 1' INT TERM
+# shellcheck disable=SC2086
+PIP_ROOT_USER_ACTION=ignore python3 -m pip install -q --only-binary=:all: --target "$part" $packages
+echo "$packages" > "$part/packages"
+rm -rf "$dest"
+chmod -R a+rX "$part"
+mv "$part" "$dest"
