@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::error::LmError;
 
 /// Largest JSON file that is read: a tokenizer of a million entries is some 60 MB.
-const MAX_JSON_BYTES: u64 = 256 << 20;
+pub(crate) const MAX_JSON_BYTES: u64 = 256 << 20;
 
 /// The bytes of a file; a file without any needs no map.
 #[derive(Debug)]
@@ -39,14 +39,18 @@ pub(crate) fn map(path: &Path) -> Result<Mapped, LmError> {
     Ok(Mapped(Some(map)))
 }
 
+/// Reads a file of at most `max_bytes`.
+pub(crate) fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>, LmError> {
+    let length = fs::metadata(path).map_err(|error| LmError::io(path, error))?.len();
+    if length > max_bytes {
+        return Err(LmError::file(path, format!("is {length} bytes; at most {max_bytes} are read")));
+    }
+    fs::read(path).map_err(|error| LmError::io(path, error))
+}
+
 /// Reads a JSON file.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, LmError> {
-    let length = fs::metadata(path).map_err(|error| LmError::io(path, error))?.len();
-    if length > MAX_JSON_BYTES {
-        return Err(LmError::file(path, format!("is {length} bytes; at most {MAX_JSON_BYTES} are read")));
-    }
-    let text = fs::read(path).map_err(|error| LmError::io(path, error))?;
-    serde_json::from_slice(&text).map_err(|error| LmError::file(path, error.to_string()))
+    serde_json::from_slice(&read(path, MAX_JSON_BYTES)?).map_err(|error| LmError::file(path, error.to_string()))
 }
 
 /// Writes a JSON file, with a final newline.

@@ -167,7 +167,7 @@ impl Tokenizer {
         inner.with_truncation(None).map_err(|error| error.to_string())?;
         inner.with_padding(None);
         let highest = inner.get_vocab(true).into_values().max();
-        let vocab_size = highest.map(|id| id + 1).ok_or("has no vocabulary")?;
+        let vocab_size = highest.ok_or("has no vocabulary")?.checked_add(1).ok_or("has a token id that does not fit in 32 bits")?;
         let named = config.and_then(|config| config.get("eos_token")).and_then(|eos| eos.get("content").unwrap_or(eos).as_str());
         let end_of_text_id = match named {
             Some(name) => Some(inner.token_to_id(name).ok_or_else(|| format!("has no token `{name}`, the eos_token of {TOKENIZER_CONFIG_FILE}"))?),
@@ -240,5 +240,5 @@ fn pretty(value: &Value) -> String {
 }
 
 fn read_text(path: &Path) -> Result<String, LmError> {
-    std::fs::read_to_string(path).map_err(|error| LmError::io(path, error))
+    String::from_utf8(files::read(path, files::MAX_JSON_BYTES)?).map_err(|error| LmError::file(path, error.to_string()))
 }

@@ -4,26 +4,26 @@
 //! BF16 become fp32. Strict: every tensor of the model must be there in its shape, and nothing else.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use inheritune_domain::checkpoint::decoder_config::{DecoderConfig, NameInFile};
-use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, View};
-use serde::Deserialize;
+use inheritune_domain::checkpoint::safetensors_header::{self as header, HeaderError, HeaderTensor, SafetensorsHeader};
+use inheritune_domain::checkpoint::shard_index::{INDEX_FILE, IndexError, MAX_INDEX_BYTES, ShardIndex};
+use safetensors::tensor::{Dtype, SafeTensorError, View};
 use tch::{Device, Kind, Tensor};
 
 use crate::decoder::Parameter;
 use crate::error::LmError;
-use crate::files;
+use crate::files::{self, Mapped};
 
 /// The one file of a checkpoint that is not sharded.
-pub(crate) const SINGLE_FILE: &str = "model.safetensors";
-const INDEX_FILE: &str = "model.safetensors.index.json";
+pub(crate) use inheritune_domain::checkpoint::safetensors_header::SINGLE_FILE;
 
 /// Reads every parameter of a model of shape `config` from `dir`, in the order of `config.tensors()`,
 /// tied ones once.
 pub(crate) fn read(dir: &Path, config: &DecoderConfig, device: Device) -> Result<Vec<Parameter>, LmError> {
-    let source = Source::find(dir)?;
+    let source = Source::open(dir)?;
     let mut found = read_files(&source, config)?;
     let mut parameters = Vec::new();
     for spec in config.tensors() {
@@ -52,43 +52,37 @@ fn check_tied(path: &Path, name: &str, own: &Tensor, (tied_to, parameters): (&st
     Err(LmError::tensor(path, name, format!("differs from `{tied_to}`, which config.json ties it to")))
 }
 
-/// Which files hold a checkpoint.
+/// The files of a checkpoint, their headers checked and held against the index.
 struct Source {
     /// The single file or the index.
     path: PathBuf,
-    files: Vec<PathBuf>,
-    /// Where the index says that a tensor lies; empty without an index.
-    index: BTreeMap<String, PathBuf>,
-}
-
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
+    files: Vec<TensorFile>,
 }
 
 impl Source {
-    fn find(dir: &Path) -> Result<Self, LmError> {
+    fn open(dir: &Path) -> Result<Self, LmError> {
         let single = dir.join(SINGLE_FILE);
         if single.exists() {
-            return Ok(Self { path: single.clone(), files: vec![single], index: BTreeMap::new() });
+            return Ok(Self { files: vec![TensorFile::open(&single)?], path: single });
         }
         let path = dir.join(INDEX_FILE);
         if !path.exists() {
             return Err(LmError::file(dir, format!("holds neither {SINGLE_FILE} nor {INDEX_FILE}")));
         }
-        let index: Index = files::read_json(&path)?;
-        let mut located = BTreeMap::new();
-        for (tensor, file) in index.weight_map {
-            if file.contains(['/', '\\']) || file.starts_with('.') {
-                return Err(LmError::tensor(&path, &tensor, format!("is said to be in `{file}`, which is not a file of this folder")));
-            }
-            located.insert(tensor, dir.join(file));
+        let bad = |error| match error {
+            IndexError::NotValid { problem } => LmError::file(&path, problem),
+            IndexError::Tensor { tensor, problem } => LmError::tensor(&path, &tensor, problem),
+        };
+        let index = ShardIndex::parse(&files::read(&path, MAX_INDEX_BYTES)?).map_err(bad)?;
+        let mut shards = Vec::new();
+        let mut files = Vec::new();
+        for name in index.files() {
+            let file = TensorFile::open(&dir.join(name))?;
+            shards.push((name.to_owned(), file.header.clone()));
+            files.push(file);
         }
-        let files: BTreeSet<PathBuf> = located.values().cloned().collect();
-        if files.is_empty() {
-            return Err(LmError::file(&path, "names no tensor"));
-        }
-        Ok(Self { path, files: files.into_iter().collect(), index: located })
+        index.check(&shards).map_err(bad)?;
+        Ok(Self { path, files })
     }
 }
 
@@ -96,86 +90,83 @@ impl Source {
 fn read_files(source: &Source, config: &DecoderConfig) -> Result<HashMap<String, Tensor>, LmError> {
     let shapes: HashMap<String, Vec<u64>> = config.tensors().into_iter().map(|spec| (spec.name, spec.shape)).collect();
     let mut found = HashMap::new();
-    for path in &source.files {
-        let bytes = files::map(path)?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| LmError::file(path, describe(&error)))?;
-        for (name, view) in file.iter() {
-            let canonical = match config.name_in_file(name) {
+    for file in &source.files {
+        for entry in file.header.tensors() {
+            let bad = |problem: String| Err(LmError::tensor(&file.path, &entry.name, problem));
+            let canonical = match config.name_in_file(&entry.name) {
                 NameInFile::Tensor(canonical) => canonical,
                 NameInFile::Buffer => continue,
                 NameInFile::Unknown => {
-                    let problem = format!("is not part of a {} model of {} layers", config.family.as_str(), config.n_layers);
-                    return Err(LmError::tensor(path, name, problem));
+                    return bad(format!("is not part of a {} model of {} layers", config.family.as_str(), config.n_layers));
                 }
             };
-            let shape: Vec<u64> = view.shape().iter().map(|n| *n as u64).collect();
-            if let Some(wanted) = shapes.get(&canonical).filter(|wanted| **wanted != shape) {
-                return Err(LmError::tensor(path, name, format!("has shape {shape:?}, config.json asks for {wanted:?}")));
+            if let Some(wanted) = shapes.get(&canonical).filter(|wanted| **wanted != entry.shape) {
+                return bad(format!("has shape {:?}, config.json asks for {wanted:?}", entry.shape));
             }
-            let tensor = to_fp32(view.dtype(), view.shape(), view.data()).map_err(|problem| match problem {
-                NotRead::Dtype(dtype) => LmError::tensor(path, name, format!("is {dtype:?}; F32, F16 and BF16 are read")),
-                NotRead::Torch(error) => error.into(),
-            })?;
-            if found.insert(canonical, tensor).is_some() {
-                return Err(LmError::tensor(path, name, "is there twice"));
-            }
-        }
-        for (tensor, _) in source.index.iter().filter(|(_, file)| *file == path) {
-            if file.tensor(tensor).is_err() {
-                return Err(LmError::tensor(path, tensor, format!("is missing, {INDEX_FILE} says that it is here")));
+            if found.insert(canonical, file.fp32(entry)?).is_some() {
+                return bad("is there twice".to_owned());
             }
         }
     }
     Ok(found)
 }
 
-enum NotRead {
-    Dtype(Dtype),
-    Torch(tch::TchError),
+/// A mapped safetensors file with a header that describes each of its bytes once.
+struct TensorFile {
+    path: PathBuf,
+    bytes: Mapped,
+    header: SafetensorsHeader,
 }
 
-fn to_fp32(dtype: Dtype, shape: &[usize], data: &[u8]) -> Result<Tensor, NotRead> {
-    let kind = match dtype {
-        Dtype::F32 => Kind::Float,
-        Dtype::F16 => Kind::Half,
-        Dtype::BF16 => Kind::BFloat16,
-        other => return Err(NotRead::Dtype(other)),
-    };
-    let size: Vec<i64> = shape.iter().map(|n| *n as i64).collect();
-    // `deserialize` has checked that `data` holds exactly this shape and type.
-    Tensor::f_from_data_size(data, &size, kind).and_then(|tensor| tensor.f_to_kind(Kind::Float)).map_err(NotRead::Torch)
-}
-
-fn describe(error: &SafeTensorError) -> String {
-    match error {
-        SafeTensorError::HeaderTooSmall | SafeTensorError::InvalidHeaderLength | SafeTensorError::MetadataIncompleteBuffer => {
-            format!("is truncated or has trailing bytes: not a whole safetensors file ({error})")
-        }
-        other => format!("is not a safetensors file: {other}"),
+impl TensorFile {
+    fn open(path: &Path) -> Result<Self, LmError> {
+        let bytes = files::map(path)?;
+        let header = read_header(&bytes).map_err(|error| match error {
+            HeaderError::Tensor { tensor, problem } => LmError::tensor(path, &tensor, problem),
+            other => LmError::file(path, other.to_string()),
+        })?;
+        Ok(Self { path: path.to_owned(), bytes, header })
     }
+
+    /// `entry` of this file's header, copied.
+    fn fp32(&self, entry: &HeaderTensor) -> Result<Tensor, LmError> {
+        let kind = match entry.dtype {
+            header::Dtype::F32 => Kind::Float,
+            header::Dtype::F16 => Kind::Half,
+            header::Dtype::Bf16 => Kind::BFloat16,
+            other => {
+                let problem = format!("is {other}; F32, F16 and BF16 are read");
+                return Err(LmError::tensor(&self.path, &entry.name, problem));
+            }
+        };
+        // The header was held against the length of `bytes`, which is in the address space: sizes and
+        // positions fit. A dimension can be larger only beside one of 0.
+        let size: Vec<i64> = entry.shape.iter().map(|n| *n as i64).collect();
+        let data = &self.bytes[entry.bytes.start as usize..entry.bytes.end as usize];
+        let failed = |error: tch::TchError| LmError::tensor(&self.path, &entry.name, format!("cannot be read: {error}"));
+        Tensor::f_from_data_size(data, &size, kind).and_then(|tensor| tensor.f_to_kind(Kind::Float)).map_err(failed)
+    }
+}
+
+fn read_header(bytes: &[u8]) -> Result<SafetensorsHeader, HeaderError> {
+    let file_bytes = bytes.len() as u64;
+    let length = SafetensorsHeader::length(bytes, file_bytes)? as usize;
+    let start = header::PREFIX_BYTES as usize;
+    SafetensorsHeader::parse(&bytes[start..start + length], file_bytes)
 }
 
 /// fp32 tensors by name, with the text metadata of the file.
 pub(crate) struct NamedTensors {
     pub(crate) tensors: HashMap<String, Tensor>,
-    pub(crate) metadata: HashMap<String, String>,
+    pub(crate) metadata: BTreeMap<String, String>,
 }
 
 /// Reads any safetensors file whole, on the CPU.
 pub(crate) fn read_named(path: &Path) -> Result<NamedTensors, LmError> {
-    let bytes = files::map(path)?;
-    let bad = |error: SafeTensorError| LmError::file(path, describe(&error));
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(bad)?;
-    let file = SafeTensors::deserialize(&bytes).map_err(bad)?;
-    let mut tensors = HashMap::new();
-    for (name, view) in file.iter() {
-        let tensor = to_fp32(view.dtype(), view.shape(), view.data()).map_err(|problem| match problem {
-            NotRead::Dtype(dtype) => LmError::tensor(path, name, format!("is {dtype:?}; F32, F16 and BF16 are read")),
-            NotRead::Torch(error) => error.into(),
-        })?;
-        tensors.insert(name.to_owned(), tensor);
-    }
-    Ok(NamedTensors { tensors, metadata: header.metadata().clone().unwrap_or_default() })
+    let file = TensorFile::open(path)?;
+    let entries = file.header.tensors().iter();
+    let tensors = entries.map(|entry| Ok((entry.name.clone(), file.fp32(entry)?))).collect::<Result<_, LmError>>()?;
+    Ok(NamedTensors { tensors, metadata: file.header.metadata().clone() })
 }
 
 /// Writes fp32 tensors to `path`: whole or not at all.

@@ -1,0 +1,220 @@
+//! The decoder, its loss, its gradients and its optimizer against Hugging Face transformers and PyTorch:
+//! tests/golden, made by scripts/make-golden.py. `--nocapture` shows how near they are.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use expect_test::{Expect, expect};
+use inheritune_lm::optimizer::{AdamW, clip_grad_norm, gradient};
+use inheritune_lm::{Decoder, Device, Kind, Tensor, no_grad};
+
+mod support;
+use support::{ADAMW, LR, MAX_NORM, golden_cases, golden_dir, load, max_difference, tensors};
+
+/// Logits, absolute, fp32.
+const LOGITS: f64 = 1e-4;
+/// Losses, nats.
+const LOSSES: f64 = 1e-5;
+/// A tensor's gradient: the largest difference relative to the tensor's largest gradient.
+const GRADIENTS: f64 = 2e-5;
+/// The global gradient norm, relative.
+const NORM: f64 = 1e-5;
+/// The loss before each of 20 steps, relative: rounding grows from step to step.
+const LOSS_OF_STEP: f64 = 1e-5;
+/// The gradient norm before each of 20 steps, relative.
+const NORM_OF_STEP: f64 = 1e-3;
+
+/// A model beside what transformers computes for it.
+struct Case {
+    name: String,
+    decoder: Decoder,
+    expected: BTreeMap<String, Tensor>,
+}
+
+impl Case {
+    fn all() -> Vec<Self> {
+        let case = |(name, dir): (String, std::path::PathBuf)| Self {
+            name,
+            decoder: load(&dir),
+            expected: tensors(&dir.join("expected.safetensors")),
+        };
+        golden_cases().into_iter().map(case).collect()
+    }
+
+    fn inputs(&self) -> &Tensor {
+        &self.expected["inputs"]
+    }
+
+    fn targets(&self) -> &Tensor {
+        &self.expected["targets"]
+    }
+
+    fn backward(&self) -> f64 {
+        let loss = self.decoder.loss(self.inputs(), self.targets()).unwrap();
+        loss.backward();
+        loss.double_value(&[])
+    }
+
+    fn within(&self, what: &str, (found, limit): (f64, f64)) {
+        println!("{}: {what} {found:.1e} (limit {limit:.0e})", self.name);
+        assert!(found <= limit, "{}: {what} differ by {found:e}, more than {limit:e}", self.name);
+    }
+}
+
+fn relative(found: f64, expected: f64) -> f64 {
+    (found - expected).abs() / expected.abs()
+}
+
+#[test]
+fn logits_are_those_of_transformers() {
+    for case in Case::all() {
+        let logits = no_grad(|| case.decoder.logits(case.inputs()).unwrap());
+        assert_eq!(logits.kind(), Kind::Float);
+        case.within("logits", (max_difference(&logits, &case.expected["logits"]), LOGITS));
+    }
+}
+
+#[test]
+fn losses_are_those_of_transformers() {
+    for case in Case::all() {
+        let (losses, loss) = no_grad(|| {
+            let losses = case.decoder.losses(case.inputs(), case.targets()).unwrap();
+            (losses, case.decoder.loss(case.inputs(), case.targets()).unwrap())
+        });
+        case.within("losses", (max_difference(&losses, &case.expected["losses"]), LOSSES));
+        case.within("mean losses", (max_difference(&loss, &case.expected["loss"]), LOSSES));
+    }
+}
+
+#[test]
+fn gradients_are_those_of_transformers() {
+    for case in Case::all() {
+        case.backward();
+        let expected = case.expected.iter().filter_map(|(name, tensor)| Some((name.strip_prefix("gradient.")?, tensor)));
+        let mut expected: BTreeMap<&str, &Tensor> = expected.collect();
+        let mut worst = 0.0_f64;
+        for parameter in case.decoder.parameters() {
+            let expected = expected.remove(parameter.name.as_str()).unwrap();
+            let largest = expected.abs().max().double_value(&[]);
+            let found = gradient(parameter).unwrap().unwrap();
+            let difference = max_difference(&found, expected) / largest;
+            assert!(difference <= GRADIENTS, "{}: {} differs by {difference:e}", case.name, parameter.name);
+            worst = worst.max(difference);
+        }
+        assert!(expected.is_empty(), "{}: without a parameter here: {:?}", case.name, expected.keys());
+        case.within("gradients", (worst, GRADIENTS));
+        let norm = clip_grad_norm(case.decoder.parameters(), f64::MAX).unwrap();
+        let expected = case.expected["gradient_norm"].double_value(&[]);
+        case.within("gradient norms", (relative(norm, expected), NORM));
+    }
+}
+
+#[test]
+fn twenty_steps_follow_torch_adamw() {
+    for case in Case::all() {
+        let (losses, norms) = (&case.expected["adamw.losses"], &case.expected["adamw.norms"]);
+        let mut optimizer = AdamW::new(case.decoder.parameters(), ADAMW).unwrap();
+        let (mut worst_loss, mut worst_norm) = (0.0_f64, 0.0_f64);
+        let steps = losses.size()[0];
+        assert_eq!(steps, 20);
+        for step in 0..steps {
+            optimizer.zero_grad().unwrap();
+            let loss = case.backward();
+            let norm = clip_grad_norm(case.decoder.parameters(), MAX_NORM).unwrap();
+            optimizer.step(LR).unwrap();
+            worst_loss = worst_loss.max(relative(loss, losses.double_value(&[step])));
+            worst_norm = worst_norm.max(relative(norm, norms.double_value(&[step])));
+        }
+        assert_eq!(optimizer.steps(), 20);
+        case.within("losses of 20 steps", (worst_loss, LOSS_OF_STEP));
+        case.within("norms of 20 steps", (worst_norm, NORM_OF_STEP));
+        // A trajectory that stands still would prove little.
+        assert!(losses.double_value(&[steps - 1]) < 0.9 * losses.double_value(&[0]), "{}", case.name);
+    }
+}
+
+#[test]
+fn a_saved_model_is_the_same_model() {
+    for case in Case::all() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::copy(golden_dir().join(&case.name).join("config.json"), dir.path().join("config.json")).unwrap();
+        case.decoder.save(dir.path()).unwrap();
+        let again = load(dir.path());
+        let names = |decoder: &Decoder| decoder.parameters().iter().map(|p| p.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&again), names(&case.decoder));
+        let logits = |decoder: &Decoder| no_grad(|| decoder.logits(case.inputs()).unwrap());
+        assert!(logits(&again).equal(&logits(&case.decoder)), "{}", case.name);
+        // Without a config.json, as a training state is kept.
+        std::fs::remove_file(dir.path().join("config.json")).unwrap();
+        let again = Decoder::from_weights(case.decoder.config().clone(), dir.path(), Device::Cpu).unwrap();
+        assert!(logits(&again).equal(&logits(&case.decoder)), "{}", case.name);
+        // What is saved twice is one file, byte for byte, and nothing is left beside it.
+        let first = std::fs::read(dir.path().join("model.safetensors")).unwrap();
+        again.save(dir.path()).unwrap();
+        assert!(first == std::fs::read(dir.path().join("model.safetensors")).unwrap(), "{}", case.name);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}
+
+/// One line a checkpoint: its weight files, their types, their tensors, and parameters as the decoder holds them.
+fn check(expected: Expect) {
+    let mut lines = String::new();
+    for (name, dir) in golden_cases() {
+        let decoder = load(&dir);
+        let all: Vec<(String, Tensor)> = weight_files(&dir).iter().flat_map(|file| tensors(file)).collect();
+        let kinds: BTreeSet<String> = all.iter().map(|(_, tensor)| format!("{:?}", tensor.kind())).collect();
+        let (files, first, count) = (weight_files(&dir).len(), &all[0].0, all.len());
+        assert!(decoder.parameters().iter().all(|parameter| parameter.tensor.kind() == Kind::Float));
+        let parameters = decoder.parameters().len();
+        lines += &format!("{name}: {files} files of {kinds:?}, {count} tensors from {first}; {parameters} parameters\n");
+    }
+    expected.assert_eq(&lines);
+}
+
+fn weight_files(dir: &Path) -> Vec<std::path::PathBuf> {
+    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let is_weights = |path: &std::path::PathBuf| path.extension().is_some_and(|e| e == "safetensors") && !path.ends_with("expected.safetensors");
+    let mut files: Vec<_> = files.filter(is_weights).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn the_cases_cover_what_hubs_hold() {
+    check(expect![[r#"
+        gpt2-f16-hub-names: 1 files of {"Float", "Half"}, 17 tensors from h.0.attn.bias; 16 parameters
+        gpt2-inner: 1 files of {"Float"}, 28 tensors from transformer.h.0.attn.c_attn.bias; 28 parameters
+        gpt2-inverse-layer-scale: 1 files of {"Float"}, 40 tensors from transformer.h.0.attn.c_attn.bias; 40 parameters
+        llama-bf16: 1 files of {"BFloat16"}, 21 tensors from lm_head.weight; 21 parameters
+        llama-head-100: 1 files of {"Float"}, 12 tensors from lm_head.weight; 12 parameters
+        llama-tied-sharded: 4 files of {"Float"}, 20 tensors from model.embed_tokens.weight; 20 parameters
+    "#]]);
+}
+
+#[test]
+fn a_second_step_does_not_add_to_the_gradients_of_the_first() {
+    let case = Case::all().remove(0);
+    let optimizer = AdamW::new(case.decoder.parameters(), ADAMW).unwrap();
+    let norm = || clip_grad_norm(case.decoder.parameters(), f64::MAX).unwrap();
+    assert_eq!(norm(), 0.0, "no gradient yet");
+    case.backward();
+    let once = norm();
+    case.backward();
+    assert!(relative(norm(), 2.0 * once) < NORM, "backward passes accumulate");
+    optimizer.zero_grad().unwrap();
+    assert!(case.decoder.parameters().iter().all(|parameter| gradient(parameter).unwrap().is_none()));
+    case.backward();
+    assert_eq!(norm(), once);
+}
+
+#[test]
+fn clipping_scales_to_the_norm_and_leaves_what_is_within_it() {
+    let case = Case::all().remove(0);
+    case.backward();
+    let norm = || clip_grad_norm(case.decoder.parameters(), f64::MAX).unwrap();
+    let before = norm();
+    assert_eq!(clip_grad_norm(case.decoder.parameters(), before * 2.0).unwrap(), before);
+    assert_eq!(norm(), before, "within bounds");
+    assert_eq!(clip_grad_norm(case.decoder.parameters(), before / 2.0).unwrap(), before);
+    assert!(relative(norm(), before / 2.0) < NORM);
+}

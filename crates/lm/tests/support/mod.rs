@@ -1,0 +1,83 @@
+//! What the tests of this package share: the golden checkpoints, and larger ones made on the spot.
+// Each test binary compiles this module and uses a part of it.
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
+use inheritune_domain::checkpoint::safetensors_header::{Dtype, NewTensor, write_header};
+use inheritune_domain::spec::DecayOn;
+use inheritune_lm::optimizer::AdamWConfig;
+use inheritune_lm::{Decoder, Device, Kind, Tensor, no_grad};
+
+/// Must match scripts/make-golden.py.
+pub const ADAMW: AdamWConfig =
+    AdamWConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, decay: DecayOn::Matrices };
+/// Must match scripts/make-golden.py.
+pub const LR: f64 = 3e-3;
+/// Must match scripts/make-golden.py.
+pub const MAX_NORM: f64 = 1.0;
+
+/// What scripts/make-golden.py wrote.
+pub fn golden_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// The folders of the golden cases, by name.
+pub fn golden_cases() -> Vec<(String, PathBuf)> {
+    let entries = std::fs::read_dir(golden_dir()).unwrap().map(|entry| entry.unwrap().path());
+    let mut cases: Vec<_> = entries.map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), path)).collect();
+    cases.sort();
+    cases
+}
+
+pub fn load(dir: &Path) -> Decoder {
+    Decoder::load(dir, Device::Cpu).unwrap()
+}
+
+/// The tensors of a safetensors file as tch itself reads them, by name.
+pub fn tensors(path: &Path) -> BTreeMap<String, Tensor> {
+    Tensor::read_safetensors(path).unwrap().into_iter().collect()
+}
+
+/// Largest |a - b| over all elements; infinite where either is not a number.
+pub fn max_difference(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.size(), b.size());
+    let difference = no_grad(|| (a.to_kind(Kind::Double) - b.to_kind(Kind::Double)).abs().max().double_value(&[]));
+    if difference.is_nan() { f64::INFINITY } else { difference }
+}
+
+/// Copies the files of a folder without folders.
+pub fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+/// Numbers from -1 to 1 that look random and are always the same.
+pub fn noise(seed: u64) -> impl FnMut() -> f32 {
+    let mut state = seed;
+    move || {
+        // Knuth's MMIX constants.
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1_u32 << 23) as f32 - 1.0
+    }
+}
+
+/// Writes a checkpoint of shape `config` with weights from -0.1 to 0.1, and norms around 1.
+pub fn write_checkpoint(dir: &Path, config: &DecoderConfig) {
+    let specs: Vec<_> = config.tensors().into_iter().filter(|spec| spec.tied_to.is_none()).collect();
+    let entries: Vec<_> = specs.iter().map(|s| NewTensor { name: &s.name, dtype: Dtype::F32, shape: &s.shape }).collect();
+    let mut file = write_header(&entries).unwrap();
+    let mut next = noise(7);
+    for spec in &specs {
+        let centre = if spec.shape.len() == 1 && spec.name.ends_with("weight") { 1.0 } else { 0.0 };
+        for _ in 0..spec.shape.iter().product() {
+            file.extend_from_slice(&(centre + 0.1 * next()).to_le_bytes());
+        }
+    }
+    std::fs::write(dir.join("model.safetensors"), file).unwrap();
+    std::fs::write(dir.join("config.json"), config.to_hf().to_string()).unwrap();
+}
