@@ -270,7 +270,12 @@ impl JobLife {
             },
             JobEvent::Heartbeat { token, lease } => {
                 let held = self.held(now, token)?;
-                with(JobState::Leased { token, worker: held.worker, lease_until: now + lease, directive: held.directive })
+                with(JobState::Leased {
+                    token,
+                    worker: held.worker,
+                    lease_until: now + lease,
+                    directive: held.directive,
+                })
             }
             JobEvent::Complete { token } => {
                 self.held(now, token)?;
@@ -288,7 +293,9 @@ impl JobLife {
                 with(waiting(held.directive, now))
             }
             JobEvent::Expire => match self.state {
-                JobState::Leased { lease_until, directive, .. } if lease_until <= now => Ok(self.lost_attempt(now, directive)),
+                JobState::Leased { lease_until, directive, .. } if lease_until <= now => {
+                    Ok(self.lost_attempt(now, directive))
+                }
                 _ => Err(WrongState),
             },
             JobEvent::RequestPause => match self.state {
@@ -318,7 +325,9 @@ impl JobLife {
 
     fn held(&self, now: OffsetDateTime, token: LeaseToken) -> Result<Held, InvalidJobEvent> {
         match self.state {
-            JobState::Leased { token: current, worker, lease_until, directive } if current == token && lease_until > now => {
+            JobState::Leased { token: current, worker, lease_until, directive }
+                if current == token && lease_until > now =>
+            {
                 Ok(Held { worker, directive })
             }
             _ => Err(InvalidJobEvent::StaleLease),

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::decoder_config::{
-    BlockPart, ConfigError, DecoderConfig, Family, Init, NameInFile, TensorRole, TensorSpec, bad_key, bool_or, float_or,
-    optional_u32, required_u32,
+    BlockPart, ConfigError, DecoderConfig, Family, Init, NameInFile, TensorRole, TensorSpec, bad_key, bool_or,
+    float_or, optional_u32, required_u32,
 };
 use crate::id::LayerCount;
 
@@ -77,7 +77,8 @@ pub(super) fn tensors(c: &DecoderConfig) -> Vec<TensorSpec> {
     let normal = Init::Normal { std: c.init_std };
     // GPT-2 scales the initialisation of residual projections by 1/sqrt(2 x layers) (GPT-2 paper, §2.3).
     let residual = Init::Normal { std: c.init_std / f64::from(2 * c.n_layers.0).sqrt() };
-    let spec = |name: String, shape: &[u64], role, init| TensorSpec { name, shape: shape.to_vec(), role, init, tied_to: None };
+    let spec =
+        |name: String, shape: &[u64], role, init| TensorSpec { name, shape: shape.to_vec(), role, init, tied_to: None };
     let mut all = vec![
         spec(format!("{PREFIX}wte.weight"), &[c.vocab_size.into(), d], TensorRole::TokenEmbedding, normal),
         spec(format!("{PREFIX}wpe.weight"), &[c.max_positions.into(), d], TensorRole::PositionEmbedding, normal),

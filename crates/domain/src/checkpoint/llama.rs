@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::decoder_config::{
-    BlockPart, ConfigError, DecoderConfig, Family, Init, NameInFile, TensorRole, TensorSpec, bad_key, bool_or, float_or,
-    optional_u32, required_u32,
+    BlockPart, ConfigError, DecoderConfig, Family, Init, NameInFile, TensorRole, TensorSpec, bad_key, bool_or,
+    float_or, optional_u32, required_u32,
 };
 use crate::id::LayerCount;
 
@@ -13,12 +13,20 @@ pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
     let n_heads = required_u32(config, "num_attention_heads")?;
     let n_kv_heads = optional_u32(config, "num_key_value_heads")?.unwrap_or(n_heads);
     if n_heads % n_kv_heads != 0 {
-        return Err(bad_key("num_key_value_heads", &format!("is {n_kv_heads}, which does not divide num_attention_heads ({n_heads})")));
+        return Err(bad_key(
+            "num_key_value_heads",
+            &format!("is {n_kv_heads}, which does not divide num_attention_heads ({n_heads})"),
+        ));
     }
     let head_dim = match optional_u32(config, "head_dim")? {
         Some(head_dim) => head_dim,
         None if d_model % n_heads == 0 => d_model / n_heads,
-        None => return Err(bad_key("hidden_size", &format!("is {d_model}, not a multiple of num_attention_heads ({n_heads})"))),
+        None => {
+            return Err(bad_key(
+                "hidden_size",
+                &format!("is {d_model}, not a multiple of num_attention_heads ({n_heads})"),
+            ));
+        }
     };
     if head_dim % 2 != 0 {
         return Err(bad_key("head_dim", &format!("is {head_dim}; rotary positions need an even one")));
@@ -95,7 +103,8 @@ pub(super) fn tensors(c: &DecoderConfig) -> Vec<TensorSpec> {
     let q = u64::from(c.n_heads) * u64::from(c.head_dim);
     let kv = u64::from(c.n_kv_heads) * u64::from(c.head_dim);
     let normal = Init::Normal { std: c.init_std };
-    let spec = |name: String, shape: &[u64], role, init| TensorSpec { name, shape: shape.to_vec(), role, init, tied_to: None };
+    let spec =
+        |name: String, shape: &[u64], role, init| TensorSpec { name, shape: shape.to_vec(), role, init, tied_to: None };
     let mut all = vec![spec("model.embed_tokens.weight".to_owned(), &[vocab, d], TensorRole::TokenEmbedding, normal)];
     for layer in 0..c.n_layers.0 {
         let parts: [(&str, &[u64], BlockPart, Init); 9] = [

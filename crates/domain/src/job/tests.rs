@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
+
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 use time::{Duration, OffsetDateTime};
@@ -45,7 +47,9 @@ fn events() -> Vec<(&'static str, JobEvent)> {
         ("stale complete", JobEvent::Complete { token: STALE }),
         ("fail retryable", fail(FailureClass::Retryable)),
         ("fail permanent", fail(FailureClass::Permanent)),
+        ("stale fail", JobEvent::Fail { token: STALE, class: FailureClass::Retryable }),
         ("release", JobEvent::Release { token: TOKEN }),
+        ("stale release", JobEvent::Release { token: STALE }),
         ("expire", JobEvent::Expire),
         ("pause", JobEvent::RequestPause),
         ("resume", JobEvent::RequestResume),
@@ -85,7 +89,9 @@ fn check(failed_attempts: u32, expected: Expect) {
 /// Every (state, event) pair; a pair that is not listed is refused.
 #[test]
 fn every_pair() {
-    check(0, expect![[r#"
+    check(
+        0,
+        expect![[r#"
         queued               claim           RUNNING
         queued               pause           PAUSED
         queued               resume          QUEUED
@@ -129,12 +135,15 @@ fn every_pair() {
         paused               resume          QUEUED
         paused               cancel          CANCELLED
         cancelled            cancel          CANCELLED
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn last_attempt() {
-    check(2, expect![[r#"
+    check(
+        2,
+        expect![[r#"
         queued               claim           RUNNING
         queued               pause           PAUSED
         queued               resume          QUEUED
@@ -178,7 +187,68 @@ fn last_attempt() {
         paused               resume          QUEUED
         paused               cancel          CANCELLED
         cancelled            cancel          CANCELLED
-    "#]]);
+    "#]],
+    );
+}
+
+/// The tables above leave out what is refused: why it is refused depends on the event alone.
+#[test]
+fn refusals_say_whether_the_lease_was_lost() {
+    for (state_name, state) in states() {
+        for (event_name, event) in events() {
+            let Err(error) = (JobLife { state, failed_attempts: 0, retry: RetryPolicy::default() }).advance(NOW, event)
+            else {
+                continue;
+            };
+            let expected = match event {
+                JobEvent::Heartbeat { .. }
+                | JobEvent::Complete { .. }
+                | JobEvent::Fail { .. }
+                | JobEvent::Release { .. } => InvalidJobEvent::StaleLease,
+                JobEvent::Claim { .. }
+                | JobEvent::Expire
+                | JobEvent::RequestPause
+                | JobEvent::RequestResume
+                | JobEvent::RequestCancel => InvalidJobEvent::WrongState,
+            };
+            assert_eq!(error, expected, "{state_name}, {event_name}");
+        }
+    }
+}
+
+/// A state or an event that is added fails to compile here, and then fails until the tables have it.
+#[test]
+fn the_tables_leave_nothing_out() {
+    let states: BTreeSet<usize> = states()
+        .iter()
+        .map(|(_, state)| match state {
+            JobState::Queued { .. } => 0,
+            JobState::Leased { directive: Directive::Run, .. } => 1,
+            JobState::Leased { directive: Directive::Pause, .. } => 2,
+            JobState::Leased { directive: Directive::Cancel, .. } => 3,
+            JobState::Paused => 4,
+            JobState::Succeeded => 5,
+            JobState::Failed => 6,
+            JobState::Cancelled => 7,
+        })
+        .collect();
+    assert_eq!(states, (0..8).collect());
+    let events: BTreeSet<usize> = events()
+        .iter()
+        .map(|(_, event)| match event {
+            JobEvent::Claim { .. } => 0,
+            JobEvent::Heartbeat { .. } => 1,
+            JobEvent::Complete { .. } => 2,
+            JobEvent::Fail { class: FailureClass::Retryable, .. } => 3,
+            JobEvent::Fail { class: FailureClass::Permanent, .. } => 4,
+            JobEvent::Release { .. } => 5,
+            JobEvent::Expire => 6,
+            JobEvent::RequestPause => 7,
+            JobEvent::RequestResume => 8,
+            JobEvent::RequestCancel => 9,
+        })
+        .collect();
+    assert_eq!(events, (0..10).collect());
 }
 
 #[test]

@@ -1,12 +1,15 @@
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
+
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
 use crate::checkpoint::decoder_config::DecoderConfig;
-use crate::spec::{ArmSpec, ControlSpec, Evaluated, Sliced, Tokenized, Trained};
+use crate::id::ArtifactId;
+use crate::spec::{ArmSpec, ControlSpec, Evaluated, GrowthSource, Score, SliceSource, Sliced, Tokenized, Trained};
 
 fn artifact(n: u128) -> ArtifactId {
     ArtifactId(Uuid::from_u128(n))
@@ -115,7 +118,10 @@ fn grows_until_it_matches_then_trains_the_controls() {
         ControlSpec { name: "random".into(), steps_factor: 1.0 },
         ControlSpec { name: "random, twice the steps".into(), steps_factor: 2.0 },
     ];
-    check(spec, &[3.0, 3.2, 2.9, 3.5, 3.4], expect![[r#"
+    check(
+        spec,
+        &[3.0, 3.2, 2.9, 3.5, 3.4],
+        expect![[r#"
         tokenize the corpus
           tokenized: 10000 training and 1000 validation tokens, vocabulary 512
         reference: slice
@@ -144,12 +150,16 @@ fn grows_until_it_matches_then_trains_the_controls() {
           random, twice the steps: validation loss 3.4000 ± 0.0100 nats
           finished
         => finished (round 2: 4 layers inherited, matches the reference)
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn stops_at_the_references_own_depth() {
-    check(spec(), &[3.0, 3.3, 3.2, 3.1], expect![[r#"
+    check(
+        spec(),
+        &[3.0, 3.3, 3.2, 3.1],
+        expect![[r#"
         tokenize the corpus
           tokenized: 10000 training and 1000 validation tokens, vocabulary 512
         reference: slice
@@ -176,7 +186,8 @@ fn stops_at_the_references_own_depth() {
           not matched at the reference's own depth of 5
           finished
         => finished (round 3: 5 layers inherited, does not match the reference)
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -185,7 +196,10 @@ fn low_data_has_one_round_and_arms() {
     spec.recipe = Recipe::LowData;
     spec.target.data_fraction = 0.1;
     spec.arms = vec![ArmSpec { name: "fresh".into(), data_fraction: 1.0, epochs: 1 }];
-    check(spec, &[3.0, 3.1, 3.05], expect![[r#"
+    check(
+        spec,
+        &[3.0, 3.1, 3.05],
+        expect![[r#"
         tokenize the corpus
           tokenized: 10000 training and 1000 validation tokens, vocabulary 512
         reference: slice
@@ -204,7 +218,8 @@ fn low_data_has_one_round_and_arms() {
           fresh: validation loss 3.0500 ± 0.0100 nats
           finished
         => finished (2 layers inherited, does not match the reference)
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -213,7 +228,10 @@ fn a_given_reference_is_only_benchmarked() {
     spec.reference.architecture = None;
     spec.reference.checkpoint = Some("file:///m".into());
     spec.target.start_layers = None;
-    check(spec, &[3.0, 2.9], expect![[r#"
+    check(
+        spec,
+        &[3.0, 2.9],
+        expect![[r#"
         tokenize the corpus
           tokenized: 10000 training and 1000 validation tokens, vocabulary 512
         benchmark the reference
@@ -226,7 +244,8 @@ fn a_given_reference_is_only_benchmarked() {
           matched: 2.9000 is at most the reference's 3.0000 + 0
           finished
         => finished (round 1: 2 layers inherited, matches the reference)
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -320,8 +339,6 @@ fn every_pair() {
     }
     expect![[r#"
         created               created        RUNNING tokenizing + tokenize the corpus
-        created               job failed     FAILED failed: out of disk
-        created               job cancelled  FAILED failed: a job of the run was cancelled
         created               pause          PAUSED created + Pause jobs
         created               resume         QUEUED created
         created               cancel         CANCELLED cancelled
@@ -364,48 +381,184 @@ fn every_pair() {
     "#]].assert_eq(&table);
 }
 
-proptest! {
-    /// A run ends within `max_rounds`; layers only grow, never above the reference.
-    #[test]
-    fn runs_end_and_layers_only_grow(
-        start in 1u32..=5,
-        grow_by in 1u32..4,
-        max_rounds in 1u32..6,
-        losses in prop::collection::vec(2.0f64..4.0, 1..10),
-        carry in any::<bool>(),
-    ) {
+/// A state or an event that is added fails to compile here, and then fails until the table has it.
+#[test]
+fn the_table_leaves_nothing_out() {
+    let states: BTreeSet<usize> = states()
+        .iter()
+        .map(|(_, run)| match run.state {
+            RunState::Created => 0,
+            RunState::Tokenizing => 1,
+            RunState::Slicing(_) => 2,
+            RunState::Training(_) => 3,
+            RunState::Evaluating(_) => 4,
+            RunState::Finished { .. } => 5,
+            RunState::Failed { .. } => 6,
+            RunState::Cancelled => 7,
+        })
+        .collect();
+    assert_eq!(states, (0..8).collect());
+    let events: BTreeSet<usize> = events()
+        .iter()
+        .map(|(_, event)| match event {
+            RunEvent::Created => 0,
+            RunEvent::JobSucceeded { outcome: JobOutcome::Tokenized(_) } => 1,
+            RunEvent::JobSucceeded { outcome: JobOutcome::Sliced(_) } => 2,
+            RunEvent::JobSucceeded { outcome: JobOutcome::Trained(_) } => 3,
+            RunEvent::JobSucceeded { outcome: JobOutcome::Evaluated(_) } => 4,
+            RunEvent::JobFailed { .. } => 5,
+            RunEvent::JobCancelled => 6,
+            RunEvent::PauseRequested => 7,
+            RunEvent::ResumeRequested => 8,
+            RunEvent::CancelRequested => 9,
+        })
+        .collect();
+    assert_eq!(events, (0..10).collect());
+}
+
+#[test]
+fn a_diverged_model_ends_the_run() {
+    let (run, _) = play(spec(), &[3.0, f64::NAN]);
+    expect!["failed: round 1: 2 layers inherited: the validation loss is NaN"].assert_eq(&run.describe_state());
+    let (run, _) = play(spec(), &[f64::INFINITY]);
+    expect!["failed: reference: the validation loss is inf"].assert_eq(&run.describe_state());
+}
+
+#[test]
+fn a_start_deeper_than_the_reference_is_refused_once_its_depth_is_known() {
+    let mut spec = spec();
+    spec.reference.architecture = None;
+    spec.reference.checkpoint = Some("file:///m".into());
+    spec.target.start_layers = Some(LayerCount(6));
+    let (run, _) = play(spec, &[3.0]);
+    expect!["failed: target.start_layers: 6 is more than the reference's 5 layers"].assert_eq(&run.describe_state());
+}
+
+/// Any recipe that validates, over a reference of 5 layers.
+fn any_spec() -> impl Strategy<Value = RunSpec> {
+    let target = (prop::option::of(1u32..=5), 1u32..4, 1u32..6, any::<bool>(), 0.0f64..0.2);
+    let extras = (0usize..3, 0usize..3);
+    (any::<bool>(), any::<bool>(), target, extras).prop_map(|(given, low_data, target, (controls, arms))| {
+        let (start, grow_by, max_rounds, carry, tolerance) = target;
         let mut spec = spec();
-        spec.target.start_layers = Some(LayerCount(start));
+        if given {
+            spec.reference.architecture = None;
+            spec.reference.checkpoint = Some("file:///m".into());
+        }
+        spec.target.start_layers = start.map(LayerCount);
         spec.target.grow_by = grow_by;
         spec.target.max_rounds = max_rounds;
+        spec.target.tolerance_nats = tolerance;
         spec.target.growth_source = if carry { GrowthSource::Carry } else { GrowthSource::Reference };
-        let benchmark = losses[0];
-        let (run, _) = play(spec, &losses);
-        let candidates: Vec<_> = run.models.iter().filter(|r| matches!(r.model, Model::Candidate { .. })).collect();
-        prop_assert!(candidates.len() as u32 <= max_rounds);
-        prop_assert!(candidates.windows(2).all(|pair| pair[0].layers < pair[1].layers));
-        prop_assert!(candidates.iter().all(|r| r.layers <= Some(LayerCount(5))));
-        let last = candidates.last().unwrap().validation.as_ref().unwrap().value;
-        let is_finished = matches!(run.state, RunState::Finished { matched: Some(m), .. } if m == (last <= benchmark));
-        prop_assert!(is_finished, "{:?}", run.state);
-        // It stopped for a reason.
-        let depth = candidates.last().unwrap().layers.unwrap().0;
-        prop_assert!(last <= benchmark || depth == 5 || candidates.len() as u32 == max_rounds);
+        spec.controls = (0..controls).map(|i| ControlSpec { name: format!("c{i}"), steps_factor: 2.0 }).collect();
+        if low_data {
+            spec.recipe = Recipe::LowData;
+            spec.target.start_layers.get_or_insert(LayerCount(2));
+            spec.arms = (0..arms).map(|i| ArmSpec { name: format!("a{i}"), data_fraction: 0.5, epochs: 2 }).collect();
+        }
+        spec.validate().unwrap();
+        spec
+    })
+}
+
+proptest! {
+    /// A run ends within `max_rounds`; layers only grow, by `grow_by`, never above the reference; it stops for a
+    /// reason, and everything that was asked for is there.
+    #[test]
+    fn runs_end_and_layers_only_grow(spec in any_spec(), losses in prop::collection::vec(2.0f64..4.0, 1..10)) {
+        let (run, log) = play(spec.clone(), &losses);
+        let candidates: Vec<&ModelRecord> =
+            run.models.iter().filter(|r| matches!(r.model, Model::Candidate { .. })).collect();
+        let layers: Vec<u32> = candidates.iter().map(|r| r.layers.unwrap().0).collect();
+        let jobs = log.iter().filter(|line| !line.starts_with("  ")).count();
+        let models = 1 + candidates.len() + spec.controls.len() + spec.arms.len();
+        prop_assert!(jobs <= 1 + 3 * models, "{jobs} jobs for {models} models");
+
+        prop_assert_eq!(layers[0], spec.target.start_layers.map_or(2, |n| n.0));
+        prop_assert!(candidates.len() as u32 <= spec.target.max_rounds);
+        prop_assert!(layers.windows(2).all(|pair| pair[1] == (pair[0] + spec.target.grow_by).min(5)), "{layers:?}");
+        prop_assert!(layers.windows(2).all(|pair| pair[0] < pair[1]), "{layers:?}");
+        prop_assert!(layers.iter().all(|layers| *layers <= 5), "{layers:?}");
+
+        let benchmark = run.record(Model::Reference).and_then(|r| r.validation.as_ref()).map(|s| s.value);
+        prop_assert_eq!(benchmark.is_some(), spec.recipe == Recipe::FullData || spec.reference.checkpoint.is_none());
+        let matches = |r: &ModelRecord| {
+            benchmark.map(|benchmark| r.validation.as_ref().unwrap().value <= benchmark + spec.target.tolerance_nats)
+        };
+        let (last, before) = candidates.split_last().unwrap();
+        prop_assert_eq!(&run.state, &RunState::Finished { winner: last.model, matched: matches(last) });
+        prop_assert!(before.iter().all(|r| matches(r) == Some(false)), "it grew on after a match");
+        let reason = spec.recipe == Recipe::LowData
+            || matches(last) == Some(true)
+            || layers.last() == Some(&5)
+            || candidates.len() as u32 == spec.target.max_rounds;
+        prop_assert!(reason, "it stopped at {layers:?} for nothing");
+
+        let controls = (0..spec.controls.len() as u32).map(|index| Model::Control { index });
+        let arms = (0..spec.arms.len() as u32).map(|index| Model::Arm { index });
+        for model in controls.chain(arms) {
+            let record = run.record(model).unwrap();
+            prop_assert_eq!(record.layers, last.layers);
+            prop_assert!(record.validation.is_some());
+        }
     }
 
-    /// No sequence of events panics, and a final state is final.
+    /// No sequence of events panics, a final state is final, and an event that is refused changes nothing.
     #[test]
-    fn any_events_in_any_order(picks in prop::collection::vec(0usize..10, 0..40)) {
+    fn any_events_in_any_order(picks in prop::collection::vec(any::<prop::sample::Index>(), 0..40)) {
         let events = events();
         let mut run = Run::new(spec());
         for pick in picks {
             let before = run.clone();
-            if let Ok(transition) = run.advance(&events[pick].1) {
+            if let Ok(transition) = run.advance(&pick.get(&events).1) {
                 if before.state.is_final() {
                     prop_assert_eq!(&transition.run, &before);
+                    prop_assert!(transition.submit.is_none());
                 }
                 run = transition.run;
             }
         }
+    }
+
+    /// An owner who pauses, resumes and cancels at any moment: a paused run's next job waits too, a cancelled run
+    /// starts nothing more, and at every moment the run survives being written down.
+    #[test]
+    fn what_the_owner_wants_holds(
+        spec in any_spec(),
+        wishes in prop::collection::vec(prop::option::weighted(0.3, 0usize..7), 0..60),
+    ) {
+        let mut run = Run::new(spec).advance(&RunEvent::Created).unwrap();
+        let mut job = run.submit.take();
+        let mut depth = 5;
+        let mut wishes = wishes.into_iter();
+        for _ in 0..1000 {
+            let event = match (wishes.next().flatten(), &job) {
+                (Some(0..=2), _) => RunEvent::PauseRequested,
+                (Some(3..=5), _) => RunEvent::ResumeRequested,
+                (Some(_), _) => RunEvent::CancelRequested,
+                (None, Some(job)) => RunEvent::JobSucceeded { outcome: answer(&job.spec, &mut depth, 3.0) },
+                (None, None) => break,
+            };
+            let ends_job = matches!(event, RunEvent::JobSucceeded { .. });
+            let Ok(next) = run.run.advance(&event) else {
+                prop_assert!(!ends_job, "the answer to the run's own job was refused");
+                continue;
+            };
+            if ends_job {
+                job = None;
+            }
+            if next.submit.is_some() {
+                prop_assert!(job.is_none(), "two jobs at once");
+                prop_assert_ne!(next.run.intent, Intent::Cancel);
+                prop_assert_eq!(next.request == Some(JobsRequest::Pause), next.run.intent == Intent::Pause);
+                job = next.submit.clone();
+            }
+            prop_assert_eq!(next.run.state.is_final(), next.run.status().is_final());
+            let written = serde_json::to_string(&next.run).unwrap();
+            prop_assert_eq!(&serde_json::from_str::<Run>(&written).unwrap(), &next.run);
+            run = next;
+        }
+        let expected = if run.run.intent == Intent::Cancel { JobStatus::Cancelled } else { JobStatus::Succeeded };
+        prop_assert!(run.run.status() == expected || job.is_some(), "{}", run.run.describe_state());
     }
 }

@@ -51,7 +51,12 @@ fn a_good_recipe() {
 
 #[test]
 fn unknown_field() {
-    check(&[("grow_by = 2", "grow_bye = 2")], expect!["unknown field `grow_bye`, expected one of `start_layers`, `grow_by`, `max_rounds`, `tolerance_nats`, `growth_source`, `inherit`, `layer_map`, `data_fraction`"]);
+    check(
+        &[("grow_by = 2", "grow_bye = 2")],
+        expect![
+            "unknown field `grow_bye`, expected one of `start_layers`, `grow_by`, `max_rounds`, `tolerance_nats`, `growth_source`, `inherit`, `layer_map`, `data_fraction`"
+        ],
+    );
 }
 
 #[test]
@@ -111,4 +116,26 @@ fn specs_survive_json() {
     let spec: RunSpec = toml::from_str(FULL_DATA).unwrap();
     let json = serde_json::to_string(&spec).unwrap();
     assert_eq!(serde_json::from_str::<RunSpec>(&json).unwrap(), spec);
+}
+
+#[test]
+fn a_token_set_needs_a_given_reference() {
+    let set = "artifact://01900000-0000-7000-8000-000000000000";
+    check(
+        &[("file:///corpus.txt", set)],
+        expect![[r#"
+            corpus.sources: a ready token set needs a given reference: name text, or give reference.checkpoint
+        "#]],
+    );
+}
+
+#[test]
+fn names_of_controls_are_names() {
+    check(
+        &[("name = \"random\"", "name = \"a\\nb\"\n[[controls]]\nname = \"twice\"\n[[controls]]\nname = \"twice\"")],
+        expect![[r#"
+            controls[0].name: must be 1 to 128 bytes without control characters
+            controls[2].name: is used twice
+        "#]],
+    );
 }

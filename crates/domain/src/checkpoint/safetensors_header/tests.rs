@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
+
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
@@ -237,6 +239,51 @@ fn any_tensor() -> impl Strategy<Value = (String, Dtype, Vec<u64>)> {
     ("[A-Za-z0-9._/-]{1,20}", dtype, proptest::collection::vec(0_u64..6, 0..=MAX_RANK))
 }
 
+/// What every header that is accepted promises, whoever wrote it.
+fn assert_sound(header: &SafetensorsHeader, json_bytes: u64, file_bytes: u64) -> Result<(), TestCaseError> {
+    prop_assert!(header.tensors().len() <= MAX_TENSORS);
+    let mut names = BTreeSet::new();
+    let mut at = PREFIX_BYTES + json_bytes;
+    for tensor in header.tensors() {
+        prop_assert_eq!(tensor.bytes.start, at, "a gap or an overlap before {}", tensor.name);
+        prop_assert_eq!(Some(tensor.bytes.end - tensor.bytes.start), size_bytes(tensor.dtype, &tensor.shape));
+        prop_assert!(tensor.shape.len() <= MAX_RANK);
+        prop_assert!((1..=MAX_NAME_BYTES).contains(&tensor.name.len()) && tensor.name.is_ascii());
+        prop_assert!(names.insert(&tensor.name), "{} is there twice", tensor.name);
+        at = tensor.bytes.end;
+    }
+    prop_assert_eq!(at, file_bytes);
+    Ok(())
+}
+
+/// Mostly small numbers, and those at which arithmetic goes wrong.
+fn any_number() -> impl Strategy<Value = u64> {
+    let edges = vec![u64::MAX, u64::MAX - 1, u64::MAX / 2, 1 << 63, 1 << 32, u64::from(u32::MAX)];
+    prop_oneof![8 => 0_u64..9, 1 => proptest::sample::select(edges)]
+}
+
+/// One entry of a header that need not be right.
+fn any_entry() -> impl Strategy<Value = String> {
+    let name = prop_oneof![8 => "[ab]", 1 => "\\PC{0,3}", 1 => Just("n".repeat(MAX_NAME_BYTES + 1)), 1 => Just(METADATA_KEY.to_owned())];
+    let dtype =
+        prop_oneof![8 => proptest::sample::select(vec!["F32", "BF16", "U8", "BOOL"]), 1 => Just("F4"), 1 => Just("")];
+    let shape = proptest::collection::vec(any_number(), 0..=MAX_RANK + 1);
+    (name, dtype, shape, any_number(), any_number()).prop_map(|(name, dtype, shape, begin, end)| {
+        let name = serde_json::to_string(&name).unwrap();
+        format!(r#"{name}:{{"dtype":"{dtype}","shape":{shape:?},"data_offsets":[{begin},{end}]}}"#)
+    })
+}
+
+#[test]
+fn deep_nesting_does_not_exhaust_the_stack() {
+    for open in ["[", "{\"a\":"] {
+        let json = format!("{{\"__metadata__\":{}", open.repeat(1 << 20));
+        assert!(SafetensorsHeader::parse(json.as_bytes(), 1 << 30).is_err());
+        let json = format!("{{\"a\":{{\"shape\":[1,1,1,1,1,1,1,1,{}", open.repeat(1 << 20));
+        assert!(SafetensorsHeader::parse(json.as_bytes(), 1 << 30).is_err());
+    }
+}
+
 proptest! {
     #[test]
     fn a_written_header_is_read_back(tensors in proptest::collection::btree_map("[A-Za-z0-9./-]{1,20}", any_tensor(), 0..12)) {
@@ -270,7 +317,51 @@ proptest! {
         json.truncate(json.len() - cut.min(json.len()) / 8);
         let file_bytes = PREFIX_BYTES + json.len() as u64 + data;
         if let Ok(header) = SafetensorsHeader::parse(&json, file_bytes) {
-            prop_assert_eq!(header.tensors().last().map_or(file_bytes - data, |t| t.bytes.end), file_bytes);
+            assert_sound(&header, json.len() as u64, file_bytes)?;
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_answered(prefix in proptest::collection::vec(any::<u8>(), 0..12), json in proptest::collection::vec(any::<u8>(), 0..64), file_bytes in any_number()) {
+        if let Ok(header_bytes) = SafetensorsHeader::length(&prefix, file_bytes) {
+            prop_assert!(header_bytes <= MAX_HEADER_BYTES && header_bytes + PREFIX_BYTES <= file_bytes);
+        }
+        let file_bytes = PREFIX_BYTES + json.len() as u64;
+        if let Ok(header) = SafetensorsHeader::parse(&json, file_bytes) {
+            assert_sound(&header, json.len() as u64, file_bytes)?;
+        }
+    }
+
+    #[test]
+    fn entries_that_contradict_each_other_are_refused(entries in proptest::collection::vec(any_entry(), 0..4), data in any_number()) {
+        let json = format!("{{{}}}", entries.join(","));
+        let Some(file_bytes) = (PREFIX_BYTES + json.len() as u64).checked_add(data) else { return Ok(()) };
+        if let Ok(header) = SafetensorsHeader::parse(json.as_bytes(), file_bytes) {
+            assert_sound(&header, json.len() as u64, file_bytes)?;
+        }
+    }
+
+    /// A good header in which one number is another: refused, unless it still describes the file exactly.
+    #[test]
+    fn one_wrong_number_is_noticed(
+        sizes in proptest::collection::vec(0_u64..5, 1..5),
+        order in any::<proptest::sample::Index>(),
+        which in any::<proptest::sample::Index>(),
+        number in any_number(),
+    ) {
+        let mut at = 0;
+        let mut entries: Vec<[u64; 3]> = sizes.iter().map(|size| { at += size; [*size, at - size, at] }).collect();
+        let turn = order.index(entries.len());
+        entries.rotate_left(turn);
+        let (entry, field) = (which.index(entries.len()), which.index(3));
+        entries[entry][field] = number;
+        let tensors: Vec<String> = entries.iter().enumerate().map(|(i, [size, begin, end])| {
+            format!(r#""t{i}":{{"dtype":"U8","shape":[{size}],"data_offsets":[{begin},{end}]}}"#)
+        }).collect();
+        let json = format!("{{{}}}", tensors.join(","));
+        let file_bytes = PREFIX_BYTES + json.len() as u64 + at;
+        if let Ok(header) = SafetensorsHeader::parse(json.as_bytes(), file_bytes) {
+            assert_sound(&header, json.len() as u64, file_bytes)?;
         }
     }
 }

@@ -375,4 +375,40 @@ proptest! {
         }
         prop_assert_eq!(plan.copied_bytes() + plan.fresh_tensors().map(Placement::size_bytes).sum::<u64>(), plan.size_bytes());
     }
+
+    /// `Carry`: every tensor once, the previous candidate's layers first, then the reference's next ones.
+    #[test]
+    fn a_carried_target_has_every_tensor_once(config in any_config(), previous in 1_u32..6, layers in 1_u32..6) {
+        let depth = config.n_layers.0;
+        let (previous, layers) = (previous.min(depth), layers.min(depth));
+        let reference = inventory(&config);
+        let candidate = config.with_layers(LayerCount(previous));
+        let candidate = inventory_of(&candidate, &listed(&candidate, Dtype::F32)).unwrap();
+        let map = first(layers, depth);
+        let plan = SlicePlan::new(Inheritance {
+            reference: &reference,
+            layer_map: &map,
+            inherit: InheritSet::All,
+            previous: Some(&candidate),
+        });
+        if previous > layers {
+            let is_refused = matches!(plan, Err(PlanError::Carry { .. }));
+            prop_assert!(is_refused);
+            return Ok(());
+        }
+        let plan = plan.unwrap();
+        let planned: Vec<&TensorSpec> = plan.tensors().iter().map(|p| &p.target).collect();
+        let expected = config.with_layers(LayerCount(layers)).tensors();
+        prop_assert_eq!(planned, expected.iter().collect::<Vec<_>>());
+        for placement in plan.tensors() {
+            let from_reference = matches!(placement.target.role, TensorRole::Block { layer, .. } if layer >= previous);
+            match &placement.origin {
+                Origin::Copied { source, .. } => {
+                    prop_assert_eq!(*source == Source::Reference, from_reference, "{}", placement.target.name);
+                }
+                Origin::Tied { .. } => prop_assert_eq!(placement.size_bytes(), 0),
+                Origin::Fresh { .. } => prop_assert!(false, "{} is random", placement.target.name),
+            }
+        }
+    }
 }

@@ -1,0 +1,183 @@
+//! Which model comes next: the benchmark, then candidates that grow until one matches it, then what the winner is
+//! compared with. Paper: Algorithm 1.
+
+use super::jobs::parse_location;
+use super::{Model, ModelRecord, Run, RunState, Transition};
+use crate::artifact::Location;
+use crate::checkpoint::layer_map::InheritSet;
+use crate::id::LayerCount;
+use crate::spec::{GrowthSource, LayerMapRule, Recipe, Score, SliceSource};
+
+impl Run {
+    /// The last candidate that was measured.
+    pub fn winner(&self) -> Option<&ModelRecord> {
+        self.last_candidate().filter(|record| record.validation.is_some())
+    }
+
+    pub(super) fn after_tokens(mut self, notes: Vec<String>) -> Transition {
+        if let Some(uri) = &self.spec.reference.checkpoint {
+            let location = parse_location(uri);
+            self.record_mut(Model::Reference).checkpoint = Some(location);
+            return match self.spec.recipe {
+                Recipe::FullData => self.evaluate(Model::Reference, notes),
+                Recipe::LowData => self.first_candidate(notes),
+            };
+        }
+        match (self.spec.reference.architecture.clone(), self.tokens.and_then(|tokens| tokens.vocab_size)) {
+            (Some(architecture), Some(vocab_size)) => {
+                let source = SliceSource::Architecture { architecture, vocab_size };
+                self.slice(Model::Reference, source, notes)
+            }
+            _ => self.fail("a ready token set needs a given reference checkpoint".to_owned()),
+        }
+    }
+
+    pub(super) fn after_measured(self, model: Model) -> Transition {
+        let Some(score) = self.record(model).and_then(|r| r.validation.clone()) else {
+            let name = self.model_name(model);
+            return self.fail(format!("{name}: the evaluation brought no validation loss"));
+        };
+        // Nothing is at most NaN: without this a diverged model would grow to the reference's depth for nothing.
+        if !score.value.is_finite() {
+            let name = self.model_name(model);
+            return self.fail(format!("{name}: the validation loss is {}", score.value));
+        }
+        let mut notes = vec![format!("{}: validation loss {} nats", self.model_name(model), with_error(&score))];
+        match model {
+            Model::Reference => self.first_candidate(notes),
+            Model::Candidate { round, layers } => match self.decide(round, layers, &score) {
+                Decision::Grow { layers } => {
+                    notes.push(format!("not matched yet: grow to {layers} layers"));
+                    self.slice_candidate(round + 1, layers, notes)
+                }
+                Decision::Settle { note } => {
+                    notes.push(note);
+                    self.next_extra(None, notes)
+                }
+            },
+            Model::Control { .. } | Model::Arm { .. } => self.next_extra(Some(model), notes),
+        }
+    }
+
+    fn first_candidate(self, notes: Vec<String>) -> Transition {
+        let start = match &self.spec.target.layer_map {
+            LayerMapRule::List(list) => Some(LayerCount(list.len() as u32)),
+            LayerMapRule::First | LayerMapRule::FirstAndLast => {
+                self.spec.target.start_layers.or(self.reference_layers.map(|n| LayerCount((n.0 / 2).max(1))))
+            }
+        };
+        match start {
+            Some(layers) => self.slice_candidate(1, layers, notes),
+            None => self.fail("target.start_layers is needed: the reference's depth is not known yet".to_owned()),
+        }
+    }
+
+    pub(super) fn slice_candidate(self, round: u32, layers: LayerCount, mut notes: Vec<String>) -> Transition {
+        if let Some(reference) = self.reference_layers
+            && layers > reference
+        {
+            return self.fail(format!("target.start_layers: {layers} is more than the reference's {reference} layers"));
+        }
+        let Some(checkpoint) = self.record(Model::Reference).and_then(|r| r.checkpoint.clone()) else {
+            return self.fail("the reference has no checkpoint".to_owned());
+        };
+        let previous = match self.spec.target.growth_source {
+            GrowthSource::Reference => None,
+            GrowthSource::Carry => self.last_candidate().and_then(|r| match r.checkpoint {
+                Some(Location::Artifact(id)) => Some(id),
+                _ => None,
+            }),
+        };
+        let source = SliceSource::Checkpoint {
+            checkpoint,
+            layers,
+            layer_map: self.spec.target.layer_map.clone(),
+            inherit: self.spec.target.inherit,
+            previous,
+        };
+        notes.push(format!("round {round}: inherit {layers} layers"));
+        self.slice(Model::Candidate { round, layers }, source, notes)
+    }
+
+    fn decide(&self, round: u32, layers: LayerCount, score: &Score) -> Decision {
+        let benchmark = self.record(Model::Reference).and_then(|r| r.validation.as_ref()).map(|s| s.value);
+        let target = &self.spec.target;
+        match (self.spec.recipe, benchmark) {
+            (Recipe::LowData, _) => Decision::Settle { note: "one round: done growing".to_owned() },
+            (Recipe::FullData, None) => Decision::Settle { note: "no benchmark: done growing".to_owned() },
+            (Recipe::FullData, Some(benchmark)) => {
+                if score.value <= benchmark + target.tolerance_nats {
+                    let note = format!(
+                        "matched: {:.4} is at most the reference's {benchmark:.4} + {}",
+                        score.value, target.tolerance_nats
+                    );
+                    return Decision::Settle { note };
+                }
+                let limit = self.reference_layers.unwrap_or(layers);
+                if layers >= limit {
+                    return Decision::Settle { note: format!("not matched at the reference's own depth of {limit}") };
+                }
+                if round >= target.max_rounds {
+                    return Decision::Settle { note: format!("not matched after max_rounds = {}", target.max_rounds) };
+                }
+                Decision::Grow { layers: LayerCount((layers.0 + target.grow_by).min(limit.0)) }
+            }
+        }
+    }
+
+    /// The controls, then the arms, then the end.
+    fn next_extra(self, done: Option<Model>, notes: Vec<String>) -> Transition {
+        let controls = (0..self.spec.controls.len() as u32).map(|index| Model::Control { index });
+        let arms = (0..self.spec.arms.len() as u32).map(|index| Model::Arm { index });
+        let mut extras = controls.chain(arms);
+        let next = match done {
+            None => extras.next(),
+            Some(done) => extras.skip_while(|model| *model != done).nth(1),
+        };
+        let Some(winner) = self.winner().cloned() else {
+            return self.fail("no candidate was measured".to_owned());
+        };
+        let Some(model) = next else {
+            let matched = self.matched(&winner);
+            let mut transition = self.end(RunState::Finished { winner: winner.model, matched }, "finished");
+            transition.notes.splice(0..0, notes);
+            return transition;
+        };
+        let (Some(layers), Some(checkpoint)) =
+            (winner.layers, self.record(Model::Reference).and_then(|r| r.checkpoint.clone()))
+        else {
+            return self.fail("the reference has no checkpoint".to_owned());
+        };
+        let inherit = match model {
+            Model::Control { .. } => InheritSet::Nothing,
+            Model::Arm { .. } | Model::Reference | Model::Candidate { .. } => self.spec.target.inherit,
+        };
+        let layer_map = self.spec.target.layer_map.clone();
+        let source = SliceSource::Checkpoint { checkpoint, layers, layer_map, inherit, previous: None };
+        self.slice(model, source, notes)
+    }
+
+    fn last_candidate(&self) -> Option<&ModelRecord> {
+        self.models
+            .iter()
+            .rev()
+            .find(|record| matches!(record.model, Model::Candidate { .. }) && record.checkpoint.is_some())
+    }
+
+    fn matched(&self, winner: &ModelRecord) -> Option<bool> {
+        let benchmark = self.record(Model::Reference)?.validation.as_ref()?.value;
+        Some(winner.validation.as_ref()?.value <= benchmark + self.spec.target.tolerance_nats)
+    }
+}
+
+enum Decision {
+    Grow { layers: LayerCount },
+    Settle { note: String },
+}
+
+fn with_error(score: &Score) -> String {
+    match score.stderr {
+        Some(stderr) => format!("{:.4} ± {stderr:.4}", score.value),
+        None => format!("{:.4}", score.value),
+    }
+}

@@ -1,0 +1,122 @@
+//! The jobs of a run: what each step of each model submits, taken from the recipe and from what is known by then.
+
+use super::{Model, Run, RunState, Transition};
+use crate::artifact::Location;
+use crate::checkpoint::layer_map::InheritSet;
+use crate::spec::{
+    EvaluateSpec, EvaluationTask, JobSpec, SliceSource, SliceSpec, TokenizeSpec, TokenizerSource, TokenizerSpec,
+    TrainSpec, TrainingSpec,
+};
+
+impl Run {
+    pub(super) fn tokenize(self) -> Transition {
+        let tokenizer = match &self.spec.corpus.tokenizer {
+            TokenizerSpec::Train { vocab_size } => TokenizerSource::Train { vocab_size: *vocab_size },
+            TokenizerSpec::Uri(uri) => TokenizerSource::From(parse_location(uri)),
+            TokenizerSpec::Reference => {
+                TokenizerSource::From(parse_location(self.spec.reference.checkpoint.as_deref().unwrap_or_default()))
+            }
+        };
+        let spec = JobSpec::Tokenize(TokenizeSpec {
+            sources: self.spec.corpus.sources.iter().map(|source| parse_location(source)).collect(),
+            tokenizer,
+            validation_fraction: self.spec.corpus.validation_fraction,
+        });
+        self.submit(RunState::Tokenizing, "tokenize the corpus".to_owned(), spec, Vec::new())
+    }
+
+    pub(super) fn slice(mut self, model: Model, source: SliceSource, notes: Vec<String>) -> Transition {
+        self.record_mut(model);
+        let label = format!("{}: slice", self.model_name(model));
+        let spec = JobSpec::Slice(SliceSpec {
+            source,
+            tokenizer: self.tokens.map(|tokens| tokens.artifact),
+            seed: self.model_seed(model),
+        });
+        self.submit(RunState::Slicing(model), label, spec, notes)
+    }
+
+    pub(super) fn train(self, model: Model) -> Transition {
+        let (Some(tokens), Some(initial)) = (self.tokens, self.record(model).and_then(|r| r.initial)) else {
+            return self.fail("nothing to train".to_owned());
+        };
+        let (training, data_fraction) = self.training_of(model);
+        let label = format!("{}: train", self.model_name(model));
+        let spec = JobSpec::Train(TrainSpec {
+            checkpoint: Location::Artifact(initial),
+            tokens: tokens.artifact,
+            training,
+            data_fraction,
+            seed: self.spec.seed,
+            expect_inherited: self.inherits_embeddings(model),
+        });
+        self.submit(RunState::Training(model), label, spec, Vec::new())
+    }
+
+    pub(super) fn evaluate(mut self, model: Model, notes: Vec<String>) -> Transition {
+        let (Some(tokens), Some(checkpoint)) = (self.tokens, self.record_mut(model).checkpoint.clone()) else {
+            return self.fail("nothing to evaluate".to_owned());
+        };
+        let label = match model {
+            Model::Reference => "benchmark the reference".to_owned(),
+            _ => format!("{}: evaluate", self.model_name(model)),
+        };
+        let spec = JobSpec::Evaluate(EvaluateSpec {
+            checkpoint,
+            tasks: vec![EvaluationTask::ValidationLoss {
+                tokens: tokens.artifact,
+                block_size: self.spec.training.block_size,
+                max_sequences: self.spec.evaluation.max_sequences,
+            }],
+            batch_size: self.spec.evaluation.batch_size,
+        });
+        self.submit(RunState::Evaluating(model), label, spec, notes)
+    }
+
+    fn training_of(&self, model: Model) -> (TrainingSpec, f64) {
+        let training = &self.spec.training;
+        match model {
+            Model::Reference => (self.spec.reference.training.as_ref().unwrap_or(training).clone(), 1.0),
+            Model::Candidate { .. } => (training.clone(), self.spec.target.data_fraction),
+            Model::Control { index } => {
+                let factor = self.spec.controls.get(index as usize).map_or(1.0, |c| c.steps_factor);
+                let mut training = training.clone();
+                if let Some(winner_steps) = self.winner().and_then(|winner| winner.steps) {
+                    training.epochs = None;
+                    training.steps = Some(((winner_steps as f64 * factor).round() as u64).max(1));
+                }
+                (training, self.spec.target.data_fraction)
+            }
+            Model::Arm { index } => match self.spec.arms.get(index as usize) {
+                Some(arm) => {
+                    let training = TrainingSpec { steps: None, epochs: Some(arm.epochs), ..training.clone() };
+                    (training, arm.data_fraction)
+                }
+                None => (training.clone(), 1.0),
+            },
+        }
+    }
+
+    fn inherits_embeddings(&self, model: Model) -> bool {
+        match model {
+            Model::Reference | Model::Control { .. } => false,
+            Model::Candidate { .. } | Model::Arm { .. } => self.spec.target.inherit == InheritSet::All,
+        }
+    }
+
+    /// Fresh tensors of different models must not be equal.
+    fn model_seed(&self, model: Model) -> u64 {
+        let offset = match model {
+            Model::Reference => 0,
+            Model::Candidate { round, .. } => 1 + u64::from(round),
+            Model::Control { index } => 1_000 + u64::from(index),
+            Model::Arm { index } => 2_000 + u64::from(index),
+        };
+        self.spec.seed.wrapping_add(offset)
+    }
+}
+
+/// Specs are validated before a run is made; a location that slipped through fails in the job that reads it.
+pub(super) fn parse_location(text: &str) -> Location {
+    text.parse().unwrap_or_else(|_| Location::Uri(text.to_owned()))
+}

@@ -1,0 +1,235 @@
+//! What one job is to do: the four kinds, each with all that its worker needs to know.
+
+use serde::{Deserialize, Serialize};
+
+use super::limits::{MAX_VOCAB, MIN_VOCAB, fraction, validation_fraction};
+use super::recipe::LayerMapRule;
+use super::training::TrainingSpec;
+use crate::artifact::Location;
+use crate::checkpoint::decoder_config::Architecture;
+use crate::checkpoint::layer_map::InheritSet;
+use crate::id::{ArtifactId, LayerCount};
+use crate::violation::Violations;
+
+/// What a job is to do. Which queue it stands in follows from its variant.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum JobSpec {
+    /// Text to a token set.
+    Tokenize(TokenizeSpec),
+    /// A reference, or an architecture, to an untrained target checkpoint.
+    Slice(SliceSpec),
+    /// A checkpoint to a trained checkpoint.
+    Train(TrainSpec),
+    /// A checkpoint to scores.
+    Evaluate(EvaluateSpec),
+}
+
+impl JobSpec {
+    /// The queue it stands in.
+    pub fn kind(&self) -> JobKind {
+        match self {
+            Self::Tokenize(_) => JobKind::Tokenize,
+            Self::Slice(_) => JobKind::Slice,
+            Self::Train(_) => JobKind::Train,
+            Self::Evaluate(_) => JobKind::Evaluate,
+        }
+    }
+
+    /// Every bad field.
+    ///
+    /// # Errors
+    /// The violations, fields named relative to the kind's own spec.
+    pub fn validate(&self) -> Result<(), Violations> {
+        let mut v = Violations::default();
+        match self {
+            Self::Tokenize(spec) => {
+                v.check(!spec.sources.is_empty(), "sources", "must name at least one source");
+                v.check(
+                    validation_fraction(spec.validation_fraction),
+                    "validation_fraction",
+                    "must be above 0 and at most 0.5",
+                );
+                if let TokenizerSource::Train { vocab_size } = spec.tokenizer {
+                    v.check(
+                        (MIN_VOCAB..=MAX_VOCAB).contains(&vocab_size),
+                        "tokenizer.train.vocab_size",
+                        format!("must be {MIN_VOCAB} to {MAX_VOCAB}"),
+                    );
+                }
+            }
+            Self::Slice(spec) => match &spec.source {
+                SliceSource::Architecture { architecture, vocab_size } => {
+                    if let Err(inner) = architecture.validate() {
+                        v.nest("source.architecture", inner);
+                    }
+                    v.check(*vocab_size >= 1, "source.vocab_size", "must be at least 1");
+                }
+                SliceSource::Checkpoint { layers, layer_map, .. } => {
+                    v.check(*layers >= LayerCount(1), "source.layers", "must be at least 1");
+                    if let LayerMapRule::List(list) = layer_map {
+                        v.check(
+                            list.len() == layers.0 as usize,
+                            "source.layers",
+                            "must be the length of the layer_map list",
+                        );
+                    }
+                }
+            },
+            Self::Train(spec) => {
+                if let Err(inner) = spec.training.validate() {
+                    v.nest("training", inner);
+                }
+                v.check(fraction(spec.data_fraction), "data_fraction", "must be above 0 and at most 1");
+            }
+            Self::Evaluate(spec) => {
+                v.check(!spec.tasks.is_empty(), "tasks", "must name at least one task");
+                v.check(spec.batch_size >= 1, "batch_size", "must be at least 1");
+            }
+        }
+        v.into_result()
+    }
+}
+
+/// The queue a job stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobKind {
+    /// Worked by trainers.
+    Tokenize,
+    /// Worked by slicers.
+    Slice,
+    /// Worked by trainers.
+    Train,
+    /// Worked by evaluators.
+    Evaluate,
+}
+
+impl JobKind {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::Tokenize, Self::Slice, Self::Train, Self::Evaluate];
+
+    /// The name used in SQL, on the wire and in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tokenize => "tokenize",
+            Self::Slice => "slice",
+            Self::Train => "train",
+            Self::Evaluate => "evaluate",
+        }
+    }
+
+    /// The kind called `name`.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+/// Text to a token set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TokenizeSpec {
+    /// Text or JSONL, plain, gzip or zstd, told apart by name; in this order.
+    pub sources: Vec<Location>,
+    /// Where the tokenizer comes from.
+    pub tokenizer: TokenizerSource,
+    /// Share of the tokens held out at the end.
+    pub validation_fraction: f64,
+}
+
+/// Where a tokenize job's tokenizer comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenizerSource {
+    /// Train a byte-level BPE on the sources.
+    Train {
+        /// Entries.
+        vocab_size: u32,
+    },
+    /// A folder or artifact that holds `tokenizer.json`.
+    From(Location),
+}
+
+/// A target checkpoint to cut or to make.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SliceSpec {
+    /// What the target's shape, and its inherited tensors, come from.
+    pub source: SliceSource,
+    /// Whose tokenizer files go into the target when the source has none: a token set.
+    pub tokenizer: Option<ArtifactId>,
+    /// Seeds fresh tensors.
+    pub seed: u64,
+}
+
+/// What a target's shape, and its inherited tensors, come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SliceSource {
+    /// Nothing is inherited: a fresh model of this shape.
+    Architecture {
+        /// The shape.
+        architecture: Architecture,
+        /// Rows of the embedding.
+        vocab_size: u32,
+    },
+    /// A reference checkpoint.
+    Checkpoint {
+        /// The reference.
+        checkpoint: Location,
+        /// Layers of the target.
+        layers: LayerCount,
+        /// Which source layers they are.
+        layer_map: LayerMapRule,
+        /// Which tensors are inherited; [`InheritSet::Nothing`] makes a control of the reference's shape.
+        inherit: InheritSet,
+        /// `Carry` growth: the previous candidate, whose layers come first.
+        previous: Option<ArtifactId>,
+    },
+}
+
+/// A checkpoint to train.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainSpec {
+    /// Where the weights start.
+    pub checkpoint: Location,
+    /// The token set.
+    pub tokens: ArtifactId,
+    /// How.
+    pub training: TrainingSpec,
+    /// Share of the training tokens that is used: the first so many.
+    pub data_fraction: f64,
+    /// Seeds the data order.
+    pub seed: u64,
+    /// The weights were inherited: a first loss near ln(vocabulary) then fails the job.
+    pub expect_inherited: bool,
+}
+
+/// A checkpoint to measure.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvaluateSpec {
+    /// The model.
+    pub checkpoint: Location,
+    /// What to measure.
+    pub tasks: Vec<EvaluationTask>,
+    /// Sequences a forward pass.
+    pub batch_size: u32,
+}
+
+/// One measurement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "task", rename_all = "snake_case")]
+pub enum EvaluationTask {
+    /// Mean cross-entropy over a token set's validation tokens, every position once.
+    ValidationLoss {
+        /// The token set.
+        tokens: ArtifactId,
+        /// Tokens a sequence.
+        block_size: u32,
+        /// Sequences at most; all of them when absent.
+        max_sequences: Option<u64>,
+    },
+    /// WikiText-style rolling perplexity of a text file, one document a file or JSONL row.
+    RollingPerplexity {
+        /// The text.
+        source: Location,
+    },
+}

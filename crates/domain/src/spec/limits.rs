@@ -1,0 +1,26 @@
+//! The limits of a recipe, and the ranges that several specs share.
+
+/// Most rounds of growth a recipe may ask for.
+pub const MAX_ROUNDS: u32 = 64;
+/// Longest recipe name.
+pub const MAX_NAME_LEN: usize = 128;
+/// Most sources of a corpus.
+pub const MAX_SOURCES: usize = 1024;
+/// Most controls, and most repetition arms, of a recipe.
+pub const MAX_ARMS: usize = 16;
+/// Fewest entries of a trained tokenizer: 256 bytes and the end-of-text token.
+pub const MIN_VOCAB: u32 = 257;
+/// Most entries of a trained tokenizer: ids then fit in 16 bits.
+pub const MAX_VOCAB: u32 = 65_536;
+
+pub(super) fn positive(x: f64) -> bool {
+    x.is_finite() && x > 0.0
+}
+
+pub(super) fn fraction(x: f64) -> bool {
+    x.is_finite() && x > 0.0 && x <= 1.0
+}
+
+pub(super) fn validation_fraction(x: f64) -> bool {
+    x.is_finite() && x > 0.0 && x <= 0.5
+}

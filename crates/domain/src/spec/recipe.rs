@@ -1,0 +1,255 @@
+//! A recipe as a user writes it: what to inherit from, what to derive, and how it is measured.
+
+use serde::{Deserialize, Serialize};
+
+use super::training::TrainingSpec;
+use crate::artifact::Location;
+use crate::checkpoint::decoder_config::Architecture;
+use crate::checkpoint::layer_map::{InheritSet, LayerMap};
+use crate::id::{ArtifactId, LayerCount};
+use crate::violation::Violations;
+
+/// Which of the paper's two recipes (poster §2 and §3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Recipe {
+    /// Benchmark the reference, inherit n layers, train, grow until the target matches.
+    FullData,
+    /// Inherit n layers once and train several passes over a small part of the data.
+    LowData,
+}
+
+/// A whole run, as a recipe file says it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunSpec {
+    /// A name for people; runs are told apart by id.
+    pub name: String,
+    /// Full-data or low-data.
+    pub recipe: Recipe,
+    /// Seeds fresh tensors and the data order.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+    /// Higher runs first, -100 to 100.
+    #[serde(default)]
+    pub priority: i32,
+    /// The text, and how it becomes tokens.
+    pub corpus: CorpusSpec,
+    /// The model to inherit from.
+    pub reference: ReferenceSpec,
+    /// The model to derive.
+    pub target: TargetSpec,
+    /// How every target and control is trained.
+    pub training: TrainingSpec,
+    /// How models are measured.
+    #[serde(default)]
+    pub evaluation: EvaluationSpec,
+    /// Models trained beside the winner for comparison (paper, Table 4).
+    #[serde(default)]
+    pub controls: Vec<ControlSpec>,
+    /// Low-data only: further passes over other fractions of the data (paper, Table 3).
+    #[serde(default)]
+    pub arms: Vec<ArmSpec>,
+}
+
+impl RunSpec {
+    /// The reference's depth, where the recipe itself says it.
+    pub fn reference_layers(&self) -> Option<LayerCount> {
+        self.reference.architecture.as_ref().map(|a| a.n_layers)
+    }
+}
+
+/// The text of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CorpusSpec {
+    /// Text, JSONL (`text` column), each plain or gzip or zstd; or one `artifact://` token set.
+    pub sources: Vec<String>,
+    /// Share of the documents' tokens held out at the end of the corpus for validation; above 0, at most 0.5.
+    #[serde(default = "default_validation_fraction")]
+    pub validation_fraction: f64,
+    /// Where the tokenizer comes from.
+    #[serde(default)]
+    pub tokenizer: TokenizerSpec,
+}
+
+impl CorpusSpec {
+    /// The ready token set, when the corpus is one.
+    pub fn token_set(&self) -> Option<ArtifactId> {
+        match self.sources.as_slice() {
+            [one] => match one.parse() {
+                Ok(Location::Artifact(id)) => Some(id),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// Where a tokenizer comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum TokenizerSpec {
+    /// `tokenizer.json` beside the reference's weights.
+    #[default]
+    Reference,
+    /// A byte-level BPE of this many entries, trained on the corpus.
+    Train {
+        /// Entries, 257 to 65536.
+        vocab_size: u32,
+    },
+    /// A folder that holds `tokenizer.json`.
+    Uri(String),
+}
+
+/// The model to inherit from: exactly one of the two fields.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReferenceSpec {
+    /// A Hugging Face checkpoint folder, or an `artifact://` checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
+    /// Train one from scratch, of this shape.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<Architecture>,
+    /// How to train it; the run's own `training` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<TrainingSpec>,
+}
+
+/// The model to derive.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetSpec {
+    /// Layers of the first candidate; half of the reference's when absent (paper §4).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_layers: Option<LayerCount>,
+    /// Layers added by each round; 2 in the paper.
+    #[serde(default = "default_grow_by")]
+    pub grow_by: u32,
+    /// Rounds at most; growth also ends at the reference's own depth.
+    #[serde(default = "default_max_rounds")]
+    pub max_rounds: u32,
+    /// A candidate matches when its loss is at most the reference's plus this many nats.
+    #[serde(default)]
+    pub tolerance_nats: f64,
+    /// What a grown candidate starts from.
+    #[serde(default)]
+    pub growth_source: GrowthSource,
+    /// Which tensors besides the blocks are inherited.
+    #[serde(default)]
+    pub inherit: InheritSet,
+    /// Which layers are taken.
+    #[serde(default)]
+    pub layer_map: LayerMapRule,
+    /// Share of the training tokens the target sees, above 0 to 1.
+    #[serde(default = "one")]
+    pub data_fraction: f64,
+}
+
+/// What a grown candidate starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum GrowthSource {
+    /// All layers anew from the reference (what the paper's logs show was run).
+    #[default]
+    Reference,
+    /// The previous candidate's trained layers, then the reference's next ones.
+    Carry,
+}
+
+/// How a number of layers becomes a list of source layers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum LayerMapRule {
+    /// The first n (the paper's recipe).
+    #[default]
+    First,
+    /// The first n-1 and the last.
+    FirstAndLast,
+    /// This list, whatever n; one round only.
+    List(Vec<u32>),
+}
+
+impl LayerMapRule {
+    /// The source layers of a target of `layers` blocks; a list has its own number of them.
+    ///
+    /// # Errors
+    /// No layers, more than the reference has, or an entry of a list that it does not have.
+    pub fn layer_map(&self, layers: LayerCount, reference_layers: LayerCount) -> Result<LayerMap, Violations> {
+        let sources = match self {
+            Self::First | Self::FirstAndLast if layers > reference_layers => {
+                let mut v = Violations::default();
+                v.add("layers", format!("{layers} is more than the reference's {reference_layers} layers"));
+                return Err(v);
+            }
+            Self::First => (0..layers.0).collect(),
+            Self::FirstAndLast => match layers.0.checked_sub(1) {
+                Some(all_but_one) => (0..all_but_one).chain([reference_layers.0 - 1]).collect(),
+                None => Vec::new(),
+            },
+            Self::List(list) => list.clone(),
+        };
+        LayerMap::new(sources, reference_layers)
+    }
+}
+
+/// How models are measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluationSpec {
+    /// Validation sequences at most; all of them when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_sequences: Option<u64>,
+    /// Sequences a forward pass.
+    #[serde(default = "default_evaluation_batch")]
+    pub batch_size: u32,
+}
+
+impl Default for EvaluationSpec {
+    fn default() -> Self {
+        Self { max_sequences: None, batch_size: default_evaluation_batch() }
+    }
+}
+
+/// A model trained beside the winner: random initialisation at the winner's depth.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlSpec {
+    /// A name for the report; unique among controls and arms.
+    pub name: String,
+    /// Steps as a multiple of the winner's (1 and 2 in the paper), 0.1 to 10.
+    #[serde(default = "one")]
+    pub steps_factor: f64,
+}
+
+/// A further training of the inherited target on another amount of data (paper, Table 3).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArmSpec {
+    /// A name for the report; unique among controls and arms.
+    pub name: String,
+    /// Share of the training tokens, above 0 to 1.
+    pub data_fraction: f64,
+    /// Passes over that share.
+    pub epochs: u32,
+}
+
+fn default_seed() -> u64 {
+    1337
+}
+fn default_validation_fraction() -> f64 {
+    0.05
+}
+fn default_grow_by() -> u32 {
+    2
+}
+fn default_max_rounds() -> u32 {
+    8
+}
+fn default_evaluation_batch() -> u32 {
+    8
+}
+fn one() -> f64 {
+    1.0
+}

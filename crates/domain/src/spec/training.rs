@@ -1,0 +1,177 @@
+//! How a model is trained: the knobs of the paper (§4 and appendix) and of the released code.
+
+use serde::{Deserialize, Serialize};
+
+use super::limits::positive;
+use crate::violation::Violations;
+
+/// How a model is trained (paper §4 and appendix; knobs of the released code).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingSpec {
+    /// Tokens a sequence.
+    pub block_size: u32,
+    /// Sequences a forward pass.
+    pub micro_batch: u32,
+    /// Micro-batches a step: tokens a step = block_size x micro_batch x gradient_accumulation.
+    #[serde(default = "default_gradient_accumulation")]
+    pub gradient_accumulation: u32,
+    /// Optimizer steps; or give `epochs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
+    /// Passes over the training tokens; or give `steps`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<u32>,
+    /// Learning rate after the warm-up.
+    pub lr_max: f64,
+    /// Learning rate at the end of a cosine.
+    #[serde(default)]
+    pub lr_min: f64,
+    /// Steps of linear warm-up from 0.
+    #[serde(default)]
+    pub warmup_steps: u64,
+    /// What follows the warm-up.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// AdamW's decoupled weight decay.
+    #[serde(default = "default_weight_decay")]
+    pub weight_decay: f64,
+    /// Which parameters decay.
+    #[serde(default)]
+    pub decay: DecayOn,
+    /// AdamW's first moment factor.
+    #[serde(default = "default_beta1")]
+    pub beta1: f64,
+    /// AdamW's second moment factor.
+    #[serde(default = "default_beta2")]
+    pub beta2: f64,
+    /// AdamW's epsilon.
+    #[serde(default = "default_adam_eps")]
+    pub adam_eps: f64,
+    /// Gradients are scaled down to this global norm; 0 turns clipping off.
+    #[serde(default = "default_clip_norm")]
+    pub clip_norm: f64,
+    /// A metric point every so many steps.
+    #[serde(default = "default_log_every")]
+    pub log_every_steps: u64,
+    /// A quick validation loss for the curves every so many steps; 0 turns it off.
+    #[serde(default)]
+    pub evaluate_every_steps: u64,
+    /// Validation sequences of that quick loss.
+    #[serde(default = "default_evaluate_sequences")]
+    pub evaluate_sequences: u32,
+    /// A resumable checkpoint every so many steps; 0 keeps only those made on stopping.
+    #[serde(default = "default_checkpoint_every")]
+    pub checkpoint_every_steps: u64,
+}
+
+/// The learning rate after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// Half a cosine from `lr_max` to `lr_min`.
+    #[default]
+    Cosine,
+    /// `lr_max` to the end.
+    Constant,
+}
+
+/// Which parameters weight decay applies to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum DecayOn {
+    /// Tensors of two or more dimensions, embeddings included (nanoGPT).
+    #[default]
+    Matrices,
+    /// Everything (the released Llama code).
+    All,
+}
+
+impl TrainingSpec {
+    /// Tokens an optimizer step sees.
+    pub fn tokens_per_step(&self) -> u64 {
+        u64::from(self.block_size) * u64::from(self.micro_batch) * u64::from(self.gradient_accumulation)
+    }
+
+    /// Optimizer steps over `train_tokens` tokens: `steps`, or as many whole steps as `epochs` passes hold,
+    /// at least one.
+    pub fn total_steps(&self, train_tokens: u64) -> u64 {
+        match (self.steps, self.epochs) {
+            (Some(steps), _) => steps,
+            (None, Some(epochs)) => {
+                let block = u64::from(self.block_size).max(1);
+                let sequences = train_tokens.saturating_sub(1) / block * u64::from(epochs);
+                let sequences_per_step = u64::from(self.micro_batch) * u64::from(self.gradient_accumulation);
+                (sequences / sequences_per_step.max(1)).max(1)
+            }
+            (None, None) => 0,
+        }
+    }
+
+    /// Every bad field.
+    ///
+    /// # Errors
+    /// The violations, fields named relative to this spec.
+    pub fn validate(&self) -> Result<(), Violations> {
+        let mut v = Violations::default();
+        v.check((1..=1 << 20).contains(&self.block_size), "block_size", "must be 1 to 1048576 tokens");
+        v.check((1..=1 << 16).contains(&self.micro_batch), "micro_batch", "must be 1 to 65536 sequences");
+        v.check(
+            (1..=1 << 16).contains(&self.gradient_accumulation),
+            "gradient_accumulation",
+            "must be 1 to 65536 micro-batches",
+        );
+        match (self.steps, self.epochs) {
+            (Some(_), Some(_)) => v.add("epochs", "give either steps or epochs, not both"),
+            (None, None) => v.add("steps", "give steps or epochs"),
+            (Some(0), None) => v.add("steps", "must be at least 1"),
+            (None, Some(0)) => v.add("epochs", "must be at least 1"),
+            (Some(steps), None) => {
+                v.check(self.warmup_steps <= steps, "warmup_steps", format!("must not exceed steps ({steps})"));
+            }
+            (None, Some(_)) => {}
+        }
+        v.check(positive(self.lr_max) && self.lr_max <= 10.0, "lr_max", "must be above 0 and at most 10");
+        v.check(self.lr_min >= 0.0 && self.lr_min <= self.lr_max, "lr_min", "must be at least 0 and at most lr_max");
+        v.check(self.weight_decay.is_finite() && self.weight_decay >= 0.0, "weight_decay", "must be at least 0");
+        v.check((0.0..1.0).contains(&self.beta1), "beta1", "must be at least 0 and below 1");
+        v.check((0.0..1.0).contains(&self.beta2), "beta2", "must be at least 0 and below 1");
+        v.check(positive(self.adam_eps), "adam_eps", "must be above 0");
+        v.check(
+            self.clip_norm.is_finite() && self.clip_norm >= 0.0,
+            "clip_norm",
+            "must be at least 0; 0 turns clipping off",
+        );
+        v.check(self.log_every_steps >= 1, "log_every_steps", "must be at least 1");
+        v.check(self.evaluate_sequences >= 1, "evaluate_sequences", "must be at least 1");
+        v.into_result()
+    }
+}
+
+fn default_gradient_accumulation() -> u32 {
+    1
+}
+fn default_weight_decay() -> f64 {
+    0.1
+}
+fn default_beta1() -> f64 {
+    0.9
+}
+fn default_beta2() -> f64 {
+    0.95
+}
+fn default_adam_eps() -> f64 {
+    1e-8
+}
+fn default_clip_norm() -> f64 {
+    1.0
+}
+fn default_log_every() -> u64 {
+    10
+}
+fn default_evaluate_sequences() -> u32 {
+    64
+}
+fn default_checkpoint_every() -> u64 {
+    500
+}
