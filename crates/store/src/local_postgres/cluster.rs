@@ -1,0 +1,140 @@
+//! Postgres's own data directory: made whole or not at all, and never served by two.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use uuid::Uuid;
+
+use super::account::Account;
+use super::binaries::{self, Binaries};
+use super::{FAST_STOP_LIMIT, IMMEDIATE_STOP_LIMIT, LocalPostgresError, NAME, POLL, file_error};
+
+/// Longest making of a data directory; a second or two is usual.
+const INITDB_LIMIT: Duration = Duration::from_secs(180);
+/// How half-made data directories are called.
+const PART_PREFIX: &str = "cluster.part-";
+
+/// A data directory and the folder it lies in.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    pub(super) data_dir: PathBuf,
+    pub(super) dir: PathBuf,
+}
+
+impl Cluster {
+    pub(super) fn new(data_dir: &Path) -> Self {
+        Self { data_dir: data_dir.to_owned(), dir: data_dir.join("cluster") }
+    }
+
+    /// Which major version made it; none when it is not there.
+    pub(super) fn version(&self) -> Result<Option<u32>, LocalPostgresError> {
+        let path = self.dir.join("PG_VERSION");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => match text.trim().parse() {
+                Ok(major) => Ok(Some(major)),
+                Err(_) => Err(file_error(&path, std::io::Error::other(format!("`{}` is not a version", text.trim())))),
+            },
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(file_error(&path, e)),
+        }
+    }
+
+    /// Makes it unless it is there, and gives it to `account`.
+    pub(super) async fn make(&self, binaries: &Binaries, account: Account) -> Result<(), LocalPostgresError> {
+        self.remove_parts()?;
+        if self.dir.exists() {
+            return account.give(&self.dir);
+        }
+        // A start that dies in here leaves a part behind, not half a data directory.
+        let part = self.data_dir.join(format!("{PART_PREFIX}{}", Uuid::new_v4().simple()));
+        std::fs::create_dir(&part).map_err(|e| file_error(&part, e))?;
+        account.give(&part)?;
+        let mut initdb = account.command(self, &binaries.initdb());
+        initdb.arg("-D").arg(&part).args(["-U", NAME, "-E", "UTF8", "--no-locale", "-A", "trust", "--no-instructions"]);
+        // Until the system has written it out there is nothing in it to be lost.
+        initdb.arg("--no-sync");
+        let made = binaries::run(initdb, INITDB_LIMIT).await;
+        let made = made.and_then(|_| std::fs::rename(&part, &self.dir).map_err(|e| file_error(&self.dir, e)));
+        if made.is_err() {
+            // The error that matters is the first one.
+            drop(std::fs::remove_dir_all(&part));
+        }
+        made
+    }
+
+    fn remove_parts(&self) -> Result<(), LocalPostgresError> {
+        let failed = |e| file_error(&self.data_dir, e);
+        for entry in std::fs::read_dir(&self.data_dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if !entry.file_name().to_string_lossy().starts_with(PART_PREFIX) {
+                continue;
+            }
+            // The `initdb` of an owner that died may still be writing there; then the next start removes it.
+            match std::fs::remove_dir_all(entry.path()) {
+                Ok(()) => tracing::info!(path = %entry.path().display(), "removed a half-made data directory"),
+                Err(error) => tracing::warn!(path = %entry.path().display(), %error, "cannot remove it"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the server that an owner left behind when it died. The caller holds the folder's lock, so nobody owns it.
+    pub(super) async fn stop_orphan(&self) -> Result<(), LocalPostgresError> {
+        let Some(pid) = self.postmaster()? else { return Ok(()) };
+        if !self.is_served_by(pid) {
+            if matches!(test_kill_process(pid), Ok(()) | Err(Errno::PERM)) {
+                // The number went to a stranger, whom Postgres would take for the server that is gone.
+                let path = self.dir.join("postmaster.pid");
+                std::fs::remove_file(&path).map_err(|e| file_error(&path, e))?;
+            }
+            return Ok(());
+        }
+        let pid_text = pid.as_raw_nonzero();
+        tracing::warn!(pid = %pid_text, data_dir = %self.data_dir.display(), "stopping the Postgres of a process that died");
+        for (signal, limit) in [
+            (Signal::INT, FAST_STOP_LIMIT),
+            (Signal::QUIT, IMMEDIATE_STOP_LIMIT),
+            (Signal::KILL, IMMEDIATE_STOP_LIMIT),
+        ] {
+            // Gone already is as good.
+            drop(kill_process(pid, signal));
+            let deadline = Instant::now() + limit;
+            while Instant::now() < deadline {
+                if !self.is_served_by(pid) {
+                    return Ok(());
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        }
+        Err(LocalPostgresError::NotStopped { pid: pid_text.get(), data_dir: self.data_dir.clone() })
+    }
+
+    /// Which process says that it serves this directory, or did.
+    fn postmaster(&self) -> Result<Option<Pid>, LocalPostgresError> {
+        let path = self.dir.join("postmaster.pid");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                let pid = text.lines().next().and_then(|line| line.trim().parse().ok());
+                Ok(pid.filter(|pid| *pid > 1).and_then(Pid::from_raw))
+            }
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(file_error(&path, e)),
+        }
+    }
+
+    /// Process numbers are used again: the command line must be that of a Postgres on this very directory.
+    fn is_served_by(&self, pid: Pid) -> bool {
+        let command_line = match std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())) {
+            Ok(arguments) => String::from_utf8_lossy(&arguments).replace('\0', " "),
+            Err(_) => {
+                let ps = Command::new("ps").args(["-ww", "-o", "command=", "-p"]).arg(pid.to_string()).output();
+                ps.map(|ps| String::from_utf8_lossy(&ps.stdout).into_owned()).unwrap_or_default()
+            }
+        };
+        command_line.contains("postgres") && command_line.contains(&format!(" -D {} ", self.dir.display()))
+    }
+}

@@ -1,0 +1,218 @@
+//! The server process.
+
+use std::fs::{DirBuilder, File};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use inheritune_domain::id::Sha256Digest;
+use rustix::process::{Pid, Signal, kill_process};
+use sqlx::{Connection as _, PgConnection};
+
+use super::account::Account;
+use super::binaries::Binaries;
+use super::cluster::Cluster;
+use super::{FAST_STOP_LIMIT, IMMEDIATE_STOP_LIMIT, LocalPostgresError, NAME, POLL, file_error};
+
+/// Longest wait for a started server, recovery after a crash included.
+const START_LIMIT: Duration = Duration::from_secs(120);
+/// Longest wait for one connection.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Longest wait for the last processes of a server that was killed: they hold its shared memory.
+const LEFTOVERS_LIMIT: Duration = Duration::from_secs(15);
+/// A log longer than this is put aside at the next start.
+const LOG_LIMIT_BYTES: u64 = 16 * 1024 * 1024;
+/// As much of the log as an error shows.
+const LOG_TAIL_LINES: usize = 20;
+/// Names the socket; there is no TCP port.
+const PORT: u16 = 5432;
+/// Longest path of a socket, in bytes: macOS takes 103, Linux 107.
+const SOCKET_PATH_LIMIT: usize = 103;
+
+/// What the server is told beside where its files are. `fsync` stays on: this is the user's data.
+const SETTINGS: [&str; 12] = [
+    "listen_addresses=",
+    "max_connections=200",
+    "shared_buffers=64MB",
+    "wal_level=minimal",
+    "max_wal_senders=0",
+    "min_wal_size=32MB",
+    "max_worker_processes=2",
+    "jit=off",
+    "logging_collector=off",
+    "log_destination=stderr",
+    "log_checkpoints=off",
+    "log_line_prefix=%m [%p] ",
+];
+
+/// A running server; told to end when dropped.
+#[derive(Debug)]
+pub(super) struct Server {
+    process: Child,
+    data_dir: PathBuf,
+    socket_dir: PathBuf,
+}
+
+impl Server {
+    /// Starts a server and waits until it takes connections.
+    pub(super) async fn start(
+        cluster: &Cluster,
+        binaries: &Binaries,
+        account: Account,
+    ) -> Result<Self, LocalPostgresError> {
+        let socket_dir = socket_dir(&cluster.data_dir, account)?;
+        let deadline = Instant::now() + LEFTOVERS_LIMIT;
+        loop {
+            let mut log = Log::open(&cluster.data_dir)?;
+            let mut command = account.command(cluster, &binaries.postgres());
+            command.arg("-D").arg(&cluster.dir).arg("-k").arg(&socket_dir).args(["-p", &PORT.to_string()]);
+            command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
+            // A group of its own: Ctrl-C in a terminal must not end it before those who use it.
+            command.process_group(0).stdin(Stdio::null()).stdout(log.writer()?).stderr(log.writer()?);
+            let process = command.spawn().map_err(|e| file_error(&binaries.postgres(), e))?;
+            let mut server =
+                Self { process, data_dir: cluster.data_dir.clone(), socket_dir: socket_dir.clone() };
+            let Err(problem) = server.answers().await else { return Ok(server) };
+            let tail = log.tail();
+            if !(tail.contains("shared memory block") && Instant::now() < deadline) {
+                return Err(LocalPostgresError::NotStarted { problem, log: log.path, tail });
+            }
+            tokio::time::sleep(POLL * 10).await;
+        }
+    }
+
+    /// Where `database` is, for sqlx and psql alike.
+    pub(super) fn url(&self, database: &str) -> String {
+        let dir: String = url::form_urlencoded::byte_serialize(self.socket_dir.as_os_str().as_encoded_bytes()).collect();
+        // The form encoding's `+` for a space is nothing that libpq knows.
+        let dir = dir.replace('+', "%20");
+        format!("postgres://{NAME}@localhost:{PORT}/{database}?host={dir}&sslmode=disable")
+    }
+
+    /// Disconnects everybody and ends the server; kills it when it takes too long.
+    pub(super) async fn stop(&mut self) -> Result<(), LocalPostgresError> {
+        for (signal, limit) in [
+            (Signal::INT, FAST_STOP_LIMIT),
+            (Signal::QUIT, IMMEDIATE_STOP_LIMIT),
+            (Signal::KILL, IMMEDIATE_STOP_LIMIT),
+        ] {
+            self.tell(signal);
+            let deadline = Instant::now() + limit;
+            while Instant::now() < deadline {
+                if self.process.try_wait().map_err(|e| file_error(&self.data_dir, e))?.is_some() {
+                    return Ok(());
+                }
+                tokio::time::sleep(POLL).await;
+            }
+            tracing::warn!(pid = self.process.id(), ?signal, "Postgres does not end");
+        }
+        Err(LocalPostgresError::NotStopped { pid: self.process.id().cast_signed(), data_dir: self.data_dir.clone() })
+    }
+
+    async fn answers(&mut self) -> Result<(), String> {
+        let url = self.url("postgres");
+        let deadline = Instant::now() + START_LIMIT;
+        while Instant::now() < deadline {
+            match self.process.try_wait() {
+                Ok(Some(status)) => return Err(format!("it ended with {status}")),
+                Ok(None) => {}
+                Err(e) => return Err(format!("it cannot be waited for: {e}")),
+            }
+            if let Ok(Ok(connection)) = tokio::time::timeout(CONNECT_LIMIT, PgConnection::connect(&url)).await {
+                // It is the server that matters, not whether it hears the good-bye.
+                drop(connection.close().await);
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Err(format!("no answer in {} s", START_LIMIT.as_secs()))
+    }
+
+    fn tell(&self, signal: Signal) {
+        // A process that is gone needs no telling; until it is waited for, its number is not used again.
+        if let Some(pid) = Pid::from_raw(self.process.id().cast_signed()) {
+            drop(kill_process(pid, signal));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Nobody can wait here; the next start on this folder does.
+        if let Ok(None) = self.process.try_wait() {
+            self.tell(Signal::INT);
+        }
+    }
+}
+
+/// A private folder for the socket, in the data folder where its path is short enough.
+fn socket_dir(data_dir: &Path, account: Account) -> Result<PathBuf, LocalPostgresError> {
+    let near = data_dir.join("socket");
+    let fits = near.join(format!(".s.PGSQL.{PORT}")).as_os_str().len() <= SOCKET_PATH_LIMIT;
+    let dir = if fits {
+        near
+    } else {
+        // Always the same for a folder: its URL can be kept.
+        let digest = Sha256Digest::of(data_dir.as_os_str().as_encoded_bytes()).to_string();
+        Path::new("/tmp").join(format!("inheritune-{}", &digest[..16]))
+    };
+    let failed = |e| file_error(&dir, e);
+    match DirBuilder::new().mode(0o700).create(&dir) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists && fits => {}
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+            // In /tmp anybody may have made it.
+            let found = std::fs::symlink_metadata(&dir).map_err(failed)?;
+            let trusted = match account {
+                Account::Own => vec![rustix::process::geteuid().as_raw()],
+                Account::Other { uid, .. } => vec![0, uid],
+                Account::Namespace => vec![0],
+            };
+            if !found.is_dir() || !trusted.contains(&found.uid()) || found.mode() & 0o077 != 0 {
+                return Err(failed(std::io::Error::other("is not a private folder of this account; remove it")));
+            }
+        }
+        made => made.map_err(failed)?,
+    }
+    account.give(&dir)?;
+    Ok(dir)
+}
+
+/// What the server writes.
+struct Log {
+    path: PathBuf,
+    file: File,
+    /// Length before this start.
+    before: u64,
+}
+
+impl Log {
+    fn open(data_dir: &Path) -> Result<Self, LocalPostgresError> {
+        let path = data_dir.join("server.log");
+        let failed = |e| file_error(&path, e);
+        if std::fs::metadata(&path).is_ok_and(|log| log.len() > LOG_LIMIT_BYTES) {
+            std::fs::rename(&path, data_dir.join("server.log.1")).map_err(failed)?;
+        }
+        let file = File::options().read(true).append(true).create(true).open(&path).map_err(failed)?;
+        let before = file.metadata().map_err(failed)?.len();
+        Ok(Self { path, file, before })
+    }
+
+    fn writer(&self) -> Result<File, LocalPostgresError> {
+        self.file.try_clone().map_err(|e| file_error(&self.path, e))
+    }
+
+    /// The last lines since this start.
+    fn tail(&mut self) -> String {
+        let mut bytes = Vec::new();
+        let read = self.file.seek(SeekFrom::Start(self.before)).and_then(|_| self.file.read_to_end(&mut bytes));
+        if let Err(e) = read {
+            return format!("(not readable: {e})");
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
+    }
+}
