@@ -1,14 +1,33 @@
-//! Artifacts.
-use std::path::Path;
+//! Artifacts: immutable sets of files, each published by one row.
+//!
+//! ```text
+//!  artifacts/{kind}/{job}/{lease token}-{n}/…            the files, then
+//!  artifacts/{kind}/{job}/{lease token}-{n}/manifest.json   the list of them with their digests, then
+//!  artifacts                                              the row: inserted only if the lease still holds
+//! ```
+//! A key is written once, by one attempt. Files without a row are garbage, which [`Store::sweep_orphans`] removes.
+//! An artifact that was registered from outside is a row alone: its files stay where they are and are never deleted.
 
-use bytes::Bytes;
-use inheritune_domain::artifact::{Artifact, ArtifactKind, Location, ManifestFile};
+mod sweep;
+mod writer;
+
+use inheritune_domain::artifact::{Artifact, ArtifactKind, Location, Manifest};
 use inheritune_domain::id::{ArtifactId, JobId, RunId, Sha256Digest};
 use uuid::Uuid;
 
-use crate::jobs::{LeaseKey, Page, Paged};
-use crate::objects::Folder;
+use crate::jobs::{Page, Paged};
+use crate::objects::{Folder, FolderFile};
+use crate::rows::{self, Request, corrupt, not_found};
 use crate::{Store, StoreError};
+
+pub use writer::{ArtifactWriter, FileWriter};
+
+/// Folder of all our artifacts in the object store.
+const ROOT: &str = "artifacts";
+/// Lists the files of an artifact; no file of one may be called so.
+const MANIFEST_FILE: &str = "manifest.json";
+/// Largest manifest that is read.
+const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
 /// Which artifacts are wanted; every field that is set must match.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,138 +49,234 @@ pub struct ArtifactFile {
     pub size_bytes: u64,
     /// Digest, where it is known.
     pub sha256: Option<Sha256Digest>,
-    /// `file://` or signed `https://`.
+    /// `file://` for a local folder, `https://` for S3, signed and valid for an hour; `memory://`, which nobody else
+    /// can read, for a store in memory.
     pub download_url: String,
 }
 
-/// An artifact in the making.
-pub struct ArtifactWriter {
-    _store: Store,
-    _lease: LeaseKey,
-    _kind: ArtifactKind,
-}
-
-/// One file of an artifact in the making.
-pub struct FileWriter<'a> {
-    _artifact: &'a mut ArtifactWriter,
-}
-
-#[allow(clippy::todo)]
 impl Store {
-    /// Starts an artifact.
-    pub fn begin_artifact(&self, kind: ArtifactKind, lease: LeaseKey) -> ArtifactWriter {
-        ArtifactWriter { _store: self.clone(), _lease: lease, _kind: kind }
-    }
     /// One artifact.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`].
-    pub async fn artifact(&self, _id: ArtifactId) -> Result<Artifact, StoreError> {
-        todo!()
+    /// [`StoreError::NotFound`], also when it was deleted.
+    pub async fn artifact(&self, id: ArtifactId) -> Result<Artifact, StoreError> {
+        let row = sqlx::query_as!(
+            ArtifactRow,
+            "-- artifacts.get
+             SELECT id, seq, kind, location, manifest_sha256, size_bytes, job_id, run_id, step, metadata, created_at,
+                    deleted_at
+             FROM artifacts WHERE id = $1",
+            id.0,
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        match row {
+            Some(row) if row.deleted_at.is_some() => Err(not_found("artifact", format!("{id} (deleted)"))),
+            Some(row) => row.artifact(),
+            None => Err(not_found("artifact", id)),
+        }
     }
-    /// Artifacts, newest first.
+
+    /// Artifacts that are not deleted, newest first.
     ///
     /// # Errors
-    /// The database's.
-    pub async fn list_artifacts(&self, _filter: &ArtifactFilter, _page: &Page) -> Result<Paged<Artifact>, StoreError> {
-        todo!()
+    /// [`StoreError::Location`] for a page token that is not one.
+    pub async fn list_artifacts(&self, filter: &ArtifactFilter, page: &Page) -> Result<Paged<Artifact>, StoreError> {
+        let found = sqlx::query_as!(
+            ArtifactRow,
+            "-- artifacts.list
+             SELECT id, seq, kind, location, manifest_sha256, size_bytes, job_id, run_id, step, metadata, created_at,
+                    deleted_at
+             FROM artifacts
+             WHERE deleted_at IS NULL
+               AND ($1::text IS NULL OR kind = $1)
+               AND ($2::uuid IS NULL OR run_id = $2)
+               AND ($3::uuid IS NULL OR job_id = $3)
+               AND ($4::bigint IS NULL OR seq < $4)
+             ORDER BY seq DESC
+             LIMIT $5",
+            filter.kind.map(ArtifactKind::as_str),
+            filter.run.map(|id| id.0),
+            filter.job.map(|id| id.0),
+            rows::after_seq(page)?,
+            rows::row_limit(page),
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let found: Result<_, StoreError> = found.into_iter().map(|row| Ok((row.seq, row.artifact()?))).collect();
+        Ok(rows::paged(page, found?))
     }
-    /// Registers a folder from outside.
+
+    /// Makes an artifact of the folder or file at `uri`, which stays where it is. With a `request_id` that was used
+    /// before for the same registration, says that artifact again.
     ///
     /// # Errors
-    /// [`StoreError::Location`], [`StoreError::RequestIdReused`].
+    /// [`StoreError::Location`] when this service may not read it; [`StoreError::NotFound`] when nothing is there;
+    /// [`StoreError::RequestIdReused`] when that id came with another registration.
     pub async fn register_artifact(
         &self,
-        _kind: ArtifactKind,
-        _uri: &str,
-        _metadata: serde_json::Value,
-        _request_id: Option<Uuid>,
+        kind: ArtifactKind,
+        uri: &str,
+        metadata: serde_json::Value,
+        request_id: Option<Uuid>,
     ) -> Result<Artifact, StoreError> {
-        todo!()
+        let request = Request::new(request_id, "artifact", &(kind, uri, &metadata))?;
+        // Before the transaction, which must not wait for a disk; what was registered once may be gone by now.
+        let folder = self.objects.open_uri(uri.to_owned(), uri).await;
+        let id = ArtifactId(Uuid::now_v7());
+        let mut tx = self.pool.begin().await?;
+        if let Some(before) = request.made_before(&mut tx, id.0).await? {
+            drop(tx);
+            return self.artifact(ArtifactId(before)).await;
+        }
+        let folder = folder?;
+        sqlx::query!(
+            "-- artifacts.register
+             INSERT INTO artifacts (id, kind, location, size_bytes, file_count, metadata)
+             VALUES ($1, $2, $3, $4, $5, $6)",
+            id.0,
+            kind.as_str(),
+            uri,
+            rows::signed(folder.size_bytes()),
+            file_count(folder.files().len()),
+            metadata,
+        )
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        self.artifact(id).await
     }
-    /// The files of an artifact.
+
+    /// The files of an artifact, by name, and where a client gets them.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], [`StoreError::Corrupt`].
-    pub async fn artifact_files(&self, _id: ArtifactId) -> Result<Vec<ArtifactFile>, StoreError> {
-        todo!()
+    /// As [`Store::open`].
+    pub async fn artifact_files(&self, id: ArtifactId) -> Result<Vec<ArtifactFile>, StoreError> {
+        let folder = self.open(&Location::Artifact(id)).await?;
+        let urls = folder.download_urls().await?;
+        let file = |(file, download_url): (&FolderFile, String)| ArtifactFile {
+            name: file.name.clone(),
+            size_bytes: file.size_bytes,
+            sha256: file.sha256,
+            download_url,
+        };
+        Ok(folder.files().iter().zip(urls).map(file).collect())
     }
-    /// A job's training states, newest step first.
+
+    /// A job's training states that are not deleted, newest step first.
     ///
     /// # Errors
     /// The database's.
-    pub async fn training_states(&self, _job: JobId) -> Result<Vec<Artifact>, StoreError> {
-        todo!()
+    pub async fn training_states(&self, job: JobId) -> Result<Vec<Artifact>, StoreError> {
+        let found = sqlx::query_as!(
+            ArtifactRow,
+            "-- artifacts.training_states
+             SELECT id, seq, kind, location, manifest_sha256, size_bytes, job_id, run_id, step, metadata, created_at,
+                    deleted_at
+             FROM artifacts
+             WHERE job_id = $1 AND kind = 'training_state' AND deleted_at IS NULL
+             ORDER BY step DESC NULLS LAST, seq DESC",
+            job.0,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        found.into_iter().map(ArtifactRow::artifact).collect()
     }
-    /// Deletes an artifact.
+
+    /// Deletes an artifact: marks its row, then deletes its files. One that was deleted before is no error: files that
+    /// a broken-off call left are deleted then. Of a registered one only the row is marked; its files are not ours.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`].
-    pub async fn delete_artifact(&self, _id: ArtifactId) -> Result<(), StoreError> {
-        todo!()
+    /// [`StoreError::NotFound`]; the object store's, when it is already marked and the call is to be repeated.
+    pub async fn delete_artifact(&self, id: ArtifactId) -> Result<(), StoreError> {
+        let deleted = sqlx::query!(
+            r#"-- artifacts.delete
+             UPDATE artifacts SET deleted_at = coalesce(deleted_at, now()) WHERE id = $1
+             RETURNING location, job_id IS NOT NULL AS "ours!""#,
+            id.0,
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        let deleted = deleted.ok_or_else(|| not_found("artifact", id))?;
+        if deleted.ours {
+            self.objects.delete(&deleted.location).await?;
+        }
+        Ok(())
     }
-    /// Opens an artifact or an allowed URI.
+
+    /// Opens an artifact, or a URI that this service may read: a folder, or one file as a folder of its own. Nothing
+    /// is read yet but the list of files.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], [`StoreError::Corrupt`], [`StoreError::Location`].
-    pub async fn open(&self, _location: &Location) -> Result<Folder, StoreError> {
-        todo!()
+    /// [`StoreError::NotFound`]; [`StoreError::Corrupt`] for an artifact whose manifest is missing or damaged;
+    /// [`StoreError::Location`] for a URI that this service may not read, with those that it may.
+    pub async fn open(&self, location: &Location) -> Result<Folder, StoreError> {
+        match location {
+            Location::Artifact(id) => {
+                let artifact = self.artifact(*id).await?;
+                match artifact.manifest_sha256 {
+                    Some(sha256) => self.open_own(location, &artifact.location, sha256).await,
+                    None => self.objects.open_uri(location.to_string(), &artifact.location).await,
+                }
+            }
+            Location::Uri(uri) => self.objects.open_uri(uri.trim_end_matches('/').to_owned(), uri).await,
+        }
+    }
+
+    async fn open_own(&self, location: &Location, place: &str, sha256: Sha256Digest) -> Result<Folder, StoreError> {
+        let name = format!("{location}/{MANIFEST_FILE}");
+        let bytes = self.objects.read(place, MANIFEST_FILE, MAX_MANIFEST_BYTES).await?;
+        let bytes = bytes.ok_or_else(|| corrupt(&name, format!("is missing in {place}")))?;
+        let actual = Sha256Digest::of(&bytes);
+        if actual != sha256 {
+            return Err(corrupt(&name, format!("is damaged: its SHA-256 is {actual}, its row says {sha256}")));
+        }
+        let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|e| corrupt(&name, e))?;
+        let files = manifest.files.into_iter().map(|file| FolderFile {
+            name: file.name,
+            size_bytes: file.size_bytes,
+            sha256: Some(file.sha256),
+        });
+        self.objects.folder(location.to_string(), place, files.collect())
     }
 }
 
-#[allow(clippy::todo)]
-impl ArtifactWriter {
-    /// Adds a small file.
-    ///
-    /// # Errors
-    /// The object store's.
-    pub async fn put_bytes(&mut self, _name: &str, _bytes: Bytes) -> Result<(), StoreError> {
-        todo!()
-    }
-    /// Adds a local file.
-    ///
-    /// # Errors
-    /// The file's or the object store's.
-    pub async fn put_file(&mut self, _name: &str, _path: &Path) -> Result<(), StoreError> {
-        todo!()
-    }
-    /// Starts a file.
-    ///
-    /// # Errors
-    /// The name is not allowed or taken.
-    pub async fn create(&mut self, _name: &str) -> Result<FileWriter<'_>, StoreError> {
-        todo!()
-    }
-    /// Uploads the manifest, then writes the row.
-    ///
-    /// # Errors
-    /// [`StoreError::LeaseLost`].
-    pub async fn publish(self, _step: Option<u64>, _metadata: serde_json::Value) -> Result<Artifact, StoreError> {
-        todo!()
-    }
-    /// Deletes what was uploaded.
-    ///
-    /// # Errors
-    /// The object store's.
-    pub async fn abandon(self) -> Result<(), StoreError> {
-        todo!()
-    }
+fn file_count(files: usize) -> i32 {
+    i32::try_from(files).unwrap_or(i32::MAX)
 }
 
-#[allow(clippy::todo)]
-impl FileWriter<'_> {
-    /// Adds bytes.
-    ///
-    /// # Errors
-    /// The object store's.
-    pub async fn write(&mut self, _bytes: Bytes) -> Result<(), StoreError> {
-        todo!()
-    }
-    /// Ends the file.
-    ///
-    /// # Errors
-    /// The object store's.
-    pub async fn finish(self) -> Result<ManifestFile, StoreError> {
-        todo!()
+struct ArtifactRow {
+    id: Uuid,
+    seq: i64,
+    kind: String,
+    location: String,
+    manifest_sha256: Option<Vec<u8>>,
+    size_bytes: i64,
+    job_id: Option<Uuid>,
+    run_id: Option<Uuid>,
+    step: Option<i64>,
+    metadata: serde_json::Value,
+    created_at: time::OffsetDateTime,
+    deleted_at: Option<time::OffsetDateTime>,
+}
+
+impl ArtifactRow {
+    fn artifact(self) -> Result<Artifact, StoreError> {
+        let digest = |bytes: Vec<u8>| {
+            let bytes = <[u8; 32]>::try_from(bytes);
+            bytes.map(Sha256Digest).map_err(|_| corrupt(format!("artifacts.manifest_sha256 of {}", self.id), "is no digest"))
+        };
+        Ok(Artifact {
+            id: ArtifactId(self.id),
+            kind: rows::known(ArtifactKind::parse(&self.kind), "artifacts.kind", &self.kind)?,
+            location: self.location,
+            manifest_sha256: self.manifest_sha256.map(digest).transpose()?,
+            size_bytes: rows::unsigned(self.size_bytes),
+            job: self.job_id.map(JobId),
+            run: self.run_id.map(RunId),
+            step: self.step.map(rows::unsigned),
+            metadata: self.metadata,
+            created_at: self.created_at,
+        })
     }
 }

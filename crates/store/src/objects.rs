@@ -1,12 +1,31 @@
-//! Objects.
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+//! The object store: our own artifacts' files, and the folders and buckets outside that may be read.
+//!
+//! Keys are immutable: an object is written once, under a key that no other writer uses, and later only read or
+//! deleted. Nothing here depends on conditional writes, which some servers accept and ignore.
+//!
+//! [`bucket`] is one store and what reading it can meet, [`upload`] writes one object, [`uris`] decides which URIs
+//! may be read, [`folder`] reads.
+
+mod bucket;
+mod folder;
+mod upload;
+mod uris;
+
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::stream::BoxStream;
-use inheritune_domain::id::Sha256Digest;
+use futures::{StreamExt as _, TryStreamExt as _};
+use object_store::path::Path as Key;
+use object_store::{ObjectMeta, ObjectStoreExt as _};
+use tokio_util::task::TaskTracker;
 
 use crate::StoreError;
+use bucket::{Bucket, S3Options, Source};
+use uris::Uris;
+
+pub use folder::{Folder, FolderFile};
+pub(crate) use upload::Upload;
 
 /// The object store, and what may be read outside it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -51,72 +70,112 @@ pub enum StorageConfig {
 
 /// The object store.
 #[derive(Debug)]
-pub struct Objects {}
-
-/// One file of a [`Folder`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FolderFile {
-    /// Name relative to the folder.
-    pub name: String,
-    /// Length in bytes.
-    pub size_bytes: u64,
-    /// Digest, where a manifest tells it.
-    pub sha256: Option<Sha256Digest>,
+pub struct Objects {
+    own: Arc<Bucket>,
+    prefix: Key,
+    uris: Uris,
+    /// Files of writers that were dropped, on their way out.
+    cleanups: TaskTracker,
 }
 
-/// A readable set of files.
-#[derive(Debug, Clone)]
-pub struct Folder {
-    files: Vec<FolderFile>,
+impl Objects {
+    /// Makes a local folder when absent; speaks to no server yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Location`] that names the field.
+    pub fn new(config: &ObjectsConfig) -> Result<Self, StoreError> {
+        let (own, prefix, s3) = match &config.storage {
+            StorageConfig::Folder { path } => (Bucket::folder(path)?, Key::default(), S3Options::default()),
+            StorageConfig::Memory => (Bucket::memory(), Key::default(), S3Options::default()),
+            StorageConfig::S3 { bucket, prefix, endpoint, region, allow_http } => {
+                let options =
+                    S3Options { endpoint: endpoint.clone(), region: region.clone(), allow_http: *allow_http };
+                let prefix = Key::parse(prefix).map_err(|e| field("storage.prefix", e))?;
+                (Bucket::s3(bucket, &options)?, prefix, options)
+            }
+        };
+        let uris = Uris::new(&config.allowed_uris, &s3)?;
+        Ok(Self { own: Arc::new(own), prefix, uris, cleanups: TaskTracker::new() })
+    }
+
+    /// Starts the object `name` under `location`.
+    pub(crate) fn upload(&self, location: &str, name: &str) -> Result<Upload, StoreError> {
+        Ok(Upload::new(self.own.clone(), self.key(location, name)?))
+    }
+
+    /// Writes one small object.
+    pub(crate) async fn put(&self, location: &str, name: &str, bytes: Bytes) -> Result<(), StoreError> {
+        self.own.store.put(&self.key(location, name)?, bytes.into()).await?;
+        Ok(())
+    }
+
+    /// A small object; none when it is absent.
+    pub(crate) async fn read(&self, location: &str, name: &str, max_bytes: u64) -> Result<Option<Bytes>, StoreError> {
+        match self.own.store.get(&self.key(location, name)?).await {
+            Ok(object) if object.meta.size > max_bytes => Err(StoreError::Corrupt {
+                name: format!("{location}/{name}"),
+                problem: format!("is {} bytes; at most {max_bytes} are read", object.meta.size),
+            }),
+            Ok(object) => Ok(Some(object.bytes().await?)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The files that a manifest lists under `location`, called `shown` in messages.
+    pub(crate) fn folder(&self, shown: String, location: &str, files: Vec<FolderFile>) -> Result<Folder, StoreError> {
+        let found: Result<Vec<_>, StoreError> = files
+            .into_iter()
+            .map(|file| {
+                let key = self.key(location, &file.name)?;
+                Ok((file, Source::Object { bucket: self.own.clone(), key }))
+            })
+            .collect();
+        Ok(Folder::new(shown, found?))
+    }
+
+    /// The folder or file at `uri`, called `shown` in messages.
+    pub(crate) async fn open_uri(&self, shown: String, uri: &str) -> Result<Folder, StoreError> {
+        Ok(Folder::new(shown, self.uris.open(uri).await?))
+    }
+
+    /// Deletes all objects under `location`; one that is gone already is no error.
+    pub(crate) async fn delete(&self, location: &str) -> Result<(), StoreError> {
+        let prefix = self.key(location, "")?;
+        let keys: Vec<Key> = self.own.store.list(Some(&prefix)).map_ok(|object| object.location).try_collect().await?;
+        let mut deleted = self.own.store.delete_stream(futures::stream::iter(keys.into_iter().map(Ok)).boxed());
+        while let Some(deleted) = deleted.next().await {
+            match deleted {
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// All objects under `location`, with their keys after the configured prefix.
+    pub(crate) async fn list(&self, location: &str) -> Result<Vec<(String, ObjectMeta)>, StoreError> {
+        let found: Vec<ObjectMeta> = self.own.store.list(Some(&self.key(location, "")?)).try_collect().await?;
+        let relative = |object: ObjectMeta| {
+            let parts: Vec<_> = object.location.prefix_match(&self.prefix)?.collect();
+            let key: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
+            Some((key.join("/"), object))
+        };
+        Ok(found.into_iter().filter_map(relative).collect())
+    }
+
+    pub(crate) fn cleanups(&self) -> &TaskTracker {
+        &self.cleanups
+    }
+
+    fn key(&self, location: &str, name: &str) -> Result<Key, StoreError> {
+        let parts = [self.prefix.as_ref(), location, name];
+        let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        Key::parse(parts.join("/")).map_err(|e| StoreError::Objects(e.into()))
+    }
 }
 
-#[allow(clippy::todo)]
-impl Folder {
-    /// The files, by name.
-    pub fn files(&self) -> &[FolderFile] {
-        &self.files
-    }
-    /// Whether it has a file of this name.
-    pub fn has(&self, name: &str) -> bool {
-        self.files.iter().any(|file| file.name == name)
-    }
-    /// A small file.
-    ///
-    /// # Errors
-    /// It is larger than `max_bytes`, absent or not readable.
-    pub async fn read(&self, _name: &str, _max_bytes: u64) -> Result<Bytes, StoreError> {
-        todo!()
-    }
-    /// Part of a file.
-    ///
-    /// # Errors
-    /// It is absent, shorter or not readable.
-    pub async fn read_range(&self, _name: &str, _range: Range<u64>) -> Result<Bytes, StoreError> {
-        todo!()
-    }
-    /// Part of a file, piece by piece.
-    ///
-    /// # Errors
-    /// It is absent, shorter or not readable.
-    pub async fn stream(
-        &self,
-        _name: &str,
-        _range: Range<u64>,
-    ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError> {
-        todo!()
-    }
-    /// All files to a local directory.
-    ///
-    /// # Errors
-    /// A file is not readable or not what its digest says.
-    pub async fn fetch(&self, _dir: &Path) -> Result<(), StoreError> {
-        todo!()
-    }
-    /// One file to a local directory.
-    ///
-    /// # Errors
-    /// As [`Folder::fetch`].
-    pub async fn fetch_file(&self, _name: &str, _dir: &Path) -> Result<(), StoreError> {
-        todo!()
-    }
+/// A field of [`ObjectsConfig`] that cannot be used.
+fn field(name: &str, problem: impl ToString) -> StoreError {
+    StoreError::Location { location: format!("objects.{name}"), problem: problem.to_string() }
 }

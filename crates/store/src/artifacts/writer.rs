@@ -1,0 +1,338 @@
+//! Making an artifact: files, then the manifest, then the row.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use inheritune_domain::artifact::{Artifact, ArtifactKind, Manifest, ManifestFile};
+use inheritune_domain::id::{ArtifactId, Sha256Digest};
+use tokio::io::AsyncReadExt as _;
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+use super::{MANIFEST_FILE, ROOT, file_count};
+use crate::jobs::LeaseKey;
+use crate::objects::{Objects, Upload};
+use crate::rows;
+use crate::{Store, StoreError};
+
+/// Bytes of a local file read at once.
+const READ_BYTES: usize = 4 << 20;
+/// Longest name of a file.
+const MAX_NAME_BYTES: usize = 512;
+/// Files of one artifact at most.
+const MAX_FILES: usize = 10_000;
+/// Cleaning up after a writer that was dropped takes no longer.
+const CLEANUP_LIMIT: Duration = Duration::from_secs(60);
+
+/// An artifact in the making. Nobody sees it before [`ArtifactWriter::publish`]. One that is dropped is cleaned up in the
+/// background, as far as the process lives on; the rest is left to [`Store::sweep_orphans`]. (Parts of a broken-off
+/// upload to S3 cannot be listed: give the bucket a lifecycle rule that aborts incomplete uploads.)
+pub struct ArtifactWriter {
+    store: Store,
+    lease: LeaseKey,
+    kind: ArtifactKind,
+    id: ArtifactId,
+    location: String,
+    files: Vec<ManifestFile>,
+    /// Names promised to a [`FileWriter`], whether it finished or not: a key is written once.
+    names: Vec<String>,
+    /// Uploads that were dropped before their end.
+    broken_off: Vec<Upload>,
+    /// Whether the files now belong to a row, or are gone.
+    settled: bool,
+}
+
+/// One file of an artifact in the making. Dropped before [`FileWriter::finish`], it leaves no file.
+pub struct FileWriter<'a> {
+    artifact: &'a mut ArtifactWriter,
+    name: String,
+    upload: Option<Upload>,
+}
+
+impl Store {
+    /// Starts an artifact. Nothing is written yet.
+    pub fn begin_artifact(&self, kind: ArtifactKind, lease: LeaseKey) -> ArtifactWriter {
+        let id = Uuid::now_v7();
+        // The random end of the id: one lease may make several artifacts of a kind.
+        let n = &id.simple().to_string()[24..];
+        ArtifactWriter {
+            store: self.clone(),
+            lease,
+            kind,
+            id: ArtifactId(id),
+            location: format!("{ROOT}/{}/{}/{}-{n}", kind.as_str(), lease.job, lease.token),
+            files: Vec::new(),
+            names: Vec::new(),
+            broken_off: Vec::new(),
+            settled: false,
+        }
+    }
+}
+
+impl ArtifactWriter {
+    /// Adds a small file.
+    ///
+    /// # Errors
+    /// The name is not allowed or taken ([`StoreError::Location`]); the object store's.
+    pub async fn put_bytes(&mut self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
+        let mut file = self.create(name).await?;
+        file.write(bytes).await?;
+        file.finish().await?;
+        Ok(())
+    }
+
+    /// Adds a local file of any size.
+    ///
+    /// # Errors
+    /// The name is not allowed or taken ([`StoreError::Location`]); [`StoreError::File`]; the object store's.
+    pub async fn put_file(&mut self, name: &str, path: &Path) -> Result<(), StoreError> {
+        let failed = |source| StoreError::File { path: path.display().to_string(), source };
+        let mut local = tokio::fs::File::open(path).await.map_err(failed)?;
+        local.set_max_buf_size(READ_BYTES);
+        let mut file = self.create(name).await?;
+        loop {
+            let mut bytes = BytesMut::with_capacity(READ_BYTES);
+            if local.read_buf(&mut bytes).await.map_err(failed)? == 0 {
+                break;
+            }
+            file.write(bytes.freeze()).await?;
+        }
+        file.finish().await?;
+        Ok(())
+    }
+
+    /// Starts a file that is written piece by piece.
+    ///
+    /// # Errors
+    /// The name is not allowed or taken: [`StoreError::Location`].
+    pub async fn create(&mut self, name: &str) -> Result<FileWriter<'_>, StoreError> {
+        check_name(name, &self.names)
+            .map_err(|problem| StoreError::Location { location: format!("{}/{name}", self.location), problem })?;
+        let upload = self.objects().upload(&self.location, name)?;
+        self.names.push(name.to_owned());
+        Ok(FileWriter { artifact: self, name: name.to_owned(), upload: Some(upload) })
+    }
+
+    /// Uploads the manifest, then writes the row, if the lease still holds: from then on the artifact is there for
+    /// everyone.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`]: no row was written and the files are deleted.
+    pub async fn publish(mut self, step: Option<u64>, metadata: serde_json::Value) -> Result<Artifact, StoreError> {
+        self.abort_broken_off().await;
+        self.files.sort_by(|a, b| a.name.cmp(&b.name));
+        let manifest = Manifest { files: std::mem::take(&mut self.files) };
+        let bytes = serde_json::to_vec_pretty(&manifest).map_err(|e| rows::corrupt(MANIFEST_FILE, e))?;
+        let manifest_sha256 = Sha256Digest::of(&bytes);
+        self.objects().put(&self.location, MANIFEST_FILE, bytes.into()).await?;
+        let artifact = Artifact {
+            id: self.id,
+            kind: self.kind,
+            location: self.location.clone(),
+            manifest_sha256: Some(manifest_sha256),
+            size_bytes: manifest.size_bytes(),
+            job: Some(self.lease.job),
+            run: None,
+            step,
+            metadata,
+            created_at: time::OffsetDateTime::UNIX_EPOCH,
+        };
+        let inserted = self.insert(artifact, file_count(manifest.files.len())).await;
+        match &inserted {
+            Err(StoreError::LeaseLost(_)) => self.discard().await,
+            // A commit whose reply was lost may have happened: the files stay, and if it did not, the sweep has them.
+            Ok(_) | Err(_) => self.settled = true,
+        }
+        inserted
+    }
+
+    async fn insert(&self, mut artifact: Artifact, files: i32) -> Result<Artifact, StoreError> {
+        let mut tx = self.store.pool.begin().await?;
+        // The share lock keeps the reaper out until the row is committed.
+        let held = sqlx::query!(
+            "-- artifacts.fence
+             SELECT j.run_id
+             FROM job_queue q
+             JOIN jobs j ON j.id = q.job_id
+             WHERE q.job_id = $1 AND q.lease_token = $2 AND q.lease_until > now()
+             FOR SHARE OF q",
+            self.lease.job.0,
+            self.lease.token.0,
+        )
+        .fetch_optional(&mut *tx)
+        .await?;
+        let held = held.ok_or(StoreError::LeaseLost(self.lease.job))?;
+        artifact.run = held.run_id.map(Into::into);
+        artifact.created_at = sqlx::query_scalar!(
+            "-- artifacts.publish
+             INSERT INTO artifacts (id, kind, location, manifest_sha256, size_bytes, file_count, job_id, run_id, lease_token,
+                                    step, metadata)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+             RETURNING created_at",
+            artifact.id.0,
+            artifact.kind.as_str(),
+            artifact.location,
+            artifact.manifest_sha256.as_ref().map(|digest| &digest.0[..]),
+            rows::signed(artifact.size_bytes),
+            files,
+            self.lease.job.0,
+            held.run_id,
+            self.lease.token.0,
+            artifact.step.map(rows::signed),
+            artifact.metadata,
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(artifact)
+    }
+
+    /// Deletes what was uploaded.
+    ///
+    /// # Errors
+    /// The object store's.
+    pub async fn abandon(mut self) -> Result<(), StoreError> {
+        self.abort_broken_off().await;
+        self.objects().delete(&self.location).await?;
+        self.settled = true;
+        Ok(())
+    }
+
+    /// As [`Self::abandon`], by a caller who has an error of his own to tell.
+    async fn discard(&mut self) {
+        if let Err(error) = self.objects().delete(&self.location).await {
+            tracing::warn!(location = self.location, %error, "an unpublished artifact was not deleted; the sweep will");
+        }
+        self.settled = true;
+    }
+
+    async fn abort_broken_off(&mut self) {
+        abort(std::mem::take(&mut self.broken_off), &self.location).await;
+    }
+
+    fn objects(&self) -> &Objects {
+        &self.store.objects
+    }
+}
+
+async fn abort(uploads: Vec<Upload>, location: &str) {
+    for upload in uploads {
+        if let Err(error) = upload.abort().await {
+            tracing::warn!(location, %error, "an upload was not aborted; its parts stay until the bucket's lifecycle rule");
+        }
+    }
+}
+
+impl Drop for ArtifactWriter {
+    fn drop(&mut self) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        // Nothing was begun, or nothing is left.
+        if self.settled || self.names.is_empty() {
+            return;
+        }
+        let (objects, location) = (Arc::clone(&self.store.objects), self.location.clone());
+        let broken_off = std::mem::take(&mut self.broken_off);
+        let cleanup = {
+            let objects = Arc::clone(&objects);
+            async move {
+                abort(broken_off, &location).await;
+                if let Err(error) = objects.delete(&location).await {
+                    tracing::warn!(location, %error, "an unpublished artifact was not deleted; the sweep will");
+                }
+            }
+        };
+        // The artifact has no row and this writer was its only way to one. Nobody waits: it ends by its limit.
+        objects.cleanups().spawn_on(tokio::time::timeout(CLEANUP_LIMIT, cleanup), &runtime);
+    }
+}
+
+impl FileWriter<'_> {
+    /// Adds bytes; waits while too many are on their way.
+    ///
+    /// # Errors
+    /// The object store's; the file cannot be finished then.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        let upload = self.upload.as_mut().ok_or_else(|| broken(&self.name))?;
+        let written = upload.write(bytes).await;
+        if written.is_err() {
+            self.artifact.broken_off.extend(self.upload.take());
+        }
+        written
+    }
+
+    /// Ends the file.
+    ///
+    /// # Errors
+    /// The object store's.
+    pub async fn finish(mut self) -> Result<ManifestFile, StoreError> {
+        let upload = self.upload.take().ok_or_else(|| broken(&self.name))?;
+        let (size_bytes, sha256) = upload.finish().await?;
+        let file = ManifestFile { name: self.name.clone(), size_bytes, sha256 };
+        self.artifact.files.push(file.clone());
+        Ok(file)
+    }
+}
+
+impl Drop for FileWriter<'_> {
+    fn drop(&mut self) {
+        self.artifact.broken_off.extend(self.upload.take());
+    }
+}
+
+fn broken(name: &str) -> StoreError {
+    StoreError::WrongState(format!("{name} cannot go on: a part of it was not written"))
+}
+
+/// Names are such that every store can keep them: a local folder cannot hold both `a` and `a/b`, some servers mangle
+/// what is not plain ASCII.
+fn check_name(name: &str, taken: &[String]) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '+' | '=' | ' ');
+    if name.len() > MAX_NAME_BYTES {
+        return Err(format!("has more than {MAX_NAME_BYTES} bytes"));
+    }
+    if name.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err("must be relative, with no empty part and no `..`".to_owned());
+    }
+    if let Some(odd) = name.chars().find(|c| !plain(*c) && *c != '/') {
+        return Err(format!("holds {odd:?}; letters, digits, space and . _ - + = / are allowed"));
+    }
+    if name == MANIFEST_FILE {
+        return Err("is the name of the manifest itself".to_owned());
+    }
+    if taken.len() >= MAX_FILES {
+        return Err(format!("is one file too many: an artifact holds at most {MAX_FILES}"));
+    }
+    let inside = |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));
+    let manifest = MANIFEST_FILE;
+    for other in taken.iter().map(String::as_str).chain([manifest]) {
+        if other == name {
+            return Err("was written already; files are written once".to_owned());
+        }
+        if inside(other, name) || inside(name, other) {
+            return Err(format!("cannot be beside `{other}`: one would be a file and a folder"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_name;
+
+    #[test]
+    fn names_are_such_that_every_store_can_keep_them() {
+        let taken = ["weights/a.bin".to_owned(), "b".to_owned()];
+        for good in ["a", "weights/b.bin", "weights/a.bin2", "model-00001-of-00002.safetensors", "x y+z=1_2", "..a", "bb"] {
+            assert_eq!(check_name(good, &taken), Ok(()), "{good}");
+        }
+        let long = "a".repeat(513);
+        for bad in [
+            "", "/a", "a/", "a//b", "..", "a/../b", ".", "./a", "a\\b", "a\0", "ä", "a#1", "a%2f", "manifest.json",
+            "manifest.json/a", "b", "b/c", "weights", "weights/a.bin/c", &long,
+        ] {
+            assert!(check_name(bad, &taken).is_err(), "{bad}");
+        }
+    }
+}
