@@ -131,39 +131,64 @@ mod tests {
     fn violations(n: usize) -> Violations {
         let mut violations = Violations::default();
         for i in 0..n {
-            violations.add(format!("spec.corpus.sources[{i}]"), "scheme `ftp` is unknown; use file://, s3:// or artifact://");
+            violations
+                .add(format!("spec.corpus.sources[{i}]"), "scheme `ftp` is unknown; use file://, s3:// or artifact://");
         }
         violations
     }
 
     #[test]
     fn every_status_says_what_is_wrong() {
-        check(&invalid_argument(&violations(1)), expect![[r#"
+        check(
+            &invalid_argument(&violations(1)),
+            expect![[r#"
             InvalidArgument INVALID_FIELDS
-            spec.corpus.sources[0]: scheme `ftp` is unknown; use file://, s3:// or artifact://"#]]);
-        check(&invalid_argument(&violations(2)), expect![[r#"
+            spec.corpus.sources[0]: scheme `ftp` is unknown; use file://, s3:// or artifact://"#]],
+        );
+        check(
+            &invalid_argument(&violations(2)),
+            expect![[r#"
             InvalidArgument INVALID_FIELDS
             2 fields cannot be accepted:
               spec.corpus.sources[0]: scheme `ftp` is unknown; use file://, s3:// or artifact://
-              spec.corpus.sources[1]: scheme `ftp` is unknown; use file://, s3:// or artifact://"#]]);
-        check(&not_found("run", "7"), expect![[r#"
+              spec.corpus.sources[1]: scheme `ftp` is unknown; use file://, s3:// or artifact://"#]],
+        );
+        check(
+            &not_found("run", "7"),
+            expect![[r#"
             NotFound NOT_FOUND
-            run 7 does not exist"#]]);
-        check(&failed_precondition("run", "a pause is not possible while finished"), expect![[r#"
+            run 7 does not exist"#]],
+        );
+        check(
+            &failed_precondition("run", "a pause is not possible while finished"),
+            expect![[r#"
             FailedPrecondition WRONG_STATE
-            a pause is not possible while finished"#]]);
-        check(&unusable("uri", "file:///x: holds no files"), expect![[r#"
+            a pause is not possible while finished"#]],
+        );
+        check(
+            &unusable("uri", "file:///x: holds no files"),
+            expect![[r#"
             InvalidArgument UNUSABLE_INPUT
-            uri: file:///x: holds no files"#]]);
-        check(&request_id_reused(Uuid::nil()), expect![[r#"
+            uri: file:///x: holds no files"#]],
+        );
+        check(
+            &request_id_reused(Uuid::nil()),
+            expect![[r#"
             InvalidArgument REQUEST_ID_REUSED
-            request_id: was used before with another request; use a new UUID"#]]);
-        check(&unavailable("the database does not answer", Duration::from_secs(2)), expect![[r#"
+            request_id: was used before with another request; use a new UUID"#]],
+        );
+        check(
+            &unavailable("the database does not answer", Duration::from_secs(2)),
+            expect![[r#"
             Unavailable UNAVAILABLE
-            the database does not answer; try again in 2 s"#]]);
-        check(&resource_exhausted("watches", "at most 256 watches at once"), expect![[r#"
+            the database does not answer; try again in 2 s"#]],
+        );
+        check(
+            &resource_exhausted("watches", "at most 256 watches at once"),
+            expect![[r#"
             ResourceExhausted LIMIT_REACHED
-            at most 256 watches at once"#]]);
+            at most 256 watches at once"#]],
+        );
     }
 
     #[test]

@@ -45,6 +45,9 @@ fn message_lines(name: &str, message: &DescriptorProto, lines: &mut Vec<String>)
     for field in &message.field {
         lines.push(format!("field {name}.{} = {} {}", field.name(), field.number(), kind(message, field)));
     }
+    for enumeration in &message.enum_type {
+        enum_lines(enumeration, lines);
+    }
     for nested in &message.nested_type {
         message_lines(&format!("{name}.{}", nested.name()), nested, lines);
     }

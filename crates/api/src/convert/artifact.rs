@@ -32,7 +32,9 @@ impl TryFrom<&v1::RegisterArtifactRequest> for NewArtifact {
         if kind.is_none() && request.kind == 0 {
             field.at("kind").bad("must be given");
         }
-        if matches!(field.at("uri").location(&request.uri), Location::Artifact(_)) && request.uri.starts_with("artifact:") {
+        if matches!(field.at("uri").location(&request.uri), Location::Artifact(_))
+            && request.uri.starts_with("artifact:")
+        {
             field.at("uri").bad("is registered already; use file:///path or s3://bucket/key");
         }
         let metadata = metadata(&mut field.at("metadata_json"), &request.metadata_json);

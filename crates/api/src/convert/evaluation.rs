@@ -10,7 +10,8 @@ use crate::v1;
 pub(super) fn evaluate_spec(field: &mut Field<'_>, message: v1::EvaluateSpec) -> EvaluateSpec {
     let checkpoint = field.at("checkpoint").location(&message.checkpoint);
     let mut at = field.at("tasks");
-    let tasks = message.tasks.into_iter().enumerate().map(|(i, task)| evaluation_task(&mut at.index(i), task)).collect();
+    let tasks =
+        message.tasks.into_iter().enumerate().map(|(i, task)| evaluation_task(&mut at.index(i), task)).collect();
     EvaluateSpec { checkpoint, tasks, batch_size: message.batch_size.unwrap_or(8) }
 }
 

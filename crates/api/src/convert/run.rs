@@ -105,11 +105,7 @@ fn corpus_spec(message: v1::CorpusSpec) -> CorpusSpec {
         Some(Tokenizer::Train(train)) => TokenizerSpec::Train { vocab_size: train.vocab_size },
         Some(Tokenizer::Uri(uri)) => TokenizerSpec::Uri(uri),
     };
-    CorpusSpec {
-        sources: message.sources,
-        validation_fraction: message.validation_fraction.unwrap_or(0.05),
-        tokenizer,
-    }
+    CorpusSpec { sources: message.sources, validation_fraction: message.validation_fraction.unwrap_or(0.05), tokenizer }
 }
 
 fn reference_spec(field: &mut Field<'_>, message: v1::ReferenceSpec) -> ReferenceSpec {

@@ -131,6 +131,8 @@ fn reference() -> impl Strategy<Value = ReferenceSpec> {
         (architecture(), proptest::option::of(training())).prop_map(|(mut architecture, training)| {
             // Explicit layer maps above name layers 0 to 3.
             architecture.n_layers.0 += 4;
+            // Any block size above fits.
+            architecture.max_positions += 4096;
             ReferenceSpec { checkpoint: None, architecture: Some(architecture), training }
         }),
     ]
@@ -142,7 +144,7 @@ prop_compose! {
         reference in reference(),
         target in target(),
         training in training(),
-        (fraction, tokenizer) in (0.01f64..0.5, prop_oneof![
+        (token_set, fraction, tokenizer) in (proptest::option::weighted(0.2, artifact_id()), 0.01f64..0.5, prop_oneof![
             (257u32..65_536).prop_map(|vocab_size| TokenizerSpec::Train { vocab_size }),
             location().prop_map(|l| TokenizerSpec::Uri(l.to_string())),
         ]),
@@ -150,6 +152,10 @@ prop_compose! {
         (controls, arms) in (proptest::collection::vec(0.1f64..10.0, 0..3), proptest::collection::vec((0.1f64..1.0, 1u32..9), 0..3)),
     ) -> RunSpec {
         let own = reference.checkpoint.is_some() && seed % 2 == 0;
+        let sources = match token_set {
+            Some(id) if reference.checkpoint.is_some() => vec![Location::Artifact(id).to_string()],
+            _ => vec!["file:///corpus/a.txt".into(), "s3://corpus/b.jsonl.gz".into()],
+        };
         let mut target = target;
         // Low-data runs of a given checkpoint do not learn its depth.
         if low && reference.checkpoint.is_some() && !matches!(target.layer_map, LayerMapRule::List(_)) {
@@ -159,7 +165,7 @@ prop_compose! {
             name, seed, priority,
             recipe: if low { Recipe::LowData } else { Recipe::FullData },
             corpus: CorpusSpec {
-                sources: vec!["file:///corpus/a.txt".into(), "s3://corpus/b.jsonl.gz".into()],
+                sources,
                 validation_fraction: fraction,
                 tokenizer: if own { TokenizerSpec::Reference } else { tokenizer },
             },
@@ -226,18 +232,41 @@ fn outcome() -> impl Strategy<Value = JobOutcome> {
     prop_oneof![
         (artifact_id(), any::<[u64; 4]>(), any::<u32>()).prop_map(|(tokens, n, vocab_size)| {
             let [train_tokens, validation_tokens, documents, text_bytes] = n;
-            JobOutcome::Tokenized(Tokenized { tokens, train_tokens, validation_tokens, vocab_size, documents, text_bytes })
+            JobOutcome::Tokenized(Tokenized {
+                tokens,
+                train_tokens,
+                validation_tokens,
+                vocab_size,
+                documents,
+                text_bytes,
+            })
         }),
         (artifact_id(), config(), any::<[u32; 3]>(), any::<[u64; 2]>()).prop_map(|(checkpoint, config, n, m)| {
             let [layers, copied_tensors, fresh_tensors] = n;
             let [parameters, copied_bytes] = m;
             let reference_layers = LayerCount(layers);
-            JobOutcome::Sliced(Sliced { checkpoint, config, reference_layers, parameters, copied_tensors, fresh_tensors, copied_bytes })
+            JobOutcome::Sliced(Sliced {
+                checkpoint,
+                config,
+                reference_layers,
+                parameters,
+                copied_tensors,
+                fresh_tensors,
+                copied_bytes,
+            })
         }),
         (artifact_id(), any::<[u64; 2]>(), proptest::array::uniform4(0.0f64..99.0)).prop_map(|(checkpoint, n, x)| {
             let [steps, tokens_seen] = n;
             let [epochs, first_loss_nats, last_loss_nats, wall_s] = x;
-            JobOutcome::Trained(Trained { checkpoint, steps, tokens_seen, epochs, first_loss_nats, last_loss_nats, wall_s })
+            JobOutcome::Trained(Trained {
+                checkpoint,
+                steps,
+                tokens_seen,
+                epochs,
+                first_loss_nats,
+                last_loss_nats,
+                wall_s,
+            })
         }),
         (artifact_id(), config(), any::<[u64; 2]>(), 0.0f64..99.0, proptest::option::of(0.0f64..1.0)).prop_map(
             |(scores_artifact, config, [n, parameters], value, stderr)| {
@@ -334,7 +363,13 @@ fn every_bad_field_of_a_run_is_named_at_once() {
     });
     spec.reference = Some(v1::ReferenceSpec {
         checkpoint: None,
-        architecture: Some(v1::Architecture { d_model: 10, n_heads: 4, n_layers: 2, max_positions: 8, ..Default::default() }),
+        architecture: Some(v1::Architecture {
+            d_model: 10,
+            n_heads: 4,
+            n_layers: 2,
+            max_positions: 8,
+            ..Default::default()
+        }),
         training: None,
     });
     spec.target = Some(v1::TargetSpec {
@@ -346,7 +381,9 @@ fn every_bad_field_of_a_run_is_named_at_once() {
     });
     spec.training = Some(v1::TrainingSpec { schedule: 7, lr_max: -1.0, ..Default::default() });
     let request = v1::CreateRunRequest { spec: Some(spec), request_id: "not-a-uuid".into() };
-    check(NewRun::try_from(request), expect![[r#"
+    check(
+        NewRun::try_from(request),
+        expect![[r#"
         spec.reference.architecture.family: must be given: gpt2 or llama
         spec.target.growth_source: 9 is no value of this enum
         spec.training.schedule: 7 is no value of this enum
@@ -365,7 +402,8 @@ fn every_bad_field_of_a_run_is_named_at_once() {
         spec.training.micro_batch: must be 1 to 65536 sequences
         spec.training.steps: give steps or epochs
         spec.training.lr_max: must be above 0 and at most 10
-        spec.training.lr_min: must be at least 0 and at most lr_max"#]]);
+        spec.training.lr_min: must be at least 0 and at most lr_max"#]],
+    );
 }
 
 #[test]
@@ -373,12 +411,15 @@ fn missing_parts_are_named_once() {
     check(NewRun::try_from(v1::CreateRunRequest::default()), expect!["spec: must be given"]);
     let spec = v1::RunSpec { name: "x".into(), ..Default::default() };
     let request = v1::CreateRunRequest { spec: Some(spec), request_id: String::new() };
-    check(NewRun::try_from(request), expect![[r#"
+    check(
+        NewRun::try_from(request),
+        expect![[r#"
         spec.corpus: must be given
         spec.reference: must be given
         spec.target: must be given
         spec.training: must be given
-        spec.recipe: must be given: full-data or low-data"#]]);
+        spec.recipe: must be given: full-data or low-data"#]],
+    );
 }
 
 #[test]
@@ -388,48 +429,70 @@ fn every_bad_field_of_a_job_is_named_at_once() {
         let spec = Some(v1::JobSpec { spec: Some(spec) });
         SubmittedJob::try_from(v1::SubmitJobRequest { spec, ..Default::default() })
     };
-    check(submit(Spec::Tokenize(v1::TokenizeSpec::default())), expect![[r#"
+    check(
+        submit(Spec::Tokenize(v1::TokenizeSpec::default())),
+        expect![[r#"
         spec.tokenize.tokenizer: give train or from
-        spec.tokenize.sources: must name at least one source"#]]);
+        spec.tokenize.sources: must name at least one source"#]],
+    );
     let train = v1::tokenize_spec::Tokenizer::Train(v1::TrainTokenizer { vocab_size: 1 });
-    let tokenize = v1::TokenizeSpec { sources: vec!["x".into()], tokenizer: Some(train), validation_fraction: Some(0.9) };
-    check(submit(Spec::Tokenize(tokenize)), expect![[r#"
+    let tokenize =
+        v1::TokenizeSpec { sources: vec!["x".into()], tokenizer: Some(train), validation_fraction: Some(0.9) };
+    check(
+        submit(Spec::Tokenize(tokenize)),
+        expect![[r#"
         spec.tokenize.sources[0]: `x` is not a URI (relative URL without a base); use file:///path, s3://bucket/key or artifact://ID
         spec.tokenize.validation_fraction: must be above 0 and at most 0.5
-        spec.tokenize.train.vocab_size: must be 257 to 65536"#]]);
-    check(submit(Spec::Slice(v1::SliceSpec::default())), expect![[r#"
+        spec.tokenize.train.vocab_size: must be 257 to 65536"#]],
+    );
+    check(
+        submit(Spec::Slice(v1::SliceSpec::default())),
+        expect![[r#"
         spec.slice.source: give fresh or reference
-        spec.slice.reference.layers: must be at least 1"#]]);
+        spec.slice.reference.layers: must be at least 1"#]],
+    );
     let fresh = v1::slice_spec::Source::Fresh(v1::FreshSource::default());
-    check(submit(Spec::Slice(v1::SliceSpec { source: Some(fresh), ..Default::default() })), expect![[r#"
+    check(
+        submit(Spec::Slice(v1::SliceSpec { source: Some(fresh), ..Default::default() })),
+        expect![[r#"
         spec.slice.fresh.architecture: must be given
-        spec.slice.fresh.vocab_size: must be at least 1"#]]);
+        spec.slice.fresh.vocab_size: must be at least 1"#]],
+    );
     let cut = v1::slice_spec::Source::Reference(v1::CheckpointSource {
         previous_artifact_id: "7".into(),
         layer_map: Some(v1::LayerMap { rule: v1::LayerMapRule::First.into(), list: vec![1] }),
         ..Default::default()
     });
-    check(submit(Spec::Slice(v1::SliceSpec { source: Some(cut), ..Default::default() })), expect![[r#"
+    check(
+        submit(Spec::Slice(v1::SliceSpec { source: Some(cut), ..Default::default() })),
+        expect![[r#"
         spec.slice.reference.checkpoint: must be given: artifact://ID, file:///path or s3://bucket/key
         spec.slice.reference.layer_map.list: belongs to the list rule only
         spec.slice.reference.previous_artifact_id: `7` is not a UUID: invalid length: found 1
-        spec.slice.reference.layers: must be at least 1"#]]);
-    check(submit(Spec::Train(v1::TrainSpec { data_fraction: Some(2.0), ..Default::default() })), expect![[r#"
+        spec.slice.reference.layers: must be at least 1"#]],
+    );
+    check(
+        submit(Spec::Train(v1::TrainSpec { data_fraction: Some(2.0), ..Default::default() })),
+        expect![[r#"
         spec.train.checkpoint: must be given: artifact://ID, file:///path or s3://bucket/key
         spec.train.tokens_artifact_id: must be given: a UUID
         spec.train.training: must be given
-        spec.train.data_fraction: must be above 0 and at most 1"#]]);
+        spec.train.data_fraction: must be above 0 and at most 1"#]],
+    );
     let tasks = vec![
         v1::EvaluationTask { task: None },
         v1::EvaluationTask { task: Some(v1::evaluation_task::Task::ValidationLoss(Default::default())) },
     ];
     let evaluate = v1::EvaluateSpec { tasks, batch_size: Some(0), ..Default::default() };
-    check(submit(Spec::Evaluate(evaluate)), expect![[r#"
+    check(
+        submit(Spec::Evaluate(evaluate)),
+        expect![[r#"
         spec.evaluate.checkpoint: must be given: artifact://ID, file:///path or s3://bucket/key
         spec.evaluate.tasks[0]: give validation_loss or rolling_perplexity
         spec.evaluate.tasks[1].validation_loss.block_size: must be at least 1
         spec.evaluate.tasks[1].validation_loss.tokens_artifact_id: must be given: a UUID
-        spec.evaluate.batch_size: must be at least 1"#]]);
+        spec.evaluate.batch_size: must be at least 1"#]],
+    );
     let request = v1::SubmitJobRequest {
         label: "a\nb".into(),
         priority: 101,
@@ -437,13 +500,16 @@ fn every_bad_field_of_a_job_is_named_at_once() {
         request_id: "1".into(),
         spec: None,
     };
-    check(SubmittedJob::try_from(request), expect![[r#"
+    check(
+        SubmittedJob::try_from(request),
+        expect![[r#"
         spec: must be given
         retry.max_attempts: must be 1 to 100
         retry.backoff_ms: must be at most 86400000, a day
         request_id: `1` is not a UUID: invalid length: found 1
         label: must be at most 256 bytes without control characters
-        priority: must be -100 to 100"#]]);
+        priority: must be -100 to 100"#]],
+    );
 }
 
 #[test]
@@ -454,19 +520,28 @@ fn other_requests_name_every_bad_field_at_once() {
         metadata_json: "[]".into(),
         request_id: "x".into(),
     };
-    check(NewArtifact::try_from(&register), expect![[r#"
+    check(
+        NewArtifact::try_from(&register),
+        expect![[r#"
         kind: must be given
         uri: is registered already; use file:///path or s3://bucket/key
         metadata_json: must be a JSON object
-        request_id: `x` is not a UUID: invalid character: found `x` at 0"#]]);
-    check(NewArtifact::try_from(&v1::RegisterArtifactRequest { kind: 99, ..Default::default() }), expect![[r#"
+        request_id: `x` is not a UUID: invalid character: found `x` at 0"#]],
+    );
+    check(
+        NewArtifact::try_from(&v1::RegisterArtifactRequest { kind: 99, ..Default::default() }),
+        expect![[r#"
         kind: 99 is no value of this enum
-        uri: must be given: artifact://ID, file:///path or s3://bucket/key"#]]);
-    check(Estimate::try_from(v1::EstimateRequest { data_fraction: Some(0.0), ..Default::default() }), expect![[r#"
+        uri: must be given: artifact://ID, file:///path or s3://bucket/key"#]],
+    );
+    check(
+        Estimate::try_from(v1::EstimateRequest { data_fraction: Some(0.0), ..Default::default() }),
+        expect![[r#"
         model: give checkpoint or fresh
         tokens: give tokens_artifact_id or train_tokens
         data_fraction: must be above 0 and at most 1
-        training: must be given"#]]);
+        training: must be given"#]],
+    );
     check(super::slicing::planned_slice(&v1::PlanSliceRequest::default()), expect!["spec: must be given"]);
     check(super::page::page_size(-1), expect!["page_size: -1 is negative; use 0 for 50, at most 1000"]);
     check(super::id::<ArtifactId>("id", ""), expect!["id: must be given: a UUID"]);
