@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use inheritune_domain::checkpoint::decoder_config::{DecoderConfig, Family};
+use inheritune_domain::checkpoint::decoder_config::{ConfigError, DecoderConfig, Family};
 use tch::{Device, Kind, Reduction, TchError, Tensor, no_grad};
 
 use crate::attention::{Attention, Projections, Rope};
@@ -55,7 +55,10 @@ impl Decoder {
     pub fn load(dir: &Path, device: Device) -> Result<Self, LmError> {
         let path = dir.join("config.json");
         let json: serde_json::Value = files::read_json(&path)?;
-        let config = DecoderConfig::from_hf(&json).map_err(|error| LmError::file(dir, error.to_string()))?;
+        let config = DecoderConfig::from_hf(&json).map_err(|error| match error {
+            ConfigError::UnknownFamily { found } => LmError::file(&path, format!("model_type `{found}` is not supported")),
+            ConfigError::Key { key, problem } => LmError::file(&path, format!("`{key}` {problem}")),
+        })?;
         Self::from_weights(config, dir, device)
     }
 

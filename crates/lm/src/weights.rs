@@ -94,13 +94,15 @@ fn read_files(source: &Source, config: &DecoderConfig) -> Result<HashMap<String,
         for entry in file.header.tensors() {
             let bad = |problem: String| Err(LmError::tensor(&file.path, &entry.name, problem));
             let canonical = match config.name_in_file(&entry.name) {
-                NameInFile::Tensor(canonical) => canonical,
+                NameInFile::Tensor(canonical) => Some(canonical),
                 NameInFile::Buffer => continue,
-                NameInFile::Unknown => {
-                    return bad(format!("is not part of a {} model of {} layers", config.family.as_str(), config.n_layers));
-                }
+                NameInFile::Unknown => None,
             };
-            if let Some(wanted) = shapes.get(&canonical).filter(|wanted| **wanted != entry.shape) {
+            // A name can look right and belong to no tensor: `h.01.ln_1.bias`.
+            let Some((canonical, wanted)) = canonical.and_then(|name| shapes.get(&name).map(|shape| (name, shape))) else {
+                return bad(format!("is not part of a {} model of {} layers", config.family.as_str(), config.n_layers));
+            };
+            if *wanted != entry.shape {
                 return bad(format!("has shape {:?}, config.json asks for {wanted:?}", entry.shape));
             }
             if found.insert(canonical, file.fp32(entry)?).is_some() {
