@@ -127,7 +127,8 @@ mod tests {
         expected.assert_eq(&shown);
     }
 
-    const GOOD: &str = "listen = \"127.0.0.1:0\"\n[database]\nurl = \"postgres://x\"\n[objects.storage]\nkind = \"memory\"\n";
+    const GOOD: &str =
+        "listen = \"127.0.0.1:0\"\n[database]\nurl = \"postgres://x\"\n[objects.storage]\nkind = \"memory\"\n";
 
     #[test]
     fn unknown_fields_are_refused_with_file_and_line() {
@@ -146,11 +147,8 @@ mod tests {
     }
 
     fn database(url: Option<&str>, url_file: Option<&Path>) -> Result<String, String> {
-        let config = DatabaseConfig {
-            url: url.map(str::to_owned),
-            url_file: url_file.map(Path::to_owned),
-            max_connections: 1,
-        };
+        let config =
+            DatabaseConfig { url: url.map(str::to_owned), url_file: url_file.map(Path::to_owned), max_connections: 1 };
         let objects = ObjectsConfig { storage: StorageConfig::Memory, allowed_uris: Vec::new() };
         config.store_config(objects).map(|store| store.database_url).map_err(|e| e.to_string())
     }

@@ -1,7 +1,8 @@
 //! How any service of ours lives and dies.
 //!
 //! Owns: configuration files ([`config`]), logs ([`telemetry`]), stopping on signals ([`shutdown`]), the gRPC server
-//! with health and reflection ([`serve`]), and the claim loop that works jobs ([`worker`]).
+//! with health and reflection ([`serve`]), what a failed store call means to a caller ([`store_status`]), and the
+//! claim loop that works jobs ([`worker`]).
 //!
 //! Entry point: a `main` loads its configuration with [`config::load`], calls [`telemetry::init`] and
 //! [`shutdown::stop_on_signals`], and then runs [`serve::serve`] beside [`worker::run_worker`];
@@ -16,3 +17,4 @@ pub mod shutdown;
 pub mod serve;
 pub mod worker;
 pub mod service;
+pub mod store_status;

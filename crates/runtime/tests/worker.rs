@@ -10,7 +10,7 @@ use std::time::Duration;
 use inheritune_domain::artifact::Location;
 use inheritune_domain::id::{ArtifactId, JobId};
 use inheritune_domain::job::{Directive, JobRecord, JobStatus, Progress, RetryPolicy};
-use inheritune_domain::spec::{JobKind, JobOutcome, JobSpec, Tokenized, TokenizeSpec, TokenizerSource};
+use inheritune_domain::spec::{JobKind, JobOutcome, JobSpec, TokenizeSpec, Tokenized, TokenizerSource};
 use inheritune_runtime::worker::{JobContext, JobError, JobHandler, StopReason, WorkerConfig, run_worker};
 use inheritune_store::jobs::{Lease, NewJob};
 use inheritune_store::local_postgres::LocalPostgres;

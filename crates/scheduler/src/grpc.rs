@@ -6,7 +6,6 @@ mod runs;
 mod watch;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use inheritune_api::status;
 use inheritune_api::v1::artifact_service_server::ArtifactServiceServer;
@@ -22,8 +21,6 @@ use tonic::Status;
 
 /// Watches at once in one process.
 const MAX_WATCHES: usize = 256;
-/// When a caller may try again.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Full names of what [`services`] serves.
 pub const SERVICE_NAMES: [&str; 3] =
@@ -77,37 +74,7 @@ fn page(size: i32, token: &str) -> Result<Page, Status> {
     Ok(Page { size, token: inheritune_api::convert::page::page_token(token) })
 }
 
-/// What a failed store call means to a caller.
+/// What a failed store call means to a caller, where no single field of the request is to blame.
 fn store_status(error: &StoreError) -> Status {
-    match error {
-        StoreError::NotFound { kind, id } => status::not_found(kind, id),
-        StoreError::RequestIdReused(id) => status::request_id_reused(*id),
-        StoreError::WrongState(problem) => status::failed_precondition("state", problem),
-        StoreError::Location { location, problem } => status::unusable("uri", &format!("{location}: {problem}")),
-        StoreError::Database(e) => {
-            let code = e.as_database_error().map(|refusal| refusal.code().unwrap_or_default().into_owned());
-            match code.as_deref() {
-                // It was not reached; or, by SQLSTATE class: connection, rollback, resources, operator, system.
-                None => database_away(error),
-                Some(code) if ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => {
-                    database_away(error)
-                }
-                Some(_) => status::internal(error),
-            }
-        }
-        StoreError::Objects(_) if error.is_retryable() => {
-            tracing::warn!(%error, "the object store does not answer");
-            status::unavailable("the object store does not answer", RETRY_AFTER)
-        }
-        StoreError::Objects(_)
-        | StoreError::Migrate(_)
-        | StoreError::File { .. }
-        | StoreError::LeaseLost(_)
-        | StoreError::Corrupt { .. } => status::internal(error),
-    }
-}
-
-fn database_away(error: &StoreError) -> Status {
-    tracing::warn!(%error, "the database does not answer");
-    status::unavailable("the database does not answer", RETRY_AFTER)
+    inheritune_runtime::store_status::store_status(error, "request")
 }

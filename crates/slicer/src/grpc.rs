@@ -10,7 +10,8 @@ use inheritune_domain::checkpoint::decoder_config::{BlockPart, DecoderConfig, Te
 use inheritune_domain::checkpoint::slice_plan::{Origin, Placement, PlanError, Source};
 use inheritune_domain::violation::Violations;
 use inheritune_runtime::serve::GrpcServices;
-use inheritune_store::{Store, StoreError};
+use inheritune_runtime::store_status::store_status;
+use inheritune_store::Store;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
@@ -170,18 +171,5 @@ fn slicer_status(error: &SlicerError, field: &str) -> Status {
             status::unusable(field, &error.to_string())
         }
         SlicerError::Stopped | SlicerError::Thread(_) => status::internal(error),
-    }
-}
-
-fn store_status(error: &StoreError, field: &str) -> Status {
-    match error {
-        StoreError::NotFound { kind, id } => status::not_found(kind, id),
-        StoreError::Location { .. } | StoreError::Corrupt { .. } => status::unusable(field, &error.to_string()),
-        StoreError::WrongState(problem) => status::failed_precondition(field, problem),
-        error if error.is_retryable() => {
-            tracing::warn!(%error, "a store did not answer");
-            status::unavailable("a store did not answer", RETRY_AFTER)
-        }
-        error => status::internal(error),
     }
 }

@@ -87,7 +87,7 @@ async fn serve_on(database_url: &str, data_dir: &Path, options: &Options, stop: 
     let services = inheritune_scheduler::services(&store, &stop)
         .merge(inheritune_slicer::services(&store))
         .merge(inheritune_trainer::services(&store))
-        .merge(inheritune_evaluator::services(&store));
+        .merge(inheritune_evaluator::services());
 
     // Whichever part ends first takes the others with it, but all are waited for: workers give their leases back.
     let stop = stop.child_token();
@@ -101,9 +101,9 @@ async fn serve_on(database_url: &str, data_dir: &Path, options: &Options, stop: 
     };
     let slicer = run_worker(store.clone(), inheritune_slicer::handler(&store), worker("slicer"), stop.clone());
     parts.spawn(ending(stop.clone(), slicer));
-    let trainer = run_worker(store.clone(), inheritune_trainer::handler(&store), worker("trainer"), stop.clone());
+    let trainer = run_worker(store.clone(), inheritune_trainer::handler(), worker("trainer"), stop.clone());
     parts.spawn(ending(stop.clone(), trainer));
-    let evaluator = run_worker(store.clone(), inheritune_evaluator::handler(&store), worker("evaluator"), stop.clone());
+    let evaluator = run_worker(store.clone(), inheritune_evaluator::handler(), worker("evaluator"), stop.clone());
     parts.spawn(ending(stop.clone(), evaluator));
 
     let url = format!("http://{address}");

@@ -148,7 +148,11 @@ impl Corpus {
     }
 
     /// One pass over all documents. To be read on a thread that is none of `runtime`'s.
-    pub fn pieces(&self, cutting: Cutting, runtime: &Handle) -> impl Iterator<Item = Result<Piece, CorpusError>> + Send {
+    pub fn pieces(
+        &self,
+        cutting: Cutting,
+        runtime: &Handle,
+    ) -> impl Iterator<Item = Result<Piece, CorpusError>> + Send {
         let (bytes_read, runtime) = (self.bytes_read.clone(), runtime.clone());
         self.files.clone().into_iter().flat_map(move |file| {
             let (pieces, failed) = match FilePieces::open(file, cutting, &bytes_read, &runtime) {
@@ -214,7 +218,16 @@ impl FilePieces {
             }
         };
         let reader = BufReader::with_capacity(READ_BYTES, reader);
-        Ok(Self { file, cutting, reader, buffer: Vec::new(), offset: 0, line: 0, ready: VecDeque::new(), finished: false })
+        Ok(Self {
+            file,
+            cutting,
+            reader,
+            buffer: Vec::new(),
+            offset: 0,
+            line: 0,
+            ready: VecDeque::new(),
+            finished: false,
+        })
     }
 
     fn next_piece(&mut self) -> Result<Option<Piece>, CorpusError> {
@@ -286,7 +299,10 @@ impl FilePieces {
     fn row_text(&self, line: &[u8]) -> Result<String, CorpusError> {
         let line = std::str::from_utf8(line).map_err(|error| {
             let at = self.offset + error.valid_up_to() as u64;
-            self.bad(format!("line {}: is not valid UTF-8 at byte {at} of the file; convert it to UTF-8 first", self.line))
+            self.bad(format!(
+                "line {}: is not valid UTF-8 at byte {at} of the file; convert it to UTF-8 first",
+                self.line
+            ))
         })?;
         if line.trim().is_empty() {
             return Ok(String::new());
@@ -349,7 +365,9 @@ fn place_to_cut(text: &[u8], from: usize) -> Option<usize> {
 fn ends_dense(text: &[u8]) -> bool {
     let start = text.len().saturating_sub(4);
     let first = (start..text.len()).rev().find(|&i| text[i] & 0xc0 != 0x80);
-    first.is_some_and(|first| std::str::from_utf8(&text[first..]).is_ok_and(|last| !last.chars().any(char::is_whitespace)))
+    first.is_some_and(|first| {
+        std::str::from_utf8(&text[first..]).is_ok_and(|last| !last.chars().any(char::is_whitespace))
+    })
 }
 
 /// The first character is whole and not white space.

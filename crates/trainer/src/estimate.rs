@@ -25,8 +25,10 @@ pub struct Estimate {
     pub tokens: u64,
     /// Learned numbers, tied ones counted once.
     pub parameters: u64,
-    /// Peak memory of weights, gradients, moments, activations and logits.
-    pub memory_bytes: u64,
+    /// Weights, gradients and moments.
+    pub state_bytes: u64,
+    /// Activations of one micro-batch, logits included, at their peak.
+    pub activation_bytes: u64,
     /// Floating-point operations in all.
     pub flops: f64,
     /// Time at [`ASSUMED_UTILISATION`] of the given peak.
@@ -43,7 +45,8 @@ pub fn estimate(config: &DecoderConfig, training: &TrainingSpec, train_tokens: u
         steps,
         tokens,
         parameters: config.parameters(),
-        memory_bytes: memory_bytes(config, training),
+        state_bytes: config.parameters() * PARAMETER_COPIES * F32,
+        activation_bytes: activation_bytes(config, training),
         flops,
         seconds: flops / (peak_flops.max(1.0) * ASSUMED_UTILISATION),
     }
@@ -70,12 +73,11 @@ pub fn flops_per_token(config: &DecoderConfig, block_size: u32) -> f64 {
     6.0 * multiplied as f64 + attention
 }
 
-fn memory_bytes(config: &DecoderConfig, training: &TrainingSpec) -> u64 {
+fn activation_bytes(config: &DecoderConfig, training: &TrainingSpec) -> u64 {
     let tokens = u64::from(training.block_size) * u64::from(training.micro_batch);
-    let parameters = config.parameters() * PARAMETER_COPIES * F32;
-    let activations = tokens * u64::from(config.n_layers.0) * u64::from(config.d_model) * ACTIVATION_BYTES;
+    let blocks = tokens * u64::from(config.n_layers.0) * u64::from(config.d_model) * ACTIVATION_BYTES;
     let logits = tokens * u64::from(config.vocab_size) * LOGITS_COPIES * F32;
-    parameters + activations + logits
+    blocks + logits
 }
 
 #[cfg(test)]
@@ -101,8 +103,9 @@ mod tests {
     #[test]
     fn gpt2_small_costs_what_the_formulas_say() {
         let config = gpt2_small();
-        let training =
-            training(serde_json::json!({"block_size": 1024, "micro_batch": 8, "gradient_accumulation": 2, "steps": 10, "lr_max": 1e-3}));
+        let training = training(
+            serde_json::json!({"block_size": 1024, "micro_batch": 8, "gradient_accumulation": 2, "steps": 10, "lr_max": 1e-3}),
+        );
         let found = estimate(&config, &training, 1_000_000, 1e12);
         assert_eq!(found.parameters, 124_439_808);
         assert_eq!((found.steps, found.tokens), (10, 163_840));
@@ -110,7 +113,8 @@ mod tests {
         let per_token = 6.0 * (124_439_808.0 - 786_432.0) + 12.0 * 12.0 * 768.0 * 1024.0;
         assert_eq!(found.flops, per_token * 163_840.0);
         assert_eq!(found.seconds, found.flops / 0.5e12);
-        assert_eq!(found.memory_bytes, 124_439_808 * 16 + 8192 * (12 * 768 * 68 + 50257 * 12));
+        assert_eq!(found.state_bytes, 124_439_808 * 16);
+        assert_eq!(found.activation_bytes, 8192 * (12 * 768 * 68 + 50257 * 12));
     }
 
     #[test]

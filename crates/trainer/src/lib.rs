@@ -37,7 +37,7 @@ pub struct TrainerHandler;
 pub type TrainerConfig = inheritune_runtime::service::ServiceConfig;
 
 /// Works jobs of the kinds `tokenize` and `train`.
-pub fn handler(_store: &Store) -> TrainerHandler {
+pub fn handler() -> TrainerHandler {
     TrainerHandler
 }
 

@@ -92,7 +92,8 @@ pub fn save(dir: &Path, model: &Decoder, optimizer: &AdamW, state: &TrainingStat
     model.save(dir).map_err(lm_error)?;
     optimizer.save(&dir.join(OPTIMIZER_FILE)).map_err(lm_error)?;
     let path = dir.join(STATE_FILE);
-    let json = serde_json::to_vec_pretty(state).map_err(|error| JobError::Retryable(format!("{STATE_FILE}: {error}")))?;
+    let json =
+        serde_json::to_vec_pretty(state).map_err(|error| JobError::Retryable(format!("{STATE_FILE}: {error}")))?;
     std::fs::write(&path, json).map_err(|error| file_error(&path, error))
 }
 
@@ -109,7 +110,9 @@ pub async fn newest(context: &JobContext, spec: &TrainSpec) -> Result<Option<Sav
                 return Ok(Some(Saved { dir, state }));
             }
             Err(Unusable::Store(error)) if error.is_retryable() => return Err(error.into()),
-            Err(error) => tracing::warn!(artifact = %artifact.id, %error, "training state cannot be used; trying the one before"),
+            Err(error) => {
+                tracing::warn!(artifact = %artifact.id, %error, "training state cannot be used; trying the one before")
+            }
         }
     }
     Ok(None)

@@ -50,7 +50,13 @@ pub async fn run(spec: TokenizeSpec, context: JobContext) -> Result<Tokenized, J
     if let TokenizerSource::From(location) = &spec.tokenizer {
         fetch_tokenizer(&context, location, &dir).await?;
     }
-    let work = Work { corpus, context: context.clone(), runtime: Handle::current(), started: Instant::now(), dir: dir.clone() };
+    let work = Work {
+        corpus,
+        context: context.clone(),
+        runtime: Handle::current(),
+        started: Instant::now(),
+        dir: dir.clone(),
+    };
     let (tokenizer, fraction, threads) = (spec.tokenizer.clone(), spec.validation_fraction, context.threads);
     let meta = context
         .run_blocking("tokenize", move || {

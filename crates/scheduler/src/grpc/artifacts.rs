@@ -30,7 +30,7 @@ impl ArtifactService for Artifacts {
         let NewArtifact { kind, uri, metadata, request_id } =
             request.get_ref().try_into().map_err(|e| status::invalid_argument(&e))?;
         let registered = self.shared.store.register_artifact(kind, &uri, metadata, request_id).await;
-        let artifact = registered.map_err(|e| store_status(&e))?;
+        let artifact = registered.map_err(|e| inheritune_runtime::store_status::store_status(&e, "uri"))?;
         Ok(Response::new(v1::RegisterArtifactResponse { artifact: Some((&artifact).into()) }))
     }
 

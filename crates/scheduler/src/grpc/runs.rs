@@ -52,8 +52,7 @@ impl RunService for Runs {
         &self,
         request: Request<v1::CreateRunRequest>,
     ) -> Result<Response<v1::CreateRunResponse>, Status> {
-        let NewRun { spec, request_id } =
-            request.into_inner().try_into().map_err(|e| status::invalid_argument(&e))?;
+        let NewRun { spec, request_id } = request.into_inner().try_into().map_err(|e| status::invalid_argument(&e))?;
         let record = self.shared.store.create_run(&spec, request_id).await.map_err(|e| store_status(&e))?;
         let run = self.detailed(&record).await?;
         Ok(Response::new(v1::CreateRunResponse { run: Some(run) }))
@@ -159,8 +158,7 @@ impl Watched for WatchedRun {
         }
         self.last_note = notes.last().map_or(self.last_note, |note| note.seq);
         self.sent_run = Some(run.clone());
-        let response =
-            v1::WatchRunResponse { run: Some(run), notes: notes.iter().map(note).collect(), jobs: changed };
+        let response = v1::WatchRunResponse { run: Some(run), notes: notes.iter().map(note).collect(), jobs: changed };
         Ok(if record.run.state.is_final() { Look::Last(response) } else { Look::New(response) })
     }
 }

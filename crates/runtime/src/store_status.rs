@@ -1,0 +1,40 @@
+//! What a failed store call means to a caller of gRPC: one answer for all services.
+
+use std::time::Duration;
+
+use inheritune_api::status;
+use inheritune_store::StoreError;
+use tonic::Status;
+
+/// When a caller may try again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The status for `error`; `field` is the request's field that named what could not be used.
+pub fn store_status(error: &StoreError, field: &str) -> Status {
+    match error {
+        StoreError::NotFound { kind, id } => status::not_found(kind, id),
+        StoreError::RequestIdReused(id) => status::request_id_reused(*id),
+        StoreError::WrongState(problem) => status::failed_precondition(field, problem),
+        StoreError::Location { .. } | StoreError::Corrupt { .. } => status::unusable(field, &error.to_string()),
+        StoreError::Database(e) => {
+            let code = e.as_database_error().map(|refusal| refusal.code().unwrap_or_default().into_owned());
+            match code.as_deref() {
+                // It was not reached; or, by SQLSTATE class: connection, rollback, resources, operator, system.
+                None => away("the database", error),
+                Some(code) if ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => {
+                    away("the database", error)
+                }
+                Some(_) => status::internal(error),
+            }
+        }
+        StoreError::Objects(_) if error.is_retryable() => away("the object store", error),
+        StoreError::Objects(_) | StoreError::Migrate(_) | StoreError::File { .. } | StoreError::LeaseLost(_) => {
+            status::internal(error)
+        }
+    }
+}
+
+fn away(what: &str, error: &StoreError) -> Status {
+    tracing::warn!(%error, "{what} does not answer");
+    status::unavailable(&format!("{what} does not answer"), RETRY_AFTER)
+}

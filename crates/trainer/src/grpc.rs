@@ -1,0 +1,152 @@
+//! `TrainingService`: what a training would take, on the machine that answers.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use inheritune_api::v1::training_service_server::{TrainingService, TrainingServiceServer};
+use inheritune_api::{convert, status, v1};
+use inheritune_domain::artifact::Location;
+use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
+use inheritune_lm::tokens::{TOKENS_FILE, TokenSetMeta};
+use inheritune_lm::{Device, Kind, Tensor, device, no_grad};
+use inheritune_runtime::store_status::store_status;
+use inheritune_store::{Store, StoreError};
+use tokio::sync::OnceCell;
+use tonic::{Request, Response, Status};
+
+use crate::data_order::{DataOrder, StepShape, used_tokens};
+use crate::estimate::{ASSUMED_UTILISATION, Estimate, estimate};
+
+/// Full name of the service, for health and reflection.
+pub const SERVICE_NAME: &str = "inheritune.v1.TrainingService";
+/// Largest `config.json` and `tokens.json` that are read.
+const MAX_JSON_BYTES: u64 = 1 << 20;
+/// Rows and columns of the matrices whose product tells a device's peak.
+const PROBE_WIDTH: i64 = 1024;
+/// Products that are timed; the fastest counts.
+const PROBE_REPEATS: usize = 5;
+/// Longest time for one call.
+const CALL_LIMIT: Duration = Duration::from_secs(30);
+
+/// The service, ready for a server.
+pub fn service(store: Store) -> TrainingServiceServer<Training> {
+    TrainingServiceServer::new(training(store))
+}
+
+/// What answers.
+pub fn training(store: Store) -> Training {
+    Training { store, peak_flops: Arc::default() }
+}
+
+/// TrainingService.
+pub struct Training {
+    store: Store,
+    /// The device's measured matmul peak; measured when first asked for.
+    peak_flops: Arc<OnceCell<f64>>,
+}
+
+#[tonic::async_trait]
+impl TrainingService for Training {
+    async fn estimate(&self, request: Request<v1::EstimateRequest>) -> Result<Response<v1::EstimateResponse>, Status> {
+        let asked = convert::training::Estimate::try_from(request.into_inner())
+            .map_err(|violations| status::invalid_argument(&violations))?;
+        match tokio::time::timeout(CALL_LIMIT, self.answer(&asked)).await {
+            Ok(answer) => answer.map(Response::new),
+            Err(_) => {
+                let problem = format!("there was no answer within {} s", CALL_LIMIT.as_secs());
+                Err(status::unavailable(&problem, Duration::from_secs(1)))
+            }
+        }
+    }
+}
+
+impl Training {
+    async fn answer(&self, asked: &convert::training::Estimate) -> Result<v1::EstimateResponse, Status> {
+        use convert::training::{EstimateModel, EstimateTokens};
+        let config = match &asked.model {
+            EstimateModel::Checkpoint(location) => self.checkpoint_config(location).await?,
+            EstimateModel::Fresh { architecture, vocab_size } => architecture.config(*vocab_size),
+        };
+        let train_tokens = match &asked.tokens {
+            EstimateTokens::Artifact(id) => self.train_tokens(&Location::Artifact(*id)).await?,
+            EstimateTokens::Count(tokens) => *tokens,
+        };
+        let training = &asked.training;
+        let used = used_tokens(train_tokens, asked.data_fraction);
+        let shape = StepShape {
+            block_size: training.block_size,
+            micro_batch: training.micro_batch,
+            gradient_accumulation: training.gradient_accumulation,
+        };
+        let order = DataOrder::new(used, shape, 0).map_err(|e| status::unusable("tokens", &e.to_string()))?;
+        let peak_flops = *self.peak_flops.get_or_try_init(measured_peak).await?;
+        let found = estimate(&config, training, used, peak_flops);
+        let mut notes = vec![format!(
+            "time: 6 N D and attention at {:.0} % of {:.0} GFLOP/s, the matrix product peak measured on this service's machine",
+            ASSUMED_UTILISATION * 100.0,
+            peak_flops / 1e9
+        )];
+        if training.block_size > config.max_positions {
+            notes.push(format!(
+                "block_size exceeds the model's {} positions: training would fail",
+                config.max_positions
+            ));
+        }
+        Ok(response(&found, order.epochs(found.steps), (training.tokens_per_step(), notes)))
+    }
+
+    async fn checkpoint_config(&self, location: &Location) -> Result<DecoderConfig, Status> {
+        let json = self.read(location, "config.json").await.map_err(|e| store_status(&e, "checkpoint"))?;
+        let config = serde_json::from_slice(&json).map_err(|e| e.to_string());
+        let config = config.and_then(|json| DecoderConfig::from_hf(&json).map_err(|e| e.to_string()));
+        config.map_err(|problem| status::unusable("checkpoint", &format!("{location}/config.json: {problem}")))
+    }
+
+    async fn train_tokens(&self, location: &Location) -> Result<u64, Status> {
+        let json = self.read(location, TOKENS_FILE).await.map_err(|e| store_status(&e, "tokens_artifact_id"))?;
+        let meta: TokenSetMeta = serde_json::from_slice(&json)
+            .map_err(|e| status::unusable("tokens_artifact_id", &format!("{location}/{TOKENS_FILE}: {e}")))?;
+        Ok(meta.train_tokens)
+    }
+
+    async fn read(&self, location: &Location, name: &str) -> Result<bytes::Bytes, StoreError> {
+        self.store.open(location).await?.read(name, MAX_JSON_BYTES).await
+    }
+}
+
+fn response(found: &Estimate, epochs: f64, (tokens_per_step, notes): (u64, Vec<String>)) -> v1::EstimateResponse {
+    v1::EstimateResponse {
+        steps: found.steps,
+        tokens_per_step,
+        tokens: found.tokens,
+        epochs,
+        parameters: found.parameters,
+        memory_bytes: found.state_bytes + found.activation_bytes,
+        state_bytes: found.state_bytes,
+        activation_bytes: found.activation_bytes,
+        flops: found.flops,
+        seconds: found.seconds,
+        tokens_per_second: found.tokens as f64 / found.seconds.max(f64::MIN_POSITIVE),
+        notes,
+    }
+}
+
+/// Floating-point operations a second of this machine's device in a product of fp32 matrices.
+async fn measured_peak() -> Result<f64, Status> {
+    let measured = tokio::task::spawn_blocking(|| no_grad(|| probe(device::default_device())));
+    let measured = measured.await.map_err(|error| status::internal(&error))?;
+    measured.map_err(|error| status::internal(&error))
+}
+
+fn probe(device: Device) -> Result<f64, tch::TchError> {
+    let ones = || Tensor::f_ones([PROBE_WIDTH, PROBE_WIDTH], (Kind::Float, device));
+    let (a, b) = (ones()?, ones()?);
+    let mut fastest_s = f64::INFINITY;
+    for _ in 0..PROBE_REPEATS {
+        let started = Instant::now();
+        // Reading one number waits for the device.
+        a.f_matmul(&b)?.f_double_value(&[0, 0])?;
+        fastest_s = fastest_s.min(started.elapsed().as_secs_f64());
+    }
+    Ok(2.0 * (PROBE_WIDTH as f64).powi(3) / fastest_s.max(1e-9))
+}

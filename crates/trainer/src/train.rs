@@ -1,0 +1,204 @@
+//! The train job: fetch, train on a thread of its own, publish a checkpoint that loads anywhere.
+
+use std::path::Path;
+
+use inheritune_domain::artifact::{Artifact, ArtifactKind, Location};
+use inheritune_domain::id::Sha256Digest;
+use inheritune_domain::spec::{TrainSpec, Trained};
+use inheritune_lm::tokens::{TOKENS_FILE, TokenSetMeta};
+use inheritune_runtime::worker::{JobContext, JobError};
+use inheritune_store::artifacts::ArtifactFilter;
+use inheritune_store::jobs::Page;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::file_error;
+use crate::recorder;
+use crate::resume::{self, WEIGHTS_FILE};
+use crate::tokenize::TOKENIZER_FILES;
+use crate::training_loop::{Finished, Training};
+
+const CONFIG_FILE: &str = "config.json";
+const README_FILE: &str = "README.md";
+const TOKENIZER_FILE: &str = "tokenizer.json";
+/// Files of a checkpoint that training does not change, besides its tokenizer.
+const CARRIED_FILES: [&str; 2] = ["generation_config.json", "inheritance.json"];
+
+/// What the artifact's row keeps of a training; with the artifact's id, a [`Trained`].
+#[derive(Debug, Serialize, Deserialize)]
+struct Summary {
+    steps: u64,
+    tokens_seen: u64,
+    epochs: f64,
+    first_loss_nats: f64,
+    last_loss_nats: f64,
+    wall_s: f64,
+}
+
+/// Carries out one train job.
+///
+/// # Errors
+/// As [`Training::run`]; besides, a token set of another tokenizer than the checkpoint's.
+pub async fn run(spec: TrainSpec, context: JobContext) -> Result<Trained, JobError> {
+    if let Some(trained) = published_before(&context).await? {
+        return Ok(trained);
+    }
+    let checkpoint = context.fetch(&spec.checkpoint, "checkpoint").await?;
+    let tokens = context.fetch(&Location::Artifact(spec.tokens), "tokens").await?;
+    check_tokenizer(&checkpoint, &tokens).await?;
+    let saved = resume::newest(&context, &spec).await?;
+    let (recorder, writer) = recorder::channel(context.clone());
+    let training = Training {
+        checkpoint: checkpoint.clone(),
+        tokens: tokens.clone(),
+        scratch: context.cache_dir.clone(),
+        saved,
+        spec: spec.clone(),
+        threads: context.threads,
+        stop: context.stop.clone(),
+        progress: context.progress.clone(),
+        recorder,
+    };
+    // The writer ends when the training drops its side, with all that was handed over written.
+    let (finished, written) = tokio::join!(context.run_blocking("train", move || training.run()), writer.run());
+    // A writer that failed made the training stop: its error is the reason.
+    written?;
+    let artifact =
+        publish(&context, Inputs { spec: &spec, checkpoint: &checkpoint, tokens: &tokens }, finished?).await?;
+    resume::clear(&context.store, context.lease.job).await;
+    trained(&artifact)
+}
+
+/// The result of an earlier attempt that published it and died before it could say so.
+async fn published_before(context: &JobContext) -> Result<Option<Trained>, JobError> {
+    let job = context.lease.job;
+    let filter = ArtifactFilter { kind: Some(ArtifactKind::Checkpoint), job: Some(job), run: None };
+    let found = context.store.list_artifacts(&filter, &Page { size: 1, token: None }).await?;
+    let Some(artifact) = found.items.first() else { return Ok(None) };
+    tracing::info!(artifact = %artifact.id, "an earlier attempt has published the result");
+    resume::clear(&context.store, job).await;
+    trained(artifact).map(Some)
+}
+
+fn trained(artifact: &Artifact) -> Result<Trained, JobError> {
+    let summary: Summary = serde_json::from_value(artifact.metadata.clone())
+        .map_err(|error| JobError::Permanent(format!("metadata of artifact {}: {error}", artifact.id)))?;
+    Ok(Trained {
+        checkpoint: artifact.id,
+        steps: summary.steps,
+        tokens_seen: summary.tokens_seen,
+        epochs: summary.epochs,
+        first_loss_nats: summary.first_loss_nats,
+        last_loss_nats: summary.last_loss_nats,
+        wall_s: summary.wall_s,
+    })
+}
+
+/// Refuses tokens whose ids mean other words to the model.
+async fn check_tokenizer(checkpoint: &Path, tokens: &Path) -> Result<(), JobError> {
+    let path = checkpoint.join(TOKENIZER_FILE);
+    if !path.exists() {
+        return Ok(());
+    }
+    let meta: TokenSetMeta = read_json(&tokens.join(TOKENS_FILE)).await?;
+    let Some(of_tokens) = meta.tokenizer_sha256 else { return Ok(()) };
+    let bytes = tokio::fs::read(&path).await.map_err(|error| file_error(&path, error))?;
+    let of_checkpoint = Sha256Digest::of(&bytes);
+    if of_tokens == of_checkpoint {
+        return Ok(());
+    }
+    Err(JobError::Permanent(format!(
+        "the token set was made with another tokenizer (SHA-256 of {TOKENIZER_FILE} {of_tokens}) than the checkpoint's \
+         ({of_checkpoint}): tokenize the corpus with the checkpoint's own"
+    )))
+}
+
+struct Inputs<'a> {
+    spec: &'a TrainSpec,
+    checkpoint: &'a Path,
+    tokens: &'a Path,
+}
+
+async fn publish(context: &JobContext, inputs: Inputs<'_>, finished: Finished) -> Result<Artifact, JobError> {
+    let Inputs { spec, checkpoint, tokens } = inputs;
+    let state = &finished.state;
+    let mut artifact = context.store.begin_artifact(ArtifactKind::Checkpoint, context.lease);
+    artifact.put_file(WEIGHTS_FILE, &finished.dir.join(WEIGHTS_FILE)).await?;
+    let config = config_of_trained(read_json(&checkpoint.join(CONFIG_FILE)).await?);
+    artifact.put_bytes(CONFIG_FILE, format!("{config:#}\n").into()).await?;
+    let tokenizer = if has_tokenizer(checkpoint) { checkpoint } else { tokens };
+    let carried = TOKENIZER_FILES.iter().map(|name| (tokenizer, name));
+    for (dir, name) in carried.chain(CARRIED_FILES.iter().map(|name| (checkpoint, name))) {
+        let path = dir.join(name);
+        if path.exists() {
+            artifact.put_file(name, &path).await?;
+        }
+    }
+    let card = checkpoint.join(README_FILE);
+    let card = if card.exists() {
+        tokio::fs::read_to_string(&card).await.map_err(|error| file_error(&card, error))?
+    } else {
+        String::new()
+    };
+    artifact.put_bytes(README_FILE, (card + &training_section(spec, &finished)).into()).await?;
+
+    let summary = Summary {
+        steps: state.step,
+        tokens_seen: state.tokens_seen,
+        epochs: finished.epochs,
+        first_loss_nats: state.first_loss_nats.unwrap_or(f64::NAN),
+        last_loss_nats: state.last_loss_nats.unwrap_or(f64::NAN),
+        wall_s: state.wall_s,
+    };
+    let mut metadata = json!(summary);
+    metadata["family"] = json!(finished.config.family);
+    metadata["layers"] = json!(finished.config.n_layers);
+    metadata["parameters"] = json!(finished.config.parameters());
+    metadata["trained_from"] = json!(spec.checkpoint.to_string());
+    let artifact = artifact.publish(Some(state.step), metadata).await?;
+    tracing::info!(artifact = %artifact.id, steps = state.step, wall_s = state.wall_s, "trained checkpoint published");
+    Ok(artifact)
+}
+
+fn has_tokenizer(dir: &Path) -> bool {
+    TOKENIZER_FILES.iter().any(|name| dir.join(name).exists())
+}
+
+/// The trained weights are fp32, whatever the checkpoint's were.
+fn config_of_trained(mut config: Value) -> Value {
+    // transformers calls it `dtype` from version 5 on, and reads both.
+    let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
+    config[key] = json!("float32");
+    config
+}
+
+/// What the model card says of the training.
+fn training_section(spec: &TrainSpec, finished: &Finished) -> String {
+    let (training, state) = (&spec.training, &finished.state);
+    format!(
+        "\n## Training\n\n| | |\n|---|---|\n| steps | {} |\n| tokens seen | {} |\n| passes over the data | {:.2} |\n\
+         | tokens a step | {} |\n| block size | {} |\n| learning rate | {} to {} |\n| optimizer | AdamW, betas {} and {}, \
+         weight decay {} |\n| training loss, first and last | {:.4}, {:.4} nats |\n| seed of the data order | {} |\n",
+        state.step,
+        state.tokens_seen,
+        finished.epochs,
+        training.tokens_per_step(),
+        training.block_size,
+        training.lr_max,
+        training.lr_min,
+        training.beta1,
+        training.beta2,
+        training.weight_decay,
+        state.first_loss_nats.unwrap_or(f64::NAN),
+        state.last_loss_nats.unwrap_or(f64::NAN),
+        spec.seed,
+    )
+}
+
+async fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, JobError> {
+    let bytes = tokio::fs::read(path).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => JobError::Permanent(format!("{} is missing", path.display())),
+        _ => file_error(path, error),
+    })?;
+    serde_json::from_slice(&bytes).map_err(|error| JobError::Permanent(format!("{}: {error}", path.display())))
+}

@@ -1,0 +1,412 @@
+//! The training itself: forward, backward, clip, update; measured, recorded and saved on the way.
+//!
+//! Runs on a thread of its own and knows no store: inputs are local folders, metric points and training states go
+//! through the [`Recorder`]. Everything between two steps is in [`TrainingState`], the weights and the optimizer, so a
+//! stop between any two micro-batches loses at most the step that was being computed.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
+use inheritune_domain::job::{MetricPoint, Progress};
+use inheritune_domain::spec::TrainSpec;
+use inheritune_lm::optimizer::{self, AdamW, AdamWConfig};
+use inheritune_lm::tokens::{TokenSet, TokenSlice};
+use inheritune_lm::{Decoder, Kind, LmError, Tensor, device, no_grad};
+use inheritune_runtime::worker::{JobError, ProgressSender, StopReason, StopSignal};
+
+use crate::data_order::{DataOrder, StepShape, used_tokens};
+use crate::lm_error;
+use crate::recorder::Recorder;
+use crate::resume::{self, OPTIMIZER_FILE, Saved, TrainingState};
+use crate::schedule::learning_rate;
+
+/// Share of the newest step in the running mean of step times.
+const SPEED_WEIGHT: f64 = 0.2;
+/// How far above a random model's expected loss, or below ln(vocabulary), still counts as near: nats.
+const NEAR_RANDOM_NATS: f64 = 0.1;
+
+/// One training, ready to run.
+pub struct Training {
+    /// The folder of the weights to start from, with `config.json`.
+    pub checkpoint: PathBuf,
+    /// The token set's folder.
+    pub tokens: PathBuf,
+    /// An empty folder for what is saved on the way.
+    pub scratch: PathBuf,
+    /// Where an earlier attempt got to.
+    pub saved: Option<Saved>,
+    /// What to do.
+    pub spec: TrainSpec,
+    /// libtorch's threads; its own choice when absent.
+    pub threads: Option<usize>,
+    /// Looked at before every micro-batch.
+    pub stop: StopSignal,
+    /// Told after every step.
+    pub progress: ProgressSender,
+    /// Takes metric points and training states.
+    pub recorder: Recorder,
+}
+
+/// A training that reached its last step.
+#[derive(Debug)]
+pub struct Finished {
+    /// Holds the trained weights, as in a checkpoint.
+    pub dir: PathBuf,
+    /// Where it ended.
+    pub state: TrainingState,
+    /// Passes over the training tokens that it made.
+    pub epochs: f64,
+    /// The model's shape.
+    pub config: DecoderConfig,
+}
+
+impl Training {
+    /// Trains to the last step; blocks.
+    ///
+    /// # Errors
+    /// Permanent: inputs that cannot be used, a loss or gradient that is not finite (step, micro-batch and tensor are
+    /// named), or an inherited model that starts like a random one. [`JobError::Stopped`] when told to stop: a state
+    /// was handed to the recorder before if one is worth keeping.
+    pub fn run(mut self) -> Result<Finished, JobError> {
+        if let Some(threads) = self.threads {
+            device::set_threads(threads);
+        }
+        let tokens = TokenSet::open(&self.tokens).map_err(lm_error)?;
+        let saved = self.saved.take();
+        let mut session = Session::start(&self, &tokens, saved)?;
+        session.train()?;
+        session.finish()
+    }
+}
+
+/// A training under way.
+struct Session<'a> {
+    job: &'a Training,
+    tokens: &'a TokenSet,
+    order: DataOrder,
+    total_steps: u64,
+    model: Decoder,
+    optimizer: AdamW,
+    state: TrainingState,
+    /// The step of the newest state that was saved.
+    saved_step: u64,
+    /// When this attempt started, and the time that earlier ones took.
+    started: Instant,
+    wall_s_before: f64,
+    /// Running mean of a step's time in seconds, without evaluations and saving.
+    step_s: Option<f64>,
+}
+
+/// What one step brought.
+struct StepNumbers {
+    loss_nats: f64,
+    gradient_norm: f64,
+    learning_rate: f64,
+}
+
+impl<'a> Session<'a> {
+    fn start(job: &'a Training, tokens: &'a TokenSet, saved: Option<Saved>) -> Result<Self, JobError> {
+        let training = &job.spec.training;
+        let loaded = Decoder::load(&job.checkpoint, device::default_device())
+            .map_err(|e| name_checkpoint(lm_error(e), &job.spec))?;
+        let config = loaded.config().clone();
+        if tokens.meta().vocab_size > config.vocab_size {
+            let (tokenizer, embedding) = (tokens.meta().vocab_size, config.vocab_size);
+            return Err(lm_error(LmError::VocabularyTooLarge { tokenizer, embedding }));
+        }
+        if training.block_size > config.max_positions {
+            return Err(JobError::Permanent(format!(
+                "training.block_size {} exceeds the model's {} positions",
+                training.block_size, config.max_positions
+            )));
+        }
+        let shape = StepShape {
+            block_size: training.block_size,
+            micro_batch: training.micro_batch,
+            gradient_accumulation: training.gradient_accumulation,
+        };
+        let used = used_tokens(tokens.meta().train_tokens, job.spec.data_fraction);
+        let order = DataOrder::new(used, shape, job.spec.seed).map_err(|e| JobError::Permanent(e.to_string()))?;
+        let model = match &saved {
+            Some(saved) => Decoder::from_weights(config, &saved.dir, loaded.device()).map_err(lm_error)?,
+            None => loaded,
+        };
+        let mut optimizer = AdamW::new(model.parameters(), adamw_config(&job.spec)).map_err(lm_error)?;
+        let state = match saved {
+            Some(saved) => {
+                optimizer.load(&saved.dir.join(OPTIMIZER_FILE)).map_err(lm_error)?;
+                saved.state
+            }
+            None => TrainingState::start(&job.spec),
+        };
+        Ok(Self {
+            job,
+            tokens,
+            order,
+            total_steps: training.total_steps(used),
+            model,
+            optimizer,
+            saved_step: state.step,
+            started: Instant::now(),
+            wall_s_before: state.wall_s,
+            step_s: None,
+            state,
+        })
+    }
+
+    fn train(&mut self) -> Result<(), JobError> {
+        if self.state.step == 0 && self.job.spec.expect_inherited {
+            self.check_inheritance()?;
+        }
+        // After a resume once more: the attempt before may have been stopped in the middle of it.
+        self.evaluate_if_due()?;
+        while self.state.step < self.total_steps {
+            let started = Instant::now();
+            let numbers = self.step()?;
+            self.measure_speed(started.elapsed().as_secs_f64());
+            self.note(&numbers)?;
+            self.evaluate_if_due()?;
+            let every = self.job.spec.training.checkpoint_every_steps;
+            if every > 0 && self.state.step.is_multiple_of(every) && self.state.step < self.total_steps {
+                self.save()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One optimizer step: every micro-batch forward and backward, clip, update.
+    fn step(&mut self) -> Result<StepNumbers, JobError> {
+        let training = &self.job.spec.training;
+        let micro_batches = u64::from(training.gradient_accumulation);
+        let mut loss_sum = 0.0;
+        for micro in 0..micro_batches {
+            self.stop_if_told()?;
+            let ranges = self.order.micro_batch(self.state.step, micro);
+            let (inputs, targets) = batch(self.tokens.train(), &ranges).map_err(lm_error)?;
+            let loss = self.model.loss(&inputs, &targets).map_err(lm_error)?;
+            let loss_nats = loss.f_double_value(&[]).map_err(torch_error)?;
+            if !loss_nats.is_finite() {
+                let starts: Vec<u64> = ranges.iter().map(|range| range.start).collect();
+                return Err(self.broken(&format!(
+                    "the loss of micro-batch {micro} is {loss_nats} (sequences at training tokens {starts:?})"
+                )));
+            }
+            loss_sum += loss_nats;
+            let share = loss.f_div_scalar(micro_batches as f64).map_err(torch_error)?;
+            share.f_backward().map_err(torch_error)?;
+        }
+        // Clipping off is clipping at infinity: the norm is wanted all the same.
+        let max_norm = if training.clip_norm > 0.0 { training.clip_norm } else { f64::INFINITY };
+        let gradient_norm = optimizer::clip_grad_norm(self.model.parameters(), max_norm).map_err(lm_error)?;
+        if !gradient_norm.is_finite() {
+            let tensor = self.broken_gradient()?;
+            return Err(self.broken(&format!("the gradient of `{tensor}` is not finite (global norm {gradient_norm})")));
+        }
+        let learning_rate = learning_rate(self.state.step, training, self.total_steps);
+        self.optimizer.step(learning_rate).map_err(lm_error)?;
+        self.optimizer.zero_grad().map_err(lm_error)?;
+        Ok(StepNumbers { loss_nats: loss_sum / micro_batches as f64, gradient_norm, learning_rate })
+    }
+
+    /// Takes a step into the state, and says so.
+    fn note(&mut self, numbers: &StepNumbers) -> Result<(), JobError> {
+        let training = &self.job.spec.training;
+        self.state.first_loss_nats.get_or_insert(numbers.loss_nats);
+        self.state.step += 1;
+        self.state.tokens_seen += training.tokens_per_step();
+        self.state.window_loss_sum += numbers.loss_nats;
+        self.state.window_steps += 1;
+        let last = self.state.step == self.total_steps;
+        if self.state.step.is_multiple_of(training.log_every_steps) || last {
+            let mean = self.state.window_loss_sum / self.state.window_steps as f64;
+            (self.state.window_loss_sum, self.state.window_steps) = (0.0, 0);
+            self.state.last_loss_nats = Some(mean);
+            self.point("train_loss", mean)?;
+            self.point("learning_rate", numbers.learning_rate)?;
+            self.point("gradient_norm", numbers.gradient_norm)?;
+            if let Some(step_s) = self.step_s {
+                self.point("tokens_per_second", training.tokens_per_step() as f64 / step_s)?;
+            }
+        }
+        self.show_progress(&format!("loss {:.3}", numbers.loss_nats));
+        Ok(())
+    }
+
+    fn show_progress(&self, what: &str) {
+        let tokens_per_step = self.job.spec.training.tokens_per_step();
+        self.job.progress.set(Progress {
+            done: self.state.tokens_seen,
+            total: self.total_steps * tokens_per_step,
+            unit: "tokens".to_owned(),
+            per_second: self.step_s.map_or(0.0, |step_s| tokens_per_step as f64 / step_s),
+            estimated_remaining_seconds: self.step_s.map(|s| s * (self.total_steps - self.state.step) as f64),
+            message: format!("step {}/{} {what}", self.state.step, self.total_steps),
+        });
+    }
+
+    fn measure_speed(&mut self, newest_s: f64) {
+        let mean = self.step_s.map_or(newest_s, |mean| mean + SPEED_WEIGHT * (newest_s - mean));
+        self.step_s = Some(mean.max(1e-9));
+    }
+
+    /// The quick validation loss of the curves: always over the same sequences, spread over the validation part.
+    fn evaluate_if_due(&mut self) -> Result<(), JobError> {
+        let training = &self.job.spec.training;
+        let every = training.evaluate_every_steps;
+        let last = self.state.step == self.total_steps;
+        if every == 0 || !(self.state.step.is_multiple_of(every) || last) {
+            return Ok(());
+        }
+        let block = u64::from(training.block_size);
+        let validation = self.tokens.validation();
+        let sequences = validation.len().saturating_sub(1) / block;
+        if sequences == 0 {
+            // The measurement that decides is the evaluator's, which takes short sequences too.
+            return Ok(());
+        }
+        self.show_progress("measuring the validation loss");
+        let wanted = u64::from(training.evaluate_sequences).min(sequences);
+        let ranges: Vec<_> =
+            (0..wanted).map(|i| i * sequences / wanted * block).map(|start| start..start + block + 1).collect();
+        let mut sum_nats = 0.0;
+        for ranges in ranges.chunks(training.micro_batch as usize) {
+            self.stop_if_told()?;
+            let (inputs, targets) = batch(validation, ranges).map_err(lm_error)?;
+            let loss = no_grad(|| self.model.loss(&inputs, &targets)).map_err(lm_error)?;
+            sum_nats += loss.f_double_value(&[]).map_err(torch_error)? * ranges.len() as f64;
+        }
+        let loss_nats = sum_nats / wanted as f64;
+        if !loss_nats.is_finite() {
+            return Err(self.broken(&format!("the validation loss is {loss_nats}")));
+        }
+        self.point("validation_loss", loss_nats)
+    }
+
+    /// Sees to it that a model said to be inherited is not a random one in disguise. A random model's logits are next
+    /// to nothing: its losses have a mean of ln V + D σ²/2 (logits of variance D σ² after the final norm) and hardly
+    /// vary from one position to the next, while a cut model is wrong in all sorts of ways.
+    #[allow(non_snake_case)]
+    fn check_inheritance(&self) -> Result<(), JobError> {
+        let (inputs, targets) = batch(self.tokens.train(), &self.order.micro_batch(0, 0)).map_err(lm_error)?;
+        let losses_BT = no_grad(|| self.model.losses(&inputs, &targets)).map_err(lm_error)?.to_kind(Kind::Double);
+        let mean = losses_BT.f_mean(Kind::Double).and_then(|mean| mean.f_double_value(&[])).map_err(torch_error)?;
+        let deviation = losses_BT.f_std(false).and_then(|std| std.f_double_value(&[])).map_err(torch_error)?;
+        let config = self.model.config();
+        if !starts_like_random(mean, deviation, config) {
+            return Ok(());
+        }
+        Err(JobError::Permanent(format!(
+            "the model was to inherit its tensors, but its loss before the first step is {mean:.3} nats, that of a random \
+             model (ln of its {} tokens is {:.3}): look at the origins in the checkpoint's inheritance.json, and whether the \
+             token set was made with the model's own tokenizer",
+            config.vocab_size,
+            f64::from(config.vocab_size).ln()
+        )))
+    }
+
+    /// Saves and stops when told to. Between micro-batches the weights are still those of the last whole step.
+    fn stop_if_told(&mut self) -> Result<(), JobError> {
+        match self.job.stop.requested() {
+            None => return Ok(()),
+            Some(StopReason::Shutdown | StopReason::Pause) => self.save()?,
+            Some(StopReason::Cancel | StopReason::LeaseLost) => {}
+        }
+        Err(JobError::Stopped)
+    }
+
+    /// Hands the state of the last whole step to the recorder, unless it has it.
+    fn save(&mut self) -> Result<(), JobError> {
+        if self.saved_step == self.state.step {
+            return Ok(());
+        }
+        self.state.wall_s = self.wall_s();
+        let dir = self.job.scratch.join(format!("state-{}", self.state.step));
+        resume::save(&dir, &self.model, &self.optimizer, &self.state)?;
+        self.job.recorder.state(dir, self.state.step)?;
+        self.saved_step = self.state.step;
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Finished, JobError> {
+        self.state.wall_s = self.wall_s();
+        let dir = self.job.scratch.join("trained");
+        std::fs::create_dir_all(&dir).map_err(|error| crate::file_error(&dir, error))?;
+        self.model.save(&dir).map_err(lm_error)?;
+        let epochs = self.order.epochs(self.state.step);
+        Ok(Finished { dir, epochs, config: self.model.config().clone(), state: self.state })
+    }
+
+    fn wall_s(&self) -> f64 {
+        self.wall_s_before + self.started.elapsed().as_secs_f64()
+    }
+
+    fn point(&self, name: &str, value: f64) -> Result<(), JobError> {
+        let (step, tokens_seen) = (self.state.step, self.state.tokens_seen);
+        self.job.recorder.point(MetricPoint { step, tokens_seen, name: name.to_owned(), value })
+    }
+
+    /// The first parameter whose gradient is not finite.
+    fn broken_gradient(&self) -> Result<&str, JobError> {
+        for parameter in self.model.parameters() {
+            let Some(gradient) = optimizer::gradient(parameter).map_err(lm_error)? else { continue };
+            let sum = gradient.f_sum(Kind::Double).and_then(|sum| sum.f_double_value(&[])).map_err(torch_error)?;
+            if !sum.is_finite() {
+                return Ok(&parameter.name);
+            }
+        }
+        // Each is finite, their squares are not.
+        Ok("all tensors together")
+    }
+
+    fn broken(&self, what: &str) -> JobError {
+        JobError::Permanent(format!(
+            "step {}: {what}; lower training.lr_max, lengthen warmup_steps or clip gradients (clip_norm)",
+            self.state.step
+        ))
+    }
+}
+
+/// Inputs and targets of sequences that are one token longer than a block: int64 [B, T] each.
+#[allow(non_snake_case)]
+fn batch(tokens: TokenSlice<'_>, ranges: &[std::ops::Range<u64>]) -> Result<(Tensor, Tensor), LmError> {
+    let (mut inputs, mut targets) = (Vec::new(), Vec::new());
+    for range in ranges {
+        let ids = tokens.read(range.clone())?;
+        inputs.extend_from_slice(&ids[..ids.len() - 1]);
+        targets.extend_from_slice(&ids[1..]);
+    }
+    let shape = [ranges.len() as i64, -1];
+    Ok((Tensor::from_slice(&inputs).f_view(shape)?, Tensor::from_slice(&targets).f_view(shape)?))
+}
+
+/// Whether losses of this mean and standard deviation over positions are those of a random model of this shape.
+fn starts_like_random(mean_nats: f64, deviation_nats: f64, config: &DecoderConfig) -> bool {
+    let logit_variance = f64::from(config.d_model) * config.init_std * config.init_std;
+    let uniform_nats = f64::from(config.vocab_size).ln();
+    let near = (uniform_nats - NEAR_RANDOM_NATS)..(uniform_nats + logit_variance / 2.0 + NEAR_RANDOM_NATS);
+    near.contains(&mean_nats) && deviation_nats < 1.5 * logit_variance.sqrt() + NEAR_RANDOM_NATS
+}
+
+fn adamw_config(spec: &TrainSpec) -> AdamWConfig {
+    let training = &spec.training;
+    AdamWConfig {
+        beta1: training.beta1,
+        beta2: training.beta2,
+        eps: training.adam_eps,
+        weight_decay: training.weight_decay,
+        decay: training.decay,
+    }
+}
+
+fn name_checkpoint(error: JobError, spec: &TrainSpec) -> JobError {
+    match error {
+        JobError::Retryable(message) => JobError::Retryable(format!("checkpoint {}: {message}", spec.checkpoint)),
+        JobError::Permanent(message) => JobError::Permanent(format!("checkpoint {}: {message}", spec.checkpoint)),
+        JobError::Stopped => JobError::Stopped,
+    }
+}
+
+fn torch_error(error: tch::TchError) -> JobError {
+    lm_error(LmError::Torch(error))
+}
