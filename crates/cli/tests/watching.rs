@@ -49,11 +49,8 @@ impl RunService for Story {
     ) -> Result<Response<v1::CreateRunResponse>, Status> {
         let mut created = self.created.lock().unwrap();
         created.push(request.into_inner().request_id);
-        let run = if created.len() <= self.dead_runs {
-            run(v1::JobStatus::Failed)
-        } else {
-            run(v1::JobStatus::Running)
-        };
+        let run =
+            if created.len() <= self.dead_runs { run(v1::JobStatus::Failed) } else { run(v1::JobStatus::Running) };
         Ok(Response::new(v1::CreateRunResponse { run: Some(run) }))
     }
 
@@ -221,7 +218,8 @@ async fn the_end_of_a_run_leaves_a_report_and_a_checkpoint() {
     };
     let server = served(&story).await;
     let (report, export) = (dir.path().join("report"), dir.path().join("a/target"));
-    let args = ["run", "create", "deploy/recipes/demo-full-data.toml", "--report", report.to_str().unwrap(), "--export"];
+    let args =
+        ["run", "create", "deploy/recipes/demo-full-data.toml", "--report", report.to_str().unwrap(), "--export"];
     let output = output(&server, &[&args[..], &[export.to_str().unwrap()]].concat()).await;
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(std::fs::read_to_string(report.join("index.html")).unwrap().contains("6 of 8 layers"));

@@ -20,7 +20,7 @@ pub fn page(view: &View, plots: &[Plot]) -> String {
             out.push_str("<p>No model has been made yet.</p>");
         } else {
             table_html(out, &table);
-            out.push_str("<p class=\"caption\">As the paper's Table 4. ± is one standard error.</p>");
+            let _ = write!(out, "<p class=\"caption\">{}</p>", markup(tables::MODELS_CAPTION));
         }
     });
     for plot in plots {
@@ -31,13 +31,13 @@ pub fn page(view: &View, plots: &[Plot]) -> String {
     if let Some(table) = tables::repetition(view) {
         section(&mut body, "repetition", "Repeated passes against fresh data", |out| {
             table_html(out, &table);
-            out.push_str(
-                "<p class=\"caption\">As the paper's Table 3, in validation loss: compare rows that saw as many tokens. \
-                 All start from the same inherited layers.</p>",
-            );
+            let _ = write!(out, "<p class=\"caption\">{}</p>", markup(tables::REPETITION_CAPTION));
         });
     }
-    section(&mut body, "caveats", "What these numbers do not show", |out| list(out, "ul", &view.caveats()));
+    let caveats = view.caveats();
+    if !caveats.is_empty() {
+        section(&mut body, "caveats", "What these numbers do not show", |out| list(out, "ul", &caveats));
+    }
     section(&mut body, "decisions", "What was decided", |out| decisions(out, view));
     section(&mut body, "origins", "Where the target's tensors came from", |out| origins(out, view));
     section(&mut body, "jobs", "Jobs", |out| jobs(out, view));
@@ -125,8 +125,8 @@ fn cards(view: &View) -> Vec<(&'static str, String, String)> {
         cards.push(("Validation loss", numbers::loss(validation.value), error));
     }
     if let Some(difference) = winner.difference {
-        let note = if difference.is_noise() { "within the noise" } else { "nats" };
-        cards.push(("Less the reference's", numbers::signed(difference.value), note.to_owned()));
+        let note = if difference.is_noise() { "nats, within the noise" } else { "nats" };
+        cards.push(("vs. reference", numbers::signed(difference.value), note.to_owned()));
     }
     if let Some(tokens) = winner.tokens {
         let epochs = winner.epochs.map(|e| format!("{e:.2} epochs")).unwrap_or_default();
@@ -216,14 +216,7 @@ fn origins(out: &mut String, view: &View) {
     }
     let _ = write!(out, "<p>{} tensors: {}.</p>", view.data.origins.len(), markup(&tables::origin_counts(view)));
     if let Some(table) = tables::first_losses(view) {
-        let guessing = view.data.run.tokens.and_then(|tokens| tokens.vocab_size).map(|vocab_size| {
-            format!(" Guessing evenly costs ln({vocab_size}) = {} nats.", numbers::loss(f64::from(vocab_size).ln()))
-        });
-        let _ = write!(
-            out,
-            "<p>The loss before the first update shows that the inherited tensors were really there.{}</p>",
-            guessing.unwrap_or_default()
-        );
+        let _ = write!(out, "<p>{}</p>", markup(&view.first_loss_note()));
         table_html(out, &table);
     }
     out.push_str("<details><summary>Every tensor</summary>");

@@ -21,23 +21,35 @@ pub fn page(view: &View, plots: &[Plot]) -> String {
         numbers::moment(data.created_at),
     );
     table(&mut out, &tables::models(view));
+    if !view.rows.is_empty() {
+        let _ = write!(out, "{}\n\n", tables::MODELS_CAPTION);
+    }
     for plot in plots {
         let _ = write!(out, "## {}\n\n![{}]({})\n\n{}\n\n", plot.title, plot.title, plot.file, plot.caption);
     }
     if let Some(repetition) = tables::repetition(view) {
         out.push_str("## Repeated passes against fresh data\n\n");
         table(&mut out, &repetition);
+        let _ = write!(out, "{}\n\n", tables::REPETITION_CAPTION);
     }
-    out.push_str("## What these numbers do not show\n\n");
-    for note in view.caveats() {
-        let _ = writeln!(out, "- {note}");
+    let caveats = view.caveats();
+    if !caveats.is_empty() {
+        out.push_str("## What these numbers do not show\n\n");
+        for note in caveats {
+            let _ = writeln!(out, "- {note}");
+        }
+        out.push('\n');
     }
-    out.push_str("\n## What was decided\n\n");
+    out.push_str("## What was decided\n\n");
     for (at, note) in &data.notes {
         let _ = writeln!(out, "- {} {}", numbers::clock(*at), markdown_cell(note));
     }
     out.push_str("\n## Where the target's tensors came from\n\n");
+    if data.origins.is_empty() {
+        out.push_str("There is no target yet.\n\n");
+    }
     if let Some(losses) = tables::first_losses(view) {
+        let _ = write!(out, "{}\n\n", view.first_loss_note());
         table(&mut out, &losses);
     }
     if !data.origins.is_empty() {

@@ -43,6 +43,13 @@ pub struct TableRow {
     pub cells: Vec<String>,
 }
 
+/// What to know when reading [`models`].
+pub const MODELS_CAPTION: &str =
+    "As the paper's Table 4. ± is one standard error. Against the reference, less is better.";
+/// What to know when reading [`repetition`].
+pub const REPETITION_CAPTION: &str = "As the paper's Table 3, in validation loss: compare rows that saw as many tokens. All \
+                                      start from the same inherited layers.";
+
 const ABSENT: &str = "–";
 
 fn columns<const N: usize>(heads: [(&'static str, Align); N]) -> Vec<Column> {
@@ -79,7 +86,7 @@ pub fn models(view: &View) -> Table {
             ("Initialisation", Left),
             ("Steps", Right),
             ("Validation loss (nats)", Right),
-            ("Less the reference's", Right),
+            ("vs. reference", Right),
             ("Parameters", Right),
             ("Tokens", Right),
             ("Epochs", Right),
@@ -125,7 +132,7 @@ pub fn repetition(view: &View) -> Option<Table> {
             ("Passes", Right),
             ("Tokens seen", Right),
             ("Validation loss (nats)", Right),
-            ("Less the target's", Right),
+            ("vs. target", Right),
         ]),
         rows: rows.collect(),
     })

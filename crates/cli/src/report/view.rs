@@ -274,10 +274,10 @@ impl<'a> View<'a> {
             text.push_str(&format!("; the reference's is {}. ", reference.text()));
             text.push_str(&match (difference.is_noise(), difference.value < 0.0) {
                 (true, _) => {
-                    format!("The difference, {}, is within {NOISE_ERRORS} standard errors of none.", difference.text())
+                    format!("The difference, {}, is within {NOISE_ERRORS} standard errors of zero.", difference.text())
                 }
-                (false, true) => format!("The target is better by {}.", numbers::loss(-difference.value)),
-                (false, false) => format!("The target is worse by {}.", numbers::loss(difference.value)),
+                (false, true) => format!("The target is better by {} nats.", numbers::loss(-difference.value)),
+                (false, false) => format!("The target is worse by {} nats.", numbers::loss(difference.value)),
             });
         } else {
             text.push('.');
@@ -291,6 +291,9 @@ impl<'a> View<'a> {
     /// What a reader should know before believing the table.
     pub fn caveats(&self) -> Vec<String> {
         let run = &self.data.run;
+        if self.rows.iter().all(|row| row.validation.is_none()) {
+            return Vec::new();
+        }
         let mut notes = vec![format!(
             "Every row is one training run with one seed ({}). Another seed gives other numbers; how different they \
              would be is not measured here. Change `seed` and run again before building on a small difference.",
@@ -328,6 +331,17 @@ impl<'a> View<'a> {
             );
         }
         notes
+    }
+
+    /// What the losses before the first update are there for.
+    pub fn first_loss_note(&self) -> String {
+        let guessing = self.data.run.tokens.and_then(|tokens| tokens.vocab_size).map(|vocab_size| {
+            format!(" Guessing evenly costs ln({vocab_size}) = {} nats.", numbers::loss(f64::from(vocab_size).ln()))
+        });
+        format!(
+            "The loss before the first update shows whether the inherited tensors were really there.{}",
+            guessing.unwrap_or_default()
+        )
     }
 
     fn control_notes(&self) -> Vec<String> {

@@ -75,7 +75,8 @@ fn draw_labels(svg: &mut Svg, frame: &Frame, models: &[(&Row, f64, Measured)]) {
     let mut placed: Vec<(bool, f64)> = Vec::new();
     for (x, y, row) in labels {
         let on_right = x < middle;
-        let mut y = y - 6.0;
+        // The line of growth reaches a dot from the upper left.
+        let mut y = if on_right { y - 6.0 } else { y + 16.0 };
         while let Some((_, other)) =
             placed.iter().find(|(side, other)| *side == on_right && (y - other).abs() < LABEL_GAP)
         {
