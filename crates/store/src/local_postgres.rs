@@ -16,7 +16,7 @@ mod server;
 use std::fs::{File, TryLockError};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
@@ -27,6 +27,8 @@ use server::Server;
 
 /// The superuser, and the database that is always there.
 const NAME: &str = "inheritune";
+/// Longest wait for an owner that is just ending, or a child of one that has not closed its copy of the lock yet.
+const LOCK_LIMIT: Duration = Duration::from_secs(1);
 /// Between two looks at a process.
 const POLL: Duration = Duration::from_millis(10);
 /// Longest wait for a server that was told to disconnect everybody and write everything down.
@@ -143,7 +145,7 @@ impl LocalPostgres {
     pub async fn start(data_dir: &Path, pg_bin: Option<&Path>) -> Result<Self, LocalPostgresError> {
         std::fs::create_dir_all(data_dir).map_err(|e| file_error(data_dir, e))?;
         let data_dir = data_dir.canonicalize().map_err(|e| file_error(data_dir, e))?;
-        let lock = lock(&data_dir)?;
+        let lock = lock(&data_dir).await?;
         let cluster = Cluster::new(&data_dir);
         let made_by = cluster.version()?;
         let binaries = Binaries::find(pg_bin, made_by).await?;
@@ -194,19 +196,22 @@ impl LocalPostgres {
 }
 
 /// Takes the folder for this process. The lock goes with the process, however it ends.
-fn lock(data_dir: &Path) -> Result<File, LocalPostgresError> {
+async fn lock(data_dir: &Path) -> Result<File, LocalPostgresError> {
     let path = data_dir.join("lock");
     let failed = |e| file_error(&path, e);
-    let mut file =
-        File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut owner = String::new();
-            file.read_to_string(&mut owner).map_err(failed)?;
-            return Err(LocalPostgresError::InUse { data_dir: data_dir.to_owned(), owner: owner.trim().to_owned() });
+    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+    let deadline = Instant::now() + LOCK_LIMIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => tokio::time::sleep(POLL).await,
+            Err(TryLockError::WouldBlock) => {
+                let mut owner = String::new();
+                file.read_to_string(&mut owner).map_err(failed)?;
+                return Err(LocalPostgresError::InUse { data_dir: data_dir.to_owned(), owner: owner.trim().to_owned() });
+            }
+            Err(TryLockError::Error(e)) => return Err(failed(e)),
         }
-        Err(TryLockError::Error(e)) => return Err(failed(e)),
     }
     file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
     Ok(file)

@@ -49,14 +49,6 @@ fn signal(pid: &str, signal: &str) -> bool {
     Command::new("sh").args(["-c", "kill -$1 $2 2>/dev/null", "sh", signal, pid]).status().unwrap().success()
 }
 
-async fn gone(pid: &str) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while signal(pid, "0") {
-        assert!(Instant::now() < deadline, "process {pid} is still there");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
 #[tokio::test]
 async fn data_is_kept_from_start_to_start() {
     let (dir, _sweeper) = folder();

@@ -101,7 +101,7 @@ impl Cluster {
             (Signal::KILL, IMMEDIATE_STOP_LIMIT),
         ] {
             // Gone already is as good.
-            drop(kill_process(pid, signal));
+            let _ = kill_process(pid, signal);
             let deadline = Instant::now() + limit;
             while Instant::now() < deadline {
                 if !self.is_served_by(pid) {

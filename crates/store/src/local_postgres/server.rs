@@ -134,7 +134,7 @@ impl Server {
     fn tell(&self, signal: Signal) {
         // A process that is gone needs no telling; until it is waited for, its number is not used again.
         if let Some(pid) = Pid::from_raw(self.process.id().cast_signed()) {
-            drop(kill_process(pid, signal));
+            let _ = kill_process(pid, signal);
         }
     }
 }
@@ -177,6 +177,13 @@ fn socket_dir(data_dir: &Path, account: Account) -> Result<PathBuf, LocalPostgre
         made => made.map_err(failed)?,
     }
     account.give(&dir)?;
+    // Whoever left these is gone. The number in the lock may be a stranger's by now, and would stop the start.
+    for leftover in [format!(".s.PGSQL.{PORT}"), format!(".s.PGSQL.{PORT}.lock")] {
+        match std::fs::remove_file(dir.join(leftover)) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed(e)),
+            _ => {}
+        }
+    }
     Ok(dir)
 }
 
