@@ -264,7 +264,9 @@ impl ArtifactRow {
     fn artifact(self) -> Result<Artifact, StoreError> {
         let digest = |bytes: Vec<u8>| {
             let bytes = <[u8; 32]>::try_from(bytes);
-            bytes.map(Sha256Digest).map_err(|_| corrupt(format!("artifacts.manifest_sha256 of {}", self.id), "is no digest"))
+            bytes
+                .map(Sha256Digest)
+                .map_err(|_| corrupt(format!("artifacts.manifest_sha256 of {}", self.id), "is no digest"))
         };
         Ok(Artifact {
             id: ArtifactId(self.id),

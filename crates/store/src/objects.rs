@@ -15,9 +15,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::{StreamExt as _, TryStreamExt as _};
+use object_store::ObjectStoreExt as _;
 use object_store::path::Path as Key;
-use object_store::{ObjectMeta, ObjectStoreExt as _};
 use tokio_util::task::TaskTracker;
 
 use crate::StoreError;
@@ -88,8 +87,7 @@ impl Objects {
             StorageConfig::Folder { path } => (Bucket::folder(path)?, Key::default(), S3Options::default()),
             StorageConfig::Memory => (Bucket::memory(), Key::default(), S3Options::default()),
             StorageConfig::S3 { bucket, prefix, endpoint, region, allow_http } => {
-                let options =
-                    S3Options { endpoint: endpoint.clone(), region: region.clone(), allow_http: *allow_http };
+                let options = S3Options { endpoint: endpoint.clone(), region: region.clone(), allow_http: *allow_http };
                 let prefix = Key::parse(prefix).map_err(|e| field("storage.prefix", e))?;
                 (Bucket::s3(bucket, &options)?, prefix, options)
             }
@@ -141,27 +139,18 @@ impl Objects {
 
     /// Deletes all objects under `location`; one that is gone already is no error.
     pub(crate) async fn delete(&self, location: &str) -> Result<(), StoreError> {
-        let prefix = self.key(location, "")?;
-        let keys: Vec<Key> = self.own.store.list(Some(&prefix)).map_ok(|object| object.location).try_collect().await?;
-        let mut deleted = self.own.store.delete_stream(futures::stream::iter(keys.into_iter().map(Ok)).boxed());
-        while let Some(deleted) = deleted.next().await {
-            match deleted {
-                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
+        self.own.delete(&self.key(location, "")?).await
     }
 
-    /// All objects under `location`, with their keys after the configured prefix.
-    pub(crate) async fn list(&self, location: &str) -> Result<Vec<(String, ObjectMeta)>, StoreError> {
-        let found: Vec<ObjectMeta> = self.own.store.list(Some(&self.key(location, "")?)).try_collect().await?;
-        let relative = |object: ObjectMeta| {
-            let parts: Vec<_> = object.location.prefix_match(&self.prefix)?.collect();
-            let key: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
-            Some((key.join("/"), object))
+    /// The keys of all objects under `location`, unfinished ones included where they can be seen, each with when it was
+    /// written, in seconds since 1970.
+    pub(crate) async fn written(&self, location: &str) -> Result<Vec<(String, f64)>, StoreError> {
+        let written = self.own.written(&self.key(location, "")?).await?;
+        let relative = |(key, at): (String, f64)| {
+            let key = key.strip_prefix(self.prefix.as_ref())?.trim_start_matches('/').to_owned();
+            Some((key, at))
         };
-        Ok(found.into_iter().filter_map(relative).collect())
+        Ok(written.into_iter().filter_map(relative).collect())
     }
 
     pub(crate) fn cleanups(&self) -> &TaskTracker {

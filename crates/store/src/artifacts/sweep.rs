@@ -31,9 +31,8 @@ impl Store {
     /// The database's; the object store's.
     pub async fn sweep_orphans(&self, older_than: Duration) -> Result<u64, StoreError> {
         let mut places: BTreeMap<String, Place> = BTreeMap::new();
-        for (key, object) in self.objects.list(ROOT).await? {
+        for (key, written_s) in self.objects.written(ROOT).await? {
             let Some((location, job, token)) = read_place(&key) else { continue };
-            let written_s = object.last_modified.timestamp_millis() as f64 / 1e3;
             let place = Place { location: location.clone(), job, token, written_s };
             let place = places.entry(location).or_insert(place);
             place.written_s = place.written_s.max(written_s);

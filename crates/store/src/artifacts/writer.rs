@@ -69,6 +69,48 @@ impl Store {
             settled: false,
         }
     }
+
+    /// Writes the row, if `lease` still holds. The writer stays out of it: it cannot be shared between threads.
+    async fn publish_row(&self, lease: LeaseKey, mut artifact: Artifact, files: i32) -> Result<Artifact, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        // The share lock keeps the reaper out until the row is committed.
+        let held = sqlx::query!(
+            "-- artifacts.fence
+             SELECT j.run_id
+             FROM job_queue q
+             JOIN jobs j ON j.id = q.job_id
+             WHERE q.job_id = $1 AND q.lease_token = $2 AND q.lease_until > now()
+             FOR SHARE OF q",
+            lease.job.0,
+            lease.token.0,
+        )
+        .fetch_optional(&mut *tx)
+        .await?;
+        let held = held.ok_or(StoreError::LeaseLost(lease.job))?;
+        artifact.run = held.run_id.map(Into::into);
+        artifact.created_at = sqlx::query_scalar!(
+            "-- artifacts.publish
+             INSERT INTO artifacts (id, kind, location, manifest_sha256, size_bytes, file_count, job_id, run_id, lease_token,
+                                    step, metadata)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+             RETURNING created_at",
+            artifact.id.0,
+            artifact.kind.as_str(),
+            artifact.location,
+            artifact.manifest_sha256.as_ref().map(|digest| &digest.0[..]),
+            rows::signed(artifact.size_bytes),
+            files,
+            lease.job.0,
+            held.run_id,
+            lease.token.0,
+            artifact.step.map(rows::signed),
+            artifact.metadata,
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(artifact)
+    }
 }
 
 impl ArtifactWriter {
@@ -139,54 +181,14 @@ impl ArtifactWriter {
             metadata,
             created_at: time::OffsetDateTime::UNIX_EPOCH,
         };
-        let inserted = self.insert(artifact, file_count(manifest.files.len())).await;
+        let store = self.store.clone();
+        let inserted = store.publish_row(self.lease, artifact, file_count(manifest.files.len())).await;
         match &inserted {
             Err(StoreError::LeaseLost(_)) => self.discard().await,
             // A commit whose reply was lost may have happened: the files stay, and if it did not, the sweep has them.
             Ok(_) | Err(_) => self.settled = true,
         }
         inserted
-    }
-
-    async fn insert(&self, mut artifact: Artifact, files: i32) -> Result<Artifact, StoreError> {
-        let mut tx = self.store.pool.begin().await?;
-        // The share lock keeps the reaper out until the row is committed.
-        let held = sqlx::query!(
-            "-- artifacts.fence
-             SELECT j.run_id
-             FROM job_queue q
-             JOIN jobs j ON j.id = q.job_id
-             WHERE q.job_id = $1 AND q.lease_token = $2 AND q.lease_until > now()
-             FOR SHARE OF q",
-            self.lease.job.0,
-            self.lease.token.0,
-        )
-        .fetch_optional(&mut *tx)
-        .await?;
-        let held = held.ok_or(StoreError::LeaseLost(self.lease.job))?;
-        artifact.run = held.run_id.map(Into::into);
-        artifact.created_at = sqlx::query_scalar!(
-            "-- artifacts.publish
-             INSERT INTO artifacts (id, kind, location, manifest_sha256, size_bytes, file_count, job_id, run_id, lease_token,
-                                    step, metadata)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
-             RETURNING created_at",
-            artifact.id.0,
-            artifact.kind.as_str(),
-            artifact.location,
-            artifact.manifest_sha256.as_ref().map(|digest| &digest.0[..]),
-            rows::signed(artifact.size_bytes),
-            files,
-            self.lease.job.0,
-            held.run_id,
-            self.lease.token.0,
-            artifact.step.map(rows::signed),
-            artifact.metadata,
-        )
-        .fetch_one(&mut *tx)
-        .await?;
-        tx.commit().await?;
-        Ok(artifact)
     }
 
     /// Deletes what was uploaded.
@@ -324,13 +326,33 @@ mod tests {
     #[test]
     fn names_are_such_that_every_store_can_keep_them() {
         let taken = ["weights/a.bin".to_owned(), "b".to_owned()];
-        for good in ["a", "weights/b.bin", "weights/a.bin2", "model-00001-of-00002.safetensors", "x y+z=1_2", "..a", "bb"] {
+        for good in
+            ["a", "weights/b.bin", "weights/a.bin2", "model-00001-of-00002.safetensors", "x y+z=1_2", "..a", "bb"]
+        {
             assert_eq!(check_name(good, &taken), Ok(()), "{good}");
         }
         let long = "a".repeat(513);
         for bad in [
-            "", "/a", "a/", "a//b", "..", "a/../b", ".", "./a", "a\\b", "a\0", "ä", "a#1", "a%2f", "manifest.json",
-            "manifest.json/a", "b", "b/c", "weights", "weights/a.bin/c", &long,
+            "",
+            "/a",
+            "a/",
+            "a//b",
+            "..",
+            "a/../b",
+            ".",
+            "./a",
+            "a\\b",
+            "a\0",
+            "ä",
+            "a#1",
+            "a%2f",
+            "manifest.json",
+            "manifest.json/a",
+            "b",
+            "b/c",
+            "weights",
+            "weights/a.bin/c",
+            &long,
         ] {
             assert!(check_name(bad, &taken).is_err(), "{bad}");
         }

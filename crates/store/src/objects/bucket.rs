@@ -1,18 +1,22 @@
 //! One store: a local folder, memory, or an S3 bucket; and one readable file in it or on this machine.
 
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path as Key;
 use object_store::signer::Signer as _;
-use object_store::{BackoffConfig, ClientConfigKey, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, RetryConfig};
+use object_store::{
+    BackoffConfig, ClientConfigKey, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _, RetryConfig,
+};
 use url::Url;
 
 use super::field;
@@ -25,6 +29,8 @@ const REQUEST_TIMEOUT: &str = "300 seconds";
 const MAX_RETRIES: usize = 8;
 /// From the first try of a request to the last; below the 5 minutes that its signature may age.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(180);
+/// Folders above an artifact's own that go with the last artifact in them: its job's and its kind's.
+const FOLDERS_ABOVE: usize = 2;
 /// How long a download URL works.
 const DOWNLOAD_URL_VALID: Duration = Duration::from_secs(3600);
 
@@ -56,7 +62,7 @@ impl Bucket {
         let bad = |problem: String| field("storage.path", format!("{}: {problem}", path.display()));
         std::fs::create_dir_all(path).map_err(|e| bad(format!("cannot be made: {e}")))?;
         let store = LocalFileSystem::new_with_prefix(path).map_err(|e| bad(e.to_string()))?;
-        let store = store.with_fsync(true).with_automatic_cleanup(true);
+        let store = store.with_fsync(true);
         Ok(Self { store: Arc::new(store.clone()), kind: BucketKind::Folder(store) })
     }
 
@@ -68,11 +74,8 @@ impl Bucket {
         if name.is_empty() {
             return Err(field("storage.bucket", "is empty"));
         }
-        let retry = RetryConfig {
-            backoff: BackoffConfig::default(),
-            max_retries: MAX_RETRIES,
-            retry_timeout: RETRY_TIMEOUT,
-        };
+        let retry =
+            RetryConfig { backoff: BackoffConfig::default(), max_retries: MAX_RETRIES, retry_timeout: RETRY_TIMEOUT };
         let mut builder = AmazonS3Builder::from_env()
             .with_bucket_name(name)
             .with_virtual_hosted_style_request(false)
@@ -92,6 +95,44 @@ impl Bucket {
         Ok(Self { store: store.clone(), kind: BucketKind::S3(store) })
     }
 
+    /// The keys under `prefix`, each with when it was written, in seconds since 1970.
+    pub(super) async fn written(&self, prefix: &Key) -> Result<Vec<(String, f64)>, StoreError> {
+        match &self.kind {
+            // By our own eyes: to object_store, what a killed process was still writing does not exist.
+            BucketKind::Folder(folder) => {
+                let (dir, key) = (folder.path_to_filesystem(prefix)?, prefix.to_string());
+                on_disk(&dir.clone(), move || {
+                    let mut found = Vec::new();
+                    walk(&dir, &key, &mut found)?;
+                    Ok(found)
+                })
+                .await
+            }
+            BucketKind::Memory | BucketKind::S3(_) => {
+                let seconds = |object: ObjectMeta| object.last_modified.timestamp_millis() as f64 / 1e3;
+                let objects = self.store.list(Some(prefix));
+                Ok(objects.map_ok(|object| (object.location.to_string(), seconds(object))).try_collect().await?)
+            }
+        }
+    }
+
+    /// Deletes all objects under `prefix`; one that is gone already is no error.
+    pub(super) async fn delete(&self, prefix: &Key) -> Result<(), StoreError> {
+        if let BucketKind::Folder(folder) = &self.kind {
+            let dir = folder.path_to_filesystem(prefix)?;
+            return on_disk(&dir.clone(), move || remove(&dir)).await;
+        }
+        let keys: Vec<Key> = self.store.list(Some(prefix)).map_ok(|object| object.location).try_collect().await?;
+        let mut deleted = self.store.delete_stream(futures::stream::iter(keys.into_iter().map(Ok)).boxed());
+        while let Some(deleted) = deleted.next().await {
+            match deleted {
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// Where a client gets the object `key`.
     async fn download_url(&self, key: &Key) -> Result<String, StoreError> {
         match &self.kind {
@@ -106,12 +147,57 @@ impl Bucket {
     }
 }
 
+fn walk(dir: &Path, key: &str, found: &mut Vec<(String, f64)>) -> io::Result<()> {
+    let entries = match dir.read_dir() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let key = format!("{key}/{}", entry.file_name().to_string_lossy());
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => walk(&entry.path(), &key, found)?,
+            Ok(metadata) => {
+                // Before 1970 is long ago either way.
+                let written = metadata.modified()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                found.push((key, written.as_secs_f64()));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Removes a folder with all in it, and those above that become empty.
+fn remove(dir: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    // Who is about to write there makes them again.
+    let above = dir.ancestors().skip(1).take(FOLDERS_ABOVE);
+    above.map(std::fs::remove_dir).take_while(Result::is_ok).for_each(drop);
+    Ok(())
+}
+
+/// Does `work` on `path` where waiting for a disk hurts nobody.
+async fn on_disk<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, StoreError> {
+    let done = tokio::task::spawn_blocking(work).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
+    done.map_err(|source| StoreError::File { path: path.display().to_string(), source })
+}
+
 fn check_endpoint(endpoint: &str, allow_http: bool) -> Result<(), StoreError> {
     let url = Url::parse(endpoint).map_err(|e| field("storage.endpoint", format!("`{endpoint}` is not a URL: {e}")))?;
     match url.scheme() {
         "https" => Ok(()),
         "http" if allow_http => Ok(()),
-        "http" => Err(field("storage.endpoint", format!("`{endpoint}` is not encrypted; use https:// or set allow_http"))),
+        "http" => {
+            Err(field("storage.endpoint", format!("`{endpoint}` is not encrypted; use https:// or set allow_http")))
+        }
         _ => Err(field("storage.endpoint", format!("`{endpoint}` must start with https:// or http://"))),
     }
 }
@@ -228,10 +314,10 @@ impl Expected {
         }
     }
 
-    fn io_error(&self, path: &Path, error: std::io::Error) -> StoreError {
+    fn io_error(&self, path: &Path, error: io::Error) -> StoreError {
         match error.kind() {
-            std::io::ErrorKind::NotFound => self.missing(),
-            std::io::ErrorKind::UnexpectedEof => corrupt(&self.shown, "became shorter while it was read"),
+            io::ErrorKind::NotFound => self.missing(),
+            io::ErrorKind::UnexpectedEof => corrupt(&self.shown, "became shorter while it was read"),
             _ => StoreError::File { path: path.display().to_string(), source: error },
         }
     }

@@ -172,7 +172,9 @@ impl Walk {
 
     fn walk(&self, dir: &Path, prefix: &str, depth: usize, found: &mut Found) -> Result<(), StoreError> {
         if depth > MAX_DEPTH {
-            return Err(self.refused(format!("`{prefix}` is more than {MAX_DEPTH} folders deep; do its links go in circles?")));
+            return Err(
+                self.refused(format!("`{prefix}` is more than {MAX_DEPTH} folders deep; do its links go in circles?"))
+            );
         }
         for entry in dir.read_dir().map_err(|e| self.unreadable(dir, e))? {
             let entry = entry.map_err(|e| self.unreadable(dir, e))?;

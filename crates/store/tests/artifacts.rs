@@ -1,0 +1,447 @@
+//! Publishing and reading artifacts: the same scenarios on a local folder, in memory and over the S3 protocol.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/s3.rs"]
+mod s3;
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use inheritune_domain::artifact::{Artifact, ArtifactKind, Location};
+use inheritune_domain::id::{ArtifactId, JobId, Sha256Digest};
+use inheritune_domain::spec::JobKind;
+use inheritune_store::artifacts::{ArtifactFilter, ArtifactWriter};
+use inheritune_store::jobs::{Lease, LeaseKey, Page};
+use inheritune_store::objects::{ObjectsConfig, StorageConfig};
+use inheritune_store::{Store, StoreError};
+use s3::S3Server;
+use serde_json::json;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// More than two parts of an upload, and no multiple of anything.
+const LARGE_BYTES: usize = (40 << 20) + 12_345;
+/// Long enough for what goes on in the background.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A store, and where its objects can be seen and damaged.
+struct House {
+    store: Store,
+    dir: TempDir,
+    /// The folder in which every object is a file; none in memory.
+    objects: Option<PathBuf>,
+    s3: Option<S3Server>,
+}
+
+impl House {
+    async fn folder() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("made/when absent");
+        let storage = StorageConfig::Folder { path: path.clone() };
+        Self { store: store(storage).await, dir, objects: Some(path), s3: None }
+    }
+
+    async fn memory() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self { store: store(StorageConfig::Memory).await, dir, objects: None, s3: None }
+    }
+
+    async fn s3() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let s3 = S3Server::start().await;
+        let store = store(s3.storage("some/prefix")).await;
+        Self { store, dir, objects: Some(s3.path("some/prefix")), s3: Some(s3) }
+    }
+
+    async fn lease(&self) -> Lease {
+        support::submit_and_claim(&self.store, JobKind::Slice).await
+    }
+
+    async fn begin(&self) -> ArtifactWriter {
+        self.store.begin_artifact(ArtifactKind::Checkpoint, self.lease().await.key)
+    }
+
+    /// An artifact of three small files.
+    async fn small(&self, lease: LeaseKey, kind: ArtifactKind, step: Option<u64>) -> Artifact {
+        let mut writer = self.store.begin_artifact(kind, lease);
+        writer.put_bytes("config.json", Bytes::from_static(b"{}")).await.unwrap();
+        writer.put_bytes("weights/a.bin", Bytes::from(pattern(1000))).await.unwrap();
+        writer.put_bytes("empty", Bytes::new()).await.unwrap();
+        writer.publish(step, json!({"n": 1})).await.unwrap()
+    }
+
+    async fn listed(&self) -> Vec<ArtifactId> {
+        let page = Page { size: 100, token: None };
+        let listed = self.store.list_artifacts(&ArtifactFilter::default(), &page).await.unwrap();
+        listed.items.into_iter().map(|artifact| artifact.id).collect()
+    }
+
+    /// The files in the object store, finished or not, where they can be seen.
+    fn kept(&self) -> Vec<PathBuf> {
+        let mut kept = self.objects.as_deref().map(files).unwrap_or_default();
+        kept.extend(self.s3.iter().flat_map(S3Server::parts));
+        kept
+    }
+
+    /// Waits until nothing is kept.
+    async fn until_empty(&self) {
+        let emptied = async {
+            while !self.kept().is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, emptied).await.unwrap_or_else(|_| panic!("left: {:?}", self.kept()));
+    }
+
+    fn path(&self, artifact: &Artifact, name: &str) -> PathBuf {
+        self.objects.as_ref().unwrap().join(&artifact.location).join(name)
+    }
+}
+
+async fn store(storage: StorageConfig) -> Store {
+    support::store_with(ObjectsConfig { storage, allowed_uris: Vec::new() }).await
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = dir.read_dir() else { return Vec::new() };
+    let mut found = Vec::new();
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        match path.is_dir() {
+            true => found.extend(files(&path)),
+            false => found.push(path),
+        }
+    }
+    found
+}
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at * 31 + at / 251) as u8).collect()
+}
+
+fn at(artifact: &Artifact) -> Location {
+    Location::Artifact(artifact.id)
+}
+
+async fn published_artifacts_are_read_back(house: House) {
+    let large = pattern(LARGE_BYTES);
+    let local = house.dir.path().join("local.bin");
+    std::fs::write(&local, &large[..20 << 20]).unwrap();
+    let lease = house.lease().await;
+    let mut writer = house.store.begin_artifact(ArtifactKind::Checkpoint, lease.key);
+    writer.put_file("weights/local.bin", &local).await.unwrap();
+    let mut file = writer.create("weights/large.bin").await.unwrap();
+    for piece in large.chunks((3 << 20) + 7) {
+        file.write(Bytes::copy_from_slice(piece)).await.unwrap();
+    }
+    let written = file.finish().await.unwrap();
+    assert_eq!((written.size_bytes, written.sha256), (large.len() as u64, Sha256Digest::of(&large)));
+    writer.put_bytes("empty", Bytes::new()).await.unwrap();
+    writer.put_bytes("config.json", Bytes::from_static(b"{}")).await.unwrap();
+    for taken in ["config.json", "config.json/x", "weights", "manifest.json", "../up"] {
+        let error = writer.put_bytes(taken, Bytes::new()).await.unwrap_err();
+        assert!(matches!(&error, StoreError::Location { location, .. } if location.ends_with(taken)), "{error}");
+    }
+    assert!(house.listed().await.is_empty());
+    let artifact = writer.publish(Some(7), json!({"layers": 3})).await.unwrap();
+
+    assert_eq!(house.store.artifact(artifact.id).await.unwrap(), artifact);
+    assert_eq!(house.listed().await, [artifact.id]);
+    assert_eq!((artifact.job, artifact.step, artifact.run), (Some(lease.key.job), Some(7), None));
+    assert_eq!(artifact.size_bytes, (large.len() + (20 << 20) + 2) as u64);
+    let prefix = format!("artifacts/checkpoint/{}/{}-", lease.key.job, lease.key.token);
+    assert!(artifact.location.starts_with(&prefix), "{}", artifact.location);
+
+    let folder = house.store.open(&at(&artifact)).await.unwrap();
+    let names: Vec<_> = folder.files().iter().map(|file| file.name.as_str()).collect();
+    assert_eq!(names, ["config.json", "empty", "weights/large.bin", "weights/local.bin"]);
+    assert_eq!(folder.read("config.json", 2).await.unwrap(), "{}");
+    assert!(folder.read("empty", 0).await.unwrap().is_empty());
+    let error = folder.read("config.json", 1).await.unwrap_err().to_string();
+    assert_eq!(error, format!("artifact://{}/config.json: is 2 bytes; at most 1 are read", artifact.id));
+    let error = folder.read("absent", 1).await.unwrap_err().to_string();
+    assert_eq!(error, format!("file artifact://{}/absent does not exist", artifact.id));
+    let length = large.len() as u64;
+    for (start, end) in
+        [(0, 0), (5, 6), (8 << 20, (8 << 20) + 1), (17, (24 << 20) + 3), (length - 1, length), (0, length)]
+    {
+        let wanted = &large[start as usize..end as usize];
+        assert!(folder.read_range("weights/large.bin", start..end).await.unwrap() == wanted, "{start}..{end}");
+        let pieces = folder.stream("weights/large.bin", start..end).await.unwrap();
+        let pieces: Vec<Bytes> = pieces.try_collect().await.unwrap();
+        assert!(pieces.concat() == wanted, "{start}..{end}");
+    }
+    let past_the_end = folder.read_range("weights/large.bin", 1..length + 1).await.unwrap_err();
+    assert!(matches!(past_the_end, StoreError::Corrupt { .. }), "{past_the_end}");
+    assert!(folder.stream("weights/large.bin", 1..length + 1).await.is_err());
+
+    let fetched = house.dir.path().join("fetched");
+    folder.fetch(&fetched).await.unwrap();
+    assert!(std::fs::read(fetched.join("weights/large.bin")).unwrap() == large);
+    assert!(std::fs::read(fetched.join("weights/local.bin")).unwrap() == large[..20 << 20]);
+    assert_eq!((files(&fetched).len(), std::fs::read(fetched.join("empty")).unwrap().len()), (4, 0));
+    let one = house.dir.path().join("one");
+    folder.fetch_file("config.json", &one).await.unwrap();
+    assert_eq!(files(&one), [one.join("config.json")]);
+
+    let downloads = house.store.artifact_files(artifact.id).await.unwrap();
+    let config = &downloads[0];
+    assert_eq!((config.name.as_str(), config.size_bytes), ("config.json", 2));
+    assert_eq!(config.sha256, Some(Sha256Digest::of(b"{}")));
+    assert_eq!(download(&config.download_url).await.unwrap_or("{}".to_owned()), "{}");
+}
+
+/// What a client without credentials of the store gets; none from memory.
+async fn download(url: &str) -> Option<String> {
+    let url = url::Url::parse(url).unwrap();
+    match url.scheme() {
+        "memory" => None,
+        "file" => Some(std::fs::read_to_string(url.to_file_path().unwrap()).unwrap()),
+        scheme => {
+            use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+            assert_eq!(scheme, "http");
+            let address = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
+            let target = format!("{}?{}", url.path(), url.query().unwrap());
+            assert!(target.contains("X-Amz-Expires=3600"), "{target}");
+            let mut socket = tokio::net::TcpStream::connect(&address).await.unwrap();
+            let request = format!("GET {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+            socket.write_all(request.as_bytes()).await.unwrap();
+            let mut reply = String::new();
+            socket.read_to_string(&mut reply).await.unwrap();
+            assert!(reply.starts_with("HTTP/1.1 20"), "{reply}");
+            Some(reply.split_once("\r\n\r\n").unwrap().1.to_owned())
+        }
+    }
+}
+
+async fn a_stale_lease_publishes_nothing(house: House) {
+    let stale = house.lease().await;
+    let mut late = house.store.begin_artifact(ArtifactKind::Checkpoint, stale.key);
+    late.put_bytes("config.json", Bytes::from_static(b"{}")).await.unwrap();
+    let mut later = house.store.begin_artifact(ArtifactKind::Checkpoint, stale.key);
+    later.put_bytes("config.json", Bytes::from_static(b"{}")).await.unwrap();
+
+    support::let_lease_run_out(&house.store, &stale).await;
+    let error = late.publish(None, json!({})).await.unwrap_err();
+    assert!(matches!(error, StoreError::LeaseLost(job) if job == stale.key.job), "{error}");
+
+    // Another worker holds the job by now, and publishes.
+    house.store.expire_leases().await.unwrap();
+    let current = support::claim(&house.store).await;
+    assert_eq!(current.key.job, stale.key.job);
+    let published = house.small(current.key, ArtifactKind::Checkpoint, None).await;
+    let error = later.publish(None, json!({})).await.unwrap_err();
+    assert!(matches!(error, StoreError::LeaseLost(_)), "{error}");
+
+    assert_eq!(house.listed().await, [published.id]);
+    let folder = published.location.rsplit_once('/').unwrap().1;
+    let kept = house.kept();
+    assert!(kept.iter().all(|path| path.components().any(|part| part.as_os_str() == folder)), "{kept:?}");
+    assert_eq!(kept.len(), if house.objects.is_some() { 4 } else { 0 });
+}
+
+async fn what_is_not_published_is_cleaned_up(house: House) {
+    let large = Bytes::from(pattern(LARGE_BYTES));
+    let mut writer = house.begin().await;
+    writer.put_bytes("config.json", Bytes::from_static(b"{}")).await.unwrap();
+    let mut broken_off = writer.create("large.bin").await.unwrap();
+    broken_off.write(large.clone()).await.unwrap();
+    drop(broken_off);
+    assert_eq!(house.kept().is_empty(), house.objects.is_none());
+    writer.abandon().await.unwrap();
+    house.until_empty().await;
+
+    let mut writer = house.begin().await;
+    writer.put_bytes("config.json", Bytes::from_static(b"{}")).await.unwrap();
+    let mut broken_off = writer.create("large.bin").await.unwrap();
+    broken_off.write(large.clone()).await.unwrap();
+    drop(broken_off);
+    drop(writer);
+    house.until_empty().await;
+
+    // A file that was broken off is not part of what is published after all.
+    let mut writer = house.begin().await;
+    drop(writer.create("large.bin").await.unwrap());
+    let mut broken_off = writer.create("larger.bin").await.unwrap();
+    broken_off.write(large).await.unwrap();
+    drop(broken_off);
+    writer.put_bytes("config.json", Bytes::from_static(b"{}")).await.unwrap();
+    let missing = writer.put_file("missing", Path::new("/nonexistent/file")).await.unwrap_err();
+    assert!(missing.to_string().starts_with("/nonexistent/file: "), "{missing}");
+    let artifact = writer.publish(None, json!({})).await.unwrap();
+    let folder = house.store.open(&at(&artifact)).await.unwrap();
+    assert_eq!(folder.files().len(), 1);
+}
+
+async fn deleted_artifacts_are_gone(house: House) {
+    let lease = house.lease().await;
+    let old = house.small(lease.key, ArtifactKind::TrainingState, Some(10)).await;
+    let newest = house.small(lease.key, ArtifactKind::TrainingState, Some(30)).await;
+    let middle = house.small(lease.key, ArtifactKind::TrainingState, Some(20)).await;
+    let checkpoint = house.small(lease.key, ArtifactKind::Checkpoint, Some(40)).await;
+    let states = async || -> Vec<ArtifactId> {
+        let states = house.store.training_states(lease.key.job).await.unwrap();
+        states.into_iter().map(|state| state.id).collect()
+    };
+    assert_eq!(states().await, [newest.id, middle.id, old.id]);
+
+    house.store.delete_artifact(middle.id).await.unwrap();
+    assert_eq!(states().await, [newest.id, old.id]);
+    assert_eq!(house.listed().await, [checkpoint.id, newest.id, old.id]);
+    for error in [
+        house.store.artifact(middle.id).await.unwrap_err(),
+        house.store.open(&at(&middle)).await.unwrap_err(),
+        house.store.artifact_files(middle.id).await.unwrap_err(),
+    ] {
+        assert_eq!(error.to_string(), format!("artifact {} (deleted) does not exist", middle.id));
+    }
+    if house.objects.is_some() {
+        assert!(!house.path(&middle, "manifest.json").exists() && house.path(&old, "manifest.json").exists());
+        assert_eq!(house.kept().len(), 12);
+    }
+    house.store.delete_artifact(middle.id).await.unwrap();
+    house.store.open(&at(&old)).await.unwrap().fetch(&house.dir.path().join("old")).await.unwrap();
+
+    let unknown = ArtifactId(Uuid::new_v4());
+    let error = house.store.delete_artifact(unknown).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("artifact {unknown} does not exist"));
+}
+
+async fn damage_is_named(house: House) {
+    type Damage = fn(&Path);
+    let truncated: Damage = |path| {
+        let length = path.metadata().unwrap().len();
+        std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(length - 1).unwrap();
+    };
+    let longer: Damage = |path| {
+        let mut bytes = std::fs::read(path).unwrap();
+        bytes.push(0);
+        std::fs::write(path, bytes).unwrap();
+    };
+    let flipped: Damage = |path| {
+        let mut bytes = std::fs::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    };
+    let missing: Damage = |path| std::fs::remove_file(path).unwrap();
+    let lease = house.lease().await;
+    let corrupt = |error: StoreError, artifact: &Artifact, name: &str, problem: &str| {
+        let StoreError::Corrupt { name: named, problem: told } = error else { panic!("{error}") };
+        assert_eq!(named, format!("artifact://{}/{name}", artifact.id));
+        assert!(told.contains(problem), "{told}");
+    };
+    let name = "weights/a.bin";
+    // The last column: whether a part of the file tells as well.
+    for (damage, problem, told_by_part) in [
+        (truncated, "is 999 bytes, not the 1000 that the manifest says", true),
+        (longer, "is 1001 bytes, not the 1000 that the manifest says", true),
+        (flipped, "is damaged: its SHA-256 is ", false),
+        (missing, "is missing, though the manifest lists it", true),
+    ] {
+        let artifact = house.small(lease.key, ArtifactKind::Checkpoint, None).await;
+        let folder = house.store.open(&at(&artifact)).await.unwrap();
+        damage(&house.path(&artifact, name));
+        let dir = house.dir.path().join(artifact.id.to_string());
+        corrupt(folder.fetch(&dir).await.unwrap_err(), &artifact, name, problem);
+        assert!(files(&dir).iter().all(|path| !path.to_str().unwrap().contains("a.bin")), "{:?}", files(&dir));
+        corrupt(folder.read(name, 1 << 20).await.unwrap_err(), &artifact, name, problem);
+        if told_by_part {
+            corrupt(folder.read_range(name, 0..10).await.unwrap_err(), &artifact, name, problem);
+            corrupt(folder.read_range(name, 999..1000).await.unwrap_err(), &artifact, name, problem);
+            let stream = folder.stream(name, 0..1000).await.unwrap();
+            corrupt(stream.try_collect::<Vec<_>>().await.unwrap_err(), &artifact, name, problem);
+        }
+    }
+    let artifact = house.small(lease.key, ArtifactKind::Checkpoint, None).await;
+    let folder = house.store.open(&at(&artifact)).await.unwrap();
+    missing(&house.path(&artifact, "empty"));
+    corrupt(folder.read("empty", 0).await.unwrap_err(), &artifact, "empty", "is missing");
+    for (damage, problem) in
+        [(flipped, "is damaged: its SHA-256 is "), (truncated, "is damaged"), (missing, "is missing in ")]
+    {
+        let artifact = house.small(lease.key, ArtifactKind::Checkpoint, None).await;
+        damage(&house.path(&artifact, "manifest.json"));
+        corrupt(house.store.open(&at(&artifact)).await.unwrap_err(), &artifact, "manifest.json", problem);
+    }
+}
+
+async fn orphans_are_swept(house: House) {
+    let crash = async |lease: &Lease| {
+        let mut writer = house.store.begin_artifact(ArtifactKind::Scores, lease.key);
+        writer.put_bytes("scores.json", Bytes::from_static(b"{}")).await.unwrap();
+        std::mem::forget(writer);
+    };
+    let (now, hour) = (Duration::ZERO, Duration::from_secs(3600));
+    let lease = house.lease().await;
+    let published = house.small(lease.key, ArtifactKind::Checkpoint, None).await;
+    crash(&lease).await;
+    // As another deployment in the same bucket would: of a job that is not known here.
+    let stranger = LeaseKey { job: JobId(Uuid::new_v4()), token: lease.key.token };
+    crash(&Lease { key: stranger, ..lease.clone() }).await;
+    // What a worker that was killed in the middle of a file leaves in a folder.
+    if house.s3.is_none() && house.objects.is_some() {
+        let killed = house.path(&published, "../../..").join(format!("scores/{}/{}-0", lease.key.job, lease.key.token));
+        std::fs::create_dir_all(&killed).unwrap();
+        std::fs::write(killed.join("half.bin#1"), "half").unwrap();
+    }
+    // Object stores tell times to the second.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+
+    assert_eq!(house.store.sweep_orphans(now).await.unwrap(), 0, "its lease holds");
+    support::let_lease_run_out(&house.store, &lease).await;
+    assert_eq!(house.store.expire_leases().await.unwrap(), 1);
+    assert_eq!(house.store.sweep_orphans(hour).await.unwrap(), 0, "too young");
+    let orphans = if house.s3.is_none() && house.objects.is_some() { 2 } else { 1 };
+    assert_eq!(house.store.sweep_orphans(now).await.unwrap(), orphans);
+    assert_eq!(house.store.sweep_orphans(now).await.unwrap(), 0);
+    house.store.open(&at(&published)).await.unwrap().fetch(&house.dir.path().join("kept")).await.unwrap();
+    if house.objects.is_some() {
+        assert_eq!(house.kept().len(), 4 + 1);
+    }
+}
+
+macro_rules! on_folder_and_memory {
+    ($($scenario:ident),*) => { $(
+        mod $scenario {
+            use super::House;
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn in_a_folder() {
+                super::$scenario(House::folder().await).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn in_memory() {
+                super::$scenario(House::memory().await).await;
+            }
+        }
+    )* };
+}
+
+on_folder_and_memory!(
+    published_artifacts_are_read_back,
+    a_stale_lease_publishes_nothing,
+    what_is_not_published_is_cleaned_up,
+    deleted_artifacts_are_gone,
+    orphans_are_swept
+);
+
+#[tokio::test]
+async fn damage_is_named_in_a_folder() {
+    damage_is_named(House::folder().await).await;
+}
+
+#[test]
+fn every_scenario_on_s3() {
+    s3::with_credentials("every_scenario_on_s3", async {
+        published_artifacts_are_read_back(House::s3().await).await;
+        a_stale_lease_publishes_nothing(House::s3().await).await;
+        what_is_not_published_is_cleaned_up(House::s3().await).await;
+        deleted_artifacts_are_gone(House::s3().await).await;
+        damage_is_named(House::s3().await).await;
+        orphans_are_swept(House::s3().await).await;
+    });
+}
