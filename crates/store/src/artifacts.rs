@@ -122,7 +122,7 @@ impl Store {
     ) -> Result<Artifact, StoreError> {
         let request = Request::new(request_id, "artifact", &(kind, uri, &metadata))?;
         // Before the transaction, which must not wait for a disk; what was registered once may be gone by now.
-        let folder = self.objects.open_uri(uri.to_owned(), uri).await;
+        let folder = self.objects.open_uri(None, uri).await;
         let id = ArtifactId(Uuid::now_v7());
         let mut tx = self.pool.begin().await?;
         if let Some(before) = request.made_before(&mut tx, id.0).await? {
@@ -216,10 +216,10 @@ impl Store {
                 let artifact = self.artifact(*id).await?;
                 match artifact.manifest_sha256 {
                     Some(sha256) => self.open_own(location, &artifact.location, sha256).await,
-                    None => self.objects.open_uri(location.to_string(), &artifact.location).await,
+                    None => self.objects.open_uri(Some(location.to_string()), &artifact.location).await,
                 }
             }
-            Location::Uri(uri) => self.objects.open_uri(uri.trim_end_matches('/').to_owned(), uri).await,
+            Location::Uri(uri) => self.objects.open_uri(None, uri).await,
         }
     }
 

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::StoreError;
 use bucket::{Bucket, S3Options, Source};
-use uris::Uris;
+use uris::{Found, Uris};
 
 pub use folder::{Folder, FolderFile};
 pub(crate) use upload::Upload;
@@ -132,9 +132,16 @@ impl Objects {
         Ok(Folder::new(shown, found?))
     }
 
-    /// The folder or file at `uri`, called `shown` in messages.
-    pub(crate) async fn open_uri(&self, shown: String, uri: &str) -> Result<Folder, StoreError> {
-        Ok(Folder::new(shown, self.uris.open(uri).await?))
+    /// The folder or file at `uri`, called `shown` in messages, else by its URI.
+    pub(crate) async fn open_uri(&self, shown: Option<String>, uri: &str) -> Result<Folder, StoreError> {
+        let (own, files) = match self.uris.open(uri).await? {
+            Found::Folder(files) => (uri.trim_end_matches('/'), files),
+            // Of a file, the folder above: names follow it in messages.
+            Found::File(file, source) => {
+                (uri.trim_end_matches('/').rsplit_once('/').map_or(uri, |(above, _)| above), vec![(file, source)])
+            }
+        };
+        Ok(Folder::new(shown.unwrap_or_else(|| own.to_owned()), files))
     }
 
     /// Deletes all objects under `location`; one that is gone already is no error.

@@ -82,6 +82,8 @@ async fn folders_and_files_under_an_allowed_prefix_are_read() {
     let folder = open(&store, &format!("{root}/allowed/note.txt")).await.unwrap();
     assert_eq!(names(&folder), ["note.txt"]);
     assert_eq!(folder.read("note.txt", 10).await.unwrap(), "note");
+    let error = folder.read("note.txt", 1).await.unwrap_err().to_string();
+    assert_eq!(error, format!("{root}/allowed/note.txt: is 4 bytes; at most 1 are read"));
     assert_eq!(names(&open(&store, &format!("{root}/allowed")).await.unwrap()).len(), 4);
 
     let folder = open(&store, &format!("{root}/allowed/model")).await.unwrap();
@@ -138,6 +140,12 @@ async fn nothing_else_is_read() {
     std::fs::remove_file(in_allowed("weights.link")).unwrap();
     symlink(".", in_allowed("circle")).unwrap();
     refused(&store, &allowed, &["in circles"]).await;
+    // Two of them and nothing else: as many paths as there are bits in 32 folders.
+    let circles = in_allowed("circles");
+    std::fs::create_dir(&circles).unwrap();
+    symlink(".", circles.join("a")).unwrap();
+    symlink(".", circles.join("b")).unwrap();
+    refused(&store, &format!("{allowed}/circles"), &[]).await;
 }
 
 #[tokio::test]

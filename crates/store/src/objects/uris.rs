@@ -19,12 +19,19 @@ use super::folder::FolderFile;
 use crate::StoreError;
 use crate::rows::not_found;
 
-/// Files that one URI may name.
+/// Files, and locally folders, below one URI.
 const MAX_FILES: usize = 100_000;
 /// Folders inside folders; more are links in a circle.
 const MAX_DEPTH: usize = 32;
 
-type Found = Vec<(FolderFile, Source)>;
+/// What lies at a URI.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// All files below a folder.
+    Folder(Vec<(FolderFile, Source)>),
+    /// One file by itself, under its own name.
+    File(FolderFile, Source),
+}
 
 /// The prefixes that may be read.
 #[derive(Debug)]
@@ -64,7 +71,7 @@ impl Uris {
         Ok(uris)
     }
 
-    /// The files at `uri`: all below a folder, or one file by itself.
+    /// What lies at `uri`.
     pub(super) async fn open(&self, uri: &str) -> Result<Found, StoreError> {
         let refused = |problem: String| StoreError::Location { location: uri.to_owned(), problem };
         let place = Place::parse(uri).map_err(refused)?;
@@ -147,6 +154,14 @@ struct Walk {
     not_allowed: String,
 }
 
+/// What a walk has seen so far.
+#[derive(Default)]
+struct Below {
+    files: Vec<(FolderFile, Source)>,
+    /// Files and folders.
+    entries: usize,
+}
+
 impl Walk {
     fn open(mut self, path: &Path) -> Result<Found, StoreError> {
         // A prefix that does not exist holds nothing.
@@ -157,27 +172,30 @@ impl Walk {
         })?;
         self.check(&path)?;
         let metadata = path.metadata().map_err(|e| self.unreadable(&path, e))?;
-        let mut found = Vec::new();
         if metadata.is_dir() {
-            self.walk(&path, "", 0, &mut found)?;
-        } else if metadata.is_file() {
-            // The last part of the URI, not of what it may be a link to: names end in what their content is.
-            let name = Place::parse(&self.uri).ok().and_then(|place| place.parts.last().cloned()).unwrap_or_default();
-            found.push((FolderFile { name, size_bytes: metadata.len(), sha256: None }, Source::Local(path)));
-        } else {
+            let mut below = Below::default();
+            self.walk(&path, "", 0, &mut below)?;
+            return Ok(Found::Folder(below.files));
+        }
+        if !metadata.is_file() {
             return Err(self.refused("is neither a folder nor a file".to_owned()));
         }
-        Ok(found)
+        // The last part of the URI, not of what it may be a link to: names end in what their content is.
+        let name = Place::parse(&self.uri).ok().and_then(|place| place.parts.last().cloned()).unwrap_or_default();
+        Ok(Found::File(FolderFile { name, size_bytes: metadata.len(), sha256: None }, Source::Local(path)))
     }
 
-    fn walk(&self, dir: &Path, prefix: &str, depth: usize, found: &mut Found) -> Result<(), StoreError> {
+    fn walk(&self, dir: &Path, prefix: &str, depth: usize, below: &mut Below) -> Result<(), StoreError> {
         if depth > MAX_DEPTH {
-            return Err(
-                self.refused(format!("`{prefix}` is more than {MAX_DEPTH} folders deep; do its links go in circles?"))
-            );
+            let problem = format!("`{prefix}` is more than {MAX_DEPTH} folders deep; do its links go in circles?");
+            return Err(self.refused(problem));
         }
         for entry in dir.read_dir().map_err(|e| self.unreadable(dir, e))? {
             let entry = entry.map_err(|e| self.unreadable(dir, e))?;
+            below.entries += 1;
+            if below.entries > MAX_FILES {
+                return Err(self.refused(format!("holds more than {MAX_FILES} files; name a smaller folder")));
+            }
             let name = entry.file_name();
             let Some(name) = name.to_str() else {
                 return Err(self.refused(format!("has a file whose name is not UTF-8: {prefix}{}", name.display())));
@@ -189,12 +207,10 @@ impl Walk {
             }
             let metadata = path.metadata().map_err(|e| self.unreadable(&path, e))?;
             if metadata.is_dir() {
-                self.walk(&path, &format!("{name}/"), depth + 1, found)?;
+                self.walk(&path, &format!("{name}/"), depth + 1, below)?;
             } else if metadata.is_file() {
-                found.push((FolderFile { name, size_bytes: metadata.len(), sha256: None }, Source::Local(path)));
-            }
-            if found.len() > MAX_FILES {
-                return Err(self.refused(format!("holds more than {MAX_FILES} files; name a smaller folder")));
+                let file = FolderFile { name, size_bytes: metadata.len(), sha256: None };
+                below.files.push((file, Source::Local(path)));
             }
         }
         Ok(())
@@ -244,7 +260,10 @@ async fn list_bucket(bucket: &Arc<Bucket>, uri: &str, parts: &[String]) -> Resul
     if found.is_empty() {
         let name = parts.last().ok_or_else(|| not_found("file", uri))?;
         return match bucket.store.head(&prefix).await {
-            Ok(object) => Ok(vec![file(name.clone(), object.size, object.location)]),
+            Ok(object) => {
+                let (file, source) = file(name.clone(), object.size, object.location);
+                Ok(Found::File(file, source))
+            }
             Err(object_store::Error::NotFound { .. }) => Err(not_found("file", uri)),
             Err(error) => Err(error.into()),
         };
@@ -257,7 +276,7 @@ async fn list_bucket(bucket: &Arc<Bucket>, uri: &str, parts: &[String]) -> Resul
         let at = names.partition_point(|name| *name < below);
         file.size_bytes > 0 || !names.get(at).is_some_and(|name| name.starts_with(&below))
     });
-    Ok(found)
+    Ok(Found::Folder(found))
 }
 
 #[cfg(test)]
