@@ -20,7 +20,9 @@ SELECT j.id AS job_id,
        (p.progress ->> 'done')::numeric AS progress_done,
        (p.progress ->> 'total')::numeric AS progress_total,
        p.progress ->> 'unit' AS progress_unit,
-       least(100, 100 * (p.progress ->> 'done')::float8 / nullif((p.progress ->> 'total')::float8, 0)) AS progress_percentage,
+       CASE WHEN (p.progress ->> 'total')::float8 > 0
+           THEN least(100, 100 * (p.progress ->> 'done')::float8 / (p.progress ->> 'total')::float8)
+       END AS progress_percentage, -- least() passes over nulls
        (p.progress ->> 'per_second')::float8 AS units_per_second,
        CASE WHEN q.state = 'leased' THEN (p.progress ->> 'estimated_remaining_seconds')::float8 END
            AS estimated_remaining_seconds,

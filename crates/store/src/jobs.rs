@@ -307,9 +307,19 @@ impl Store {
 
     async fn advance_job(&self, id: JobId, event: JobEvent, detail: life::Detail<'_>) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
-        let topics = life::advance(&mut tx, id, event, detail).await?;
-        notify::wake(&mut tx, &topics).await?;
-        Ok(tx.commit().await?)
+        match life::advance(&mut tx, id, event, detail).await {
+            Ok(topics) => {
+                notify::wake(&mut tx, &topics).await?;
+                Ok(tx.commit().await?)
+            }
+            Err(refused) => {
+                // A transaction that is only dropped keeps its locks a moment longer, and a claim would pass the job over.
+                match tx.rollback().await {
+                    Ok(()) => Err(refused),
+                    Err(e) => Err(e.into()),
+                }
+            }
+        }
     }
 
     /// Pauses ([`Directive::Pause`]), resumes ([`Directive::Run`]) or cancels a job. A job that nobody holds obeys at

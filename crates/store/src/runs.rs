@@ -166,49 +166,51 @@ impl Store {
     /// it or nothing. None when there was nothing to do. An event that cannot happen is noted, and dropped.
     ///
     /// # Errors
-    /// The database's; [`StoreError::Corrupt`] for a run that this program cannot read.
+    /// The database's; [`StoreError::Corrupt`] for a run that this program cannot read, once no other run is waiting.
     pub async fn drive_one_run(&self) -> Result<Option<RunId>, StoreError> {
+        let mut unreadable: Vec<Uuid> = Vec::new();
+        let mut first_error = None;
+        loop {
+            let Some((id, driven)) = self.drive_next_run(&unreadable).await? else {
+                return first_error.map_or(Ok(None), Err);
+            };
+            match driven {
+                Ok(true) => return Ok(Some(id)),
+                // Another driver emptied the inbox between our look at it and our lock.
+                Ok(false) => {}
+                Err(error @ StoreError::Corrupt { .. }) => {
+                    unreadable.push(id.0);
+                    first_error.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Which run was locked, and whether it had events.
+    async fn drive_next_run(&self, except: &[Uuid]) -> Result<Option<(RunId, Result<bool, StoreError>)>, StoreError> {
         let mut tx = self.pool.begin().await?;
         let locked = sqlx::query!(
             "-- runs.lock_next
              SELECT r.id, r.state
              FROM (SELECT run_id, min(seq) AS first FROM run_inbox GROUP BY run_id) i
              JOIN runs r ON r.id = i.run_id
+             WHERE r.id <> ALL($1)
              ORDER BY i.first
              LIMIT 1
              FOR NO KEY UPDATE OF r SKIP LOCKED",
+            except,
         )
         .fetch_optional(&mut *tx)
         .await?;
         let Some(locked) = locked else { return Ok(None) };
         let id = RunId(locked.id);
-        let mut step = Step {
-            id,
-            run: rows::from_json(locked.state, &format!("runs.state of {id}"))?,
-            notes: Vec::new(),
-            topics: vec![Topic::Updates],
-        };
-        let inbox = sqlx::query!(
-            "-- run_inbox.list
-             SELECT seq, event FROM run_inbox WHERE run_id = $1 ORDER BY seq LIMIT $2",
-            id.0,
-            INBOX_BATCH,
-        )
-        .fetch_all(&mut *tx)
-        .await?;
-        let seqs: Vec<i64> = inbox.iter().map(|row| row.seq).collect();
-        for row in inbox {
-            let event = rows::from_json(row.event, &format!("run_inbox.event {}", row.seq))?;
-            step.fold(&mut tx, &event).await?;
+        let driven = drive(&mut tx, id, locked.state).await;
+        match driven {
+            Ok(true) => tx.commit().await?,
+            Ok(false) | Err(_) => tx.rollback().await?,
         }
-        sqlx::query!("-- run_inbox.delete\nDELETE FROM run_inbox WHERE seq = ANY($1)", &seqs).execute(&mut *tx).await?;
-        step.write(&mut tx).await?;
-        if seqs.len() as i64 == INBOX_BATCH {
-            step.topics.push(Topic::Runs);
-        }
-        notify::wake(&mut tx, &step.topics).await?;
-        tx.commit().await?;
-        Ok(Some(id))
+        Ok(Some((id, driven)))
     }
 
     /// A run's notes after `after_seq` (0 for all), oldest first.
@@ -226,6 +228,39 @@ impl Store {
         );
         Ok(notes.fetch_all(&self.pool).await?)
     }
+}
+
+/// Folds the inbox of a run that the transaction has locked; false when there is nothing in it.
+async fn drive(conn: &mut PgConnection, id: RunId, state: serde_json::Value) -> Result<bool, StoreError> {
+    let mut step = Step {
+        id,
+        run: rows::from_json(state, &format!("runs.state of {id}"))?,
+        notes: Vec::new(),
+        topics: vec![Topic::Updates],
+    };
+    let inbox = sqlx::query!(
+        "-- run_inbox.list
+         SELECT seq, event FROM run_inbox WHERE run_id = $1 ORDER BY seq LIMIT $2",
+        id.0,
+        INBOX_BATCH,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    if inbox.is_empty() {
+        return Ok(false);
+    }
+    let seqs: Vec<i64> = inbox.iter().map(|row| row.seq).collect();
+    for row in inbox {
+        let event = rows::from_json(row.event, &format!("run_inbox.event {}", row.seq))?;
+        step.fold(conn, &event).await?;
+    }
+    sqlx::query!("-- run_inbox.delete\nDELETE FROM run_inbox WHERE seq = ANY($1)", &seqs).execute(&mut *conn).await?;
+    step.write(conn).await?;
+    if seqs.len() as i64 == INBOX_BATCH {
+        step.topics.push(Topic::Runs);
+    }
+    notify::wake(conn, &step.topics).await?;
+    Ok(true)
 }
 
 /// Puts an event into a run's inbox.
