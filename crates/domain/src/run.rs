@@ -251,8 +251,14 @@ impl Run {
     }
 
     fn fail(self, message: String) -> Transition {
-        let note = format!("failed: {message}");
-        self.end(RunState::Failed { message }, &note)
+        self.fail_after(Vec::new(), message)
+    }
+
+    /// What was decided on the way to the failure is kept.
+    fn fail_after(mut self, mut notes: Vec<String>, message: String) -> Transition {
+        notes.push(format!("failed: {message}"));
+        self.state = RunState::Failed { message };
+        Transition { run: self, submit: None, request: None, notes }
     }
 
     fn record_mut(&mut self, model: Model) -> &mut ModelRecord {

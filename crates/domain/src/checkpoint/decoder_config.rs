@@ -300,12 +300,16 @@ impl Architecture {
         v.check((1..=1024).contains(&self.n_heads), "n_heads", "must be 1 to 1024");
         if self.n_heads >= 1 {
             v.check(
-                self.d_model % self.n_heads == 0,
+                self.d_model.is_multiple_of(self.n_heads),
                 "d_model",
                 format!("must be a multiple of n_heads ({})", self.n_heads),
             );
             let kv = self.n_kv_heads.unwrap_or(self.n_heads);
-            v.check(kv >= 1 && self.n_heads % kv == 0, "n_kv_heads", format!("must divide n_heads ({})", self.n_heads));
+            v.check(
+                kv >= 1 && self.n_heads.is_multiple_of(kv),
+                "n_kv_heads",
+                format!("must divide n_heads ({})", self.n_heads),
+            );
         }
         v.check(self.d_ff.is_none_or(|d| (1..=1 << 20).contains(&d)), "d_ff", "must be 1 to 1048576");
         v.check((1..=1 << 20).contains(&self.max_positions), "max_positions", "must be 1 to 1048576");
@@ -323,7 +327,7 @@ impl Architecture {
             Family::Llama => {
                 v.check(!self.inverse_layer_scale, "inverse_layer_scale", "belongs to the gpt2 family");
                 v.check(
-                    self.n_heads == 0 || (self.d_model / self.n_heads) % 2 == 0,
+                    self.n_heads == 0 || (self.d_model / self.n_heads).is_multiple_of(2),
                     "d_model",
                     "d_model / n_heads must be even for rotary positions",
                 );

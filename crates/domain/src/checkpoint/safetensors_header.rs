@@ -216,7 +216,7 @@ impl SafetensorsHeader {
             tensors.push(checked_tensor(name, entry, data_start)?);
         }
         check_names(&tensors)?;
-        tensors.sort_by(|a, b| (a.bytes.start, a.bytes.end).cmp(&(b.bytes.start, b.bytes.end)));
+        tensors.sort_by_key(|tensor| (tensor.bytes.start, tensor.bytes.end));
         check_offsets(&tensors, data_start, file_bytes)?;
         Ok(Self { tensors, metadata: raw.metadata })
     }

@@ -28,7 +28,7 @@ impl Run {
                 let source = SliceSource::Architecture { architecture, vocab_size };
                 self.slice(Model::Reference, source, notes)
             }
-            _ => self.fail("a ready token set needs a given reference checkpoint".to_owned()),
+            _ => self.fail_after(notes, "a ready token set needs a given reference checkpoint".to_owned()),
         }
     }
 
@@ -68,7 +68,8 @@ impl Run {
         };
         match start {
             Some(layers) => self.slice_candidate(1, layers, notes),
-            None => self.fail("target.start_layers is needed: the reference's depth is not known yet".to_owned()),
+            None => self
+                .fail_after(notes, "target.start_layers is needed: the reference's depth is not known yet".to_owned()),
         }
     }
 
@@ -76,10 +77,13 @@ impl Run {
         if let Some(reference) = self.reference_layers
             && layers > reference
         {
-            return self.fail(format!("target.start_layers: {layers} is more than the reference's {reference} layers"));
+            return self.fail_after(
+                notes,
+                format!("target.start_layers: {layers} is more than the reference's {reference} layers"),
+            );
         }
         let Some(checkpoint) = self.record(Model::Reference).and_then(|r| r.checkpoint.clone()) else {
-            return self.fail("the reference has no checkpoint".to_owned());
+            return self.fail_after(notes, "the reference has no checkpoint".to_owned());
         };
         let previous = match self.spec.target.growth_source {
             GrowthSource::Reference => None,
@@ -135,7 +139,7 @@ impl Run {
             Some(done) => extras.skip_while(|model| *model != done).nth(1),
         };
         let Some(winner) = self.winner().cloned() else {
-            return self.fail("no candidate was measured".to_owned());
+            return self.fail_after(notes, "no candidate was measured".to_owned());
         };
         let Some(model) = next else {
             let matched = self.matched(&winner);
@@ -146,7 +150,7 @@ impl Run {
         let (Some(layers), Some(checkpoint)) =
             (winner.layers, self.record(Model::Reference).and_then(|r| r.checkpoint.clone()))
         else {
-            return self.fail("the reference has no checkpoint".to_owned());
+            return self.fail_after(notes, "the reference has no checkpoint".to_owned());
         };
         let inherit = match model {
             Model::Control { .. } => InheritSet::Nothing,

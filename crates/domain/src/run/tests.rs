@@ -430,8 +430,18 @@ fn a_start_deeper_than_the_reference_is_refused_once_its_depth_is_known() {
     spec.reference.architecture = None;
     spec.reference.checkpoint = Some("file:///m".into());
     spec.target.start_layers = Some(LayerCount(6));
-    let (run, _) = play(spec, &[3.0]);
-    expect!["failed: target.start_layers: 6 is more than the reference's 5 layers"].assert_eq(&run.describe_state());
+    check(
+        spec,
+        &[3.0],
+        expect![[r#"
+            tokenize the corpus
+              tokenized: 10000 training and 1000 validation tokens, vocabulary 512
+            benchmark the reference
+              reference: validation loss 3.0000 ± 0.0100 nats
+              failed: target.start_layers: 6 is more than the reference's 5 layers
+            => failed: target.start_layers: 6 is more than the reference's 5 layers
+        "#]],
+    );
 }
 
 /// Any recipe that validates, over a reference of 5 layers.

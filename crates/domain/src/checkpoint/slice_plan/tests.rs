@@ -9,6 +9,9 @@ use super::*;
 use crate::checkpoint::decoder_config::{Architecture, Family};
 use crate::checkpoint::safetensors_header::{NewTensor, write_header};
 
+/// Name, type and shape of a tensor in a file.
+type Listed = (String, Dtype, Vec<u64>);
+
 fn architecture(family: Family, layers: u32) -> Architecture {
     Architecture {
         family,
@@ -33,7 +36,7 @@ fn llama(layers: u32) -> DecoderConfig {
 }
 
 /// A header as a file of these tensors would have it.
-fn header(tensors: &[(String, Dtype, Vec<u64>)]) -> SafetensorsHeader {
+fn header(tensors: &[Listed]) -> SafetensorsHeader {
     let new: Vec<NewTensor<'_>> =
         tensors.iter().map(|(name, dtype, shape)| NewTensor { name, dtype: *dtype, shape }).collect();
     let bytes = write_header(&new).unwrap();
@@ -42,12 +45,12 @@ fn header(tensors: &[(String, Dtype, Vec<u64>)]) -> SafetensorsHeader {
 }
 
 /// Names, types and shapes of a complete file of `config`.
-fn listed(config: &DecoderConfig, dtype: Dtype) -> Vec<(String, Dtype, Vec<u64>)> {
+fn listed(config: &DecoderConfig, dtype: Dtype) -> Vec<Listed> {
     let specs = config.tensors().into_iter().filter(|spec| spec.tied_to.is_none());
     specs.map(|spec| (spec.name, dtype, spec.shape)).collect()
 }
 
-fn inventory_of(config: &DecoderConfig, tensors: &[(String, Dtype, Vec<u64>)]) -> Result<Inventory, PlanError> {
+fn inventory_of(config: &DecoderConfig, tensors: &[Listed]) -> Result<Inventory, PlanError> {
     Inventory::new(config.clone(), &[("model.safetensors".to_owned(), header(tensors))])
 }
 
@@ -263,7 +266,7 @@ fn names_in_files_are_read_as_they_are_found() {
 #[test]
 fn files_that_are_not_a_model() {
     let config = llama(2);
-    let changed = |change: fn(&mut Vec<(String, Dtype, Vec<u64>)>), expected: Expect| {
+    let changed = |change: fn(&mut Vec<Listed>), expected: Expect| {
         let mut tensors = listed(&config, Dtype::F32);
         change(&mut tensors);
         expected.assert_eq(&inventory_of(&config, &tensors).unwrap_err().to_string());
@@ -353,7 +356,7 @@ proptest! {
         let names: BTreeSet<&str> = plan.tensors().iter().map(|p| p.target.name.as_str()).collect();
         prop_assert_eq!(names.len(), plan.tensors().len());
 
-        let by_name: BTreeMap<&str, &(String, Dtype, Vec<u64>)> = tensors.iter().map(|t| (t.0.as_str(), t)).collect();
+        let by_name: BTreeMap<&str, &Listed> = tensors.iter().map(|t| (t.0.as_str(), t)).collect();
         for placement in plan.tensors() {
             match &placement.origin {
                 Origin::Copied { source, tensor } => {
