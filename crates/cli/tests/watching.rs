@@ -238,7 +238,7 @@ async fn a_failed_run_is_1_and_still_has_its_report() {
     let args = ["run", "watch", ID, "--report", report.to_str().unwrap(), "--export", export.to_str().unwrap()];
     let output = output(&server, &args).await;
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).ends_with(&format!("error: run {ID} failed: failed: no room\n")));
+    assert!(text(&output.stderr).ends_with(&format!("error: run {ID} failed: no room\n")));
     assert!(report.join("report.md").exists() && !export.exists());
 }
 

@@ -7,7 +7,7 @@ use inheritune_store::StoreError;
 use tonic::Status;
 
 /// When a caller may try again.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The status for `error`; `field` is the request's field that named what could not be used.
 pub fn store_status(error: &StoreError, field: &str) -> Status {

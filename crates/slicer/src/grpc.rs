@@ -10,7 +10,7 @@ use inheritune_domain::checkpoint::decoder_config::{BlockPart, DecoderConfig, Te
 use inheritune_domain::checkpoint::slice_plan::{Origin, Placement, PlanError, Source};
 use inheritune_domain::violation::Violations;
 use inheritune_runtime::serve::GrpcServices;
-use inheritune_runtime::store_status::store_status;
+use inheritune_runtime::store_status::{RETRY_AFTER, store_status};
 use inheritune_store::Store;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
@@ -26,8 +26,6 @@ pub const SERVICE_NAME: &str = "inheritune.v1.SlicingService";
 const CALLS_AT_ONCE: usize = 4;
 /// Longest time for one call, waiting for its turn included.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
-/// When a caller may try again.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What this crate serves.
 pub fn services(store: &Store) -> GrpcServices {

@@ -38,6 +38,9 @@ pub enum Cutting {
     Never,
 }
 
+/// Files that a message names at most.
+const NAMES_SHOWN: usize = 3;
+
 /// Part of a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
@@ -140,6 +143,15 @@ impl Corpus {
     /// Size of all files as they are stored.
     pub fn size_bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size_bytes).sum()
+    }
+
+    /// Its files, for messages: the first few by name.
+    pub fn names(&self) -> String {
+        let shown: Vec<&str> = self.files.iter().take(NAMES_SHOWN).map(|file| file.shown.as_str()).collect();
+        match self.files.len().saturating_sub(NAMES_SHOWN) {
+            0 => shown.join(", "),
+            more => format!("{} and {more} more", shown.join(", ")),
+        }
     }
 
     /// Stored bytes read so far, over all passes.

@@ -9,7 +9,7 @@ use inheritune_domain::artifact::Location;
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_lm::tokens::{TOKENS_FILE, TokenSetMeta};
 use inheritune_lm::{Device, Kind, Tensor, device, no_grad};
-use inheritune_runtime::store_status::store_status;
+use inheritune_runtime::store_status::{RETRY_AFTER, store_status};
 use inheritune_store::{Store, StoreError};
 use tokio::sync::OnceCell;
 use tonic::{Request, Response, Status};
@@ -54,7 +54,7 @@ impl TrainingService for Training {
             Ok(answer) => answer.map(Response::new),
             Err(_) => {
                 let problem = format!("there was no answer within {} s", CALL_LIMIT.as_secs());
-                Err(status::unavailable(&problem, Duration::from_secs(1)))
+                Err(status::unavailable(&problem, RETRY_AFTER))
             }
         }
     }

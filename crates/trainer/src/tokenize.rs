@@ -263,7 +263,7 @@ impl Work {
     }
 
     fn empty(&self) -> JobError {
-        JobError::Permanent("the corpus is empty: no source holds any text".to_owned())
+        JobError::Permanent(format!("the corpus is empty: there is no text in {}", self.corpus.names()))
     }
 }
 

@@ -128,7 +128,7 @@ async fn bad_input_is_named() {
         bench.permanent_error(spec(vec![bench.uri(name)], train(300))).await
     };
     let error = refused("empty.txt", b"").await;
-    assert!(error.contains("the corpus is empty"), "{error}");
+    assert!(error.contains("the corpus is empty") && error.contains("empty.txt"), "{error}");
     let error = refused("latin.txt", b"caf\xe9 au lait").await;
     assert!(error.contains("latin.txt") && error.contains("UTF-8 at byte 3"), "{error}");
     let error = refused("rows.jsonl", b"{\"text\": \"good\"}\n{\"txt\": \"bad\"}\n").await;

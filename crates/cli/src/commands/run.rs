@@ -141,8 +141,8 @@ fn outcome(run: &v1::Run) -> Result<(), Failure> {
     if !is_final(run.status) || run.status() == v1::JobStatus::Succeeded {
         return Ok(());
     }
-    let state = show::one_line(&run.state);
-    Err(Failure::Unsuccessful(format!("run {} {}: {state}", run.id, show::status(run.status).to_lowercase())))
+    // The state's own words begin with `failed` or `cancelled`.
+    Err(Failure::Unsuccessful(format!("run {} {}", run.id, show::one_line(&run.state))))
 }
 
 async fn write_report(client: &Client, id: Uuid, dir: &Path) -> Result<Vec<std::path::PathBuf>, Failure> {

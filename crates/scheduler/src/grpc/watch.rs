@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 use inheritune_api::status;
+use inheritune_runtime::store_status::RETRY_AFTER;
 use inheritune_store::notify::Topic;
 use tonic::Status;
 
-use super::{RETRY_AFTER, WatchGrant};
+use super::WatchGrant;
 
 /// Longest wait between two looks: a notification is only a hint.
 const POLL: Duration = Duration::from_secs(1);

@@ -149,8 +149,8 @@ max_positions = 64
 [reference.training]
 block_size = 32
 micro_batch = 8
-steps = 60
-lr_max = 3e-3
+steps = 250
+lr_max = 1e-2
 warmup_steps = 5
 evaluate_every_steps = 20
 checkpoint_every_steps = 15
