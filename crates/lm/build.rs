@@ -5,9 +5,11 @@ use std::path::Path;
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
-    println!("cargo:rerun-if-changed=csrc/shim.cpp");
+    println!("cargo:rerun-if-changed=csrc");
     let Some(libtorch) = std::env::var_os("LIBTORCH") else {
-        panic!("LIBTORCH is not set: run `make setup`, and cargo inside the repository, whose .cargo/config.toml sets it");
+        panic!(
+            "LIBTORCH is not set: run `make setup`, and cargo inside the repository, whose .cargo/config.toml sets it"
+        );
     };
     let libtorch = Path::new(&libtorch);
     let include = libtorch.join("include");
@@ -19,7 +21,7 @@ fn main() {
         .include(&include)
         // libtorch's own headers are not free of warnings.
         .warnings(false)
-        .file("csrc/shim.cpp")
+        .files(["csrc/shim.cpp", "csrc/allocator.cpp"])
         .compile("inheritune_lm_shim");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", libtorch.join("lib").display());
 }

@@ -56,7 +56,9 @@ impl Decoder {
         let path = dir.join("config.json");
         let json: serde_json::Value = files::read_json(&path)?;
         let config = DecoderConfig::from_hf(&json).map_err(|error| match error {
-            ConfigError::UnknownFamily { found } => LmError::file(&path, format!("model_type `{found}` is not supported")),
+            ConfigError::UnknownFamily { found } => {
+                LmError::file(&path, format!("model_type `{found}` is not supported"))
+            }
             ConfigError::Key { key, problem } => LmError::file(&path, format!("`{key}` {problem}")),
         })?;
         Self::from_weights(config, dir, device)
@@ -127,10 +129,18 @@ impl Decoder {
         weights::write_named(&dir.join(weights::SINGLE_FILE), tensors, metadata)
     }
 
-    fn cross_entropy(&self, (inputs_BT, targets_BT): (&Tensor, &Tensor), reduction: Reduction) -> Result<Tensor, LmError> {
+    fn cross_entropy(
+        &self,
+        (inputs_BT, targets_BT): (&Tensor, &Tensor),
+        reduction: Reduction,
+    ) -> Result<Tensor, LmError> {
         let shape = self.check_tokens("input", inputs_BT)?;
         if self.check_tokens("target", targets_BT)? != shape {
-            let problem = format!("inputs are {:?} and targets {:?}; they must be of one shape", inputs_BT.size(), targets_BT.size());
+            let problem = format!(
+                "inputs are {:?} and targets {:?}; they must be of one shape",
+                inputs_BT.size(),
+                targets_BT.size()
+            );
             return Err(LmError::BadTokens { problem });
         }
         let logits_NV = self.logits_flat(inputs_BT, shape)?;
@@ -150,14 +160,19 @@ impl Decoder {
         }
         if batch < 1 || time < 1 || time > i64::from(self.config.max_positions) {
             let max = self.config.max_positions;
-            return bad(format!("{what} tokens have shape {size:?}; a sequence holds 1 to {max} tokens (max_positions)"));
+            return bad(format!(
+                "{what} tokens have shape {size:?}; a sequence holds 1 to {max} tokens (max_positions)"
+            ));
         }
         if tokens_BT.device() == Device::Cpu {
             let (low, high) = no_grad(|| Ok::<_, TchError>((tokens_BT.f_min()?, tokens_BT.f_max()?)))?;
             let (low, high) = (low.f_int64_value(&[])?, high.f_int64_value(&[])?);
             if low < 0 || high >= i64::from(self.config.vocab_size) {
                 let id = if low < 0 { low } else { high };
-                return bad(format!("{what} token {id} is outside the model's vocabulary of {} tokens", self.config.vocab_size));
+                return bad(format!(
+                    "{what} token {id} is outside the model's vocabulary of {} tokens",
+                    self.config.vocab_size
+                ));
             }
         }
         Ok((batch, time))
@@ -181,7 +196,8 @@ impl Decoder {
         };
         let mut x_ND = x_BTD.f_view([batch * time, -1])?;
         for block in &self.blocks {
-            x_ND = x_ND.f_add(&block.attention.forward(&block.attention_norm.forward(&x_ND)?, batch, rope.as_ref())?)?;
+            x_ND =
+                x_ND.f_add(&block.attention.forward(&block.attention_norm.forward(&x_ND)?, batch, rope.as_ref())?)?;
             x_ND = x_ND.f_add(&block.mlp.forward(&block.mlp_norm.forward(&x_ND)?)?)?;
         }
         self.final_norm.forward(&x_ND)
@@ -227,7 +243,9 @@ struct Named<'a> {
 impl Named<'_> {
     fn get(&self, name: &str) -> Result<Tensor, TchError> {
         let tensor = self.by_name.get(name);
-        tensor.map(|tensor| tensor.shallow_clone()).ok_or_else(|| TchError::TensorNameNotFound(name.to_owned(), "the model".to_owned()))
+        tensor
+            .map(|tensor| tensor.shallow_clone())
+            .ok_or_else(|| TchError::TensorNameNotFound(name.to_owned(), "the model".to_owned()))
     }
 
     fn conv1d(&self, prefix: &str) -> Result<Linear, TchError> {
@@ -254,14 +272,21 @@ impl Named<'_> {
             attention_norm: self.layer_norm(&format!("{prefix}.ln_1"))?,
             attention: self.attention(layer, projections, self.conv1d(&format!("{prefix}.attn.c_proj"))?),
             mlp_norm: self.layer_norm(&format!("{prefix}.ln_2"))?,
-            mlp: Mlp::Gelu { up: self.conv1d(&format!("{prefix}.mlp.c_fc"))?, down: self.conv1d(&format!("{prefix}.mlp.c_proj"))? },
+            mlp: Mlp::Gelu {
+                up: self.conv1d(&format!("{prefix}.mlp.c_fc"))?,
+                down: self.conv1d(&format!("{prefix}.mlp.c_proj"))?,
+            },
         })
     }
 
     fn llama_block(&self, layer: u32) -> Result<Block, TchError> {
         let prefix = format!("model.layers.{layer}");
         let part = |name: &str| self.linear(&format!("{prefix}.{name}"));
-        let projections = Projections::Separate { q: part("self_attn.q_proj")?, k: part("self_attn.k_proj")?, v: part("self_attn.v_proj")? };
+        let projections = Projections::Separate {
+            q: part("self_attn.q_proj")?,
+            k: part("self_attn.k_proj")?,
+            v: part("self_attn.v_proj")?,
+        };
         Ok(Block {
             attention_norm: self.rms_norm(&format!("{prefix}.input_layernorm"))?,
             attention: self.attention(layer, projections, part("self_attn.o_proj")?),

@@ -37,7 +37,8 @@ impl Norm {
     pub(crate) fn forward(&self, x_ND: &Tensor) -> Result<Tensor, TchError> {
         match self {
             Self::Layer { weight_D, bias_D, eps } => {
-                let (y_ND, _mean, _rstd) = x_ND.f_native_layer_norm(weight_D.size(), Some(weight_D), Some(bias_D), *eps)?;
+                let (y_ND, _mean, _rstd) =
+                    x_ND.f_native_layer_norm(weight_D.size(), Some(weight_D), Some(bias_D), *eps)?;
                 Ok(y_ND)
             }
             Self::Rms { weight_D, eps } => x_ND.f_rms_norm(weight_D.size(), Some(weight_D), *eps),

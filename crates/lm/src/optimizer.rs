@@ -104,7 +104,10 @@ impl AdamW {
     /// [`LmError::Io`] naming the file.
     pub fn save(&self, path: &Path) -> Result<(), LmError> {
         let tensors = self.slots.iter().flat_map(|slot| {
-            [(format!("{EXP_AVG}{}", slot.name), &slot.exp_avg), (format!("{EXP_AVG_SQ}{}", slot.name), &slot.exp_avg_sq)]
+            [
+                (format!("{EXP_AVG}{}", slot.name), &slot.exp_avg),
+                (format!("{EXP_AVG_SQ}{}", slot.name), &slot.exp_avg_sq),
+            ]
         });
         weights::write_named(path, tensors, HashMap::from([(STEPS_KEY.to_owned(), self.steps.to_string())]))
     }
@@ -117,7 +120,8 @@ impl AdamW {
     pub fn load(&mut self, path: &Path) -> Result<(), LmError> {
         let mut file = weights::read_named(path)?;
         let steps = file.metadata.get(STEPS_KEY).and_then(|steps| steps.parse().ok());
-        let steps = steps.ok_or_else(|| LmError::file(path, format!("has no step count (`{STEPS_KEY}`) in its metadata")))?;
+        let steps =
+            steps.ok_or_else(|| LmError::file(path, format!("has no step count (`{STEPS_KEY}`) in its metadata")))?;
         let mut moments = Vec::with_capacity(self.slots.len());
         for slot in &self.slots {
             let mut take = |prefix: &str| {
@@ -125,7 +129,11 @@ impl AdamW {
                 let moment = file.tensors.remove(&name).ok_or_else(|| LmError::tensor(path, &name, "is missing"))?;
                 let (found, wanted) = (moment.size(), slot.parameter.size());
                 if found != wanted {
-                    return Err(LmError::tensor(path, &name, format!("has shape {found:?}, the parameter has {wanted:?}")));
+                    return Err(LmError::tensor(
+                        path,
+                        &name,
+                        format!("has shape {found:?}, the parameter has {wanted:?}"),
+                    ));
                 }
                 Ok(moment.f_to_device(slot.parameter.device())?)
             };

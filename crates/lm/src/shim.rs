@@ -1,4 +1,4 @@
-//! The safe face of `csrc/shim.cpp`: what tch lacks.
+//! The safe face of `csrc`: what tch lacks.
 
 use std::ffi::{CStr, c_char, c_void};
 
@@ -20,8 +20,9 @@ pub(crate) struct AdamWStep {
 }
 
 #[allow(unsafe_code)]
-// SAFETY: these are the functions of csrc/shim.cpp, with the same types; build.rs links it.
+// SAFETY: these are the functions of csrc, with the same types; build.rs links it.
 unsafe extern "C" {
+    fn lm_keep_large_blocks(max_kept_bytes: usize);
     fn lm_free_error(error: *mut c_char);
     fn lm_reset_gradients(parameters: *const RawTensor, count: usize) -> *mut c_char;
     fn lm_clip_gradients(parameters: *const RawTensor, count: usize, max_norm: f64, norm: *mut f64) -> *mut c_char;
@@ -34,6 +35,13 @@ unsafe extern "C" {
     ) -> *mut c_char;
 }
 
+/// Keeps up to `max_kept_bytes` of freed large blocks for later tensors on the CPU. Only the first call counts.
+#[allow(unsafe_code)]
+pub(crate) fn keep_large_blocks(max_kept_bytes: usize) {
+    // SAFETY: it takes a number and may be called at any time; blocks made before keep their own allocator.
+    unsafe { lm_keep_large_blocks(max_kept_bytes) }
+}
+
 /// Drops the gradients of `parameters`: the next backward pass then stores its own.
 #[allow(unsafe_code)]
 pub(crate) fn reset_gradients<'a>(parameters: impl IntoIterator<Item = &'a Tensor>) -> Result<(), TchError> {
@@ -44,7 +52,10 @@ pub(crate) fn reset_gradients<'a>(parameters: impl IntoIterator<Item = &'a Tenso
 
 /// Scales the gradients of `parameters` to a joint 2-norm of at most `max_norm`; gives the norm before.
 #[allow(unsafe_code)]
-pub(crate) fn clip_gradients<'a>(parameters: impl IntoIterator<Item = &'a Tensor>, max_norm: f64) -> Result<f64, TchError> {
+pub(crate) fn clip_gradients<'a>(
+    parameters: impl IntoIterator<Item = &'a Tensor>,
+    max_norm: f64,
+) -> Result<f64, TchError> {
     let parameters = raw(parameters);
     let mut norm = 0.0;
     // SAFETY: as in `reset_gradients`; `norm` outlives the call.

@@ -54,7 +54,10 @@ impl Tokenizer {
         };
         let config = optional(TOKENIZER_CONFIG_FILE)?;
         let parsed: Option<Value> = match &config {
-            Some(text) => Some(serde_json::from_str(text).map_err(|e| LmError::file(&dir.join(TOKENIZER_CONFIG_FILE), e.to_string()))?),
+            Some(text) => Some(
+                serde_json::from_str(text)
+                    .map_err(|e| LmError::file(&dir.join(TOKENIZER_CONFIG_FILE), e.to_string()))?,
+            ),
             None => None,
         };
         let special_tokens = optional(SPECIAL_TOKENS_FILE)?;
@@ -78,7 +81,9 @@ impl Tokenizer {
         S: AsRef<str> + Send,
     {
         if vocab_size < SMALLEST_VOCABULARY {
-            let problem = format!("a vocabulary of {vocab_size} cannot hold every byte; at least {SMALLEST_VOCABULARY} is needed");
+            let problem = format!(
+                "a vocabulary of {vocab_size} cannot hold every byte; at least {SMALLEST_VOCABULARY} is needed"
+            );
             return Err(LmError::Tokenizer(problem));
         }
         let mut trainer = BpeTrainerBuilder::new()
@@ -109,7 +114,8 @@ impl Tokenizer {
     /// [`LmError::Tokenizer`].
     pub fn encode_batch<S: AsRef<str>>(&self, texts: &[S]) -> Result<Vec<Vec<u32>>, LmError> {
         let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
-        let encodings = self.inner.encode_batch_fast(texts, false).map_err(|error| LmError::Tokenizer(error.to_string()))?;
+        let encodings =
+            self.inner.encode_batch_fast(texts, false).map_err(|error| LmError::Tokenizer(error.to_string()))?;
         Ok(encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
     }
 
@@ -167,10 +173,17 @@ impl Tokenizer {
         inner.with_truncation(None).map_err(|error| error.to_string())?;
         inner.with_padding(None);
         let highest = inner.get_vocab(true).into_values().max();
-        let vocab_size = highest.ok_or("has no vocabulary")?.checked_add(1).ok_or("has a token id that does not fit in 32 bits")?;
-        let named = config.and_then(|config| config.get("eos_token")).and_then(|eos| eos.get("content").unwrap_or(eos).as_str());
+        let vocab_size =
+            highest.ok_or("has no vocabulary")?.checked_add(1).ok_or("has a token id that does not fit in 32 bits")?;
+        let named = config
+            .and_then(|config| config.get("eos_token"))
+            .and_then(|eos| eos.get("content").unwrap_or(eos).as_str());
         let end_of_text_id = match named {
-            Some(name) => Some(inner.token_to_id(name).ok_or_else(|| format!("has no token `{name}`, the eos_token of {TOKENIZER_CONFIG_FILE}"))?),
+            Some(name) => Some(
+                inner
+                    .token_to_id(name)
+                    .ok_or_else(|| format!("has no token `{name}`, the eos_token of {TOKENIZER_CONFIG_FILE}"))?,
+            ),
             None => KNOWN_ENDS.iter().find_map(|name| inner.token_to_id(name)),
         };
         let end = end_of_text_id.and_then(|id| inner.id_to_token(id));

@@ -133,7 +133,8 @@ impl Part {
         let bytes = files::map(&path)?;
         let found = bytes.len() as u64;
         if tokens.checked_mul(dtype.size_bytes()) != Some(found) {
-            let problem = format!("is {found} bytes; {TOKENS_FILE} says {tokens} tokens of {} bytes", dtype.size_bytes());
+            let problem =
+                format!("is {found} bytes; {TOKENS_FILE} says {tokens} tokens of {} bytes", dtype.size_bytes());
             return Err(LmError::file(&path, problem));
         }
         Ok(Self { path, bytes })
@@ -176,7 +177,11 @@ impl TokenSlice<'_> {
         match ids.iter().position(|id| *id >= vocab_size) {
             None => Ok(ids),
             Some(at) => {
-                let problem = format!("token {} is {}, not below the vocabulary ({vocab_size})", range.start + at as u64, ids[at]);
+                let problem = format!(
+                    "token {} is {}, not below the vocabulary ({vocab_size})",
+                    range.start + at as u64,
+                    ids[at]
+                );
                 Err(LmError::file(&self.part.path, problem))
             }
         }
@@ -288,7 +293,8 @@ impl TokenSetWriter {
         self.train.flush().map_err(on_train)?;
         let wanted = (total as f64 * validation_fraction).round() as u64;
         if validation_fraction > 0.0 && (wanted == 0 || wanted == total) {
-            let problem = format!("{total} tokens cannot be split into a training part and {validation_fraction} for validation");
+            let problem =
+                format!("{total} tokens cannot be split into a training part and {validation_fraction} for validation");
             return Err(LmError::EmptyCorpus { problem });
         }
         let cut = if wanted == 0 { total } else { self.cut_near(total - wanted, wanted / 2)? };
@@ -340,7 +346,9 @@ pub fn remove(dir: &Path) -> Result<(), LmError> {
 fn check_ids(tokens: &[u32], vocab_size: u32) -> Result<(), LmError> {
     match tokens.iter().find(|id| **id >= vocab_size) {
         None => Ok(()),
-        Some(id) => Err(LmError::BadTokens { problem: format!("token {id} is not below the vocabulary ({vocab_size})") }),
+        Some(id) => {
+            Err(LmError::BadTokens { problem: format!("token {id} is not below the vocabulary ({vocab_size})") })
+        }
     }
 }
 
@@ -354,7 +362,11 @@ fn write_ids<const N: usize>(out: &mut impl Write, ids: impl Iterator<Item = [u8
 }
 
 /// Calls `visit` with every position of `range` and its id.
-fn for_each_id((mut file, dtype): (&File, TokenType), range: Range<u64>, mut visit: impl FnMut(u64, u32)) -> std::io::Result<()> {
+fn for_each_id(
+    (mut file, dtype): (&File, TokenType),
+    range: Range<u64>,
+    mut visit: impl FnMut(u64, u32),
+) -> std::io::Result<()> {
     let size = dtype.size_bytes();
     file.seek(SeekFrom::Start(range.start * size))?;
     let mut left = (range.end - range.start) * size;

@@ -41,7 +41,12 @@ pub(crate) fn read(dir: &Path, config: &DecoderConfig, device: Device) -> Result
 }
 
 /// A second copy of a tied tensor is read only to see that it is a copy.
-fn check_tied(path: &Path, name: &str, own: &Tensor, (tied_to, parameters): (&str, &[Parameter])) -> Result<(), LmError> {
+fn check_tied(
+    path: &Path,
+    name: &str,
+    own: &Tensor,
+    (tied_to, parameters): (&str, &[Parameter]),
+) -> Result<(), LmError> {
     let same = match parameters.iter().find(|parameter| parameter.name == tied_to) {
         Some(parameter) => parameter.tensor.f_detach()?.f_to_device(Device::Cpu)?.f_equal(own)?,
         None => false,
@@ -99,7 +104,8 @@ fn read_files(source: &Source, config: &DecoderConfig) -> Result<HashMap<String,
                 NameInFile::Unknown => None,
             };
             // A name can look right and belong to no tensor: `h.01.ln_1.bias`.
-            let Some((canonical, wanted)) = canonical.and_then(|name| shapes.get(&name).map(|shape| (name, shape))) else {
+            let Some((canonical, wanted)) = canonical.and_then(|name| shapes.get(&name).map(|shape| (name, shape)))
+            else {
                 return bad(format!("is not part of a {} model of {} layers", config.family.as_str(), config.n_layers));
             };
             if *wanted != entry.shape {
@@ -145,7 +151,8 @@ impl TensorFile {
         // positions fit. A dimension can be larger only beside one of 0.
         let size: Vec<i64> = entry.shape.iter().map(|n| *n as i64).collect();
         let data = &self.bytes[entry.bytes.start as usize..entry.bytes.end as usize];
-        let failed = |error: tch::TchError| LmError::tensor(&self.path, &entry.name, format!("cannot be read: {error}"));
+        let failed =
+            |error: tch::TchError| LmError::tensor(&self.path, &entry.name, format!("cannot be read: {error}"));
         Tensor::f_from_data_size(data, &size, kind).and_then(|tensor| tensor.f_to_kind(Kind::Float)).map_err(failed)
     }
 }

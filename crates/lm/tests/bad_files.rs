@@ -1,5 +1,6 @@
 //! Files and tokens that are not what they should be: an error that names the file and the tensor, never a
 //! panic and never a wrong model.
+#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 
@@ -47,7 +48,8 @@ fn edit_tensors(path: &Path, change: impl Fn(&str, &TensorView<'_>) -> Vec<(Stri
     let bytes = std::fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let tensors: Vec<_> = file.iter().flat_map(|(name, view)| change(name, &view)).collect();
-    let views = tensors.iter().map(|(name, dtype, shape, data)| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
+    let views =
+        tensors.iter().map(|(name, dtype, shape, data)| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
     let new = safetensors::serialize(views, None).unwrap();
     std::fs::write(path, new).unwrap();
 }
@@ -69,15 +71,39 @@ fn truncate(path: &Path, to: impl FnOnce(u64) -> u64) {
 
 #[test]
 fn a_truncated_file() {
-    check("gpt2-inner", |dir| truncate(&dir.join(WEIGHTS), |length| length - 1), expect!["DIR/model.safetensors: its header describes 67544 bytes but the file has 67543; it is truncated or has bytes that belong to no tensor"]);
-    check("gpt2-inner", |dir| truncate(&dir.join(WEIGHTS), |_| 100), expect!["DIR/model.safetensors: its header of 2576 bytes does not fit in a file of 100 bytes; it is truncated"]);
-    check("gpt2-inner", |dir| truncate(&dir.join(WEIGHTS), |_| 7), expect!["DIR/model.safetensors: is 7 bytes long, too short for a safetensors file; it may be truncated"]);
-    check("gpt2-inner", |dir| truncate(&dir.join(WEIGHTS), |_| 0), expect!["DIR/model.safetensors: is 0 bytes long, too short for a safetensors file; it may be truncated"]);
+    check(
+        "gpt2-inner",
+        |dir| truncate(&dir.join(WEIGHTS), |length| length - 1),
+        expect![
+            "DIR/model.safetensors: its header describes 67544 bytes but the file has 67543; it is truncated or has bytes that belong to no tensor"
+        ],
+    );
+    check(
+        "gpt2-inner",
+        |dir| truncate(&dir.join(WEIGHTS), |_| 100),
+        expect!["DIR/model.safetensors: its header of 2576 bytes does not fit in a file of 100 bytes; it is truncated"],
+    );
+    check(
+        "gpt2-inner",
+        |dir| truncate(&dir.join(WEIGHTS), |_| 7),
+        expect!["DIR/model.safetensors: is 7 bytes long, too short for a safetensors file; it may be truncated"],
+    );
+    check(
+        "gpt2-inner",
+        |dir| truncate(&dir.join(WEIGHTS), |_| 0),
+        expect!["DIR/model.safetensors: is 0 bytes long, too short for a safetensors file; it may be truncated"],
+    );
 }
 
 #[test]
 fn a_file_with_bytes_of_no_tensor() {
-    check("gpt2-inner", |dir| truncate(&dir.join(WEIGHTS), |length| length + 4), expect!["DIR/model.safetensors: its header describes 67544 bytes but the file has 67548; it is truncated or has bytes that belong to no tensor"]);
+    check(
+        "gpt2-inner",
+        |dir| truncate(&dir.join(WEIGHTS), |length| length + 4),
+        expect![
+            "DIR/model.safetensors: its header describes 67544 bytes but the file has 67548; it is truncated or has bytes that belong to no tensor"
+        ],
+    );
 }
 
 #[test]
@@ -89,10 +115,28 @@ fn an_oversized_header_length() {
             std::fs::write(dir.join(WEIGHTS), bytes).unwrap();
         }
     };
-    check("gpt2-inner", with_length(u64::MAX), expect!["DIR/model.safetensors: its header of 18446744073709551615 bytes is longer than the limit of 16777216"]);
-    check("gpt2-inner", with_length(1 << 40), expect!["DIR/model.safetensors: its header of 1099511627776 bytes is longer than the limit of 16777216"]);
-    check("gpt2-inner", with_length(1 << 23), expect!["DIR/model.safetensors: its header of 8388608 bytes does not fit in a file of 67544 bytes; it is truncated"]);
-    check("gpt2-inner", with_length(0), expect!["DIR/model.safetensors: its header is not valid: it does not start with `{`"]);
+    check(
+        "gpt2-inner",
+        with_length(u64::MAX),
+        expect!["DIR/model.safetensors: its header of 18446744073709551615 bytes is longer than the limit of 16777216"],
+    );
+    check(
+        "gpt2-inner",
+        with_length(1 << 40),
+        expect!["DIR/model.safetensors: its header of 1099511627776 bytes is longer than the limit of 16777216"],
+    );
+    check(
+        "gpt2-inner",
+        with_length(1 << 23),
+        expect![
+            "DIR/model.safetensors: its header of 8388608 bytes does not fit in a file of 67544 bytes; it is truncated"
+        ],
+    );
+    check(
+        "gpt2-inner",
+        with_length(0),
+        expect!["DIR/model.safetensors: its header is not valid: it does not start with `{`"],
+    );
 }
 
 #[test]
@@ -103,9 +147,21 @@ fn a_header_that_is_no_header() {
             std::fs::write(dir.join(WEIGHTS), bytes).unwrap();
         }
     };
-    check("gpt2-inner", with_header(b"[1, 2]"), expect!["DIR/model.safetensors: its header is not valid: it does not start with `{`"]);
-    check("gpt2-inner", with_header(b"{\"x\": \xff}"), expect!["DIR/model.safetensors: its header is not valid: expected value at line 1 column 7"]);
-    check("gpt2-inner", with_header(b"{}"), expect!["DIR/model.safetensors: tensor `transformer.wte.weight` is missing"]);
+    check(
+        "gpt2-inner",
+        with_header(b"[1, 2]"),
+        expect!["DIR/model.safetensors: its header is not valid: it does not start with `{`"],
+    );
+    check(
+        "gpt2-inner",
+        with_header(b"{\"x\": \xff}"),
+        expect!["DIR/model.safetensors: its header is not valid: expected value at line 1 column 7"],
+    );
+    check(
+        "gpt2-inner",
+        with_header(b"{}"),
+        expect!["DIR/model.safetensors: tensor `transformer.wte.weight` is missing"],
+    );
 }
 
 #[test]
@@ -119,8 +175,20 @@ fn overlapping_offsets() {
             });
         }
     };
-    check("gpt2-inner", shift(-4), expect!["DIR/model.safetensors: tensor `transformer.ln_f.bias` overlaps the tensor before it: it begins at 55356 and should begin at 55360"]);
-    check("gpt2-inner", shift(4), expect!["DIR/model.safetensors: tensor `transformer.ln_f.bias` leaves a gap after the tensor before it: it begins at 55364 and should begin at 55360"]);
+    check(
+        "gpt2-inner",
+        shift(-4),
+        expect![
+            "DIR/model.safetensors: tensor `transformer.ln_f.bias` overlaps the tensor before it: it begins at 55356 and should begin at 55360"
+        ],
+    );
+    check(
+        "gpt2-inner",
+        shift(4),
+        expect![
+            "DIR/model.safetensors: tensor `transformer.ln_f.bias` leaves a gap after the tensor before it: it begins at 55364 and should begin at 55360"
+        ],
+    );
 }
 
 /// Eight tensors whose sizes add up to 2^64: a reader that adds without a check wraps around to a file
@@ -131,14 +199,21 @@ fn offsets_that_overflow() {
         let size = (1_u64 << 61) - 1;
         let mut header = json!({});
         for i in 0..8 {
-            header[format!("t{i}")] = json!({ "dtype": "U8", "shape": [size], "data_offsets": [i * size, (i + 1) * size] });
+            header[format!("t{i}")] =
+                json!({ "dtype": "U8", "shape": [size], "data_offsets": [i * size, (i + 1) * size] });
         }
         header["t8"] = json!({ "dtype": "U8", "shape": [7], "data_offsets": [8 * size, 8 * size + 7] });
         let header = header.to_string();
         let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
         std::fs::write(dir.join(WEIGHTS), bytes).unwrap();
     };
-    check("gpt2-inner", huge, expect!["DIR/model.safetensors: tensor `t7` has offsets [16140901064495857657, 18446744073709551608], beyond any file"]);
+    check(
+        "gpt2-inner",
+        huge,
+        expect![
+            "DIR/model.safetensors: tensor `t7` has offsets [16140901064495857657, 18446744073709551608], beyond any file"
+        ],
+    );
 }
 
 #[test]
@@ -148,26 +223,55 @@ fn a_wrong_shape() {
             header["transformer.h.0.mlp.c_fc.weight"]["shape"].as_array_mut().unwrap().reverse();
         });
     };
-    check("gpt2-inner", transposed, expect!["DIR/model.safetensors: tensor `transformer.h.0.mlp.c_fc.weight` has shape [50, 30], config.json asks for [30, 50]"]);
+    check(
+        "gpt2-inner",
+        transposed,
+        expect![
+            "DIR/model.safetensors: tensor `transformer.h.0.mlp.c_fc.weight` has shape [50, 30], config.json asks for [30, 50]"
+        ],
+    );
     let too_wide = |dir: &Path| {
         edit_header(&dir.join(WEIGHTS), |header| header["transformer.ln_f.weight"]["shape"] = json!([31]));
     };
-    check("gpt2-inner", too_wide, expect!["DIR/model.safetensors: tensor `transformer.ln_f.weight` has offsets [55480, 55600], but F32 [31] takes 124 bytes"]);
+    check(
+        "gpt2-inner",
+        too_wide,
+        expect![
+            "DIR/model.safetensors: tensor `transformer.ln_f.weight` has offsets [55480, 55600], but F32 [31] takes 124 bytes"
+        ],
+    );
     let negative = |dir: &Path| {
         edit_header(&dir.join(WEIGHTS), |header| header["transformer.ln_f.weight"]["shape"] = json!([-30]));
     };
-    check("gpt2-inner", negative, expect!["DIR/model.safetensors: its header is not valid: invalid value: integer `-30`, expected u64 at line 1 column 2367"]);
+    check(
+        "gpt2-inner",
+        negative,
+        expect![
+            "DIR/model.safetensors: its header is not valid: invalid value: integer `-30`, expected u64 at line 1 column 2367"
+        ],
+    );
 }
 
 #[test]
 fn a_missing_tensor() {
     let without = |dropped: &'static str| {
         move |dir: &Path| {
-            edit_tensors(&dir.join(WEIGHTS), |name, view| if name == dropped { vec![] } else { vec![same(name, view)] });
+            edit_tensors(
+                &dir.join(WEIGHTS),
+                |name, view| if name == dropped { vec![] } else { vec![same(name, view)] },
+            );
         }
     };
-    check("gpt2-inner", without("transformer.h.1.attn.c_attn.bias"), expect!["DIR/model.safetensors: tensor `transformer.h.1.attn.c_attn.bias` is missing"]);
-    check("llama-head-100", without("lm_head.weight"), expect!["DIR/model.safetensors: tensor `lm_head.weight` is missing"]);
+    check(
+        "gpt2-inner",
+        without("transformer.h.1.attn.c_attn.bias"),
+        expect!["DIR/model.safetensors: tensor `transformer.h.1.attn.c_attn.bias` is missing"],
+    );
+    check(
+        "llama-head-100",
+        without("lm_head.weight"),
+        expect!["DIR/model.safetensors: tensor `lm_head.weight` is missing"],
+    );
 }
 
 #[test]
@@ -180,10 +284,28 @@ fn an_unknown_tensor() {
             });
         }
     };
-    check("gpt2-inner", renamed("transformer.ln_f.bias", "transformer.ln_g.bias"), expect!["DIR/model.safetensors: tensor `transformer.ln_g.bias` is not part of a gpt2 model of 2 layers"]);
-    check("gpt2-inner", renamed("transformer.h.1.ln_1.bias", "transformer.h.2.ln_1.bias"), expect!["DIR/model.safetensors: tensor `transformer.h.2.ln_1.bias` is not part of a gpt2 model of 2 layers"]);
-    check("gpt2-inner", renamed("transformer.h.1.ln_1.bias", "transformer.h.01.ln_1.bias"), expect!["DIR/model.safetensors: tensor `transformer.h.01.ln_1.bias` is not part of a gpt2 model of 2 layers"]);
-    check("llama-head-100", renamed("lm_head.weight", "lm_head.weight\n"), expect![[r#"DIR/model.safetensors: tensor `lm_head.weight\n` has a name with characters other than A-Z a-z 0-9 . _ / -"#]]);
+    check(
+        "gpt2-inner",
+        renamed("transformer.ln_f.bias", "transformer.ln_g.bias"),
+        expect!["DIR/model.safetensors: tensor `transformer.ln_g.bias` is not part of a gpt2 model of 2 layers"],
+    );
+    check(
+        "gpt2-inner",
+        renamed("transformer.h.1.ln_1.bias", "transformer.h.2.ln_1.bias"),
+        expect!["DIR/model.safetensors: tensor `transformer.h.2.ln_1.bias` is not part of a gpt2 model of 2 layers"],
+    );
+    check(
+        "gpt2-inner",
+        renamed("transformer.h.1.ln_1.bias", "transformer.h.01.ln_1.bias"),
+        expect!["DIR/model.safetensors: tensor `transformer.h.01.ln_1.bias` is not part of a gpt2 model of 2 layers"],
+    );
+    check(
+        "llama-head-100",
+        renamed("lm_head.weight", "lm_head.weight\n"),
+        expect![[
+            r#"DIR/model.safetensors: tensor `lm_head.weight\n` has a name with characters other than A-Z a-z 0-9 . _ / -"#
+        ]],
+    );
 }
 
 #[test]
@@ -215,7 +337,13 @@ fn a_tied_head_that_is_another() {
             });
         }
     };
-    check("gpt2-inner", with_head(1), expect!["DIR/model.safetensors: tensor `lm_head.weight` differs from `transformer.wte.weight`, which config.json ties it to"]);
+    check(
+        "gpt2-inner",
+        with_head(1),
+        expect![
+            "DIR/model.safetensors: tensor `lm_head.weight` differs from `transformer.wte.weight`, which config.json ties it to"
+        ],
+    );
     // A true copy is what some savers write.
     let dir = tempfile::tempdir().unwrap();
     copy(&golden_dir().join("gpt2-inner"), dir.path());
@@ -230,14 +358,32 @@ fn an_unknown_dtype() {
             edit_header(&dir.join(WEIGHTS), |header| header["transformer.ln_f.bias"]["dtype"] = json!(dtype));
         }
     };
-    check("gpt2-inner", of("F32X"), expect!["DIR/model.safetensors: tensor `transformer.ln_f.bias` has dtype `F32X`; known are F64, F32, F16, BF16, I64, I32, I16, I8, U8, BOOL"]);
-    check("gpt2-inner", of("I32"), expect!["DIR/model.safetensors: tensor `transformer.ln_f.bias` is I32; F32, F16 and BF16 are read"]);
+    check(
+        "gpt2-inner",
+        of("F32X"),
+        expect![
+            "DIR/model.safetensors: tensor `transformer.ln_f.bias` has dtype `F32X`; known are F64, F32, F16, BF16, I64, I32, I16, I8, U8, BOOL"
+        ],
+    );
+    check(
+        "gpt2-inner",
+        of("I32"),
+        expect!["DIR/model.safetensors: tensor `transformer.ln_f.bias` is I32; F32, F16 and BF16 are read"],
+    );
 }
 
 #[test]
 fn a_folder_without_files() {
-    check("gpt2-inner", |dir| std::fs::remove_file(dir.join(WEIGHTS)).unwrap(), expect!["DIR: holds neither model.safetensors nor model.safetensors.index.json"]);
-    check("gpt2-inner", |dir| std::fs::remove_file(dir.join("config.json")).unwrap(), expect!["DIR/config.json: No such file or directory (os error 2)"]);
+    check(
+        "gpt2-inner",
+        |dir| std::fs::remove_file(dir.join(WEIGHTS)).unwrap(),
+        expect!["DIR: holds neither model.safetensors nor model.safetensors.index.json"],
+    );
+    check(
+        "gpt2-inner",
+        |dir| std::fs::remove_file(dir.join("config.json")).unwrap(),
+        expect!["DIR/config.json: No such file or directory (os error 2)"],
+    );
 }
 
 #[test]
@@ -246,24 +392,90 @@ fn an_index_that_lies() {
         move |dir: &Path| edit_json(&dir.join(INDEX), |index| index["weight_map"][tensor] = json!(file))
     };
     let norm = "model.norm.weight";
-    check("llama-tied-sharded", mapped(norm, "model-00009-of-00009.safetensors"), expect!["DIR/model-00009-of-00009.safetensors: No such file or directory (os error 2)"]);
-    check("llama-tied-sharded", mapped(norm, "../x"), expect!["DIR/model.safetensors.index.json: tensor `model.norm.weight` is mapped to `../x`, which is not a .safetensors file name"]);
-    check("llama-tied-sharded", mapped(norm, "../model.safetensors"), expect!["DIR/model.safetensors.index.json: tensor `model.norm.weight` is mapped to `../model.safetensors`, which is not a .safetensors file name"]);
-    check("llama-tied-sharded", mapped(norm, "/etc/model.safetensors"), expect!["DIR/model.safetensors.index.json: tensor `model.norm.weight` is mapped to `/etc/model.safetensors`, which is not a .safetensors file name"]);
-    check("llama-tied-sharded", mapped(norm, "..\\model.safetensors"), expect![[r#"DIR/model.safetensors.index.json: tensor `model.norm.weight` is mapped to `..\\model.safetensors`, which is not a .safetensors file name"#]]);
-    check("llama-tied-sharded", mapped(norm, "model-00001-of-00004.safetensors"), expect!["DIR/model.safetensors.index.json: tensor `model.norm.weight` is in model-00004-of-00004.safetensors but not mapped to it"]);
-    check("llama-tied-sharded", mapped("model.other.weight", "model-00001-of-00004.safetensors"), expect!["DIR/model.safetensors.index.json: tensor `model.other.weight` is mapped to model-00001-of-00004.safetensors, which does not hold it"]);
+    check(
+        "llama-tied-sharded",
+        mapped(norm, "model-00009-of-00009.safetensors"),
+        expect!["DIR/model-00009-of-00009.safetensors: No such file or directory (os error 2)"],
+    );
+    check(
+        "llama-tied-sharded",
+        mapped(norm, "../x"),
+        expect![
+            "DIR/model.safetensors.index.json: tensor `model.norm.weight` is mapped to `../x`, which is not a .safetensors file name"
+        ],
+    );
+    check(
+        "llama-tied-sharded",
+        mapped(norm, "../model.safetensors"),
+        expect![
+            "DIR/model.safetensors.index.json: tensor `model.norm.weight` is mapped to `../model.safetensors`, which is not a .safetensors file name"
+        ],
+    );
+    check(
+        "llama-tied-sharded",
+        mapped(norm, "/etc/model.safetensors"),
+        expect![
+            "DIR/model.safetensors.index.json: tensor `model.norm.weight` is mapped to `/etc/model.safetensors`, which is not a .safetensors file name"
+        ],
+    );
+    check(
+        "llama-tied-sharded",
+        mapped(norm, "..\\model.safetensors"),
+        expect![[
+            r#"DIR/model.safetensors.index.json: tensor `model.norm.weight` is mapped to `..\\model.safetensors`, which is not a .safetensors file name"#
+        ]],
+    );
+    check(
+        "llama-tied-sharded",
+        mapped(norm, "model-00001-of-00004.safetensors"),
+        expect![
+            "DIR/model.safetensors.index.json: tensor `model.norm.weight` is in model-00004-of-00004.safetensors but not mapped to it"
+        ],
+    );
+    check(
+        "llama-tied-sharded",
+        mapped("model.other.weight", "model-00001-of-00004.safetensors"),
+        expect![
+            "DIR/model.safetensors.index.json: tensor `model.other.weight` is mapped to model-00001-of-00004.safetensors, which does not hold it"
+        ],
+    );
     let unmapped = |dir: &Path| {
         edit_json(&dir.join(INDEX), |index| {
             index["weight_map"].as_object_mut().unwrap().remove(norm);
         });
     };
-    check("llama-tied-sharded", unmapped, expect!["DIR/model.safetensors.index.json: tensor `model.norm.weight` is in model-00004-of-00004.safetensors but not mapped to it"]);
-    check("llama-tied-sharded", |dir| std::fs::write(dir.join(INDEX), r#"{"weight_map": {}}"#).unwrap(), expect!["DIR/model.safetensors.index.json: `weight_map` is empty"]);
-    check("llama-tied-sharded", |dir| std::fs::write(dir.join(INDEX), "{").unwrap(), expect!["DIR/model.safetensors.index.json: EOF while parsing an object at line 1 column 1"]);
-    check("llama-tied-sharded", |dir| std::fs::write(dir.join(INDEX), "[]").unwrap(), expect!["DIR/model.safetensors.index.json: invalid length 0, expected an object with `weight_map` at line 1 column 2"]);
+    check(
+        "llama-tied-sharded",
+        unmapped,
+        expect![
+            "DIR/model.safetensors.index.json: tensor `model.norm.weight` is in model-00004-of-00004.safetensors but not mapped to it"
+        ],
+    );
+    check(
+        "llama-tied-sharded",
+        |dir| std::fs::write(dir.join(INDEX), r#"{"weight_map": {}}"#).unwrap(),
+        expect!["DIR/model.safetensors.index.json: `weight_map` is empty"],
+    );
+    check(
+        "llama-tied-sharded",
+        |dir| std::fs::write(dir.join(INDEX), "{").unwrap(),
+        expect!["DIR/model.safetensors.index.json: EOF while parsing an object at line 1 column 1"],
+    );
+    check(
+        "llama-tied-sharded",
+        |dir| std::fs::write(dir.join(INDEX), "[]").unwrap(),
+        expect![
+            "DIR/model.safetensors.index.json: invalid length 0, expected an object with `weight_map` at line 1 column 2"
+        ],
+    );
     let cut = |dir: &Path| truncate(&dir.join("model-00002-of-00004.safetensors"), |length| length - 1);
-    check("llama-tied-sharded", cut, expect!["DIR/model-00002-of-00004.safetensors: its header describes 20264 bytes but the file has 20263; it is truncated or has bytes that belong to no tensor"]);
+    check(
+        "llama-tied-sharded",
+        cut,
+        expect![
+            "DIR/model-00002-of-00004.safetensors: its header describes 20264 bytes but the file has 20263; it is truncated or has bytes that belong to no tensor"
+        ],
+    );
 }
 
 #[test]
@@ -278,31 +490,83 @@ fn a_bad_config() {
             });
         }
     };
-    check("gpt2-inner", with("model_type", json!("gpt3")), expect!["DIR/config.json: model_type `gpt3` is not supported"]);
+    check(
+        "gpt2-inner",
+        with("model_type", json!("gpt3")),
+        expect!["DIR/config.json: model_type `gpt3` is not supported"],
+    );
     check("gpt2-inner", without("model_type"), expect!["DIR/config.json: `model_type` is missing"]);
     check("gpt2-inner", without("n_layer"), expect!["DIR/config.json: `n_layer` is missing"]);
     check("gpt2-inner", without("vocab_size"), expect!["DIR/config.json: `vocab_size` is missing"]);
     check("llama-bf16", without("intermediate_size"), expect!["DIR/config.json: `intermediate_size` is missing"]);
-    check("gpt2-inner", with("n_head", json!(4)), expect!["DIR/config.json: `n_embd` is 30, not a multiple of n_head (4)"]);
-    check("gpt2-inner", with("n_head", json!(0)), expect!["DIR/config.json: `n_head` is 0, not a whole number from 1 to 1048576"]);
-    check("gpt2-inner", with("n_embd", json!(-30)), expect!["DIR/config.json: `n_embd` is -30, not a whole number from 1 to 1048576"]);
-    check("gpt2-inner", with("n_layer", json!(u64::MAX)), expect!["DIR/config.json: `n_layer` is 18446744073709551615, not a whole number from 1 to 1048576"]);
-    check("gpt2-inner", with("vocab_size", json!("61")), expect![[r#"DIR/config.json: `vocab_size` is "61", not a whole number from 1 to 1048576"#]]);
-    check("llama-bf16", with("num_key_value_heads", json!(2)), expect!["DIR/config.json: `num_key_value_heads` is 2, which does not divide num_attention_heads (3)"]);
-    check("llama-head-100", with("head_dim", json!(25)), expect!["DIR/config.json: `head_dim` is 25; rotary positions need an even one"]);
-    check("llama-bf16", with("rope_parameters", json!({ "rope_type": "yarn", "rope_theta": 1e4 })), expect!["DIR/config.json: `rope_parameters` asks for `yarn` rotary scaling, which is not supported"]);
-    check("gpt2-inner", |dir| std::fs::write(dir.join("config.json"), "{ nothing").unwrap(), expect!["DIR/config.json: key must be a string at line 1 column 3"]);
-    check("gpt2-inner", |dir| std::fs::write(dir.join("config.json"), [0xff, 0xfe]).unwrap(), expect!["DIR/config.json: expected value at line 1 column 1"]);
-    check("gpt2-inner", |dir| std::fs::write(dir.join("config.json"), "[".repeat(100_000)).unwrap(), expect!["DIR/config.json: recursion limit exceeded at line 1 column 128"]);
-    check("gpt2-inner", |dir| std::fs::write(dir.join("config.json"), "3").unwrap(), expect!["DIR/config.json: `model_type` is missing"]);
+    check(
+        "gpt2-inner",
+        with("n_head", json!(4)),
+        expect!["DIR/config.json: `n_embd` is 30, not a multiple of n_head (4)"],
+    );
+    check(
+        "gpt2-inner",
+        with("n_head", json!(0)),
+        expect!["DIR/config.json: `n_head` is 0, not a whole number from 1 to 1048576"],
+    );
+    check(
+        "gpt2-inner",
+        with("n_embd", json!(-30)),
+        expect!["DIR/config.json: `n_embd` is -30, not a whole number from 1 to 1048576"],
+    );
+    check(
+        "gpt2-inner",
+        with("n_layer", json!(u64::MAX)),
+        expect!["DIR/config.json: `n_layer` is 18446744073709551615, not a whole number from 1 to 1048576"],
+    );
+    check(
+        "gpt2-inner",
+        with("vocab_size", json!("61")),
+        expect![[r#"DIR/config.json: `vocab_size` is "61", not a whole number from 1 to 1048576"#]],
+    );
+    check(
+        "llama-bf16",
+        with("num_key_value_heads", json!(2)),
+        expect!["DIR/config.json: `num_key_value_heads` is 2, which does not divide num_attention_heads (3)"],
+    );
+    check(
+        "llama-head-100",
+        with("head_dim", json!(25)),
+        expect!["DIR/config.json: `head_dim` is 25; rotary positions need an even one"],
+    );
+    check(
+        "llama-bf16",
+        with("rope_parameters", json!({ "rope_type": "yarn", "rope_theta": 1e4 })),
+        expect!["DIR/config.json: `rope_parameters` asks for `yarn` rotary scaling, which is not supported"],
+    );
+    check(
+        "gpt2-inner",
+        |dir| std::fs::write(dir.join("config.json"), "{ nothing").unwrap(),
+        expect!["DIR/config.json: key must be a string at line 1 column 3"],
+    );
+    check(
+        "gpt2-inner",
+        |dir| std::fs::write(dir.join("config.json"), [0xff, 0xfe]).unwrap(),
+        expect!["DIR/config.json: expected value at line 1 column 1"],
+    );
+    check(
+        "gpt2-inner",
+        |dir| std::fs::write(dir.join("config.json"), "[".repeat(100_000)).unwrap(),
+        expect!["DIR/config.json: recursion limit exceeded at line 1 column 128"],
+    );
+    check(
+        "gpt2-inner",
+        |dir| std::fs::write(dir.join("config.json"), "3").unwrap(),
+        expect!["DIR/config.json: `model_type` is missing"],
+    );
 }
 
 /// Gives tokens to a golden model and compares what the error says.
 fn check_tokens(inputs: &Tensor, expected: Expect) {
     let decoder = load(&golden_dir().join("gpt2-inner"));
-    let from_logits = decoder.logits(inputs).err().expect("an error is expected").to_string();
+    let from_logits = decoder.logits(inputs).expect_err("an error is expected").to_string();
     let good = Tensor::from_slice(&[1_i64]).view([1, 1]);
-    assert_eq!(decoder.loss(inputs, &good).err().expect("an error is expected").to_string(), from_logits);
+    assert_eq!(decoder.loss(inputs, &good).expect_err("an error is expected").to_string(), from_logits);
     expected.assert_eq(&from_logits);
 }
 
@@ -312,10 +576,22 @@ fn tokens_that_the_model_cannot_take() {
     check_tokens(&tokens(&[1, 61]), expect!["input token 61 is outside the model's vocabulary of 61 tokens"]);
     check_tokens(&tokens(&[1, -1]), expect!["input token -1 is outside the model's vocabulary of 61 tokens"]);
     check_tokens(&tokens(&[-100]), expect!["input token -100 is outside the model's vocabulary of 61 tokens"]);
-    check_tokens(&tokens(&[i64::MAX]), expect!["input token 9223372036854775807 is outside the model's vocabulary of 61 tokens"]);
-    check_tokens(&tokens(&[1; 18]), expect!["input tokens have shape [1, 18]; a sequence holds 1 to 17 tokens (max_positions)"]);
-    check_tokens(&Tensor::zeros([1, 0], (Kind::Int64, Device::Cpu)), expect!["input tokens have shape [1, 0]; a sequence holds 1 to 17 tokens (max_positions)"]);
-    check_tokens(&Tensor::zeros([0, 3], (Kind::Int64, Device::Cpu)), expect!["input tokens have shape [0, 3]; a sequence holds 1 to 17 tokens (max_positions)"]);
+    check_tokens(
+        &tokens(&[i64::MAX]),
+        expect!["input token 9223372036854775807 is outside the model's vocabulary of 61 tokens"],
+    );
+    check_tokens(
+        &tokens(&[1; 18]),
+        expect!["input tokens have shape [1, 18]; a sequence holds 1 to 17 tokens (max_positions)"],
+    );
+    check_tokens(
+        &Tensor::zeros([1, 0], (Kind::Int64, Device::Cpu)),
+        expect!["input tokens have shape [1, 0]; a sequence holds 1 to 17 tokens (max_positions)"],
+    );
+    check_tokens(
+        &Tensor::zeros([0, 3], (Kind::Int64, Device::Cpu)),
+        expect!["input tokens have shape [0, 3]; a sequence holds 1 to 17 tokens (max_positions)"],
+    );
     check_tokens(&Tensor::from_slice(&[1_i64, 2]), expect!["input tokens have shape [2]; [batch, time] is needed"]);
     check_tokens(&Tensor::from_slice(&[1_i32, 2]).view([1, 2]), expect!["input tokens are Int; Int64 is needed"]);
 }
@@ -325,7 +601,7 @@ fn targets_that_do_not_fit() {
     let decoder = load(&golden_dir().join("gpt2-inner"));
     let tokens = |ids: &[i64]| Tensor::from_slice(ids).view([1, -1]);
     let says = |inputs: &[i64], targets: &[i64], expected: Expect| {
-        let error = decoder.losses(&tokens(inputs), &tokens(targets)).err().expect("an error is expected");
+        let error = decoder.losses(&tokens(inputs), &tokens(targets)).expect_err("an error is expected");
         assert!(matches!(error, LmError::BadTokens { .. }));
         expected.assert_eq(&error.to_string());
     };
@@ -353,19 +629,35 @@ fn check_state(spoil: impl FnOnce(&Path), expected: Expect) {
 
 #[test]
 fn a_bad_optimizer_state() {
-    check_state(|state| std::fs::remove_file(state).unwrap(), expect!["DIR/optimizer.safetensors: No such file or directory (os error 2)"]);
-    check_state(|state| truncate(state, |length| length - 1), expect!["DIR/optimizer.safetensors: its header describes 135608 bytes but the file has 135607; it is truncated or has bytes that belong to no tensor"]);
+    check_state(
+        |state| std::fs::remove_file(state).unwrap(),
+        expect!["DIR/optimizer.safetensors: No such file or directory (os error 2)"],
+    );
+    check_state(
+        |state| truncate(state, |length| length - 1),
+        expect![
+            "DIR/optimizer.safetensors: its header describes 135608 bytes but the file has 135607; it is truncated or has bytes that belong to no tensor"
+        ],
+    );
     let step_count = |value: &'static str| {
         move |state: &Path| edit_header(state, |header| header["__metadata__"]["steps"] = json!(value))
     };
     check_state(step_count("-1"), expect!["DIR/optimizer.safetensors: has no step count (`steps`) in its metadata"]);
-    check_state(|state| edit_header(state, |header| header["__metadata__"] = json!({})), expect!["DIR/optimizer.safetensors: has no step count (`steps`) in its metadata"]);
+    check_state(
+        |state| edit_header(state, |header| header["__metadata__"] = json!({})),
+        expect!["DIR/optimizer.safetensors: has no step count (`steps`) in its metadata"],
+    );
     let reshaped = |state: &Path| {
         edit_header(state, |header| {
             header["exp_avg.transformer.h.0.mlp.c_fc.weight"]["shape"].as_array_mut().unwrap().reverse();
         });
     };
-    check_state(reshaped, expect!["DIR/optimizer.safetensors: tensor `exp_avg.transformer.h.0.mlp.c_fc.weight` has shape [50, 30], the parameter has [30, 50]"]);
+    check_state(
+        reshaped,
+        expect![
+            "DIR/optimizer.safetensors: tensor `exp_avg.transformer.h.0.mlp.c_fc.weight` has shape [50, 30], the parameter has [30, 50]"
+        ],
+    );
     let renamed = |state: &Path| {
         edit_header(state, |header| {
             let moment = header.as_object_mut().unwrap().remove("exp_avg_sq.transformer.ln_f.bias").unwrap();
@@ -375,11 +667,22 @@ fn a_bad_optimizer_state() {
     check_state(renamed, expect!["DIR/optimizer.safetensors: tensor `exp_avg_sq.transformer.ln_f.bias` is missing"]);
     // The model's own weights are no state, and the state of a deeper model is not this one's.
     let weights = golden_dir().join("gpt2-inner").join(WEIGHTS);
-    check_state(|state| assert!(std::fs::copy(weights, state).unwrap() > 0), expect!["DIR/optimizer.safetensors: has no step count (`steps`) in its metadata"]);
+    check_state(
+        |state| assert!(std::fs::copy(weights, state).unwrap() > 0),
+        expect!["DIR/optimizer.safetensors: has no step count (`steps`) in its metadata"],
+    );
     let deeper = |state: &Path| {
-        edit_header(state, |header| header["exp_avg.transformer.h.2.ln_1.bias"] = json!({ "dtype": "F32", "shape": [0], "data_offsets": [0, 0] }));
+        edit_header(state, |header| {
+            header["exp_avg.transformer.h.2.ln_1.bias"] =
+                json!({ "dtype": "F32", "shape": [0], "data_offsets": [0, 0] })
+        });
     };
-    check_state(deeper, expect!["DIR/optimizer.safetensors: tensor `exp_avg.transformer.h.2.ln_1.bias` belongs to no parameter of this model"]);
+    check_state(
+        deeper,
+        expect![
+            "DIR/optimizer.safetensors: tensor `exp_avg.transformer.h.2.ln_1.bias` belongs to no parameter of this model"
+        ],
+    );
 }
 
 proptest! {

@@ -1,4 +1,5 @@
 //! The same steps give the same bits, and a training that is taken up again goes on as if it had never stopped.
+#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 

@@ -1,5 +1,6 @@
 //! The decoder, its loss, its gradients and its optimizer against Hugging Face transformers and PyTorch:
 //! tests/golden, made by scripts/make-golden.py. `--nocapture` shows how near they are.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -90,7 +91,8 @@ fn losses_are_those_of_transformers() {
 fn gradients_are_those_of_transformers() {
     for case in Case::all() {
         case.backward();
-        let expected = case.expected.iter().filter_map(|(name, tensor)| Some((name.strip_prefix("gradient.")?, tensor)));
+        let expected =
+            case.expected.iter().filter_map(|(name, tensor)| Some((name.strip_prefix("gradient.")?, tensor)));
         let mut expected: BTreeMap<&str, &Tensor> = expected.collect();
         let mut worst = 0.0_f64;
         for parameter in case.decoder.parameters() {
@@ -166,14 +168,17 @@ fn check(expected: Expect) {
         let (files, first, count) = (weight_files(&dir).len(), &all[0].0, all.len());
         assert!(decoder.parameters().iter().all(|parameter| parameter.tensor.kind() == Kind::Float));
         let parameters = decoder.parameters().len();
-        lines += &format!("{name}: {files} files of {kinds:?}, {count} tensors from {first}; {parameters} parameters\n");
+        lines +=
+            &format!("{name}: {files} files of {kinds:?}, {count} tensors from {first}; {parameters} parameters\n");
     }
     expected.assert_eq(&lines);
 }
 
 fn weight_files(dir: &Path) -> Vec<std::path::PathBuf> {
     let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    let is_weights = |path: &std::path::PathBuf| path.extension().is_some_and(|e| e == "safetensors") && !path.ends_with("expected.safetensors");
+    let is_weights = |path: &std::path::PathBuf| {
+        path.extension().is_some_and(|e| e == "safetensors") && !path.ends_with("expected.safetensors")
+    };
     let mut files: Vec<_> = files.filter(is_weights).collect();
     files.sort();
     files

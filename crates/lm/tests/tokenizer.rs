@@ -1,4 +1,5 @@
 //! Tokenizers: training is deterministic, no text is lost, and files keep their bytes.
+#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 
@@ -58,7 +59,9 @@ fn saved(tokenizer: &Tokenizer) -> Vec<(String, Vec<u8>)> {
 
 fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let paths = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    let file = |path: std::path::PathBuf| (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(path).unwrap());
+    let file = |path: std::path::PathBuf| {
+        (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(path).unwrap())
+    };
     let mut files: Vec<_> = paths.map(file).collect();
     files.sort();
     files
@@ -74,7 +77,8 @@ fn training_twice_gives_the_same_tokenizer() {
     // A change in how it trains must not go unseen: published token sets name this digest.
     expect!["467d68db1a09ee15d3230d97502fc0c36617e95465de2c59cb193d97edd37723"].assert_eq(&first.sha256().to_string());
     let ids = first.encode("The first layers of größere Modelle").unwrap();
-    expect!["[306, 221, 70, 73, 82, 83, 84, 221, 315, 257, 83, 221, 79, 70, 221, 311, 266, 221, 45, 281, 76, 69]"].assert_eq(&format!("{ids:?}"));
+    expect!["[306, 221, 70, 73, 82, 83, 84, 221, 315, 257, 83, 221, 79, 70, 221, 311, 266, 221, 45, 281, 76, 69]"]
+        .assert_eq(&format!("{ids:?}"));
 }
 
 #[test]
@@ -83,7 +87,8 @@ fn a_vocabulary_must_hold_every_byte_and_may_come_out_smaller_than_asked() {
     assert_eq!(smallest.vocab_size(), 257);
     assert_eq!(smallest.encode("abc").unwrap().len(), 3);
     let too_small = Tokenizer::train_byte_bpe(CORPUS.iter(), 256).unwrap_err();
-    expect!["tokenizer: a vocabulary of 256 cannot hold every byte; at least 257 is needed"].assert_eq(&too_small.to_string());
+    expect!["tokenizer: a vocabulary of 256 cannot hold every byte; at least 257 is needed"]
+        .assert_eq(&too_small.to_string());
     let no_text = Tokenizer::train_byte_bpe(std::iter::empty::<&str>(), 1000).unwrap();
     assert_eq!(no_text.vocab_size(), 257);
     assert_eq!(no_text.decode(&no_text.encode("größer").unwrap()).unwrap(), "größer");
@@ -183,7 +188,8 @@ fn a_tokenizer_must_fit_the_embedding() {
     assert!(tokenizer.check_fits(VOCABULARY + 64).is_ok(), "padded embeddings are common");
     let error = tokenizer.check_fits(VOCABULARY - 1).unwrap_err();
     assert!(matches!(error, LmError::VocabularyTooLarge { .. }));
-    expect!["the tokenizer's vocabulary (320 tokens) exceeds the model's embedding (319 rows)"].assert_eq(&error.to_string());
+    expect!["the tokenizer's vocabulary (320 tokens) exceeds the model's embedding (319 rows)"]
+        .assert_eq(&error.to_string());
 }
 
 fn read(path: &Path) -> Value {
@@ -201,13 +207,26 @@ fn check(spoil: impl FnOnce(&Path), expected: Expect) {
 
 #[test]
 fn a_bad_tokenizer_is_named() {
-    let write = |name: &'static str, text: &'static [u8]| move |dir: &Path| std::fs::write(dir.join(name), text).unwrap();
-    check(|dir| std::fs::remove_file(dir.join(TOKENIZER_FILE)).unwrap(), expect!["DIR: holds neither tokenizer.json nor vocab.json and merges.txt"]);
+    let write =
+        |name: &'static str, text: &'static [u8]| move |dir: &Path| std::fs::write(dir.join(name), text).unwrap();
+    check(
+        |dir| std::fs::remove_file(dir.join(TOKENIZER_FILE)).unwrap(),
+        expect!["DIR: holds neither tokenizer.json nor vocab.json and merges.txt"],
+    );
     check(write(TOKENIZER_FILE, b"{"), expect!["DIR/tokenizer.json: EOF while parsing an object at line 1 column 1"]);
     check(write(TOKENIZER_FILE, b"{}"), expect!["DIR/tokenizer.json: Model missing. at line 1 column 2"]);
-    check(write(TOKENIZER_FILE, b"\xff\xfe"), expect!["DIR/tokenizer.json: invalid utf-8 sequence of 1 bytes from index 0"]);
-    check(write(TOKENIZER_CONFIG_FILE, b"{"), expect!["DIR/tokenizer_config.json: EOF while parsing an object at line 1 column 1"]);
-    check(write(TOKENIZER_CONFIG_FILE, br#"{"eos_token": "</nowhere>"}"#), expect!["DIR/tokenizer.json: has no token `</nowhere>`, the eos_token of tokenizer_config.json"]);
+    check(
+        write(TOKENIZER_FILE, b"\xff\xfe"),
+        expect!["DIR/tokenizer.json: invalid utf-8 sequence of 1 bytes from index 0"],
+    );
+    check(
+        write(TOKENIZER_CONFIG_FILE, b"{"),
+        expect!["DIR/tokenizer_config.json: EOF while parsing an object at line 1 column 1"],
+    );
+    check(
+        write(TOKENIZER_CONFIG_FILE, br#"{"eos_token": "</nowhere>"}"#),
+        expect!["DIR/tokenizer.json: has no token `</nowhere>`, the eos_token of tokenizer_config.json"],
+    );
     let edit = |edit: fn(&mut Value)| {
         move |dir: &Path| {
             let mut json = read(&dir.join(TOKENIZER_FILE));
@@ -216,9 +235,18 @@ fn a_bad_tokenizer_is_named() {
         }
     };
     // Its highest id plus one does not fit.
-    check(edit(|json| json["model"]["vocab"]["z"] = json!(u32::MAX)), expect!["DIR/tokenizer.json: has a token id that does not fit in 32 bits"]);
-    check(edit(|json| json["model"]["vocab"]["z"] = json!(-1)), expect!["DIR/tokenizer.json: invalid value: integer `-1`, expected u32 at line 1 column 4272"]);
-    check(edit(|json| json["model"]["merges"][0] = json!(["no", "where"])), expect!["DIR/tokenizer.json: Token `no` out of vocabulary at line 1 column 4277"]);
+    check(
+        edit(|json| json["model"]["vocab"]["z"] = json!(u32::MAX)),
+        expect!["DIR/tokenizer.json: has a token id that does not fit in 32 bits"],
+    );
+    check(
+        edit(|json| json["model"]["vocab"]["z"] = json!(-1)),
+        expect!["DIR/tokenizer.json: invalid value: integer `-1`, expected u32 at line 1 column 4272"],
+    );
+    check(
+        edit(|json| json["model"]["merges"][0] = json!(["no", "where"])),
+        expect!["DIR/tokenizer.json: Token `no` out of vocabulary at line 1 column 4277"],
+    );
     let no_vocabulary = |json: &mut Value| {
         json["model"]["vocab"] = json!({});
         json["model"]["merges"] = json!([]);

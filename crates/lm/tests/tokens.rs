@@ -1,14 +1,15 @@
 //! Token sets: what is written is what is read, split where documents end, and checked when opened.
+#![allow(clippy::unwrap_used)]
 
 use std::ops::Range;
 use std::path::Path;
 
 use expect_test::{Expect, expect};
 use inheritune_domain::id::Sha256Digest;
+use inheritune_lm::LmError;
 use inheritune_lm::tokens::{
     self, NewTokenSet, TOKENS_FILE, TRAIN_FILE, TokenSet, TokenSetMeta, TokenSetWriter, TokenType, VALIDATION_FILE,
 };
-use inheritune_lm::LmError;
 use proptest::prelude::*;
 
 fn new_set(vocab_size: u32, end_of_text_id: Option<u32>) -> NewTokenSet {
@@ -36,7 +37,9 @@ fn flat(documents: &[Vec<u32>], end: Option<u32>) -> Vec<i64> {
 
 #[test]
 fn ids_take_two_bytes_while_the_vocabulary_allows_it() {
-    for (vocab_size, dtype, size) in [(65_536, TokenType::U16, 2), (65_537, TokenType::U32, 4), (u32::MAX, TokenType::U32, 4)] {
+    for (vocab_size, dtype, size) in
+        [(65_536, TokenType::U16, 2), (65_537, TokenType::U32, 4), (u32::MAX, TokenType::U32, 4)]
+    {
         let dir = tempfile::tempdir().unwrap();
         let documents = [vec![0, vocab_size - 1, 1], vec![vocab_size - 2]];
         let meta = write(dir.path(), new_set(vocab_size, Some(7)), (&documents, 0.0)).unwrap();
@@ -67,7 +70,8 @@ fn the_files_are_little_endian_and_described() {
           "dtype": "u16",
           "tokenizer_sha256": "5f97e3774c51edd1d63706c2ec3826c564a067794770cdab0f8c4797971cacf9"
         }
-    "#]].assert_eq(&std::fs::read_to_string(dir.path().join(TOKENS_FILE)).unwrap());
+    "#]]
+    .assert_eq(&std::fs::read_to_string(dir.path().join(TOKENS_FILE)).unwrap());
 }
 
 /// Where 10 documents of the given length (the end-of-text token included) are cut.
@@ -103,8 +107,16 @@ fn a_corpus_without_a_token_is_refused() {
     };
     says(&[], 0.0, expect!["the corpus is empty: no document has a token"]);
     says(&[vec![], vec![]], 0.1, expect!["the corpus is empty: no document has a token"]);
-    says(&[vec![1]], 0.1, expect!["the corpus is empty: 1 tokens cannot be split into a training part and 0.1 for validation"]);
-    says(&[vec![1]], 0.9, expect!["the corpus is empty: 1 tokens cannot be split into a training part and 0.9 for validation"]);
+    says(
+        &[vec![1]],
+        0.1,
+        expect!["the corpus is empty: 1 tokens cannot be split into a training part and 0.1 for validation"],
+    );
+    says(
+        &[vec![1]],
+        0.9,
+        expect!["the corpus is empty: 1 tokens cannot be split into a training part and 0.9 for validation"],
+    );
     says(&[vec![1, 2]], 1.0, expect!["validation_fraction is 1; it must be at least 0 and below 1"]);
     says(&[vec![1, 2]], -0.1, expect!["validation_fraction is -0.1; it must be at least 0 and below 1"]);
     says(&[vec![1, 2]], f64::NAN, expect!["validation_fraction is NaN; it must be at least 0 and below 1"]);
@@ -147,21 +159,59 @@ fn edit(key: &'static str, value: serde_json::Value) -> impl FnOnce(&Path) {
 
 #[test]
 fn a_set_that_is_not_what_it_says_is_not_opened() {
-    check_open(|dir| std::fs::write(dir.join(TRAIN_FILE), [1, 0, 2, 0, 0]).unwrap(), expect!["DIR/train.bin: is 5 bytes; tokens.json says 3 tokens of 2 bytes"]);
-    check_open(|dir| std::fs::write(dir.join(TRAIN_FILE), [1, 0, 2, 0]).unwrap(), expect!["DIR/train.bin: is 4 bytes; tokens.json says 3 tokens of 2 bytes"]);
-    check_open(|dir| std::fs::write(dir.join(VALIDATION_FILE), [0; 8]).unwrap(), expect!["DIR/validation.bin: is 8 bytes; tokens.json says 3 tokens of 2 bytes"]);
-    check_open(|dir| std::fs::remove_file(dir.join(VALIDATION_FILE)).unwrap(), expect!["DIR/validation.bin: No such file or directory (os error 2)"]);
-    check_open(|dir| std::fs::remove_file(dir.join(TOKENS_FILE)).unwrap(), expect!["DIR/tokens.json: No such file or directory (os error 2)"]);
-    check_open(|dir| std::fs::write(dir.join(TOKENS_FILE), "{").unwrap(), expect!["DIR/tokens.json: EOF while parsing an object at line 1 column 1"]);
+    check_open(
+        |dir| std::fs::write(dir.join(TRAIN_FILE), [1, 0, 2, 0, 0]).unwrap(),
+        expect!["DIR/train.bin: is 5 bytes; tokens.json says 3 tokens of 2 bytes"],
+    );
+    check_open(
+        |dir| std::fs::write(dir.join(TRAIN_FILE), [1, 0, 2, 0]).unwrap(),
+        expect!["DIR/train.bin: is 4 bytes; tokens.json says 3 tokens of 2 bytes"],
+    );
+    check_open(
+        |dir| std::fs::write(dir.join(VALIDATION_FILE), [0; 8]).unwrap(),
+        expect!["DIR/validation.bin: is 8 bytes; tokens.json says 3 tokens of 2 bytes"],
+    );
+    check_open(
+        |dir| std::fs::remove_file(dir.join(VALIDATION_FILE)).unwrap(),
+        expect!["DIR/validation.bin: No such file or directory (os error 2)"],
+    );
+    check_open(
+        |dir| std::fs::remove_file(dir.join(TOKENS_FILE)).unwrap(),
+        expect!["DIR/tokens.json: No such file or directory (os error 2)"],
+    );
+    check_open(
+        |dir| std::fs::write(dir.join(TOKENS_FILE), "{").unwrap(),
+        expect!["DIR/tokens.json: EOF while parsing an object at line 1 column 1"],
+    );
     check_open(edit("version", 2.into()), expect!["DIR/tokens.json: is of version 2; 1 is read"]);
-    check_open(edit("dtype", "u8".into()), expect!["DIR/tokens.json: unknown variant `u8`, expected `u16` or `u32` at line 1 column 129"]);
+    check_open(
+        edit("dtype", "u8".into()),
+        expect!["DIR/tokens.json: unknown variant `u8`, expected `u16` or `u32` at line 1 column 129"],
+    );
     check_open(edit("dtype", "u32".into()), expect!["DIR/train.bin: is 6 bytes; tokens.json says 3 tokens of 4 bytes"]);
     check_open(edit("train_tokens", 0.into()), expect!["the corpus is empty: DIR/tokens.json says 0 train_tokens"]);
-    check_open(edit("train_tokens", u64::MAX.into()), expect!["DIR/train.bin: is 6 bytes; tokens.json says 18446744073709551615 tokens of 2 bytes"]);
-    check_open(edit("train_tokens", (1_u64 << 63).into()), expect!["DIR/train.bin: is 6 bytes; tokens.json says 9223372036854775808 tokens of 2 bytes"]);
-    check_open(edit("end_of_text_id", 50.into()), expect!["DIR/tokens.json: end_of_text_id is not below vocab_size (50)"]);
-    check_open(edit("surprise", 1.into()), expect!["DIR/tokens.json: unknown field `surprise`, expected one of `version`, `vocab_size`, `end_of_text_id`, `train_tokens`, `validation_tokens`, `documents`, `text_bytes`, `dtype`, `tokenizer_sha256` at line 1 column 227"]);
-    check_open(edit("tokenizer_sha256", "no digest".into()), expect!["DIR/tokens.json: Odd number of digits at line 1 column 162"]);
+    check_open(
+        edit("train_tokens", u64::MAX.into()),
+        expect!["DIR/train.bin: is 6 bytes; tokens.json says 18446744073709551615 tokens of 2 bytes"],
+    );
+    check_open(
+        edit("train_tokens", (1_u64 << 63).into()),
+        expect!["DIR/train.bin: is 6 bytes; tokens.json says 9223372036854775808 tokens of 2 bytes"],
+    );
+    check_open(
+        edit("end_of_text_id", 50.into()),
+        expect!["DIR/tokens.json: end_of_text_id is not below vocab_size (50)"],
+    );
+    check_open(
+        edit("surprise", 1.into()),
+        expect![
+            "DIR/tokens.json: unknown field `surprise`, expected one of `version`, `vocab_size`, `end_of_text_id`, `train_tokens`, `validation_tokens`, `documents`, `text_bytes`, `dtype`, `tokenizer_sha256` at line 1 column 227"
+        ],
+    );
+    check_open(
+        edit("tokenizer_sha256", "no digest".into()),
+        expect!["DIR/tokens.json: Odd number of digits at line 1 column 162"],
+    );
 }
 
 #[test]
@@ -184,7 +234,8 @@ fn reading_outside_of_a_part_is_an_error() {
     std::fs::write(dir.path().join(TRAIN_FILE), [1, 0, 50, 0, 0, 0]).unwrap();
     let set = TokenSet::open(dir.path()).unwrap();
     let error = set.train().read(0..3).unwrap_err().to_string();
-    expect!["DIR/train.bin: token 1 is 50, not below the vocabulary (50)"].assert_eq(&error.replace(dir.path().to_str().unwrap(), "DIR"));
+    expect!["DIR/train.bin: token 1 is 50, not below the vocabulary (50)"]
+        .assert_eq(&error.replace(dir.path().to_str().unwrap(), "DIR"));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What the tests of this package share: the golden checkpoints, and larger ones made on the spot.
 // Each test binary compiles this module and uses a part of it.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,8 @@ pub fn golden_dir() -> PathBuf {
 /// The folders of the golden cases, by name.
 pub fn golden_cases() -> Vec<(String, PathBuf)> {
     let entries = std::fs::read_dir(golden_dir()).unwrap().map(|entry| entry.unwrap().path());
-    let mut cases: Vec<_> = entries.map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), path)).collect();
+    let mut cases: Vec<_> =
+        entries.map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), path)).collect();
     cases.sort();
     cases
 }
@@ -69,7 +70,8 @@ pub fn noise(seed: u64) -> impl FnMut() -> f32 {
 /// Writes a checkpoint of shape `config` with weights from -0.1 to 0.1, and norms around 1.
 pub fn write_checkpoint(dir: &Path, config: &DecoderConfig) {
     let specs: Vec<_> = config.tensors().into_iter().filter(|spec| spec.tied_to.is_none()).collect();
-    let entries: Vec<_> = specs.iter().map(|s| NewTensor { name: &s.name, dtype: Dtype::F32, shape: &s.shape }).collect();
+    let entries: Vec<_> =
+        specs.iter().map(|s| NewTensor { name: &s.name, dtype: Dtype::F32, shape: &s.shape }).collect();
     let mut file = write_header(&entries).unwrap();
     let mut next = noise(7);
     for spec in &specs {

@@ -1,0 +1,56 @@
+//! Large tensors: freed blocks are used again, and no block has two owners.
+
+use inheritune_lm::{Device, Kind, Tensor, device};
+
+/// fp32 numbers of a tensor large enough to be kept.
+const LARGE: i64 = 1 << 20;
+
+fn filled(value: f64, elements: i64) -> Tensor {
+    Tensor::full([elements], value, (Kind::Float, Device::Cpu))
+}
+
+#[test]
+fn freed_blocks_are_used_again() {
+    let before = filled(7.0, 3 * LARGE);
+    device::set_threads(1);
+    let first = filled(1.0, 3 * LARGE);
+    let address = first.data_ptr();
+    assert_eq!(address as usize % 64, 0, "aligned as libtorch's own blocks are");
+    drop(first);
+    let half = filled(2.0, 3 * LARGE / 2);
+    assert_ne!(half.data_ptr(), address, "half of it would be wasted");
+    let again = filled(3.0, 3 * LARGE - 100);
+    assert_eq!(again.data_ptr(), address);
+    let other = filled(4.0, 3 * LARGE);
+    assert_ne!(other.data_ptr(), address, "it is in use");
+    for (tensor, value) in [(&before, 7.0), (&half, 2.0), (&again, 3.0), (&other, 4.0)] {
+        assert_eq!((tensor.min().double_value(&[]), tensor.max().double_value(&[])), (value, value));
+    }
+    // A block that was made before the first call goes back to where it came from.
+    drop(before);
+
+    // From many threads at once, freed on another thread than the one that made it.
+    let workers: Vec<_> = (0..8_i64)
+        .map(|worker| {
+            std::thread::spawn(move || {
+                let made = |round: i64| filled((worker * 100 + round) as f64, LARGE + worker * 1000);
+                let mut tensors: Vec<Tensor> = (0..4).map(made).collect();
+                for round in 0..20 {
+                    drop(tensors.remove(0));
+                    tensors.push(made(round));
+                    let sum = tensors[3].mean(Kind::Double).double_value(&[]);
+                    assert_eq!(sum, (worker * 100 + round) as f64);
+                }
+                tensors
+            })
+        })
+        .collect();
+    for (worker, thread) in workers.into_iter().enumerate() {
+        let tensors = thread.join().unwrap();
+        for (tensor, round) in tensors.iter().zip(16..20) {
+            assert_eq!(tensor.max().double_value(&[]), (worker * 100 + round) as f64);
+            assert_eq!(tensor.min().double_value(&[]), (worker * 100 + round) as f64);
+        }
+    }
+    assert!(Tensor::f_zeros([1 << 58], (Kind::Float, Device::Cpu)).is_err(), "an error, not an abort");
+}
