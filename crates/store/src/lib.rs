@@ -89,7 +89,9 @@ impl StoreError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Database(_) | Self::File { .. } => true,
-            Self::Objects(e) => !matches!(e, object_store::Error::NotFound { .. } | object_store::Error::InvalidPath { .. }),
+            Self::Objects(e) => {
+                !matches!(e, object_store::Error::NotFound { .. } | object_store::Error::InvalidPath { .. })
+            }
             Self::Migrate(_)
             | Self::LeaseLost(_)
             | Self::NotFound { .. }

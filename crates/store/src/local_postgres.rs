@@ -208,7 +208,10 @@ async fn lock(data_dir: &Path) -> Result<File, LocalPostgresError> {
             Err(TryLockError::WouldBlock) => {
                 let mut owner = String::new();
                 file.read_to_string(&mut owner).map_err(failed)?;
-                return Err(LocalPostgresError::InUse { data_dir: data_dir.to_owned(), owner: owner.trim().to_owned() });
+                return Err(LocalPostgresError::InUse {
+                    data_dir: data_dir.to_owned(),
+                    owner: owner.trim().to_owned(),
+                });
             }
             Err(TryLockError::Error(e)) => return Err(failed(e)),
         }

@@ -94,8 +94,8 @@ impl Store {
             return Ok(Vec::new());
         }
         let bytes = folder.read("inheritance.json", MAX_INHERITANCE_BYTES).await?;
-        let inheritance: Inheritance = serde_json::from_slice(&bytes)
-            .map_err(|e| rows::corrupt(format!("{location}/inheritance.json"), e))?;
+        let inheritance: Inheritance =
+            serde_json::from_slice(&bytes).map_err(|e| rows::corrupt(format!("{location}/inheritance.json"), e))?;
         Ok(inheritance.tensors)
     }
 }

@@ -101,7 +101,11 @@ impl Request {
 
     /// Writes down that this request makes `resource`, or says what it made before. A second caller waits here until
     /// the first one's transaction ends.
-    pub(crate) async fn made_before(&self, conn: &mut PgConnection, resource: Uuid) -> Result<Option<Uuid>, StoreError> {
+    pub(crate) async fn made_before(
+        &self,
+        conn: &mut PgConnection,
+        resource: Uuid,
+    ) -> Result<Option<Uuid>, StoreError> {
         let Some(id) = self.id else { return Ok(None) };
         let inserted = sqlx::query!(
             "-- request_ids.insert

@@ -135,12 +135,10 @@ async fn failures_wait_longer_and_longer_and_then_are_final() {
     assert_eq!((job.status, job.error.as_deref(), job.attempts), (JobStatus::Failed, Some(error), 4));
     assert!(try_claim(&store).await.is_none());
     let kept = attempts(&store, job.id).await;
-    assert_eq!(kept.iter().map(|(n, ended, _)| (*n, ended.as_deref())).collect::<Vec<_>>(), [
-        (1, Some("failed")),
-        (2, Some("failed")),
-        (3, Some("failed")),
-        (4, Some("failed"))
-    ]);
+    assert_eq!(
+        kept.iter().map(|(n, ended, _)| (*n, ended.as_deref())).collect::<Vec<_>>(),
+        [(1, Some("failed")), (2, Some("failed")), (3, Some("failed")), (4, Some("failed"))]
+    );
     assert_eq!(kept[0].2.as_deref(), Some("disk full 1"));
 }
 
@@ -513,11 +511,14 @@ async fn the_queue_is_counted_by_kind_and_status() {
     }
     store.claim_jobs(worker(), &[JobKind::Train], 1, LEASE).await.unwrap();
     let depth = |kind, status| QueueDepth { kind, status, jobs: 1 };
-    assert_eq!(store.queue_depth().await.unwrap(), [
-        depth(JobKind::Slice, JobStatus::Queued),
-        depth(JobKind::Train, JobStatus::Queued),
-        depth(JobKind::Train, JobStatus::Running)
-    ]);
+    assert_eq!(
+        store.queue_depth().await.unwrap(),
+        [
+            depth(JobKind::Slice, JobStatus::Queued),
+            depth(JobKind::Train, JobStatus::Queued),
+            depth(JobKind::Train, JobStatus::Running)
+        ]
+    );
 }
 
 #[tokio::test]
@@ -534,7 +535,9 @@ async fn numbers_that_json_lacks_do_no_harm() {
     let read = store.job(lease.key.job).await.unwrap().progress;
     assert_eq!((read.per_second, read.estimated_remaining_seconds, read.message.as_str()), (0.0, None, "a\u{fffd}b"));
 
-    let inheritune_domain::spec::JobOutcome::Trained(mut trained) = outcome(JobKind::Train, 0.0) else { unreachable!() };
+    let inheritune_domain::spec::JobOutcome::Trained(mut trained) = outcome(JobKind::Train, 0.0) else {
+        unreachable!()
+    };
     trained.last_loss_nats = f64::NAN;
     let refused = store.complete_job(lease.key, &inheritune_domain::spec::JobOutcome::Trained(trained)).await;
     assert!(matches!(refused, Err(StoreError::Corrupt { .. })), "{refused:?}");

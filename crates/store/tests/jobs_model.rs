@@ -50,7 +50,8 @@ enum Fence {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let fence = || prop_oneof![6 => Just(Fence::Newest), 3 => (1..4_usize).prop_map(Fence::Older), 1 => Just(Fence::Invented)];
+    let fence =
+        || prop_oneof![6 => Just(Fence::Newest), 3 => (1..4_usize).prop_map(Fence::Older), 1 => Just(Fence::Invented)];
     let class = prop_oneof![4 => Just(FailureClass::Retryable), 1 => Just(FailureClass::Permanent)];
     let directive = prop_oneof![3 => Just(Directive::Pause), 4 => Just(Directive::Run), 1 => Just(Directive::Cancel)];
     let seconds = prop_oneof![Just(200), Just(500), Just(1_000), Just(3_000)];

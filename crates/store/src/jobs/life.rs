@@ -4,9 +4,7 @@
 //! `JobLife::advance` still holds when the transaction commits. Lock order everywhere: `job_queue`, then `jobs`.
 
 use inheritune_domain::id::{JobId, LeaseToken, RunId, WorkerId};
-use inheritune_domain::job::{
-    Directive, InvalidJobEvent, JobEvent, JobLife, JobState, JobStatus, RetryPolicy,
-};
+use inheritune_domain::job::{Directive, InvalidJobEvent, JobEvent, JobLife, JobState, JobStatus, RetryPolicy};
 use inheritune_domain::run::{JobsRequest, RunEvent};
 use inheritune_domain::spec::JobOutcome;
 use sqlx::PgConnection;

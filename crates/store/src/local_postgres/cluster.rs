@@ -95,11 +95,9 @@ impl Cluster {
         }
         let pid_text = pid.as_raw_nonzero();
         tracing::warn!(pid = %pid_text, data_dir = %self.data_dir.display(), "stopping the Postgres of a process that died");
-        for (signal, limit) in [
-            (Signal::INT, FAST_STOP_LIMIT),
-            (Signal::QUIT, IMMEDIATE_STOP_LIMIT),
-            (Signal::KILL, IMMEDIATE_STOP_LIMIT),
-        ] {
+        for (signal, limit) in
+            [(Signal::INT, FAST_STOP_LIMIT), (Signal::QUIT, IMMEDIATE_STOP_LIMIT), (Signal::KILL, IMMEDIATE_STOP_LIMIT)]
+        {
             // Gone already is as good.
             let _ = kill_process(pid, signal);
             let deadline = Instant::now() + limit;

@@ -73,8 +73,7 @@ impl Server {
             // A group of its own: Ctrl-C in a terminal must not end it before those who use it.
             command.process_group(0).stdin(Stdio::null()).stdout(log.writer()?).stderr(log.writer()?);
             let process = command.spawn().map_err(|e| file_error(&binaries.postgres(), e))?;
-            let mut server =
-                Self { process, data_dir: cluster.data_dir.clone(), socket_dir: socket_dir.clone() };
+            let mut server = Self { process, data_dir: cluster.data_dir.clone(), socket_dir: socket_dir.clone() };
             let Err(problem) = server.answers().await else { return Ok(server) };
             let tail = log.tail();
             if !(tail.contains("shared memory block") && Instant::now() < deadline) {
@@ -86,7 +85,8 @@ impl Server {
 
     /// Where `database` is, for sqlx and psql alike.
     pub(super) fn url(&self, database: &str) -> String {
-        let dir: String = url::form_urlencoded::byte_serialize(self.socket_dir.as_os_str().as_encoded_bytes()).collect();
+        let dir: String =
+            url::form_urlencoded::byte_serialize(self.socket_dir.as_os_str().as_encoded_bytes()).collect();
         // The form encoding's `+` for a space is nothing that libpq knows.
         let dir = dir.replace('+', "%20");
         format!("postgres://{NAME}@localhost:{PORT}/{database}?host={dir}&sslmode=disable")
@@ -94,11 +94,9 @@ impl Server {
 
     /// Disconnects everybody and ends the server; kills it when it takes too long.
     pub(super) async fn stop(&mut self) -> Result<(), LocalPostgresError> {
-        for (signal, limit) in [
-            (Signal::INT, FAST_STOP_LIMIT),
-            (Signal::QUIT, IMMEDIATE_STOP_LIMIT),
-            (Signal::KILL, IMMEDIATE_STOP_LIMIT),
-        ] {
+        for (signal, limit) in
+            [(Signal::INT, FAST_STOP_LIMIT), (Signal::QUIT, IMMEDIATE_STOP_LIMIT), (Signal::KILL, IMMEDIATE_STOP_LIMIT)]
+        {
             self.tell(signal);
             let deadline = Instant::now() + limit;
             while Instant::now() < deadline {

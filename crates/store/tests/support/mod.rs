@@ -12,8 +12,8 @@ use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::id::{ArtifactId, LayerCount, WorkerId};
 use inheritune_domain::job::RetryPolicy;
 use inheritune_domain::spec::{
-    EvaluateSpec, Evaluated, EvaluationTask, JobKind, JobOutcome, JobSpec, RunSpec, Score, SliceSource, SliceSpec, Sliced,
-    TokenizeSpec, Tokenized, TokenizerSource, TrainSpec, Trained,
+    EvaluateSpec, Evaluated, EvaluationTask, JobKind, JobOutcome, JobSpec, RunSpec, Score, SliceSource, SliceSpec,
+    Sliced, TokenizeSpec, Tokenized, TokenizerSource, TrainSpec, Trained,
 };
 use inheritune_store::jobs::{Lease, NewJob};
 use inheritune_store::local_postgres::LocalPostgres;
@@ -93,7 +93,12 @@ impl Sweeper {
             rm -rf "$1"
         "#;
         let mut sweeper = Command::new("sh");
-        sweeper.args(["-c", script, "sweeper"]).arg(dir).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        sweeper
+            .args(["-c", script, "sweeper"])
+            .arg(dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         Self(sweeper.spawn().unwrap())
     }
 }
@@ -233,9 +238,11 @@ pub async fn submit_and_claim(store: &Store, kind: JobKind) -> Lease {
 
 /// Puts the end of a job's lease into the past, as if its worker had fallen silent.
 pub async fn let_lease_run_out(store: &Store, lease: &Lease) {
-    sqlx::query("UPDATE job_queue SET lease_until = now() - interval '1 millisecond' WHERE job_id = $1 AND state = 'leased'")
-        .bind(lease.key.job.0)
-        .execute(store.pool())
-        .await
-        .unwrap();
+    sqlx::query(
+        "UPDATE job_queue SET lease_until = now() - interval '1 millisecond' WHERE job_id = $1 AND state = 'leased'",
+    )
+    .bind(lease.key.job.0)
+    .execute(store.pool())
+    .await
+    .unwrap();
 }
