@@ -5,7 +5,7 @@ mod support;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use inheritune_store::local_postgres::{LocalPostgres, LocalPostgresError};
@@ -92,17 +92,33 @@ async fn a_killed_server_starts_again_with_all_that_was_committed() {
     postgres.stop().await.unwrap();
 }
 
+/// Names the folder of [`owner`]; unset in the tests' own process.
+const OWNER_DIR: &str = "INHERITUNE_TEST_OWNER_DIR";
+
+/// Nothing by itself: the process that the next test kills.
+#[tokio::test]
+async fn owner() {
+    let Some(dir) = std::env::var_os(OWNER_DIR).map(PathBuf::from) else { return };
+    let postgres = start(&dir).await;
+    add(postgres.url(), 1).await;
+    std::fs::write(dir.with_file_name("ready"), "").unwrap();
+    std::future::pending::<()>().await;
+}
+
 #[tokio::test]
 async fn a_server_whose_owner_was_killed_is_replaced() {
     let (dir, _sweeper) = folder();
-    let postgres = start(&dir).await;
-    add(postgres.url(), 1).await;
+    let mut owner = Command::new(std::env::current_exe().unwrap());
+    let mut owner = owner.args(["--exact", "owner"]).env(OWNER_DIR, &dir).stdout(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !dir.with_file_name("ready").exists() {
+        assert!(Instant::now() < deadline && owner.try_wait().unwrap().is_none(), "the owner did not start");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    owner.kill().unwrap();
+    owner.wait().unwrap();
     let orphan = postmaster(&dir);
-    // What SIGKILL leaves: a running server, and a lock that nobody holds.
-    let (copy, _second_sweeper) = folder();
-    std::fs::create_dir_all(&copy).unwrap();
-    std::mem::forget(postgres);
-    std::fs::rename(dir.join("lock"), copy.join("lock")).unwrap();
+    assert!(signal(&orphan, "0"), "the server did not outlive its owner");
 
     let started = Instant::now();
     let postgres = start(&dir).await;
