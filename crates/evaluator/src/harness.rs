@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use inheritune_domain::artifact::{ArtifactKind, Location};
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
-use inheritune_domain::spec::{Evaluated, EvaluateSpec, EvaluationTask, JobKind, JobOutcome, JobSpec, Score};
+use inheritune_domain::spec::{EvaluateSpec, Evaluated, EvaluationTask, JobKind, JobOutcome, JobSpec, Score};
 use inheritune_lm::{Decoder, device};
 use inheritune_runtime::worker::{JobContext, JobError, JobHandler, ProgressSender, StopSignal};
 use inheritune_store::jobs::Lease;
@@ -106,11 +106,8 @@ impl Measurement {
             .map_err(|e| name_checkpoint(lm_error(e), &self.spec.checkpoint))?;
         let config = decoder.config().clone();
         let parameters = decoder.parameters().iter().map(|p| p.tensor.numel() as u64).sum();
-        let model = ModelFacts {
-            dir: &self.checkpoint,
-            vocab_size: config.vocab_size,
-            max_positions: config.max_positions,
-        };
+        let model =
+            ModelFacts { dir: &self.checkpoint, vocab_size: config.vocab_size, max_positions: config.max_positions };
         let prepare = |(task, input): (&EvaluationTask, &PathBuf)| Task::prepare(task, input, model, &self.stop);
         let tasks: Vec<Task> = self.spec.tasks.iter().zip(&self.inputs).map(prepare).collect::<Result<_, _>>()?;
         let mut scorer = Scorer::new(decoder, self.spec.batch_size, self.stop, self.progress);
@@ -144,7 +141,8 @@ async fn publish(spec: &EvaluateSpec, measured: Measured, context: &JobContext) 
     });
     let mut writer = context.store.begin_artifact(ArtifactKind::Scores, context.lease);
     writer.put_file(ROWS_FILE, &rows_path).await?;
-    let summary = serde_json::to_vec_pretty(&summary).map_err(|e| JobError::Permanent(format!("{SCORES_FILE}: {e}")))?;
+    let summary =
+        serde_json::to_vec_pretty(&summary).map_err(|e| JobError::Permanent(format!("{SCORES_FILE}: {e}")))?;
     writer.put_bytes(SCORES_FILE, summary.into()).await?;
     let mut metadata = json!({ "family": config.family, "layers": config.n_layers, "parameters": parameters });
     for score in &scores {

@@ -29,5 +29,8 @@ pub fn handler() -> Evaluator {
 
 /// Everything that the evaluator serves.
 pub fn services() -> inheritune_runtime::serve::GrpcServices {
-    inheritune_runtime::serve::GrpcServices { routes: tonic::service::Routes::new(service()), names: vec![SERVICE_NAME] }
+    inheritune_runtime::serve::GrpcServices {
+        routes: tonic::service::Routes::new(service()),
+        names: vec![SERVICE_NAME],
+    }
 }

@@ -88,7 +88,12 @@ impl Task {
     ///
     /// # Errors
     /// The input is empty, too short, or not for this model; [`JobError::Stopped`].
-    pub fn prepare(task: &EvaluationTask, input: &Path, model: ModelFacts, stop: &StopSignal) -> Result<Self, JobError> {
+    pub fn prepare(
+        task: &EvaluationTask,
+        input: &Path,
+        model: ModelFacts,
+        stop: &StopSignal,
+    ) -> Result<Self, JobError> {
         match task {
             EvaluationTask::ValidationLoss { tokens, block_size, max_sequences } => {
                 ValidationLoss::prepare(input, *block_size, *max_sequences, model)

@@ -163,7 +163,8 @@ fn rolling_perplexity_reads_every_kind_of_file() {
     std::fs::create_dir_all(&texts).unwrap();
     std::fs::write(texts.join("a.txt"), TEXTS[0]).unwrap();
     let row = |text: &str| format!("{}\n", serde_json::json!({ "text": text }));
-    let mut packed = flate2::write::GzEncoder::new(std::fs::File::create(texts.join("b.jsonl.gz")).unwrap(), Default::default());
+    let mut packed =
+        flate2::write::GzEncoder::new(std::fs::File::create(texts.join("b.jsonl.gz")).unwrap(), Default::default());
     packed.write_all(format!("{}\n{}", row(TEXTS[1]), row("")).as_bytes()).unwrap();
     packed.finish().unwrap();
     std::fs::write(texts.join("c.zst"), zstd::encode_all(TEXTS[2].as_bytes(), 0).unwrap()).unwrap();

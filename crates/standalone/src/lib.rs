@@ -54,7 +54,8 @@ pub struct Options {
 /// # Errors
 /// A part could not start, or failed.
 pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&options.data_dir).with_context(|| format!("cannot make {}", options.data_dir.display()))?;
+    std::fs::create_dir_all(&options.data_dir)
+        .with_context(|| format!("cannot make {}", options.data_dir.display()))?;
     let data_dir = options.data_dir.canonicalize()?;
     let postgres = match options.database_url {
         Some(_) => None,
@@ -70,7 +71,12 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     served
 }
 
-async fn serve_on(database_url: &str, data_dir: &Path, options: &Options, stop: CancellationToken) -> anyhow::Result<()> {
+async fn serve_on(
+    database_url: &str,
+    data_dir: &Path,
+    options: &Options,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let store = Store::connect(&StoreConfig {
         database_url: database_url.to_owned(),
         max_connections: MAX_CONNECTIONS,
@@ -93,7 +99,10 @@ async fn serve_on(database_url: &str, data_dir: &Path, options: &Options, stop: 
     let stop = stop.child_token();
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
     parts.spawn(ending(stop.clone(), serve(listener, services, stop.clone())));
-    parts.spawn(ending(stop.clone(), inheritune_scheduler::run(store.clone(), SchedulerConfig::default(), stop.clone())));
+    parts.spawn(ending(
+        stop.clone(),
+        inheritune_scheduler::run(store.clone(), SchedulerConfig::default(), stop.clone()),
+    ));
     let worker = |name: &str| WorkerConfig {
         cache_dir: data_dir.join("cache").join(name),
         threads: options.threads,
@@ -138,4 +147,3 @@ fn publish_address(path: &Path, url: &str) -> anyhow::Result<()> {
         .and_then(|()| std::fs::rename(&part, path))
         .with_context(|| format!("cannot write {}", path.display()))
 }
-

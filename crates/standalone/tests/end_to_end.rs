@@ -20,7 +20,15 @@ fn a_full_data_run_grows_and_ends_with_a_report_and_a_checkpoint() {
     let (report, export) = (dir.path().join("report"), dir.path().join("model"));
     let server = Server::start(dir.path());
     let create = [
-        "run", "create", text(&recipe), "--request-id-from-recipe", "--watch", "--report", text(&report), "--export", text(&export),
+        "run",
+        "create",
+        text(&recipe),
+        "--request-id-from-recipe",
+        "--watch",
+        "--report",
+        text(&report),
+        "--export",
+        text(&export),
     ];
     let output = server.inheritune(&create);
     assert!(output.status.success(), "{}\n{}", show(&output), support::tail(&dir.path().join("server.log")));
@@ -36,10 +44,14 @@ fn a_full_data_run_grows_and_ends_with_a_report_and_a_checkpoint() {
         assert!(markdown.contains(row), "{row} is missing:\n{markdown}");
     }
     let html = std::fs::read_to_string(report.join("index.html")).unwrap();
-    assert!(html.contains("<svg") && html.contains("transformer.h.0.attn.c_attn.weight"), "no plot or no tensor origins");
+    assert!(
+        html.contains("<svg") && html.contains("transformer.h.0.attn.c_attn.weight"),
+        "no plot or no tensor origins"
+    );
 
     // An ordinary Hugging Face folder of the winner's depth.
-    let config: serde_json::Value = serde_json::from_slice(&std::fs::read(export.join("config.json")).unwrap()).unwrap();
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(export.join("config.json")).unwrap()).unwrap();
     assert_eq!(config["n_layer"], 3);
     for file in ["model.safetensors", "tokenizer.json", "inheritance.json"] {
         assert!(export.join(file).exists(), "{file} is missing");
@@ -91,10 +103,10 @@ fn pause_and_resume_lose_nothing() {
     let id = run["id"].as_str().unwrap();
     server.ok(&["run", "pause", id]);
     let started = Instant::now();
+    let busy = |status: &str| ["QUEUED", "RUNNING", "PAUSING"].contains(&status);
     let running = |server: &Server| {
-        let jobs = server.json(&["job", "list", "--run", id]);
-        let busy = jobs["jobs"].as_array().unwrap().iter().any(|job| ["QUEUED", "RUNNING", "PAUSING"].contains(&job["status"].as_str().unwrap()));
-        busy
+        let list = server.json(&["job", "list", "--run", id]);
+        list["jobs"].as_array().unwrap().iter().any(|job| busy(job["status"].as_str().unwrap()))
     };
     while running(&server) {
         assert!(started.elapsed() < LIMIT, "the run's jobs do not pause");
@@ -110,7 +122,10 @@ fn pause_and_resume_lose_nothing() {
 fn a_bad_recipe_names_every_bad_field() {
     let dir = tempfile::tempdir().unwrap();
     let recipe = write_recipe(dir.path(), "bad");
-    let bad = std::fs::read_to_string(&recipe).unwrap().replace("start_layers = 1", "start_layers = 9").replace("lr_max = 1e-7", "lr_max = -1.0");
+    let bad = std::fs::read_to_string(&recipe)
+        .unwrap()
+        .replace("start_layers = 1", "start_layers = 9")
+        .replace("lr_max = 1e-7", "lr_max = -1.0");
     std::fs::write(&recipe, bad).unwrap();
     let server = Server::start(dir.path());
     let output = server.inheritune(&["run", "create", text(&recipe)]);
@@ -135,10 +150,16 @@ fn an_empty_corpus_fails_the_run_and_says_so() {
 fn a_python_client_submits_and_watches_a_run() {
     let packages = root().join(".deps/python");
     let can = |arguments: &[&str]| {
-        Command::new("python3").args(arguments).env("PYTHONPATH", &packages).output().is_ok_and(|output| output.status.success())
+        Command::new("python3")
+            .args(arguments)
+            .env("PYTHONPATH", &packages)
+            .output()
+            .is_ok_and(|output| output.status.success())
     };
     if !can(&["-c", "import grpc, grpc_tools, grpc_reflection, tomllib"]) {
-        eprintln!("skipped: python3 with grpcio, grpcio-tools and grpcio-reflection is not there; `make test` sets it up");
+        eprintln!(
+            "skipped: python3 with grpcio, grpcio-tools and grpcio-reflection is not there; `make test` sets it up"
+        );
         return;
     }
     let dir = tempfile::tempdir().unwrap();

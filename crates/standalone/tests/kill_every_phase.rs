@@ -16,7 +16,15 @@ fn kill_9_once_in_every_phase_changes_nothing() {
     let recipe = recipe.to_str().unwrap();
     let model = |server: &Server, dir: &std::path::Path| {
         let export = dir.join("model");
-        server.ok(&["run", "create", recipe, "--request-id-from-recipe", "--watch", "--export", export.to_str().unwrap()]);
+        server.ok(&[
+            "run",
+            "create",
+            recipe,
+            "--request-id-from-recipe",
+            "--watch",
+            "--export",
+            export.to_str().unwrap(),
+        ]);
         std::fs::read(export.join("model.safetensors")).unwrap()
     };
     let expected = model(&Server::start(calm.path()), calm.path());

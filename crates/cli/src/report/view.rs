@@ -322,6 +322,11 @@ impl<'a> View<'a> {
                  number is slightly optimistic."
             ));
         }
+        notes.push(
+            "The target starts from weights that were trained before: its tokens come on top of those behind the \
+             reference. A control has nothing behind it but its own."
+                .to_owned(),
+        );
         notes.extend(self.control_notes());
         notes.extend(self.cost_note());
         if self.rows.iter().any(|row| row.wall_s.is_some()) {

@@ -48,7 +48,8 @@ pub fn write_model(dir: &Path, weight: impl Fn(&str, Tensor) -> Tensor) {
         }
         let sizes: Vec<i64> = spec.shape.iter().map(|size| *size as i64).collect();
         let mut next = numbers(seed);
-        let values: Vec<f32> = (0..sizes.iter().product::<i64>()).map(|_| (next() % 2001) as f32 / 1000.0 - 1.0).collect();
+        let values: Vec<f32> =
+            (0..sizes.iter().product::<i64>()).map(|_| (next() % 2001) as f32 / 1000.0 - 1.0).collect();
         let tensor = Tensor::from_slice(&values).view(sizes.as_slice()).to_kind(Kind::Float) * 0.3;
         tensors.push((spec.name.clone(), weight(&spec.name, tensor)));
     }

@@ -47,7 +47,11 @@ impl Server {
                 return Self { child, address };
             }
             let ended = child.try_wait().unwrap();
-            assert!(ended.is_none() && started.elapsed() < LIMIT, "no server ({ended:?}):\n{}", tail(&dir.join("server.log")));
+            assert!(
+                ended.is_none() && started.elapsed() < LIMIT,
+                "no server ({ended:?}):\n{}",
+                tail(&dir.join("server.log"))
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -187,7 +187,7 @@ pub fn write_model(dir: &Path, size: f64, weight: impl Fn(&str, Tensor) -> Tenso
             (0..sizes.iter().product::<i64>()).map(|_| (next() % 2001) as f32 / 1000.0 - 1.0).collect();
         let mut tensor = Tensor::from_slice(&values).view(sizes.as_slice()).to_kind(Kind::Float) * size;
         if spec.name.contains("ln_") && spec.name.ends_with("weight") {
-            tensor = tensor + 1.0;
+            tensor += 1.0;
         }
         tensors.push((spec.name.clone(), weight(&spec.name, tensor)));
     }
