@@ -84,12 +84,12 @@ task = "rolling_perplexity"
 source = "file:texts/other.txt"
 "#;
         let json = r#"{"kind": "evaluate", "checkpoint": {"artifact": "01900000-0000-7000-8000-000000000000"},
-            "batch_size": 8, "tasks": [{"task": "rolling_perplexity", "source": "file:///work/texts/other.txt"}]}"#;
-        let base = Path::new("/work");
+            "batch_size": 8, "tasks": [{"task": "rolling_perplexity", "source": "file:///here/texts/other.txt"}]}"#;
+        let base = Path::new("/here");
         let from_toml = parse(toml, Path::new("job.toml"), base).unwrap();
         assert_eq!(from_toml, parse(json, Path::new("job.json"), base).unwrap());
         let JobSpec::Evaluate(spec) = from_toml else { unreachable!() };
-        let uri = "file:///work/texts/other.txt".to_owned();
+        let uri = "file:///here/texts/other.txt".to_owned();
         assert_eq!(spec.tasks, [EvaluationTask::RollingPerplexity { source: Location::Uri(uri) }]);
     }
 
@@ -104,7 +104,7 @@ layers = 4
 layer_map = "first"
 inherit = "all"
 "#;
-        assert_eq!(parse(toml, Path::new("job.toml"), Path::new("/work")).unwrap().kind(), JobKind::Slice);
+        assert_eq!(parse(toml, Path::new("job.toml"), Path::new("/here")).unwrap().kind(), JobKind::Slice);
     }
 
     #[test]
@@ -115,7 +115,7 @@ inherit = "all"
             ("kind = \"evaluate\"\ncheckpoint = \"artifact://7\"\nbatch_size = 1\ntasks = []", "not an artifact id"),
             ("kind = \"evaluate\"\ncheckpoint = \"s3://b/x\"\nbatch_size = 0\ntasks = []", "\n  tasks: "),
         ] {
-            let failure = parse(text, Path::new("job.toml"), Path::new("/work")).unwrap_err();
+            let failure = parse(text, Path::new("job.toml"), Path::new("/here")).unwrap_err();
             assert!(failure.to_string().contains(problem), "{failure}");
             assert_eq!(failure.exit_code(), 2);
         }

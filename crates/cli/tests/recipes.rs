@@ -20,13 +20,13 @@ fn every_shipped_recipe_is_good() {
     assert!(paths.len() >= 10, "{paths:?}");
     for path in paths {
         let text = std::fs::read_to_string(&path).unwrap();
-        let spec = recipe::parse(&text, Path::new("/work")).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let spec = recipe::parse(&text, Path::new("/here")).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         assert_eq!(
             Some(spec.name.as_str()),
             path.file_stem().and_then(|stem| stem.to_str()),
             "name and file name differ"
         );
-        assert!(spec.corpus.sources.iter().all(|source| source.starts_with("file:///work/")), "{}", path.display());
+        assert!(spec.corpus.sources.iter().all(|source| source.starts_with("file:///here/")), "{}", path.display());
     }
 }
 
@@ -36,7 +36,7 @@ fn the_papers_recipes_say_what_the_paper_says() {
     for path in shipped() {
         // The demo's sizes are tuned to the machine at hand.
         if !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("demo")) {
-            let spec = recipe::parse(&std::fs::read_to_string(&path).unwrap(), Path::new("/work")).unwrap();
+            let spec = recipe::parse(&std::fs::read_to_string(&path).unwrap(), Path::new("/here")).unwrap();
             text.push_str(&recipe::explain(&spec).text());
             text.push_str("\n\n");
         }

@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn request_ids_follow_from_the_recipe() {
         let text = include_str!("../../../../deploy/recipes/demo-full-data.toml");
-        let spec = crate::recipe::parse(text, Path::new("/work")).unwrap();
+        let spec = crate::recipe::parse(text, Path::new("/here")).unwrap();
         let elsewhere = crate::recipe::parse(text, Path::new("/tmp")).unwrap();
         let id = request_id_of(&spec, 0).unwrap();
         assert_eq!(id, request_id_of(&spec.clone(), 0).unwrap());

@@ -7,7 +7,7 @@ use expect_test::{Expect, expect};
 use super::*;
 
 fn check(toml: &str, expected: Expect) {
-    let text = match parse(toml, Path::new("/work")) {
+    let text = match parse(toml, Path::new("/here")) {
         Ok(spec) => explain(&spec).text(),
         Err(violations) => violations.0.iter().map(|v| format!("{}: {}\n", v.field, v.description)).collect(),
     };
