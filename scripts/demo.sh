@@ -24,14 +24,32 @@ elif [ ! -s "$corpus" ]; then
   sh scripts/fetch-demo-corpus.sh "$corpus"
 fi
 
+# A demo that was killed leaves its server, which still holds the folder: it saves and goes.
+runs() { [ -r "/proc/$1/cmdline" ] && tr '\0' ' ' < "/proc/$1/cmdline" | grep -q "$2"; }
+shell= left=
+[ ! -r "$dir/running" ] || read -r shell left < "$dir/running"
+if [ -n "$left" ] && runs "$left" "inheritune-standalone --data-dir $dir/data "; then
+  runs "$shell" demo.sh && { echo "demo: process $shell runs a demo in $dir already; DEMO_DIR=other takes another folder" >&2; exit 1; }
+  echo "demo: stopping the server that a killed demo left running"
+  kill -TERM "$left" 2>/dev/null || true
+  waited=0
+  while runs "$left" inheritune-standalone; do
+    waited=$((waited + 1))
+    [ "$waited" -le 200 ] || { echo "demo: process $left does not stop" >&2; exit 1; }
+    sleep 0.2
+  done
+fi
+
 rm -f "$dir/address"
 target/release/inheritune-standalone --data-dir "$dir/data" --listen 127.0.0.1:0 --address-file "$dir/address" \
   > "$dir/standalone.log" 2>&1 &
 server=$!
+echo "$$ $server" > "$dir/running"
 stop() {
   trap - EXIT INT TERM
   kill -TERM "$server" 2>/dev/null || true
   wait "$server" 2>/dev/null || true
+  rm -f "$dir/running" "$dir/address"
 }
 trap stop EXIT
 trap 'echo; echo "demo: stopping; run the same command again to go on"; stop; exit 130' INT TERM

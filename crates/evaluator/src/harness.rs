@@ -103,7 +103,7 @@ impl Measurement {
             device::set_threads(threads);
         }
         let decoder = Decoder::load(&self.checkpoint, device::default_device())
-            .map_err(|e| name_checkpoint(lm_error(e), &self.spec.checkpoint))?;
+            .map_err(|e| lm_error(e).about(&format!("checkpoint {}", self.spec.checkpoint)))?;
         let config = decoder.config().clone();
         let parameters = decoder.parameters().iter().map(|p| p.tensor.numel() as u64).sum();
         let model =
@@ -114,14 +114,6 @@ impl Measurement {
         scorer.expect_tokens(tasks.iter().map(Task::tokens).sum());
         let results = tasks.iter().map(|task| task.score(&mut scorer)).collect::<Result<_, _>>()?;
         Ok(Measured { results, config, parameters })
-    }
-}
-
-fn name_checkpoint(error: JobError, checkpoint: &Location) -> JobError {
-    match error {
-        JobError::Retryable(message) => JobError::Retryable(format!("checkpoint {checkpoint}: {message}")),
-        JobError::Permanent(message) => JobError::Permanent(format!("checkpoint {checkpoint}: {message}")),
-        JobError::Stopped => JobError::Stopped,
     }
 }
 

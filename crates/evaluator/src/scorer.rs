@@ -102,10 +102,7 @@ impl Scorer {
 
 /// What an error of the model means for the job.
 pub fn lm_error(error: LmError) -> JobError {
-    match error {
-        LmError::Io { .. } | LmError::Torch(_) => JobError::Retryable(error.to_string()),
-        error => JobError::Permanent(error.to_string()),
-    }
+    if error.is_retryable() { JobError::Retryable(error.to_string()) } else { JobError::Permanent(error.to_string()) }
 }
 
 /// Counts tokens and says how far it is.

@@ -70,6 +70,21 @@ pub enum LmError {
 }
 
 impl LmError {
+    /// Whether the same call may succeed later or elsewhere: trouble with the machine may pass, bad input does not.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            // libtorch reports a lack of memory like any other of its errors.
+            Self::Io { .. } | Self::Torch(_) => true,
+            Self::BadFile { .. }
+            | Self::BadTensor { .. }
+            | Self::BadTokens { .. }
+            | Self::TooFewTokens { .. }
+            | Self::EmptyCorpus { .. }
+            | Self::VocabularyTooLarge { .. }
+            | Self::Tokenizer(_) => false,
+        }
+    }
+
     pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
         Self::Io { path: path.to_owned(), source }
     }

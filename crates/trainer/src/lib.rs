@@ -65,20 +65,9 @@ impl JobHandler for TrainerHandler {
     }
 }
 
-/// An error of the lm crate as a job's: trouble with the machine may pass, bad input does not.
+/// An error of the lm crate as a job's.
 fn lm_error(error: inheritune_lm::LmError) -> JobError {
-    use inheritune_lm::LmError;
-    match &error {
-        // libtorch reports a lack of memory like any other of its errors.
-        LmError::Io { .. } | LmError::Torch(_) => JobError::Retryable(error.to_string()),
-        LmError::BadFile { .. }
-        | LmError::BadTensor { .. }
-        | LmError::BadTokens { .. }
-        | LmError::TooFewTokens { .. }
-        | LmError::EmptyCorpus { .. }
-        | LmError::VocabularyTooLarge { .. }
-        | LmError::Tokenizer(_) => JobError::Permanent(error.to_string()),
-    }
+    if error.is_retryable() { JobError::Retryable(error.to_string()) } else { JobError::Permanent(error.to_string()) }
 }
 
 /// An error of a local file: the cache folder's trouble, which another attempt may not meet.

@@ -109,7 +109,7 @@ impl<'a> Session<'a> {
     fn start(job: &'a Training, tokens: &'a TokenSet, saved: Option<Saved>) -> Result<Self, JobError> {
         let training = &job.spec.training;
         let loaded = Decoder::load(&job.checkpoint, device::default_device())
-            .map_err(|e| name_checkpoint(lm_error(e), &job.spec))?;
+            .map_err(|e| lm_error(e).about(&format!("checkpoint {}", job.spec.checkpoint)))?;
         let config = loaded.config().clone();
         if tokens.meta().vocab_size > config.vocab_size {
             let (tokenizer, embedding) = (tokens.meta().vocab_size, config.vocab_size);
@@ -396,14 +396,6 @@ fn adamw_config(spec: &TrainSpec) -> AdamWConfig {
         eps: training.adam_eps,
         weight_decay: training.weight_decay,
         decay: training.decay,
-    }
-}
-
-fn name_checkpoint(error: JobError, spec: &TrainSpec) -> JobError {
-    match error {
-        JobError::Retryable(message) => JobError::Retryable(format!("checkpoint {}: {message}", spec.checkpoint)),
-        JobError::Permanent(message) => JobError::Permanent(format!("checkpoint {}: {message}", spec.checkpoint)),
-        JobError::Stopped => JobError::Stopped,
     }
 }
 

@@ -27,6 +27,18 @@ pub enum JobError {
     Stopped,
 }
 
+impl JobError {
+    /// The same error, with what it is about before its message.
+    #[must_use]
+    pub fn about(self, subject: &str) -> Self {
+        match self {
+            Self::Retryable(message) => Self::Retryable(format!("{subject}: {message}")),
+            Self::Permanent(message) => Self::Permanent(format!("{subject}: {message}")),
+            Self::Stopped => Self::Stopped,
+        }
+    }
+}
+
 impl From<StoreError> for JobError {
     fn from(error: StoreError) -> Self {
         match error {
