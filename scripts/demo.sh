@@ -65,4 +65,8 @@ export INHERITUNE_SERVER
 
 echo "demo: server at $INHERITUNE_SERVER, log in $dir/standalone.log"
 target/release/inheritune run create "$recipe" --corpus "$corpus" --request-id-from-recipe --watch \
-  --report "$report" --export "$dir/models/$name"
+  --report "$report" --export "$dir/models/$name" --force || {
+  code=$?
+  kill -0 "$server" 2>/dev/null || echo "demo: the server is gone; run the same command again to go on" >&2
+  exit "$code"
+}

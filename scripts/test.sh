@@ -7,4 +7,4 @@ sh scripts/setup-python.sh "$PWD/.deps/python" ||
 PATH="$PWD/.deps/postgres/pginstall/bin:$PATH"
 export PATH
 cargo build --locked --workspace --bins
-cargo test --locked --workspace --lib --bins --tests
+cargo test --locked --workspace --lib --bins --tests --no-fail-fast

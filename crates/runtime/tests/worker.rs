@@ -183,7 +183,8 @@ async fn outcomes_failures_and_panics_are_reported() {
     let record = bench.wait_for(bad, JobStatus::Failed).await;
     assert_eq!((record.error.as_deref(), record.attempts), (Some("the corpus is empty"), 1));
     let record = bench.wait_for(panic, JobStatus::Failed).await;
-    assert_eq!((record.error.as_deref(), record.attempts), (Some("panicked: boom"), 2));
+    let gave_up = "panicked: boom (given up after 2 failed attempts)";
+    assert_eq!((record.error.as_deref(), record.attempts), (Some(gave_up), 2));
     let record = bench.wait_for(thread_panic, JobStatus::Failed).await;
     assert_eq!(record.error.as_deref(), Some("panicked: bang"));
 
