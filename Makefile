@@ -22,7 +22,7 @@ check: setup ## Formatting, lints, shell syntax.
 test: setup ## All tests that fit in CI; real Postgres, real files, real models.
 	sh scripts/test.sh
 
-test-slow: build ## Long tests: kill -9 in every phase of the demo.
+test-slow: setup ## Long tests: kill -9 in every phase of the demo.
 	sh scripts/test-slow.sh
 
 bench: build ## Measurements against named peers.
