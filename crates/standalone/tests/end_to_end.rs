@@ -88,6 +88,10 @@ fn kill_9_at_any_moment_changes_nothing() {
         std::thread::sleep(Duration::from_millis(wait_ms));
         server.kill_9();
     }
+    // Once politely: it saves, gives its jobs back and ends in time.
+    let server = Server::start(stormy.path());
+    std::thread::sleep(Duration::from_millis(800));
+    assert!(server.terminate(), "SIGTERM did not end it in 10 s");
     let server = Server::start(stormy.path());
     server.ok(&["run", "create", text(&recipe), "--request-id-from-recipe", "--watch", "--export", text(&export)]);
     assert!(std::fs::read(export.join("model.safetensors")).unwrap() == expected, "the winner's weights differ");
