@@ -90,6 +90,7 @@ mod tests {
             rope_theta: None,
             tied_head: None,
             inverse_layer_scale: false,
+            no_bias: false,
         };
         SlicePlan::fresh(architecture.config(32))
     }
