@@ -35,6 +35,7 @@ fn shape(family: Family) -> DecoderConfig {
         tied_head: None,
         inverse_layer_scale: family == Family::Gpt2,
         no_bias: false,
+        pad_vocab_to_multiple_of: None,
     };
     architecture.validate().unwrap();
     architecture.config(VOCABULARY)

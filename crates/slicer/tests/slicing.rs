@@ -95,6 +95,7 @@ async fn every_family_is_sliced_by_its_list() {
             tied_head: None,
             inverse_layer_scale: false,
             no_bias: family == Family::Gpt2,
+            pad_vocab_to_multiple_of: None,
         };
         let config = architecture.config(30).to_hf();
         let mut source = tensors(&config, Dtype::F16, 0, str::to_owned);
@@ -251,6 +252,7 @@ async fn fresh(house: &House) {
         tied_head: Some(true),
         inverse_layer_scale: false,
         no_bias: false,
+        pad_vocab_to_multiple_of: None,
     };
     let spec = SliceSpec {
         source: SliceSource::Architecture { architecture, vocab_size: 40 },

@@ -78,6 +78,7 @@ pub(super) fn architecture(field: &mut Field<'_>, message: v1::Architecture) -> 
         tied_head: message.tied_head,
         inverse_layer_scale: message.inverse_layer_scale,
         no_bias: message.no_bias,
+        pad_vocab_to_multiple_of: message.pad_vocab_to_multiple_of,
     }
 }
 
@@ -220,6 +221,7 @@ impl From<&Architecture> for v1::Architecture {
             tied_head: architecture.tied_head,
             inverse_layer_scale: architecture.inverse_layer_scale,
             no_bias: architecture.no_bias,
+            pad_vocab_to_multiple_of: architecture.pad_vocab_to_multiple_of,
         }
     }
 }

@@ -68,7 +68,7 @@ prop_compose! {
         (n_layers, heads, head_dim, kv) in (1u32..48, 0u32..4, 1u32..32, any::<bool>()),
         d_ff in proptest::option::of(1u32..9),
         (theta, tied, scale, no_bias) in (proptest::option::of(1.0f64..1e6), any::<Option<bool>>(), any::<bool>(), any::<bool>()),
-        max_positions in 1u32..9999,
+        (max_positions, pad_vocab_to_multiple_of) in (1u32..9999, proptest::option::of(1u32..1024)),
     ) -> Architecture {
         let (llama, gpt2) = (family == Family::Llama, family == Family::Gpt2);
         let rotary = llama || family == Family::GptNeox;
@@ -86,6 +86,7 @@ prop_compose! {
             tied_head: if rotary { tied } else { tied.map(|_| true) },
             inverse_layer_scale: scale && gpt2,
             no_bias: no_bias && gpt2,
+            pad_vocab_to_multiple_of,
         }
     }
 }

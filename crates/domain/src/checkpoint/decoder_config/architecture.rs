@@ -43,6 +43,10 @@ pub struct Architecture {
     /// GPT-2 without biases, which the paper's own runs set.
     #[serde(default)]
     pub no_bias: bool,
+    /// Round the rows of the token embedding up to a multiple of this; the paper's own runs make GPT-2's 50257 entries
+    /// 50304, a multiple of 64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pad_vocab_to_multiple_of: Option<u32>,
 }
 
 impl Architecture {
@@ -71,6 +75,11 @@ impl Architecture {
         v.check(self.d_ff.is_none_or(|d| (1..=1 << 20).contains(&d)), "d_ff", "must be 1 to 1048576");
         v.check((1..=1 << 20).contains(&self.max_positions), "max_positions", "must be 1 to 1048576");
         v.check(self.rope_theta.is_none_or(|t| t.is_finite() && t > 0.0), "rope_theta", "must be above 0");
+        v.check(
+            self.pad_vocab_to_multiple_of.is_none_or(|n| (1..=1024).contains(&n)),
+            "pad_vocab_to_multiple_of",
+            "must be 1 to 1024",
+        );
         self.validate_family(&mut v);
         v.into_result()
     }
@@ -125,7 +134,7 @@ impl Architecture {
             n_kv_heads: self.n_kv_heads.unwrap_or(self.n_heads),
             head_dim,
             d_ff: self.d_ff.unwrap_or(4 * self.d_model),
-            vocab_size,
+            vocab_size: vocab_size.next_multiple_of(self.pad_vocab_to_multiple_of.unwrap_or(1).max(1)),
             max_positions: self.max_positions,
             norm_eps: LAYER_NORM_EPS,
             rope_theta: None,

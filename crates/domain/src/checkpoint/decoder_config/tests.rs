@@ -466,6 +466,7 @@ fn an_architecture_of_every_family_is_one_that_is_read() {
             tied_head: None,
             inverse_layer_scale: false,
             no_bias: family == Family::Gpt2,
+            pad_vocab_to_multiple_of: None,
         };
         architecture.validate().unwrap();
         let config = architecture.config(50);
@@ -475,6 +476,24 @@ fn an_architecture_of_every_family_is_one_that_is_read() {
         let no_bias = Architecture { no_bias: true, ..architecture };
         assert_eq!(no_bias.validate().is_ok(), family == Family::Gpt2);
     }
+}
+
+/// The paper's GPT-2 Medium, asked for as a recipe does: 24 layers, then its target of 16.
+#[test]
+fn the_paper_s_gpt2_can_be_asked_for() {
+    let architecture: Architecture = serde_json::from_value(json!({
+        "family": "gpt2", "n_layers": 24, "d_model": 1024, "n_heads": 16, "max_positions": 1024,
+        "inverse_layer_scale": true, "no_bias": true, "pad_vocab_to_multiple_of": 64,
+    }))
+    .unwrap();
+    architecture.validate().unwrap();
+    let reference = architecture.config(50257);
+    assert_eq!(reference, DecoderConfig::from_hf(&paper_json()).unwrap());
+    assert_eq!((reference.vocab_size, reference.parameters()), (50304, 354_599_936));
+    assert_eq!(reference.with_layers(LayerCount(16)).parameters(), 253_920_256);
+    let bad = Architecture { pad_vocab_to_multiple_of: Some(0), ..architecture };
+    assert_eq!(bad.validate().unwrap_err().0[0].field, "pad_vocab_to_multiple_of");
+    assert_eq!(bad.config(50257).vocab_size, 50257);
 }
 
 #[test]
@@ -501,6 +520,7 @@ fn an_architecture_names_every_bad_field() {
         tied_head: Some(false),
         inverse_layer_scale: true,
         no_bias: true,
+        pad_vocab_to_multiple_of: None,
     };
     let fields: Vec<String> = architecture.validate().unwrap_err().0.into_iter().map(|v| v.field).collect();
     assert_eq!(fields, ["n_layers", "d_model", "d_ff", "max_positions", "n_kv_heads", "rope_theta", "tied_head"]);

@@ -25,6 +25,7 @@ fn architecture(family: Family, layers: u32) -> Architecture {
         tied_head: None,
         inverse_layer_scale: false,
         no_bias: false,
+        pad_vocab_to_multiple_of: None,
     }
 }
 
