@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <map>
 #include <mutex>
+#include <unordered_set>
 
 namespace {
 
@@ -34,8 +35,15 @@ class KeepingAllocator final : public c10::Allocator {
     if (bytes < kLargeBytes) return small_->allocate(bytes);
     void* data = taken(bytes);
     if (data == nullptr) data = made(bytes);
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      given_.insert(data);
+    }
     return {data, data, &KeepingAllocator::give_back, c10::Device(c10::DeviceType::CPU)};
   }
+
+  // oneDNN (exact GELU, say) takes memory by raw_allocate and gives it back by this alone, small blocks too.
+  c10::DeleterFnPtr raw_deleter() const override { return &KeepingAllocator::give_back_any; }
 
   void copy_data(void* to, const void* from, std::size_t count) const override { default_copy_data(to, from, count); }
 
@@ -70,10 +78,24 @@ class KeepingAllocator final : public c10::Allocator {
 
   static void give_back(void* data) { instance->keep(data); }
 
+  static void give_back_any(void* data) {
+    bool large = false;
+    {
+      std::lock_guard<std::mutex> lock(instance->mutex_);
+      large = instance->given_.count(data) != 0;
+    }
+    if (large) {
+      instance->keep(data);
+    } else {
+      instance->small_->raw_deallocate(data);
+    }
+  }
+
   // Past the limit everything goes: what is kept may be of sizes that nobody asks for any more.
   void keep(void* data) {
     size_t block_bytes = header_of(data)->block_bytes;
     std::lock_guard<std::mutex> lock(mutex_);
+    given_.erase(data);
     if (kept_bytes_ + block_bytes > max_kept_bytes_) release();
     if (block_bytes > max_kept_bytes_) {
       std::free(header_of(data));
@@ -95,6 +117,8 @@ class KeepingAllocator final : public c10::Allocator {
   std::mutex mutex_;
   std::multimap<size_t, void*> kept_;
   size_t kept_bytes_ = 0;
+  // Large blocks in use.
+  std::unordered_set<void*> given_;
 };
 
 KeepingAllocator* KeepingAllocator::instance = nullptr;

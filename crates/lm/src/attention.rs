@@ -1,17 +1,20 @@
-//! Causal self-attention with grouped key and value heads, and rotary positions.
+//! Causal self-attention with grouped key and value heads.
 //!
 //! Shapes: B batch, T time, N = B * T, D width of the residual stream, H query heads, G key and value
-//! heads, K width of a head, P = K / 2 rotated pairs.
+//! heads, K width of a head.
 #![allow(non_snake_case)]
 
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{TchError, Tensor};
 
-use crate::layers::Linear;
+use crate::layers::{Linear, Norm};
+use crate::positions::Positions;
 
 /// One block's attention.
 #[derive(Debug)]
 pub(crate) struct Attention {
     pub(crate) projections: Projections,
+    /// Norms of queries and of keys, each over its whole width before it is cut into heads.
+    pub(crate) qk_norm: Option<(Norm, Norm)>,
     pub(crate) output: Linear,
     pub(crate) n_heads: i64,
     pub(crate) n_kv_heads: i64,
@@ -23,69 +26,61 @@ pub(crate) struct Attention {
 /// How queries, keys and values are made.
 #[derive(Debug)]
 pub(crate) enum Projections {
-    /// One product for all three (GPT-2's `c_attn`).
+    /// One product: all queries, all keys, all values (GPT-2's `c_attn`, MPT's `Wqkv`).
     Fused { qkv: Linear },
+    /// One product: query, key and value of the first head, then of the next (GPT-NeoX's `query_key_value`).
+    FusedByHead { qkv: Linear },
     /// One each.
     Separate { q: Linear, k: Linear, v: Linear },
 }
 
 impl Attention {
     /// Attends within each of `batch` sequences of `x_ND`.
-    pub(crate) fn forward(&self, x_ND: &Tensor, batch: i64, rope: Option<&Rope>) -> Result<Tensor, TchError> {
-        let (q, k, v) = match &self.projections {
-            Projections::Fused { qkv } => {
-                let mut parts = qkv.forward(x_ND)?.f_split(self.n_heads * self.head_dim, -1)?.into_iter();
-                match (parts.next(), parts.next(), parts.next()) {
-                    (Some(q), Some(k), Some(v)) => (q, k, v),
-                    _ => return Err(TchError::Shape("c_attn is not three projections wide".to_owned())),
-                }
-            }
-            Projections::Separate { q, k, v } => (q.forward(x_ND)?, k.forward(x_ND)?, v.forward(x_ND)?),
-        };
-        let heads = |x: Tensor, n: i64| x.f_view([batch, -1, n, self.head_dim]);
-        let (mut q_BTHK, mut k_BTGK) = (heads(q, self.n_heads)?, heads(k, self.n_kv_heads)?);
-        let v_BTGK = heads(v, self.n_kv_heads)?;
-        if let Some(rope) = rope {
+    pub(crate) fn forward(&self, x_ND: &Tensor, batch: i64, positions: &Positions) -> Result<Tensor, TchError> {
+        let (mut q_BTHK, mut k_BTGK, v_BTGK) = self.project(x_ND, batch)?;
+        if let Positions::Rotary(rope) = positions {
             q_BTHK = rope.rotate(&q_BTHK)?;
             k_BTGK = rope.rotate(&k_BTGK)?;
         }
-        let y_BHTK = Tensor::f_scaled_dot_product_attention::<&Tensor>(
+        // The biases of ALiBi say what is in the future, too.
+        let bias_HTT = match positions {
+            Positions::Alibi { bias_HTT } => Some(bias_HTT.f_to_kind(q_BTHK.f_kind()?)?),
+            Positions::Embedded | Positions::Rotary(_) => None,
+        };
+        let y_BHTK = Tensor::f_scaled_dot_product_attention(
             &q_BTHK.f_transpose(1, 2)?,
             &k_BTGK.f_transpose(1, 2)?,
             &v_BTGK.f_transpose(1, 2)?,
-            None,
+            bias_HTT.as_ref(),
             0.0,
-            true,
+            bias_HTT.is_none(),
             self.scale,
             self.n_heads != self.n_kv_heads,
         )?;
         self.output.forward(&y_BHTK.f_transpose(1, 2)?.f_reshape([-1, self.n_heads * self.head_dim])?)
     }
+
+    /// Queries [B, T, H, K], keys and values [B, T, G, K].
+    fn project(&self, x_ND: &Tensor, batch: i64) -> Result<(Tensor, Tensor, Tensor), TchError> {
+        let heads = |x: &Tensor, n: i64| x.f_view([batch, -1, n, self.head_dim]);
+        let (q, k, v) = match &self.projections {
+            Projections::Fused { qkv } => three(qkv.forward(x_ND)?.f_split(self.n_heads * self.head_dim, -1)?)?,
+            Projections::FusedByHead { qkv } => {
+                let qkv = qkv.forward(x_ND)?.f_view([batch, -1, self.n_heads, 3 * self.head_dim])?;
+                return three(qkv.f_split(self.head_dim, -1)?);
+            }
+            Projections::Separate { q, k, v } => (q.forward(x_ND)?, k.forward(x_ND)?, v.forward(x_ND)?),
+        };
+        let (q, k) = match &self.qk_norm {
+            Some((q_norm, k_norm)) => (q_norm.forward(&q)?, k_norm.forward(&k)?),
+            None => (q, k),
+        };
+        Ok((heads(&q, self.n_heads)?, heads(&k, self.n_kv_heads)?, heads(&v, self.n_kv_heads)?))
+    }
 }
 
-/// Rotary positions (Su et al. 2021) in Hugging Face's convention: dimension i turns with dimension
-/// i + K/2 by position * base^(-2i/K).
-#[derive(Debug)]
-pub(crate) struct Rope {
-    cos_T1P: Tensor,
-    sin_T1P: Tensor,
-}
-
-impl Rope {
-    /// The angles of positions 0 to `time`, in fp32 as transformers computes them.
-    pub(crate) fn new(theta: f64, head_dim: i64, time: i64, device: Device) -> Result<Self, TchError> {
-        let options = (Kind::Float, device);
-        let exponent_P = Tensor::f_arange_start_step(0, head_dim, 2, options)?.f_divide_scalar(head_dim as f64)?;
-        let frequency_P = Tensor::f_pow_scalar(theta, &exponent_P)?.f_reciprocal()?;
-        let angle_T1P = Tensor::f_arange(time, options)?.f_outer(&frequency_P)?.f_unsqueeze(1)?;
-        Ok(Self { cos_T1P: angle_T1P.f_cos()?, sin_T1P: angle_T1P.f_sin()? })
-    }
-
-    fn rotate(&self, x_BTHK: &Tensor) -> Result<Tensor, TchError> {
-        let half = x_BTHK.size().last().copied().unwrap_or(0) / 2;
-        let (a_BTHP, b_BTHP) = (x_BTHK.f_narrow(-1, 0, half)?, x_BTHK.f_narrow(-1, half, half)?);
-        let first_BTHP = a_BTHP.f_mul(&self.cos_T1P)?.f_sub(&b_BTHP.f_mul(&self.sin_T1P)?)?;
-        let second_BTHP = b_BTHP.f_mul(&self.cos_T1P)?.f_add(&a_BTHP.f_mul(&self.sin_T1P)?)?;
-        Tensor::f_cat(&[first_BTHP, second_BTHP], -1)
-    }
+fn three(parts: Vec<Tensor>) -> Result<(Tensor, Tensor, Tensor), TchError> {
+    <[Tensor; 3]>::try_from(parts)
+        .map(|[q, k, v]| (q, k, v))
+        .map_err(|_| TchError::Shape("a fused projection is not three projections wide".to_owned()))
 }

@@ -1,18 +1,21 @@
-//! One decoder for every family: the same pre-norm residual stream with the family's own parts.
+//! One decoder for every family: the same pre-norm residual stream with the family's own parts, which
+//! `families` puts together.
 //!
-//! Shapes: B batch, T time, N = B * T, D width of the residual stream, V vocabulary.
+//! Shapes: B batch, T time, N = B * T, D width of the residual stream, V vocabulary, R rows of learned positions.
 #![allow(non_snake_case)]
 
 use std::collections::HashMap;
 use std::path::Path;
 
-use inheritune_domain::checkpoint::decoder_config::{ConfigError, DecoderConfig, Family};
+use inheritune_domain::checkpoint::decoder_config::{ConfigError, DecoderConfig};
 use tch::{Device, Kind, Reduction, TchError, Tensor, no_grad};
 
-use crate::attention::{Attention, Projections, Rope};
+use crate::attention::Attention;
 use crate::error::LmError;
+use crate::families;
 use crate::files;
-use crate::layers::{Linear, Mlp, Norm};
+use crate::layers::{Mlp, Norm};
+use crate::positions::Positions;
 use crate::weights;
 
 /// A learned tensor and its canonical name.
@@ -30,20 +33,57 @@ pub struct Decoder {
     config: DecoderConfig,
     device: Device,
     parameters: Vec<Parameter>,
-    token_embedding_VD: Tensor,
-    /// None with rotary positions.
-    position_embedding_TD: Option<Tensor>,
-    blocks: Vec<Block>,
-    final_norm: Norm,
-    head_VD: Tensor,
+    parts: Parts,
+}
+
+/// What a decoder computes with.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) token_embedding_VD: Tensor,
+    /// None where attention itself knows positions.
+    pub(crate) position_embedding: Option<PositionEmbedding>,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) final_norm: Norm,
+    pub(crate) head_VD: Tensor,
+}
+
+/// Learned positions.
+#[derive(Debug)]
+pub(crate) struct PositionEmbedding {
+    /// A row a position, and those before the first.
+    pub(crate) table_RD: Tensor,
+    /// Row of position 0.
+    pub(crate) first_row: i64,
 }
 
 #[derive(Debug)]
-struct Block {
-    attention_norm: Norm,
-    attention: Attention,
-    mlp_norm: Norm,
-    mlp: Mlp,
+pub(crate) struct Block {
+    pub(crate) attention_norm: Norm,
+    pub(crate) attention: Attention,
+    pub(crate) mlp_norm: Norm,
+    pub(crate) mlp: Mlp,
+    pub(crate) residual: Residual,
+}
+
+/// How attention and MLP come to the residual stream.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Residual {
+    /// The MLP reads what attention has added to.
+    Sequential,
+    /// Both read the block's input (GPT-J; GPT-NeoX, Black et al. 2022, section 2.1).
+    Parallel,
+}
+
+impl Block {
+    fn forward(&self, x_ND: &Tensor, batch: i64, positions: &Positions) -> Result<Tensor, TchError> {
+        let attended_ND = self.attention.forward(&self.attention_norm.forward(x_ND)?, batch, positions)?;
+        let after_ND = x_ND.f_add(&attended_ND)?;
+        let mlp_input_ND = match self.residual {
+            Residual::Sequential => &after_ND,
+            Residual::Parallel => x_ND,
+        };
+        after_ND.f_add(&self.mlp.forward(&self.mlp_norm.forward(mlp_input_ND)?)?)
+    }
 }
 
 impl Decoder {
@@ -70,7 +110,8 @@ impl Decoder {
     /// As [`Decoder::load`].
     pub fn from_weights(config: DecoderConfig, dir: &Path, device: Device) -> Result<Self, LmError> {
         let parameters = weights::read(dir, &config, device)?;
-        Ok(assemble(config, device, parameters)?)
+        let parts = families::assemble(&config, &parameters)?;
+        Ok(Self { config, device, parameters, parts })
     }
 
     /// Its shape.
@@ -180,27 +221,23 @@ impl Decoder {
 
     fn logits_flat(&self, tokens_BT: &Tensor, (batch, time): (i64, i64)) -> Result<Tensor, TchError> {
         let x_ND = self.hidden(tokens_BT, (batch, time))?;
-        x_ND.f_linear::<&Tensor>(&self.head_VD, None)
+        x_ND.f_linear::<&Tensor>(&self.parts.head_VD, None)
     }
 
     /// The residual stream after the final norm.
     fn hidden(&self, tokens_BT: &Tensor, (batch, time): (i64, i64)) -> Result<Tensor, TchError> {
         let tokens_BT = tokens_BT.f_to_device(self.device)?;
-        let mut x_BTD = Tensor::f_embedding(&self.token_embedding_VD, &tokens_BT, NO_PADDING, false, false)?;
-        if let Some(position_embedding_TD) = &self.position_embedding_TD {
-            x_BTD = x_BTD.f_add(&position_embedding_TD.f_narrow(0, 0, time)?)?;
+        let parts = &self.parts;
+        let mut x_BTD = Tensor::f_embedding(&parts.token_embedding_VD, &tokens_BT, NO_PADDING, false, false)?;
+        if let Some(PositionEmbedding { table_RD, first_row }) = &parts.position_embedding {
+            x_BTD = x_BTD.f_add(&table_RD.f_narrow(0, *first_row, time)?)?;
         }
-        let rope = match self.config.rope_theta {
-            Some(theta) => Some(no_grad(|| Rope::new(theta, self.config.head_dim.into(), time, self.device))?),
-            None => None,
-        };
+        let positions = no_grad(|| Positions::new(&self.config, time, self.device))?;
         let mut x_ND = x_BTD.f_view([batch * time, -1])?;
-        for block in &self.blocks {
-            x_ND =
-                x_ND.f_add(&block.attention.forward(&block.attention_norm.forward(&x_ND)?, batch, rope.as_ref())?)?;
-            x_ND = x_ND.f_add(&block.mlp.forward(&block.mlp_norm.forward(&x_ND)?)?)?;
+        for block in &parts.blocks {
+            x_ND = block.forward(&x_ND, batch, &positions)?;
         }
-        self.final_norm.forward(&x_ND)
+        parts.final_norm.forward(&x_ND)
     }
 }
 
@@ -208,103 +245,3 @@ impl Decoder {
 const IGNORED_TARGET: i64 = -100;
 /// No token of an embedding is padding.
 const NO_PADDING: i64 = -1;
-
-/// Puts a model together from the parameters that `weights::read` has found complete.
-fn assemble(config: DecoderConfig, device: Device, parameters: Vec<Parameter>) -> Result<Decoder, TchError> {
-    let by_name: HashMap<&str, &Tensor> = parameters.iter().map(|p| (p.name.as_str(), &p.tensor)).collect();
-    let named = Named { by_name, config: &config };
-    let (token_embedding_VD, position_embedding_TD, final_norm, head_VD) = match config.family {
-        Family::Gpt2 => {
-            let wte_VD = named.get("transformer.wte.weight")?;
-            let head_VD = wte_VD.shallow_clone();
-            (wte_VD, Some(named.get("transformer.wpe.weight")?), named.layer_norm("transformer.ln_f")?, head_VD)
-        }
-        Family::Llama => {
-            let embed_VD = named.get("model.embed_tokens.weight")?;
-            let head_VD = if config.tied_head { embed_VD.shallow_clone() } else { named.get("lm_head.weight")? };
-            (embed_VD, None, named.rms_norm("model.norm")?, head_VD)
-        }
-    };
-    let blocks = (0..config.n_layers.0)
-        .map(|layer| match config.family {
-            Family::Gpt2 => named.gpt2_block(layer),
-            Family::Llama => named.llama_block(layer),
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok(Decoder { config, device, parameters, token_embedding_VD, position_embedding_TD, blocks, final_norm, head_VD })
-}
-
-/// Parameters by name, with the shape they belong to.
-struct Named<'a> {
-    by_name: HashMap<&'a str, &'a Tensor>,
-    config: &'a DecoderConfig,
-}
-
-impl Named<'_> {
-    fn get(&self, name: &str) -> Result<Tensor, TchError> {
-        let tensor = self.by_name.get(name);
-        tensor
-            .map(|tensor| tensor.shallow_clone())
-            .ok_or_else(|| TchError::TensorNameNotFound(name.to_owned(), "the model".to_owned()))
-    }
-
-    fn conv1d(&self, prefix: &str) -> Result<Linear, TchError> {
-        Ok(Linear::Conv1D { w_IO: self.get(&format!("{prefix}.weight"))?, b_O: self.get(&format!("{prefix}.bias"))? })
-    }
-
-    fn linear(&self, prefix: &str) -> Result<Linear, TchError> {
-        Ok(Linear::Linear { w_OI: self.get(&format!("{prefix}.weight"))? })
-    }
-
-    fn layer_norm(&self, prefix: &str) -> Result<Norm, TchError> {
-        let (weight_D, bias_D) = (self.get(&format!("{prefix}.weight"))?, self.get(&format!("{prefix}.bias"))?);
-        Ok(Norm::Layer { weight_D, bias_D, eps: self.config.norm_eps })
-    }
-
-    fn rms_norm(&self, prefix: &str) -> Result<Norm, TchError> {
-        Ok(Norm::Rms { weight_D: self.get(&format!("{prefix}.weight"))?, eps: self.config.norm_eps })
-    }
-
-    fn gpt2_block(&self, layer: u32) -> Result<Block, TchError> {
-        let prefix = format!("transformer.h.{layer}");
-        let projections = Projections::Fused { qkv: self.conv1d(&format!("{prefix}.attn.c_attn"))? };
-        Ok(Block {
-            attention_norm: self.layer_norm(&format!("{prefix}.ln_1"))?,
-            attention: self.attention(layer, projections, self.conv1d(&format!("{prefix}.attn.c_proj"))?),
-            mlp_norm: self.layer_norm(&format!("{prefix}.ln_2"))?,
-            mlp: Mlp::Gelu {
-                up: self.conv1d(&format!("{prefix}.mlp.c_fc"))?,
-                down: self.conv1d(&format!("{prefix}.mlp.c_proj"))?,
-            },
-        })
-    }
-
-    fn llama_block(&self, layer: u32) -> Result<Block, TchError> {
-        let prefix = format!("model.layers.{layer}");
-        let part = |name: &str| self.linear(&format!("{prefix}.{name}"));
-        let projections = Projections::Separate {
-            q: part("self_attn.q_proj")?,
-            k: part("self_attn.k_proj")?,
-            v: part("self_attn.v_proj")?,
-        };
-        Ok(Block {
-            attention_norm: self.rms_norm(&format!("{prefix}.input_layernorm"))?,
-            attention: self.attention(layer, projections, part("self_attn.o_proj")?),
-            mlp_norm: self.rms_norm(&format!("{prefix}.post_attention_layernorm"))?,
-            mlp: Mlp::SwiGlu { gate: part("mlp.gate_proj")?, up: part("mlp.up_proj")?, down: part("mlp.down_proj")? },
-        })
-    }
-
-    fn attention(&self, layer: u32, projections: Projections, output: Linear) -> Attention {
-        let config = self.config;
-        let by_layer = if config.inverse_layer_scale { f64::from(layer + 1) } else { 1.0 };
-        Attention {
-            projections,
-            output,
-            n_heads: config.n_heads.into(),
-            n_kv_heads: config.n_kv_heads.into(),
-            head_dim: config.head_dim.into(),
-            scale: 1.0 / (f64::from(config.head_dim).sqrt() * by_layer),
-        }
-    }
-}

@@ -10,16 +10,17 @@ use tch::{TchError, Tensor};
 #[derive(Debug)]
 pub(crate) enum Linear {
     /// GPT-2's Conv1D.
-    Conv1D { w_IO: Tensor, b_O: Tensor },
-    /// PyTorch's Linear without a bias.
-    Linear { w_OI: Tensor },
+    Conv1D { w_IO: Tensor, b_O: Option<Tensor> },
+    /// PyTorch's Linear.
+    Linear { w_OI: Tensor, b_O: Option<Tensor> },
 }
 
 impl Linear {
     pub(crate) fn forward(&self, x_NI: &Tensor) -> Result<Tensor, TchError> {
         match self {
-            Self::Conv1D { w_IO, b_O } => b_O.f_addmm(x_NI, w_IO),
-            Self::Linear { w_OI } => x_NI.f_linear::<&Tensor>(w_OI, None),
+            Self::Conv1D { w_IO, b_O: Some(b_O) } => b_O.f_addmm(x_NI, w_IO),
+            Self::Conv1D { w_IO, b_O: None } => x_NI.f_mm(w_IO),
+            Self::Linear { w_OI, b_O } => x_NI.f_linear(w_OI, b_O.as_ref()),
         }
     }
 }
@@ -28,7 +29,7 @@ impl Linear {
 #[derive(Debug)]
 pub(crate) enum Norm {
     /// Ba, Kiros and Hinton 2016.
-    Layer { weight_D: Tensor, bias_D: Tensor, eps: f64 },
+    Layer { weight_D: Tensor, bias_D: Option<Tensor>, eps: f64 },
     /// Zhang and Sennrich 2019.
     Rms { weight_D: Tensor, eps: f64 },
 }
@@ -38,7 +39,7 @@ impl Norm {
         match self {
             Self::Layer { weight_D, bias_D, eps } => {
                 let (y_ND, _mean, _rstd) =
-                    x_ND.f_native_layer_norm(weight_D.size(), Some(weight_D), Some(bias_D), *eps)?;
+                    x_ND.f_native_layer_norm(weight_D.size(), Some(weight_D), bias_D.as_ref(), *eps)?;
                 Ok(y_ND)
             }
             Self::Rms { weight_D, eps } => x_ND.f_rms_norm(weight_D.size(), Some(weight_D), *eps),
@@ -49,16 +50,34 @@ impl Norm {
 /// The position-wise network.
 #[derive(Debug)]
 pub(crate) enum Mlp {
-    /// GELU in its tanh form (GPT-2's `gelu_new`).
-    Gelu { up: Linear, down: Linear },
+    /// Two projections with a nonlinearity between them.
+    Plain { up: Linear, activation: Activation, down: Linear },
     /// SwiGLU (Shazeer 2020).
     SwiGlu { gate: Linear, up: Linear, down: Linear },
+}
+
+/// An MLP's nonlinearity.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Activation {
+    /// GELU, x Phi(x) (Hendrycks and Gimpel 2016), by the error function.
+    Gelu,
+    /// GELU in its tanh form (the same paper, section 2; Hugging Face's `gelu_new` and `gelu_fast`).
+    TanhGelu,
+    /// max(0, x).
+    Relu,
 }
 
 impl Mlp {
     pub(crate) fn forward(&self, x_ND: &Tensor) -> Result<Tensor, TchError> {
         match self {
-            Self::Gelu { up, down } => down.forward(&up.forward(x_ND)?.f_gelu("tanh")?),
+            Self::Plain { up, activation, down } => {
+                let x_NF = up.forward(x_ND)?;
+                down.forward(&match activation {
+                    Activation::Gelu => x_NF.f_gelu("none")?,
+                    Activation::TanhGelu => x_NF.f_gelu("tanh")?,
+                    Activation::Relu => x_NF.f_relu()?,
+                })
+            }
             Self::SwiGlu { gate, up, down } => {
                 let gated_NF = gate.forward(x_ND)?.f_silu()?.f_mul(&up.forward(x_ND)?)?;
                 down.forward(&gated_NF)

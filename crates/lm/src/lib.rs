@@ -1,6 +1,7 @@
 //! Decoder language models on libtorch: the forward pass, the loss, AdamW, weights, tokens, tokenizers.
 //!
-//! Owns: everything that touches libtorch. [`Decoder`] is one decoder for every family (GPT-2 and Llama),
+//! Owns: everything that touches libtorch. [`Decoder`] is one decoder for every family (GPT-2, Llama, GPT-NeoX,
+//! OPT and MPT),
 //! read from and written to a folder in Hugging Face's layout; [`optimizer`] is AdamW with a state that
 //! can be saved and taken up again bit for bit; [`tokens`] is the token set that training reads through a
 //! memory map; [`tokenizer`] trains and runs the tokenizers that make it.
@@ -18,7 +19,9 @@ pub mod decoder;
 pub mod optimizer;
 pub mod tokens;
 pub mod tokenizer;
+mod families;
 mod attention;
+mod positions;
 mod layers;
 mod weights;
 mod shim;

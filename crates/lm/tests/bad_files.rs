@@ -540,6 +540,32 @@ fn a_bad_config() {
         expect!["DIR/config.json: `rope_parameters` asks for `yarn` rotary scaling, which is not supported"],
     );
     check(
+        "gpt2-no-bias",
+        without("bias"),
+        expect!["DIR/model.safetensors: tensor `transformer.h.0.ln_1.bias` is missing"],
+    );
+    check(
+        "gpt2-inner",
+        with("bias", json!(false)),
+        expect![
+            "DIR/model.safetensors: tensor `transformer.h.0.attn.c_attn.bias` is not part of a gpt2 model of 2 layers"
+        ],
+    );
+    check(
+        "opt-sharded",
+        with("do_layer_norm_before", json!(false)),
+        expect![
+            "DIR/config.json: `do_layer_norm_before` is false: the norms come after attention and MLP, as in OPT-350M, which is not supported"
+        ],
+    );
+    check(
+        "mosaic_gpt-qk-norm",
+        with("attn_qk_ln", json!(false)),
+        expect![
+            "DIR/model.safetensors: tensor `transformer.blocks.0.attn.k_ln.weight` is not part of a mosaic_gpt model of 3 layers"
+        ],
+    );
+    check(
         "gpt2-inner",
         |dir| std::fs::write(dir.join("config.json"), "{ nothing").unwrap(),
         expect!["DIR/config.json: key must be a string at line 1 column 3"],

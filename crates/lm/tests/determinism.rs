@@ -17,19 +17,28 @@ const BATCH: i64 = 4;
 const TIME: i64 = 64;
 
 fn shape(family: Family) -> DecoderConfig {
-    Architecture {
+    let (d_ff, n_heads) = match family {
+        Family::Gpt2 | Family::Llama | Family::GptNeox | Family::Opt => (Some(200), 6),
+        // An MLP of 4 widths is the only one, and only powers of two are heads of mosaic_gpt.
+        Family::Mpt => (None, 6),
+        Family::MosaicGpt => (None, 8),
+    };
+    let architecture = Architecture {
         family,
         n_layers: LayerCount(2),
         d_model: 96,
-        n_heads: 6,
+        n_heads,
         n_kv_heads: (family == Family::Llama).then_some(2),
-        d_ff: Some(200),
+        d_ff,
         max_positions: 64,
         rope_theta: None,
         tied_head: None,
         inverse_layer_scale: family == Family::Gpt2,
-    }
-    .config(VOCABULARY)
+        no_bias: false,
+        pad_vocab_to_multiple_of: None,
+    };
+    architecture.validate().unwrap();
+    architecture.config(VOCABULARY)
 }
 
 /// The batch of a step: inputs and targets.
@@ -95,7 +104,11 @@ fn five_steps_are_the_same_bits_twice_and_when_taken_up_after_three() {
     for threads in [2, 1] {
         device::set_threads(threads);
         assert_eq!(device::threads(), threads);
-        for family in Family::ALL {
+        // Two threads are slow where the cores are busy: there the first two families and one with ALiBi will do.
+        let families = Family::ALL
+            .into_iter()
+            .filter(|family| threads == 1 || matches!(family, Family::Gpt2 | Family::Llama | Family::Mpt));
+        for family in families {
             let dir = tempfile::tempdir().unwrap();
             write_checkpoint(dir.path(), &shape(family));
 

@@ -2,6 +2,9 @@
 
 use inheritune_lm::{Device, Kind, Tensor, device};
 
+mod support;
+use support::max_difference;
+
 /// fp32 numbers of a tensor large enough to be kept.
 const LARGE: i64 = 1 << 20;
 
@@ -51,6 +54,17 @@ fn freed_blocks_are_used_again() {
             assert_eq!(tensor.max().double_value(&[]), (worker * 100 + round) as f64);
             assert_eq!(tensor.min().double_value(&[]), (worker * 100 + round) as f64);
         }
+    }
+    // oneDNN takes its memory raw, whatever the size: exact GELU is x Phi(x), forward and back.
+    for elements in [1000, 2 * LARGE] {
+        let x = (filled(1.0, elements).cumsum(0, Kind::Float) * (8.0 / elements as f64) - 4.0).set_requires_grad(true);
+        let gelu = x.gelu("none");
+        let x64 = x.detach().to_kind(Kind::Double);
+        let phi: Tensor = ((&x64 / 2.0_f64.sqrt()).erf() + 1.0) / 2.0;
+        assert!(max_difference(&gelu.detach(), &(&x64 * &phi)) < 3e-6);
+        gelu.sum(Kind::Float).backward();
+        let density = (&x64 * &x64 / -2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
+        assert!(max_difference(&x.grad(), &(&phi + &x64 * &density)) < 1e-6);
     }
     assert!(Tensor::f_zeros([1 << 58], (Kind::Float, Device::Cpu)).is_err(), "an error, not an abort");
 }

@@ -90,6 +90,8 @@ mod tests {
             rope_theta: None,
             tied_head: None,
             inverse_layer_scale: false,
+            no_bias: false,
+            pad_vocab_to_multiple_of: None,
         };
         SlicePlan::fresh(architecture.config(32))
     }

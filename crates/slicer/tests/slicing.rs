@@ -78,6 +78,48 @@ async fn a_slice_is_the_reference_s_bytes() {
     house.close().await;
 }
 
+/// Layers 0, 2, 2 of every family: the bytes of those layers, under the target's names; buffers are left behind.
+#[tokio::test]
+async fn every_family_is_sliced_by_its_list() {
+    let house = House::build().await;
+    for family in Family::ALL {
+        let architecture = Architecture {
+            family,
+            n_layers: LayerCount(3),
+            d_model: 12,
+            n_heads: 2,
+            n_kv_heads: None,
+            d_ff: None,
+            max_positions: 16,
+            rope_theta: None,
+            tied_head: None,
+            inverse_layer_scale: false,
+            no_bias: family == Family::Gpt2,
+            pad_vocab_to_multiple_of: None,
+        };
+        let config = architecture.config(30).to_hf();
+        let mut source = tensors(&config, Dtype::F16, 0, str::to_owned);
+        let stored = source.len();
+        if family == Family::GptNeox {
+            let name = "gpt_neox.layers.2.attention.bias".to_owned();
+            source.push((name, Dtype::U8, vec![1, 1, 16, 16], vec![1; 256]));
+        }
+        write_checkpoint(&house.dir.path().join(family.as_str()), &config, &source);
+        let list = (LayerMapRule::List(vec![0, 2, 2]), InheritSet::All);
+        let made = house.slice(sliced(house.location(family.as_str()), 3, list)).await;
+        assert_eq!((made.copied_tensors as usize, made.fresh_tensors), (stored, 0), "{family:?}");
+        assert_eq!(house.json(made.checkpoint, "config.json").await, config);
+
+        let source: BTreeMap<String, _> = source.into_iter().map(|(name, d, s, b)| (name, (d, s, b))).collect();
+        let target = read_tensors(&house.file(made.checkpoint, "model.safetensors").await);
+        assert_eq!(target.len(), stored);
+        for (name, tensor) in &target {
+            assert_eq!(tensor, &source[&name.replacen(".1.", ".2.", 1)], "{name}");
+        }
+    }
+    house.close().await;
+}
+
 #[tokio::test]
 async fn shards_are_read_and_written() {
     let house = House::build().await;
@@ -209,6 +251,8 @@ async fn fresh(house: &House) {
         rope_theta: None,
         tied_head: Some(true),
         inverse_layer_scale: false,
+        no_bias: false,
+        pad_vocab_to_multiple_of: None,
     };
     let spec = SliceSpec {
         source: SliceSource::Architecture { architecture, vocab_size: 40 },
@@ -301,7 +345,7 @@ async fn bad_input_fails_for_good_and_says_what() {
         ("overlapping", "tensor `transformer.wte.weight` overlaps the tensor before it"),
         ("wrong-shape", "tensor `transformer.wte.weight` has shape [8, 32]; config.json makes it [32, 8]"),
         ("missing", "are missing: config.json says 2 layers of the gpt2 family"),
-        ("family", "model_type `mamba` is not supported; supported are gpt2 and llama"),
+        ("family", "model_type `mamba` is not supported; supported are gpt2, llama, gpt_neox, opt, mpt and mosaic_gpt"),
         ("tokenizer", "tokenizer.json) has 33 entries but the token embedding has only 32 rows"),
         ("not-json", "config.json: EOF while parsing"),
         ("shardless", "model-00002-of-00003.safetensors is missing, though model.safetensors.index.json names it"),

@@ -67,7 +67,7 @@ fn checkpoint_source(field: &mut Field<'_>, message: v1::CheckpointSource) -> Sl
 
 pub(super) fn architecture(field: &mut Field<'_>, message: v1::Architecture) -> Architecture {
     Architecture {
-        family: family(&mut field.at("family"), &message),
+        family: architecture_family(&mut field.at("family"), &message),
         n_layers: LayerCount(message.n_layers),
         d_model: message.d_model,
         n_heads: message.n_heads,
@@ -77,18 +77,31 @@ pub(super) fn architecture(field: &mut Field<'_>, message: v1::Architecture) -> 
         rope_theta: message.rope_theta,
         tied_head: message.tied_head,
         inverse_layer_scale: message.inverse_layer_scale,
+        no_bias: message.no_bias,
+        pad_vocab_to_multiple_of: message.pad_vocab_to_multiple_of,
     }
 }
 
-fn family(field: &mut Field<'_>, architecture: &v1::Architecture) -> Family {
-    match field.known(architecture.family) {
-        Some(v1::Family::Gpt2) => return Family::Gpt2,
-        Some(v1::Family::Llama) => return Family::Llama,
-        Some(v1::Family::Unspecified) => field.bad("must be given: gpt2 or llama"),
-        None => {}
+fn architecture_family(field: &mut Field<'_>, message: &v1::Architecture) -> Family {
+    // Without one, a stand-in under which the other fields are not blamed for the missing one.
+    let gpt2 = message.inverse_layer_scale || message.no_bias;
+    family(field, message.family).unwrap_or(if gpt2 { Family::Gpt2 } else { Family::Llama })
+}
+
+fn family(field: &mut Field<'_>, value: i32) -> Option<Family> {
+    match field.known(value) {
+        Some(v1::Family::Gpt2) => Some(Family::Gpt2),
+        Some(v1::Family::Llama) => Some(Family::Llama),
+        Some(v1::Family::GptNeox) => Some(Family::GptNeox),
+        Some(v1::Family::Opt) => Some(Family::Opt),
+        Some(v1::Family::Mpt) => Some(Family::Mpt),
+        Some(v1::Family::MosaicGpt) => Some(Family::MosaicGpt),
+        Some(v1::Family::Unspecified) => {
+            field.bad(format!("must be given: one of {}", Family::list()));
+            None
+        }
+        None => None,
     }
-    // A stand-in under which the other fields are not blamed for the missing one.
-    if architecture.inverse_layer_scale { Family::Gpt2 } else { Family::Llama }
 }
 
 pub(super) fn inherit(field: &mut Field<'_>, value: i32) -> InheritSet {
@@ -134,15 +147,7 @@ pub(super) fn sliced(field: &mut Field<'_>, message: v1::Sliced) -> Sliced {
 
 pub(super) fn config(field: &mut Field<'_>, message: Option<v1::DecoderConfig>) -> DecoderConfig {
     let message = field.required(message);
-    let family = match field.at("family").known(message.family) {
-        Some(v1::Family::Gpt2) => Family::Gpt2,
-        Some(v1::Family::Llama) => Family::Llama,
-        Some(v1::Family::Unspecified) => {
-            field.at("family").bad("must be given: gpt2 or llama");
-            Family::Gpt2
-        }
-        None => Family::Gpt2,
-    };
+    let family = family(&mut field.at("family"), message.family).unwrap_or(Family::Gpt2);
     DecoderConfig {
         family,
         n_layers: LayerCount(message.n_layers),
@@ -158,6 +163,12 @@ pub(super) fn config(field: &mut Field<'_>, message: Option<v1::DecoderConfig>) 
         tied_head: message.tied_head,
         inverse_layer_scale: message.inverse_layer_scale,
         init_std: message.init_std,
+        no_bias: message.no_bias,
+        rotary_dims: message.rotary_dims,
+        parallel_residual: message.parallel_residual,
+        tanh_gelu: message.tanh_gelu,
+        alibi_bias_max: message.alibi_bias_max,
+        qk_norm: message.qk_norm,
     }
 }
 
@@ -166,6 +177,10 @@ impl From<Family> for v1::Family {
         match family {
             Family::Gpt2 => Self::Gpt2,
             Family::Llama => Self::Llama,
+            Family::GptNeox => Self::GptNeox,
+            Family::Opt => Self::Opt,
+            Family::Mpt => Self::Mpt,
+            Family::MosaicGpt => Self::MosaicGpt,
         }
     }
 }
@@ -205,6 +220,8 @@ impl From<&Architecture> for v1::Architecture {
             rope_theta: architecture.rope_theta,
             tied_head: architecture.tied_head,
             inverse_layer_scale: architecture.inverse_layer_scale,
+            no_bias: architecture.no_bias,
+            pad_vocab_to_multiple_of: architecture.pad_vocab_to_multiple_of,
         }
     }
 }
@@ -226,6 +243,12 @@ impl From<&DecoderConfig> for v1::DecoderConfig {
             tied_head: config.tied_head,
             inverse_layer_scale: config.inverse_layer_scale,
             init_std: config.init_std,
+            no_bias: config.no_bias,
+            rotary_dims: config.rotary_dims,
+            parallel_residual: config.parallel_residual,
+            tanh_gelu: config.tanh_gelu,
+            alibi_bias_max: config.alibi_bias_max,
+            qk_norm: config.qk_norm,
         }
     }
 }

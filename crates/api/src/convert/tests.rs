@@ -64,23 +64,29 @@ prop_compose! {
 
 prop_compose! {
     fn architecture()(
-        llama in any::<bool>(),
-        (n_layers, heads, head_dim, kv) in (1u32..48, 1u32..8, 1u32..32, any::<bool>()),
-        d_ff in proptest::option::of(1u32..9999),
-        (theta, tied, scale) in (proptest::option::of(1.0f64..1e6), any::<Option<bool>>(), any::<bool>()),
-        max_positions in 1u32..9999,
+        family in proptest::sample::select(Family::ALL.to_vec()),
+        (n_layers, heads, head_dim, kv) in (1u32..48, 0u32..4, 1u32..32, any::<bool>()),
+        d_ff in proptest::option::of(1u32..9),
+        (theta, tied, scale, no_bias) in (proptest::option::of(1.0f64..1e6), any::<Option<bool>>(), any::<bool>(), any::<bool>()),
+        (max_positions, pad_vocab_to_multiple_of) in (1u32..9999, proptest::option::of(1u32..1024)),
     ) -> Architecture {
+        let (llama, gpt2) = (family == Family::Llama, family == Family::Gpt2);
+        let rotary = llama || family == Family::GptNeox;
+        let n_heads = if family == Family::MosaicGpt { 1 << heads } else { 1 + 2 * heads };
+        let d_model = n_heads * 2 * head_dim;
         Architecture {
-            family: if llama { Family::Llama } else { Family::Gpt2 },
+            family,
             n_layers: LayerCount(n_layers),
-            d_model: heads * 2 * head_dim,
-            n_heads: heads,
-            n_kv_heads: if llama { kv.then_some(1) } else { kv.then_some(heads) },
-            d_ff,
+            d_model,
+            n_heads,
+            n_kv_heads: if llama { kv.then_some(1) } else { kv.then_some(n_heads) },
+            d_ff: d_ff.map(|ratio| d_model * if family == Family::Mpt { 4 } else { ratio }),
             max_positions,
-            rope_theta: theta.filter(|_| llama),
-            tied_head: if llama { tied } else { tied.map(|_| true) },
-            inverse_layer_scale: scale && !llama,
+            rope_theta: theta.filter(|_| rotary),
+            tied_head: if rotary { tied } else { tied.map(|_| true) },
+            inverse_layer_scale: scale && gpt2,
+            no_bias: no_bias && gpt2,
+            pad_vocab_to_multiple_of,
         }
     }
 }
@@ -384,7 +390,7 @@ fn every_bad_field_of_a_run_is_named_at_once() {
     check(
         NewRun::try_from(request),
         expect![[r#"
-        spec.reference.architecture.family: must be given: gpt2 or llama
+        spec.reference.architecture.family: must be given: one of gpt2, llama, gpt_neox, opt, mpt and mosaic_gpt
         spec.target.growth_source: 9 is no value of this enum
         spec.training.schedule: 7 is no value of this enum
         request_id: `not-a-uuid` is not a UUID: invalid character: found `n` at 0

@@ -3,12 +3,16 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{gpt2, llama};
+use super::{gpt_neox, gpt2, llama, mpt, opt};
 use crate::id::LayerCount;
-use crate::violation::Violations;
 
+mod architecture;
+pub(super) mod keys;
 #[cfg(test)]
 mod tests;
+
+pub use architecture::Architecture;
+pub(super) use keys::bad_key;
 
 /// Most transformer blocks of a model.
 pub const MAX_LAYERS: u32 = 1024;
@@ -17,23 +21,61 @@ pub const MAX_DIMENSION: u32 = 1 << 20;
 
 /// A family of checkpoints: how its `config.json` and its tensors are named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Family {
-    /// Learned positions, LayerNorm, tanh-GELU, biases, tied head.
+    /// Learned positions, LayerNorm, tanh-GELU, biases (or none, `no_bias`), tied head.
     Gpt2,
     /// RoPE, RMSNorm, SwiGLU, grouped-query attention, no biases.
     Llama,
+    /// Pythia: RoPE on a part of each head, attention and MLP side by side, LayerNorm, GELU, biases.
+    GptNeox,
+    /// Learned positions from row 2 on, LayerNorm, ReLU, biases, tied head.
+    Opt,
+    /// Hugging Face's MPT: ALiBi, LayerNorm, GELU, no biases, tied head.
+    Mpt,
+    /// MPT-1.3B's own code: as MPT under other names, and LayerNorm over queries and keys.
+    MosaicGpt,
 }
 
 impl Family {
     /// Every family.
-    pub const ALL: [Self; 2] = [Self::Gpt2, Self::Llama];
+    pub const ALL: [Self; 6] = [Self::Gpt2, Self::Llama, Self::GptNeox, Self::Opt, Self::Mpt, Self::MosaicGpt];
 
     /// `model_type` in `config.json`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Gpt2 => "gpt2",
             Self::Llama => "llama",
+            Self::GptNeox => "gpt_neox",
+            Self::Opt => "opt",
+            Self::Mpt => "mpt",
+            Self::MosaicGpt => "mosaic_gpt",
+        }
+    }
+
+    /// Every family as users are told: `gpt2, llama, ... and mosaic_gpt`.
+    pub fn list() -> String {
+        let [first @ .., last] = Self::ALL.map(Self::as_str);
+        format!("{} and {last}", first.join(", "))
+    }
+
+    /// The key of `config.json` that holds the number of layers.
+    fn layers_key(self) -> &'static str {
+        match self {
+            Self::Gpt2 => "n_layer",
+            Self::Llama | Self::GptNeox | Self::Opt => "num_hidden_layers",
+            Self::Mpt | Self::MosaicGpt => "n_layers",
+        }
+    }
+
+    /// What stands before the layer's index in the name of a block's tensor.
+    fn block_prefix(self) -> &'static str {
+        match self {
+            Self::Gpt2 => gpt2::BLOCKS,
+            Self::Llama => llama::BLOCKS,
+            Self::GptNeox => gpt_neox::BLOCKS,
+            Self::Opt => opt::BLOCKS,
+            Self::Mpt | Self::MosaicGpt => mpt::BLOCKS,
         }
     }
 }
@@ -69,13 +111,32 @@ pub struct DecoderConfig {
     pub inverse_layer_scale: bool,
     /// Standard deviation of fresh weights.
     pub init_std: f64,
+    /// GPT-2 without biases, in LayerNorms too (nanoGPT's `bias=False`, the paper's own runs). The other families
+    /// have no choice: llama, mpt and mosaic_gpt never have biases, gpt_neox and opt always.
+    #[serde(default)]
+    pub no_bias: bool,
+    /// Leading dimensions of a head that RoPE turns (gpt_neox); all of them when absent.
+    #[serde(default)]
+    pub rotary_dims: Option<u32>,
+    /// Attention and MLP both read the block's input (gpt_neox's `use_parallel_residual`).
+    #[serde(default)]
+    pub parallel_residual: bool,
+    /// GELU in its tanh form where the family's files choose (gpt_neox); gpt2 always has it.
+    #[serde(default)]
+    pub tanh_gelu: bool,
+    /// Steepness of ALiBi (mpt, mosaic_gpt); absent without it.
+    #[serde(default)]
+    pub alibi_bias_max: Option<u32>,
+    /// LayerNorm over the whole width of queries and of keys (mosaic_gpt's `attn_qk_ln`).
+    #[serde(default)]
+    pub qk_norm: bool,
 }
 
 /// Why a `config.json` cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// Another family than the known ones.
-    #[error("config.json: model_type `{found}` is not supported; supported are gpt2 and llama")]
+    #[error("config.json: model_type `{found}` is not supported; supported are {}", Family::list())]
     UnknownFamily {
         /// What it says.
         found: String,
@@ -119,7 +180,7 @@ pub enum BlockPart {
     Attention,
     /// MLP projections.
     Mlp,
-    /// Either norm.
+    /// Any norm.
     Norm,
 }
 
@@ -170,14 +231,19 @@ impl DecoderConfig {
     /// # Errors
     /// [`ConfigError`] naming the key; anything this project would compute wrongly is refused.
     pub fn from_hf(config: &Value) -> Result<Self, ConfigError> {
-        let (config, layers_key) = match config.get("model_type").and_then(Value::as_str) {
-            Some("gpt2") => (gpt2::from_hf(config)?, "n_layer"),
-            Some("llama") => (llama::from_hf(config)?, "num_hidden_layers"),
+        let config = match config.get("model_type").and_then(Value::as_str) {
+            Some("gpt2") => gpt2::from_hf(config)?,
+            Some("llama") => llama::from_hf(config)?,
+            Some("gpt_neox") => gpt_neox::from_hf(config)?,
+            Some("opt") => opt::from_hf(config)?,
+            Some("mpt") => mpt::from_hf(config)?,
+            Some("mosaic_gpt") => mpt::from_mosaic(config)?,
             Some(found) => return Err(ConfigError::UnknownFamily { found: found.to_owned() }),
             None => return Err(bad_key("model_type", "is missing")),
         };
         if config.n_layers.0 > MAX_LAYERS {
-            return Err(bad_key(layers_key, &format!("is {}; at most {MAX_LAYERS} are supported", config.n_layers)));
+            let problem = format!("is {}; at most {MAX_LAYERS} are supported", config.n_layers);
+            return Err(bad_key(config.family.layers_key(), &problem));
         }
         if u64::from(config.n_heads) * u64::from(config.head_dim) > u64::from(MAX_DIMENSION) {
             return Err(bad_key("head_dim", &format!("times the heads is more than {MAX_DIMENSION}")));
@@ -190,18 +256,18 @@ impl DecoderConfig {
         match self.family {
             Family::Gpt2 => gpt2::to_hf(self),
             Family::Llama => llama::to_hf(self),
+            Family::GptNeox => gpt_neox::to_hf(self),
+            Family::Opt => opt::to_hf(self),
+            Family::Mpt => mpt::to_hf(self),
+            Family::MosaicGpt => mpt::to_mosaic(self),
         }
     }
 
     /// A copy of the reference's `config.json` with another depth; every other key as it was.
     pub fn hf_with_layers(config: &Value, family: Family, layers: LayerCount) -> Value {
         let mut config = config.clone();
-        let key = match family {
-            Family::Gpt2 => "n_layer",
-            Family::Llama => "num_hidden_layers",
-        };
         if let Some(object) = config.as_object_mut() {
-            object.insert(key.to_owned(), layers.0.into());
+            object.insert(family.layers_key().to_owned(), layers.0.into());
             // Code that is not shipped cannot be loaded.
             object.remove("auto_map");
         }
@@ -213,6 +279,9 @@ impl DecoderConfig {
         match self.family {
             Family::Gpt2 => gpt2::tensors(self),
             Family::Llama => llama::tensors(self),
+            Family::GptNeox => gpt_neox::tensors(self),
+            Family::Opt => opt::tensors(self),
+            Family::Mpt | Family::MosaicGpt => mpt::tensors(self),
         }
     }
 
@@ -221,16 +290,16 @@ impl DecoderConfig {
         match self.family {
             Family::Gpt2 => gpt2::name_in_file(self, name),
             Family::Llama => llama::name_in_file(self, name),
+            Family::GptNeox => gpt_neox::name_in_file(self, name),
+            Family::Opt => opt::name_in_file(self, name),
+            Family::Mpt | Family::MosaicGpt => mpt::name_in_file(self, name),
         }
     }
 
     /// The canonical name that the block tensor `spec` has in layer `layer`; other tensors keep theirs.
     pub fn name_in_layer(&self, spec: &TensorSpec, layer: u32) -> String {
         let TensorRole::Block { layer: own, .. } = spec.role else { return spec.name.clone() };
-        let prefix = match self.family {
-            Family::Gpt2 => "transformer.h.",
-            Family::Llama => "model.layers.",
-        };
+        let prefix = self.family.block_prefix();
         match spec.name.strip_prefix(&format!("{prefix}{own}.")) {
             Some(rest) => format!("{prefix}{layer}.{rest}"),
             None => spec.name.clone(),
@@ -255,147 +324,4 @@ impl DecoderConfig {
     pub fn with_layers(&self, layers: LayerCount) -> Self {
         Self { n_layers: layers, ..self.clone() }
     }
-}
-
-/// The shape of a model to be made, as a recipe says it; the vocabulary comes from the tokenizer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Architecture {
-    /// Its family.
-    pub family: Family,
-    /// Transformer blocks.
-    pub n_layers: LayerCount,
-    /// Width of the residual stream.
-    pub d_model: u32,
-    /// Query heads.
-    pub n_heads: u32,
-    /// Key and value heads; as many as query heads when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub n_kv_heads: Option<u32>,
-    /// Width of the MLP; 4 d_model when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub d_ff: Option<u32>,
-    /// Longest sequence.
-    pub max_positions: u32,
-    /// RoPE's base (llama); 10000 when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rope_theta: Option<f64>,
-    /// Tie the head to the token embedding; true for gpt2, false for llama when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tied_head: Option<bool>,
-    /// GPT-2's `scale_attn_by_inverse_layer_idx`, which the paper's own runs set.
-    #[serde(default)]
-    pub inverse_layer_scale: bool,
-}
-
-impl Architecture {
-    /// Every bad field.
-    ///
-    /// # Errors
-    /// The violations, fields named relative to this spec.
-    pub fn validate(&self) -> Result<(), Violations> {
-        let mut v = Violations::default();
-        v.check((1..=1024).contains(&self.n_layers.0), "n_layers", "must be 1 to 1024");
-        v.check((1..=65_536).contains(&self.d_model), "d_model", "must be 1 to 65536");
-        v.check((1..=1024).contains(&self.n_heads), "n_heads", "must be 1 to 1024");
-        if self.n_heads >= 1 {
-            v.check(
-                self.d_model.is_multiple_of(self.n_heads),
-                "d_model",
-                format!("must be a multiple of n_heads ({})", self.n_heads),
-            );
-            let kv = self.n_kv_heads.unwrap_or(self.n_heads);
-            v.check(
-                kv >= 1 && self.n_heads.is_multiple_of(kv),
-                "n_kv_heads",
-                format!("must divide n_heads ({})", self.n_heads),
-            );
-        }
-        v.check(self.d_ff.is_none_or(|d| (1..=1 << 20).contains(&d)), "d_ff", "must be 1 to 1048576");
-        v.check((1..=1 << 20).contains(&self.max_positions), "max_positions", "must be 1 to 1048576");
-        v.check(self.rope_theta.is_none_or(|t| t.is_finite() && t > 0.0), "rope_theta", "must be above 0");
-        match self.family {
-            Family::Gpt2 => {
-                v.check(
-                    self.n_kv_heads.is_none_or(|n| n == self.n_heads),
-                    "n_kv_heads",
-                    "must equal n_heads in the gpt2 family",
-                );
-                v.check(self.rope_theta.is_none(), "rope_theta", "belongs to the llama family");
-                v.check(self.tied_head != Some(false), "tied_head", "must be true in the gpt2 family");
-            }
-            Family::Llama => {
-                v.check(!self.inverse_layer_scale, "inverse_layer_scale", "belongs to the gpt2 family");
-                v.check(
-                    self.n_heads == 0 || (self.d_model / self.n_heads).is_multiple_of(2),
-                    "d_model",
-                    "d_model / n_heads must be even for rotary positions",
-                );
-            }
-        }
-        v.into_result()
-    }
-
-    /// The full shape, for a tokenizer of `vocab_size` entries.
-    pub fn config(&self, vocab_size: u32) -> DecoderConfig {
-        let llama = self.family == Family::Llama;
-        DecoderConfig {
-            family: self.family,
-            n_layers: self.n_layers,
-            d_model: self.d_model,
-            n_heads: self.n_heads,
-            n_kv_heads: self.n_kv_heads.unwrap_or(self.n_heads),
-            head_dim: self.d_model / self.n_heads.max(1),
-            d_ff: self.d_ff.unwrap_or(4 * self.d_model),
-            vocab_size,
-            max_positions: self.max_positions,
-            norm_eps: if llama { 1e-6 } else { 1e-5 },
-            rope_theta: llama.then(|| self.rope_theta.unwrap_or(10_000.0)),
-            tied_head: self.tied_head.unwrap_or(!llama),
-            inverse_layer_scale: self.inverse_layer_scale,
-            init_std: 0.02,
-        }
-    }
-}
-
-/// Reads a key that must be a positive whole number.
-pub(super) fn required_u32(config: &Value, key: &str) -> Result<u32, ConfigError> {
-    match config.get(key) {
-        None | Some(Value::Null) => Err(bad_key(key, "is missing")),
-        Some(_) => optional_u32(config, key)?.ok_or_else(|| bad_key(key, "is missing")),
-    }
-}
-
-/// Reads a key that is absent, null, or a positive whole number.
-pub(super) fn optional_u32(config: &Value, key: &str) -> Result<Option<u32>, ConfigError> {
-    match config.get(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => match value.as_u64() {
-            Some(n) if (1..=u64::from(MAX_DIMENSION)).contains(&n) => Ok(Some(n as u32)),
-            _ => Err(bad_key(key, &format!("is {value}, not a whole number from 1 to {MAX_DIMENSION}"))),
-        },
-    }
-}
-
-/// Reads a number, or takes `default` where it is absent or null.
-pub(super) fn float_or(config: &Value, key: &str, default: f64) -> Result<f64, ConfigError> {
-    match config.get(key) {
-        None | Some(Value::Null) => Ok(default),
-        Some(value) => match value.as_f64() {
-            Some(x) if x.is_finite() && x > 0.0 => Ok(x),
-            _ => Err(bad_key(key, &format!("is {value}, not a positive number"))),
-        },
-    }
-}
-
-/// Reads a truth value, or takes `default` where it is absent or null.
-pub(super) fn bool_or(config: &Value, key: &str, default: bool) -> Result<bool, ConfigError> {
-    match config.get(key) {
-        None | Some(Value::Null) => Ok(default),
-        Some(value) => value.as_bool().ok_or_else(|| bad_key(key, &format!("is {value}, not true or false"))),
-    }
-}
-
-pub(super) fn bad_key(key: &str, problem: &str) -> ConfigError {
-    ConfigError::Key { key: key.to_owned(), problem: problem.to_owned() }
 }

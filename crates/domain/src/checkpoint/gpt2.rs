@@ -2,13 +2,15 @@
 
 use serde_json::{Value, json};
 
-use super::decoder_config::{
-    BlockPart, ConfigError, DecoderConfig, Family, Init, NameInFile, TensorRole, TensorSpec, bad_key, bool_or,
-    float_or, optional_u32, required_u32,
-};
+use super::decoder_config::keys::{bad_key, bool_or, float_or, optional_u32, required_u32};
+use super::decoder_config::{BlockPart, ConfigError, DecoderConfig, Family, Init, NameInFile, TensorRole, TensorSpec};
 use crate::id::LayerCount;
 
+/// What stands before a layer's index.
+pub(super) const BLOCKS: &str = "transformer.h.";
 const PREFIX: &str = "transformer.";
+/// Our own key, named after nanoGPT's: false where no projection and no LayerNorm has a bias (docs/adr/0005).
+const BIAS_KEY: &str = "bias";
 
 pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
     let d_model = required_u32(config, "n_embd")?;
@@ -44,11 +46,17 @@ pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
         tied_head: true,
         inverse_layer_scale: bool_or(config, "scale_attn_by_inverse_layer_idx", false)?,
         init_std: float_or(config, "initializer_range", 0.02)?,
+        no_bias: !bool_or(config, BIAS_KEY, true)?,
+        rotary_dims: None,
+        parallel_residual: false,
+        tanh_gelu: false,
+        alibi_bias_max: None,
+        qk_norm: false,
     })
 }
 
 pub(super) fn to_hf(c: &DecoderConfig) -> Value {
-    json!({
+    let mut config = json!({
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
         "activation_function": "gelu_new",
@@ -69,7 +77,11 @@ pub(super) fn to_hf(c: &DecoderConfig) -> Value {
         "torch_dtype": "float32",
         "use_cache": true,
         "vocab_size": c.vocab_size,
-    })
+    });
+    if let Some(object) = config.as_object_mut().filter(|_| c.no_bias) {
+        object.insert(BIAS_KEY.to_owned(), false.into());
+    }
+    config
 }
 
 pub(super) fn tensors(c: &DecoderConfig) -> Vec<TensorSpec> {
@@ -104,6 +116,9 @@ pub(super) fn tensors(c: &DecoderConfig) -> Vec<TensorSpec> {
     }
     all.push(spec(format!("{PREFIX}ln_f.weight"), &[d], TensorRole::FinalNorm, Init::Ones));
     all.push(spec(format!("{PREFIX}ln_f.bias"), &[d], TensorRole::FinalNorm, Init::Zeros));
+    if c.no_bias {
+        all.retain(|spec| !spec.name.ends_with(".bias"));
+    }
     all.push(TensorSpec {
         name: "lm_head.weight".to_owned(),
         shape: vec![c.vocab_size.into(), d],
@@ -129,6 +144,9 @@ pub(super) fn name_in_file(c: &DecoderConfig, name: &str) -> NameInFile {
 }
 
 fn is_tensor(c: &DecoderConfig, bare: &str) -> bool {
+    if c.no_bias && bare.ends_with(".bias") {
+        return false;
+    }
     if matches!(bare, "wte.weight" | "wpe.weight" | "ln_f.weight" | "ln_f.bias") {
         return true;
     }

@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::decoder_config::{
-    BlockPart, ConfigError, DecoderConfig, Family, Init, NameInFile, TensorRole, TensorSpec, bad_key, bool_or,
-    float_or, optional_u32, required_u32,
-};
+use super::decoder_config::keys::{bad_key, bool_or, float_or, optional_u32, required_u32};
+use super::decoder_config::{BlockPart, ConfigError, DecoderConfig, Family, Init, NameInFile, TensorRole, TensorSpec};
 use crate::id::LayerCount;
+
+/// What stands before a layer's index.
+pub(super) const BLOCKS: &str = "model.layers.";
 
 pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
     let d_model = required_u32(config, "hidden_size")?;
@@ -55,6 +56,12 @@ pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
         tied_head: bool_or(config, "tie_word_embeddings", false)?,
         inverse_layer_scale: false,
         init_std: float_or(config, "initializer_range", 0.02)?,
+        no_bias: false,
+        rotary_dims: None,
+        parallel_residual: false,
+        tanh_gelu: false,
+        alibi_bias_max: None,
+        qk_norm: false,
     })
 }
 
@@ -119,7 +126,7 @@ pub(super) fn tensors(c: &DecoderConfig) -> Vec<TensorSpec> {
             ("mlp.down_proj.weight", &[d, ff], BlockPart::Mlp, normal),
         ];
         for (name, shape, part, init) in parts {
-            all.push(spec(format!("model.layers.{layer}.{name}"), shape, TensorRole::Block { layer, part }, init));
+            all.push(spec(format!("{BLOCKS}{layer}.{name}"), shape, TensorRole::Block { layer, part }, init));
         }
     }
     all.push(spec("model.norm.weight".to_owned(), &[d], TensorRole::FinalNorm, Init::Ones));
@@ -137,7 +144,7 @@ pub(super) fn name_in_file(c: &DecoderConfig, name: &str) -> NameInFile {
     if matches!(name, "model.embed_tokens.weight" | "model.norm.weight" | "lm_head.weight") {
         return NameInFile::Tensor(name.to_owned());
     }
-    let Some((layer, rest)) = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) else {
+    let Some((layer, rest)) = name.strip_prefix(BLOCKS).and_then(|rest| rest.split_once('.')) else {
         return NameInFile::Unknown;
     };
     if rest == "self_attn.rotary_emb.inv_freq" {

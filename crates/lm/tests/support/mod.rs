@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
-use inheritune_domain::checkpoint::safetensors_header::{Dtype, NewTensor, write_header};
-use inheritune_domain::spec::DecayOn;
+use inheritune_domain::checkpoint::layer_map::InheritSet;
+use inheritune_domain::checkpoint::safetensors_header::{Dtype, NewTensor, SafetensorsHeader, write_header};
+use inheritune_domain::checkpoint::slice_plan::{Inheritance, Inventory, Origin, SlicePlan, layer_map};
+use inheritune_domain::spec::{DecayOn, LayerMapRule};
 use inheritune_lm::optimizer::AdamWConfig;
 use inheritune_lm::{Decoder, Device, Kind, Tensor, no_grad};
 
@@ -55,6 +57,46 @@ pub fn copy(from: &Path, to: &Path) {
         let path = entry.unwrap().path();
         std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
     }
+}
+
+/// Writes into `to` the model that has these layers of the one in `from`: domain's plan carried out, as the slicer
+/// does with a store.
+pub fn slice(from: &Path, layers: &[u32], to: &Path) {
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(from.join("config.json")).unwrap()).unwrap();
+    let config = DecoderConfig::from_hf(&json).unwrap();
+    let is_weights = |name: &str| name.starts_with("model") && name.ends_with(".safetensors");
+    let names = std::fs::read_dir(from).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let files: BTreeMap<String, Vec<u8>> = names
+        .filter(|name| is_weights(name))
+        .map(|name| (name.clone(), std::fs::read(from.join(name)).unwrap()))
+        .collect();
+    let header = |(name, bytes): (&String, &Vec<u8>)| {
+        let end = 8 + SafetensorsHeader::length(bytes, bytes.len() as u64).unwrap() as usize;
+        (name.clone(), SafetensorsHeader::parse(&bytes[8..end], bytes.len() as u64).unwrap())
+    };
+    let headers: Vec<_> = files.iter().map(header).collect();
+    let family = config.family;
+    let rule = LayerMapRule::List(layers.to_vec());
+    let reference_layers = config.n_layers;
+    let reference = Inventory::new(config, &headers).unwrap();
+    let map = layer_map(&rule, reference_layers, reference_layers).unwrap();
+    let from = Inheritance { reference: &reference, layer_map: &map, inherit: InheritSet::All, previous: None };
+    let plan = SlicePlan::new(from).unwrap();
+    let mut placements: Vec<_> =
+        plan.tensors().iter().filter(|placement| !matches!(placement.origin, Origin::Tied { .. })).collect();
+    placements.sort_by_key(|placement| std::cmp::Reverse(placement.dtype.size_bytes()));
+    let entries: Vec<_> =
+        placements.iter().map(|p| NewTensor { name: &p.target.name, dtype: p.dtype, shape: &p.target.shape }).collect();
+    let mut file = write_header(&entries).unwrap();
+    for placement in placements {
+        let Origin::Copied { tensor, .. } = &placement.origin else {
+            panic!("{} is not copied", placement.target.name)
+        };
+        file.extend_from_slice(&files[&tensor.file][tensor.bytes.start as usize..tensor.bytes.end as usize]);
+    }
+    std::fs::write(to.join("model.safetensors"), file).unwrap();
+    let json = DecoderConfig::hf_with_layers(&json, family, map.layers());
+    std::fs::write(to.join("config.json"), json.to_string()).unwrap();
 }
 
 /// Numbers from -1 to 1 that look random and are always the same.

@@ -24,6 +24,8 @@ fn architecture(family: Family, layers: u32) -> Architecture {
         rope_theta: None,
         tied_head: None,
         inverse_layer_scale: false,
+        no_bias: false,
+        pad_vocab_to_multiple_of: None,
     }
 }
 
@@ -115,6 +117,31 @@ fn everything_is_inherited_by_default() {
             lm_head.weight <- reference lm_head.weight
         "#]],
     );
+}
+
+#[test]
+fn every_family_s_blocks_follow_the_list() {
+    let list = layer_map(&LayerMapRule::List(vec![0, 2, 2]), LayerCount(3), LayerCount(3)).unwrap();
+    for family in Family::ALL {
+        let config = architecture(family, 3).config(32);
+        let plan = inherit(&inventory(&config), &list, InheritSet::All).unwrap();
+        let names: BTreeSet<&str> = plan.tensors().iter().map(|placement| placement.target.name.as_str()).collect();
+        assert_eq!(names.len(), config.tensors().len(), "{family:?}");
+        for placement in plan.tensors() {
+            let name = &placement.target.name;
+            let source = match placement.target.role {
+                TensorRole::Block { layer, .. } => {
+                    name.replacen(&format!(".{layer}."), &format!(".{}.", [0, 2, 2][layer as usize]), 1)
+                }
+                _ => name.clone(),
+            };
+            match &placement.origin {
+                Origin::Copied { source: Source::Reference, tensor } => assert_eq!(tensor.name, source),
+                Origin::Tied { to } => assert!(names.contains(to.as_str()) && name == "lm_head.weight"),
+                origin => panic!("{name}: {origin:?}"),
+            }
+        }
+    }
 }
 
 #[test]
@@ -317,10 +344,12 @@ fn files_that_are_not_a_model() {
 fn any_config() -> impl Strategy<Value = DecoderConfig> {
     let family = proptest::sample::select(Family::ALL.to_vec());
     (family, 1_u32..6, 1_u32..4, 1_u32..40, any::<bool>()).prop_map(|(family, layers, heads, vocab, tied)| {
+        let untied = matches!(family, Family::Llama | Family::GptNeox) && !tied;
+        let heads = if family == Family::MosaicGpt { heads.next_power_of_two() } else { heads };
         let architecture = Architecture {
             d_model: heads * 4,
             n_heads: heads,
-            tied_head: Some(tied || family == Family::Gpt2),
+            tied_head: Some(!untied),
             ..architecture(family, layers)
         };
         architecture.validate().unwrap();

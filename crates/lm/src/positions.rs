@@ -1,0 +1,104 @@
+//! How attention tells positions apart: not at all, by rotation, or by a bias on its scores.
+//!
+//! Shapes: B batch, T time, H heads, K width of a head, R its rotated dimensions, P = R / 2 rotated pairs.
+#![allow(non_snake_case)]
+
+use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
+use tch::{Device, Kind, TchError, Tensor};
+
+/// What every block's attention needs to know of the positions of one forward pass; made once for all.
+#[derive(Debug)]
+pub(crate) enum Positions {
+    /// The residual stream carries them.
+    Embedded,
+    /// RoPE.
+    Rotary(Rope),
+    /// ALiBi (Press, Smith and Lewis 2021): scores less the distance times the head's slope, and minus
+    /// infinity for the future.
+    Alibi { bias_HTT: Tensor },
+}
+
+impl Positions {
+    /// Of a sequence of `time` tokens.
+    pub(crate) fn new(config: &DecoderConfig, time: i64, device: Device) -> Result<Self, TchError> {
+        if let Some(theta) = config.rope_theta {
+            let rotary_dims = config.rotary_dims.unwrap_or(config.head_dim);
+            return Ok(Self::Rotary(Rope::new(theta, rotary_dims.into(), time, device)?));
+        }
+        if let Some(bias_max) = config.alibi_bias_max {
+            let slopes = alibi_slopes(config.n_heads, bias_max);
+            return Ok(Self::Alibi { bias_HTT: alibi(&slopes, time, device)? });
+        }
+        Ok(Self::Embedded)
+    }
+}
+
+/// ALiBi's slope of each head: 2^(-max * i / n) for i from 1 to n, the next power of two from the heads on; where
+/// that is more than there are heads, every second one is taken first (llm-foundry's `gen_slopes`, transformers'
+/// `build_mpt_alibi_tensor`).
+fn alibi_slopes(n_heads: u32, bias_max: u32) -> Vec<f32> {
+    let n = n_heads.next_power_of_two();
+    let slope = |i: u32| f64::exp2(-f64::from(bias_max) * f64::from(i) / f64::from(n)) as f32;
+    if n == n_heads {
+        return (1..=n).map(slope).collect();
+    }
+    let (even, odd) = ((2..=n).step_by(2), (1..=n).step_by(2));
+    even.chain(odd).take(n_heads as usize).map(slope).collect()
+}
+
+fn alibi(slopes: &[f32], time: i64, device: Device) -> Result<Tensor, TchError> {
+    let options = (Kind::Float, device);
+    let at_T = Tensor::f_arange(time, options)?;
+    // Key's position less query's: 0 on the diagonal, negative before it.
+    let distance_TT = at_T.f_unsqueeze(0)?.f_sub(&at_T.f_unsqueeze(1)?)?;
+    let future_TT = Tensor::f_full([time, time], f64::NEG_INFINITY, options)?.f_triu(1)?;
+    let slope_H11 = Tensor::f_from_slice(slopes)?.f_to_device(device)?.f_view([-1, 1, 1])?;
+    slope_H11.f_mul(&distance_TT)?.f_add(&future_TT)
+}
+
+/// Rotary positions (Su et al. 2021) in Hugging Face's convention: dimension i turns with dimension
+/// i + R/2 by position * base^(-2i/R); dimensions from R on stay as they are.
+#[derive(Debug)]
+pub(crate) struct Rope {
+    cos_T1P: Tensor,
+    sin_T1P: Tensor,
+}
+
+impl Rope {
+    /// The angles of positions 0 to `time`, in fp32 as transformers computes them.
+    fn new(theta: f64, rotary_dims: i64, time: i64, device: Device) -> Result<Self, TchError> {
+        let options = (Kind::Float, device);
+        let exponent_P =
+            Tensor::f_arange_start_step(0, rotary_dims, 2, options)?.f_divide_scalar(rotary_dims as f64)?;
+        let frequency_P = Tensor::f_pow_scalar(theta, &exponent_P)?.f_reciprocal()?;
+        let angle_T1P = Tensor::f_arange(time, options)?.f_outer(&frequency_P)?.f_unsqueeze(1)?;
+        Ok(Self { cos_T1P: angle_T1P.f_cos()?, sin_T1P: angle_T1P.f_sin()? })
+    }
+
+    pub(crate) fn rotate(&self, x_BTHK: &Tensor) -> Result<Tensor, TchError> {
+        let last = |x: &Tensor| x.size().last().copied().unwrap_or(0);
+        let (width, half) = (last(x_BTHK), last(&self.cos_T1P));
+        let (a_BTHP, b_BTHP) = (x_BTHK.f_narrow(-1, 0, half)?, x_BTHK.f_narrow(-1, half, half)?);
+        let first_BTHP = a_BTHP.f_mul(&self.cos_T1P)?.f_sub(&b_BTHP.f_mul(&self.sin_T1P)?)?;
+        let second_BTHP = b_BTHP.f_mul(&self.cos_T1P)?.f_add(&a_BTHP.f_mul(&self.sin_T1P)?)?;
+        let still = width - 2 * half;
+        if still == 0 {
+            return Tensor::f_cat(&[first_BTHP, second_BTHP], -1);
+        }
+        Tensor::f_cat(&[first_BTHP, second_BTHP, x_BTHK.f_narrow(-1, 2 * half, still)?], -1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::alibi_slopes;
+
+    #[test]
+    fn slopes_are_the_published_ones() {
+        // Press, Smith and Lewis 2021, section 3: 1/2, 1/4, ... 1/256 for 8 heads.
+        assert_eq!(alibi_slopes(8, 8), [0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625, 0.0078125, 0.00390625]);
+        // MPT takes every second of the next power of two first.
+        assert_eq!(alibi_slopes(3, 8), [0.0625, 0.00390625, 0.25]);
+        assert_eq!(alibi_slopes(1, 8), [0.00390625]);
+    }
+}
