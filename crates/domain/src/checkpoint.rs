@@ -1,7 +1,8 @@
 //! Checkpoint families: shapes, tensor names and what a slice takes from where.
 //!
 //! Read [`decoder_config`] first (one shape for all families), then [`gpt2`] and [`llama`] (names and
-//! Hugging Face keys), [`layer_map`], [`slice_plan`], [`safetensors_header`] and [`shard_index`] (files nobody here wrote).
+//! Hugging Face keys), [`layer_map`], [`slice_plan`], then the files nobody here wrote: [`safetensors_header`],
+//! [`shard_index`], and PyTorch's own format in [`zip_directory`], [`pickle`] and [`torch_archive`].
 
 pub mod decoder_config;
 pub mod gpt2;
@@ -10,3 +11,6 @@ pub mod layer_map;
 pub mod slice_plan;
 pub mod safetensors_header;
 pub mod shard_index;
+pub mod zip_directory;
+pub mod pickle;
+pub mod torch_archive;

@@ -22,7 +22,7 @@ use crate::source::Checkpoint;
 
 /// The service's full name.
 pub const SERVICE_NAME: &str = "inheritune.v1.SlicingService";
-/// Calls that read headers at once; each may hold a few headers of up to 16 MiB.
+/// Calls that read headers at once; each may hold a few headers of up to 16 MiB, or pickles of up to 64 MiB.
 const CALLS_AT_ONCE: usize = 4;
 /// Longest time for one call, waiting for its turn included.
 const CALL_LIMIT: Duration = Duration::from_secs(30);

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::decoder_config::{DecoderConfig, Init, MAX_LAYERS, NameInFile, TensorRole, TensorSpec};
 use super::layer_map::{InheritSet, LayerMap};
-use super::safetensors_header::{Dtype, SafetensorsHeader};
+use super::safetensors_header::{Dtype, HeaderTensor};
 use crate::id::LayerCount;
 use crate::spec::LayerMapRule;
 use crate::violation::Violations;
@@ -200,12 +200,12 @@ impl Inventory {
     ///
     /// # Errors
     /// The first tensor that is unknown, there twice, of another shape, not of a type for weights, or missing.
-    pub fn new(config: DecoderConfig, files: &[(String, SafetensorsHeader)]) -> Result<Self, PlanError> {
+    pub fn new<T: AsRef<[HeaderTensor]>>(config: DecoderConfig, files: &[(String, T)]) -> Result<Self, PlanError> {
         let specs: BTreeMap<String, TensorSpec> =
             config.tensors().into_iter().map(|spec| (spec.name.clone(), spec)).collect();
         let mut tensors: BTreeMap<String, SourceTensor> = BTreeMap::new();
         for (file, header) in files {
-            for tensor in header.tensors() {
+            for tensor in header.as_ref() {
                 let error =
                     |problem: String| PlanError::Tensor { file: file.clone(), tensor: tensor.name.clone(), problem };
                 let canonical = match config.name_in_file(&tensor.name) {

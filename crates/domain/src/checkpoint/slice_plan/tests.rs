@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::checkpoint::decoder_config::{Architecture, Family};
-use crate::checkpoint::safetensors_header::{NewTensor, write_header};
+use crate::checkpoint::safetensors_header::{NewTensor, SafetensorsHeader, write_header};
 
 /// Name, type and shape of a tensor in a file.
 type Listed = (String, Dtype, Vec<u64>);
