@@ -37,7 +37,7 @@ demo-low-data: build ## The low-data recipe and the paper's repetition experimen
 golden: ## Make the golden files of crates/lm anew (needs torch, transformers and safetensors for Python).
 	python3 scripts/make-golden.py
 
-pickles: ## Make the pickled checkpoints of crates/slicer/tests anew (needs torch and safetensors for Python).
+pickles: ## Make the pickled checkpoints of crates/slicer/tests anew (needs torch, transformers and safetensors for Python).
 	python3 scripts/make-pickles.py
 
 sqlx: setup ## Regenerate .sqlx, the offline cache of the checked queries.

@@ -5,8 +5,9 @@
     make pickles           # or: python3 scripts/make-pickles.py [DIRECTORY]
 
 One folder a case: config.json, the pickled weights, and expected.safetensors: what torch.load gives for the same
-files, without buffers and without the second name of a tied tensor, under the names in the file.
-Same versions, same files.
+files, without buffers and without the second name of a tied tensor, under the names in the file. For nanoGPT and
+lit-gpt expected.safetensors is the Hugging Face model, which is checked here to compute what nanoGPT's code computes.
+Same versions, same files, but for legacy.bin, which holds addresses.
 """
 
 import json
@@ -16,6 +17,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors.torch import save_file
 
 DEFAULT_DIRECTORY = Path(__file__).resolve().parent.parent / "crates" / "slicer" / "tests" / "golden"
@@ -147,6 +149,94 @@ def gpt2_views(folder):
     write_expected(folder, tensors)
 
 
+def nanogpt_forward(weights, tokens, heads):
+    """What nanoGPT's model.py computes, from its own state dict: nn.Linear weights, optional biases, exact GELU."""
+    get = lambda name: weights.get(f"transformer.{name}")
+    linear = lambda x, name: torch.nn.functional.linear(x, get(f"{name}.weight"), get(f"{name}.bias"))
+    norm = lambda x, name: torch.nn.functional.layer_norm(x, x.shape[-1:], get(f"{name}.weight"), get(f"{name}.bias"), 1e-5)
+    x = get("wte.weight")[tokens] + get("wpe.weight")[torch.arange(tokens.shape[1])]
+    batch, time, width = x.shape
+    layer = 0
+    while get(f"h.{layer}.ln_1.weight") is not None:
+        qkv = linear(norm(x, f"h.{layer}.ln_1"), f"h.{layer}.attn.c_attn").split(width, dim=2)
+        q, k, v = (part.view(batch, time, heads, width // heads).transpose(1, 2) for part in qkv)
+        y = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + linear(y.transpose(1, 2).reshape(batch, time, width), f"h.{layer}.attn.c_proj")
+        hidden = torch.nn.functional.gelu(linear(norm(x, f"h.{layer}.ln_2"), f"h.{layer}.mlp.c_fc"))
+        x = x + linear(hidden, f"h.{layer}.mlp.c_proj")
+        layer += 1
+    return norm(x, "ln_f") @ get("wte.weight").T
+
+
+def nanogpt(folder, bias):
+    """ckpt.pt as train.py of nanoGPT writes it."""
+    shapes = {name: shape for name, shape in gpt2_shapes(2).items() if bias or not name.endswith(".bias")}
+    projections = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+    weights = OrderedDict()
+    for name, shape in shapes.items():
+        weights[f"transformer.{name}"] = torch.randn(tuple(reversed(shape)) if name.endswith(projections) else shape) * 0.2
+    weights["lm_head.weight"] = weights["transformer.wte.weight"]
+    parameters = [torch.nn.Parameter(tensor) for tensor in list(weights.values())[:3]]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.95))
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    args = {"n_layer": 2, "n_head": 2, "n_embd": 8, "block_size": 16, "bias": bias, "vocab_size": 32, "dropout": 0.0}
+    torch.save(
+        {
+            "model": OrderedDict((f"_orig_mod.{name}" if bias else name, tensor) for name, tensor in weights.items()),
+            "optimizer": optimizer.state_dict(),
+            "model_args": args,
+            "iter_num": 2000,
+            "best_val_loss": torch.tensor(3.25),
+            "config": {"out_dir": "out", "learning_rate": 6e-4, "compile": True, "wandb_log": False, "beta2": 0.95},
+        },
+        folder / "ckpt.pt",
+    )
+    expected = {}
+    for name, shape in gpt2_shapes(2).items():
+        tensor = weights.get(f"transformer.{name}")
+        tensor = torch.zeros(shape) if tensor is None else tensor
+        expected[f"transformer.{name}"] = tensor.t() if name.endswith(projections) else tensor
+    write_expected(folder, expected)
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2, attn_pdrop=0, embd_pdrop=0, resid_pdrop=0)).eval()
+    missing, unexpected = model.load_state_dict(expected, strict=False)
+    assert not unexpected and missing == ["lm_head.weight"], (missing, unexpected)
+    tokens = torch.randint(0, 32, (2, 16))
+    difference = (model(tokens).logits - nanogpt_forward(weights, tokens, heads=2)).abs().max().item()
+    assert difference < 0.01, difference
+
+
+def litgpt(folder):
+    """lit_model.pth and lit_config.json, from a Llama by the steps of lit-gpt's convert_hf_checkpoint.py."""
+    tensors = random(llama_shapes(2), torch.bfloat16)
+    heads, groups, head = 4, 2, 4
+    saved = OrderedDict({
+        "lm_head.weight": tensors["lm_head.weight"],
+        "transformer.wte.weight": tensors["model.embed_tokens.weight"],
+        "transformer.ln_f.weight": tensors["model.norm.weight"],
+    })
+    names = {
+        "input_layernorm": "norm_1", "self_attn.o_proj": "attn.proj", "post_attention_layernorm": "norm_2",
+        "mlp.gate_proj": "mlp.fc_1", "mlp.up_proj": "mlp.fc_2", "mlp.down_proj": "mlp.proj",
+    }
+    for i in range(2):
+        for theirs, lit in names.items():
+            saved[f"transformer.h.{i}.{lit}.weight"] = tensors[f"model.layers.{i}.{theirs}.weight"]
+        q, k, v = (tensors[f"model.layers.{i}.self_attn.{part}_proj.weight"] for part in "qkv")
+        parts = zip(torch.split(q, head * heads // groups), torch.split(k, head), torch.split(v, head))
+        saved[f"transformer.h.{i}.attn.attn.weight"] = torch.cat([tensor for group in parts for tensor in group])
+    torch.save({"model": saved, "iter_num": 7}, folder / "lit_model.pth", pickle_protocol=5)
+    config = {
+        "name": "tiny", "block_size": 16, "vocab_size": 29, "padding_multiple": 30, "padded_vocab_size": 30, "n_layer": 2,
+        "n_head": 4, "n_embd": 12, "rotary_percentage": 1.0, "parallel_residual": False, "bias": False,
+        "n_query_groups": 2, "head_size": 4, "shared_attention_norm": False, "_norm_class": "RMSNorm", "norm_eps": 1e-5,
+        "_mlp_class": "LLaMAMLP", "intermediate_size": 20, "rope_condense_ratio": 1, "rope_base": 10000,
+    }
+    (folder / "lit_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_expected(folder, tensors)
+
+
 def not_read(folder):
     """Files that must be refused: legacy, TorchScript, not contiguous."""
     tensors = random({"wte.weight": (4, 3)}, torch.float32)
@@ -164,6 +254,9 @@ CASES = {
     "llama-from-type": llama_from_type,
     "gpt2-views": gpt2_views,
     "not-read": not_read,
+    "nanogpt-compiled": lambda folder: nanogpt(folder, bias=True),
+    "nanogpt-no-bias": lambda folder: nanogpt(folder, bias=False),
+    "litgpt": litgpt,
 }
 
 

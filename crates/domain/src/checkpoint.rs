@@ -2,7 +2,8 @@
 //!
 //! Read [`decoder_config`] first (one shape for all families), then [`gpt2`] and [`llama`] (names and
 //! Hugging Face keys), [`layer_map`], [`slice_plan`], then the files nobody here wrote: [`safetensors_header`],
-//! [`shard_index`], and PyTorch's own format in [`zip_directory`], [`pickle`] and [`torch_archive`].
+//! [`shard_index`], and PyTorch's own format in [`zip_directory`], [`pickle`] and [`torch_archive`]. [`nanogpt`]
+//! and [`litgpt`] are checkpoints that are not in Hugging Face's layout.
 
 pub mod decoder_config;
 pub mod gpt2;
@@ -14,3 +15,5 @@ pub mod shard_index;
 pub mod zip_directory;
 pub mod pickle;
 pub mod torch_archive;
+pub mod nanogpt;
+pub mod litgpt;

@@ -2,6 +2,7 @@
 //! those of safetensors files or the directories and pickles of PyTorch's archives.
 
 mod archive;
+mod foreign;
 mod safetensors;
 
 use std::ops::Range;
@@ -11,19 +12,23 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use inheritune_domain::artifact::Location;
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
+use inheritune_domain::checkpoint::litgpt::LITGPT_FILE;
+use inheritune_domain::checkpoint::nanogpt::NANOGPT_FILE;
 use inheritune_domain::checkpoint::safetensors_header::{HeaderTensor, SINGLE_FILE};
 use inheritune_domain::checkpoint::shard_index::{
     INDEX_FILE, MAX_INDEX_BYTES, PICKLE_INDEX_FILE, ShardFormat, ShardIndex,
 };
 use inheritune_domain::checkpoint::slice_plan::Inventory;
-use inheritune_domain::checkpoint::torch_archive::SINGLE_PICKLE_FILE;
+use inheritune_domain::checkpoint::torch_archive::{SINGLE_PICKLE_FILE, StateDict};
 use inheritune_store::Store;
 use inheritune_store::objects::Folder;
 use serde_json::Value;
 
 use crate::error::{BadCheckpoint, SlicerError};
 
-/// Longest `config.json`.
+/// Hugging Face's settings of a model.
+const CONFIG_FILE: &str = "config.json";
+/// Longest file of settings.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 /// Headers of shards read at once.
 const HEADERS_AT_ONCE: usize = 8;
@@ -54,14 +59,18 @@ impl Checkpoint {
     }
 
     async fn read(location: Location, folder: Arc<Folder>) -> Result<Self, SlicerError> {
-        let bad = |problem: BadCheckpoint| SlicerError::checkpoint(&location, problem);
-        if !folder.has("config.json") {
-            let hint = ": a Hugging Face checkpoint folder is expected".to_owned();
-            return Err(bad(BadCheckpoint::MissingFile { file: "config.json".to_owned(), hint }));
+        if !folder.has(CONFIG_FILE) && folder.has(NANOGPT_FILE) {
+            return foreign::nanogpt(location, folder).await;
         }
-        let config_bytes = folder.read("config.json", MAX_CONFIG_BYTES).await?;
-        let config_json: Value = serde_json::from_slice(&config_bytes)
-            .map_err(|e| bad(BadCheckpoint::Json { file: "config.json".to_owned(), problem: e.to_string() }))?;
+        if !folder.has(CONFIG_FILE) && folder.has(LITGPT_FILE) {
+            return foreign::litgpt(location, folder).await;
+        }
+        let bad = |problem: BadCheckpoint| SlicerError::checkpoint(&location, problem);
+        if !folder.has(CONFIG_FILE) {
+            let hint = ": a Hugging Face checkpoint folder is expected".to_owned();
+            return Err(bad(BadCheckpoint::MissingFile { file: CONFIG_FILE.to_owned(), hint }));
+        }
+        let config_json = json(&location, &folder, CONFIG_FILE).await?;
         let config = DecoderConfig::from_hf(&config_json).map_err(|e| bad(e.into()))?;
         let headers = headers(&location, &folder).await?;
         let inventory = Inventory::new(config, &headers).map_err(|e| bad(e.into()))?;
@@ -72,6 +81,12 @@ impl Checkpoint {
     pub fn config(&self) -> &DecoderConfig {
         self.inventory.config()
     }
+}
+
+async fn json(location: &Location, folder: &Folder, file: &str) -> Result<Value, SlicerError> {
+    let bytes = folder.read(file, MAX_CONFIG_BYTES).await?;
+    let bad = |problem: String| BadCheckpoint::Json { file: file.to_owned(), problem };
+    serde_json::from_slice(&bytes).map_err(|e| SlicerError::checkpoint(location, bad(e.to_string())))
 }
 
 /// The tensors of every file of weights. As transformers does, safetensors win over pickles, and a single file over
@@ -113,7 +128,10 @@ async fn headers(location: &Location, folder: &Arc<Folder>) -> Result<Vec<(Strin
 async fn tensors(format: ShardFormat, file: WeightsSource) -> Result<(String, Vec<HeaderTensor>), SlicerError> {
     match format {
         ShardFormat::Safetensors => safetensors::tensors(file).await,
-        ShardFormat::Pickle => archive::tensors(file).await,
+        ShardFormat::Pickle => {
+            let (_, tensors) = archive::read(&file, StateDict::parse, |state_dict| state_dict).await?;
+            Ok((file.name, tensors))
+        }
     }
 }
 

@@ -23,43 +23,49 @@ const MAX_ENTRY_HEADER_BYTES: u64 = LOCAL_HEADER_BYTES + MAX_NAME_BYTES as u64 +
 /// Local headers of storages read at once.
 const STORAGES_AT_ONCE: usize = 16;
 
-/// The tensors of one file: its end, its directory, its pickle, and one small read for each storage.
-pub(super) async fn tensors(file: WeightsSource) -> Result<(String, Vec<HeaderTensor>), SlicerError> {
+/// What `parse` makes of the pickle of one file, and the tensors of the state dict in it where they are: the file's
+/// end, its directory, its pickle, and one small read for each storage.
+pub(super) async fn read<T: Send + 'static>(
+    file: &WeightsSource,
+    parse: fn(&[u8]) -> Result<T, ArchiveError>,
+    state_dict: fn(&T) -> &StateDict,
+) -> Result<(T, Vec<HeaderTensor>), SlicerError> {
     let size = file.size_bytes();
-    let start = read(&file, 0..size.min(START_BYTES)).await?;
-    TorchArchive::check_start(&start).map_err(|e| bad(&file, e))?;
-    let archive = TorchArchive::new(directory(&file).await?).map_err(|e| bad(&file, e))?;
+    let start = read_range(file, 0..size.min(START_BYTES)).await?;
+    TorchArchive::check_start(&start).map_err(|e| bad(file, e))?;
+    let archive = TorchArchive::new(directory(file).await?).map_err(|e| bad(file, e))?;
     if let Some(entry) = archive.byte_order() {
-        let word = entry_bytes(&file, entry, MAX_WORD_BYTES).await?;
-        TorchArchive::check_byte_order(&word).map_err(|e| bad(&file, e))?;
+        let word = entry_bytes(file, entry, MAX_WORD_BYTES).await?;
+        TorchArchive::check_byte_order(&word).map_err(|e| bad(file, e))?;
     }
     let pickle = archive.pickle();
     if pickle.size_bytes > MAX_PICKLE_BYTES {
-        return Err(bad(&file, PickleError::TooLong { bytes: pickle.size_bytes }));
+        return Err(bad(file, PickleError::TooLong { bytes: pickle.size_bytes }));
     }
-    let pickle = entry_bytes(&file, pickle, MAX_PICKLE_BYTES).await?;
+    let pickle = entry_bytes(file, pickle, MAX_PICKLE_BYTES).await?;
     // Reading millions of opcodes takes longer than a task may hold its thread.
-    let parsed = tokio::task::spawn_blocking(move || StateDict::parse(&pickle)).await?;
-    let state_dict = parsed.map_err(|e| bad(&file, e))?;
-    let storages = archive.storages(&state_dict).map_err(|e| bad(&file, e))?;
+    let parsed = tokio::task::spawn_blocking(move || parse(&pickle)).await?;
+    let parsed = parsed.map_err(|e| bad(file, e))?;
+    let tensors = state_dict(&parsed);
+    let storages = archive.storages(tensors).map_err(|e| bad(file, e))?;
     let storages: BTreeMap<String, Range<u64>> = futures::stream::iter(storages)
         .map(|(key, entry)| storage(file.clone(), key, entry))
         .buffer_unordered(STORAGES_AT_ONCE)
         .try_collect()
         .await?;
-    let tensors = state_dict.located(&storages).map_err(|e| bad(&file, e))?;
-    Ok((file.name, tensors))
+    let tensors = tensors.located(&storages).map_err(|e| bad(file, e))?;
+    Ok((parsed, tensors))
 }
 
 async fn directory(file: &WeightsSource) -> Result<ZipDirectory, SlicerError> {
     let size = file.size_bytes();
     let tail_start = size.saturating_sub(END_BYTES);
-    let tail = read(file, tail_start..size).await?;
+    let tail = read_range(file, tail_start..size).await?;
     let end = DirectoryEnd::find(&tail, size).map_err(|e| bad(file, e))?;
     let Range { start, end: directory_end } = end.directory;
     let bytes = match start.checked_sub(tail_start) {
         Some(from) => tail.slice(from as usize..(directory_end - tail_start) as usize),
-        None => read(file, start..directory_end).await?,
+        None => read_range(file, start..directory_end).await?,
     };
     ZipDirectory::parse(&bytes, &end).map_err(|e| bad(file, e))
 }
@@ -68,7 +74,7 @@ async fn directory(file: &WeightsSource) -> Result<ZipDirectory, SlicerError> {
 async fn entry_bytes(file: &WeightsSource, entry: &ZipEntry, max_bytes: u64) -> Result<Bytes, SlicerError> {
     let Range { start, end } = entry.span;
     let end = end.min(start.saturating_add(max_bytes).saturating_add(MAX_ENTRY_HEADER_BYTES));
-    let span = read(file, start..end).await?;
+    let span = read_range(file, start..end).await?;
     let data = entry.data(&span).map_err(|e| bad(file, e))?;
     match (data.start.checked_sub(start), data.end.checked_sub(start)) {
         (Some(from), Some(to)) if to <= span.len() as u64 => Ok(span.slice(from as usize..to as usize)),
@@ -80,12 +86,12 @@ async fn entry_bytes(file: &WeightsSource, entry: &ZipEntry, max_bytes: u64) -> 
 }
 
 async fn storage(file: WeightsSource, key: String, entry: ZipEntry) -> Result<(String, Range<u64>), SlicerError> {
-    let header = read(&file, entry.local_header()).await?;
+    let header = read_range(&file, entry.local_header()).await?;
     Ok((key, entry.data(&header).map_err(|e| bad(&file, e))?))
 }
 
 /// An empty range is no request that a store understands.
-async fn read(file: &WeightsSource, range: Range<u64>) -> Result<Bytes, SlicerError> {
+async fn read_range(file: &WeightsSource, range: Range<u64>) -> Result<Bytes, SlicerError> {
     if range.is_empty() { Ok(Bytes::new()) } else { file.read(range).await }
 }
 
