@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 CARGO ?= cargo
 
-.PHONY: help setup build check test test-slow bench demo demo-low-data golden sqlx clean-demo
+.PHONY: help setup build check test test-slow bench demo demo-low-data golden pickles sqlx clean-demo
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,9 @@ demo-low-data: build ## The low-data recipe and the paper's repetition experimen
 
 golden: ## Make the golden files of crates/lm anew (needs torch, transformers and safetensors for Python).
 	python3 scripts/make-golden.py
+
+pickles: ## Make the pickled checkpoints of crates/slicer/tests anew (needs torch, transformers and safetensors for Python).
+	python3 scripts/make-pickles.py
 
 sqlx: setup ## Regenerate .sqlx, the offline cache of the checked queries.
 	sh scripts/prepare-sqlx.sh

@@ -311,6 +311,11 @@ pub enum ArtifactCommand {
         #[arg(long, value_name = "UUID")]
         request_id: Option<Uuid>,
     },
+    /// Make a checkpoint of another format an artifact of this one: a slice of all its layers
+    ///
+    /// Whatever a slice can be cut from can be imported, pytorch_model.bin included; the weights stay what they are,
+    /// in safetensors. Needed before a model can be evaluated that was neither made nor trained here.
+    Import(ImportCheckpoint),
     /// Show one artifact with its files
     Get {
         /// The artifact
@@ -329,6 +334,22 @@ pub enum ArtifactCommand {
         #[arg(long)]
         force: bool,
     },
+}
+
+/// `artifact import`.
+#[derive(Debug, Args)]
+pub struct ImportCheckpoint {
+    /// The checkpoint: a path or file:// URI that the server can read, or s3://bucket/key
+    pub checkpoint: String,
+    /// What it is for, in your words; `import CHECKPOINT` when absent
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub label: String,
+    /// Make the call safe to repeat
+    #[arg(long, value_name = "UUID")]
+    pub request_id: Option<Uuid>,
+    /// Follow the import to its end and print the artifact
+    #[arg(long)]
+    pub watch: bool,
 }
 
 /// `artifact list`.

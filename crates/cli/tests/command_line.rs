@@ -69,6 +69,7 @@ fn no_server_is_3() {
         &["run", "create", "deploy/recipes/demo-full-data.toml"],
         &["job", "watch", ID],
         &["artifact", "export", ID, "--to", "/tmp/never"],
+        &["artifact", "import", "models/x", "--watch"],
         &["eval", "tasks"],
     ] {
         let output = inheritune(&[&["--server", "http://127.0.0.1:9"], args].concat());

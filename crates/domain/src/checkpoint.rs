@@ -1,7 +1,9 @@
 //! Checkpoint families: shapes, tensor names and what a slice takes from where.
 //!
 //! Read [`decoder_config`] first (one shape for all families), then a family such as [`gpt2`] (names and
-//! Hugging Face keys; [`block_parts`] is what several share), [`layer_map`], [`slice_plan`], [`safetensors_header`] and [`shard_index`] (files nobody here wrote).
+//! Hugging Face keys; [`block_parts`] is what several share), [`layer_map`], [`slice_plan`], then the files nobody
+//! here wrote: [`safetensors_header`], [`shard_index`], and PyTorch's own format in [`zip_directory`], [`pickle`] and
+//! [`torch_archive`]. [`nanogpt`] and [`litgpt`] are checkpoints that are not in Hugging Face's layout.
 
 pub mod decoder_config;
 pub mod gpt2;
@@ -14,3 +16,8 @@ pub mod layer_map;
 pub mod slice_plan;
 pub mod safetensors_header;
 pub mod shard_index;
+pub mod zip_directory;
+pub mod pickle;
+pub mod torch_archive;
+pub mod nanogpt;
+pub mod litgpt;

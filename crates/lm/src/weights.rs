@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use inheritune_domain::checkpoint::decoder_config::{DecoderConfig, NameInFile};
 use inheritune_domain::checkpoint::safetensors_header::{self as header, HeaderError, HeaderTensor, SafetensorsHeader};
-use inheritune_domain::checkpoint::shard_index::{INDEX_FILE, IndexError, MAX_INDEX_BYTES, ShardIndex};
+use inheritune_domain::checkpoint::shard_index::{INDEX_FILE, IndexError, MAX_INDEX_BYTES, ShardFormat, ShardIndex};
 use safetensors::tensor::{Dtype, SafeTensorError, View};
 use tch::{Device, Kind, Tensor};
 
@@ -75,10 +75,10 @@ impl Source {
             return Err(LmError::file(dir, format!("holds neither {SINGLE_FILE} nor {INDEX_FILE}")));
         }
         let bad = |error| match error {
-            IndexError::NotValid { problem } => LmError::file(&path, problem),
-            IndexError::Tensor { tensor, problem } => LmError::tensor(&path, &tensor, problem),
+            IndexError::NotValid { problem, .. } => LmError::file(&path, problem),
+            IndexError::Tensor { tensor, problem, .. } => LmError::tensor(&path, &tensor, problem),
         };
-        let index = ShardIndex::parse(&files::read(&path, MAX_INDEX_BYTES)?).map_err(bad)?;
+        let index = ShardIndex::parse(&files::read(&path, MAX_INDEX_BYTES)?, ShardFormat::Safetensors).map_err(bad)?;
         let mut shards = Vec::new();
         let mut files = Vec::new();
         for name in index.files() {

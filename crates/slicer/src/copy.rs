@@ -1,5 +1,6 @@
 //! Carrying a plan out: kept bytes are read by ranges a few chunks ahead, fresh ones are made, and all are
-//! written in order. Memory is a few chunks, whatever the size of the model.
+//! written in order. Memory is a few chunks, whatever the size of the model; only tensors that are transposed are
+//! held whole, one at a time.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -8,7 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use inheritune_domain::checkpoint::slice_plan::{Origin, Placement};
+use inheritune_domain::checkpoint::slice_plan::{Origin, Placement, Reading};
 use inheritune_domain::id::Sha256Digest;
 use inheritune_domain::job::Progress;
 use inheritune_runtime::worker::{JobContext, ProgressSender, StopSignal};
@@ -20,6 +21,7 @@ use crate::error::{BadCheckpoint, SlicerError};
 use crate::fresh::FreshChunk;
 use crate::layout::WeightsFile;
 use crate::plan::PlannedSlice;
+use crate::transpose::transposed;
 
 /// Bytes of one ranged read.
 pub const CHUNK_BYTES: u64 = 4 << 20;
@@ -57,7 +59,7 @@ impl<'a> Copier<'a> {
             chunks.extend(self.chunks(placement).map(|chunk| (tensor, chunk)));
         }
         let mut chunks = futures::stream::iter(chunks)
-            .map(|(tensor, chunk)| async move { Ok::<_, SlicerError>((tensor, chunk.bytes().await?)) })
+            .map(|(tensor, chunk)| async move { Ok::<_, SlicerError>((tensor, chunk.ready().await?)) })
             .buffered(CHUNKS_AHEAD);
         let mut hashers = vec![Sha256::new(); file.tensors.len()];
         let mut writer = artifact.create(&file.name).await?;
@@ -69,10 +71,20 @@ impl<'a> Copier<'a> {
                 next = chunks.next() => next,
             };
             let Some(chunk) = next else { break };
-            let (tensor, bytes) = chunk?;
-            hashers[tensor].update(&bytes);
-            self.meter.add(bytes.len() as u64, &file.tensors[tensor].target.name);
-            writer.write(bytes).await?;
+            let (tensor, ready) = chunk?;
+            let pieces = match ready {
+                Ready::Bytes(bytes) => vec![bytes],
+                Ready::Whole(tensor) => tokio::select! {
+                    biased;
+                    _ = self.stop.wait() => return Err(SlicerError::Stopped),
+                    pieces = tensor.pieces() => pieces?,
+                },
+            };
+            for bytes in pieces {
+                hashers[tensor].update(&bytes);
+                self.meter.add(bytes.len() as u64, &file.tensors[tensor].target.name);
+                writer.write(bytes).await?;
+            }
         }
         writer.finish().await?;
         for (placement, hasher) in file.tensors.iter().zip(hashers) {
@@ -92,10 +104,27 @@ impl<'a> Copier<'a> {
                 Some(checkpoint) => {
                     let (location, folder) = (checkpoint.location.to_string(), checkpoint.folder.clone());
                     let file = tensor.file.clone();
-                    Box::new(ranges(&tensor.bytes).map(move |range| {
+                    let copied = move |range| {
                         let (location, folder, file) = (location.clone(), folder.clone(), file.clone());
-                        Chunk::Copied(Box::new(CopiedChunk { location, folder, file, range }))
-                    }))
+                        CopiedChunk { location, folder, file, range }
+                    };
+                    match tensor.reading {
+                        Reading::Whole => {
+                            Box::new(ranges(&tensor.bytes).map(move |range| Chunk::Copied(Box::new(copied(range)))))
+                        }
+                        Reading::Parts { first, length, step, count } => {
+                            let start = tensor.bytes.start + first;
+                            let parts = (0..count).map(move |part| start + part * step..start + part * step + length);
+                            let ranges = parts.flat_map(|part| ranges(&part));
+                            Box::new(ranges.map(move |range| Chunk::Copied(Box::new(copied(range)))))
+                        }
+                        Reading::Transposed => {
+                            let source = copied(tensor.bytes.clone());
+                            let (shape, number_bytes) = (tensor.shape.clone(), tensor.dtype.size_bytes() as usize);
+                            let whole = TransposedTensor { source, shape, number_bytes };
+                            Box::new(std::iter::once(Chunk::Transposed(Box::new(whole))))
+                        }
+                    }
                 }
                 // A plan copies only from the sources it was made from.
                 None => Box::new(std::iter::empty()),
@@ -112,7 +141,15 @@ impl<'a> Copier<'a> {
 
 enum Chunk {
     Copied(Box<CopiedChunk>),
+    Transposed(Box<TransposedTensor>),
     Fresh(FreshChunk),
+}
+
+/// What a chunk is when its turn comes.
+enum Ready {
+    Bytes(Bytes),
+    /// Not read ahead, so that only one is in memory.
+    Whole(Box<TransposedTensor>),
 }
 
 struct CopiedChunk {
@@ -123,10 +160,11 @@ struct CopiedChunk {
 }
 
 impl Chunk {
-    async fn bytes(self) -> Result<Bytes, SlicerError> {
+    async fn ready(self) -> Result<Ready, SlicerError> {
         match self {
-            Self::Copied(chunk) => chunk.read().await,
-            Self::Fresh(chunk) => Ok(tokio::task::spawn_blocking(move || chunk.bytes()).await?),
+            Self::Copied(chunk) => chunk.read().await.map(Ready::Bytes),
+            Self::Transposed(tensor) => Ok(Ready::Whole(tensor)),
+            Self::Fresh(chunk) => Ok(Ready::Bytes(tokio::task::spawn_blocking(move || chunk.bytes()).await?)),
         }
     }
 }
@@ -140,6 +178,32 @@ impl CopiedChunk {
             return Ok(bytes);
         }
         Err(SlicerError::checkpoint(&location, BadCheckpoint::ShortRead { file, start, end, got }))
+    }
+}
+
+/// A matrix that the source has the other way round.
+struct TransposedTensor {
+    source: CopiedChunk,
+    /// Of the target.
+    shape: Vec<u64>,
+    number_bytes: usize,
+}
+
+impl TransposedTensor {
+    /// The target's bytes, in pieces. The source is read piece by piece too: one long request is slow.
+    async fn pieces(self: Box<Self>) -> Result<Vec<Bytes>, SlicerError> {
+        let Self { source, shape, number_bytes } = *self;
+        let mut bytes = Vec::with_capacity((source.range.end - source.range.start) as usize);
+        for range in ranges(&source.range) {
+            let CopiedChunk { location, folder, file, .. } = &source;
+            let (location, folder, file) = (location.clone(), folder.clone(), file.clone());
+            bytes.extend_from_slice(&CopiedChunk { location, folder, file, range }.read().await?);
+        }
+        let columns = shape.last().copied().unwrap_or(1) as usize;
+        let target =
+            tokio::task::spawn_blocking(move || Bytes::from(transposed(&bytes, columns, number_bytes))).await?;
+        let piece = |range: Range<u64>| target.slice(range.start as usize..range.end as usize);
+        Ok(ranges(&(0..target.len() as u64)).map(piece).collect())
     }
 }
 

@@ -4,6 +4,7 @@ use inheritune_domain::checkpoint::decoder_config::ConfigError;
 use inheritune_domain::checkpoint::safetensors_header::HeaderError;
 use inheritune_domain::checkpoint::shard_index::IndexError;
 use inheritune_domain::checkpoint::slice_plan::PlanError;
+use inheritune_domain::checkpoint::torch_archive::ArchiveError;
 use inheritune_runtime::worker::JobError;
 use inheritune_store::StoreError;
 
@@ -30,8 +31,8 @@ pub enum SlicerError {
     /// The attempt was told to stop.
     #[error("stopped")]
     Stopped,
-    /// A thread that made fresh weights is gone.
-    #[error("fresh weights: {0}")]
+    /// A thread that made fresh weights or read a pickle is gone.
+    #[error("a thread of the slicer: {0}")]
     Thread(#[from] tokio::task::JoinError),
 }
 
@@ -64,6 +65,14 @@ pub enum BadCheckpoint {
         file: String,
         /// What is wrong.
         problem: HeaderError,
+    },
+    /// The archive and the pickle of one of its files.
+    #[error("{file} {problem}")]
+    Archive {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        problem: ArchiveError,
     },
     /// Its index.
     #[error(transparent)]

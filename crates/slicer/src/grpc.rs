@@ -7,7 +7,7 @@ use inheritune_api::v1::slicing_service_server::{SlicingService, SlicingServiceS
 use inheritune_api::{convert, status, v1};
 use inheritune_domain::artifact::Location;
 use inheritune_domain::checkpoint::decoder_config::{BlockPart, DecoderConfig, TensorRole, TensorSpec};
-use inheritune_domain::checkpoint::slice_plan::{Origin, Placement, PlanError, Source};
+use inheritune_domain::checkpoint::slice_plan::{Origin, Placement, PlanError, Source, SourceTensor};
 use inheritune_domain::violation::Violations;
 use inheritune_runtime::serve::GrpcServices;
 use inheritune_runtime::store_status::{RETRY_AFTER, store_status};
@@ -22,7 +22,7 @@ use crate::source::Checkpoint;
 
 /// The service's full name.
 pub const SERVICE_NAME: &str = "inheritune.v1.SlicingService";
-/// Calls that read headers at once; each may hold a few headers of up to 16 MiB.
+/// Calls that read headers at once; each may hold a few headers of up to 16 MiB, or pickles of up to 64 MiB.
 const CALLS_AT_ONCE: usize = 4;
 /// Longest time for one call, waiting for its turn included.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
@@ -115,7 +115,7 @@ fn tensor_info(spec: TensorSpec, checkpoint: &Checkpoint) -> v1::TensorInfo {
     };
     v1::TensorInfo {
         dtype: found.map(|tensor| tensor.dtype.to_string()).unwrap_or_default(),
-        size_bytes: stored.map_or(0, |tensor| tensor.bytes.end - tensor.bytes.start),
+        size_bytes: stored.map_or(0, SourceTensor::size_bytes),
         file: stored.map(|tensor| tensor.file.clone()).unwrap_or_default(),
         name: spec.name,
         shape: spec.shape,

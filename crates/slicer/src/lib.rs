@@ -8,7 +8,7 @@
 //! Read [`source`] (a checkpoint by ranged reads), [`plan`] (a job's spec to a plan), [`layout`] (a plan to
 //! files), [`copy`] (bytes), [`slice`] (one job from end to end).
 //!
-//! Must never: hold a whole tensor in memory, read a byte of a layer that is not kept, unpickle anything, or
+//! Must never: hold a whole tensor in memory (but one that is being transposed), read a byte of a layer that is not kept, execute a pickle, or
 //! link libtorch.
 
 pub mod copy;
@@ -21,6 +21,7 @@ pub mod record;
 pub mod slice;
 pub mod source;
 pub mod tokenizer;
+pub mod transpose;
 
 pub use error::SlicerError;
 pub use grpc::{SERVICE_NAME, services};

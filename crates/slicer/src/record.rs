@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use inheritune_domain::checkpoint::decoder_config::Init;
 use inheritune_domain::checkpoint::safetensors_header::Dtype;
-use inheritune_domain::checkpoint::slice_plan::{Origin, Placement, Source};
+use inheritune_domain::checkpoint::slice_plan::{Origin, Placement, Reading, Source};
 use inheritune_domain::id::Sha256Digest;
 use serde::Serialize;
 
@@ -45,6 +45,9 @@ struct RecordedTensor {
     /// The source's file, for a copied one.
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<String>,
+    /// What was done to a copied one on the way; absent where its bytes are the source's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    layout: Option<&'static str>,
     dtype: Dtype,
     shape: Vec<u64>,
     bytes: u64,
@@ -87,12 +90,21 @@ fn recorded(placement: &Placement, digests: &BTreeMap<String, Sha256Digest>) -> 
         Origin::Tied { .. } => ("tied", None, None),
         Origin::Fresh { .. } => ("fresh", None, None),
     };
+    let layout = match &placement.origin {
+        Origin::Copied { tensor, .. } => match tensor.reading {
+            Reading::Whole => None,
+            Reading::Transposed => Some("transposed"),
+            Reading::Parts { .. } => Some("rows of a fused tensor"),
+        },
+        Origin::Tied { .. } | Origin::Fresh { .. } => None,
+    };
     let name = placement.target.name.clone();
     RecordedTensor {
         origin,
         from: described_origin(&placement.origin),
         source,
         file,
+        layout,
         dtype: placement.dtype,
         shape: placement.target.shape.clone(),
         bytes: placement.size_bytes(),

@@ -1,26 +1,39 @@
-//! A checkpoint in the Hugging Face layout, read by ranges: `config.json` and the headers of its weights.
+//! A checkpoint in the Hugging Face layout, read by ranges: `config.json` and the headers of its weights, which are
+//! those of safetensors files or the directories and pickles of PyTorch's archives.
 
+mod archive;
+mod foreign;
+mod safetensors;
+
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use inheritune_domain::artifact::Location;
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
-use inheritune_domain::checkpoint::safetensors_header::{PREFIX_BYTES, SINGLE_FILE, SafetensorsHeader};
-use inheritune_domain::checkpoint::shard_index::{INDEX_FILE, MAX_INDEX_BYTES, ShardIndex};
+use inheritune_domain::checkpoint::litgpt::LITGPT_FILE;
+use inheritune_domain::checkpoint::nanogpt::NANOGPT_FILE;
+use inheritune_domain::checkpoint::safetensors_header::{HeaderTensor, SINGLE_FILE};
+use inheritune_domain::checkpoint::shard_index::{
+    INDEX_FILE, MAX_INDEX_BYTES, PICKLE_INDEX_FILE, ShardFormat, ShardIndex,
+};
 use inheritune_domain::checkpoint::slice_plan::Inventory;
+use inheritune_domain::checkpoint::torch_archive::{SINGLE_PICKLE_FILE, StateDict};
 use inheritune_store::Store;
 use inheritune_store::objects::Folder;
 use serde_json::Value;
 
 use crate::error::{BadCheckpoint, SlicerError};
 
-/// Longest `config.json`.
+/// Hugging Face's settings of a model.
+const CONFIG_FILE: &str = "config.json";
+/// Longest file of settings.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
-/// First read of a file: most headers end within it.
-const FIRST_READ_BYTES: u64 = 128 << 10;
 /// Headers of shards read at once.
 const HEADERS_AT_ONCE: usize = 8;
+/// Pickles of shards read at once: one of 64 MiB can take three times as much to understand.
+const PICKLES_AT_ONCE: usize = 2;
 
 /// A checkpoint whose shape is known and whose tensors are all there.
 #[derive(Debug, Clone)]
@@ -46,14 +59,18 @@ impl Checkpoint {
     }
 
     async fn read(location: Location, folder: Arc<Folder>) -> Result<Self, SlicerError> {
-        let bad = |problem: BadCheckpoint| SlicerError::checkpoint(&location, problem);
-        if !folder.has("config.json") {
-            let hint = ": a Hugging Face checkpoint folder is expected".to_owned();
-            return Err(bad(BadCheckpoint::MissingFile { file: "config.json".to_owned(), hint }));
+        if !folder.has(CONFIG_FILE) && folder.has(NANOGPT_FILE) {
+            return foreign::nanogpt(location, folder).await;
         }
-        let config_bytes = folder.read("config.json", MAX_CONFIG_BYTES).await?;
-        let config_json: Value = serde_json::from_slice(&config_bytes)
-            .map_err(|e| bad(BadCheckpoint::Json { file: "config.json".to_owned(), problem: e.to_string() }))?;
+        if !folder.has(CONFIG_FILE) && folder.has(LITGPT_FILE) {
+            return foreign::litgpt(location, folder).await;
+        }
+        let bad = |problem: BadCheckpoint| SlicerError::checkpoint(&location, problem);
+        if !folder.has(CONFIG_FILE) {
+            let hint = ": a Hugging Face checkpoint folder is expected".to_owned();
+            return Err(bad(BadCheckpoint::MissingFile { file: CONFIG_FILE.to_owned(), hint }));
+        }
+        let config_json = json(&location, &folder, CONFIG_FILE).await?;
         let config = DecoderConfig::from_hf(&config_json).map_err(|e| bad(e.into()))?;
         let headers = headers(&location, &folder).await?;
         let inventory = Inventory::new(config, &headers).map_err(|e| bad(e.into()))?;
@@ -66,65 +83,82 @@ impl Checkpoint {
     }
 }
 
-async fn headers(location: &Location, folder: &Arc<Folder>) -> Result<Vec<(String, SafetensorsHeader)>, SlicerError> {
-    // As transformers does: the single file wins over an index.
-    if folder.has(SINGLE_FILE) {
-        return Ok(vec![header(location.clone(), folder.clone(), SINGLE_FILE.to_owned()).await?]);
-    }
-    if !folder.has(INDEX_FILE) {
-        let pickled = folder.files().iter().any(|file| file.name.ends_with(".bin") || file.name.ends_with(".pt"));
-        let hint = match pickled {
-            true => {
-                " and pickled weights are not read: load the model in transformers and save_pretrained it".to_owned()
-            }
-            false => format!(", and so is {INDEX_FILE}"),
-        };
-        return Err(SlicerError::checkpoint(
-            location,
-            BadCheckpoint::MissingFile { file: SINGLE_FILE.to_owned(), hint },
-        ));
-    }
-    let bytes = folder.read(INDEX_FILE, MAX_INDEX_BYTES).await?;
-    let index = ShardIndex::parse(&bytes).map_err(|e| SlicerError::checkpoint(location, e))?;
-    let files: Vec<String> = index.files().into_iter().map(str::to_owned).collect();
-    if let Some(file) = files.iter().find(|file| !folder.has(file)) {
-        let hint = format!(", though {INDEX_FILE} names it");
-        return Err(SlicerError::checkpoint(location, BadCheckpoint::MissingFile { file: file.clone(), hint }));
-    }
-    let headers: Vec<_> = futures::stream::iter(files)
-        .map(|file| header(location.clone(), folder.clone(), file))
-        .buffered(HEADERS_AT_ONCE)
-        .try_collect()
-        .await?;
-    index.check(&headers).map_err(|e| SlicerError::checkpoint(location, e))?;
-    Ok(headers)
+async fn json(location: &Location, folder: &Folder, file: &str) -> Result<Value, SlicerError> {
+    let bytes = folder.read(file, MAX_CONFIG_BYTES).await?;
+    let bad = |problem: String| BadCheckpoint::Json { file: file.to_owned(), problem };
+    serde_json::from_slice(&bytes).map_err(|e| SlicerError::checkpoint(location, bad(e.to_string())))
 }
 
-/// The header of one file, in two reads at most.
-async fn header(
+/// The tensors of every file of weights. As transformers does, safetensors win over pickles, and a single file over
+/// an index.
+async fn headers(location: &Location, folder: &Arc<Folder>) -> Result<Vec<(String, Vec<HeaderTensor>)>, SlicerError> {
+    let source =
+        |name: &str| WeightsSource { location: location.clone(), folder: folder.clone(), name: name.to_owned() };
+    for (format, single) in [(ShardFormat::Safetensors, SINGLE_FILE), (ShardFormat::Pickle, SINGLE_PICKLE_FILE)] {
+        if folder.has(single) {
+            return Ok(vec![tensors(format, source(single)).await?]);
+        }
+        let index_file = format.index_file();
+        if !folder.has(index_file) {
+            continue;
+        }
+        let bytes = folder.read(index_file, MAX_INDEX_BYTES).await?;
+        let index = ShardIndex::parse(&bytes, format).map_err(|e| SlicerError::checkpoint(location, e))?;
+        let files: Vec<String> = index.files().into_iter().map(str::to_owned).collect();
+        if let Some(file) = files.iter().find(|file| !folder.has(file)) {
+            let hint = format!(", though {index_file} names it");
+            return Err(SlicerError::checkpoint(location, BadCheckpoint::MissingFile { file: file.clone(), hint }));
+        }
+        let at_once = match format {
+            ShardFormat::Safetensors => HEADERS_AT_ONCE,
+            ShardFormat::Pickle => PICKLES_AT_ONCE,
+        };
+        let headers: Vec<_> = futures::stream::iter(files)
+            .map(|file| tensors(format, source(&file)))
+            .buffered(at_once)
+            .try_collect()
+            .await?;
+        index.check(&headers).map_err(|e| SlicerError::checkpoint(location, e))?;
+        return Ok(headers);
+    }
+    let hint = format!(", and so are {INDEX_FILE}, {SINGLE_PICKLE_FILE} and {PICKLE_INDEX_FILE}");
+    Err(SlicerError::checkpoint(location, BadCheckpoint::MissingFile { file: SINGLE_FILE.to_owned(), hint }))
+}
+
+async fn tensors(format: ShardFormat, file: WeightsSource) -> Result<(String, Vec<HeaderTensor>), SlicerError> {
+    match format {
+        ShardFormat::Safetensors => safetensors::tensors(file).await,
+        ShardFormat::Pickle => {
+            let (_, tensors) = archive::read(&file, StateDict::parse, |state_dict| state_dict).await?;
+            Ok((file.name, tensors))
+        }
+    }
+}
+
+/// One file of weights.
+#[derive(Debug, Clone)]
+struct WeightsSource {
     location: Location,
     folder: Arc<Folder>,
-    file: String,
-) -> Result<(String, SafetensorsHeader), SlicerError> {
-    let file_bytes = folder.files().iter().find(|f| f.name == file).map_or(0, |f| f.size_bytes);
-    let read = async |range: std::ops::Range<u64>| -> Result<Bytes, SlicerError> {
-        let bytes = folder.read_range(&file, range.clone()).await?;
+    name: String,
+}
+
+impl WeightsSource {
+    fn size_bytes(&self) -> u64 {
+        self.folder.files().iter().find(|f| f.name == self.name).map_or(0, |f| f.size_bytes)
+    }
+
+    /// All of `range`.
+    async fn read(&self, range: Range<u64>) -> Result<Bytes, SlicerError> {
+        let bytes = self.folder.read_range(&self.name, range.clone()).await?;
         let (start, end, got) = (range.start, range.end, bytes.len() as u64);
         if got == end - start {
             return Ok(bytes);
         }
-        Err(SlicerError::checkpoint(&location, BadCheckpoint::ShortRead { file: file.clone(), start, end, got }))
-    };
-    let bad = |problem| SlicerError::checkpoint(&location, BadCheckpoint::Header { file: file.clone(), problem });
-    // An empty range is no request that a store understands.
-    let first = if file_bytes == 0 { Bytes::new() } else { read(0..file_bytes.min(FIRST_READ_BYTES)).await? };
-    let json_bytes = SafetensorsHeader::length(&first, file_bytes).map_err(bad)?;
-    let end = PREFIX_BYTES + json_bytes;
-    let json = if end <= first.len() as u64 {
-        first.slice(PREFIX_BYTES as usize..end as usize)
-    } else {
-        read(PREFIX_BYTES..end).await?
-    };
-    let header = SafetensorsHeader::parse(&json, file_bytes).map_err(bad)?;
-    Ok((file, header))
+        Err(self.bad(BadCheckpoint::ShortRead { file: self.name.clone(), start, end, got }))
+    }
+
+    fn bad(&self, problem: BadCheckpoint) -> SlicerError {
+        SlicerError::checkpoint(&self.location, problem)
+    }
 }

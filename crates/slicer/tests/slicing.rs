@@ -333,6 +333,7 @@ async fn bad_input_fails_for_good_and_says_what() {
     std::fs::remove_file(house.dir.path().join("shardless/model-00002-of-00003.safetensors")).unwrap();
     let pickled = bad("pickled");
     std::fs::rename(pickled.join("model.safetensors"), pickled.join("pytorch_model.bin")).unwrap();
+    std::fs::remove_file(bad("weightless").join("model.safetensors")).unwrap();
     std::fs::create_dir(house.dir.path().join("nothing")).unwrap();
     std::fs::write(house.dir.path().join("nothing/notes.txt"), "x").unwrap();
 
@@ -349,8 +350,9 @@ async fn bad_input_fails_for_good_and_says_what() {
         ("tokenizer", "tokenizer.json) has 33 entries but the token embedding has only 32 rows"),
         ("not-json", "config.json: EOF while parsing"),
         ("shardless", "model-00002-of-00003.safetensors is missing, though model.safetensors.index.json names it"),
-        ("pickled", "pickled weights are not read"),
+        ("pickled", "pytorch_model.bin is not a zip archive, or is truncated: it has no end record"),
         ("nothing", "config.json is missing"),
+        ("weightless", "model.safetensors is missing, and so are model.safetensors.index.json, pytorch_model.bin and"),
     ];
     for (name, expected) in cases {
         failed_for_good(&house, first(house.location(name), 1), &[expected, name]).await;

@@ -6,8 +6,8 @@ use inheritune_api::client::Client;
 use inheritune_api::v1;
 use uuid::Uuid;
 
-use super::{absent, connect, location, page, print, say, screen};
-use crate::args::{ArtifactCommand, ArtifactKind, Global, Output};
+use super::{absent, connect, job, location, page, print, say, screen};
+use crate::args::{ArtifactCommand, ArtifactKind, Global, ImportCheckpoint, Output};
 use crate::export::{self, Existing};
 use crate::failure::Failure;
 use crate::screen::Screen;
@@ -26,6 +26,7 @@ pub(super) async fn run(global: &Global, command: ArtifactCommand) -> Result<(),
             let artifact = reply.artifact.ok_or_else(|| absent("artifact"))?;
             print(global, &artifact, "Artifact", |artifact| show::artifact(artifact, &[]))
         }
+        ArtifactCommand::Import(args) => import(global, args).await,
         ArtifactCommand::Get { id } => {
             let reply = get(&connect(global).await?, id).await?;
             print(global, &reply, "GetArtifactResponse", |r| {
@@ -52,6 +53,44 @@ pub(super) async fn run(global: &Global, command: ArtifactCommand) -> Result<(),
             }
         }
     }
+}
+
+/// A slice job of all layers; how many there are is asked first.
+async fn import(global: &Global, args: ImportCheckpoint) -> Result<(), Failure> {
+    let checkpoint = location(&args.checkpoint)?;
+    let client = connect(global).await?;
+    let request = v1::InspectRequest { checkpoint: checkpoint.clone() };
+    let config = client.slicing().inspect(request).await?.into_inner().config.ok_or_else(|| absent("config"))?;
+    let label = if args.label.is_empty() { import_label(&checkpoint) } else { args.label };
+    let reference = v1::CheckpointSource { checkpoint, layers: config.n_layers, ..v1::CheckpointSource::default() };
+    let source = Some(v1::slice_spec::Source::Reference(reference));
+    let spec = v1::job_spec::Spec::Slice(v1::SliceSpec { source, ..v1::SliceSpec::default() });
+    let request = v1::SubmitJobRequest {
+        label,
+        spec: Some(v1::JobSpec { spec: Some(spec) }),
+        priority: 0,
+        retry: None,
+        request_id: args.request_id.unwrap_or_else(Uuid::new_v4).to_string(),
+    };
+    let submitted = job::submitted(&client, request).await?;
+    if !args.watch {
+        return job::print_submitted(global, &submitted);
+    }
+    let done = job::followed(global, &client, submitted.id.parse().map_err(|_| absent("job id"))?).await?;
+    let Some(v1::job_outcome::Outcome::Sliced(sliced)) = done.outcome.and_then(|outcome| outcome.outcome) else {
+        return Err(absent("imported checkpoint"));
+    };
+    let id = sliced.checkpoint_artifact_id.parse().map_err(|_| absent("artifact id"))?;
+    let artifact = get(&client, id).await?.artifact.ok_or_else(|| absent("artifact"))?;
+    print(global, &artifact, "Artifact", |artifact| show::artifact(artifact, &[]))
+}
+
+/// Short enough for a label whatever the location; its end tells most.
+fn import_label(checkpoint: &str) -> String {
+    const MAX_CHARS: usize = 150;
+    let skipped = checkpoint.chars().count().saturating_sub(MAX_CHARS);
+    let end: String = checkpoint.chars().skip(skipped).collect();
+    format!("import {}{end}", if skipped > 0 { "…" } else { "" })
 }
 
 /// What `--force` means.

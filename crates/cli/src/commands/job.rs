@@ -66,18 +66,37 @@ async fn submit(global: &Global, args: SubmitJob) -> Result<(), Failure> {
         request_id: args.request_id.unwrap_or_else(Uuid::new_v4).to_string(),
     };
     let client = connect(global).await?;
-    let job = client.jobs().submit_job(request).await?.into_inner().job.ok_or_else(|| absent("job"))?;
+    let job = submitted(&client, request).await?;
     if !args.watch {
-        return print(global, &job, "Job", |job| {
-            format!("{}\n\nFollow it with: inheritune job watch {}", show::job(job), job.id)
-        });
+        return print_submitted(global, &job);
     }
     follow(global, &client, job.id.parse().map_err(|_| absent("job id"))?).await
+}
+
+/// Hands a job in.
+pub(super) async fn submitted(client: &Client, request: v1::SubmitJobRequest) -> Result<v1::Job, Failure> {
+    client.jobs().submit_job(request).await?.into_inner().job.ok_or_else(|| absent("job"))
+}
+
+/// Prints a job that nobody follows.
+pub(super) fn print_submitted(global: &Global, job: &v1::Job) -> Result<(), Failure> {
+    print(global, job, "Job", |job| format!("{}\n\nFollow it with: inheritune job watch {}", show::job(job), job.id))
 }
 
 async fn follow(global: &Global, client: &Client, id: Uuid) -> Result<(), Failure> {
     let job = watch::job(client, id, &mut screen(global)).await?;
     print(global, &job, "Job", show::job)?;
+    check_succeeded(&job)
+}
+
+/// Follows a job to its end, which must be a good one.
+pub(super) async fn followed(global: &Global, client: &Client, id: Uuid) -> Result<v1::Job, Failure> {
+    let job = watch::job(client, id, &mut screen(global)).await?;
+    check_succeeded(&job)?;
+    Ok(job)
+}
+
+fn check_succeeded(job: &v1::Job) -> Result<(), Failure> {
     if job.status() == v1::JobStatus::Succeeded {
         return Ok(());
     }

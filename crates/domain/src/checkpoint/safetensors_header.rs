@@ -232,6 +232,12 @@ impl SafetensorsHeader {
     }
 }
 
+impl AsRef<[HeaderTensor]> for SafetensorsHeader {
+    fn as_ref(&self) -> &[HeaderTensor] {
+        &self.tensors
+    }
+}
+
 /// One tensor of a file that is to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewTensor<'a> {

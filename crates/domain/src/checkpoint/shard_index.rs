@@ -1,4 +1,5 @@
-//! `model.safetensors.index.json`: which tensor of a sharded checkpoint is in which file.
+//! `model.safetensors.index.json` and `pytorch_model.bin.index.json`: which tensor of a sharded checkpoint is in
+//! which file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -6,21 +7,50 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
-use super::safetensors_header::{MAX_TENSORS, SafetensorsHeader, check_name, shortened};
+use super::safetensors_header::{HeaderTensor, MAX_TENSORS, check_name, shortened};
 
 #[cfg(test)]
 mod tests;
 
-/// The index's name in a checkpoint.
+/// The index's name in a checkpoint of safetensors.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
+/// The index's name in a checkpoint of pickles.
+pub const PICKLE_INDEX_FILE: &str = "pytorch_model.bin.index.json";
 /// Longest index.
 pub const MAX_INDEX_BYTES: u64 = 16 << 20;
 /// Most shards of a checkpoint.
 pub const MAX_SHARDS: usize = 1024;
 
+/// What the shards of a checkpoint are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShardFormat {
+    /// `model-00001-of-00002.safetensors`.
+    Safetensors,
+    /// `pytorch_model-00001-of-00002.bin`.
+    Pickle,
+}
+
+impl ShardFormat {
+    /// The index's name.
+    pub fn index_file(self) -> &'static str {
+        match self {
+            Self::Safetensors => INDEX_FILE,
+            Self::Pickle => PICKLE_INDEX_FILE,
+        }
+    }
+
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Safetensors => ".safetensors",
+            Self::Pickle => ".bin",
+        }
+    }
+}
+
 /// A parsed index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShardIndex {
+    format: ShardFormat,
     weight_map: BTreeMap<String, String>,
 }
 
@@ -28,14 +58,18 @@ pub struct ShardIndex {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IndexError {
     /// Not the JSON that it must be.
-    #[error("{INDEX_FILE}: {problem}")]
+    #[error("{index}: {problem}")]
     NotValid {
+        /// The index.
+        index: &'static str,
         /// What is wrong.
         problem: String,
     },
     /// The index and a shard disagree.
-    #[error("{INDEX_FILE}: tensor `{tensor}` {problem}")]
+    #[error("{index}: tensor `{tensor}` {problem}")]
     Tensor {
+        /// The index.
+        index: &'static str,
         /// Its name.
         tensor: String,
         /// What is wrong.
@@ -48,8 +82,9 @@ impl ShardIndex {
     ///
     /// # Errors
     /// [`IndexError`]: bad JSON, too many entries, or a file name that leaves the folder.
-    pub fn parse(json: &[u8]) -> Result<Self, IndexError> {
-        let invalid = |problem: String| IndexError::NotValid { problem };
+    pub fn parse(json: &[u8], format: ShardFormat) -> Result<Self, IndexError> {
+        let (index, extension) = (format.index_file(), format.extension());
+        let invalid = |problem: String| IndexError::NotValid { index, problem };
         #[derive(Deserialize)]
         #[serde(expecting = "an object with `weight_map`")]
         struct Raw {
@@ -63,17 +98,17 @@ impl ShardIndex {
         for (name, file) in &weight_map {
             check_name(name).map_err(|e| invalid(e.to_string()))?;
             let plain = file.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
-            if !plain || !file.ends_with(".safetensors") || file.starts_with('.') {
-                let problem = format!("is mapped to `{}`, which is not a .safetensors file name", shortened(file));
-                return Err(IndexError::Tensor { tensor: name.clone(), problem });
+            if !plain || !file.ends_with(extension) || file.starts_with('.') {
+                let problem = format!("is mapped to `{}`, which is not a {extension} file name", shortened(file));
+                return Err(IndexError::Tensor { index, tensor: name.clone(), problem });
             }
         }
-        let index = Self { weight_map };
-        let shards = index.files().len();
+        let parsed = Self { format, weight_map };
+        let shards = parsed.files().len();
         if shards > MAX_SHARDS {
             return Err(invalid(format!("names {shards} shards; at most {MAX_SHARDS} are allowed")));
         }
-        Ok(index)
+        Ok(parsed)
     }
 
     /// The shards, sorted, each once.
@@ -86,13 +121,14 @@ impl ShardIndex {
     ///
     /// # Errors
     /// The first tensor that is not where the index says, or that the index does not map to its shard.
-    pub fn check(&self, shards: &[(String, SafetensorsHeader)]) -> Result<(), IndexError> {
+    pub fn check<T: AsRef<[HeaderTensor]>>(&self, shards: &[(String, T)]) -> Result<(), IndexError> {
+        let index = self.format.index_file();
         let mut held = BTreeSet::new();
         for (file, header) in shards {
-            for tensor in header.tensors() {
+            for tensor in header.as_ref() {
                 if self.weight_map.get(&tensor.name) != Some(file) {
                     let problem = format!("is in {file} but not mapped to it");
-                    return Err(IndexError::Tensor { tensor: tensor.name.clone(), problem });
+                    return Err(IndexError::Tensor { index, tensor: tensor.name.clone(), problem });
                 }
                 held.insert((file.as_str(), tensor.name.as_str()));
             }
@@ -100,7 +136,7 @@ impl ShardIndex {
         for (name, file) in &self.weight_map {
             if !held.contains(&(file.as_str(), name.as_str())) {
                 let problem = format!("is mapped to {file}, which does not hold it");
-                return Err(IndexError::Tensor { tensor: name.clone(), problem });
+                return Err(IndexError::Tensor { index, tensor: name.clone(), problem });
             }
         }
         Ok(())

@@ -4,7 +4,7 @@
 //! it out is the slicer's work. Paper: "Inherit" of Algorithm 1; which tensors count is
 //! [`InheritSet`]'s choice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::decoder_config::{DecoderConfig, Init, MAX_LAYERS, NameInFile, TensorRole, TensorSpec};
 use super::layer_map::{InheritSet, LayerMap};
-use super::safetensors_header::{Dtype, SafetensorsHeader};
+use super::safetensors_header::{Dtype, HeaderTensor};
 use crate::id::LayerCount;
 use crate::spec::LayerMapRule;
 use crate::violation::Violations;
@@ -31,8 +31,44 @@ pub struct SourceTensor {
     pub dtype: Dtype,
     /// Its dimensions, those of the tensor it means.
     pub shape: Vec<u64>,
-    /// Its bytes, counted from the start of the file.
+    /// Its bytes, counted from the start of the file; those of a fused tensor that it is a part of.
     pub bytes: Range<u64>,
+    /// How its numbers are taken from them.
+    pub reading: Reading,
+}
+
+impl SourceTensor {
+    /// Bytes of its numbers; less than those of a fused tensor.
+    pub fn size_bytes(&self) -> u64 {
+        // Held against the config's shape, whose sizes fit in 64 bits.
+        self.shape.iter().product::<u64>() * self.dtype.size_bytes()
+    }
+
+    /// A tensor that is in `file` as it is meant.
+    pub fn whole(file: &str, tensor: &HeaderTensor) -> Self {
+        let HeaderTensor { name, dtype, shape, bytes } = tensor.clone();
+        Self { name, file: file.to_owned(), dtype, shape, bytes, reading: Reading::Whole }
+    }
+}
+
+/// How a tensor's numbers are taken from its bytes in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// All of them, as they are.
+    Whole,
+    /// The file has it as [columns, rows]: `nn.Linear` where Hugging Face has `Conv1D`.
+    Transposed,
+    /// Some rows of a fused tensor, one part after another.
+    Parts {
+        /// Where the first part begins, counted from the start of the fused tensor's bytes.
+        first: u64,
+        /// Bytes of a part.
+        length: u64,
+        /// Bytes from the start of one part to the start of the next.
+        step: u64,
+        /// How many parts there are.
+        count: u64,
+    },
 }
 
 /// Every learned tensor of a checkpoint, under its canonical name: complete, of the right shapes.
@@ -40,6 +76,8 @@ pub struct SourceTensor {
 pub struct Inventory {
     config: DecoderConfig,
     tensors: BTreeMap<String, SourceTensor>,
+    /// Canonical names of tensors that the model computes without, which is as if they were zero.
+    zeros: BTreeSet<String>,
 }
 
 /// Which checkpoint a tensor is copied from.
@@ -64,7 +102,7 @@ impl fmt::Display for Source {
 /// Where one target tensor comes from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Origin {
-    /// These bytes, unchanged.
+    /// These numbers, unchanged.
     Copied {
         /// Of this checkpoint.
         source: Source,
@@ -98,7 +136,7 @@ impl Placement {
     /// Bytes it will take in the target's file; 0 for a tied one.
     pub fn size_bytes(&self) -> u64 {
         match &self.origin {
-            Origin::Copied { tensor, .. } => tensor.bytes.end - tensor.bytes.start,
+            Origin::Copied { tensor, .. } => tensor.size_bytes(),
             Origin::Tied { .. } => 0,
             Origin::Fresh { .. } => self.target.shape.iter().product::<u64>() * self.dtype.size_bytes(),
         }
@@ -200,51 +238,67 @@ impl Inventory {
     ///
     /// # Errors
     /// The first tensor that is unknown, there twice, of another shape, not of a type for weights, or missing.
-    pub fn new(config: DecoderConfig, files: &[(String, SafetensorsHeader)]) -> Result<Self, PlanError> {
-        let specs: BTreeMap<String, TensorSpec> =
-            config.tensors().into_iter().map(|spec| (spec.name.clone(), spec)).collect();
-        let mut tensors: BTreeMap<String, SourceTensor> = BTreeMap::new();
+    pub fn new<T: AsRef<[HeaderTensor]>>(config: DecoderConfig, files: &[(String, T)]) -> Result<Self, PlanError> {
+        let mut found = Vec::new();
         for (file, header) in files {
-            for tensor in header.tensors() {
-                let error =
-                    |problem: String| PlanError::Tensor { file: file.clone(), tensor: tensor.name.clone(), problem };
+            for tensor in header.as_ref() {
                 let canonical = match config.name_in_file(&tensor.name) {
                     NameInFile::Tensor(canonical) => canonical,
                     NameInFile::Buffer => continue,
                     NameInFile::Unknown => {
                         let (layers, family) = (config.n_layers, config.family.as_str());
-                        return Err(error(format!("is unknown in the {family} family with {layers} layers")));
+                        let problem = format!("is unknown in the {family} family with {layers} layers");
+                        return Err(PlanError::Tensor { file: file.clone(), tensor: tensor.name.clone(), problem });
                     }
                 };
-                let Some(spec) = specs.get(&canonical) else {
-                    return Err(error("is unknown".to_owned()));
-                };
-                if tensor.shape != spec.shape {
-                    return Err(error(format!("has shape {:?}; config.json makes it {:?}", tensor.shape, spec.shape)));
-                }
-                if !tensor.dtype.is_learned() {
-                    return Err(error(format!("has dtype {}; weights must be F32, F16 or BF16", tensor.dtype)));
-                }
-                // Some savers store the tied head once more; the embedding is what counts.
-                if spec.tied_to.is_some() {
-                    continue;
-                }
-                let found = SourceTensor {
-                    name: tensor.name.clone(),
-                    file: file.clone(),
-                    dtype: tensor.dtype,
-                    shape: tensor.shape.clone(),
-                    bytes: tensor.bytes.clone(),
-                };
-                if let Some(first) = tensors.insert(canonical, found) {
-                    return Err(error(format!("is there twice: also as `{}` in {}", first.name, first.file)));
-                }
+                found.push((canonical, SourceTensor::whole(file, tensor)));
             }
         }
-        let missing =
-            config.tensors().into_iter().filter(|spec| spec.tied_to.is_none() && !tensors.contains_key(&spec.name));
+        Self::from_tensors(config, found, BTreeSet::new())
+    }
+
+    /// The same from tensors whose canonical names are known already. `zeros` are canonical names of tensors that
+    /// the model computes without.
+    ///
+    /// # Errors
+    /// As [`Inventory::new`].
+    pub fn from_tensors(
+        config: DecoderConfig,
+        found: Vec<(String, SourceTensor)>,
+        zeros: BTreeSet<String>,
+    ) -> Result<Self, PlanError> {
+        let specs: BTreeMap<String, TensorSpec> =
+            config.tensors().into_iter().map(|spec| (spec.name.clone(), spec)).collect();
+        let mut tensors: BTreeMap<String, SourceTensor> = BTreeMap::new();
+        for (canonical, found) in found {
+            let error = |problem: String| {
+                Err(PlanError::Tensor { file: found.file.clone(), tensor: found.name.clone(), problem })
+            };
+            let Some(spec) = specs.get(&canonical) else {
+                return error("is unknown".to_owned());
+            };
+            if found.shape != spec.shape {
+                return error(format!("has shape {:?}; config.json makes it {:?}", found.shape, spec.shape));
+            }
+            if !found.dtype.is_learned() {
+                return error(format!("has dtype {}; weights must be F32, F16 or BF16", found.dtype));
+            }
+            if zeros.contains(&canonical) {
+                return error("is there, though the model's settings say that it is not".to_owned());
+            }
+            // Some savers store the tied head once more; the embedding is what counts.
+            if spec.tied_to.is_some() {
+                continue;
+            }
+            if let Some(first) = tensors.get(&canonical) {
+                return error(format!("is there twice: also as `{}` in {}", first.name, first.file));
+            }
+            tensors.insert(canonical, found);
+        }
+        let is_there = |spec: &TensorSpec| tensors.contains_key(&spec.name) || zeros.contains(&spec.name);
+        let missing = config.tensors().into_iter().filter(|spec| spec.tied_to.is_none() && !is_there(spec));
         let missing: Vec<String> = missing.map(|spec| spec.name).collect();
-        if missing.is_empty() { Ok(Self { config, tensors }) } else { Err(missing_tensors(&config, missing)) }
+        if missing.is_empty() { Ok(Self { config, tensors, zeros }) } else { Err(missing_tensors(&config, missing)) }
     }
 
     /// The checkpoint's shape.
@@ -255,6 +309,12 @@ impl Inventory {
     /// The tensor of this canonical name; none for a tied one.
     pub fn tensor(&self, canonical: &str) -> Option<&SourceTensor> {
         self.tensors.get(canonical)
+    }
+
+    /// The type of the token embedding: that of a tensor that the file does not have.
+    fn common_dtype(&self) -> Dtype {
+        let embedding = self.config.tensors().into_iter().find(|spec| spec.role == TensorRole::TokenEmbedding);
+        embedding.and_then(|spec| self.tensor(&spec.name)).map_or(Dtype::F32, |tensor| tensor.dtype)
     }
 
     /// Canonical names and tensors, by name.
@@ -428,6 +488,10 @@ fn place(target: TensorSpec, config: &DecoderConfig, from: &Inheritance<'_>) -> 
         let tensor = previous.tensor(&target.name).ok_or_else(|| missing(&target.name, &previous.config))?.clone();
         let dtype = tensor.dtype;
         return Ok(Placement { target, dtype, origin: Origin::Copied { source: Source::Previous, tensor } });
+    }
+    if from.reference.zeros.contains(&reference_name) {
+        let dtype = from.reference.common_dtype();
+        return Ok(Placement { target, dtype, origin: Origin::Fresh { init: Init::Zeros } });
     }
     let tensor =
         from.reference.tensor(&reference_name).ok_or_else(|| missing(&reference_name, &from.reference.config))?;

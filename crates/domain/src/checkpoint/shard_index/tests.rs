@@ -3,7 +3,7 @@
 use expect_test::{Expect, expect};
 
 use super::*;
-use crate::checkpoint::safetensors_header::{Dtype, NewTensor, write_header};
+use crate::checkpoint::safetensors_header::{Dtype, NewTensor, SafetensorsHeader, write_header};
 
 #[test]
 fn an_index() {
@@ -21,6 +21,7 @@ fn an_index() {
     };
     let index = ShardIndex::parse(
         br#"{"metadata":{"total_size":3},"weight_map":{"a":"m-1.safetensors","b":"m-2.safetensors","c":"m-1.safetensors"}}"#,
+        ShardFormat::Safetensors,
     )
     .unwrap();
     assert_eq!(index.files(), ["m-1.safetensors", "m-2.safetensors"]);
@@ -34,8 +35,9 @@ fn an_index() {
 
 #[test]
 fn a_bad_index() {
-    let check =
-        |json: &str, expected: Expect| expected.assert_eq(&ShardIndex::parse(json.as_bytes()).unwrap_err().to_string());
+    let check = |json: &str, expected: Expect| {
+        expected.assert_eq(&ShardIndex::parse(json.as_bytes(), ShardFormat::Safetensors).unwrap_err().to_string())
+    };
     check(
         "[]",
         expect![
@@ -44,7 +46,8 @@ fn a_bad_index() {
     );
     check(r#"{"weight_map":{}}"#, expect!["model.safetensors.index.json: `weight_map` is empty"]);
     for file in ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "model.bin", ".safetensors", ""] {
-        let error = ShardIndex::parse(format!(r#"{{"weight_map":{{"w":"{file}"}}}}"#).as_bytes()).unwrap_err();
+        let json = format!(r#"{{"weight_map":{{"w":"{file}"}}}}"#);
+        let error = ShardIndex::parse(json.as_bytes(), ShardFormat::Safetensors).unwrap_err();
         assert!(error.to_string().contains("which is not a .safetensors file name"), "{file}: {error}");
     }
     check(
@@ -56,4 +59,15 @@ fn a_bad_index() {
         &format!(r#"{{"weight_map":{{{}}}}}"#, many.join(",")),
         expect!["model.safetensors.index.json: names 1025 shards; at most 1024 are allowed"],
     );
+}
+
+#[test]
+fn an_index_of_pickles() {
+    let parse = |file: &str| {
+        let json = format!(r#"{{"weight_map":{{"w":"{file}"}}}}"#);
+        ShardIndex::parse(json.as_bytes(), ShardFormat::Pickle).map_err(|e| e.to_string())
+    };
+    assert_eq!(parse("pytorch_model-00001-of-00002.bin").unwrap().files(), ["pytorch_model-00001-of-00002.bin"]);
+    expect!["pytorch_model.bin.index.json: tensor `w` is mapped to `m.safetensors`, which is not a .bin file name"]
+        .assert_eq(&parse("m.safetensors").unwrap_err());
 }

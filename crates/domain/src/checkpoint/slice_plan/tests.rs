@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::checkpoint::decoder_config::{Architecture, Family};
-use crate::checkpoint::safetensors_header::{NewTensor, write_header};
+use crate::checkpoint::safetensors_header::{NewTensor, SafetensorsHeader, write_header};
 
 /// Name, type and shape of a tensor in a file.
 type Listed = (String, Dtype, Vec<u64>);
@@ -393,6 +393,7 @@ proptest! {
                     prop_assert_eq!(&tensor.shape, &placement.target.shape);
                     prop_assert_eq!(tensor.dtype, by_name[tensor.name.as_str()].1);
                     prop_assert_eq!(tensor.bytes.end - tensor.bytes.start, placement.size_bytes());
+                    prop_assert_eq!(tensor.reading, Reading::Whole);
                     prop_assert!(tensor.bytes.end <= file_bytes);
                     if let TensorRole::Block { layer, .. } = placement.target.role {
                         let kept = sources[layer as usize];

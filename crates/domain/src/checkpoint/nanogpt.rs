@@ -1,0 +1,143 @@
+//! nanoGPT's `ckpt.pt`: GPT-2 with its settings, its weights and the optimizer's state in one pickle.
+//!
+//! Source: `train.py` and `model.py` of karpathy/nanoGPT. Three things differ from Hugging Face's GPT-2. Names may
+//! start with `_orig_mod.` (torch.compile). Projections are `nn.Linear`, [out, in], where Hugging Face has Conv1D,
+//! [in, out]: they are transposed while they are copied. With `bias = False` there are no biases: they become zeros,
+//! which compute the same. nanoGPT's GELU is exact since 2023 and was the tanh form before; Hugging Face's config
+//! says the latter, and the two differ by less than 0.001.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value as Json};
+
+use super::decoder_config::{DecoderConfig, NameInFile};
+use super::pickle::{Pickle, Value};
+use super::safetensors_header::{HeaderTensor, shortened};
+use super::slice_plan::{Inventory, PlanError, Reading, SourceTensor};
+use super::torch_archive::{ArchiveError, StateDict};
+
+#[cfg(test)]
+mod tests;
+
+/// The file's name.
+pub const NANOGPT_FILE: &str = "ckpt.pt";
+
+/// What torch.compile puts before every name.
+pub(super) const COMPILED: &str = "_orig_mod.";
+const HEAD: &str = "lm_head.weight";
+const EMBEDDING: &str = "transformer.wte.weight";
+/// What nanoGPT calls a setting, and what Hugging Face does.
+const KEYS: [(&str, &str); 5] = [
+    ("n_layer", "n_layer"),
+    ("n_head", "n_head"),
+    ("n_embd", "n_embd"),
+    ("block_size", "n_positions"),
+    ("vocab_size", "vocab_size"),
+];
+const PROJECTIONS: [&str; 4] = [".attn.c_attn.weight", ".attn.c_proj.weight", ".mlp.c_fc.weight", ".mlp.c_proj.weight"];
+
+/// A `ckpt.pt`, without its numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NanoGpt {
+    config: DecoderConfig,
+    has_biases: bool,
+    state_dict: StateDict,
+}
+
+impl NanoGpt {
+    /// Reads the pickle.
+    ///
+    /// # Errors
+    /// [`ArchiveError`]: the pickle's own, a setting that is missing or would change what the model computes, or what
+    /// [`StateDict::of`] refuses.
+    pub fn parse(pickle: &[u8]) -> Result<Self, ArchiveError> {
+        let pickle = Pickle::parse(pickle)?;
+        let not = |problem: String| ArchiveError::NotCheckpoint { problem };
+        let entry = |name: &str| {
+            let entries = pickle.dict(pickle.root())?;
+            entries.iter().find(|(key, _)| *key == Value::Text(name)).map(|(_, value)| *value)
+        };
+        let (Some(model), Some(args)) = (entry("model"), entry("model_args")) else {
+            return Err(not("nanoGPT's has `model` and `model_args`".to_owned()));
+        };
+        let Some(args) = pickle.dict(args) else {
+            return Err(not(format!("`model_args` is {}, not a dict", pickle.kind(args))));
+        };
+        let mut keys = Map::from_iter([("model_type".to_owned(), Json::from("gpt2"))]);
+        let mut has_biases = true;
+        for (key, value) in args {
+            let known = KEYS.iter().find(|(theirs, _)| *key == Value::Text(theirs)).map(|(_, ours)| *ours);
+            match (key, known, value) {
+                (_, Some(ours), Value::Int(number)) => drop(keys.insert(ours.to_owned(), (*number).into())),
+                (Value::Text("bias"), _, Value::Bool(bias)) => has_biases = *bias,
+                (Value::Text(key @ "scale_attn_by_inverse_layer_idx"), _, Value::Bool(scale)) => {
+                    keys.insert((*key).to_owned(), (*scale).into());
+                }
+                // Of training only.
+                (Value::Text("dropout"), ..) => {}
+                (Value::Text(key), ..) => {
+                    let (key, kind) = (shortened(key), pickle.kind(*value));
+                    return Err(not(format!("its model_args have `{key}`, {kind}, which is not known")));
+                }
+                _ => return Err(not("its model_args have a key that is no name".to_owned())),
+            }
+        }
+        let config = DecoderConfig::from_hf(&Json::Object(keys));
+        let config =
+            config.map_err(|e| not(format!("its model_args, in Hugging Face's names, are not usable: {e}")))?;
+        Ok(Self { config, has_biases, state_dict: StateDict::of(&pickle, model)? })
+    }
+
+    /// A Hugging Face `config.json` for it. The ids are null: nanoGPT does not know its tokenizer.
+    pub fn config_json(&self) -> Json {
+        let mut json = self.config.to_hf();
+        if let Some(object) = json.as_object_mut() {
+            object.insert("bos_token_id".to_owned(), Json::Null);
+            object.insert("eos_token_id".to_owned(), Json::Null);
+        }
+        json
+    }
+
+    /// Its tensors.
+    pub fn state_dict(&self) -> &StateDict {
+        &self.state_dict
+    }
+
+    /// Its tensors as those of a Hugging Face GPT-2. `tensors` are [`StateDict::located`]'s, of the file `file`.
+    ///
+    /// # Errors
+    /// As [`Inventory::new`]; a head that is not the token embedding.
+    pub fn inventory(&self, file: &str, tensors: &[HeaderTensor]) -> Result<Inventory, PlanError> {
+        let specs = self.config.tensors();
+        let biases = specs.iter().filter(|spec| spec.name.ends_with(".bias")).map(|spec| spec.name.clone());
+        let zeros: BTreeSet<String> = if self.has_biases { BTreeSet::new() } else { biases.collect() };
+        let shapes: BTreeMap<&str, &[u64]> = specs.iter().map(|s| (s.name.as_str(), s.shape.as_slice())).collect();
+        let bare = |tensor: &HeaderTensor| tensor.name.strip_prefix(COMPILED).unwrap_or(&tensor.name).to_owned();
+        let embedding = tensors.iter().find(|tensor| bare(tensor) == EMBEDDING).map(|tensor| &tensor.bytes);
+        let mut found = Vec::new();
+        for tensor in tensors {
+            let error = |problem: String| {
+                Err(PlanError::Tensor { file: file.to_owned(), tensor: tensor.name.clone(), problem })
+            };
+            let canonical = match self.config.name_in_file(&bare(tensor)) {
+                NameInFile::Tensor(canonical) => canonical,
+                NameInFile::Buffer => continue,
+                NameInFile::Unknown => return error("is unknown in nanoGPT's GPT-2".to_owned()),
+            };
+            if canonical == HEAD && Some(&tensor.bytes) != embedding {
+                return error(format!("is not the same numbers as `{EMBEDDING}`; only tied heads are read"));
+            }
+            let mut source = SourceTensor::whole(file, tensor);
+            if PROJECTIONS.iter().any(|end| canonical.ends_with(end)) {
+                let expected = shapes.get(canonical.as_str()).map(|shape| shape.iter().rev().copied().collect());
+                if expected.as_ref() != Some(&source.shape) {
+                    return error(format!("has shape {:?}, not {:?}", source.shape, expected.unwrap_or_default()));
+                }
+                source.shape.reverse();
+                source.reading = Reading::Transposed;
+            }
+            found.push((canonical, source));
+        }
+        Inventory::from_tensors(self.config.clone(), found, zeros)
+    }
+}
