@@ -4,8 +4,6 @@
 //! query, key and value projections are one tensor, interleaved by group: for each key head its query heads, then the
 //! key head, then the value head. Rotary positions are in Hugging Face's form, so rows are copied as they are.
 
-use std::collections::BTreeSet;
-
 use serde_json::{Value as Json, json};
 
 use super::decoder_config::{ConfigError, DecoderConfig, bad_key};
@@ -134,7 +132,7 @@ pub fn inventory(config: DecoderConfig, file: &str, tensors: &[HeaderTensor]) ->
             (_, None) => return error("is unknown in lit-gpt's Llama".to_owned()),
         }
     }
-    Inventory::from_tensors(config, found, BTreeSet::new())
+    Inventory::from_tensors(config, found)
 }
 
 /// Rows of the fused tensor: every query, key and value head.

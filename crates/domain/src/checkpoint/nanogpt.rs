@@ -2,11 +2,11 @@
 //!
 //! Source: `train.py` and `model.py` of karpathy/nanoGPT. Three things differ from Hugging Face's GPT-2. Names may
 //! start with `_orig_mod.` (torch.compile). Projections are `nn.Linear`, [out, in], where Hugging Face has Conv1D,
-//! [in, out]: they are transposed while they are copied. With `bias = False` there are no biases: they become zeros,
-//! which compute the same. nanoGPT's GELU is exact since 2023 and was the tanh form before; Hugging Face's config
-//! says the latter, and the two differ by less than 0.001.
+//! [in, out]: they are transposed while they are copied. With `bias = False` there are no biases, as in the paper's
+//! variant of the family (ADR 5). nanoGPT's GELU is exact since 2023 and was the tanh form before; Hugging Face's
+//! config says the latter, and the two differ by less than 0.001.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Value as Json};
 
@@ -40,7 +40,6 @@ const PROJECTIONS: [&str; 4] = [".attn.c_attn.weight", ".attn.c_proj.weight", ".
 #[derive(Debug, Clone, PartialEq)]
 pub struct NanoGpt {
     config: DecoderConfig,
-    has_biases: bool,
     state_dict: StateDict,
 }
 
@@ -64,14 +63,12 @@ impl NanoGpt {
             return Err(not(format!("`model_args` is {}, not a dict", pickle.kind(args))));
         };
         let mut keys = Map::from_iter([("model_type".to_owned(), Json::from("gpt2"))]);
-        let mut has_biases = true;
         for (key, value) in args {
             let known = KEYS.iter().find(|(theirs, _)| *key == Value::Text(theirs)).map(|(_, ours)| *ours);
             match (key, known, value) {
                 (_, Some(ours), Value::Int(number)) => drop(keys.insert(ours.to_owned(), (*number).into())),
-                (Value::Text("bias"), _, Value::Bool(bias)) => has_biases = *bias,
-                (Value::Text(key @ "scale_attn_by_inverse_layer_idx"), _, Value::Bool(scale)) => {
-                    keys.insert((*key).to_owned(), (*scale).into());
+                (Value::Text(key @ ("bias" | "scale_attn_by_inverse_layer_idx")), _, Value::Bool(setting)) => {
+                    keys.insert((*key).to_owned(), (*setting).into());
                 }
                 // Of training only.
                 (Value::Text("dropout"), ..) => {}
@@ -85,7 +82,7 @@ impl NanoGpt {
         let config = DecoderConfig::from_hf(&Json::Object(keys));
         let config =
             config.map_err(|e| not(format!("its model_args, in Hugging Face's names, are not usable: {e}")))?;
-        Ok(Self { config, has_biases, state_dict: StateDict::of(&pickle, model)? })
+        Ok(Self { config, state_dict: StateDict::of(&pickle, model)? })
     }
 
     /// A Hugging Face `config.json` for it. The ids are null: nanoGPT does not know its tokenizer.
@@ -109,8 +106,6 @@ impl NanoGpt {
     /// As [`Inventory::new`]; a head that is not the token embedding.
     pub fn inventory(&self, file: &str, tensors: &[HeaderTensor]) -> Result<Inventory, PlanError> {
         let specs = self.config.tensors();
-        let biases = specs.iter().filter(|spec| spec.name.ends_with(".bias")).map(|spec| spec.name.clone());
-        let zeros: BTreeSet<String> = if self.has_biases { BTreeSet::new() } else { biases.collect() };
         let shapes: BTreeMap<&str, &[u64]> = specs.iter().map(|s| (s.name.as_str(), s.shape.as_slice())).collect();
         let bare = |tensor: &HeaderTensor| tensor.name.strip_prefix(COMPILED).unwrap_or(&tensor.name).to_owned();
         let embedding = tensors.iter().find(|tensor| bare(tensor) == EMBEDDING).map(|tensor| &tensor.bytes);
@@ -138,6 +133,6 @@ impl NanoGpt {
             }
             found.push((canonical, source));
         }
-        Inventory::from_tensors(self.config.clone(), found, zeros)
+        Inventory::from_tensors(self.config.clone(), found)
     }
 }

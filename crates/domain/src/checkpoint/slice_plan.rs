@@ -4,7 +4,7 @@
 //! it out is the slicer's work. Paper: "Inherit" of Algorithm 1; which tensors count is
 //! [`InheritSet`]'s choice.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
@@ -76,8 +76,6 @@ pub enum Reading {
 pub struct Inventory {
     config: DecoderConfig,
     tensors: BTreeMap<String, SourceTensor>,
-    /// Canonical names of tensors that the model computes without, which is as if they were zero.
-    zeros: BTreeSet<String>,
 }
 
 /// Which checkpoint a tensor is copied from.
@@ -254,19 +252,14 @@ impl Inventory {
                 found.push((canonical, SourceTensor::whole(file, tensor)));
             }
         }
-        Self::from_tensors(config, found, BTreeSet::new())
+        Self::from_tensors(config, found)
     }
 
-    /// The same from tensors whose canonical names are known already. `zeros` are canonical names of tensors that
-    /// the model computes without.
+    /// The same from tensors whose canonical names are known already.
     ///
     /// # Errors
     /// As [`Inventory::new`].
-    pub fn from_tensors(
-        config: DecoderConfig,
-        found: Vec<(String, SourceTensor)>,
-        zeros: BTreeSet<String>,
-    ) -> Result<Self, PlanError> {
+    pub fn from_tensors(config: DecoderConfig, found: Vec<(String, SourceTensor)>) -> Result<Self, PlanError> {
         let specs: BTreeMap<String, TensorSpec> =
             config.tensors().into_iter().map(|spec| (spec.name.clone(), spec)).collect();
         let mut tensors: BTreeMap<String, SourceTensor> = BTreeMap::new();
@@ -283,9 +276,6 @@ impl Inventory {
             if !found.dtype.is_learned() {
                 return error(format!("has dtype {}; weights must be F32, F16 or BF16", found.dtype));
             }
-            if zeros.contains(&canonical) {
-                return error("is there, though the model's settings say that it is not".to_owned());
-            }
             // Some savers store the tied head once more; the embedding is what counts.
             if spec.tied_to.is_some() {
                 continue;
@@ -295,10 +285,10 @@ impl Inventory {
             }
             tensors.insert(canonical, found);
         }
-        let is_there = |spec: &TensorSpec| tensors.contains_key(&spec.name) || zeros.contains(&spec.name);
-        let missing = config.tensors().into_iter().filter(|spec| spec.tied_to.is_none() && !is_there(spec));
+        let is_there = |spec: &TensorSpec| spec.tied_to.is_some() || tensors.contains_key(&spec.name);
+        let missing = config.tensors().into_iter().filter(|spec| !is_there(spec));
         let missing: Vec<String> = missing.map(|spec| spec.name).collect();
-        if missing.is_empty() { Ok(Self { config, tensors, zeros }) } else { Err(missing_tensors(&config, missing)) }
+        if missing.is_empty() { Ok(Self { config, tensors }) } else { Err(missing_tensors(&config, missing)) }
     }
 
     /// The checkpoint's shape.
@@ -309,12 +299,6 @@ impl Inventory {
     /// The tensor of this canonical name; none for a tied one.
     pub fn tensor(&self, canonical: &str) -> Option<&SourceTensor> {
         self.tensors.get(canonical)
-    }
-
-    /// The type of the token embedding: that of a tensor that the file does not have.
-    fn common_dtype(&self) -> Dtype {
-        let embedding = self.config.tensors().into_iter().find(|spec| spec.role == TensorRole::TokenEmbedding);
-        embedding.and_then(|spec| self.tensor(&spec.name)).map_or(Dtype::F32, |tensor| tensor.dtype)
     }
 
     /// Canonical names and tensors, by name.
@@ -488,10 +472,6 @@ fn place(target: TensorSpec, config: &DecoderConfig, from: &Inheritance<'_>) -> 
         let tensor = previous.tensor(&target.name).ok_or_else(|| missing(&target.name, &previous.config))?.clone();
         let dtype = tensor.dtype;
         return Ok(Placement { target, dtype, origin: Origin::Copied { source: Source::Previous, tensor } });
-    }
-    if from.reference.zeros.contains(&reference_name) {
-        let dtype = from.reference.common_dtype();
-        return Ok(Placement { target, dtype, origin: Origin::Fresh { init: Init::Zeros } });
     }
     let tensor =
         from.reference.tensor(&reference_name).ok_or_else(|| missing(&reference_name, &from.reference.config))?;
