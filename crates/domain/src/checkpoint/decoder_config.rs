@@ -214,6 +214,13 @@ pub struct TensorSpec {
     pub tied_to: Option<String>,
 }
 
+impl TensorSpec {
+    /// A tensor that is tied to no other.
+    pub(super) fn new(name: &str, shape: &[u64], role: TensorRole, init: Init) -> Self {
+        Self { name: name.to_owned(), shape: shape.to_vec(), role, init, tied_to: None }
+    }
+}
+
 /// What a tensor name in a file means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NameInFile {

@@ -241,13 +241,7 @@ fn final_norm(c: &DecoderConfig) -> &'static str {
 pub(super) fn tensors(c: &DecoderConfig) -> Vec<TensorSpec> {
     let (d, vocab) = (u64::from(c.d_model), u64::from(c.vocab_size));
     let normal = Init::Normal { std: c.init_std };
-    let spec = |name: &str, shape: &[u64], role, init| TensorSpec {
-        name: name.to_owned(),
-        shape: shape.to_vec(),
-        role,
-        init,
-        tied_to: None,
-    };
+    let spec = TensorSpec::new;
     let mut all = vec![spec(EMBEDDING, &[vocab, d], TensorRole::TokenEmbedding, normal)];
     all.extend(block_parts::tensors(BLOCKS, c.n_layers.0, &parts(c)));
     all.push(spec(final_norm(c), &[d], TensorRole::FinalNorm, Init::Ones));

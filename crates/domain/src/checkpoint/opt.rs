@@ -120,13 +120,7 @@ pub(super) fn tensors(c: &DecoderConfig) -> Vec<TensorSpec> {
     let (d, vocab) = (u64::from(c.d_model), u64::from(c.vocab_size));
     let positions = u64::from(c.max_positions) + u64::from(POSITION_OFFSET);
     let normal = Init::Normal { std: c.init_std };
-    let spec = |name: &str, shape: &[u64], role, init| TensorSpec {
-        name: name.to_owned(),
-        shape: shape.to_vec(),
-        role,
-        init,
-        tied_to: None,
-    };
+    let spec = TensorSpec::new;
     let mut all = vec![
         spec(EMBEDDING, &[vocab, d], TensorRole::TokenEmbedding, normal),
         spec(POSITIONS, &[positions, d], TensorRole::PositionEmbedding, normal),
