@@ -89,8 +89,8 @@ impl Named<'_> {
             Family::Llama => self.llama_block(layer),
             Family::GptNeox => self.gpt_neox_block(layer),
             Family::Opt => self.opt_block(layer),
-            Family::Mpt => self.mpt_block(layer),
-            Family::MosaicGpt => self.mosaic_gpt_block(layer),
+            Family::Mpt => self.mpt_block(layer, ["norm_1", "norm_2", "ffn.up_proj", "ffn.down_proj"]),
+            Family::MosaicGpt => self.mpt_block(layer, ["ln_1", "ln_2", "mlp.mlp_up", "mlp.mlp_down"]),
         }
     }
 
@@ -160,23 +160,9 @@ impl Named<'_> {
         })
     }
 
-    fn mpt_block(&self, layer: u32) -> Result<Block, TchError> {
-        let at = |name: &str| format!("transformer.blocks.{layer}.{name}");
-        let projections = Projections::Fused { qkv: self.linear(&at("attn.Wqkv"))? };
-        Ok(Block {
-            attention_norm: self.layer_norm(&at("norm_1"))?,
-            attention: self.attention(layer, projections, self.linear(&at("attn.out_proj"))?),
-            mlp_norm: self.layer_norm(&at("norm_2"))?,
-            mlp: Mlp::Plain {
-                up: self.linear(&at("ffn.up_proj"))?,
-                activation: Activation::Gelu,
-                down: self.linear(&at("ffn.down_proj"))?,
-            },
-            residual: Residual::Sequential,
-        })
-    }
-
-    fn mosaic_gpt_block(&self, layer: u32) -> Result<Block, TchError> {
+    /// MPT as transformers has it, and `mosaic_gpt`: the same block under other names, the latter's with norms of
+    /// queries and keys.
+    fn mpt_block(&self, layer: u32, [attention_norm, mlp_norm, up, down]: [&str; 4]) -> Result<Block, TchError> {
         let at = |name: &str| format!("transformer.blocks.{layer}.{name}");
         let projections = Projections::Fused { qkv: self.linear(&at("attn.Wqkv"))? };
         let mut attention = self.attention(layer, projections, self.linear(&at("attn.out_proj"))?);
@@ -184,14 +170,10 @@ impl Named<'_> {
             attention.qk_norm = Some((self.layer_norm(&at("attn.q_ln"))?, self.layer_norm(&at("attn.k_ln"))?));
         }
         Ok(Block {
-            attention_norm: self.layer_norm(&at("ln_1"))?,
+            attention_norm: self.layer_norm(&at(attention_norm))?,
             attention,
-            mlp_norm: self.layer_norm(&at("ln_2"))?,
-            mlp: Mlp::Plain {
-                up: self.linear(&at("mlp.mlp_up"))?,
-                activation: Activation::Gelu,
-                down: self.linear(&at("mlp.mlp_down"))?,
-            },
+            mlp_norm: self.layer_norm(&at(mlp_norm))?,
+            mlp: Mlp::Plain { up: self.linear(&at(up))?, activation: Activation::Gelu, down: self.linear(&at(down))? },
             residual: Residual::Sequential,
         })
     }
