@@ -93,15 +93,22 @@ impl Decoder {
     /// A file that is missing, truncated or of an unknown family; a tensor that is missing, unknown, of
     /// another shape, or of a type other than F32, F16 and BF16. The error names the file and the tensor.
     pub fn load(dir: &Path, device: Device) -> Result<Self, LmError> {
+        Self::from_weights(Self::read_config(dir)?, dir, device)
+    }
+
+    /// Reads the shape in `config.json` of a checkpoint folder, and none of its weights.
+    ///
+    /// # Errors
+    /// A file that is missing or malformed, or of an unknown family. The error names it.
+    pub fn read_config(dir: &Path) -> Result<DecoderConfig, LmError> {
         let path = dir.join("config.json");
         let json: serde_json::Value = files::read_json(&path)?;
-        let config = DecoderConfig::from_hf(&json).map_err(|error| match error {
+        DecoderConfig::from_hf(&json).map_err(|error| match error {
             ConfigError::UnknownFamily { found } => {
                 LmError::file(&path, format!("model_type `{found}` is not supported"))
             }
             ConfigError::Key { key, problem } => LmError::file(&path, format!("`{key}` {problem}")),
-        })?;
-        Self::from_weights(config, dir, device)
+        })
     }
 
     /// Reads the weights in `dir`, which needs no `config.json`: how a saved training state is taken up.

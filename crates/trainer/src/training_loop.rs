@@ -108,9 +108,8 @@ struct StepNumbers {
 impl<'a> Session<'a> {
     fn start(job: &'a Training, tokens: &'a TokenSet, saved: Option<Saved>) -> Result<Self, JobError> {
         let training = &job.spec.training;
-        let loaded = Decoder::load(&job.checkpoint, device::default_device())
-            .map_err(|e| lm_error(e).about(&format!("checkpoint {}", job.spec.checkpoint)))?;
-        let config = loaded.config().clone();
+        let of_checkpoint = |e| lm_error(e).about(&format!("checkpoint {}", job.spec.checkpoint));
+        let config = Decoder::read_config(&job.checkpoint).map_err(of_checkpoint)?;
         if tokens.meta().vocab_size > config.vocab_size {
             let (tokenizer, embedding) = (tokens.meta().vocab_size, config.vocab_size);
             return Err(lm_error(LmError::VocabularyTooLarge { tokenizer, embedding }));
@@ -128,9 +127,10 @@ impl<'a> Session<'a> {
         };
         let used = used_tokens(tokens.meta().train_tokens, job.spec.data_fraction);
         let order = DataOrder::new(used, shape, job.spec.seed).map_err(|e| JobError::Permanent(e.to_string()))?;
+        let device = device::default_device();
         let model = match &saved {
-            Some(saved) => Decoder::from_weights(config, &saved.dir, loaded.device()).map_err(lm_error)?,
-            None => loaded,
+            Some(saved) => Decoder::from_weights(config, &saved.dir, device).map_err(lm_error)?,
+            None => Decoder::from_weights(config, &job.checkpoint, device).map_err(of_checkpoint)?,
         };
         let mut optimizer = AdamW::new(model.parameters(), adamw_config(&job.spec)).map_err(lm_error)?;
         let state = match saved {
