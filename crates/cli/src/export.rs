@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use indicatif::ProgressBar;
+use inheritune_api::convert::artifact::file_digest;
 use inheritune_api::v1;
-use sha2::{Digest as _, Sha256};
+use inheritune_domain::artifact::{Damage, DigestCheck, FileDigest};
 use tokio::fs;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use url::Url;
@@ -78,22 +79,26 @@ async fn is_empty(dir: &Path) -> Result<bool, Failure> {
 /// An earlier export that finished; only where every digest is known.
 async fn is_there_already(files: &[v1::ArtifactFile], names: &[PathBuf], to: &Path) -> bool {
     for (file, name) in files.iter().zip(names) {
-        match digest_of(&to.join(name)).await {
-            Ok(digest) if !file.sha256.is_empty() && digest == file.sha256 => {}
-            Ok(_) | Err(_) => return false,
+        let Ok(Some(digest)) = file_digest(file) else { return false };
+        if !matches!(has_digest(&to.join(name), (file.size_bytes, digest)).await, Ok(true)) {
+            return false;
         }
     }
     true
 }
 
-async fn digest_of(path: &Path) -> std::io::Result<String> {
+async fn has_digest(path: &Path, (size_bytes, digest): (u64, FileDigest)) -> std::io::Result<bool> {
     let mut opened = fs::File::open(path).await?;
-    let mut digest = Sha256::new();
+    if opened.metadata().await?.len() != size_bytes {
+        return Ok(false);
+    }
+    let mut check = DigestCheck::new(digest);
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
         match opened.read(&mut chunk).await? {
-            0 => return Ok(hex::encode(digest.finalize())),
-            n => digest.update(&chunk[..n]),
+            0 => return Ok(check.finish().is_ok()),
+            n if check.update(&chunk[..n]).is_err() => return Ok(false),
+            _ => {}
         }
     }
 }
@@ -202,7 +207,8 @@ async fn save<B: AsRef<[u8]>>(
 ) -> Result<(), Failure> {
     let mut chunks = std::pin::pin!(chunks);
     let mut out = fs::File::create(path).await.map_err(|e| Failure::local(path, e))?;
-    let mut digest = Sha256::new();
+    let damaged = |damage: Damage| Failure::Local(format!("{} {damage}; nothing was kept", file.name));
+    let mut check = file_digest(file).map_err(Failure::Server)?.map(DigestCheck::new);
     let mut size_bytes = 0;
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|e| Failure::Local(format!("{}: {e}", file.name)))?;
@@ -211,7 +217,9 @@ async fn save<B: AsRef<[u8]>>(
         if size_bytes > file.size_bytes {
             break;
         }
-        digest.update(chunk);
+        if let Some(check) = &mut check {
+            check.update(chunk).map_err(damaged)?;
+        }
         out.write_all(chunk).await.map_err(|e| Failure::local(path, e))?;
         progress.inc(chunk.len() as u64);
     }
@@ -220,12 +228,8 @@ async fn save<B: AsRef<[u8]>>(
         let than = if size_bytes > file.size_bytes { "longer" } else { "shorter" };
         return Err(Failure::Local(format!("{}: is {than} than its {} bytes", file.name, file.size_bytes)));
     }
-    let found = hex::encode(digest.finalize());
-    if !file.sha256.is_empty() && found != file.sha256 {
-        return Err(Failure::Local(format!(
-            "{}: its SHA-256 is {found}, but {} was published; nothing was kept",
-            file.name, file.sha256
-        )));
+    if let Some(check) = check {
+        check.finish().map_err(damaged)?;
     }
     Ok(())
 }

@@ -287,8 +287,12 @@ pub fn artifact(artifact: &v1::Artifact, files: &[v1::ArtifactFile]) -> String {
     if !files.is_empty() {
         out.push_str("\n\n");
         let rows = files.iter().map(|f| {
-            let sha256 = if f.sha256.is_empty() { "–" } else { &f.sha256 };
-            vec![f.name.clone(), bytes(f.size_bytes), sha256.to_owned()]
+            let sha256 = match (f.sha256.as_str(), f.segments.len()) {
+                ("", 0) => "–".to_owned(),
+                ("", segments) => format!("{segments} segments"),
+                (whole, _) => whole.to_owned(),
+            };
+            vec![f.name.clone(), bytes(f.size_bytes), sha256]
         });
         out.push_str(&table(&["file", ">size", "sha256"], rows));
     }

@@ -109,6 +109,7 @@ impl ArtifactService for Story {
             name: "model.safetensors".to_owned(),
             size_bytes: 7,
             sha256: hex::encode(sha2::Sha256::digest("weights")),
+            segments: Vec::new(),
             download_url: self.weights.clone().unwrap(),
         };
         Ok(Response::new(v1::GetArtifactResponse { artifact: Some(v1::Artifact::default()), files: vec![file] }))

@@ -3,6 +3,10 @@
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+mod digest;
+
+pub use digest::{Damage, DigestCheck, FileDigest, SegmentDigest};
+
 use crate::id::{ArtifactId, JobId, RunId, Sha256Digest};
 
 /// What an artifact holds.
@@ -46,8 +50,9 @@ pub struct ManifestFile {
     pub name: String,
     /// Length in bytes.
     pub size_bytes: u64,
-    /// Digest of the whole file.
-    pub sha256: Sha256Digest,
+    /// What its bytes hash to.
+    #[serde(flatten)]
+    pub digest: FileDigest,
 }
 
 /// The list of an artifact's files, uploaded after them as `manifest.json`.
@@ -61,6 +66,17 @@ impl Manifest {
     /// Sum of the files' sizes.
     pub fn size_bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size_bytes).sum()
+    }
+
+    /// Whether every file's segments make up its size.
+    pub fn is_consistent(&self) -> bool {
+        self.files.iter().all(|file| match &file.digest {
+            FileDigest::Whole(_) => true,
+            FileDigest::Segments(segments) => {
+                let sum = segments.iter().try_fold(0u64, |sum, segment| sum.checked_add(segment.size_bytes));
+                sum == Some(file.size_bytes)
+            }
+        })
     }
 
     /// The file called `name`.

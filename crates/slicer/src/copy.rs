@@ -1,32 +1,30 @@
-//! Carrying a plan out: kept bytes are read by ranges a few chunks ahead, fresh ones are made, and all are
-//! written in order. Memory is a few chunks, whatever the size of the model; only tensors that are transposed are
-//! held whole, one at a time.
+//! Carrying a plan out: for every tensor of a file, where its bytes are or how they are made; the store puts them
+//! together. Only tensors that are transposed are held whole, one at a time.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::StreamExt as _;
-use inheritune_domain::checkpoint::slice_plan::{Origin, Placement, Reading};
+use inheritune_domain::checkpoint::slice_plan::{Origin, Placement, Reading, SourceTensor};
 use inheritune_domain::id::Sha256Digest;
 use inheritune_domain::job::Progress;
 use inheritune_runtime::worker::{JobContext, ProgressSender, StopSignal};
+use inheritune_store::StoreError;
 use inheritune_store::artifacts::ArtifactWriter;
-use inheritune_store::objects::Folder;
-use sha2::{Digest as _, Sha256};
+use inheritune_store::objects::{Chunk, Folder, Making, Segment, WrittenBytes};
 
-use crate::error::{BadCheckpoint, SlicerError};
+use crate::error::SlicerError;
 use crate::fresh::FreshChunk;
 use crate::layout::WeightsFile;
 use crate::plan::PlannedSlice;
 use crate::transpose::transposed;
 
-/// Bytes of one ranged read.
-pub const CHUNK_BYTES: u64 = 4 << 20;
-/// Chunks read or made ahead of the one being written.
-const CHUNKS_AHEAD: usize = 4;
+/// Bytes of one read of a tensor that is transposed: one long request is slow.
+const READ_BYTES: u64 = 4 << 20;
+/// How often progress is told.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
 /// Writes the target's weights; tells how far it is, and stops when told to.
 pub struct Copier<'a> {
@@ -43,7 +41,7 @@ impl<'a> Copier<'a> {
         let meter = Meter {
             sender: context.progress.clone(),
             total: planned.plan.size_bytes(),
-            done: 0,
+            written: WrittenBytes::default(),
             started: Instant::now(),
         };
         Self { planned, seed, stop: context.stop.clone(), meter, digests: BTreeMap::new() }
@@ -52,43 +50,25 @@ impl<'a> Copier<'a> {
     /// Writes one file of weights.
     ///
     /// # Errors
-    /// [`SlicerError::Stopped`]; a source that cannot be read or the store's errors.
+    /// [`SlicerError::Stopped`]; a source that cannot be read, or that changed meanwhile; the store's errors.
     pub async fn write(&mut self, file: &WeightsFile<'_>, artifact: &mut ArtifactWriter) -> Result<(), SlicerError> {
-        let mut chunks = Vec::new();
-        for (tensor, placement) in file.tensors.iter().enumerate() {
-            chunks.extend(self.chunks(placement).map(|chunk| (tensor, chunk)));
+        let mut segments = vec![Segment::of_bytes(Bytes::from(file.header.clone()))];
+        for placement in &file.tensors {
+            segments.push(self.segment(placement)?);
         }
-        let mut chunks = futures::stream::iter(chunks)
-            .map(|(tensor, chunk)| async move { Ok::<_, SlicerError>((tensor, chunk.ready().await?)) })
-            .buffered(CHUNKS_AHEAD);
-        let mut hashers = vec![Sha256::new(); file.tensors.len()];
-        let mut writer = artifact.create(&file.name).await?;
-        writer.write(Bytes::from(file.header.clone())).await?;
-        loop {
-            let next = tokio::select! {
+        let mut assembling = std::pin::pin!(artifact.assemble(&file.name, segments, &self.meter.written));
+        let digests = loop {
+            tokio::select! {
                 biased;
                 _ = self.stop.wait() => return Err(SlicerError::Stopped),
-                next = chunks.next() => next,
-            };
-            let Some(chunk) = next else { break };
-            let (tensor, ready) = chunk?;
-            let pieces = match ready {
-                Ready::Bytes(bytes) => vec![bytes],
-                Ready::Whole(tensor) => tokio::select! {
-                    biased;
-                    _ = self.stop.wait() => return Err(SlicerError::Stopped),
-                    pieces = tensor.pieces() => pieces?,
-                },
-            };
-            for bytes in pieces {
-                hashers[tensor].update(&bytes);
-                self.meter.add(bytes.len() as u64, &file.tensors[tensor].target.name);
-                writer.write(bytes).await?;
+                digests = &mut assembling => break digests?,
+                () = tokio::time::sleep(PROGRESS_EVERY) => self.meter.tell(&file.name),
             }
-        }
-        writer.finish().await?;
-        for (placement, hasher) in file.tensors.iter().zip(hashers) {
-            self.digests.insert(placement.target.name.clone(), Sha256Digest(hasher.finalize().into()));
+        };
+        self.meter.tell(&file.name);
+        // The first one is the header's.
+        for (placement, digest) in file.tensors.iter().zip(digests.iter().skip(1)) {
+            self.digests.insert(placement.target.name.clone(), digest.sha256);
         }
         Ok(())
     }
@@ -98,159 +78,86 @@ impl<'a> Copier<'a> {
         self.digests
     }
 
-    fn chunks(&self, placement: &Placement) -> Box<dyn Iterator<Item = Chunk> + Send> {
+    fn segment(&self, placement: &Placement) -> Result<Segment, SlicerError> {
         match &placement.origin {
-            Origin::Copied { source, tensor } => match self.planned.checkpoint(*source) {
-                Some(checkpoint) => {
-                    let (location, folder) = (checkpoint.location.to_string(), checkpoint.folder.clone());
-                    let file = tensor.file.clone();
-                    let copied = move |range| {
-                        let (location, folder, file) = (location.clone(), folder.clone(), file.clone());
-                        CopiedChunk { location, folder, file, range }
-                    };
-                    match tensor.reading {
-                        Reading::Whole => {
-                            Box::new(ranges(&tensor.bytes).map(move |range| Chunk::Copied(Box::new(copied(range)))))
-                        }
-                        Reading::Parts { first, length, step, count } => {
-                            let start = tensor.bytes.start + first;
-                            let parts = (0..count).map(move |part| start + part * step..start + part * step + length);
-                            let ranges = parts.flat_map(|part| ranges(&part));
-                            Box::new(ranges.map(move |range| Chunk::Copied(Box::new(copied(range)))))
-                        }
-                        Reading::Transposed => {
-                            let source = copied(tensor.bytes.clone());
-                            let (shape, number_bytes) = (tensor.shape.clone(), tensor.dtype.size_bytes() as usize);
-                            let whole = TransposedTensor { source, shape, number_bytes };
-                            Box::new(std::iter::once(Chunk::Transposed(Box::new(whole))))
-                        }
-                    }
-                }
+            Origin::Copied { source, tensor } => match self.planned.folder(*source) {
+                Some(folder) => copied(folder, tensor),
                 // A plan copies only from the sources it was made from.
-                None => Box::new(std::iter::empty()),
+                None => Ok(Segment { chunks: Vec::new(), sha256: None }),
             },
-            Origin::Tied { .. } => Box::new(std::iter::empty()),
+            Origin::Tied { .. } => Ok(Segment { chunks: Vec::new(), sha256: None }),
             Origin::Fresh { init } => {
                 let numbers = placement.target.shape.iter().product();
                 let chunks = FreshChunk::of(&placement.target.name, self.seed, numbers, (*init, placement.dtype));
-                Box::new(chunks.collect::<Vec<_>>().into_iter().map(Chunk::Fresh))
+                Ok(Segment { chunks: chunks.map(fresh).collect(), sha256: None })
             }
         }
     }
 }
 
-enum Chunk {
-    Copied(Box<CopiedChunk>),
-    Transposed(Box<TransposedTensor>),
-    Fresh(FreshChunk),
-}
-
-/// What a chunk is when its turn comes.
-enum Ready {
-    Bytes(Bytes),
-    /// Not read ahead, so that only one is in memory.
-    Whole(Box<TransposedTensor>),
-}
-
-struct CopiedChunk {
-    location: String,
-    folder: Arc<Folder>,
-    file: String,
-    range: Range<u64>,
-}
-
-impl Chunk {
-    async fn ready(self) -> Result<Ready, SlicerError> {
-        match self {
-            Self::Copied(chunk) => chunk.read().await.map(Ready::Bytes),
-            Self::Transposed(tensor) => Ok(Ready::Whole(tensor)),
-            Self::Fresh(chunk) => Ok(Ready::Bytes(tokio::task::spawn_blocking(move || chunk.bytes()).await?)),
+fn copied(folder: &Arc<Folder>, tensor: &SourceTensor) -> Result<Segment, SlicerError> {
+    let SourceTensor { file, bytes, .. } = tensor;
+    match tensor.reading {
+        Reading::Whole => {
+            let sha256 = folder.known_digest(file, bytes);
+            Ok(Segment { chunks: vec![Chunk::Copied(folder.stretch(file, bytes.clone())?)], sha256 })
+        }
+        Reading::Parts { first, length, step, count } => {
+            let starts = (0..count).map(|part| bytes.start + first + part * step);
+            let chunks = starts.map(|start| folder.stretch(file, start..start + length).map(Chunk::Copied));
+            Ok(Segment { chunks: chunks.collect::<Result<_, _>>()?, sha256: None })
+        }
+        Reading::Transposed => {
+            let (folder, tensor) = (folder.clone(), tensor.clone());
+            let making = Making {
+                size_bytes: tensor.size_bytes(),
+                make: Box::new(move || Box::pin(async move { read_transposed(&folder, &tensor).await })),
+            };
+            Ok(Segment { chunks: vec![Chunk::Made(making)], sha256: None })
         }
     }
 }
 
-impl CopiedChunk {
-    async fn read(self) -> Result<Bytes, SlicerError> {
-        let Self { location, folder, file, range: Range { start, end } } = self;
-        let bytes = folder.read_range(&file, start..end).await?;
-        let got = bytes.len() as u64;
-        if got == end - start {
-            return Ok(bytes);
-        }
-        Err(SlicerError::checkpoint(&location, BadCheckpoint::ShortRead { file, start, end, got }))
+async fn read_transposed(folder: &Folder, tensor: &SourceTensor) -> Result<Bytes, StoreError> {
+    let mut bytes = Vec::with_capacity(tensor.size_bytes() as usize);
+    let Range { start, end } = tensor.bytes;
+    for at in (start..end).step_by(READ_BYTES as usize) {
+        bytes.extend_from_slice(&folder.read_range(&tensor.file, at..end.min(at + READ_BYTES)).await?);
     }
+    let (rows, number_bytes) = (tensor.shape.last().copied().unwrap_or(1) as usize, tensor.dtype.size_bytes() as usize);
+    in_a_thread(move || Bytes::from(transposed(&bytes, rows, number_bytes))).await
 }
 
-/// A matrix that the source has the other way round.
-struct TransposedTensor {
-    source: CopiedChunk,
-    /// Of the target.
-    shape: Vec<u64>,
-    number_bytes: usize,
+fn fresh(chunk: FreshChunk) -> Chunk {
+    let size_bytes = chunk.numbers * chunk.dtype.size_bytes();
+    Chunk::Made(Making { size_bytes, make: Box::new(move || Box::pin(in_a_thread(move || chunk.bytes()))) })
 }
 
-impl TransposedTensor {
-    /// The target's bytes, in pieces. The source is read piece by piece too: one long request is slow.
-    async fn pieces(self: Box<Self>) -> Result<Vec<Bytes>, SlicerError> {
-        let Self { source, shape, number_bytes } = *self;
-        let mut bytes = Vec::with_capacity((source.range.end - source.range.start) as usize);
-        for range in ranges(&source.range) {
-            let CopiedChunk { location, folder, file, .. } = &source;
-            let (location, folder, file) = (location.clone(), folder.clone(), file.clone());
-            bytes.extend_from_slice(&CopiedChunk { location, folder, file, range }.read().await?);
-        }
-        let columns = shape.last().copied().unwrap_or(1) as usize;
-        let target =
-            tokio::task::spawn_blocking(move || Bytes::from(transposed(&bytes, columns, number_bytes))).await?;
-        let piece = |range: Range<u64>| target.slice(range.start as usize..range.end as usize);
-        Ok(ranges(&(0..target.len() as u64)).map(piece).collect())
-    }
-}
-
-/// `bytes` in pieces of at most [`CHUNK_BYTES`].
-fn ranges(bytes: &Range<u64>) -> impl Iterator<Item = Range<u64>> + Send + use<> {
-    let Range { start, end } = *bytes;
-    (start..end).step_by(CHUNK_BYTES as usize).map(move |at| at..end.min(at + CHUNK_BYTES))
+async fn in_a_thread(work: impl FnOnce() -> Bytes + Send + 'static) -> Result<Bytes, StoreError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|panicked| StoreError::WrongState(format!("a thread of the slicer is gone: {panicked}")))
 }
 
 struct Meter {
     sender: ProgressSender,
     total: u64,
-    done: u64,
+    written: WrittenBytes,
     started: Instant,
 }
 
 impl Meter {
-    fn add(&mut self, bytes: u64, tensor: &str) {
-        self.done += bytes;
+    fn tell(&self, file: &str) {
+        // Headers count too.
+        let done = self.written.get().min(self.total);
         let elapsed_s = self.started.elapsed().as_secs_f64();
-        let per_second = if elapsed_s > 0.0 { self.done as f64 / elapsed_s } else { 0.0 };
-        let remaining = self.total.saturating_sub(self.done) as f64;
+        let per_second = if elapsed_s > 0.0 { done as f64 / elapsed_s } else { 0.0 };
         self.sender.set(Progress {
-            done: self.done,
+            done,
             total: self.total,
             unit: "bytes".to_owned(),
             per_second,
-            estimated_remaining_seconds: (per_second > 0.0).then(|| remaining / per_second),
-            message: format!("writing {tensor}"),
+            estimated_remaining_seconds: (per_second > 0.0).then(|| (self.total - done) as f64 / per_second),
+            message: format!("writing {file}"),
         });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{CHUNK_BYTES, ranges};
-
-    #[test]
-    fn ranges_cover_every_byte_once() {
-        for (start, end) in [(8, 8), (8, 9), (0, CHUNK_BYTES), (5, 2 * CHUNK_BYTES + 6)] {
-            let mut at = start;
-            for range in ranges(&(start..end)) {
-                assert_eq!(range.start, at);
-                assert!(range.end > at && range.end - at <= CHUNK_BYTES);
-                at = range.end;
-            }
-            assert_eq!(at, end);
-        }
     }
 }

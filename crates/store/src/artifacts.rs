@@ -11,7 +11,7 @@
 mod sweep;
 mod writer;
 
-use inheritune_domain::artifact::{Artifact, ArtifactKind, Location, Manifest};
+use inheritune_domain::artifact::{Artifact, ArtifactKind, FileDigest, Location, Manifest};
 use inheritune_domain::id::{ArtifactId, JobId, RunId, Sha256Digest};
 use uuid::Uuid;
 
@@ -48,7 +48,7 @@ pub struct ArtifactFile {
     /// Length in bytes.
     pub size_bytes: u64,
     /// Digest, where it is known.
-    pub sha256: Option<Sha256Digest>,
+    pub digest: Option<FileDigest>,
     /// `file://` for a local folder, `https://` for S3, signed and valid for an hour; `memory://`, which nobody else
     /// can read, for a store in memory.
     pub download_url: String,
@@ -157,7 +157,7 @@ impl Store {
         let file = |(file, download_url): (&FolderFile, String)| ArtifactFile {
             name: file.name.clone(),
             size_bytes: file.size_bytes,
-            sha256: file.sha256,
+            digest: file.digest.clone(),
             download_url,
         };
         Ok(folder.files().iter().zip(urls).map(file).collect())
@@ -232,10 +232,13 @@ impl Store {
             return Err(corrupt(&name, format!("is damaged: its SHA-256 is {actual}, its row says {sha256}")));
         }
         let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|e| corrupt(&name, e))?;
+        if !manifest.is_consistent() {
+            return Err(corrupt(&name, "has a file whose segments do not make up its size"));
+        }
         let files = manifest.files.into_iter().map(|file| FolderFile {
             name: file.name,
             size_bytes: file.size_bytes,
-            sha256: Some(file.sha256),
+            digest: Some(file.digest),
         });
         self.objects.folder(location.to_string(), place, files.collect())
     }

@@ -3,11 +3,14 @@
 //! Keys are immutable: an object is written once, under a key that no other writer uses, and later only read or
 //! deleted. Nothing here depends on conditional writes, which some servers accept and ignore.
 //!
-//! [`bucket`] is one store and what reading it can meet, [`upload`] writes one object, [`uris`] decides which URIs
-//! may be read, [`folder`] reads.
+//! [`bucket`] is one store, [`source`] one readable file, [`folder`] reads a set of them, [`uris`] decides which URIs
+//! may be read; [`upload`] writes one object piece by piece, [`assembly`] makes one out of parts of others.
 
+mod assembly;
 mod bucket;
 mod folder;
+mod part_copier;
+mod source;
 mod upload;
 mod uris;
 
@@ -20,10 +23,14 @@ use object_store::path::Path as Key;
 use tokio_util::task::TaskTracker;
 
 use crate::StoreError;
-use bucket::{Bucket, S3Options, Source};
+use bucket::{Bucket, S3Options};
+use folder::Origin;
+use source::{Source, Version};
 use uris::{Found, Uris};
 
-pub use folder::{Folder, FolderFile};
+pub use assembly::{Chunk, Making, Segment, WrittenBytes};
+pub(crate) use assembly::{assemble_in_order, assemble_locally};
+pub use folder::{Folder, FolderFile, Stretch};
 pub(crate) use upload::Upload;
 
 /// The object store, and what may be read outside it.
@@ -101,6 +108,11 @@ impl Objects {
         Ok(Upload::new(self.own.clone(), self.key(location, name)?))
     }
 
+    /// Where the object `name` under `location` is on this machine; none in other kinds of store.
+    pub(crate) fn local_path(&self, location: &str, name: &str) -> Result<Option<PathBuf>, StoreError> {
+        self.own.local_path(&self.key(location, name)?)
+    }
+
     /// Writes one small object.
     pub(crate) async fn put(&self, location: &str, name: &str, bytes: Bytes) -> Result<(), StoreError> {
         self.own.store.put(&self.key(location, name)?, bytes.into()).await?;
@@ -126,7 +138,8 @@ impl Objects {
             .into_iter()
             .map(|file| {
                 let key = self.key(location, &file.name)?;
-                Ok((file, Source::Object { bucket: self.own.clone(), key }))
+                let source = Source::Object { bucket: self.own.clone(), key };
+                Ok((file, Origin { source, version: Version::Unknown }))
             })
             .collect();
         Ok(Folder::new(shown, found?))
@@ -137,8 +150,8 @@ impl Objects {
         let (own, files) = match self.uris.open(uri).await? {
             Found::Folder(files) => (uri.trim_end_matches('/'), files),
             // Of a file, the folder above: names follow it in messages.
-            Found::File(file, source) => {
-                (uri.trim_end_matches('/').rsplit_once('/').map_or(uri, |(above, _)| above), vec![(file, source)])
+            Found::File(file, origin) => {
+                (uri.trim_end_matches('/').rsplit_once('/').map_or(uri, |(above, _)| above), vec![(file, origin)])
             }
         };
         Ok(Folder::new(shown.unwrap_or_else(|| own.to_owned()), files))

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
-use inheritune_domain::artifact::{Artifact, ArtifactKind, Location};
+use inheritune_domain::artifact::{Artifact, ArtifactKind, FileDigest, Location};
 use inheritune_domain::id::{ArtifactId, JobId, Sha256Digest};
 use inheritune_domain::spec::JobKind;
 use inheritune_store::artifacts::{ArtifactFilter, ArtifactWriter};
@@ -137,7 +137,7 @@ async fn published_artifacts_are_read_back(house: House) {
         file.write(Bytes::copy_from_slice(piece)).await.unwrap();
     }
     let written = file.finish().await.unwrap();
-    assert_eq!((written.size_bytes, written.sha256), (large.len() as u64, Sha256Digest::of(&large)));
+    assert_eq!((written.size_bytes, written.digest), (large.len() as u64, FileDigest::Whole(Sha256Digest::of(&large))));
     writer.put_bytes("empty", Bytes::new()).await.unwrap();
     writer.put_bytes("config.json", Bytes::from_static(b"{}")).await.unwrap();
     for taken in ["config.json", "config.json/x", "weights", "manifest.json", "../up"] {
@@ -189,7 +189,7 @@ async fn published_artifacts_are_read_back(house: House) {
     let downloads = house.store.artifact_files(artifact.id).await.unwrap();
     let config = &downloads[0];
     assert_eq!((config.name.as_str(), config.size_bytes), ("config.json", 2));
-    assert_eq!(config.sha256, Some(Sha256Digest::of(b"{}")));
+    assert_eq!(config.digest, Some(FileDigest::Whole(Sha256Digest::of(b"{}"))));
     assert_eq!(download(&config.download_url).await.unwrap_or("{}".to_owned()), "{}");
 }
 

@@ -74,7 +74,7 @@ async fn folders_and_files_under_an_allowed_prefix_are_read() {
         assert_eq!(names(&folder), ["config.json", "empty", "weights/a b.bin"]);
         assert_eq!(folder.read("weights/a b.bin", 3).await.unwrap(), "abc");
         assert_eq!(folder.read_range("weights/a b.bin", 1..3).await.unwrap(), "bc");
-        assert!(folder.files().iter().all(|file| file.sha256.is_none()));
+        assert!(folder.files().iter().all(|file| file.digest.is_none()));
         let fetched = dir.path().join("fetched");
         folder.fetch(&fetched).await.unwrap();
         assert_eq!(std::fs::read_to_string(fetched.join("weights/a b.bin")).unwrap(), "abc");

@@ -1,6 +1,7 @@
 //! Artifacts.
 
-use inheritune_domain::artifact::{Artifact, ArtifactKind};
+use inheritune_domain::artifact::{Artifact, ArtifactKind, FileDigest, SegmentDigest};
+use inheritune_domain::id::Sha256Digest;
 use inheritune_domain::violation::Violations;
 use uuid::Uuid;
 
@@ -80,6 +81,37 @@ fn metadata(field: &mut Field<'_>, text: &str) -> serde_json::Value {
             field.bad(format!("is not JSON: {e}"));
             empty()
         }
+    }
+}
+
+/// A digest as `sha256` and `segments` of a [`v1::ArtifactFile`].
+pub fn digest(digest: Option<&FileDigest>) -> (String, Vec<v1::FileSegment>) {
+    let segment = |segment: &SegmentDigest| v1::FileSegment {
+        size_bytes: segment.size_bytes,
+        sha256: segment.sha256.to_string(),
+    };
+    match digest {
+        None => (String::new(), Vec::new()),
+        Some(FileDigest::Whole(sha256)) => (sha256.to_string(), Vec::new()),
+        Some(FileDigest::Segments(segments)) => (String::new(), segments.iter().map(segment).collect()),
+    }
+}
+
+/// The digest that a file came with; none where it is not known.
+///
+/// # Errors
+/// What is there is no SHA-256.
+pub fn file_digest(file: &v1::ArtifactFile) -> Result<Option<FileDigest>, String> {
+    let sha256 = |text: &str| {
+        text.parse::<Sha256Digest>().map_err(|_| format!("{}: `{text}` is no SHA-256 in hexadecimal", file.name))
+    };
+    let segment = |segment: &v1::FileSegment| {
+        Ok(SegmentDigest { size_bytes: segment.size_bytes, sha256: sha256(&segment.sha256)? })
+    };
+    match (file.sha256.as_str(), file.segments.as_slice()) {
+        ("", []) => Ok(None),
+        ("", segments) => segments.iter().map(segment).collect::<Result<_, _>>().map(FileDigest::Segments).map(Some),
+        (whole, _) => Ok(Some(FileDigest::Whole(sha256(whole)?))),
     }
 }
 

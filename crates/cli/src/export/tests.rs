@@ -1,6 +1,12 @@
 #![allow(clippy::unwrap_used)]
 
+use inheritune_domain::id::Sha256Digest;
+
 use super::*;
+
+fn segment(content: &str) -> v1::FileSegment {
+    v1::FileSegment { size_bytes: content.len() as u64, sha256: Sha256Digest::of(content.as_bytes()).to_string() }
+}
 
 fn published(dir: &Path, name: &str, content: &str) -> v1::ArtifactFile {
     let path = dir.join(name);
@@ -9,7 +15,8 @@ fn published(dir: &Path, name: &str, content: &str) -> v1::ArtifactFile {
     v1::ArtifactFile {
         name: name.to_owned(),
         size_bytes: content.len() as u64,
-        sha256: hex::encode(Sha256::digest(content)),
+        sha256: Sha256Digest::of(content.as_bytes()).to_string(),
+        segments: Vec::new(),
         download_url: Url::from_file_path(&path).unwrap().to_string(),
     }
 }
@@ -52,6 +59,11 @@ async fn a_wrong_file_leaves_nothing_behind() {
     let bad = published(store.path(), "model.safetensors", "weights");
     for (change, problem) in [
         (v1::ArtifactFile { sha256: "0".repeat(64), ..bad.clone() }, "SHA-256"),
+        (v1::ArtifactFile { sha256: "no digest".to_owned(), ..bad.clone() }, "no SHA-256"),
+        (
+            v1::ArtifactFile { sha256: String::new(), segments: ["wei", "GHTS"].map(segment).to_vec(), ..bad.clone() },
+            "model.safetensors is damaged between bytes 3 and 7",
+        ),
         (v1::ArtifactFile { size_bytes: 3, ..bad.clone() }, "longer than its 3 bytes"),
         (v1::ArtifactFile { size_bytes: 30, ..bad.clone() }, "shorter than its 30 bytes"),
         (v1::ArtifactFile { download_url: "file:///does/not/exist".to_owned(), ..bad.clone() }, "/does/not/exist"),
@@ -100,7 +112,8 @@ async fn downloads_over_http_are_checked_too() {
     let file = v1::ArtifactFile {
         name: "a.bin".to_owned(),
         size_bytes: 3,
-        sha256: hex::encode(Sha256::digest("abc")),
+        sha256: String::new(),
+        segments: ["a", "bc"].map(segment).to_vec(),
         download_url: format!("http://{address}/a.bin?signature=secret"),
     };
     let to = tempfile::tempdir().unwrap();

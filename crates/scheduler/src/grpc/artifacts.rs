@@ -75,10 +75,6 @@ fn optional<T: From<Uuid>>(field: &str, text: &str) -> Result<Option<T>, Status>
 }
 
 fn file(file: ArtifactFile) -> v1::ArtifactFile {
-    v1::ArtifactFile {
-        name: file.name,
-        size_bytes: file.size_bytes,
-        sha256: file.sha256.map(|digest| digest.to_string()).unwrap_or_default(),
-        download_url: file.download_url,
-    }
+    let (sha256, segments) = convert::artifact::digest(file.digest.as_ref());
+    v1::ArtifactFile { name: file.name, size_bytes: file.size_bytes, sha256, segments, download_url: file.download_url }
 }

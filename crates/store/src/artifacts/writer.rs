@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use inheritune_domain::artifact::{Artifact, ArtifactKind, Manifest, ManifestFile};
+use inheritune_domain::artifact::{Artifact, ArtifactKind, FileDigest, Manifest, ManifestFile, SegmentDigest};
 use inheritune_domain::id::{ArtifactId, Sha256Digest};
+use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncReadExt as _;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use super::{MANIFEST_FILE, ROOT, file_count};
 use crate::jobs::LeaseKey;
-use crate::objects::{Objects, Upload};
+use crate::objects::{Objects, Segment, Upload, WrittenBytes, assemble_in_order, assemble_locally};
 use crate::rows;
 use crate::{Store, StoreError};
 
@@ -49,6 +50,8 @@ pub struct FileWriter<'a> {
     artifact: &'a mut ArtifactWriter,
     name: String,
     upload: Option<Upload>,
+    hasher: Sha256,
+    size_bytes: u64,
 }
 
 impl Store {
@@ -145,16 +148,48 @@ impl ArtifactWriter {
         Ok(())
     }
 
+    /// Adds a file made of `segments`, in this order: parts of other files mostly, which are copied in the fastest way
+    /// that their store and ours allow. `written` counts along. Says the segments' digests.
+    ///
+    /// # Errors
+    /// The name is not allowed or taken ([`StoreError::Location`]); a source that ended early or changed meanwhile
+    /// ([`StoreError::Corrupt`]); the object store's.
+    pub async fn assemble(
+        &mut self,
+        name: &str,
+        segments: Vec<Segment>,
+        written: &WrittenBytes,
+    ) -> Result<Vec<SegmentDigest>, StoreError> {
+        let segments = match self.objects().local_path(&self.location, name)? {
+            Some(path) => {
+                self.take_name(name)?;
+                assemble_locally(path, segments, written).await?
+            }
+            None => self.create(name).await?.assemble(segments, written).await?,
+        };
+        let size_bytes = segments.iter().map(|segment| segment.size_bytes).sum();
+        let digest = FileDigest::Segments(segments.clone());
+        self.files.push(ManifestFile { name: name.to_owned(), size_bytes, digest });
+        Ok(segments)
+    }
+
     /// Starts a file that is written piece by piece.
     ///
     /// # Errors
     /// The name is not allowed or taken: [`StoreError::Location`].
     pub async fn create(&mut self, name: &str) -> Result<FileWriter<'_>, StoreError> {
+        self.take_name(name)?;
+        let upload = self.objects().upload(&self.location, name)?;
+        let (name, upload) = (name.to_owned(), Some(upload));
+        Ok(FileWriter { artifact: self, name, upload, hasher: Sha256::new(), size_bytes: 0 })
+    }
+
+    /// A key is written once.
+    fn take_name(&mut self, name: &str) -> Result<(), StoreError> {
         check_name(name, &self.names)
             .map_err(|problem| StoreError::Location { location: format!("{}/{name}", self.location), problem })?;
-        let upload = self.objects().upload(&self.location, name)?;
         self.names.push(name.to_owned());
-        Ok(FileWriter { artifact: self, name: name.to_owned(), upload: Some(upload) })
+        Ok(())
     }
 
     /// Uploads the manifest, then writes the row, if the lease still holds: from then on the artifact is there for
@@ -257,11 +292,26 @@ impl FileWriter<'_> {
     /// The object store's; the file cannot be finished then.
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         let upload = self.upload.as_mut().ok_or_else(|| broken(&self.name))?;
+        self.hasher.update(&bytes);
+        self.size_bytes += bytes.len() as u64;
         let written = upload.write(bytes).await;
         if written.is_err() {
             self.artifact.broken_off.extend(self.upload.take());
         }
         written
+    }
+
+    /// The whole file out of `segments`. The artifact has the upload should this be given up.
+    async fn assemble(
+        mut self,
+        segments: Vec<Segment>,
+        written: &WrittenBytes,
+    ) -> Result<Vec<SegmentDigest>, StoreError> {
+        let upload = self.upload.as_mut().ok_or_else(|| broken(&self.name))?;
+        let digests = assemble_in_order(upload, segments, written).await?;
+        let upload = self.upload.take().ok_or_else(|| broken(&self.name))?;
+        upload.finish().await?;
+        Ok(digests)
     }
 
     /// Ends the file.
@@ -270,8 +320,10 @@ impl FileWriter<'_> {
     /// The object store's.
     pub async fn finish(mut self) -> Result<ManifestFile, StoreError> {
         let upload = self.upload.take().ok_or_else(|| broken(&self.name))?;
-        let (size_bytes, sha256) = upload.finish().await?;
-        let file = ManifestFile { name: self.name.clone(), size_bytes, sha256 };
+        upload.finish().await?;
+        let sha256 = Sha256Digest(std::mem::take(&mut self.hasher).finalize().into());
+        let digest = FileDigest::Whole(sha256);
+        let file = ManifestFile { name: self.name.clone(), size_bytes: self.size_bytes, digest };
         self.artifact.files.push(file.clone());
         Ok(file)
     }

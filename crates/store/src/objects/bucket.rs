@@ -1,25 +1,24 @@
-//! One store: a local folder, memory, or an S3 bucket; and one readable file in it or on this machine.
+//! One store: a local folder, memory, or an S3 bucket.
 
 use std::io;
-use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
+use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path as Key;
 use object_store::signer::Signer as _;
-use object_store::{
-    BackoffConfig, ClientConfigKey, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _, RetryConfig,
-};
+use object_store::{BackoffConfig, ClientConfigKey, MultipartId, ObjectMeta, ObjectStore, RetryConfig};
 use url::Url;
 
 use super::field;
+use super::folder::Stretch;
+use super::part_copier::PartCopier;
+use super::source::Source;
 use crate::StoreError;
 use crate::rows::corrupt;
 
@@ -44,8 +43,16 @@ pub(super) struct Bucket {
 #[derive(Debug)]
 enum BucketKind {
     Folder(LocalFileSystem),
-    Memory,
-    S3(Arc<AmazonS3>),
+    Memory(Arc<InMemory>),
+    S3(S3),
+}
+
+#[derive(Debug)]
+struct S3 {
+    store: Arc<AmazonS3>,
+    /// The bucket's name, for other buckets to copy from it.
+    name: String,
+    copier: PartCopier,
 }
 
 /// How S3 is reached; what is absent comes from the variables `AWS_*`.
@@ -67,7 +74,8 @@ impl Bucket {
     }
 
     pub(super) fn memory() -> Self {
-        Self { store: Arc::new(InMemory::new()), kind: BucketKind::Memory }
+        let memory = Arc::new(InMemory::new());
+        Self { store: memory.clone(), kind: BucketKind::Memory(memory) }
     }
 
     pub(super) fn s3(name: &str, options: &S3Options) -> Result<Self, StoreError> {
@@ -92,7 +100,60 @@ impl Bucket {
             builder = builder.with_allow_http(true);
         }
         let store = Arc::new(builder.build().map_err(|e| field("storage", format!("bucket {name}: {e}")))?);
-        Ok(Self { store: store.clone(), kind: BucketKind::S3(store) })
+        let s3 = S3 { store: store.clone(), name: name.to_owned(), copier: PartCopier::new()? };
+        Ok(Self { store, kind: BucketKind::S3(s3) })
+    }
+
+    pub(super) fn is_s3(&self) -> bool {
+        matches!(self.kind, BucketKind::S3(_))
+    }
+
+    /// Where the object `key` is, or will be, on this machine; none in other kinds of store.
+    pub(super) fn local_path(&self, key: &Key) -> Result<Option<PathBuf>, StoreError> {
+        match &self.kind {
+            BucketKind::Folder(folder) => Ok(Some(folder.path_to_filesystem(key)?)),
+            BucketKind::Memory(_) | BucketKind::S3(_) => Ok(None),
+        }
+    }
+
+    /// The store of objects in numbered parts, where it has them.
+    pub(super) fn multipart(&self) -> Option<Arc<dyn MultipartStore>> {
+        match &self.kind {
+            BucketKind::Folder(_) => None,
+            BucketKind::Memory(memory) => Some(memory.clone()),
+            BucketKind::S3(s3) => Some(s3.store.clone()),
+        }
+    }
+
+    /// Whether the server can copy parts of objects itself, as far as is known.
+    pub(super) fn copies_parts(&self) -> bool {
+        match &self.kind {
+            BucketKind::Folder(_) | BucketKind::Memory(_) => false,
+            BucketKind::S3(s3) => s3.copier.may_work(),
+        }
+    }
+
+    /// Makes a part of the upload `into` of a part of another object of the same server; by way of this process, where
+    /// the server cannot.
+    pub(super) async fn copy_part(
+        &self,
+        into: (&Key, &MultipartId, usize),
+        stretch: &Stretch,
+    ) -> Result<PartId, StoreError> {
+        if let (BucketKind::S3(s3), Source::Object { bucket, key }) = (&self.kind, &stretch.source)
+            && let BucketKind::S3(from) = &bucket.kind
+        {
+            let copied = s3.copier.copy(&s3.store, into, (&from.name, key, &stretch.range)).await?;
+            if let Some(part) = copied {
+                return Ok(part);
+            }
+        }
+        let (key, id, number) = into;
+        let part = stretch.clone().read().await?;
+        match self.multipart() {
+            Some(store) => Ok(store.put_part(key, id, number, part.into()).await?),
+            None => Err(corrupt(key.as_ref(), "is no upload in parts")),
+        }
     }
 
     /// The keys under `prefix`, each with when it was written, in seconds since 1970.
@@ -108,7 +169,7 @@ impl Bucket {
                 })
                 .await
             }
-            BucketKind::Memory | BucketKind::S3(_) => {
+            BucketKind::Memory(_) | BucketKind::S3(_) => {
                 let seconds = |object: ObjectMeta| object.last_modified.timestamp_millis() as f64 / 1e3;
                 let objects = self.store.list(Some(prefix));
                 Ok(objects.map_ok(|object| (object.location.to_string(), seconds(object))).try_collect().await?)
@@ -134,14 +195,14 @@ impl Bucket {
     }
 
     /// Where a client gets the object `key`.
-    async fn download_url(&self, key: &Key) -> Result<String, StoreError> {
+    pub(super) async fn download_url(&self, key: &Key) -> Result<String, StoreError> {
         match &self.kind {
             BucketKind::Folder(folder) => file_url(&folder.path_to_filesystem(key)?),
             // Nothing outside this process reads it; the name still tells the objects apart.
-            BucketKind::Memory => Ok(format!("memory:///{key}")),
+            BucketKind::Memory(_) => Ok(format!("memory:///{key}")),
             BucketKind::S3(s3) => {
                 // The default method is GET.
-                Ok(s3.signed_url(Default::default(), key, DOWNLOAD_URL_VALID).await?.to_string())
+                Ok(s3.store.signed_url(Default::default(), key, DOWNLOAD_URL_VALID).await?.to_string())
             }
         }
     }
@@ -202,131 +263,8 @@ fn check_endpoint(endpoint: &str, allow_http: bool) -> Result<(), StoreError> {
     }
 }
 
-fn file_url(path: &Path) -> Result<String, StoreError> {
+/// The `file://` URL of an absolute path.
+pub(super) fn file_url(path: &Path) -> Result<String, StoreError> {
     let url = Url::from_file_path(path);
     Ok(url.map_err(|()| corrupt(path.display().to_string(), "is not an absolute path"))?.to_string())
-}
-
-/// Where the bytes of one file are.
-#[derive(Debug, Clone)]
-pub(super) enum Source {
-    /// On this machine: every link resolved, and allowed to be read.
-    Local(PathBuf),
-    /// In a store.
-    Object { bucket: Arc<Bucket>, key: Key },
-}
-
-/// What is known of a file before it is read.
-#[derive(Debug, Clone)]
-pub(super) struct Expected {
-    /// What messages call it.
-    pub(super) shown: String,
-    pub(super) size_bytes: u64,
-    /// Whether a manifest lists it: then it must be there, and of this very size.
-    pub(super) listed: bool,
-}
-
-impl Source {
-    /// The bytes of `range`, which lies within [`Expected::size_bytes`]: all of them, or an error.
-    pub(super) async fn read(&self, expected: &Expected, range: Range<u64>) -> Result<Bytes, StoreError> {
-        let wanted = range.end - range.start;
-        let bytes = match self {
-            Self::Local(path) => {
-                let (path, expected) = (path.clone(), expected.clone());
-                let read = move || read_local(&path, &expected, range);
-                tokio::task::spawn_blocking(read).await.map_err(|e| corrupt("reading thread", e))??
-            }
-            Self::Object { bucket, key } => read_object(bucket, key, expected, range).await?,
-        };
-        if bytes.len() as u64 == wanted {
-            return Ok(bytes);
-        }
-        Err(corrupt(&expected.shown, format!("{} bytes came where {wanted} were asked for", bytes.len())))
-    }
-
-    /// Checks that a file without bytes is there and has none.
-    pub(super) async fn check_empty(&self, expected: &Expected) -> Result<(), StoreError> {
-        match self {
-            Self::Local(path) => match tokio::fs::metadata(path).await {
-                Ok(metadata) => expected.check_size(metadata.len()),
-                Err(error) => Err(expected.io_error(path, error)),
-            },
-            Self::Object { bucket, key } => match bucket.store.head(key).await {
-                Ok(object) => expected.check_size(object.size),
-                Err(error) => Err(expected.object_error(error)),
-            },
-        }
-    }
-
-    pub(super) async fn download_url(&self) -> Result<String, StoreError> {
-        match self {
-            Self::Local(path) => file_url(path),
-            Self::Object { bucket, key } => bucket.download_url(key).await,
-        }
-    }
-}
-
-fn read_local(path: &Path, expected: &Expected, range: Range<u64>) -> Result<Bytes, StoreError> {
-    let failed = |error| expected.io_error(path, error);
-    let file = std::fs::File::open(path).map_err(failed)?;
-    expected.check_size(file.metadata().map_err(failed)?.len())?;
-    // A piece of a file is asked for, never more than memory holds.
-    let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or(usize::MAX)];
-    file.read_exact_at(&mut bytes, range.start).map_err(failed)?;
-    Ok(bytes.into())
-}
-
-async fn read_object(bucket: &Bucket, key: &Key, expected: &Expected, range: Range<u64>) -> Result<Bytes, StoreError> {
-    let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-    let read = async {
-        let object = bucket.store.get_opts(key, options).await?;
-        Ok::<_, object_store::Error>((object.meta.size, object.bytes().await?))
-    };
-    match read.await {
-        Ok((size_bytes, bytes)) => {
-            expected.check_size(size_bytes)?;
-            Ok(bytes)
-        }
-        Err(error @ object_store::Error::NotFound { .. }) => Err(expected.object_error(error)),
-        // Servers word "that range is past the end" differently; the size tells.
-        Err(error) => match bucket.store.head(key).await {
-            Ok(object) => Err(expected.check_size(object.size).err().unwrap_or_else(|| error.into())),
-            Err(_) => Err(error.into()),
-        },
-    }
-}
-
-impl Expected {
-    /// A file that a manifest lists must have its size to the byte; any other may have grown since it was found.
-    fn check_size(&self, size_bytes: u64) -> Result<(), StoreError> {
-        let holds = if self.listed { size_bytes == self.size_bytes } else { size_bytes >= self.size_bytes };
-        if holds {
-            return Ok(());
-        }
-        let said_by = if self.listed { "the manifest says" } else { "it had when it was opened" };
-        Err(corrupt(&self.shown, format!("is {size_bytes} bytes, not the {} that {said_by}", self.size_bytes)))
-    }
-
-    fn object_error(&self, error: object_store::Error) -> StoreError {
-        match error {
-            object_store::Error::NotFound { .. } => self.missing(),
-            error => error.into(),
-        }
-    }
-
-    fn io_error(&self, path: &Path, error: io::Error) -> StoreError {
-        match error.kind() {
-            io::ErrorKind::NotFound => self.missing(),
-            io::ErrorKind::UnexpectedEof => corrupt(&self.shown, "became shorter while it was read"),
-            _ => StoreError::File { path: path.display().to_string(), source: error },
-        }
-    }
-
-    fn missing(&self) -> StoreError {
-        if self.listed {
-            corrupt(&self.shown, "is missing, though the manifest lists it")
-        } else {
-            crate::rows::not_found("file", &self.shown)
-        }
-    }
 }

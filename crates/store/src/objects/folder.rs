@@ -8,11 +8,11 @@ use std::path::Path;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
+use inheritune_domain::artifact::{Damage, DigestCheck, FileDigest};
 use inheritune_domain::id::Sha256Digest;
-use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
-use super::bucket::{Expected, Source};
+use super::source::{Expected, Source, Version};
 use crate::StoreError;
 use crate::rows::{corrupt, not_found};
 
@@ -34,7 +34,22 @@ pub struct FolderFile {
     /// Length in bytes.
     pub size_bytes: u64,
     /// Digest, where a manifest tells it.
-    pub sha256: Option<Sha256Digest>,
+    pub digest: Option<FileDigest>,
+}
+
+/// Where a file was found, and what it was then.
+#[derive(Debug, Clone)]
+pub(super) struct Origin {
+    pub(super) source: Source,
+    pub(super) version: Version,
+}
+
+/// Part of a file, to be read later.
+#[derive(Debug, Clone)]
+pub struct Stretch {
+    pub(super) source: Source,
+    pub(super) expected: Expected,
+    pub(super) range: Range<u64>,
 }
 
 /// A readable set of files.
@@ -44,14 +59,14 @@ pub struct Folder {
     shown: String,
     files: Vec<FolderFile>,
     /// Where the bytes are; one for each of `files`.
-    sources: Vec<Source>,
+    origins: Vec<Origin>,
 }
 
 impl Folder {
-    pub(super) fn new(shown: String, mut found: Vec<(FolderFile, Source)>) -> Self {
+    pub(super) fn new(shown: String, mut found: Vec<(FolderFile, Origin)>) -> Self {
         found.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
-        let (files, sources) = found.into_iter().unzip();
-        Self { shown, files, sources }
+        let (files, origins) = found.into_iter().unzip();
+        Self { shown, files, origins }
     }
 
     /// The files, by name.
@@ -69,7 +84,7 @@ impl Folder {
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Corrupt`] when it is larger than `max_bytes` or not what it should be.
     pub async fn read(&self, name: &str, max_bytes: u64) -> Result<Bytes, StoreError> {
-        let (file, source) = self.find(name)?;
+        let (file, Origin { source, .. }) = self.find(name)?;
         let expected = self.expected(file);
         if file.size_bytes > max_bytes {
             return Err(corrupt(expected.shown, format!("is {} bytes; at most {max_bytes} are read", file.size_bytes)));
@@ -79,7 +94,10 @@ impl Folder {
             0 => source.check_empty(&expected).await.map(|()| Bytes::new())?,
             size_bytes => source.read(&expected, 0..size_bytes).await?,
         };
-        check_digest(&expected, file.sha256, || Sha256Digest::of(&bytes))?;
+        if let Some(digest) = &file.digest {
+            let mut check = DigestCheck::new(digest.clone());
+            check.update(&bytes).and_then(|()| check.finish()).map_err(|damage| corrupt(&expected.shown, damage))?;
+        }
         Ok(bytes)
     }
 
@@ -88,13 +106,30 @@ impl Folder {
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Corrupt`] when the file ends before the range does.
     pub async fn read_range(&self, name: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
-        let (file, source) = self.find(name)?;
+        let (file, Origin { source, .. }) = self.find(name)?;
         let expected = self.expected(file);
         check_range(&expected, &range)?;
         if range.is_empty() {
             return Ok(Bytes::new());
         }
         source.read(&expected, range).await
+    }
+
+    /// Part of a file, to be read later, if the file is then still what it was when this folder was opened.
+    ///
+    /// # Errors
+    /// As [`Folder::read_range`].
+    pub fn stretch(&self, name: &str, range: Range<u64>) -> Result<Stretch, StoreError> {
+        let (file, Origin { source, version }) = self.find(name)?;
+        let expected = Expected { version: version.clone(), ..self.expected(file) };
+        check_range(&expected, &range)?;
+        Ok(Stretch { source: source.clone(), expected, range })
+    }
+
+    /// The digest of exactly this part of a file, where the manifest tells it.
+    pub fn known_digest(&self, name: &str, range: &Range<u64>) -> Option<Sha256Digest> {
+        let (file, _) = self.find(name).ok()?;
+        file.digest.as_ref()?.of_range(file.size_bytes, range)
     }
 
     /// Part of a file, piece by piece: all of `range`, or an error. Its digest is not looked at.
@@ -106,7 +141,7 @@ impl Folder {
         name: &str,
         range: Range<u64>,
     ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError> {
-        let (file, source) = self.find(name)?;
+        let (file, Origin { source, .. }) = self.find(name)?;
         let expected = self.expected(file);
         check_range(&expected, &range)?;
         Ok(pieces(source.clone(), expected, range))
@@ -118,7 +153,8 @@ impl Folder {
     /// # Errors
     /// [`StoreError::Corrupt`] naming the file; [`StoreError::File`]; the object store's.
     pub async fn fetch(&self, dir: &Path) -> Result<(), StoreError> {
-        let fetches = self.files.iter().zip(&self.sources).map(|(file, source)| self.fetch_one(file, source, dir));
+        let fetches =
+            self.files.iter().zip(&self.origins).map(|(file, origin)| self.fetch_one(file, &origin.source, dir));
         // Each future is boxed: a stream of borrowing ones is not provably `Send`.
         let fetches: Vec<_> = fetches.map(futures::FutureExt::boxed).collect();
         futures::stream::iter(fetches).buffer_unordered(FILES_AT_ONCE).try_collect().await
@@ -129,7 +165,7 @@ impl Folder {
     /// # Errors
     /// [`StoreError::NotFound`]; else as [`Folder::fetch`].
     pub async fn fetch_file(&self, name: &str, dir: &Path) -> Result<(), StoreError> {
-        let (file, source) = self.find(name)?;
+        let (file, Origin { source, .. }) = self.find(name)?;
         self.fetch_one(file, source, dir).await
     }
 
@@ -139,21 +175,25 @@ impl Folder {
             source.check_empty(&expected).await?;
         }
         let path = dir.join(&file.name);
-        let mut part = blocking(&path, Partial::create).await?;
+        let digest = file.digest.clone();
+        let mut part = blocking(&path, move |path| Partial::create(path, digest)).await?;
         let mut bytes = pieces(source.clone(), expected.clone(), 0..file.size_bytes);
         while let Some(piece) = bytes.try_next().await? {
-            part = blocking(&path, move |_| part.write(&piece)).await?;
+            let damage;
+            (part, damage) = blocking(&path, move |_| part.write(&piece)).await?;
+            damage.map_err(|damage| corrupt(&expected.shown, damage))?;
         }
-        let digest = Sha256Digest(part.hasher.clone().finalize().into());
-        check_digest(&expected, file.sha256, || digest)?;
+        if let Some(check) = part.check.take() {
+            check.finish().map_err(|damage| corrupt(&expected.shown, damage))?;
+        }
         blocking(&path, move |path| part.keep(path)).await
     }
 
     /// Where a client gets each of the files.
     pub(crate) async fn download_urls(&self) -> Result<Vec<String>, StoreError> {
-        let mut urls = Vec::with_capacity(self.sources.len());
-        for source in &self.sources {
-            urls.push(source.download_url().await?);
+        let mut urls = Vec::with_capacity(self.origins.len());
+        for origin in &self.origins {
+            urls.push(origin.source.download_url().await?);
         }
         Ok(urls)
     }
@@ -163,17 +203,18 @@ impl Folder {
         self.files.iter().map(|file| file.size_bytes).sum()
     }
 
-    fn find(&self, name: &str) -> Result<(&FolderFile, &Source), StoreError> {
+    fn find(&self, name: &str) -> Result<(&FolderFile, &Origin), StoreError> {
         let at = self.files.binary_search_by(|file| file.name.as_str().cmp(name));
         let at = at.map_err(|_| not_found("file", format!("{}/{name}", self.shown)))?;
-        Ok((&self.files[at], &self.sources[at]))
+        Ok((&self.files[at], &self.origins[at]))
     }
 
     fn expected(&self, file: &FolderFile) -> Expected {
         Expected {
             shown: format!("{}/{}", self.shown, file.name),
             size_bytes: file.size_bytes,
-            listed: file.sha256.is_some(),
+            listed: file.digest.is_some(),
+            version: Version::Unknown,
         }
     }
 }
@@ -199,27 +240,14 @@ fn check_range(expected: &Expected, range: &Range<u64>) -> Result<(), StoreError
     Err(corrupt(&expected.shown, problem))
 }
 
-fn check_digest(
-    expected: &Expected,
-    sha256: Option<Sha256Digest>,
-    actual: impl FnOnce() -> Sha256Digest,
-) -> Result<(), StoreError> {
-    let Some(sha256) = sha256 else { return Ok(()) };
-    let actual = actual();
-    if actual == sha256 {
-        return Ok(());
-    }
-    Err(corrupt(&expected.shown, format!("is damaged: its SHA-256 is {actual}, the manifest says {sha256}")))
-}
-
 /// A file on its way to a directory, under a name of its own with the end `.partial`; gone when dropped.
 struct Partial {
     file: NamedTempFile,
-    hasher: Sha256,
+    check: Option<DigestCheck>,
 }
 
 impl Partial {
-    fn create(path: &Path) -> std::io::Result<Self> {
+    fn create(path: &Path, digest: Option<FileDigest>) -> std::io::Result<Self> {
         let parent = path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(parent)?;
         let file = tempfile::Builder::new()
@@ -227,13 +255,14 @@ impl Partial {
             .suffix(".partial")
             .permissions(std::fs::Permissions::from_mode(FETCHED_MODE))
             .tempfile_in(parent)?;
-        Ok(Self { file, hasher: Sha256::new() })
+        Ok(Self { file, check: digest.map(DigestCheck::new) })
     }
 
-    fn write(mut self, piece: &[u8]) -> std::io::Result<Self> {
-        self.hasher.update(piece);
+    /// Says as well whether the piece is what it should be.
+    fn write(mut self, piece: &[u8]) -> std::io::Result<(Self, Result<(), Damage>)> {
+        let checked = self.check.as_mut().map_or(Ok(()), |check| check.update(piece));
         self.file.write_all(piece)?;
-        Ok(self)
+        Ok((self, checked))
     }
 
     fn keep(self, path: &Path) -> std::io::Result<()> {

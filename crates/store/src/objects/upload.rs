@@ -1,18 +1,27 @@
-//! Writing one object of any size with a few parts of memory, its digest taken on the way.
+//! Writing one object of any size with a few parts of memory.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use inheritune_domain::id::Sha256Digest;
+use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path as Key;
-use object_store::{ObjectStoreExt as _, PutPayloadMut, WriteMultipart};
-use sha2::{Digest as _, Sha256};
+use object_store::{MultipartId, ObjectStoreExt as _, PutPayloadMut, WriteMultipart};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::bucket::Bucket;
+use super::folder::Stretch;
 use crate::StoreError;
+use crate::rows::corrupt;
 
-/// Part of a large object. S3 takes 10 000 parts: 160 GB a file.
-const PART_BYTES: usize = 16 << 20;
+/// First parts of a large object; later ones grow, since S3 takes [`MAX_PARTS`].
+const PART_BYTES: usize = 8 << 20;
+/// After so many parts they are twice as long: 490 GB in all.
+const PARTS_OF_A_SIZE: usize = 2_000;
+/// Most parts of an object.
+const MAX_PARTS: usize = 10_000;
+/// Least length of every part but the last.
+pub(super) const MIN_PART_BYTES: u64 = 5 << 20;
 /// Parts on their way at once.
 const PARTS_AT_ONCE: usize = 3;
 /// Bytes handled between two looks at the parts on their way.
@@ -22,20 +31,32 @@ const PIECE_BYTES: usize = 1 << 20;
 pub(crate) struct Upload {
     bucket: Arc<Bucket>,
     key: Key,
-    hasher: Sha256,
-    size_bytes: u64,
     state: State,
 }
 
 enum State {
     /// So far it fits into one request.
     Small(PutPayloadMut),
-    Parts(WriteMultipart),
+    /// Into a local folder.
+    Local(WriteMultipart),
+    Parts(Parts),
+}
+
+/// An object in numbered parts, uploaded or copied by the server.
+struct Parts {
+    store: Arc<dyn MultipartStore>,
+    key: Key,
+    id: MultipartId,
+    /// Not sent yet.
+    pending: PutPayloadMut,
+    /// Those on their way, in the order of their numbers.
+    sent: VecDeque<AbortOnDropHandle<Result<PartId, StoreError>>>,
+    done: Vec<PartId>,
 }
 
 impl Upload {
     pub(super) fn new(bucket: Arc<Bucket>, key: Key) -> Self {
-        Self { bucket, key, hasher: Sha256::new(), size_bytes: 0, state: State::Small(PutPayloadMut::new()) }
+        Self { bucket, key, state: State::Small(PutPayloadMut::new()) }
     }
 
     /// Adds bytes; waits while too many are on their way.
@@ -45,9 +66,35 @@ impl Upload {
     pub(crate) async fn write(&mut self, mut bytes: Bytes) -> Result<(), StoreError> {
         while !bytes.is_empty() {
             let piece = bytes.split_to(bytes.len().min(PIECE_BYTES));
-            self.hasher.update(&piece);
-            self.size_bytes += piece.len() as u64;
             self.send(&piece).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether [`Upload::copy`] may work.
+    pub(super) fn can_copy(&self) -> bool {
+        self.bucket.copies_parts()
+    }
+
+    /// Bytes that are to be written before the next [`Upload::copy`]: every part but the last has a least length.
+    pub(super) fn bytes_before_copy(&self) -> u64 {
+        let pending = match &self.state {
+            State::Small(buffer) | State::Parts(Parts { pending: buffer, .. }) => buffer.content_length() as u64,
+            State::Local(_) => 0,
+        };
+        if pending == 0 { 0 } else { MIN_PART_BYTES.saturating_sub(pending) }
+    }
+
+    /// Adds a part of an object in S3, at least [`MIN_PART_BYTES`], which the server copies.
+    ///
+    /// # Errors
+    /// The object store's; the upload is then of no more use.
+    pub(super) async fn copy(&mut self, stretch: Stretch) -> Result<(), StoreError> {
+        self.begin_parts().await?;
+        if let State::Parts(parts) = &mut self.state {
+            parts.send_pending().await?;
+            let (bucket, key, id, number) = (self.bucket.clone(), self.key.clone(), parts.id.clone(), parts.next());
+            parts.send(async move { bucket.copy_part((&key, &id, number), &stretch).await }).await?;
         }
         Ok(())
     }
@@ -57,32 +104,60 @@ impl Upload {
             State::Small(buffer) => {
                 buffer.extend_from_slice(piece);
                 if buffer.content_length() >= PART_BYTES {
-                    let parts = self.bucket.store.put_multipart(&self.key).await?;
-                    let mut parts = WriteMultipart::new_with_chunk_size(parts, PART_BYTES);
-                    for bytes in std::mem::take(buffer).freeze() {
-                        parts.put(bytes);
-                    }
-                    self.state = State::Parts(parts);
+                    self.begin_parts().await?;
                 }
             }
-            State::Parts(parts) => {
+            State::Local(parts) => {
                 parts.wait_for_capacity(PARTS_AT_ONCE).await?;
                 parts.write(piece);
             }
+            State::Parts(parts) => parts.write(piece).await?,
         }
         Ok(())
     }
 
-    /// Makes the object readable; says its size in bytes and its digest. What failed is cleaned up.
+    /// Gives up on one request.
+    async fn begin_parts(&mut self) -> Result<(), StoreError> {
+        let State::Small(buffer) = &mut self.state else { return Ok(()) };
+        let buffer = std::mem::take(buffer);
+        self.state = match self.bucket.multipart() {
+            Some(store) => {
+                let (key, id) = (self.key.clone(), store.create_multipart(&self.key).await?);
+                State::Parts(Parts { store, key, id, pending: buffer, sent: VecDeque::new(), done: Vec::new() })
+            }
+            None => {
+                let parts = self.bucket.store.put_multipart(&self.key).await?;
+                let mut parts = WriteMultipart::new_with_chunk_size(parts, PART_BYTES);
+                for bytes in buffer.freeze() {
+                    parts.put(bytes);
+                }
+                State::Local(parts)
+            }
+        };
+        Ok(())
+    }
+
+    /// Makes the object readable. What failed is cleaned up.
     ///
     /// # Errors
     /// The object store's.
-    pub(crate) async fn finish(self) -> Result<(u64, Sha256Digest), StoreError> {
+    pub(crate) async fn finish(self) -> Result<(), StoreError> {
         match self.state {
-            State::Small(buffer) => self.bucket.store.put(&self.key, buffer.freeze()).await?,
-            State::Parts(parts) => parts.finish().await?,
-        };
-        Ok((self.size_bytes, Sha256Digest(self.hasher.finalize().into())))
+            State::Small(buffer) => {
+                self.bucket.store.put(&self.key, buffer.freeze()).await?;
+            }
+            State::Local(parts) => {
+                parts.finish().await?;
+            }
+            State::Parts(mut parts) => {
+                if let Err(error) = parts.finish().await {
+                    // The first error is the one to tell.
+                    drop(parts.abort().await);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Gives back what the store keeps of an upload that will not be finished.
@@ -92,7 +167,73 @@ impl Upload {
     pub(crate) async fn abort(self) -> Result<(), StoreError> {
         match self.state {
             State::Small(_) => Ok(()),
-            State::Parts(parts) => Ok(parts.abort().await?),
+            State::Local(parts) => Ok(parts.abort().await?),
+            State::Parts(parts) => parts.abort().await,
         }
+    }
+}
+
+impl Parts {
+    /// The number of the next part, from 0.
+    fn next(&self) -> usize {
+        self.done.len() + self.sent.len()
+    }
+
+    async fn write(&mut self, piece: &[u8]) -> Result<(), StoreError> {
+        self.pending.extend_from_slice(piece);
+        if self.pending.content_length() >= PART_BYTES << (self.next() / PARTS_OF_A_SIZE) {
+            self.send_pending().await?;
+        }
+        Ok(())
+    }
+
+    async fn send_pending(&mut self) -> Result<(), StoreError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let part = std::mem::take(&mut self.pending).freeze();
+        let (store, key, id, number) = (self.store.clone(), self.key.clone(), self.id.clone(), self.next());
+        self.send(async move { Ok(store.put_part(&key, &id, number, part).await?) }).await
+    }
+
+    async fn send(
+        &mut self,
+        part: impl Future<Output = Result<PartId, StoreError>> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        if self.next() >= MAX_PARTS {
+            return Err(corrupt(self.key.as_ref(), format!("has more than the {MAX_PARTS} parts that a store takes")));
+        }
+        while self.sent.len() >= PARTS_AT_ONCE {
+            self.wait_for_one().await?;
+        }
+        self.sent.push_back(AbortOnDropHandle::new(tokio::spawn(part)));
+        Ok(())
+    }
+
+    async fn wait_for_one(&mut self) -> Result<(), StoreError> {
+        if let Some(part) = self.sent.front_mut() {
+            let part = part.await.unwrap_or_else(|broken| Err(corrupt("uploading task", broken)));
+            self.sent.pop_front();
+            self.done.push(part?);
+        }
+        Ok(())
+    }
+
+    async fn finish(&mut self) -> Result<(), StoreError> {
+        self.send_pending().await?;
+        while !self.sent.is_empty() {
+            self.wait_for_one().await?;
+        }
+        self.store.complete_multipart(&self.key, &self.id, std::mem::take(&mut self.done)).await?;
+        Ok(())
+    }
+
+    /// None of the parts on their way may arrive after the end.
+    async fn abort(self) -> Result<(), StoreError> {
+        for part in self.sent {
+            part.abort();
+            drop(part.await);
+        }
+        Ok(self.store.abort_multipart(&self.key, &self.id).await?)
     }
 }

@@ -4,18 +4,20 @@
 //! link in it is resolved. What is refused is not looked at: nobody learns whether it exists.
 
 use std::collections::BTreeMap;
+use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::TryStreamExt as _;
-use object_store::ObjectStoreExt as _;
 use object_store::path::Path as Key;
+use object_store::{ObjectMeta, ObjectStoreExt as _};
 use url::Url;
 
-use super::bucket::{Bucket, S3Options, Source};
+use super::bucket::{Bucket, S3Options};
 use super::field;
-use super::folder::FolderFile;
+use super::folder::{FolderFile, Origin};
+use super::source::{Source, Version};
 use crate::StoreError;
 use crate::rows::not_found;
 
@@ -28,9 +30,9 @@ const MAX_DEPTH: usize = 32;
 #[derive(Debug)]
 pub(super) enum Found {
     /// All files below a folder.
-    Folder(Vec<(FolderFile, Source)>),
+    Folder(Vec<(FolderFile, Origin)>),
     /// One file by itself, under its own name.
-    File(FolderFile, Source),
+    File(FolderFile, Origin),
 }
 
 /// The prefixes that may be read.
@@ -157,7 +159,7 @@ struct Walk {
 /// What a walk has seen so far.
 #[derive(Default)]
 struct Below {
-    files: Vec<(FolderFile, Source)>,
+    files: Vec<(FolderFile, Origin)>,
     /// Files and folders.
     entries: usize,
 }
@@ -182,7 +184,8 @@ impl Walk {
         }
         // The last part of the URI, not of what it may be a link to: names end in what their content is.
         let name = Place::parse(&self.uri).ok().and_then(|place| place.parts.last().cloned()).unwrap_or_default();
-        Ok(Found::File(FolderFile { name, size_bytes: metadata.len(), sha256: None }, Source::Local(path)))
+        let (file, origin) = local_file(name, path, &metadata);
+        Ok(Found::File(file, origin))
     }
 
     fn walk(&self, dir: &Path, prefix: &str, depth: usize, below: &mut Below) -> Result<(), StoreError> {
@@ -209,8 +212,7 @@ impl Walk {
             if metadata.is_dir() {
                 self.walk(&path, &format!("{name}/"), depth + 1, below)?;
             } else if metadata.is_file() {
-                let file = FolderFile { name, size_bytes: metadata.len(), sha256: None };
-                below.files.push((file, Source::Local(path)));
+                below.files.push(local_file(name, path, &metadata));
             }
         }
         Ok(())
@@ -237,11 +239,18 @@ impl Walk {
     }
 }
 
+fn local_file(name: String, path: PathBuf, metadata: &Metadata) -> (FolderFile, Origin) {
+    let file = FolderFile { name, size_bytes: metadata.len(), digest: None };
+    (file, Origin { source: Source::Local(path), version: Version::of_file(metadata) })
+}
+
 async fn list_bucket(bucket: &Arc<Bucket>, uri: &str, parts: &[String]) -> Result<Found, StoreError> {
     let refused = |problem: String| StoreError::Location { location: uri.to_owned(), problem };
     let prefix = Key::parse(parts.join("/")).map_err(|e| refused(e.to_string()))?;
-    let file = |name: String, size_bytes: u64, key: Key| {
-        (FolderFile { name, size_bytes, sha256: None }, Source::Object { bucket: bucket.clone(), key })
+    let file = |name: String, object: ObjectMeta| {
+        let (file, version) = (FolderFile { name, size_bytes: object.size, digest: None }, Version::of_object(&object));
+        let source = Source::Object { bucket: bucket.clone(), key: object.location };
+        (file, Origin { source, version })
     };
     let mut found = Vec::new();
     let mut objects = bucket.store.list(Some(&prefix));
@@ -255,14 +264,14 @@ async fn list_bucket(bucket: &Arc<Bucket>, uri: &str, parts: &[String]) -> Resul
         if found.len() >= MAX_FILES {
             return Err(refused(format!("holds more than {MAX_FILES} files; name a smaller folder")));
         }
-        found.push(file(name, object.size, object.location));
+        found.push(file(name, object));
     }
     if found.is_empty() {
         let name = parts.last().ok_or_else(|| not_found("file", uri))?;
         return match bucket.store.head(&prefix).await {
             Ok(object) => {
-                let (file, source) = file(name.clone(), object.size, object.location);
-                Ok(Found::File(file, source))
+                let (file, origin) = file(name.clone(), object);
+                Ok(Found::File(file, origin))
             }
             Err(object_store::Error::NotFound { .. }) => Err(not_found("file", uri)),
             Err(error) => Err(error.into()),

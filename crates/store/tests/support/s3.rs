@@ -4,10 +4,16 @@
 use std::future::Future;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Method, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use inheritune_store::objects::StorageConfig;
+use object_store::aws::{AmazonS3, AmazonS3Builder};
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 use tempfile::TempDir;
@@ -22,7 +28,32 @@ const SECRET_KEY: &str = "not-a-secret";
 pub struct S3Server {
     pub endpoint: String,
     root: TempDir,
+    traffic: Arc<Traffic>,
     _connections: JoinSet<()>,
+}
+
+/// What the server saw, and whether it is one of those that cannot copy parts.
+#[derive(Default)]
+pub struct Traffic {
+    /// Bytes of bodies that it was asked for or given.
+    pub passed_bytes: AtomicU64,
+    /// Parts that it copied itself.
+    pub copied_parts: AtomicU64,
+    pub refuses_copies: AtomicBool,
+}
+
+impl Traffic {
+    /// Notes a request; none when it is refused.
+    fn note(&self, request: &Request<Incoming>) -> Option<()> {
+        if request.headers().contains_key("x-amz-copy-source") {
+            if self.refuses_copies.load(Ordering::Relaxed) {
+                return None;
+            }
+            self.copied_parts.fetch_add(1, Ordering::Relaxed);
+        }
+        self.passed_bytes.fetch_add(length(request.headers()), Ordering::Relaxed);
+        Some(())
+    }
 }
 
 impl S3Server {
@@ -32,22 +63,54 @@ impl S3Server {
         let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
         service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let service = service.build();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // The first server of a process is where the environment says that S3 is.
+        let address = std::env::var("AWS_ENDPOINT_URL").unwrap_or_default().replace("http://", "");
+        let listener = match TcpListener::bind(&address).await {
+            Ok(listener) => listener,
+            Err(_) => TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        };
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let mut connections = JoinSet::new();
+        let (traffic, mut connections) = (Arc::new(Traffic::default()), JoinSet::new());
+        let seen = traffic.clone();
         connections.spawn(async move {
             let mut accepted = JoinSet::new();
             loop {
                 let (socket, _) = listener.accept().await.unwrap();
                 socket.set_nodelay(true).unwrap();
-                let service = service.clone();
+                let (service, traffic) = (service.clone(), seen.clone());
                 accepted.spawn(async move {
                     let server = Builder::new(TokioExecutor::new());
-                    let _client_gone = server.serve_connection(TokioIo::new(socket), service).await;
+                    let answer = service_fn(move |request: Request<Incoming>| {
+                        let (service, traffic) = (service.clone(), traffic.clone());
+                        async move {
+                            if traffic.note(&request).is_none() {
+                                let refused = s3s::Body::from("<Error><Code>NotImplemented</Code></Error>".to_owned());
+                                return Ok(Response::builder().status(501).body(refused).unwrap());
+                            }
+                            let get = request.method() == Method::GET;
+                            let answer = service.call(request.map(s3s::Body::from)).await;
+                            if let (true, Ok(answer)) = (get, &answer) {
+                                traffic.passed_bytes.fetch_add(length(answer.headers()), Ordering::Relaxed);
+                            }
+                            answer
+                        }
+                    });
+                    let _client_gone = server.serve_connection(TokioIo::new(socket), answer).await;
                 });
             }
         });
-        Self { endpoint, root, _connections: connections }
+        Self { endpoint, root, traffic, _connections: connections }
+    }
+
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// Another client, which writes what the store finds.
+    pub fn client(&self) -> AmazonS3 {
+        let client =
+            AmazonS3Builder::new().with_bucket_name(BUCKET).with_endpoint(&self.endpoint).with_allow_http(true);
+        client.with_access_key_id(ACCESS_KEY).with_secret_access_key(SECRET_KEY).build().unwrap()
     }
 
     /// Where the object `key` is kept.
@@ -72,6 +135,10 @@ impl S3Server {
     }
 }
 
+fn length(headers: &HeaderMap) -> u64 {
+    headers.get("content-length").map_or(0, |length| length.to_str().unwrap().parse().unwrap())
+}
+
 /// Runs `body` where the environment holds the server's credentials: in this process when it does already, else the test
 /// called `test` once more in a process of its own. (Changing the environment of a running process is unsafe.)
 pub fn with_credentials(test: &str, body: impl Future<Output = ()>) {
@@ -84,6 +151,8 @@ pub fn with_credentials(test: &str, body: impl Future<Output = ()>) {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AWS_")) {
         again.env_remove(name);
     }
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    again.env("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{port}")).env("AWS_ALLOW_HTTP", "true");
     let ended = again.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY).output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
     assert!(ended.status.success() && out.contains("1 passed"), "{out}\n{err}");

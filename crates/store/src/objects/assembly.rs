@@ -1,0 +1,253 @@
+//! One object made out of parts of others, in the fastest way that their store and ours allow:
+//!
+//! - into a local folder, several segments at once, each written where it belongs ([`local`]);
+//! - from S3 to S3, parts whose digests are known are copied by the server itself and never pass through here;
+//! - else in order, read a few chunks ahead and uploaded a few parts at once.
+//!
+//! Memory is a few chunks, whatever the size of the object.
+
+mod local;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{StreamExt as _, TryFutureExt as _, TryStreamExt as _};
+use inheritune_domain::artifact::SegmentDigest;
+use inheritune_domain::id::Sha256Digest;
+use sha2::{Digest as _, Sha256};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::folder::Stretch;
+use super::upload::{MIN_PART_BYTES, Upload};
+use crate::StoreError;
+use crate::rows::corrupt;
+
+pub(crate) use local::assemble as assemble_locally;
+
+/// Bytes of one read.
+const CHUNK_BYTES: u64 = 2 << 20;
+/// Reads on their way ahead of the one being written.
+const CHUNKS_AHEAD: usize = 6;
+/// Most bytes that are made ahead of their turn.
+const MAX_MADE_AHEAD_BYTES: u64 = 4 << 20;
+/// Most bytes of one part that a server copies; should it refuse, they are held here instead.
+const MAX_COPY_BYTES: u64 = 16 << 20;
+/// A shorter stretch passes through here: a part has a least length, even after others have filled one up.
+const MIN_COPY_BYTES: u64 = 2 * MIN_PART_BYTES;
+
+/// A part of the object in the making that has a digest of its own.
+#[derive(Debug)]
+pub struct Segment {
+    /// Its bytes, in order.
+    pub chunks: Vec<Chunk>,
+    /// Their digest, where it is known already: nobody needs to see them then.
+    pub sha256: Option<Sha256Digest>,
+}
+
+/// Where some bytes come from.
+#[derive(Debug)]
+pub enum Chunk {
+    /// Here they are.
+    Bytes(Bytes),
+    /// Part of a file.
+    Copied(Stretch),
+    /// Made when their turn comes.
+    Made(Making),
+}
+
+/// Bytes that are made when their turn comes.
+pub struct Making {
+    /// How many they will be.
+    pub size_bytes: u64,
+    /// Makes them.
+    pub make: Box<dyn FnOnce() -> BoxFuture<'static, Result<Bytes, StoreError>> + Send>,
+}
+
+impl std::fmt::Debug for Making {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Making({} bytes)", self.size_bytes)
+    }
+}
+
+/// Counts the bytes that are written, for whoever wants to watch.
+#[derive(Debug, Clone, Default)]
+pub struct WrittenBytes(Arc<AtomicU64>);
+
+impl WrittenBytes {
+    /// So many are written.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Segment {
+    /// Bytes at hand.
+    pub fn of_bytes(bytes: Bytes) -> Self {
+        Self { chunks: vec![Chunk::Bytes(bytes)], sha256: None }
+    }
+
+    /// Its length.
+    pub fn size_bytes(&self) -> u64 {
+        self.chunks.iter().map(Chunk::size_bytes).sum()
+    }
+}
+
+impl Chunk {
+    fn size_bytes(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Copied(stretch) => stretch.range.end - stretch.range.start,
+            Self::Made(making) => making.size_bytes,
+        }
+    }
+}
+
+impl Making {
+    async fn bytes(self) -> Result<Bytes, StoreError> {
+        let bytes = (self.make)().await?;
+        if bytes.len() as u64 == self.size_bytes {
+            return Ok(bytes);
+        }
+        Err(corrupt(
+            "bytes in the making",
+            format!("are {}, not the {} that were promised", bytes.len(), self.size_bytes),
+        ))
+    }
+}
+
+impl Stretch {
+    pub(super) async fn read(self) -> Result<Bytes, StoreError> {
+        self.source.read(&self.expected, self.range).await
+    }
+
+    /// The same in pieces of `piece_bytes`; the last one takes up to `least_bytes` more, so that none is smaller.
+    fn pieces(self, piece_bytes: u64, least_bytes: u64) -> impl Iterator<Item = Self> + Send {
+        let mut rest = Some(self).filter(|all| all.size_bytes() > 0);
+        std::iter::from_fn(move || {
+            let all = rest.take()?;
+            if all.size_bytes() <= piece_bytes + least_bytes.saturating_sub(1) {
+                return Some(all);
+            }
+            let (piece, after) = all.split(piece_bytes);
+            rest = Some(after);
+            Some(piece)
+        })
+    }
+
+    /// The first `bytes` of it, and the rest.
+    fn split(self, bytes: u64) -> (Self, Self) {
+        let middle = self.range.end.min(self.range.start.saturating_add(bytes));
+        let rest = Self { range: middle..self.range.end, ..self.clone() };
+        (Self { range: self.range.start..middle, ..self }, rest)
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+}
+
+/// Writes `segments` into `upload`, in order; says their digests.
+///
+/// # Errors
+/// A source's or the object store's; the upload is then of no more use.
+pub(crate) async fn assemble_in_order(
+    upload: &mut Upload,
+    segments: Vec<Segment>,
+    written: &WrittenBytes,
+) -> Result<Vec<SegmentDigest>, StoreError> {
+    let mut digests: Vec<(u64, Option<Sha256Digest>, Sha256)> =
+        segments.iter().map(|segment| (segment.size_bytes(), segment.sha256, Sha256::new())).collect();
+    // Boxed: a stream of closures is not provably `Send`.
+    let mut steps = futures::stream::iter(steps(segments, upload.can_copy()))
+        .map(|(at, step)| step.ahead().map_ok(move |step| (at, step)))
+        .buffered(CHUNKS_AHEAD)
+        .boxed();
+    while let Some((segment, step)) = steps.try_next().await? {
+        let mut write = async |upload: &mut Upload, bytes: Bytes| {
+            let (_, known, hasher) = &mut digests[segment];
+            if known.is_none() {
+                hasher.update(&bytes);
+            }
+            written.add(bytes.len() as u64);
+            upload.write(bytes).await
+        };
+        match step {
+            Step::Write(bytes) => write(upload, bytes).await?,
+            Step::Read(stretch) => write(upload, stretch.read().await?).await?,
+            Step::Make(making) => write(upload, making.bytes().await?).await?,
+            Step::Copy(stretch) => {
+                let (head, rest) = stretch.split(upload.bytes_before_copy());
+                for piece in head.pieces(CHUNK_BYTES, 0) {
+                    write(upload, piece.read().await?).await?;
+                }
+                for piece in rest.pieces(MAX_COPY_BYTES, MIN_PART_BYTES) {
+                    written.add(piece.size_bytes());
+                    upload.copy(piece).await?;
+                }
+            }
+        }
+    }
+    let digest = |(size_bytes, known, hasher): (u64, Option<Sha256Digest>, Sha256)| SegmentDigest {
+        size_bytes,
+        sha256: known.unwrap_or_else(|| Sha256Digest(hasher.finalize().into())),
+    };
+    Ok(digests.into_iter().map(digest).collect())
+}
+
+/// What is to be done for each segment, in order.
+fn steps(segments: Vec<Segment>, copies: bool) -> Box<dyn Iterator<Item = (usize, Step)> + Send> {
+    Box::new(segments.into_iter().enumerate().flat_map(move |(at, segment)| {
+        let copies = copies && segment.sha256.is_some();
+        segment.chunks.into_iter().flat_map(move |chunk| chunk.steps(copies)).map(move |step| (at, step))
+    }))
+}
+
+/// What is to be done next.
+enum Step {
+    Write(Bytes),
+    Read(Stretch),
+    Make(Making),
+    /// The server copies all of it but what must be written before.
+    Copy(Stretch),
+}
+
+impl Chunk {
+    fn steps(self, copies: bool) -> Box<dyn Iterator<Item = Step> + Send> {
+        match self {
+            Self::Bytes(bytes) => Box::new(std::iter::once(Step::Write(bytes))),
+            Self::Made(making) => Box::new(std::iter::once(Step::Make(making))),
+            Self::Copied(stretch) if copies && stretch.source.is_in_s3() && stretch.size_bytes() >= MIN_COPY_BYTES => {
+                Box::new(std::iter::once(Step::Copy(stretch)))
+            }
+            Self::Copied(stretch) => Box::new(stretch.pieces(CHUNK_BYTES, 0).map(Step::Read)),
+        }
+    }
+}
+
+impl Step {
+    /// The same with as much done as may be done before its turn.
+    async fn ahead(self) -> Result<Self, StoreError> {
+        match self {
+            Self::Read(stretch) => Ok(Self::Write(in_a_task(stretch.read()).await?)),
+            // A large one is not held beside another.
+            Self::Make(making) if making.size_bytes <= MAX_MADE_AHEAD_BYTES => {
+                Ok(Self::Write(in_a_task(making.bytes()).await?))
+            }
+            Self::Write(_) | Self::Make(_) | Self::Copy(_) => Ok(self),
+        }
+    }
+}
+
+/// It goes on while other bytes are hashed and uploaded.
+async fn in_a_task(
+    bytes: impl Future<Output = Result<Bytes, StoreError>> + Send + 'static,
+) -> Result<Bytes, StoreError> {
+    let task = AbortOnDropHandle::new(tokio::spawn(bytes));
+    task.await.unwrap_or_else(|broken| Err(corrupt("reading task", broken)))
+}

@@ -1,0 +1,300 @@
+//! Files made of parts of others: from a local folder and from S3, into a folder, memory and S3.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/s3.rs"]
+mod s3;
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use inheritune_domain::artifact::{Artifact, ArtifactKind, Location, SegmentDigest};
+use inheritune_domain::id::Sha256Digest;
+use inheritune_domain::spec::JobKind;
+use inheritune_store::artifacts::ArtifactWriter;
+use inheritune_store::objects::{Chunk, Folder, Making, ObjectsConfig, Segment, StorageConfig, WrittenBytes};
+use inheritune_store::{Store, StoreError};
+use object_store::ObjectStoreExt as _;
+use object_store::aws::AmazonS3;
+use s3::{BUCKET, S3Server};
+use serde_json::json;
+
+/// Parts of this file are taken; longer than several parts of an upload, and no multiple of anything.
+const SOURCE_BYTES: usize = (26 << 20) + 4_321;
+const NAME: &str = "weights.bin";
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at * 31 + at / 251) as u8).collect()
+}
+
+async fn store(storage: StorageConfig, allowed: &[String]) -> Store {
+    support::store_with(ObjectsConfig { storage, allowed_uris: allowed.to_vec() }).await
+}
+
+async fn begin(store: &Store) -> ArtifactWriter {
+    let lease = support::submit_and_claim(store, JobKind::Slice).await;
+    store.begin_artifact(ArtifactKind::Checkpoint, lease.key)
+}
+
+async fn open(store: &Store, uri: &str) -> Folder {
+    store.open(&Location::Uri(uri.to_owned())).await.unwrap()
+}
+
+fn making(bytes: Vec<u8>) -> Chunk {
+    let size_bytes = bytes.len() as u64;
+    Chunk::Made(Making { size_bytes, make: Box::new(move || Box::pin(async move { Ok(Bytes::from(bytes)) })) })
+}
+
+/// What each segment is made of: (start, end) in the source, else so many bytes that are made.
+type Recipe = &'static [(&'static str, usize, usize)];
+
+/// Large and small stretches in any order, a segment of several, an empty one, a large one that is made.
+const RECIPES: [Recipe; 6] = [
+    &[("bytes", 0, 1000)],
+    &[("copy", 2 << 20, (13 << 20) + 17)],
+    &[("copy", 100, 4196)],
+    &[],
+    &[("copy", 7, 3 << 20), ("copy", 25 << 20, (25 << 20) + 12_001), ("made", 0, 5 << 20)],
+    &[("copy", 15 << 20, SOURCE_BYTES)],
+];
+
+fn segments(folder: &Folder, source: &[u8]) -> (Vec<Segment>, Vec<Vec<u8>>) {
+    let made = |recipe: &Recipe| {
+        let mut content = Vec::new();
+        let chunks = recipe.iter().map(|(kind, start, end)| {
+            content.extend_from_slice(&source[*start..*end]);
+            match *kind {
+                "copy" => Chunk::Copied(folder.stretch(NAME, *start as u64..*end as u64).unwrap()),
+                "bytes" => Chunk::Bytes(Bytes::copy_from_slice(&source[*start..*end])),
+                _ => making(source[*start..*end].to_vec()),
+            }
+        });
+        (Segment { chunks: chunks.collect(), sha256: None }, content)
+    };
+    RECIPES.iter().map(made).unzip()
+}
+
+fn digests(contents: &[Vec<u8>]) -> Vec<SegmentDigest> {
+    let digest = |c: &Vec<u8>| SegmentDigest { size_bytes: c.len() as u64, sha256: Sha256Digest::of(c) };
+    contents.iter().map(digest).collect()
+}
+
+/// The file of an artifact, fetched and so held against its digests.
+async fn fetched(store: &Store, artifact: &Artifact) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    store.open(&Location::Artifact(artifact.id)).await.unwrap().fetch(dir.path()).await.unwrap();
+    std::fs::read(dir.path().join(NAME)).unwrap()
+}
+
+/// Makes a file out of parts of the one at `uri`, then the same again from that, whose digests are known.
+async fn parts_of_a_file_are_put_together(store: &Store, uri: &str) {
+    let source = pattern(SOURCE_BYTES);
+    let folder = open(store, uri).await;
+    let (pieces, contents) = segments(&folder, &source);
+    let written = WrittenBytes::default();
+    let mut writer = begin(store).await;
+    let made = writer.assemble(NAME, pieces, &written).await.unwrap();
+    assert_eq!(made, digests(&contents));
+    assert_eq!(written.get(), contents.concat().len() as u64);
+    let taken = writer.assemble(NAME, Vec::new(), &written).await.unwrap_err();
+    assert!(matches!(taken, StoreError::Location { .. }), "{taken}");
+    let first = writer.publish(None, json!({})).await.unwrap();
+    assert!(fetched(store, &first).await == contents.concat());
+
+    // Backwards, by digests that the manifest tells; the first segment has none that it does.
+    let folder = store.open(&Location::Artifact(first.id)).await.unwrap();
+    let mut at = 0;
+    let mut again: Vec<Segment> = made
+        .iter()
+        .map(|segment| {
+            let range = at..at + segment.size_bytes;
+            at = range.end;
+            let sha256 = folder.known_digest(NAME, &range);
+            assert_eq!(sha256, Some(segment.sha256));
+            Segment { chunks: vec![Chunk::Copied(folder.stretch(NAME, range).unwrap())], sha256 }
+        })
+        .collect();
+    assert_eq!(folder.known_digest(NAME, &(0..1001)), None);
+    again.reverse();
+    again.insert(0, Segment::of_bytes(Bytes::from_static(b"header")));
+    let mut expected = vec![b"header".to_vec()];
+    expected.extend(contents.into_iter().rev());
+    let mut writer = begin(store).await;
+    assert_eq!(writer.assemble(NAME, again, &WrittenBytes::default()).await.unwrap(), digests(&expected));
+    let second = writer.publish(None, json!({})).await.unwrap();
+    assert!(fetched(store, &second).await == expected.concat());
+}
+
+fn write_source(dir: &Path) {
+    std::fs::create_dir_all(dir).unwrap();
+    std::fs::write(dir.join(NAME), pattern(SOURCE_BYTES)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_a_folder_into_a_folder_and_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    write_source(&dir.path().join("models/one"));
+    let uri = format!("file://{}/models/one", dir.path().display());
+    let objects = dir.path().join("objects");
+    for storage in [StorageConfig::Folder { path: objects.clone() }, StorageConfig::Memory] {
+        parts_of_a_file_are_put_together(&store(storage, std::slice::from_ref(&uri)).await, &uri).await;
+    }
+}
+
+#[test]
+fn from_s3_and_into_s3() {
+    s3::with_credentials("from_s3_and_into_s3", async {
+        let dir = tempfile::tempdir().unwrap();
+        write_source(&dir.path().join("models/one"));
+        let server = S3Server::start().await;
+        write_source(&server.path("models/one"));
+        let local = format!("file://{}/models/one", dir.path().display());
+        let remote = format!("s3://{BUCKET}/models/one");
+        let allowed = [local.clone(), remote.clone()];
+        let into_folder = store(StorageConfig::Folder { path: dir.path().join("objects") }, &allowed).await;
+        parts_of_a_file_are_put_together(&into_folder, &remote).await;
+        let into_s3 = store(server.storage("prefix"), &allowed).await;
+        parts_of_a_file_are_put_together(&into_s3, &local).await;
+        parts_of_a_file_are_put_together(&into_s3, &remote).await;
+        assert!(server.traffic().copied_parts.load(Ordering::Relaxed) > 0);
+        assert_eq!(server.parts(), Vec::<PathBuf>::new());
+    });
+}
+
+#[test]
+fn what_is_known_does_not_pass_through_here() {
+    s3::with_credentials("what_is_known_does_not_pass_through_here", async {
+        let server = S3Server::start().await;
+        write_source(&server.path("models/one"));
+        let remote = format!("s3://{BUCKET}/models/one");
+        let store = store(server.storage(""), std::slice::from_ref(&remote)).await;
+        let source = open(&store, &remote).await;
+        let whole = |folder: &Folder, sha256| {
+            let stretch = folder.stretch(NAME, 0..SOURCE_BYTES as u64).unwrap();
+            vec![
+                Segment::of_bytes(Bytes::from_static(b"header")),
+                Segment { chunks: vec![Chunk::Copied(stretch)], sha256 },
+            ]
+        };
+        let passed = || server.traffic().passed_bytes.swap(0, Ordering::Relaxed);
+        let mut writer = begin(&store).await;
+        passed();
+        let made = writer.assemble(NAME, whole(&source, None), &WrittenBytes::default()).await.unwrap();
+        assert!(passed() >= 2 * SOURCE_BYTES as u64, "once in, once out");
+        let known = Some(made[1].sha256);
+        let mut writer = begin(&store).await;
+        writer.assemble(NAME, whole(&source, known), &WrittenBytes::default()).await.unwrap();
+        // The header is filled up to the least length of a part, in and out.
+        let bytes = passed();
+        assert!(bytes < 11 << 20, "{bytes}");
+        let artifact = writer.publish(None, json!({})).await.unwrap();
+        assert!(fetched(&store, &artifact).await[6..] == pattern(SOURCE_BYTES));
+
+        // A server that cannot: the same, by way of this process.
+        server.traffic().refuses_copies.store(true, Ordering::Relaxed);
+        let mut writer = begin(&store).await;
+        writer.assemble(NAME, whole(&source, known), &WrittenBytes::default()).await.unwrap();
+        let artifact = writer.publish(None, json!({})).await.unwrap();
+        assert!(fetched(&store, &artifact).await[6..] == pattern(SOURCE_BYTES));
+    });
+}
+
+#[test]
+fn a_file_that_changes_is_named_and_nothing_stays() {
+    s3::with_credentials("a_file_that_changes_is_named_and_nothing_stays", async {
+        let dir = tempfile::tempdir().unwrap();
+        let server = S3Server::start().await;
+        let objects = dir.path().join("objects");
+        let local_dir = dir.path().join("models");
+        let local = format!("file://{}", local_dir.display());
+        let remote = format!("s3://{BUCKET}/models");
+        let allowed = [local.clone(), remote.clone()];
+        for storage in [StorageConfig::Folder { path: objects.clone() }, server.storage("")] {
+            let store = store(storage, &allowed).await;
+            for (uri, place) in [(&local, Place::Folder(local_dir.clone())), (&remote, Place::S3(server.client()))] {
+                let changes = [
+                    (Some(vec![1; SOURCE_BYTES]), "was replaced or written to"),
+                    (Some(vec![1; SOURCE_BYTES - 1]), "bytes, not the"),
+                    (None, "does not exist"),
+                ];
+                for (change, problem) in changes {
+                    place.put(Some(pattern(SOURCE_BYTES))).await;
+                    let source = open(&store, uri).await;
+                    let (pieces, _) = segments(&source, &pattern(SOURCE_BYTES));
+                    // This server lists no ETags, only seconds.
+                    tokio::time::sleep(Duration::from_millis(1100)).await;
+                    place.put(change).await;
+                    let mut writer = begin(&store).await;
+                    let made = writer.assemble(NAME, pieces, &WrittenBytes::default()).await;
+                    let error = made.unwrap_err().to_string();
+                    assert!(error.contains(problem) && error.contains(NAME), "{uri}: {error}");
+                    writer.abandon().await.unwrap();
+                    assert_eq!(server.parts(), Vec::<PathBuf>::new());
+                    assert_eq!(files(&objects) + files(&server.path("artifacts")), 0, "{problem}");
+                }
+            }
+        }
+    });
+}
+
+enum Place {
+    Folder(PathBuf),
+    S3(AmazonS3),
+}
+
+impl Place {
+    /// Writes the source file anew, under a name of its own first, or takes it away.
+    async fn put(&self, content: Option<Vec<u8>>) {
+        match (self, content) {
+            (Self::Folder(dir), Some(content)) => {
+                std::fs::create_dir_all(dir).unwrap();
+                std::fs::write(dir.join("new"), content).unwrap();
+                std::fs::rename(dir.join("new"), dir.join(NAME)).unwrap();
+            }
+            (Self::Folder(dir), None) => std::fs::remove_file(dir.join(NAME)).unwrap(),
+            (Self::S3(s3), Some(content)) => {
+                s3.put(&format!("models/{NAME}").into(), content.into()).await.unwrap();
+            }
+            (Self::S3(s3), None) => s3.delete(&format!("models/{NAME}").into()).await.unwrap(),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_gives_up_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    write_source(&dir.path().join("models"));
+    let uri = format!("file://{}/models", dir.path().display());
+    let objects = dir.path().join("objects");
+    let store = store(StorageConfig::Folder { path: objects.clone() }, std::slice::from_ref(&uri)).await;
+    let folder = open(&store, &uri).await;
+    let (mut pieces, _) = segments(&folder, &pattern(SOURCE_BYTES));
+    let never = Making {
+        size_bytes: 1,
+        make: Box::new(|| {
+            Box::pin(async {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                Ok(Bytes::from_static(b"x"))
+            })
+        }),
+    };
+    pieces.push(Segment { chunks: vec![Chunk::Made(never)], sha256: None });
+    let mut writer = begin(&store).await;
+    let given_up =
+        tokio::time::timeout(Duration::from_millis(100), writer.assemble(NAME, pieces, &WrittenBytes::default())).await;
+    assert!(given_up.is_err());
+    drop(writer);
+    let emptied = async {
+        while files(&objects) > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), emptied).await.unwrap();
+}
+
+fn files(dir: &Path) -> usize {
+    let Ok(entries) = dir.read_dir() else { return 0 };
+    entries.map(|entry| entry.unwrap().path()).map(|path| if path.is_dir() { files(&path) } else { 1 }).sum()
+}
