@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use inheritune_domain::checkpoint::inherit_set::InheritSet;
 use uuid::Uuid;
 
 use crate::failure::EXIT_CODES;
+use crate::size;
 
 /// `inheritune`.
 #[derive(Debug, Parser)]
@@ -341,6 +343,9 @@ pub enum ArtifactCommand {
 pub struct ImportCheckpoint {
     /// The checkpoint: a path or file:// URI that the server can read, or s3://bucket/key
     pub checkpoint: String,
+    /// Longest file of weights; a larger checkpoint is sharded: 5GB when absent, 500MB, 1GiB
+    #[arg(long, value_parser = size::parse, value_name = "SIZE")]
+    pub max_shard_size: Option<u64>,
     /// What it is for, in your words; `import CHECKPOINT` when absent
     #[arg(long, default_value = "", hide_default_value = true)]
     pub label: String,
@@ -402,22 +407,13 @@ pub struct PlanSlice {
     /// Source layers in target order, instead of the first ones: 0,1,2,7
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub layer_map: Vec<u32>,
-    /// Which other tensors are inherited
-    #[arg(long, value_enum, default_value_t = Inherit::All)]
-    pub inherit: Inherit,
-}
-
-/// Which tensors besides the blocks are inherited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Inherit {
-    /// Embeddings, final norm and head
-    All,
-    /// What the released code copies: the head
-    OfficialCode,
-    /// No other
-    Blocks,
-    /// Nothing at all, not even the blocks
-    Nothing,
+    /// Which parts are inherited: all, official-code (what the released code copies: blocks and head), blocks, nothing;
+    /// or some of token_embedding, position_embedding, attention, mlp, norms, final_norm and head: attention,norms
+    #[arg(long, default_value_t = InheritSet::ALL, value_name = "SET|PARTS")]
+    pub inherit: InheritSet,
+    /// Longest file of weights; a larger target is sharded: 5GB when absent
+    #[arg(long, value_parser = size::parse, value_name = "SIZE")]
+    pub max_shard_size: Option<u64>,
 }
 
 /// Commands about training.

@@ -1,7 +1,7 @@
 //! `inheritune`: the command line client, and the report.
 //!
-//! Owns: the commands ([`args`]), recipe files ([`recipe`]: relative paths, checking offline, explaining), following
-//! runs and jobs ([`watch`], [`screen`]), exporting artifacts ([`export`]), exit codes ([`failure`]), and the report
+//! Owns: the commands ([`args`]), recipe files ([`recipe`]: relative paths, checking offline, explaining), sizes
+//! ([`size`]), following runs and jobs ([`watch`], [`screen`]), exporting artifacts ([`export`]), exit codes ([`failure`]), and the report
 //! ([`report`]: HTML, Markdown and SVG from one `ReportData`).
 //!
 //! Entry point: [`main`]; the report alone: [`report::render`].
@@ -17,6 +17,7 @@ pub mod recipe;
 pub mod report;
 pub mod screen;
 pub mod show;
+pub mod size;
 pub mod watch;
 
 use clap::Parser as _;

@@ -52,6 +52,9 @@ fn bad_usage_is_2() {
         &["run", "watch", ID, "--force"],
         &["--server", "ftp://x", "run", "list"],
         &["slice", "plan", "models/x"],
+        &["slice", "plan", "models/x", "--layers", "1", "--inherit", "atention"],
+        &["slice", "plan", "models/x", "--layers", "1", "--inherit", "blocks,head"],
+        &["artifact", "import", "models/x", "--max-shard-size", "5Gb"],
         &["job", "submit", "Cargo.toml"],
     ] {
         let output = inheritune(args);
@@ -69,7 +72,8 @@ fn no_server_is_3() {
         &["run", "create", "deploy/recipes/demo-full-data.toml"],
         &["job", "watch", ID],
         &["artifact", "export", ID, "--to", "/tmp/never"],
-        &["artifact", "import", "models/x", "--watch"],
+        &["artifact", "import", "models/x", "--watch", "--max-shard-size", "2GB"],
+        &["slice", "plan", "models/x", "--layers", "1", "--inherit", "attention,norms"],
         &["eval", "tasks"],
     ] {
         let output = inheritune(&[&["--server", "http://127.0.0.1:9"], args].concat());

@@ -1,8 +1,8 @@
 //! Checkpoint families: shapes, tensor names and what a slice takes from where.
 //!
 //! Read [`decoder_config`] first (one shape for all families), then a family such as [`gpt2`] (names and
-//! Hugging Face keys; [`block_parts`] is what several share), [`layer_map`], [`slice_plan`], then the files nobody
-//! here wrote: [`safetensors_header`], [`shard_index`], and PyTorch's own format in [`zip_directory`], [`pickle`] and
+//! Hugging Face keys; [`block_parts`] is what several share), [`layer_map`], [`inherit_set`], [`slice_plan`], then the
+//! files nobody here wrote: [`safetensors_header`], [`shard_index`], and PyTorch's own format in [`zip_directory`], [`pickle`] and
 //! [`torch_archive`]. [`nanogpt`] and [`litgpt`] are checkpoints that are not in Hugging Face's layout.
 
 pub mod decoder_config;
@@ -13,6 +13,7 @@ pub mod gpt_neox;
 pub mod opt;
 pub mod mpt;
 pub mod layer_map;
+pub mod inherit_set;
 pub mod slice_plan;
 pub mod safetensors_header;
 pub mod shard_index;

@@ -13,7 +13,10 @@ mod outcome;
 pub use job::{
     EvaluateSpec, EvaluationTask, JobKind, JobSpec, SliceSource, SliceSpec, TokenizeSpec, TokenizerSource, TrainSpec,
 };
-pub use limits::{MAX_ARMS, MAX_NAME_LEN, MAX_ROUNDS, MAX_SOURCES, MAX_VOCAB, MIN_VOCAB};
+pub use limits::{
+    DEFAULT_MAX_SHARD_SIZE_BYTES, MAX_ARMS, MAX_NAME_LEN, MAX_ROUNDS, MAX_SOURCES, MAX_VOCAB, MIN_MAX_SHARD_SIZE_BYTES,
+    MIN_VOCAB,
+};
 pub use outcome::{Evaluated, JobOutcome, Score, Sliced, Tokenized, Trained};
 pub use recipe::{
     ArmSpec, ControlSpec, CorpusSpec, EvaluationSpec, GrowthSource, LayerMapRule, Recipe, ReferenceSpec, RunSpec,

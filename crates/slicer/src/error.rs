@@ -8,6 +8,8 @@ use inheritune_domain::checkpoint::torch_archive::ArchiveError;
 use inheritune_runtime::worker::JobError;
 use inheritune_store::StoreError;
 
+use crate::layout::MAX_WEIGHTS_FILES;
+
 /// Why a slice cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SlicerError {
@@ -28,6 +30,17 @@ pub enum SlicerError {
     /// A header that would not be accepted back.
     #[error("the target's weights: {0}")]
     Target(#[from] HeaderError),
+    /// More files than an artifact holds.
+    #[error(
+        "a max_shard_size_bytes of {max_shard_size_bytes} makes {files} files of weights; at most {MAX_WEIGHTS_FILES} \
+         are written"
+    )]
+    TooManyFiles {
+        /// So many.
+        files: usize,
+        /// Of at most so many bytes.
+        max_shard_size_bytes: u64,
+    },
     /// The attempt was told to stop.
     #[error("stopped")]
     Stopped,
@@ -109,9 +122,10 @@ impl From<SlicerError> for JobError {
             SlicerError::Checkpoint { problem: BadCheckpoint::ShortRead { .. }, .. } | SlicerError::Thread(_) => {
                 Self::Retryable(error.to_string())
             }
-            SlicerError::Checkpoint { .. } | SlicerError::Plan(_) | SlicerError::Target(_) => {
-                Self::Permanent(error.to_string())
-            }
+            SlicerError::Checkpoint { .. }
+            | SlicerError::Plan(_)
+            | SlicerError::Target(_)
+            | SlicerError::TooManyFiles { .. } => Self::Permanent(error.to_string()),
             SlicerError::Stopped => Self::Stopped,
         }
     }

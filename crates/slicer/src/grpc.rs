@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use crate::error::{BadCheckpoint, SlicerError};
+use crate::layout;
 use crate::plan::PlannedSlice;
 use crate::record::described_origin;
 use crate::source::Checkpoint;
@@ -74,7 +75,7 @@ impl SlicingService for Slicing {
         let spec = convert::slicing::planned_slice(request.get_ref()).map_err(|v| status::invalid_argument(&v))?;
         let planned = async {
             match PlannedSlice::new(&self.store, &spec).await {
-                Ok(planned) => Ok(planned_response(&planned)),
+                Ok(planned) => planned_response(&planned, spec.max_shard_size_bytes),
                 // The one thing that a plan can say of a source that has none.
                 Err(SlicerError::Checkpoint {
                     problem: BadCheckpoint::Tensors(PlanError::MissingTensors { tensors, .. }),
@@ -104,15 +105,7 @@ fn inspected(checkpoint: &Checkpoint) -> v1::InspectResponse {
 fn tensor_info(spec: TensorSpec, checkpoint: &Checkpoint) -> v1::TensorInfo {
     let found = checkpoint.inventory.tensor(spec.tied_to.as_deref().unwrap_or(&spec.name));
     let stored = found.filter(|_| spec.tied_to.is_none());
-    let (layer, role) = match spec.role {
-        TensorRole::TokenEmbedding => (None, "token_embedding"),
-        TensorRole::PositionEmbedding => (None, "position_embedding"),
-        TensorRole::Block { layer, part: BlockPart::Attention } => (Some(layer), "attention"),
-        TensorRole::Block { layer, part: BlockPart::Mlp } => (Some(layer), "mlp"),
-        TensorRole::Block { layer, part: BlockPart::Norm } => (Some(layer), "norm"),
-        TensorRole::FinalNorm => (None, "final_norm"),
-        TensorRole::Head => (None, "head"),
-    };
+    let (layer, role) = layer_and_role(spec.role);
     v1::TensorInfo {
         dtype: found.map(|tensor| tensor.dtype.to_string()).unwrap_or_default(),
         size_bytes: stored.map_or(0, SourceTensor::size_bytes),
@@ -125,9 +118,21 @@ fn tensor_info(spec: TensorSpec, checkpoint: &Checkpoint) -> v1::TensorInfo {
     }
 }
 
-fn planned_response(planned: &PlannedSlice) -> v1::PlanSliceResponse {
+fn layer_and_role(role: TensorRole) -> (Option<u32>, &'static str) {
+    match role {
+        TensorRole::TokenEmbedding => (None, "token_embedding"),
+        TensorRole::PositionEmbedding => (None, "position_embedding"),
+        TensorRole::Block { layer, part: BlockPart::Attention } => (Some(layer), "attention"),
+        TensorRole::Block { layer, part: BlockPart::Mlp } => (Some(layer), "mlp"),
+        TensorRole::Block { layer, part: BlockPart::Norm } => (Some(layer), "norm"),
+        TensorRole::FinalNorm => (None, "final_norm"),
+        TensorRole::Head => (None, "head"),
+    }
+}
+
+fn planned_response(planned: &PlannedSlice, max_shard_size_bytes: u64) -> Result<v1::PlanSliceResponse, SlicerError> {
     let (plan, config) = (&planned.plan, planned.plan.config());
-    v1::PlanSliceResponse {
+    Ok(v1::PlanSliceResponse {
         tensors: plan.tensors().iter().map(planned_tensor).collect(),
         config: Some(config.into()),
         reference_layers: planned.reference_layers().0,
@@ -138,7 +143,8 @@ fn planned_response(planned: &PlannedSlice) -> v1::PlanSliceResponse {
         copied_bytes: plan.copied_bytes(),
         fresh_bytes: plan.size_bytes() - plan.copied_bytes(),
         missing: Vec::new(),
-    }
+        weights_files: layout::count(plan, max_shard_size_bytes)?,
+    })
 }
 
 fn planned_tensor(placement: &Placement) -> v1::PlannedTensor {
@@ -148,6 +154,7 @@ fn planned_tensor(placement: &Placement) -> v1::PlannedTensor {
         Origin::Tied { .. } => v1::TensorOrigin::Tied,
         Origin::Fresh { .. } => v1::TensorOrigin::Fresh,
     };
+    let (layer, role) = layer_and_role(placement.target.role);
     v1::PlannedTensor {
         name: placement.target.name.clone(),
         origin: origin.into(),
@@ -155,6 +162,8 @@ fn planned_tensor(placement: &Placement) -> v1::PlannedTensor {
         dtype: placement.dtype.to_string(),
         shape: placement.target.shape.clone(),
         size_bytes: placement.size_bytes(),
+        layer,
+        role: role.to_owned(),
     }
 }
 
@@ -167,6 +176,9 @@ fn slicer_status(error: &SlicerError, field: &str) -> Status {
         SlicerError::Store(error) => store_status(error, field),
         SlicerError::Checkpoint { .. } | SlicerError::Plan(_) | SlicerError::Target(_) => {
             status::unusable(field, &error.to_string())
+        }
+        SlicerError::TooManyFiles { .. } => {
+            status::unusable(&format!("{field}.max_shard_size_bytes"), &error.to_string())
         }
         SlicerError::Stopped | SlicerError::Thread(_) => status::internal(error),
     }

@@ -6,8 +6,10 @@ use inheritune_domain::checkpoint::safetensors_header::{HeaderError, NewTensor, 
 use inheritune_domain::checkpoint::slice_plan::{Origin, Placement, SlicePlan};
 use serde_json::json;
 
-/// Longest file of weights; a longer target is sharded, as transformers' `save_pretrained` does.
-pub const MAX_FILE_BYTES: u64 = 5_000_000_000;
+use crate::error::SlicerError;
+
+/// Most files of weights: an artifact holds 10,000 files, some of which are not weights.
+pub const MAX_WEIGHTS_FILES: usize = 9_900;
 
 /// One file of weights to write: its header, then its tensors in this order.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,16 +22,35 @@ pub struct WeightsFile<'a> {
     pub tensors: Vec<&'a Placement>,
 }
 
-/// The files of `plan`, each of at most `max_file_bytes` of tensors where no single tensor is larger.
+/// The files of `plan`, each of at most `max_shard_size_bytes` of tensors where no single tensor is larger; several are
+/// named as transformers' `save_pretrained` names them.
 ///
 /// # Errors
 /// A header that is too long.
-pub fn files(plan: &SlicePlan, max_file_bytes: u64) -> Result<Vec<WeightsFile<'_>>, HeaderError> {
+pub fn files(plan: &SlicePlan, max_shard_size_bytes: u64) -> Result<Vec<WeightsFile<'_>>, HeaderError> {
+    let groups = groups(plan, max_shard_size_bytes);
+    let count = groups.len();
+    (1..).zip(groups).map(|(number, group)| weights_file(number, count, group)).collect()
+}
+
+/// How many files [`files`] makes.
+///
+/// # Errors
+/// [`SlicerError::TooManyFiles`].
+pub fn count(plan: &SlicePlan, max_shard_size_bytes: u64) -> Result<u32, SlicerError> {
+    let files = groups(plan, max_shard_size_bytes).len();
+    match u32::try_from(files) {
+        Ok(count) if files <= MAX_WEIGHTS_FILES => Ok(count),
+        _ => Err(SlicerError::TooManyFiles { files, max_shard_size_bytes }),
+    }
+}
+
+fn groups(plan: &SlicePlan, max_shard_size_bytes: u64) -> Vec<Vec<&Placement>> {
     let mut groups: Vec<Vec<&Placement>> = vec![Vec::new()];
     let mut group_bytes = 0;
     for placement in plan.tensors().iter().filter(|p| !matches!(p.origin, Origin::Tied { .. })) {
         let size = placement.size_bytes();
-        if group_bytes > 0 && group_bytes + size > max_file_bytes {
+        if group_bytes > 0 && group_bytes + size > max_shard_size_bytes {
             groups.push(Vec::new());
             group_bytes = 0;
         }
@@ -38,8 +59,7 @@ pub fn files(plan: &SlicePlan, max_file_bytes: u64) -> Result<Vec<WeightsFile<'_
             group.push(placement);
         }
     }
-    let count = groups.len();
-    (1..).zip(groups).map(|(number, group)| weights_file(number, count, group)).collect()
+    groups
 }
 
 /// `model.safetensors.index.json` for several files; none for one.
@@ -75,13 +95,14 @@ mod tests {
     use inheritune_domain::checkpoint::decoder_config::{Architecture, Family};
     use inheritune_domain::checkpoint::safetensors_header::SafetensorsHeader;
     use inheritune_domain::id::LayerCount;
+    use inheritune_domain::spec::DEFAULT_MAX_SHARD_SIZE_BYTES;
 
     use super::*;
 
-    fn plan() -> SlicePlan {
+    fn plan(layers: u32) -> SlicePlan {
         let architecture = Architecture {
             family: Family::Llama,
-            n_layers: LayerCount(3),
+            n_layers: LayerCount(layers),
             d_model: 8,
             n_heads: 2,
             n_kv_heads: None,
@@ -98,27 +119,39 @@ mod tests {
 
     #[test]
     fn every_tensor_is_in_one_file_within_the_limit() {
-        let plan = plan();
-        for max_file_bytes in [1, 1000, 1024, 5000, plan.size_bytes() - 1, plan.size_bytes(), MAX_FILE_BYTES] {
-            let files = files(&plan, max_file_bytes).unwrap();
+        let plan = plan(3);
+        let size_bytes = plan.size_bytes();
+        for max_shard_size_bytes in [1, 1000, 1024, 5000, size_bytes - 1, size_bytes, DEFAULT_MAX_SHARD_SIZE_BYTES] {
+            let files = files(&plan, max_shard_size_bytes).unwrap();
+            assert_eq!(count(&plan, max_shard_size_bytes).unwrap() as usize, files.len());
             let mut names = Vec::new();
             for file in &files {
                 let size: u64 = file.tensors.iter().map(|tensor| tensor.size_bytes()).sum();
-                assert!(size <= max_file_bytes || file.tensors.len() == 1);
+                assert!(size <= max_shard_size_bytes || file.tensors.len() == 1);
                 let read = SafetensorsHeader::parse(&file.header[8..], file.header.len() as u64 + size).unwrap();
                 assert_eq!(read.tensors().len(), file.tensors.len());
                 names.extend(file.tensors.iter().map(|tensor| tensor.target.name.as_str()));
             }
             assert_eq!(names, plan.tensors().iter().map(|tensor| tensor.target.name.as_str()).collect::<Vec<_>>());
-            assert_eq!(files.len() == 1, max_file_bytes >= plan.size_bytes());
+            assert_eq!(files.len() == 1, max_shard_size_bytes >= size_bytes);
             assert_eq!(index(&files).is_none(), files.len() == 1);
         }
     }
 
     #[test]
+    fn an_artifact_holds_so_many_files() {
+        // A block of this model has nine tensors.
+        let fits = plan(1_000);
+        assert_eq!(count(&fits, 1).unwrap(), 9_003);
+        let error = count(&plan(1_100), 1).unwrap_err().to_string();
+        assert_eq!(error, "a max_shard_size_bytes of 1 makes 9903 files of weights; at most 9900 are written");
+        assert_eq!(count(&plan(1_100), DEFAULT_MAX_SHARD_SIZE_BYTES).unwrap(), 1);
+    }
+
+    #[test]
     fn files_are_named_as_transformers_names_them() {
-        let plan = plan();
-        let one = files(&plan, MAX_FILE_BYTES).unwrap();
+        let plan = plan(3);
+        let one = files(&plan, DEFAULT_MAX_SHARD_SIZE_BYTES).unwrap();
         assert_eq!(one[0].name, "model.safetensors");
         let two = files(&plan, plan.size_bytes() - 1).unwrap();
         let names: Vec<&str> = two.iter().map(|file| file.name.as_str()).collect();

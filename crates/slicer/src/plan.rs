@@ -12,6 +12,7 @@ use inheritune_store::objects::Folder;
 use serde_json::Value;
 
 use crate::error::SlicerError;
+use crate::layout;
 use crate::source::Checkpoint;
 use crate::tokenizer::{TokenSet, TokenizerFiles, check_own};
 
@@ -82,6 +83,7 @@ impl PlannedSlice {
         if let Some((tokens, location)) = &tokens {
             tokens.check(location, planned.plan.config())?;
         }
+        layout::count(&planned.plan, spec.max_shard_size_bytes)?;
         Ok(planned)
     }
 

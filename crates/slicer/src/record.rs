@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use inheritune_domain::checkpoint::decoder_config::Init;
+use inheritune_domain::checkpoint::inherit_set::{InheritPart, InheritSet};
 use inheritune_domain::checkpoint::safetensors_header::Dtype;
 use inheritune_domain::checkpoint::slice_plan::{Origin, Placement, Reading, Source};
 use inheritune_domain::id::Sha256Digest;
@@ -128,21 +129,26 @@ pub fn described_origin(origin: &Origin) -> String {
 /// The model card.
 pub fn readme(planned: &PlannedSlice, seed: u64) -> String {
     let (plan, config) = (&planned.plan, planned.plan.config());
-    let (copied, fresh) = (plan.copied().count(), plan.fresh_tensors().count());
+    let (copied, fresh) = (plan.copied_parts(), plan.fresh_parts());
+    // Nothing is said of the parts of a model in which nothing is copied, or everything.
+    let mixed = copied != InheritSet::NOTHING && fresh != InheritSet::NOTHING;
+    let parts = |set: InheritSet| if mixed { format!(": {}", set.listed()) } else { String::new() };
     let mut text =
         String::from("---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- inheritune\n---\n\n# ");
-    match (&planned.reference, copied) {
-        (Some(reference), 1..) => {
+    match &planned.reference {
+        Some(reference) if copied != InheritSet::NOTHING => {
+            let whole = !fresh.parts().any(InheritPart::is_of_blocks);
             // Writing to a String cannot fail.
             let _ = writeln!(
                 text,
-                "{} of {} layers, inherited\n\nMade by Inheritune from `{}`.",
+                "{} of {} layers, inherited{}\n\nMade by Inheritune from `{}`.",
                 config.n_layers,
                 reference.config().n_layers,
+                if whole { "" } else { " in part" },
                 reference.location
             );
         }
-        (Some(_) | None, _) => {
+        Some(_) | None => {
             let _ = writeln!(text, "{} layers, randomly initialised\n\nMade by Inheritune.", config.n_layers);
         }
     }
@@ -161,8 +167,8 @@ pub fn readme(planned: &PlannedSlice, seed: u64) -> String {
     let _ = write!(
         text,
         "\n| | |\n|---|---|\n| family | {} |\n| layers | {} |\n| source layers | {layer_map} |\n| width | {} |\n\
-         | heads | {} |\n| vocabulary | {} |\n| context | {} tokens |\n| parameters | {} |\n| copied tensors | {copied} |\n\
-         | fresh tensors | {fresh} (seed {seed}) |\n\n\
+         | heads | {} |\n| vocabulary | {} |\n| context | {} tokens |\n| parameters | {} |\n| copied tensors | {}{} |\n\
+         | fresh tensors | {}{} (seed {seed}) |\n\n\
          `{RECORD_FILE}` tells for every tensor where it came from, and its SHA-256 before any training.\n\
          Load it with `transformers.AutoModelForCausalLM.from_pretrained` on this folder.\n",
         config.family.as_str(),
@@ -172,6 +178,10 @@ pub fn readme(planned: &PlannedSlice, seed: u64) -> String {
         config.vocab_size,
         config.max_positions,
         config.parameters(),
+        plan.copied().count(),
+        parts(copied),
+        plan.fresh_tensors().count(),
+        parts(fresh),
     );
     text
 }

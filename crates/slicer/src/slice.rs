@@ -21,23 +21,15 @@ const KINDS: [JobKind; 1] = [JobKind::Slice];
 
 /// Works slice jobs.
 #[derive(Debug, Clone)]
-pub struct SliceHandler {
-    max_file_bytes: u64,
-}
+pub struct SliceHandler;
 
 /// The handler of slice jobs. Every service's handler is made from the store; this one needs nothing of it until
 /// it gets a job.
 pub fn handler(_store: &Store) -> SliceHandler {
-    SliceHandler { max_file_bytes: layout::MAX_FILE_BYTES }
+    SliceHandler
 }
 
 impl SliceHandler {
-    /// The same with another longest file of weights; [`layout::MAX_FILE_BYTES`] is the default.
-    #[must_use]
-    pub fn with_max_file_bytes(self, max_file_bytes: u64) -> Self {
-        Self { max_file_bytes }
-    }
-
     async fn slice(&self, spec: &SliceSpec, context: &JobContext) -> Result<Sliced, SlicerError> {
         context.progress.set(Progress { message: "reading headers".to_owned(), ..Progress::default() });
         let planned = tokio::select! {
@@ -53,7 +45,7 @@ impl SliceHandler {
             "planned"
         );
         let mut artifact = context.store.begin_artifact(ArtifactKind::Checkpoint, context.lease);
-        let written = self.write(&planned, spec.seed, (&mut artifact, context)).await;
+        let written = self.write(&planned, spec, (&mut artifact, context)).await;
         if let Err(error) = written {
             // Nothing refers to it; what cannot be deleted now is swept up later.
             if let Err(error) = artifact.abandon().await {
@@ -76,10 +68,11 @@ impl SliceHandler {
     async fn write(
         &self,
         planned: &PlannedSlice,
-        seed: u64,
+        spec: &SliceSpec,
         (artifact, context): (&mut ArtifactWriter, &JobContext),
     ) -> Result<(), SlicerError> {
-        let files = layout::files(&planned.plan, self.max_file_bytes)?;
+        let seed = spec.seed;
+        let files = layout::files(&planned.plan, spec.max_shard_size_bytes)?;
         let mut copier = Copier::new(planned, seed, context);
         for file in &files {
             copier.write(file, artifact).await?;

@@ -36,6 +36,7 @@ async fn checkpoints_are_inspected_and_slices_planned() {
         let mut client = SlicingServiceClient::connect(url).await.unwrap();
         inspect(&house, &mut client).await;
         plan(&house, &mut client).await;
+        parts(&house, &mut client).await;
         drop(client);
         stop.cancel();
     };
@@ -101,4 +102,35 @@ async fn plan(house: &House, client: &mut Client) {
     assert!(error.message().contains("the target asks for 5 layers but the reference has only 4"), "{error}");
     let error = client.plan_slice(v1::PlanSliceRequest::default()).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
+}
+
+/// Parts instead of a preset, and files of weights that are too short.
+async fn parts(house: &House, client: &mut Client) {
+    let request = |inherit: v1::InheritSet, max_shard_size_bytes| {
+        let reference = v1::CheckpointSource {
+            checkpoint: house.location("reference").to_string(),
+            layers: 2,
+            inherit: inherit.into(),
+            inherit_parts: [v1::InheritPart::Norms, v1::InheritPart::Attention].map(i32::from).to_vec(),
+            ..v1::CheckpointSource::default()
+        };
+        let source = Some(v1::slice_spec::Source::Reference(reference));
+        v1::PlanSliceRequest { spec: Some(v1::SliceSpec { source, max_shard_size_bytes, ..v1::SliceSpec::default() }) }
+    };
+    let reply = client.plan_slice(request(v1::InheritSet::Unspecified, None)).await.unwrap().into_inner();
+    assert_eq!(reply.weights_files, 1);
+    assert_eq!(reply.tensors.len(), 2 + 2 * 12 + 2 + 1);
+    for tensor in &reply.tensors {
+        let expected = match tensor.role.as_str() {
+            "attention" | "norm" => TensorOrigin::Copied,
+            "head" => TensorOrigin::Tied,
+            _ => TensorOrigin::Fresh,
+        };
+        assert_eq!((tensor.origin(), tensor.layer.is_some()), (expected, tensor.name.contains(".h.")), "{tensor:?}");
+    }
+    let error = client.plan_slice(request(v1::InheritSet::All, Some(1))).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    for field in ["spec.reference.inherit_parts: ", "spec.max_shard_size_bytes: must be at least 1048576"] {
+        assert!(error.message().contains(field), "{error}");
+    }
 }

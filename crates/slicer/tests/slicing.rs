@@ -11,10 +11,12 @@ use common::{
 };
 use inheritune_domain::artifact::{ArtifactKind, Location};
 use inheritune_domain::checkpoint::decoder_config::{Architecture, Family};
-use inheritune_domain::checkpoint::layer_map::InheritSet;
+use inheritune_domain::checkpoint::inherit_set::InheritSet;
 use inheritune_domain::id::{LayerCount, Sha256Digest};
 use inheritune_domain::job::JobStatus;
-use inheritune_domain::spec::{JobOutcome, LayerMapRule, SliceSource, SliceSpec};
+use inheritune_domain::spec::{
+    DEFAULT_MAX_SHARD_SIZE_BYTES, JobOutcome, LayerMapRule, MIN_MAX_SHARD_SIZE_BYTES, SliceSource, SliceSpec,
+};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
@@ -105,7 +107,7 @@ async fn every_family_is_sliced_by_its_list() {
             source.push((name, Dtype::U8, vec![1, 1, 16, 16], vec![1; 256]));
         }
         write_checkpoint(&house.dir.path().join(family.as_str()), &config, &source);
-        let list = (LayerMapRule::List(vec![0, 2, 2]), InheritSet::All);
+        let list = (LayerMapRule::List(vec![0, 2, 2]), InheritSet::ALL);
         let made = house.slice(sliced(house.location(family.as_str()), 3, list)).await;
         assert_eq!((made.copied_tensors as usize, made.fresh_tensors), (stored, 0), "{family:?}");
         assert_eq!(house.json(made.checkpoint, "config.json").await, config);
@@ -123,19 +125,21 @@ async fn every_family_is_sliced_by_its_list() {
 #[tokio::test]
 async fn shards_are_read_and_written() {
     let house = House::build().await;
-    let config = llama_json(3);
+    // Embedding and head are of 1.2 MB each: a file for one, a file for the blocks, a file for the other.
+    let mut config = llama_json(3);
+    config["vocab_size"] = json!(50_000);
     let source = tensors(&config, Dtype::BF16, 0, str::to_owned);
     write_sharded(&house.dir.path().join("reference"), &config, &source, 3);
-    let spec = sliced(house.location("reference"), 4, (LayerMapRule::List(vec![2, 0, 1, 0]), InheritSet::All));
-    let handler = inheritune_slicer::handler(&house.store).with_max_file_bytes(4000);
-    let record = house.job(handler, spec).await;
+    let spec = sliced(house.location("reference"), 4, (LayerMapRule::List(vec![2, 0, 1, 0]), InheritSet::ALL));
+    let spec = SliceSpec { max_shard_size_bytes: MIN_MAX_SHARD_SIZE_BYTES, ..spec };
+    let record = house.job(inheritune_slicer::handler(&house.store), spec).await;
     let Some(JobOutcome::Sliced(made)) = record.outcome else { panic!("{:?}", record.error) };
     assert_eq!(record.progress.percentage(), Some(100.0));
     assert_eq!((record.progress.done, record.progress.unit.as_str()), (made.copied_bytes, "bytes"));
 
     let names = house.names(made.checkpoint).await;
     let shards: Vec<&String> = names.iter().filter(|name| name.ends_with(".safetensors")).collect();
-    assert!(shards.len() > 2, "{names:?}");
+    assert_eq!(shards.len(), 3, "{names:?}");
     let index = house.json(made.checkpoint, "model.safetensors.index.json").await;
     assert_eq!(index["metadata"]["total_size"], json!(made.copied_bytes));
     let mut target = BTreeMap::new();
@@ -156,7 +160,7 @@ async fn shards_are_read_and_written() {
     }
 
     // What was written as shards is itself a reference.
-    let again = sliced(Location::Artifact(made.checkpoint), 1, (LayerMapRule::First, InheritSet::All));
+    let again = sliced(Location::Artifact(made.checkpoint), 1, (LayerMapRule::First, InheritSet::ALL));
     let again = house.slice(again).await;
     assert_eq!(again.reference_layers, LayerCount(4));
     let cut = read_tensors(&house.file(again.checkpoint, "model.safetensors").await);
@@ -180,7 +184,7 @@ async fn controls_carry_and_fresh_models() {
 async fn controls(house: &House) {
     let mut made = Vec::new();
     for seed in [1, 1, 2] {
-        let spec = sliced(house.location("reference"), 2, (LayerMapRule::First, InheritSet::Nothing));
+        let spec = sliced(house.location("reference"), 2, (LayerMapRule::First, InheritSet::NOTHING));
         let sliced = house.slice(SliceSpec { seed, ..spec }).await;
         assert_eq!((sliced.copied_tensors, sliced.fresh_tensors, sliced.copied_bytes), (0, 28, 0));
         made.push(house.file(sliced.checkpoint, "model.safetensors").await);
@@ -198,7 +202,7 @@ async fn controls(house: &House) {
 }
 
 async fn official_code(house: &House) {
-    let spec = sliced(house.location("reference"), 1, (LayerMapRule::First, InheritSet::OfficialCode));
+    let spec = sliced(house.location("reference"), 1, (LayerMapRule::First, InheritSet::OFFICIAL_CODE));
     let made = house.slice(spec).await;
     assert_eq!((made.copied_tensors, made.fresh_tensors), (13, 3), "wpe and both of ln_f are fresh");
     let record = house.json(made.checkpoint, "inheritance.json").await;
@@ -258,6 +262,7 @@ async fn fresh(house: &House) {
         source: SliceSource::Architecture { architecture, vocab_size: 40 },
         tokenizer: Some(house.registered(ArtifactKind::TokenSet, "tokens").await),
         seed: 3,
+        max_shard_size_bytes: DEFAULT_MAX_SHARD_SIZE_BYTES,
     };
     let made = house.slice(spec).await;
     assert_eq!((made.copied_tensors, made.reference_layers), (0, LayerCount(2)));

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::fields::{Field, Notes};
-use super::slicing::{architecture, inherit, layer_map};
+use super::slicing::{architecture, inherit, inherit_fields, layer_map};
 use super::time::timestamp;
 use super::training::training_spec;
 use crate::v1;
@@ -127,7 +127,7 @@ fn target_spec(field: &mut Field<'_>, message: v1::TargetSpec) -> TargetSpec {
         max_rounds: message.max_rounds.unwrap_or(8),
         tolerance_nats: message.tolerance_nats,
         growth_source,
-        inherit: inherit(&mut field.at("inherit"), message.inherit),
+        inherit: inherit(field, message.inherit, &message.inherit_parts),
         layer_map: layer_map(&mut field.at("layer_map"), message.layer_map),
         data_fraction: message.data_fraction.unwrap_or(1.0),
     }
@@ -198,13 +198,15 @@ impl From<&TargetSpec> for v1::TargetSpec {
             GrowthSource::Reference => v1::GrowthSource::Reference,
             GrowthSource::Carry => v1::GrowthSource::Carry,
         };
+        let (inherit, inherit_parts) = inherit_fields(spec.inherit);
         Self {
             start_layers: spec.start_layers.map(|n| n.0),
             grow_by: Some(spec.grow_by),
             max_rounds: Some(spec.max_rounds),
             tolerance_nats: spec.tolerance_nats,
             growth_source: growth_source.into(),
-            inherit: v1::InheritSet::from(spec.inherit).into(),
+            inherit,
+            inherit_parts,
             layer_map: Some((&spec.layer_map).into()),
             data_fraction: Some(spec.data_fraction),
         }

@@ -1,9 +1,9 @@
 //! Shapes of models, and slices.
 
 use inheritune_domain::checkpoint::decoder_config::{Architecture, DecoderConfig, Family};
-use inheritune_domain::checkpoint::layer_map::InheritSet;
+use inheritune_domain::checkpoint::inherit_set::{InheritPart, InheritSet};
 use inheritune_domain::id::LayerCount;
-use inheritune_domain::spec::{JobSpec, LayerMapRule, SliceSource, SliceSpec, Sliced};
+use inheritune_domain::spec::{DEFAULT_MAX_SHARD_SIZE_BYTES, JobSpec, LayerMapRule, SliceSource, SliceSpec, Sliced};
 use inheritune_domain::violation::Violations;
 
 use super::fields::{Field, Notes};
@@ -45,7 +45,8 @@ pub(super) fn slice_spec(field: &mut Field<'_>, message: v1::SliceSpec) -> Slice
         }
     };
     let tokenizer = field.at("tokenizer_artifact_id").optional_id(&message.tokenizer_artifact_id);
-    SliceSpec { source, tokenizer, seed: message.seed }
+    let max_shard_size_bytes = message.max_shard_size_bytes.unwrap_or(DEFAULT_MAX_SHARD_SIZE_BYTES);
+    SliceSpec { source, tokenizer, seed: message.seed, max_shard_size_bytes }
 }
 
 /// The shape and the vocabulary of a fresh model; what its validation finds is not looked at here.
@@ -60,7 +61,7 @@ fn checkpoint_source(field: &mut Field<'_>, message: v1::CheckpointSource) -> Sl
         checkpoint: field.at("checkpoint").location(&message.checkpoint),
         layers: LayerCount(message.layers),
         layer_map: layer_map(&mut field.at("layer_map"), message.layer_map),
-        inherit: inherit(&mut field.at("inherit"), message.inherit),
+        inherit: inherit(field, message.inherit, &message.inherit_parts),
         previous: field.at("previous_artifact_id").optional_id(&message.previous_artifact_id),
     }
 }
@@ -104,13 +105,62 @@ fn family(field: &mut Field<'_>, value: i32) -> Option<Family> {
     }
 }
 
-pub(super) fn inherit(field: &mut Field<'_>, value: i32) -> InheritSet {
-    match field.known(value) {
-        None | Some(v1::InheritSet::Unspecified | v1::InheritSet::All) => InheritSet::All,
-        Some(v1::InheritSet::OfficialCode) => InheritSet::OfficialCode,
-        Some(v1::InheritSet::Blocks) => InheritSet::Blocks,
-        Some(v1::InheritSet::Nothing) => InheritSet::Nothing,
+/// The fields `inherit` and `inherit_parts` of the message at `field`.
+pub(super) fn inherit(field: &mut Field<'_>, set: i32, parts: &[i32]) -> InheritSet {
+    let preset = match field.at("inherit").known(set) {
+        Some(v1::InheritSet::Unspecified | v1::InheritSet::Parts) if !parts.is_empty() => {
+            return inherit_parts(&mut field.at("inherit_parts"), parts);
+        }
+        Some(v1::InheritSet::Parts) => {
+            field.at("inherit_parts").bad("must name at least one part");
+            InheritSet::NOTHING
+        }
+        None | Some(v1::InheritSet::Unspecified | v1::InheritSet::All) => InheritSet::ALL,
+        Some(v1::InheritSet::OfficialCode) => InheritSet::OFFICIAL_CODE,
+        Some(v1::InheritSet::Blocks) => InheritSet::BLOCKS,
+        Some(v1::InheritSet::Nothing) => InheritSet::NOTHING,
+    };
+    if !parts.is_empty() {
+        field.at("inherit_parts").bad("belongs to the parts set only: give inherit or inherit_parts, not both");
     }
+    preset
+}
+
+fn inherit_parts(field: &mut Field<'_>, parts: &[i32]) -> InheritSet {
+    let mut known = Vec::new();
+    for (i, value) in parts.iter().enumerate() {
+        let mut field = field.index(i);
+        known.extend(match field.known(*value) {
+            Some(v1::InheritPart::Unspecified) => {
+                field.bad(format!("must be one of {}", InheritPart::ALL.map(InheritPart::as_str).join(", ")));
+                None
+            }
+            None => None,
+            Some(v1::InheritPart::TokenEmbedding) => Some(InheritPart::TokenEmbedding),
+            Some(v1::InheritPart::PositionEmbedding) => Some(InheritPart::PositionEmbedding),
+            Some(v1::InheritPart::Attention) => Some(InheritPart::Attention),
+            Some(v1::InheritPart::Mlp) => Some(InheritPart::Mlp),
+            Some(v1::InheritPart::Norms) => Some(InheritPart::Norms),
+            Some(v1::InheritPart::FinalNorm) => Some(InheritPart::FinalNorm),
+            Some(v1::InheritPart::Head) => Some(InheritPart::Head),
+        });
+    }
+    known.into_iter().collect()
+}
+
+/// `set` as the fields `inherit` and `inherit_parts` of a message.
+pub(super) fn inherit_fields(set: InheritSet) -> (i32, Vec<i32>) {
+    let preset = match set {
+        InheritSet::ALL => v1::InheritSet::All,
+        InheritSet::OFFICIAL_CODE => v1::InheritSet::OfficialCode,
+        InheritSet::BLOCKS => v1::InheritSet::Blocks,
+        InheritSet::NOTHING => v1::InheritSet::Nothing,
+        _ => {
+            let parts = set.parts().map(|part| v1::InheritPart::from(part).into()).collect();
+            return (v1::InheritSet::Parts.into(), parts);
+        }
+    };
+    (preset.into(), Vec::new())
 }
 
 pub(super) fn layer_map(field: &mut Field<'_>, message: Option<v1::LayerMap>) -> LayerMapRule {
@@ -185,13 +235,16 @@ impl From<Family> for v1::Family {
     }
 }
 
-impl From<InheritSet> for v1::InheritSet {
-    fn from(inherit: InheritSet) -> Self {
-        match inherit {
-            InheritSet::All => Self::All,
-            InheritSet::OfficialCode => Self::OfficialCode,
-            InheritSet::Blocks => Self::Blocks,
-            InheritSet::Nothing => Self::Nothing,
+impl From<InheritPart> for v1::InheritPart {
+    fn from(part: InheritPart) -> Self {
+        match part {
+            InheritPart::TokenEmbedding => Self::TokenEmbedding,
+            InheritPart::PositionEmbedding => Self::PositionEmbedding,
+            InheritPart::Attention => Self::Attention,
+            InheritPart::Mlp => Self::Mlp,
+            InheritPart::Norms => Self::Norms,
+            InheritPart::FinalNorm => Self::FinalNorm,
+            InheritPart::Head => Self::Head,
         }
     }
 }
@@ -261,12 +314,14 @@ impl From<&SliceSpec> for v1::SliceSpec {
                 vocab_size: *vocab_size,
             }),
             SliceSource::Checkpoint { checkpoint, layers, layer_map, inherit, previous } => {
+                let (inherit, inherit_parts) = inherit_fields(*inherit);
                 v1::slice_spec::Source::Reference(v1::CheckpointSource {
                     checkpoint: checkpoint.to_string(),
                     layers: layers.0,
                     layer_map: Some(layer_map.into()),
-                    inherit: v1::InheritSet::from(*inherit).into(),
+                    inherit,
                     previous_artifact_id: previous.map(|id| id.to_string()).unwrap_or_default(),
+                    inherit_parts,
                 })
             }
         };
@@ -274,6 +329,7 @@ impl From<&SliceSpec> for v1::SliceSpec {
             source: Some(source),
             tokenizer_artifact_id: spec.tokenizer.map(|id| id.to_string()).unwrap_or_default(),
             seed: spec.seed,
+            max_shard_size_bytes: Some(spec.max_shard_size_bytes),
         }
     }
 }

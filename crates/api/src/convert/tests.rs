@@ -3,13 +3,14 @@
 use expect_test::{Expect, expect};
 use inheritune_domain::artifact::Location;
 use inheritune_domain::checkpoint::decoder_config::{Architecture, DecoderConfig, Family};
-use inheritune_domain::checkpoint::layer_map::InheritSet;
+use inheritune_domain::checkpoint::inherit_set::{InheritPart, InheritSet};
 use inheritune_domain::id::{ArtifactId, LayerCount};
 use inheritune_domain::job::Progress;
 use inheritune_domain::spec::{
     ArmSpec, ControlSpec, CorpusSpec, DecayOn, EvaluateSpec, Evaluated, EvaluationSpec, EvaluationTask, GrowthSource,
-    JobOutcome, JobSpec, LayerMapRule, Recipe, ReferenceSpec, RunSpec, Schedule, Score, SliceSource, SliceSpec, Sliced,
-    TargetSpec, TokenizeSpec, Tokenized, TokenizerSource, TokenizerSpec, TrainSpec, Trained, TrainingSpec,
+    JobOutcome, JobSpec, LayerMapRule, MIN_MAX_SHARD_SIZE_BYTES, Recipe, ReferenceSpec, RunSpec, Schedule, Score,
+    SliceSource, SliceSpec, Sliced, TargetSpec, TokenizeSpec, Tokenized, TokenizerSource, TokenizerSpec, TrainSpec,
+    Trained, TrainingSpec,
 };
 use inheritune_domain::violation::Violations;
 use proptest::prelude::*;
@@ -93,10 +94,8 @@ prop_compose! {
 
 fn inherit() -> impl Strategy<Value = InheritSet> {
     prop_oneof![
-        Just(InheritSet::All),
-        Just(InheritSet::OfficialCode),
-        Just(InheritSet::Blocks),
-        Just(InheritSet::Nothing)
+        proptest::sample::select(InheritSet::PRESETS.to_vec()).prop_map(|(_, set)| set),
+        proptest::sample::subsequence(InheritPart::ALL.to_vec(), 0..=7).prop_map(|parts| parts.into_iter().collect()),
     ]
 }
 
@@ -197,8 +196,9 @@ fn slice() -> impl Strategy<Value = SliceSpec> {
             SliceSource::Checkpoint { checkpoint, layers: LayerCount(layers), layer_map, inherit, previous }
         },
     );
-    (prop_oneof![fresh, cut], proptest::option::of(artifact_id()), any::<u64>())
-        .prop_map(|(source, tokenizer, seed)| SliceSpec { source, tokenizer, seed })
+    (prop_oneof![fresh, cut], proptest::option::of(artifact_id()), any::<u64>(), MIN_MAX_SHARD_SIZE_BYTES..).prop_map(
+        |(source, tokenizer, seed, max_shard_size_bytes)| SliceSpec { source, tokenizer, seed, max_shard_size_bytes },
+    )
 }
 
 fn job() -> impl Strategy<Value = JobSpec> {
@@ -515,6 +515,52 @@ fn every_bad_field_of_a_job_is_named_at_once() {
         request_id: `1` is not a UUID: invalid length: found 1
         label: must be at most 256 bytes without control characters
         priority: must be -100 to 100"#]],
+    );
+}
+
+#[test]
+fn parts_are_given_instead_of_a_preset() {
+    let cut = |inherit: v1::InheritSet, parts: &[i32]| {
+        let source = Some(v1::slice_spec::Source::Reference(v1::CheckpointSource {
+            checkpoint: "file:///m".into(),
+            layers: 1,
+            inherit: inherit.into(),
+            inherit_parts: parts.to_vec(),
+            ..Default::default()
+        }));
+        let spec = Some(v1::SliceSpec { source, max_shard_size_bytes: Some(5), ..Default::default() });
+        super::slicing::planned_slice(&v1::PlanSliceRequest { spec })
+    };
+    let attention = i32::from(v1::InheritPart::Attention);
+    check(
+        cut(v1::InheritSet::Blocks, &[attention]),
+        expect![[r#"
+        spec.reference.inherit_parts: belongs to the parts set only: give inherit or inherit_parts, not both
+        spec.max_shard_size_bytes: must be at least 1048576 bytes, 1 MiB"#]],
+    );
+    check(
+        cut(v1::InheritSet::Parts, &[]),
+        expect![[r#"
+        spec.reference.inherit_parts: must name at least one part
+        spec.max_shard_size_bytes: must be at least 1048576 bytes, 1 MiB"#]],
+    );
+    check(
+        cut(v1::InheritSet::Unspecified, &[attention, 0, 99]),
+        expect![[r#"
+        spec.reference.inherit_parts[1]: must be one of token_embedding, position_embedding, attention, mlp, norms, final_norm, head
+        spec.reference.inherit_parts[2]: 99 is no value of this enum
+        spec.max_shard_size_bytes: must be at least 1048576 bytes, 1 MiB"#]],
+    );
+    let spec = |inherit: v1::InheritSet, inherit_parts| {
+        let target = Some(v1::TargetSpec { inherit: inherit.into(), inherit_parts, ..smallest().target.unwrap() });
+        RunSpec::try_from(v1::RunSpec { target, ..smallest() }).map(|spec| spec.target.inherit)
+    };
+    let [norms, mlp] = [v1::InheritPart::Norms, v1::InheritPart::Mlp].map(i32::from);
+    assert_eq!(spec(v1::InheritSet::Unspecified, vec![norms, mlp, attention]), Ok(InheritSet::BLOCKS));
+    assert_eq!(spec(v1::InheritSet::Parts, vec![norms]), Ok(InheritSet::of(&[InheritPart::Norms])));
+    check(
+        spec(v1::InheritSet::All, vec![norms]),
+        expect!["target.inherit_parts: belongs to the parts set only: give inherit or inherit_parts, not both"],
     );
 }
 

@@ -64,7 +64,9 @@ async fn import(global: &Global, args: ImportCheckpoint) -> Result<(), Failure> 
     let label = if args.label.is_empty() { import_label(&checkpoint) } else { args.label };
     let reference = v1::CheckpointSource { checkpoint, layers: config.n_layers, ..v1::CheckpointSource::default() };
     let source = Some(v1::slice_spec::Source::Reference(reference));
-    let spec = v1::job_spec::Spec::Slice(v1::SliceSpec { source, ..v1::SliceSpec::default() });
+    let max_shard_size_bytes = args.max_shard_size;
+    let spec = v1::SliceSpec { source, max_shard_size_bytes, ..v1::SliceSpec::default() };
+    let spec = v1::job_spec::Spec::Slice(spec);
     let request = v1::SubmitJobRequest {
         label,
         spec: Some(v1::JobSpec { spec: Some(spec) }),

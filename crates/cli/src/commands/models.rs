@@ -1,9 +1,11 @@
 //! `inheritune slice …`, `train …` and `eval …`: questions about models that make nothing.
 
 use inheritune_api::v1;
+use inheritune_domain::id::LayerCount;
+use inheritune_domain::spec::{DEFAULT_MAX_SHARD_SIZE_BYTES, LayerMapRule, SliceSource, SliceSpec};
 
 use super::{connect, location, print, read_recipe};
-use crate::args::{EvalCommand, Global, Inherit, PlanSlice, SliceCommand, TrainCommand};
+use crate::args::{EvalCommand, Global, PlanSlice, SliceCommand, TrainCommand};
 use crate::failure::Failure;
 use crate::report::numbers;
 use crate::show;
@@ -54,26 +56,15 @@ pub(super) async fn eval(global: &Global, command: EvalCommand) -> Result<(), Fa
 }
 
 fn slice_spec(args: PlanSlice) -> Result<v1::SliceSpec, Failure> {
-    let layers = args.layers.unwrap_or(args.layer_map.len() as u32);
-    let layer_map = (!args.layer_map.is_empty())
-        .then(|| v1::LayerMap { rule: v1::LayerMapRule::List.into(), list: args.layer_map.clone() });
-    let inherit = match args.inherit {
-        Inherit::All => v1::InheritSet::All,
-        Inherit::OfficialCode => v1::InheritSet::OfficialCode,
-        Inherit::Blocks => v1::InheritSet::Blocks,
-        Inherit::Nothing => v1::InheritSet::Nothing,
+    let source = SliceSource::Checkpoint {
+        checkpoint: location(&args.checkpoint)?.parse().map_err(Failure::invalid)?,
+        layers: LayerCount(args.layers.unwrap_or(args.layer_map.len() as u32)),
+        layer_map: if args.layer_map.is_empty() { LayerMapRule::First } else { LayerMapRule::List(args.layer_map) },
+        inherit: args.inherit,
+        previous: None,
     };
-    Ok(v1::SliceSpec {
-        source: Some(v1::slice_spec::Source::Reference(v1::CheckpointSource {
-            checkpoint: location(&args.checkpoint)?,
-            layers,
-            layer_map,
-            inherit: inherit.into(),
-            previous_artifact_id: String::new(),
-        })),
-        tokenizer_artifact_id: String::new(),
-        seed: 0,
-    })
+    let max_shard_size_bytes = args.max_shard_size.unwrap_or(DEFAULT_MAX_SHARD_SIZE_BYTES);
+    Ok((&SliceSpec { source, tokenizer: None, seed: 0, max_shard_size_bytes }).into())
 }
 
 fn shape(config: Option<&v1::DecoderConfig>) -> String {
@@ -129,10 +120,15 @@ fn inspected(reply: &v1::InspectResponse) -> String {
 }
 
 fn planned(reply: &v1::PlanSliceResponse) -> String {
+    if !reply.missing.is_empty() {
+        let rows = reply.missing.iter().map(|name| vec![name.clone()]);
+        return format!("It cannot be cut, for the source does not have\n\n{}", show::table(&["tensor"], rows));
+    }
     let rows = reply.tensors.iter().map(|tensor| {
         vec![
             tensor.name.clone(),
-            tensor.origin().as_str_name().trim_start_matches("TENSOR_ORIGIN_").to_lowercase(),
+            tensor.role.clone(),
+            origin(tensor),
             tensor.from.clone(),
             dimensions(&tensor.shape),
             tensor.dtype.clone(),
@@ -140,20 +136,42 @@ fn planned(reply: &v1::PlanSliceResponse) -> String {
         ]
     });
     let map: Vec<String> = reply.layer_map.iter().map(u32::to_string).collect();
-    let mut out = format!(
-        "{}\n{}\nlayer map   {} of the reference's {}\ncopied      {}\nfresh       {}\n\n{}",
+    let is_fresh = |tensor: &v1::PlannedTensor| tensor.origin() == v1::TensorOrigin::Fresh;
+    let is_tied = |tensor: &v1::PlannedTensor| tensor.origin() == v1::TensorOrigin::Tied;
+    format!(
+        "{}\n{}\nlayer map   {} of the reference's {}\ncopied      {}{}\nfresh       {}{}\nfiles       {}\n\n{}",
         shape(reply.config.as_ref()),
         parameters(reply.total_parameters, reply.embedding_parameters, reply.block_parameters),
         map.join(", "),
         reply.reference_layers,
         show::bytes(reply.copied_bytes),
+        roles(&reply.tensors, |tensor| !is_fresh(tensor) && !is_tied(tensor)),
         show::bytes(reply.fresh_bytes),
-        show::table(&["tensor", "origin", "from", ">shape", "dtype", ">size"], rows)
-    );
-    for name in &reply.missing {
-        out.push_str(&format!("\nmissing: {}", show::one_line(name)));
+        roles(&reply.tensors, is_fresh),
+        reply.weights_files,
+        show::table(&["tensor", "role", "origin", "from", ">shape", "dtype", ">size"], rows)
+    )
+}
+
+/// How many tensors of a kind there are and what they are in the model: ` in 26 tensors: attention, norm`.
+fn roles(tensors: &[v1::PlannedTensor], is_kind: impl Fn(&v1::PlannedTensor) -> bool) -> String {
+    let mut roles: Vec<&str> = Vec::new();
+    let mut count = 0;
+    for tensor in tensors.iter().filter(|tensor| is_kind(tensor)) {
+        count += 1;
+        if !roles.contains(&tensor.role.as_str()) {
+            roles.push(&tensor.role);
+        }
     }
-    out
+    match count {
+        0 => String::new(),
+        1 => format!(" in 1 tensor: {}", roles.join(", ")),
+        _ => format!(" in {count} tensors: {}", roles.join(", ")),
+    }
+}
+
+fn origin(tensor: &v1::PlannedTensor) -> String {
+    tensor.origin().as_str_name().trim_start_matches("TENSOR_ORIGIN_").to_lowercase()
 }
 
 fn estimated(reply: &v1::EstimateResponse) -> String {

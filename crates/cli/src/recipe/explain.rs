@@ -1,6 +1,6 @@
 //! What a recipe will do, as far as the recipe itself says it.
 
-use inheritune_domain::checkpoint::layer_map::InheritSet;
+use inheritune_domain::checkpoint::inherit_set::{InheritPart, InheritSet};
 use inheritune_domain::id::LayerCount;
 use inheritune_domain::spec::{GrowthSource, LayerMapRule, Recipe, RunSpec, TokenizerSpec, TrainingSpec};
 use serde::Serialize;
@@ -205,11 +205,33 @@ fn initialisation(spec: &RunSpec, layers: Option<LayerCount>, round: usize) -> S
         LayerMapRule::FirstAndLast => format!("{n} of the reference's layers, the first ones and the last"),
         LayerMapRule::List(list) => format!("the reference's layers {list:?}"),
     };
-    match spec.target.inherit {
-        InheritSet::All => format!("{which}, embeddings, final norm and head"),
-        InheritSet::OfficialCode => format!("{which} and head, as the released code does"),
-        InheritSet::Blocks => format!("{which} and nothing else"),
-        InheritSet::Nothing => "random".to_owned(),
+    inherited(&which, spec.target.inherit)
+}
+
+/// What `set` takes of the layers `which` and of what is around them.
+fn inherited(which: &str, set: InheritSet) -> String {
+    match set {
+        InheritSet::ALL => return format!("{which}, embeddings, final norm and head"),
+        InheritSet::OFFICIAL_CODE => return format!("{which} and head, as the released code does"),
+        InheritSet::BLOCKS => return format!("{which} and nothing else"),
+        InheritSet::NOTHING => return "random".to_owned(),
+        _ => {}
+    }
+    let words = |parts: &[InheritPart]| {
+        let words: Vec<String> =
+            parts.iter().map(|part| part.as_str().replace('_', " ").replace("mlp", "MLP")).collect();
+        match words.as_slice() {
+            [] => String::new(),
+            [one] => one.clone(),
+            [first @ .., last] => format!("{} and {last}", first.join(", ")),
+        }
+    };
+    let (of_blocks, around): (Vec<InheritPart>, Vec<InheritPart>) = set.parts().partition(|part| part.is_of_blocks());
+    let blocks = if of_blocks.len() < 3 { format!("{} of {which}", words(&of_blocks)) } else { which.to_owned() };
+    match (of_blocks.as_slice(), around.as_slice()) {
+        ([], _) => format!("the reference's {}; the rest random", words(&around)),
+        (_, []) => format!("{blocks}; the rest random"),
+        (_, _) => format!("{blocks}, and its {}; the rest random", words(&around)),
     }
 }
 
@@ -233,6 +255,10 @@ fn corpus(spec: &RunSpec) -> String {
 fn rules(spec: &RunSpec, depth: Option<LayerCount>) -> Vec<String> {
     let mut rules = Vec::new();
     match spec.recipe {
+        Recipe::FullData if spec.target.max_rounds == 1 => rules.push(format!(
+            "One round; it matches when the validation loss is at most the reference's + {} nats.",
+            spec.target.tolerance_nats
+        )),
         Recipe::FullData => {
             rules.push(format!(
                 "Grows by {} until the validation loss is at most the reference's + {} nats, for {} rounds at most{}.",

@@ -149,3 +149,60 @@ fn paths_become_absolute_uris() {
         assert_eq!(absolute_location(text, base), absolute);
     }
 }
+
+/// The paper's ablation takes the blocks apart.
+#[test]
+fn parts_are_read_and_explained() {
+    let recipe = |inherit: &str| {
+        format!(
+            r#"
+name = "parts"
+recipe = "low-data"
+corpus = {{ sources = ["a.txt"] }}
+reference = {{ checkpoint = "m" }}
+[target]
+start_layers = 16
+inherit = {inherit}
+[training]
+block_size = 128
+micro_batch = 1
+steps = 10
+lr_max = 1e-3
+"#
+        )
+    };
+    for (inherit, words) in [
+        (
+            r#"["attention", "norms", "head"]"#,
+            "attention and norms of the reference's first 16 layers, and its head; the rest random",
+        ),
+        (r#"["attention"]"#, "attention of the reference's first 16 layers; the rest random"),
+        (
+            r#"["attention", "mlp", "norms", "token_embedding", "final_norm"]"#,
+            "the reference's first 16 layers, and its token embedding and final norm; the rest random",
+        ),
+        (r#"["head"]"#, "the reference's head; the rest random"),
+        (r#"["norms", "attention", "mlp"]"#, "the reference's first 16 layers and nothing else"),
+    ] {
+        let spec = parse(&recipe(inherit), Path::new("/here")).unwrap();
+        assert_eq!(explain(&spec).models[0].initialisation, words);
+    }
+    check(
+        &recipe(r#"["attention", "norm"]"#),
+        expect![[r#"
+        target.inherit[1]: unknown variant `norm`, expected one of `token_embedding`, `position_embedding`, `attention`, `mlp`, `norms`, `final_norm`, `head` (line 8)
+    "#]],
+    );
+    check(
+        &recipe(r#""atention""#),
+        expect![[r#"
+        target.inherit: `atention` is unknown: give one of all, official-code, blocks, nothing, or a list of the parts token_embedding, position_embedding, attention, mlp, norms, final_norm, head (line 8)
+    "#]],
+    );
+    check(
+        &recipe("[]"),
+        expect![[r#"
+        target.inherit: names no part: write "nothing" where nothing is to be inherited (line 8)
+    "#]],
+    );
+}

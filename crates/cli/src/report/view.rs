@@ -1,7 +1,7 @@
 //! What the report says: rows, the verdict, and what the numbers do not show.
 
 use inheritune_domain::artifact::Location;
-use inheritune_domain::checkpoint::layer_map::InheritSet;
+use inheritune_domain::checkpoint::inherit_set::InheritSet;
 use inheritune_domain::report_data::{Curve, ReportData};
 use inheritune_domain::run::{Model, ModelRecord, RunState};
 use inheritune_domain::spec::{GrowthSource, LayerMapRule, Recipe};
@@ -512,13 +512,13 @@ fn initialisation(data: &ReportData, record: &ModelRecord) -> String {
                     format!("layers {} of the reference", list.join(", "))
                 }
             };
-            let rest = match spec.target.inherit {
-                InheritSet::All => "",
-                InheritSet::OfficialCode => "; of the rest only the head",
-                InheritSet::Blocks => "; nothing else",
-                InheritSet::Nothing => return "random".to_owned(),
-            };
-            which + rest
+            match spec.target.inherit {
+                InheritSet::ALL => which,
+                InheritSet::OFFICIAL_CODE => which + "; of the rest only the head",
+                InheritSet::BLOCKS => which + "; nothing else",
+                InheritSet::NOTHING => "random".to_owned(),
+                parts => format!("{which}; only {}", parts.listed()),
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Which source layer each target layer is, and which other tensors come along.
+//! Which source layer each target layer is.
 
 use serde::{Deserialize, Serialize};
 
@@ -40,19 +40,4 @@ impl LayerMap {
     pub fn layers(&self) -> LayerCount {
         LayerCount(self.0.len() as u32)
     }
-}
-
-/// Which tensors a target inherits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
-#[serde(rename_all = "kebab-case")]
-pub enum InheritSet {
-    /// Blocks, token and position embeddings, final norm and head (poster §2; the default).
-    #[default]
-    All,
-    /// What the released code copies: blocks and head; a tied token embedding is the head.
-    OfficialCode,
-    /// Only the blocks.
-    Blocks,
-    /// Nothing: the random-initialisation control.
-    Nothing,
 }

@@ -11,7 +11,8 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::decoder_config::{DecoderConfig, Init, MAX_LAYERS, NameInFile, TensorRole, TensorSpec};
-use super::layer_map::{InheritSet, LayerMap};
+use super::inherit_set::{InheritPart, InheritSet};
+use super::layer_map::LayerMap;
 use super::safetensors_header::{Dtype, HeaderTensor};
 use crate::id::LayerCount;
 use crate::spec::LayerMapRule;
@@ -156,7 +157,7 @@ pub struct Inheritance<'a> {
     pub reference: &'a Inventory,
     /// Which of its layers are the target's.
     pub layer_map: &'a LayerMap,
-    /// Which of its tensors are taken.
+    /// Which of its parts are taken.
     pub inherit: InheritSet,
     /// `Carry` growth: the candidate whose layers come first, and whose embeddings, final norm and head
     /// are taken whatever `inherit` says of the reference's.
@@ -403,6 +404,16 @@ impl SlicePlan {
         self.tensors.iter().filter(|p| matches!(p.origin, Origin::Copied { .. }))
     }
 
+    /// The parts of which something is copied; a tied head is the token embedding.
+    pub fn copied_parts(&self) -> InheritSet {
+        self.copied().map(|placement| InheritPart::of(placement.target.role)).collect()
+    }
+
+    /// The parts of which something is fresh.
+    pub fn fresh_parts(&self) -> InheritSet {
+        self.fresh_tensors().map(|placement| InheritPart::of(placement.target.role)).collect()
+    }
+
     /// The fresh tensors.
     pub fn fresh_tensors(&self) -> impl Iterator<Item = &Placement> {
         self.tensors.iter().filter(|p| matches!(p.origin, Origin::Fresh { .. }))
@@ -439,9 +450,10 @@ fn check_carry(target: &DecoderConfig, map: &LayerMap, previous: &DecoderConfig)
 
 /// Copying a block to another index is only right where what it computes does not depend on the index.
 /// Rescaling its query weights by (to + 1) / (from + 1) would keep it right, but then the bytes are no
-/// longer the reference's, so this is refused until a plan can say so.
+/// longer the reference's, so this is refused until a plan can say so. Only attention knows the index: without it,
+/// the rest of a block may move.
 fn check_scale(target: &DecoderConfig, from: &Inheritance<'_>) -> Result<(), PlanError> {
-    if !target.inverse_layer_scale || !takes_blocks(from.inherit) {
+    if !target.inverse_layer_scale || !from.inherit.has(InheritPart::Attention) {
         return Ok(());
     }
     let moved = (0_u32..).zip(from.layer_map.sources()).find(|(to, source)| to != *source);
@@ -484,26 +496,11 @@ fn place(target: TensorSpec, config: &DecoderConfig, from: &Inheritance<'_>) -> 
     Ok(Placement { target, dtype, origin })
 }
 
-fn takes_blocks(inherit: InheritSet) -> bool {
-    match inherit {
-        InheritSet::All | InheritSet::OfficialCode | InheritSet::Blocks => true,
-        InheritSet::Nothing => false,
-    }
-}
-
 /// Whether the reference's tensor of this role is inherited.
 fn takes(inherit: InheritSet, role: TensorRole, config: &DecoderConfig) -> bool {
-    match (inherit, role) {
-        (InheritSet::All, _) => true,
-        (InheritSet::Nothing, _) => false,
-        (InheritSet::OfficialCode | InheritSet::Blocks, TensorRole::Block { .. }) => true,
-        (InheritSet::OfficialCode, TensorRole::Head) => true,
-        // The released GPT-2 code copies lm_head, which is the token embedding there; its Llama code does not.
-        (InheritSet::OfficialCode, TensorRole::TokenEmbedding) => config.tied_head,
-        (InheritSet::OfficialCode, TensorRole::PositionEmbedding | TensorRole::FinalNorm) => false,
-        (
-            InheritSet::Blocks,
-            TensorRole::TokenEmbedding | TensorRole::PositionEmbedding | TensorRole::FinalNorm | TensorRole::Head,
-        ) => false,
-    }
+    let part = InheritPart::of(role);
+    // A tied head is the token embedding: either name asks for the one tensor that there is. So the released GPT-2
+    // code, which copies lm_head, copies the token embedding too, and its Llama code does not.
+    let as_head = part == InheritPart::TokenEmbedding && config.tied_head && inherit.has(InheritPart::Head);
+    inherit.has(part) || as_head
 }

@@ -4,7 +4,7 @@
 use super::jobs::parse_location;
 use super::{Model, ModelRecord, Run, RunState, Transition};
 use crate::artifact::Location;
-use crate::checkpoint::layer_map::InheritSet;
+use crate::checkpoint::inherit_set::InheritSet;
 use crate::id::LayerCount;
 use crate::spec::{GrowthSource, LayerMapRule, Recipe, Score, SliceSource};
 
@@ -99,7 +99,9 @@ impl Run {
             inherit: self.spec.target.inherit,
             previous,
         };
-        notes.push(format!("round {round}: inherit {layers} layers"));
+        let inherit = self.spec.target.inherit;
+        let set = if inherit == InheritSet::ALL { String::new() } else { format!(" ({inherit})") };
+        notes.push(format!("round {round}: inherit {layers} layers{set}"));
         self.slice(Model::Candidate { round, layers }, source, notes)
     }
 
@@ -153,7 +155,7 @@ impl Run {
             return self.fail_after(notes, "the reference has no checkpoint".to_owned());
         };
         let inherit = match model {
-            Model::Control { .. } => InheritSet::Nothing,
+            Model::Control { .. } => InheritSet::NOTHING,
             Model::Arm { .. } | Model::Reference | Model::Candidate { .. } => self.spec.target.inherit,
         };
         let layer_map = self.spec.target.layer_map.clone();

@@ -2,10 +2,10 @@
 
 use super::{Model, Run, RunState, Transition};
 use crate::artifact::Location;
-use crate::checkpoint::layer_map::InheritSet;
+use crate::checkpoint::inherit_set::InheritSet;
 use crate::spec::{
-    EvaluateSpec, EvaluationTask, JobSpec, SliceSource, SliceSpec, TokenizeSpec, TokenizerSource, TokenizerSpec,
-    TrainSpec, TrainingSpec,
+    DEFAULT_MAX_SHARD_SIZE_BYTES, EvaluateSpec, EvaluationTask, JobSpec, SliceSource, SliceSpec, TokenizeSpec,
+    TokenizerSource, TokenizerSpec, TrainSpec, TrainingSpec,
 };
 
 impl Run {
@@ -32,6 +32,7 @@ impl Run {
             source,
             tokenizer: self.tokens.map(|tokens| tokens.artifact),
             seed: self.model_seed(model),
+            max_shard_size_bytes: DEFAULT_MAX_SHARD_SIZE_BYTES,
         });
         self.submit(RunState::Slicing(model), label, spec, notes)
     }
@@ -48,7 +49,7 @@ impl Run {
             training,
             data_fraction,
             seed: self.spec.seed,
-            expect_inherited: self.inherits_embeddings(model),
+            expect_inherited: self.inherits_everything(model),
         });
         self.submit(RunState::Training(model), label, spec, Vec::new())
     }
@@ -97,10 +98,12 @@ impl Run {
         }
     }
 
-    fn inherits_embeddings(&self, model: Model) -> bool {
+    /// Only then is the loss before the first step known to be far from a random model's: the paper's code leaves out
+    /// positions and the final norm, and its runs start as little as 0.1 nats below one.
+    fn inherits_everything(&self, model: Model) -> bool {
         match model {
             Model::Reference | Model::Control { .. } => false,
-            Model::Candidate { .. } | Model::Arm { .. } => self.spec.target.inherit == InheritSet::All,
+            Model::Candidate { .. } | Model::Arm { .. } => self.spec.target.inherit == InheritSet::ALL,
         }
     }
 

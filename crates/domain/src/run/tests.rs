@@ -8,8 +8,11 @@ use uuid::Uuid;
 
 use super::*;
 use crate::checkpoint::decoder_config::DecoderConfig;
+use crate::checkpoint::inherit_set::{InheritPart, InheritSet};
 use crate::id::ArtifactId;
-use crate::spec::{ArmSpec, ControlSpec, Evaluated, GrowthSource, Score, SliceSource, Sliced, Tokenized, Trained};
+use crate::spec::{
+    ArmSpec, ControlSpec, Evaluated, GrowthSource, Score, SliceSource, SliceSpec, Sliced, Tokenized, Trained,
+};
 
 fn artifact(n: u128) -> ArtifactId {
     ArtifactId(Uuid::from_u128(n))
@@ -265,6 +268,30 @@ fn controls_take_the_winners_steps() {
     let control = last_training.unwrap();
     assert_eq!(control.training.steps, Some(200));
     assert!(!control.expect_inherited);
+}
+
+#[test]
+fn parts_are_asked_for_and_expect_no_low_first_loss() {
+    let mut spec = spec();
+    spec.recipe = Recipe::LowData;
+    spec.target.inherit = InheritSet::of(&[InheritPart::Attention, InheritPart::Norms, InheritPart::Head]);
+    let mut depth = 5;
+    let mut transition = Run::new(spec.clone()).advance(&RunEvent::Created).unwrap();
+    let (mut inherited, mut notes) = (Vec::new(), Vec::new());
+    while let Some(job) = transition.submit.take() {
+        match &job.spec {
+            JobSpec::Slice(SliceSpec { source: SliceSource::Checkpoint { inherit, .. }, .. }) => {
+                inherited.push(*inherit)
+            }
+            JobSpec::Train(train) => assert!(!train.expect_inherited),
+            JobSpec::Slice(_) | JobSpec::Tokenize(_) | JobSpec::Evaluate(_) => {}
+        }
+        let outcome = answer(&job.spec, &mut depth, 3.0);
+        transition = transition.run.advance(&RunEvent::JobSucceeded { outcome }).unwrap();
+        notes.append(&mut transition.notes);
+    }
+    assert_eq!(inherited, [spec.target.inherit]);
+    assert!(notes.contains(&"round 1: inherit 2 layers (attention, norms, head)".to_owned()), "{notes:?}");
 }
 
 fn states() -> Vec<(&'static str, Run)> {

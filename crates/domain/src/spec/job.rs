@@ -2,12 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::limits::{MAX_VOCAB, MIN_VOCAB, fraction, validation_fraction};
+use super::limits::{
+    DEFAULT_MAX_SHARD_SIZE_BYTES, MAX_VOCAB, MIN_MAX_SHARD_SIZE_BYTES, MIN_VOCAB, fraction, validation_fraction,
+};
 use super::recipe::LayerMapRule;
 use super::training::TrainingSpec;
 use crate::artifact::Location;
 use crate::checkpoint::decoder_config::Architecture;
-use crate::checkpoint::layer_map::InheritSet;
+use crate::checkpoint::inherit_set::InheritSet;
 use crate::id::{ArtifactId, LayerCount};
 use crate::violation::Violations;
 
@@ -58,24 +60,7 @@ impl JobSpec {
                     );
                 }
             }
-            Self::Slice(spec) => match &spec.source {
-                SliceSource::Architecture { architecture, vocab_size } => {
-                    if let Err(inner) = architecture.validate() {
-                        v.nest("source.architecture", inner);
-                    }
-                    v.check(*vocab_size >= 1, "source.vocab_size", "must be at least 1");
-                }
-                SliceSource::Checkpoint { layers, layer_map, .. } => {
-                    v.check(*layers >= LayerCount(1), "source.layers", "must be at least 1");
-                    if let LayerMapRule::List(list) = layer_map {
-                        v.check(
-                            list.len() == layers.0 as usize,
-                            "source.layers",
-                            "must be the length of the layer_map list",
-                        );
-                    }
-                }
-            },
+            Self::Slice(spec) => spec.validate(&mut v),
             Self::Train(spec) => {
                 if let Err(inner) = spec.training.validate() {
                     v.nest("training", inner);
@@ -158,6 +143,41 @@ pub struct SliceSpec {
     pub tokenizer: Option<ArtifactId>,
     /// Seeds fresh tensors.
     pub seed: u64,
+    /// Longest file of weights, where no single tensor is longer; a larger target is sharded.
+    #[serde(default = "default_max_shard_size_bytes")]
+    pub max_shard_size_bytes: u64,
+}
+
+fn default_max_shard_size_bytes() -> u64 {
+    DEFAULT_MAX_SHARD_SIZE_BYTES
+}
+
+impl SliceSpec {
+    fn validate(&self, v: &mut Violations) {
+        match &self.source {
+            SliceSource::Architecture { architecture, vocab_size } => {
+                if let Err(inner) = architecture.validate() {
+                    v.nest("source.architecture", inner);
+                }
+                v.check(*vocab_size >= 1, "source.vocab_size", "must be at least 1");
+            }
+            SliceSource::Checkpoint { layers, layer_map, .. } => {
+                v.check(*layers >= LayerCount(1), "source.layers", "must be at least 1");
+                if let LayerMapRule::List(list) = layer_map {
+                    v.check(
+                        list.len() == layers.0 as usize,
+                        "source.layers",
+                        "must be the length of the layer_map list",
+                    );
+                }
+            }
+        }
+        v.check(
+            self.max_shard_size_bytes >= MIN_MAX_SHARD_SIZE_BYTES,
+            "max_shard_size_bytes",
+            format!("must be at least {MIN_MAX_SHARD_SIZE_BYTES} bytes, 1 MiB"),
+        );
+    }
 }
 
 /// What a target's shape, and its inherited tensors, come from.
@@ -179,7 +199,7 @@ pub enum SliceSource {
         layers: LayerCount,
         /// Which source layers they are.
         layer_map: LayerMapRule,
-        /// Which tensors are inherited; [`InheritSet::Nothing`] makes a control of the reference's shape.
+        /// Which parts are inherited; [`InheritSet::NOTHING`] makes a control of the reference's shape.
         inherit: InheritSet,
         /// `Carry` growth: the previous candidate, whose layers come first.
         previous: Option<ArtifactId>,

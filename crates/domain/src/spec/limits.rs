@@ -12,6 +12,10 @@ pub const MAX_ARMS: usize = 16;
 pub const MIN_VOCAB: u32 = 257;
 /// Most entries of a trained tokenizer: ids then fit in 16 bits.
 pub const MAX_VOCAB: u32 = 65_536;
+/// Longest file of a checkpoint's weights where nothing else is said: transformers' own default, 5 GB.
+pub const DEFAULT_MAX_SHARD_SIZE_BYTES: u64 = 5_000_000_000;
+/// Shortest that may be asked for: less is a slip, such as 5 for 5 GB.
+pub const MIN_MAX_SHARD_SIZE_BYTES: u64 = 1 << 20;
 
 pub(super) fn positive(x: f64) -> bool {
     x.is_finite() && x > 0.0

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::training::TrainingSpec;
 use crate::artifact::Location;
 use crate::checkpoint::decoder_config::Architecture;
-use crate::checkpoint::layer_map::{InheritSet, LayerMap};
+use crate::checkpoint::inherit_set::InheritSet;
+use crate::checkpoint::layer_map::LayerMap;
 use crate::id::{ArtifactId, LayerCount};
 use crate::violation::Violations;
 
@@ -136,7 +137,8 @@ pub struct TargetSpec {
     /// What a grown candidate starts from.
     #[serde(default)]
     pub growth_source: GrowthSource,
-    /// Which tensors besides the blocks are inherited.
+    /// Which parts of the reference are inherited: `all`, `official-code`, `blocks`, `nothing`, or a list of
+    /// `token_embedding`, `position_embedding`, `attention`, `mlp`, `norms`, `final_norm` and `head`.
     #[serde(default)]
     pub inherit: InheritSet,
     /// Which layers are taken.

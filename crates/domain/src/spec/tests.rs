@@ -139,3 +139,44 @@ fn names_of_controls_are_names() {
         "#]],
     );
 }
+
+#[test]
+fn what_is_inherited_is_a_preset_or_a_list_of_parts() {
+    let read = |inherit: &str, expected: Expect| check(&[("grow_by = 2", &format!("inherit = {inherit}"))], expected);
+    for good in ["\"official-code\"", "[\"attention\", \"norms\", \"head\"]", "\"mlp\""] {
+        read(good, expect!["ok"]);
+    }
+    read(
+        "\"everything\"",
+        expect![
+            "`everything` is unknown: give one of all, official-code, blocks, nothing, or a list of the parts token_embedding, position_embedding, attention, mlp, norms, final_norm, head"
+        ],
+    );
+    read(
+        "[\"attention\", \"everything\"]",
+        expect![
+            "unknown variant `everything`, expected one of `token_embedding`, `position_embedding`, `attention`, `mlp`, `norms`, `final_norm`, `head`"
+        ],
+    );
+    read("[]", expect![[r#"names no part: write "nothing" where nothing is to be inherited"#]]);
+    let spec = |inherit: &str| {
+        let text = FULL_DATA.replace("grow_by = 2", &format!("inherit = {inherit}"));
+        toml::from_str::<RunSpec>(&text).unwrap().target.inherit
+    };
+    assert_eq!(spec("[\"norms\", \"mlp\", \"attention\"]"), spec("\"blocks\""));
+}
+
+#[test]
+fn a_slice_s_files_are_not_too_short() {
+    let text = r#"{"source": {"checkpoint": {"checkpoint": {"uri": "file:///m"}, "layers": 1, "layer_map": "first", "inherit": "all",
+        "previous": null}}, "tokenizer": null, "seed": 1}"#;
+    let spec: SliceSpec = serde_json::from_str(text).unwrap();
+    assert_eq!(spec.max_shard_size_bytes, DEFAULT_MAX_SHARD_SIZE_BYTES, "specs written before it was one have none");
+    let check = |max_shard_size_bytes, expected: Expect| {
+        let spec = JobSpec::Slice(SliceSpec { max_shard_size_bytes, ..spec.clone() });
+        expected.assert_eq(&spec.validate().map_or_else(|e| e.to_string(), |()| "ok".to_owned()));
+    };
+    check(5, expect!["max_shard_size_bytes: must be at least 1048576 bytes, 1 MiB"]);
+    check(MIN_MAX_SHARD_SIZE_BYTES, expect!["ok"]);
+    check(u64::MAX, expect!["ok"]);
+}

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
-use inheritune_domain::checkpoint::layer_map::InheritSet;
+use inheritune_domain::checkpoint::inherit_set::InheritSet;
 use inheritune_domain::checkpoint::safetensors_header::{Dtype, NewTensor, SafetensorsHeader, write_header};
 use inheritune_domain::checkpoint::slice_plan::{Inheritance, Inventory, Origin, SlicePlan, layer_map};
 use inheritune_domain::spec::{DecayOn, LayerMapRule};
@@ -80,7 +80,7 @@ pub fn slice(from: &Path, layers: &[u32], to: &Path) {
     let reference_layers = config.n_layers;
     let reference = Inventory::new(config, &headers).unwrap();
     let map = layer_map(&rule, reference_layers, reference_layers).unwrap();
-    let from = Inheritance { reference: &reference, layer_map: &map, inherit: InheritSet::All, previous: None };
+    let from = Inheritance { reference: &reference, layer_map: &map, inherit: InheritSet::ALL, previous: None };
     let plan = SlicePlan::new(from).unwrap();
     let mut placements: Vec<_> =
         plan.tensors().iter().filter(|placement| !matches!(placement.origin, Origin::Tied { .. })).collect();

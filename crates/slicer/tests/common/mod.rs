@@ -8,10 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use inheritune_domain::artifact::{ArtifactKind, Location};
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
-use inheritune_domain::checkpoint::layer_map::InheritSet;
+use inheritune_domain::checkpoint::inherit_set::InheritSet;
 use inheritune_domain::id::{ArtifactId, LayerCount};
 use inheritune_domain::job::{JobRecord, RetryPolicy};
-use inheritune_domain::spec::{JobOutcome, JobSpec, LayerMapRule, SliceSource, SliceSpec, Sliced};
+use inheritune_domain::spec::{
+    DEFAULT_MAX_SHARD_SIZE_BYTES, JobOutcome, JobSpec, LayerMapRule, SliceSource, SliceSpec, Sliced,
+};
 use inheritune_runtime::worker::{WorkerConfig, run_worker};
 use inheritune_slicer::SliceHandler;
 use inheritune_store::jobs::NewJob;
@@ -120,13 +122,13 @@ impl House {
 
 /// A slice of the first `layers`.
 pub fn first(checkpoint: Location, layers: u32) -> SliceSpec {
-    sliced(checkpoint, layers, (LayerMapRule::First, InheritSet::All))
+    sliced(checkpoint, layers, (LayerMapRule::First, InheritSet::ALL))
 }
 
 pub fn sliced(checkpoint: Location, layers: u32, (layer_map, inherit): (LayerMapRule, InheritSet)) -> SliceSpec {
     let layers = LayerCount(layers);
     let source = SliceSource::Checkpoint { checkpoint, layers, layer_map, inherit, previous: None };
-    SliceSpec { source, tokenizer: None, seed: 7 }
+    SliceSpec { source, tokenizer: None, seed: 7, max_shard_size_bytes: DEFAULT_MAX_SHARD_SIZE_BYTES }
 }
 
 pub fn gpt2_json(layers: u32) -> Value {

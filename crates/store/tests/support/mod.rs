@@ -12,8 +12,8 @@ use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::id::{ArtifactId, LayerCount, WorkerId};
 use inheritune_domain::job::RetryPolicy;
 use inheritune_domain::spec::{
-    EvaluateSpec, Evaluated, EvaluationTask, JobKind, JobOutcome, JobSpec, RunSpec, Score, SliceSource, SliceSpec,
-    Sliced, TokenizeSpec, Tokenized, TokenizerSource, TrainSpec, Trained,
+    DEFAULT_MAX_SHARD_SIZE_BYTES, EvaluateSpec, Evaluated, EvaluationTask, JobKind, JobOutcome, JobSpec, RunSpec,
+    Score, SliceSource, SliceSpec, Sliced, TokenizeSpec, Tokenized, TokenizerSource, TrainSpec, Trained,
 };
 use inheritune_store::jobs::{Lease, NewJob};
 use inheritune_store::local_postgres::LocalPostgres;
@@ -141,6 +141,7 @@ pub fn job_spec(kind: JobKind) -> JobSpec {
             },
             tokenizer: None,
             seed: 1,
+            max_shard_size_bytes: DEFAULT_MAX_SHARD_SIZE_BYTES,
         }),
         JobKind::Train => JobSpec::Train(TrainSpec {
             checkpoint,

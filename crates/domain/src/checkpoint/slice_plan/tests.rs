@@ -94,7 +94,7 @@ fn check(plan: &SlicePlan, expected: Expect) {
 #[test]
 fn everything_is_inherited_by_default() {
     check(
-        &inherit(&inventory(&gpt2(4)), &first(2, 4), InheritSet::All).unwrap(),
+        &inherit(&inventory(&gpt2(4)), &first(2, 4), InheritSet::ALL).unwrap(),
         expect![[r#"
             transformer.wte.weight <- reference transformer.wte.weight
             transformer.wpe.weight <- reference transformer.wpe.weight
@@ -107,7 +107,7 @@ fn everything_is_inherited_by_default() {
     );
     let list = layer_map(&LayerMapRule::List(vec![3, 0, 0]), LayerCount(3), LayerCount(4)).unwrap();
     check(
-        &inherit(&inventory(&llama(4)), &list, InheritSet::All).unwrap(),
+        &inherit(&inventory(&llama(4)), &list, InheritSet::ALL).unwrap(),
         expect![[r#"
             model.embed_tokens.weight <- reference model.embed_tokens.weight
             model.layers.0.input_layernorm.weight <- reference model.layers.3.input_layernorm.weight
@@ -124,7 +124,7 @@ fn every_family_s_blocks_follow_the_list() {
     let list = layer_map(&LayerMapRule::List(vec![0, 2, 2]), LayerCount(3), LayerCount(3)).unwrap();
     for family in Family::ALL {
         let config = architecture(family, 3).config(32);
-        let plan = inherit(&inventory(&config), &list, InheritSet::All).unwrap();
+        let plan = inherit(&inventory(&config), &list, InheritSet::ALL).unwrap();
         let names: BTreeSet<&str> = plan.tensors().iter().map(|placement| placement.target.name.as_str()).collect();
         assert_eq!(names.len(), config.tensors().len(), "{family:?}");
         for placement in plan.tensors() {
@@ -147,7 +147,7 @@ fn every_family_s_blocks_follow_the_list() {
 #[test]
 fn the_official_code_copies_blocks_and_head() {
     check(
-        &inherit(&inventory(&gpt2(2)), &first(1, 2), InheritSet::OfficialCode).unwrap(),
+        &inherit(&inventory(&gpt2(2)), &first(1, 2), InheritSet::OFFICIAL_CODE).unwrap(),
         expect![[r#"
             transformer.wte.weight <- reference transformer.wte.weight
             transformer.wpe.weight <- Normal { std: 0.02 }
@@ -158,7 +158,7 @@ fn the_official_code_copies_blocks_and_head() {
         "#]],
     );
     check(
-        &inherit(&inventory(&llama(2)), &first(1, 2), InheritSet::OfficialCode).unwrap(),
+        &inherit(&inventory(&llama(2)), &first(1, 2), InheritSet::OFFICIAL_CODE).unwrap(),
         expect![[r#"
             model.embed_tokens.weight <- Normal { std: 0.02 }
             model.layers.0.input_layernorm.weight <- reference model.layers.0.input_layernorm.weight
@@ -171,7 +171,7 @@ fn the_official_code_copies_blocks_and_head() {
 #[test]
 fn blocks_alone_and_nothing() {
     check(
-        &inherit(&inventory(&gpt2(2)), &first(1, 2), InheritSet::Blocks).unwrap(),
+        &inherit(&inventory(&gpt2(2)), &first(1, 2), InheritSet::BLOCKS).unwrap(),
         expect![[r#"
             transformer.wte.weight <- Normal { std: 0.02 }
             transformer.wpe.weight <- Normal { std: 0.02 }
@@ -181,7 +181,7 @@ fn blocks_alone_and_nothing() {
             lm_head.weight <- tied to transformer.wte.weight
         "#]],
     );
-    let nothing = inherit(&inventory(&llama(2)), &first(1, 2), InheritSet::Nothing).unwrap();
+    let nothing = inherit(&inventory(&llama(2)), &first(1, 2), InheritSet::NOTHING).unwrap();
     assert_eq!((nothing.copied().count(), nothing.copied_bytes()), (0, 0));
     assert!(nothing.tensors().iter().all(|p| p.dtype == Dtype::F16), "a control has the reference's type");
     let fresh = SlicePlan::fresh(llama(2));
@@ -196,7 +196,7 @@ fn carrying_takes_the_previous_layers_first() {
     let carry = |layers: &LayerMap, inherit, previous: &Inventory| {
         SlicePlan::new(Inheritance { reference: &reference, layer_map: layers, inherit, previous: Some(previous) })
     };
-    for inherit in [InheritSet::All, InheritSet::OfficialCode, InheritSet::Blocks] {
+    for inherit in [InheritSet::ALL, InheritSet::OFFICIAL_CODE, InheritSet::BLOCKS] {
         let plan = carry(&first(3, 4), inherit, &previous).unwrap();
         check(
             &plan,
@@ -213,23 +213,28 @@ fn carrying_takes_the_previous_layers_first() {
         );
         assert_eq!(plan.tensors()[0].dtype, Dtype::F32, "each copy keeps its own type");
     }
+    // Parts say what the new layers take; what was trained is carried over whole.
+    let plan = carry(&first(3, 4), InheritSet::of(&[InheritPart::Attention]), &previous).unwrap();
+    let fresh: Vec<&str> = plan.fresh_tensors().map(|placement| placement.target.name.as_str()).collect();
+    assert!(fresh.iter().all(|name| name.starts_with("transformer.h.2.") && !name.contains("attn")), "{fresh:?}");
+    assert_eq!(fresh.len(), 8, "two norms and two projections, with biases");
     let refused = |result: Result<SlicePlan, PlanError>, expected: Expect| {
         expected.assert_eq(&result.unwrap_err().to_string());
     };
     refused(
-        carry(&first(1, 4), InheritSet::All, &previous),
+        carry(&first(1, 4), InheritSet::ALL, &previous),
         expect!["the previous candidate cannot be carried over: it has 2 layers, more than the target's 1"],
     );
     let last = layer_map(&LayerMapRule::FirstAndLast, LayerCount(3), LayerCount(4)).unwrap();
     refused(
-        carry(&last, InheritSet::All, &previous),
+        carry(&last, InheritSet::ALL, &previous),
         expect![
             "the previous candidate cannot be carried over: the layer map is not the first n layers, so which ones come next is not defined"
         ],
     );
     let wider = DecoderConfig { d_ff: 64, ..gpt2(2) };
     refused(
-        carry(&first(3, 4), InheritSet::All, &inventory(&wider)),
+        carry(&first(3, 4), InheritSet::ALL, &inventory(&wider)),
         expect![
             "the previous candidate cannot be carried over: its config.json differs from the reference's in more than the number of layers"
         ],
@@ -243,11 +248,14 @@ fn a_scaled_block_must_not_move() {
     expect![
         "layer 3 of the reference would become layer 1 of the target, but the reference sets scale_attn_by_inverse_layer_idx, which divides the attention scores of layer i by i + 1: the copied block would compute something else. Take the first n layers"
     ]
-    .assert_eq(&inherit(&reference, &map, InheritSet::All).unwrap_err().to_string());
-    assert!(inherit(&reference, &map, InheritSet::Nothing).is_ok(), "fresh blocks do not move");
-    assert!(inherit(&reference, &first(2, 4), InheritSet::All).is_ok());
+    .assert_eq(&inherit(&reference, &map, InheritSet::ALL).unwrap_err().to_string());
+    assert!(inherit(&reference, &map, InheritSet::NOTHING).is_ok(), "fresh blocks do not move");
+    let without_attention = InheritSet::of(&[InheritPart::Mlp, InheritPart::Norms, InheritPart::Head]);
+    assert!(inherit(&reference, &map, without_attention).is_ok(), "only attention knows its layer's index");
+    assert!(inherit(&reference, &map, InheritSet::of(&[InheritPart::Attention])).is_err());
+    assert!(inherit(&reference, &first(2, 4), InheritSet::ALL).is_ok());
     let list = layer_map(&LayerMapRule::List(vec![0, 1]), LayerCount(2), LayerCount(4)).unwrap();
-    assert!(inherit(&reference, &list, InheritSet::All).is_ok());
+    assert!(inherit(&reference, &list, InheritSet::ALL).is_ok());
 }
 
 #[test]
@@ -357,13 +365,80 @@ fn any_config() -> impl Strategy<Value = DecoderConfig> {
     })
 }
 
+fn any_set() -> impl Strategy<Value = InheritSet> {
+    proptest::sample::subsequence(InheritPart::ALL.to_vec(), 0..=7).prop_map(|parts| parts.into_iter().collect())
+}
+
+/// The part that a tensor belongs to, by nothing but its name.
+fn part_by_name(name: &str) -> InheritPart {
+    let inside_block = name.split('.').any(|word| word.parse::<u32>().is_ok());
+    let any = |words: &[&str]| words.iter().any(|word| name.contains(word));
+    match inside_block {
+        true if any(&["ln_", "_ln", "norm"]) => InheritPart::Norms,
+        true if any(&["attn", "attention"]) => InheritPart::Attention,
+        true => InheritPart::Mlp,
+        false if any(&["wpe", "embed_positions"]) => InheritPart::PositionEmbedding,
+        false if any(&["lm_head", "embed_out"]) => InheritPart::Head,
+        false if any(&["wte", "embed_tokens", "embed_in"]) => InheritPart::TokenEmbedding,
+        false => InheritPart::FinalNorm,
+    }
+}
+
+#[test]
+fn norms_over_queries_and_keys_are_norms() {
+    let config = architecture(Family::MosaicGpt, 2).config(32);
+    let plan = |parts: &[InheritPart]| inherit(&inventory(&config), &first(1, 2), InheritSet::of(parts)).unwrap();
+    let names = |plan: SlicePlan| plan.copied().map(|p| p.target.name.clone()).collect::<Vec<_>>().join("\n");
+    expect![[r#"
+        transformer.blocks.0.ln_1.weight
+        transformer.blocks.0.attn.q_ln.weight
+        transformer.blocks.0.attn.k_ln.weight
+        transformer.blocks.0.ln_2.weight"#]]
+    .assert_eq(&names(plan(&[InheritPart::Norms])));
+    expect![[r#"
+        transformer.blocks.0.attn.Wqkv.weight
+        transformer.blocks.0.attn.out_proj.weight"#]]
+    .assert_eq(&names(plan(&[InheritPart::Attention])));
+}
+
 proptest! {
+    /// Every family, any parts: those tensors are copied, from the kept layers, and all others are fresh. A tied head
+    /// is asked for by either of its names.
+    #[test]
+    fn a_set_copies_exactly_its_parts(config in any_config(), set in any_set()) {
+        let depth = config.n_layers.0;
+        let plan = inherit(&inventory(&config), &first(depth, depth), set).unwrap();
+        let tied = config.tied_head && (set.has(InheritPart::TokenEmbedding) || set.has(InheritPart::Head));
+        let wanted = |name: &str| match part_by_name(name) {
+            InheritPart::TokenEmbedding if tied => true,
+            part => set.has(part),
+        };
+        for placement in plan.tensors() {
+            let name = &placement.target.name;
+            match &placement.origin {
+                Origin::Copied { tensor, .. } => {
+                    prop_assert!(wanted(name), "{name} is copied");
+                    prop_assert_eq!(&tensor.name, name);
+                }
+                Origin::Fresh { init } => {
+                    prop_assert!(!wanted(name), "{name} is fresh");
+                    prop_assert_eq!(init, &placement.target.init);
+                }
+                Origin::Tied { .. } => prop_assert!(config.tied_head && part_by_name(name) == InheritPart::Head),
+            }
+        }
+        let stored = || plan.tensors().iter().filter(|p| !matches!(p.origin, Origin::Tied { .. }));
+        let counted = |set: InheritSet| stored().filter(|p| set.has(part_by_name(&p.target.name))).count();
+        prop_assert_eq!(counted(plan.copied_parts()), plan.copied().count());
+        prop_assert_eq!(counted(plan.fresh_parts()), plan.fresh_tensors().count());
+    }
+
     #[test]
     fn every_target_tensor_has_one_origin_inside_its_source(
         config in any_config(),
         seed in any::<proptest::sample::Index>(),
         picks in proptest::collection::vec(any::<proptest::sample::Index>(), 1..8),
-        set in proptest::sample::select(vec![InheritSet::All, InheritSet::OfficialCode, InheritSet::Blocks, InheritSet::Nothing]),
+        set in any_set(),
     ) {
         let depth = config.n_layers.0;
         let dtypes = [Dtype::F32, Dtype::F16, Dtype::Bf16];
@@ -400,10 +475,10 @@ proptest! {
                         let of_kept = tensor.name.contains(&format!(".{kept}."));
                         prop_assert!(of_kept, "{} is not of layer {}", tensor.name, kept);
                     }
-                    prop_assert_ne!(set, InheritSet::Nothing);
+                    prop_assert_ne!(set, InheritSet::NOTHING);
                 }
                 Origin::Tied { to } => prop_assert!(names.contains(to.as_str())),
-                Origin::Fresh { .. } => prop_assert_ne!(set, InheritSet::All),
+                Origin::Fresh { .. } => prop_assert_ne!(set, InheritSet::ALL),
             }
         }
         prop_assert_eq!(plan.copied_bytes() + plan.fresh_tensors().map(Placement::size_bytes).sum::<u64>(), plan.size_bytes());
@@ -421,7 +496,7 @@ proptest! {
         let plan = SlicePlan::new(Inheritance {
             reference: &reference,
             layer_map: &map,
-            inherit: InheritSet::All,
+            inherit: InheritSet::ALL,
             previous: Some(&candidate),
         });
         if previous > layers {
