@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 CARGO ?= cargo
 
-.PHONY: help setup build check test test-slow bench demo demo-low-data golden pickles sqlx clean-demo
+.PHONY: help setup build check test test-slow fuzz bench demo demo-low-data golden pickles sqlx clean-demo
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -17,6 +17,7 @@ build: setup ## Build every service and the CLI in release mode.
 check: setup ## Formatting, lints, shell syntax.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	cd fuzz && $(CARGO) fmt --check
 	@for script in scripts/*.sh .ci/run; do sh -n $$script || exit 1; done
 
 test: setup ## All tests that fit in CI; real Postgres, real files, real models.
@@ -24,6 +25,9 @@ test: setup ## All tests that fit in CI; real Postgres, real files, real models.
 
 test-slow: setup ## Long tests: kill -9 in every phase of the demo.
 	sh scripts/test-slow.sh
+
+fuzz: ## Look for files that break a reader: every target for FUZZ_SECONDS=60, or only FUZZ_TARGET=pickle.
+	sh scripts/fuzz.sh
 
 bench: build ## Measurements against named peers.
 	sh scripts/bench.sh

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::safetensors_header::shortened;
 use super::{gpt_neox, gpt2, llama, mpt, opt};
 use crate::id::LayerCount;
 
@@ -12,7 +13,7 @@ pub(super) mod keys;
 mod tests;
 
 pub use architecture::Architecture;
-pub(super) use keys::bad_key;
+pub(super) use keys::{bad_key, shown};
 
 /// Most transformer blocks of a model.
 pub const MAX_LAYERS: u32 = 1024;
@@ -245,7 +246,7 @@ impl DecoderConfig {
             Some("opt") => opt::from_hf(config)?,
             Some("mpt") => mpt::from_hf(config)?,
             Some("mosaic_gpt") => mpt::from_mosaic(config)?,
-            Some(found) => return Err(ConfigError::UnknownFamily { found: found.to_owned() }),
+            Some(found) => return Err(ConfigError::UnknownFamily { found: shortened(found) }),
             None => return Err(bad_key("model_type", "is missing")),
         };
         if config.n_layers.0 > MAX_LAYERS {

@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::decoder_config::keys::{bad_key, bool_or, float_or, optional_u32, required_u32};
+use super::decoder_config::keys::{bad_key, bool_or, float_or, optional_u32, required_u32, text_or};
 use super::decoder_config::{BlockPart, ConfigError, DecoderConfig, Family, Init, NameInFile, TensorRole, TensorSpec};
+use super::safetensors_header::shortened;
 use crate::id::LayerCount;
 
 /// What stands before a layer's index.
@@ -18,9 +19,14 @@ pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
     if d_model % n_heads != 0 {
         return Err(bad_key("n_embd", &format!("is {d_model}, not a multiple of n_head ({n_heads})")));
     }
-    match config.get("activation_function").and_then(Value::as_str).unwrap_or("gelu_new") {
+    match text_or(config, "activation_function", "gelu_new")? {
         "gelu_new" | "gelu_pytorch_tanh" => {}
-        other => return Err(bad_key("activation_function", &format!("is `{other}`; only gelu_new is supported"))),
+        other => {
+            return Err(bad_key(
+                "activation_function",
+                &format!("is `{}`; only gelu_new is supported", shortened(other)),
+            ));
+        }
     }
     if !bool_or(config, "tie_word_embeddings", true)? {
         return Err(bad_key("tie_word_embeddings", "is false; only tied gpt2 heads are supported"));

@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use super::block_parts::{self, Part, linear, norm};
-use super::decoder_config::keys::{bad_key, bool_or, float_or, refuse_unless, required_u32};
+use super::decoder_config::keys::{bad_key, bool_or, float_or, refuse_unless, required_u32, text_or, unscaled_rope};
 use super::decoder_config::{BlockPart, ConfigError, DecoderConfig, Family, Init, NameInFile, TensorRole, TensorSpec};
+use super::safetensors_header::shortened;
 use crate::id::LayerCount;
 
 /// What stands before a layer's index.
@@ -25,11 +26,12 @@ pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
     }
     let head_dim = d_model / n_heads;
     // gelu_fast and gelu_new are one formula, written twice in transformers.
-    let tanh_gelu = match config.get("hidden_act").and_then(Value::as_str).unwrap_or("gelu") {
+    let tanh_gelu = match text_or(config, "hidden_act", "gelu")? {
         "gelu" => false,
         "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => true,
         other => {
-            let problem = format!("is `{other}`; gelu, gelu_new, gelu_fast and gelu_pytorch_tanh are supported");
+            let problem =
+                format!("is `{}`; gelu, gelu_new, gelu_fast and gelu_pytorch_tanh are supported", shortened(other));
             return Err(bad_key("hidden_act", &problem));
         }
     };
@@ -73,11 +75,7 @@ fn rope(config: &Value) -> Result<(f64, (&'static str, f64)), ConfigError> {
     let mut theta = float_or(config, "rotary_emb_base", 10_000.0)?;
     let mut pct = ("rotary_pct", float_or(config, "rotary_pct", ROTARY_PCT)?);
     for key in ["rope_scaling", "rope_parameters"] {
-        let Some(rope) = config.get(key).filter(|value| !value.is_null()) else { continue };
-        let kind = rope.get("rope_type").or_else(|| rope.get("type")).and_then(Value::as_str).unwrap_or("default");
-        if kind != "default" {
-            return Err(bad_key(key, &format!("asks for `{kind}` rotary scaling, which is not supported")));
-        }
+        let Some(rope) = unscaled_rope(config, key)? else { continue };
         theta = float_or(rope, "rope_theta", theta)?;
         if rope.get("partial_rotary_factor").is_some() {
             pct = ("partial_rotary_factor", float_or(rope, "partial_rotary_factor", pct.1)?);

@@ -6,7 +6,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::decoder_config::{ConfigError, DecoderConfig, bad_key};
+use super::decoder_config::{ConfigError, DecoderConfig, bad_key, shown};
 use super::nanogpt::COMPILED;
 use super::pickle::{Pickle, Value};
 use super::safetensors_header::HeaderTensor;
@@ -43,7 +43,7 @@ pub fn config_json(lit: &Json) -> Result<Json, ConfigError> {
         let found = keys.iter().find_map(|key| get(key)).cloned().unwrap_or_default();
         match found.as_str() {
             Some(name) if allowed.contains(&name) => Ok(()),
-            _ => Err(bad_key(keys[0], &format!("is {found}; only {} is supported", allowed.join(" or ")))),
+            _ => Err(bad_key(keys[0], &format!("is {}; only {} is supported", shown(&found), allowed.join(" or ")))),
         }
     };
     class(["_norm_class", "norm_class_name"], &["RMSNorm", "FusedRMSNorm"])?;
@@ -60,12 +60,12 @@ pub fn config_json(lit: &Json) -> Result<Json, ConfigError> {
     ] {
         let found = get(key).unwrap_or(&llama);
         if *found != llama && found.as_f64().is_none_or(|found| Some(found) != llama.as_f64()) {
-            return Err(bad_key(key, &format!("is {found}; only {llama} is supported")));
+            return Err(bad_key(key, &format!("is {}; only {llama} is supported", shown(found))));
         }
     }
     for key in ["rope_adjustments", "sliding_window_size"] {
         if let Some(found) = get(key) {
-            return Err(bad_key(key, &format!("is {found}, which is not supported")));
+            return Err(bad_key(key, &format!("is {}, which is not supported", shown(found))));
         }
     }
     let keys = json!({

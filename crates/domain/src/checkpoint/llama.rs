@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::decoder_config::keys::{bad_key, bool_or, float_or, optional_u32, required_u32};
+use super::decoder_config::keys::{bad_key, bool_or, float_or, optional_u32, required_u32, text_or, unscaled_rope};
 use super::decoder_config::{BlockPart, ConfigError, DecoderConfig, Family, Init, NameInFile, TensorRole, TensorSpec};
+use super::safetensors_header::shortened;
 use crate::id::LayerCount;
 
 /// What stands before a layer's index.
@@ -32,9 +33,9 @@ pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
     if head_dim % 2 != 0 {
         return Err(bad_key("head_dim", &format!("is {head_dim}; rotary positions need an even one")));
     }
-    match config.get("hidden_act").and_then(Value::as_str).unwrap_or("silu") {
+    match text_or(config, "hidden_act", "silu")? {
         "silu" => {}
-        other => return Err(bad_key("hidden_act", &format!("is `{other}`; only silu is supported"))),
+        other => return Err(bad_key("hidden_act", &format!("is `{}`; only silu is supported", shortened(other)))),
     }
     for key in ["attention_bias", "mlp_bias"] {
         if bool_or(config, key, false)? {
@@ -68,11 +69,7 @@ pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
 /// `rope_theta` beside `rope_scaling` (transformers 4), or both in `rope_parameters` (transformers 5).
 fn rope_theta(config: &Value) -> Result<f64, ConfigError> {
     for key in ["rope_parameters", "rope_scaling"] {
-        let Some(rope) = config.get(key).filter(|value| !value.is_null()) else { continue };
-        let kind = rope.get("rope_type").or_else(|| rope.get("type")).and_then(Value::as_str).unwrap_or("default");
-        if kind != "default" {
-            return Err(bad_key(key, &format!("asks for `{kind}` rotary scaling, which is not supported")));
-        }
+        let Some(rope) = unscaled_rope(config, key)? else { continue };
         if rope.get("rope_theta").is_some() {
             return float_or(rope, "rope_theta", 10_000.0);
         }

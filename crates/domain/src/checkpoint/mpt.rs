@@ -7,8 +7,9 @@
 use serde_json::{Value, json};
 
 use super::block_parts::{self, Part, linear, norm};
-use super::decoder_config::keys::{bad_key, bool_or, float_or, optional_u32, refuse_unless, required_u32};
+use super::decoder_config::keys::{bad_key, bool_or, float_or, optional_u32, refuse_unless, required_u32, text_or};
 use super::decoder_config::{BlockPart, ConfigError, DecoderConfig, Family, Init, NameInFile, TensorRole, TensorSpec};
+use super::safetensors_header::shortened;
 use crate::id::LayerCount;
 
 /// What stands before a layer's index.
@@ -46,9 +47,9 @@ pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
     for (key, only) in &refused {
         refuse_unless(&attention, key, only).map_err(in_attention)?;
     }
-    match config.get("norm_type").and_then(Value::as_str).unwrap_or("low_precision_layernorm") {
+    match text_or(config, "norm_type", "low_precision_layernorm")? {
         "low_precision_layernorm" | "layernorm" => {}
-        other => return Err(bad_key("norm_type", &format!("is `{other}`; only LayerNorm is supported"))),
+        other => return Err(bad_key("norm_type", &format!("is `{}`; only LayerNorm is supported", shortened(other)))),
     }
     // learned_pos_emb says nothing beside ALiBi: published models set it and have no such table.
     refuse_unless(config, "expansion_ratio", &EXPANSION.into())?;

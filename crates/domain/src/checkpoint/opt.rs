@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use super::block_parts::{self, Part, linear, norm};
-use super::decoder_config::keys::{bad_key, bool_or, float_or, optional_u32, refuse_unless, required_u32};
+use super::decoder_config::keys::{bad_key, bool_or, float_or, optional_u32, refuse_unless, required_u32, text_or};
 use super::decoder_config::{BlockPart, ConfigError, DecoderConfig, Family, Init, NameInFile, TensorRole, TensorSpec};
+use super::safetensors_header::shortened;
 use crate::id::LayerCount;
 
 /// Rows of the position embedding before position 0 (fairseq's padding index plus one).
@@ -39,9 +40,11 @@ pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
         );
         return Err(bad_key("word_embed_proj_dim", &problem));
     }
-    match config.get("activation_function").and_then(Value::as_str).unwrap_or("relu") {
+    match text_or(config, "activation_function", "relu")? {
         "relu" => {}
-        other => return Err(bad_key("activation_function", &format!("is `{other}`; only relu is supported"))),
+        other => {
+            return Err(bad_key("activation_function", &format!("is `{}`; only relu is supported", shortened(other))));
+        }
     }
     for key in ["enable_bias", "layer_norm_elementwise_affine", "tie_word_embeddings"] {
         refuse_unless(config, key, &true.into())?;

@@ -25,6 +25,8 @@ pub const PREFIX_BYTES: u64 = 8;
 pub const MAX_HEADER_BYTES: u64 = 16 << 20;
 /// Most tensors in a file, and of a checkpoint.
 pub const MAX_TENSORS: usize = 65_536;
+/// Most notes in a file's own metadata.
+pub const MAX_METADATA: usize = 4096;
 /// Longest tensor name.
 pub const MAX_NAME_BYTES: usize = 512;
 /// Most dimensions of a tensor.
@@ -390,7 +392,7 @@ impl<'de> Deserialize<'de> for RawHeader {
                 let mut header = RawHeader { tensors: Vec::new(), metadata: BTreeMap::new() };
                 while let Some(name) = map.next_key::<String>()? {
                     if name == METADATA_KEY {
-                        header.metadata = map.next_value()?;
+                        header.metadata = map.next_value::<Metadata>()?.0;
                     } else if header.tensors.len() == MAX_TENSORS {
                         return Err(A::Error::custom(format!("more than {MAX_TENSORS} tensors")));
                     } else {
@@ -402,6 +404,36 @@ impl<'de> Deserialize<'de> for RawHeader {
         }
 
         deserializer.deserialize_map(HeaderVisitor)
+    }
+}
+
+/// The file's own notes; of two with one key the last.
+struct Metadata(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MetadataVisitor;
+
+        impl<'de> Visitor<'de> for MetadataVisitor {
+            type Value = Metadata;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of strings")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Metadata, A::Error> {
+                let mut notes = BTreeMap::new();
+                while let Some((key, note)) = map.next_entry()? {
+                    if notes.len() == MAX_METADATA {
+                        return Err(A::Error::custom(format!("more than {MAX_METADATA} entries of metadata")));
+                    }
+                    notes.insert(key, note);
+                }
+                Ok(Metadata(notes))
+            }
+        }
+
+        deserializer.deserialize_map(MetadataVisitor)
     }
 }
 

@@ -91,7 +91,9 @@ impl ShardIndex {
             #[serde(deserialize_with = "unique_strings")]
             weight_map: BTreeMap<String, String>,
         }
-        let Raw { weight_map } = serde_json::from_slice(json).map_err(|e| invalid(shortened(&e.to_string())))?;
+        // What is skipped would not be looked at otherwise.
+        let json = std::str::from_utf8(json).map_err(|e| invalid(e.to_string()))?;
+        let Raw { weight_map } = serde_json::from_str(json).map_err(|e| invalid(shortened(&e.to_string())))?;
         if weight_map.is_empty() {
             return Err(invalid("`weight_map` is empty".to_owned()));
         }

@@ -66,13 +66,22 @@ impl House {
         self.store.register_artifact(kind, &uri, json!({}), None).await.unwrap().id
     }
 
-    /// Submits a slice job, works it, and gives back how it ended.
+    /// Submits a slice job of at most two attempts, works it, and gives back how it ended.
     pub async fn job(&self, handler: SliceHandler, spec: SliceSpec) -> JobRecord {
+        self.work(handler, spec, 2).await
+    }
+
+    /// The same with one attempt only.
+    pub async fn job_once(&self, handler: SliceHandler, spec: SliceSpec) -> JobRecord {
+        self.work(handler, spec, 1).await
+    }
+
+    async fn work(&self, handler: SliceHandler, spec: SliceSpec, max_attempts: u32) -> JobRecord {
         let job = NewJob {
             label: "slice".to_owned(),
             spec: JobSpec::Slice(spec),
             priority: 0,
-            retry: RetryPolicy { max_attempts: 2, backoff_ms: 10, backoff_max_ms: 10 },
+            retry: RetryPolicy { max_attempts, backoff_ms: 10, backoff_max_ms: 10 },
             run: None,
         };
         let id = self.store.submit_job(&job, None).await.unwrap().id;

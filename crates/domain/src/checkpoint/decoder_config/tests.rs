@@ -119,6 +119,24 @@ fn configs_that_would_be_computed_wrongly_are_refused() {
     );
     check(
         gpt2_json(),
+        json!({"activation_function": ["relu"]}),
+        expect![[r#"config.json: `activation_function` is ["relu"], not a string"#]],
+    );
+    check(
+        llama_json(),
+        json!({"rope_scaling": "linear"}),
+        expect![[r#"config.json: `rope_scaling` is "linear", not an object"#]],
+    );
+    check(llama_json(), json!({"rope_scaling": {"type": 7}}), expect!["config.json: `type` is 7, not a string"]);
+    check(
+        gpt2_json(),
+        json!({"n_layer": format!("\u{7f}{}", "12".repeat(60))}),
+        expect![[
+            r#"config.json: `n_layer` is "�121212121212121212121212121212121212121212121212121212121212121212121212121212…, not a whole number from 1 to 1048576"#
+        ]],
+    );
+    check(
+        gpt2_json(),
         json!({"tie_word_embeddings": false}),
         expect!["config.json: `tie_word_embeddings` is false; only tied gpt2 heads are supported"],
     );

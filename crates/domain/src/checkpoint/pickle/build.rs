@@ -1,6 +1,9 @@
 //! What opcodes make of values: containers, storages, tensors.
 
-use super::{Global, MAX_DEPTH, MAX_OBJECTS, Machine, Object, ObjectId, PickleError, PickledTensor, Storage, Value};
+use super::{
+    Global, MAX_DEPTH, MAX_GLOBAL_BYTES, MAX_OBJECTS, Machine, Object, ObjectId, PickleError, PickledTensor, Storage,
+    Value,
+};
 use crate::checkpoint::safetensors_header::{Dtype, MAX_RANK, MAX_TENSORS, shortened};
 
 /// Longest name of a storage: PyTorch counts them.
@@ -41,6 +44,9 @@ impl<'a> Machine<'a> {
     }
 
     fn known(&mut self, module: &str, name: &str) -> Result<(), PickleError> {
+        if module.len().max(name.len()) > MAX_GLOBAL_BYTES {
+            return Err(self.limit("bytes in the name of a class", MAX_GLOBAL_BYTES));
+        }
         match GLOBALS.iter().find(|(m, n, _)| (*m, *n) == (module, name)) {
             Some((.., global)) => self.push(Value::Global(*global)),
             None => Err(PickleError::Global { global: shortened(&format!("{module}.{name}")), at: self.opcode_at }),
@@ -179,12 +185,13 @@ impl<'a> Machine<'a> {
         let Some(Object::Dict(attributes)) = self.object(state) else {
             return Err(self.invalid("attributes are not a dict"));
         };
-        match attributes.iter().find(|(key, _)| *key != Value::Text("_metadata")) {
-            None => Ok(()),
-            Some((Value::Text(key), _)) => {
+        // Never all of a long one: it may be set a million times.
+        match attributes.as_slice() {
+            [] | [(Value::Text("_metadata"), _)] => Ok(()),
+            [(Value::Text("_metadata"), _), (Value::Text(key), _), ..] | [(Value::Text(key), _), ..] => {
                 Err(self.invalid(&format!("attribute `{}` is set on a dict", shortened(key))))
             }
-            Some(_) => Err(self.invalid("an attribute is set that has no name")),
+            [_, ..] => Err(self.invalid("an attribute is set that has no name")),
         }
     }
 

@@ -137,6 +137,11 @@ fn nothing_is_executed() {
         &pickle(&[b"ccollections\nOrderedDict\n)R}(", &text("__class__"), b"Nub"]),
         expect!["its pickle is not valid at byte 47: attribute `__class__` is set on a dict"],
     );
+    // Looking through all of them a million times would take hours.
+    refused(
+        &pickle(&[b"}}(", &[text("_metadata"), b"N".to_vec()].concat().repeat(2), b"ub"]),
+        expect!["its pickle is not valid at byte 36: attribute `_metadata` is set on a dict"],
+    );
     refused(&pickle(&[REBUILD, b"}b"]), expect!["its pickle is not valid at byte 36: a list or a dict is expected"]);
     // A chain of rebuilds must not become recursion.
     refused(

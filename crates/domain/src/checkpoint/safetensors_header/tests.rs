@@ -213,6 +213,17 @@ fn too_many_tensors_are_refused() {
     assert!(parse(json(MAX_TENSORS + 1)).unwrap_err().to_string().contains("more than 65536 tensors"));
 }
 
+/// Short ones would take twenty times their own bytes.
+#[test]
+fn too_much_metadata_is_refused() {
+    let entries: Vec<String> = (0..=MAX_METADATA).map(|i| format!(r#""{i}":"""#)).collect();
+    let json = |n: usize| format!(r#"{{"__metadata__":{{{}}}}}"#, entries[..n].join(","));
+    let parse = |json: String| SafetensorsHeader::parse(json.as_bytes(), PREFIX_BYTES + json.len() as u64);
+    assert_eq!(parse(json(MAX_METADATA)).unwrap().metadata().len(), MAX_METADATA);
+    let error = parse(json(MAX_METADATA + 1)).unwrap_err().to_string();
+    assert!(error.contains("more than 4096 entries of metadata"), "{error}");
+}
+
 #[test]
 fn what_is_written_is_aligned_and_deterministic() {
     let tensors = [

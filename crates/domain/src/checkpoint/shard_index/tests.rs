@@ -62,6 +62,13 @@ fn a_bad_index() {
 }
 
 #[test]
+fn what_is_skipped_must_be_text_too() {
+    let json = b"{\"metadata\":{\"\xff\":1},\"weight_map\":{\"w\":\"m.safetensors\"}}";
+    expect!["model.safetensors.index.json: invalid utf-8 sequence of 1 bytes from index 14"]
+        .assert_eq(&ShardIndex::parse(json, ShardFormat::Safetensors).unwrap_err().to_string());
+}
+
+#[test]
 fn an_index_of_pickles() {
     let parse = |file: &str| {
         let json = format!(r#"{{"weight_map":{{"w":"{file}"}}}}"#);

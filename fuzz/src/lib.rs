@@ -1,0 +1,4 @@
+//! What the targets in `bin/` share with `cargo test`: see `crates/domain/tests/readers/mod.rs`.
+
+#[path = "../../crates/domain/tests/readers/mod.rs"]
+pub mod readers;
