@@ -11,6 +11,9 @@ use crate::error::SlicerError;
 /// Most files of weights: an artifact holds 10,000 files, some of which are not weights.
 pub const MAX_WEIGHTS_FILES: usize = 9_900;
 
+/// From this size on a tensor is a part of an upload by itself: the least length of one in S3.
+const LARGE_BYTES: u64 = 5 << 20;
+
 /// One file of weights to write: its header, then its tensors in this order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WeightsFile<'a> {
@@ -79,8 +82,9 @@ fn weights_file(number: usize, count: usize, mut tensors: Vec<&Placement>) -> Re
         1 => SINGLE_FILE.to_owned(),
         _ => format!("model-{number:05}-of-{count:05}.safetensors"),
     };
-    // Wider types first keeps every tensor aligned; the sort is stable, so one type stays in forward order.
-    tensors.sort_by_key(|tensor| std::cmp::Reverse(tensor.dtype.size_bytes()));
+    // Wider types first keeps every tensor aligned. Small tensors first leaves long stretches behind them that S3 servers
+    // copy themselves. The sort is stable: else it is forward order.
+    tensors.sort_by_key(|tensor| (std::cmp::Reverse(tensor.dtype.size_bytes()), tensor.size_bytes() >= LARGE_BYTES));
     let entries: Vec<NewTensor<'_>> = tensors
         .iter()
         .map(|tensor| NewTensor { name: &tensor.target.name, dtype: tensor.dtype, shape: &tensor.target.shape })

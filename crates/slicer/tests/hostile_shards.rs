@@ -99,28 +99,6 @@ async fn a_shard_of_a_twin_is_told_by_digests_alone() {
     house.close().await;
 }
 
-/// In a checkpoint of our own the manifest has the digest of every file, so a swapped shard is an error.
-#[tokio::test]
-#[ignore = "needs the copy path to hold what it reads against the manifest"]
-async fn a_shard_of_a_twin_is_refused_where_a_manifest_tells() {
-    let house = House::build().await;
-    let mut made = Vec::new();
-    for (name, flavour) in [("one", 0), ("two", 50)] {
-        sharded(&house, name, flavour);
-        let handler = inheritune_slicer::handler(&house.store).with_max_file_bytes(1000);
-        let record = house.job(handler, first(house.location(name), 2)).await;
-        let Some(JobOutcome::Sliced(sliced)) = record.outcome else { panic!("{record:?}") };
-        made.push(sliced.checkpoint);
-    }
-    let folder = async |id| house.dir.path().join("objects").join(house.store.artifact(id).await.unwrap().location);
-    let (one, two) = (folder(made[0]).await, folder(made[1]).await);
-    let file = house.names(made[0]).await.into_iter().find(|name| name.starts_with("model-00001")).unwrap();
-    fs::copy(two.join(&file), one.join(&file)).unwrap();
-    let error = refused(&house, first(Location::Artifact(made[0]), 2)).await;
-    assert!(error.contains(&file), "{error}");
-    house.close().await;
-}
-
 #[tokio::test]
 async fn names_in_an_index_never_leave_the_folder() {
     let house = House::build().await;
@@ -186,7 +164,6 @@ async fn a_file_that_is_cut_or_removed_during_the_copy_is_named() {
 }
 
 #[tokio::test]
-#[ignore = "needs the copy path's identity check"]
 async fn a_file_that_is_replaced_or_rewritten_during_the_copy_is_named() {
     let house = House::build().await;
     let replaced: Change = |path, _| {
@@ -210,8 +187,18 @@ async fn a_file_that_is_replaced_or_rewritten_during_the_copy_is_named() {
 /// Something done to a file, whose half length is told.
 type Change = fn(&Path, u64);
 
-/// A slice of a checkpoint of about 110 MB that is changed once the slicer writes.
+/// A slice of a checkpoint of about 110 MB that is changed once the slicer writes. On a busy machine the change may come
+/// after the last tensor, which is as if it came after the job: then once more.
 async fn changed_during_the_copy(house: &House, name: &str, change: Change) {
+    for time in 0..10 {
+        if was_named(house, &format!("{name}-{time}"), change).await {
+            return;
+        }
+    }
+    panic!("{name}: never noticed");
+}
+
+async fn was_named(house: &House, name: &str, change: Change) -> bool {
     let mut config = gpt2_json(1);
     config["n_embd"] = json!(1024);
     config["vocab_size"] = json!(16_384);
@@ -232,8 +219,12 @@ async fn changed_during_the_copy(house: &House, name: &str, change: Change) {
     // Once: a file that was changed is a file like any other to the next attempt.
     let record = house.job_once(inheritune_slicer::handler(&house.store), first(house.location(name), 1)).await;
     changing.await.unwrap();
+    if matches!(record.outcome, Some(JobOutcome::Sliced(_))) {
+        return false;
+    }
     let error = nothing_made(house, visible, record).await;
     assert!(error.contains(&format!("{name}/model.safetensors")), "{name}: {error}");
+    true
 }
 
 /// A checkpoint whose numbers are all 0, so that it takes no time to make.

@@ -34,8 +34,6 @@ const CHUNKS_AHEAD: usize = 6;
 const MAX_MADE_AHEAD_BYTES: u64 = 4 << 20;
 /// Most bytes of one part that a server copies; should it refuse, they are held here instead.
 const MAX_COPY_BYTES: u64 = 16 << 20;
-/// A shorter stretch passes through here: a part has a least length, even after others have filled one up.
-const MIN_COPY_BYTES: u64 = 2 * MIN_PART_BYTES;
 
 /// A part of the object in the making that has a digest of its own.
 #[derive(Debug)]
@@ -182,7 +180,10 @@ pub(crate) async fn assemble_in_order(
             Step::Read(stretch) => write(upload, stretch.read().await?).await?,
             Step::Make(making) => write(upload, making.bytes().await?).await?,
             Step::Copy(stretch) => {
-                let (head, rest) = stretch.split(upload.bytes_before_copy());
+                let (mut head, mut rest) = stretch.split(upload.bytes_before_copy());
+                if rest.size_bytes() < MIN_PART_BYTES {
+                    (head.range.end, rest.range.start) = (rest.range.end, rest.range.end);
+                }
                 for piece in head.pieces(CHUNK_BYTES, 0) {
                     write(upload, piece.read().await?).await?;
                 }
@@ -213,7 +214,7 @@ enum Step {
     Write(Bytes),
     Read(Stretch),
     Make(Making),
-    /// The server copies all of it but what must be written before.
+    /// The server copies it, but for what fills up the part before.
     Copy(Stretch),
 }
 
@@ -222,7 +223,7 @@ impl Chunk {
         match self {
             Self::Bytes(bytes) => Box::new(std::iter::once(Step::Write(bytes))),
             Self::Made(making) => Box::new(std::iter::once(Step::Make(making))),
-            Self::Copied(stretch) if copies && stretch.source.is_in_s3() && stretch.size_bytes() >= MIN_COPY_BYTES => {
+            Self::Copied(stretch) if copies && stretch.source.is_in_s3() && stretch.size_bytes() >= MIN_PART_BYTES => {
                 Box::new(std::iter::once(Step::Copy(stretch)))
             }
             Self::Copied(stretch) => Box::new(stretch.pieces(CHUNK_BYTES, 0).map(Step::Read)),
