@@ -131,8 +131,8 @@ impl SentencePieceModel {
         if bytes.len() > MAX_MODEL_BYTES {
             return Err(SentencePieceError::TooLong { file_bytes: bytes.len() });
         }
-        let proto = ModelProto::decode(bytes)
-            .map_err(|error| SentencePieceError::Protobuf { problem: shortened(&error.to_string()) })?;
+        let proto =
+            ModelProto::decode(bytes).map_err(|error| SentencePieceError::Protobuf { problem: error.to_string() })?;
         let trainer = proto.trainer_spec.unwrap_or_default();
         let algorithm = match trainer.model_type.unwrap_or(1) {
             1 => Algorithm::Unigram,

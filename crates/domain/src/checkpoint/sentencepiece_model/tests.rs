@@ -100,8 +100,9 @@ fn other_files_are_refused() {
     let refused = |bytes: &[u8]| SentencePieceModel::parse(bytes).unwrap_err().to_string();
     expect!["is not a SentencePiece model that can be used: pieces has 0 entries; 1 to 1048576 are read"]
         .assert_eq(&refused(b""));
-    expect![""].assert_eq(&refused(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"));
-    expect![""].assert_eq(&refused(b"\x0a\x03\x0a\x01\xff"));
+    expect!["is not a SentencePiece model: failed to decode Protobuf message: invalid wire type value: 6"]
+        .assert_eq(&refused(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"));
+    expect!["is not a SentencePiece model: failed to decode Protobuf message: PieceProto.piece: ModelProto.pieces: invalid string value: data is not UTF-8 encoded"].assert_eq(&refused(b"\x0a\x03\x0a\x01\xff"));
     expect!["is 16777217 bytes long; a SentencePiece model of at most 16777216 is read"]
         .assert_eq(&refused(&vec![0; MAX_MODEL_BYTES + 1]));
 }
