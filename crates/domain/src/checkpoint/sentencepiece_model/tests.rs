@@ -102,7 +102,8 @@ fn other_files_are_refused() {
         .assert_eq(&refused(b""));
     expect!["is not a SentencePiece model: failed to decode Protobuf message: invalid wire type value: 6"]
         .assert_eq(&refused(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"));
-    expect!["is not a SentencePiece model: failed to decode Protobuf message: PieceProto.piece: ModelProto.pieces: invalid string value: data is not UTF-8 encoded"].assert_eq(&refused(b"\x0a\x03\x0a\x01\xff"));
+    expect!["is not a SentencePiece model: failed to decode Protobuf message: PieceProto.piece: ModelProto.pieces: invalid string value: data is not UTF-8 encoded"]
+        .assert_eq(&refused(b"\x0a\x03\x0a\x01\xff"));
     expect!["is 16777217 bytes long; a SentencePiece model of at most 16777216 is read"]
         .assert_eq(&refused(&vec![0; MAX_MODEL_BYTES + 1]));
 }
