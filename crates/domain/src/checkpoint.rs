@@ -2,8 +2,9 @@
 //!
 //! Read [`decoder_config`] first (one shape for all families), then a family such as [`gpt2`] (names and
 //! Hugging Face keys; [`block_parts`] is what several share), [`layer_map`], [`inherit_set`], [`slice_plan`], then the
-//! files nobody here wrote: [`safetensors_header`], [`shard_index`], and PyTorch's own format in [`zip_directory`], [`pickle`] and
-//! [`torch_archive`]. [`nanogpt`] and [`litgpt`] are checkpoints that are not in Hugging Face's layout.
+//! files nobody here wrote: [`safetensors_header`], [`shard_index`], and PyTorch's own format in [`zip_directory`],
+//! [`pickle`] and [`torch_archive`]. [`nanogpt`] and [`litgpt`] are checkpoints that are not in Hugging Face's layout. Of
+//! tokenizers: [`tokenizer_files`] and [`sentencepiece_model`].
 
 pub mod decoder_config;
 pub mod gpt2;
@@ -22,3 +23,5 @@ pub mod pickle;
 pub mod torch_archive;
 pub mod nanogpt;
 pub mod litgpt;
+pub mod tokenizer_files;
+pub mod sentencepiece_model;

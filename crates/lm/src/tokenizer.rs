@@ -1,15 +1,33 @@
-//! Tokenizers in Hugging Face's format: read, run, and trained as byte-level BPE.
+//! Tokenizers of the three kinds that checkpoints have: read, run, and trained as byte-level BPE.
+//!
+//! | files | ids are those of |
+//! |---|---|
+//! | `tokenizer.json` | Hugging Face's tokenizers library |
+//! | `vocab.json` and `merges.txt` | transformers' `GPT2Tokenizer`, with the special tokens that stand beside them |
+//! | `tokenizer.model` | the SentencePiece library itself, which converted tokenizers are not equal to |
+//!
+//! The first that a folder has is read, as in transformers. [`Tokenizer::encode`] adds nothing to a text;
+//! [`Tokenizer::encode_with_added`] adds what the tokenizer adds by itself. Special tokens are found in text (`</s>` in a
+//! text is the token) by the first two kinds, and never by SentencePiece.
 //!
 //! A tokenizer that was read is written again byte for byte, so that its digest names it wherever it goes.
 
+mod byte_level;
+mod sentencepiece;
+mod settings;
+
 use std::path::Path;
+use std::sync::Arc;
 
+use inheritune_domain::checkpoint::sentencepiece_model::{MAX_MODEL_BYTES, SentencePieceModel};
+use inheritune_domain::checkpoint::tokenizer_files::VocabularyFiles;
 use inheritune_domain::id::Sha256Digest;
+use rayon::prelude::*;
 use serde_json::{Value, json};
-use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, TokenizerImpl};
+use tokenizers::PreTokenizerWrapper;
 
+use self::sentencepiece::{Scratch, SentencePiece};
+use self::settings::Settings;
 use crate::error::LmError;
 use crate::files;
 
@@ -26,47 +44,63 @@ const KNOWN_ENDS: [&str; 4] = [END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>"];
 /// Every byte, and the special token: what a byte-level vocabulary starts from.
 const SMALLEST_VOCABULARY: u32 = 257;
 
-/// A tokenizer, and its files as text.
+/// A tokenizer, and its files.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
-    /// `tokenizer.json`.
-    json: String,
-    /// `tokenizer_config.json`.
-    config: String,
-    /// `special_tokens_map.json`.
-    special_tokens: Option<String>,
+    engine: Engine,
+    /// Names and contents, as they are saved.
+    files: Vec<(&'static str, Vec<u8>)>,
+    sha256: Sha256Digest,
     vocab_size: u32,
     end_of_text_id: Option<u32>,
 }
 
+/// What turns text into ids.
+#[derive(Debug, Clone)]
+enum Engine {
+    Library(Box<tokenizers::Tokenizer>),
+    SentencePiece { model: Arc<SentencePiece>, bos: Option<u32>, eos: Option<u32> },
+}
+
 impl Tokenizer {
-    /// Reads `tokenizer.json`, or GPT-2's older pair of `vocab.json` and `merges.txt`.
+    /// Reads the tokenizer of a folder: `tokenizer.json`, else `vocab.json` and `merges.txt`, else `tokenizer.model`, with
+    /// `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` so far as they are there.
     ///
     /// # Errors
     /// A missing or malformed file; the error names it.
     pub fn from_dir(dir: &Path) -> Result<Self, LmError> {
-        let path = dir.join(TOKENIZER_FILE);
-        let json = if path.exists() { read_text(&path)? } else { gpt2_files(dir)? };
-        let optional = |name: &str| {
-            let path = dir.join(name);
-            if path.exists() { read_text(&path).map(Some) } else { Ok(None) }
+        let Some(kind) = VocabularyFiles::find(|name| dir.join(name).exists()) else {
+            let problem = format!("holds neither {TOKENIZER_FILE} nor vocab.json and merges.txt nor tokenizer.model");
+            return Err(LmError::file(dir, problem));
         };
-        let config = optional(TOKENIZER_CONFIG_FILE)?;
-        let parsed: Option<Value> = match &config {
-            Some(text) => Some(
-                serde_json::from_str(text)
-                    .map_err(|e| LmError::file(&dir.join(TOKENIZER_CONFIG_FILE), e.to_string()))?,
-            ),
-            None => None,
-        };
-        let special_tokens = optional(SPECIAL_TOKENS_FILE)?;
-        let mut tokenizer = Self::parse(json, parsed.as_ref()).map_err(|problem| LmError::file(&path, problem))?;
-        if let Some(config) = config {
-            tokenizer.config = config;
-            tokenizer.special_tokens = special_tokens;
+        let vocabulary = read_vocabulary(dir, kind)?;
+        let sha256 = digest(kind, &vocabulary);
+        let settings = Settings::read(dir)?;
+        let path = dir.join(kind.names()[0]);
+        let failed = |problem: String| LmError::file(&path, problem);
+        match kind {
+            VocabularyFiles::TokenizerJson => {
+                let json = std::str::from_utf8(&vocabulary[0].1).map_err(|error| failed(error.to_string()))?;
+                let inner: tokenizers::Tokenizer =
+                    json.parse().map_err(|e: tokenizers::Error| failed(e.to_string()))?;
+                let mut tokenizer = Self::library(inner, &settings, sha256).map_err(failed)?;
+                let beside = if settings.has_config() { settings.files } else { tokenizer.made_settings() };
+                tokenizer.files = vocabulary.into_iter().chain(beside).collect();
+                Ok(tokenizer)
+            }
+            VocabularyFiles::VocabAndMerges => {
+                let inner = byte_level::from_pair(dir, &settings)?;
+                let mut tokenizer = Self::library(inner, &settings, sha256).map_err(failed)?;
+                tokenizer.files = vocabulary.into_iter().chain(settings.files).collect();
+                Ok(tokenizer)
+            }
+            VocabularyFiles::SentencePiece => {
+                let model = SentencePieceModel::parse(&vocabulary[0].1).map_err(|error| failed(error.to_string()))?;
+                let mut tokenizer = Self::sentencepiece(&model, &settings, sha256).map_err(failed)?;
+                tokenizer.files = vocabulary.into_iter().chain(settings.files).collect();
+                Ok(tokenizer)
+            }
         }
-        Ok(tokenizer)
     }
 
     /// Trains byte-level BPE (GPT-2's splitting, no prefix space) with `<|endoftext|>` as its special
@@ -80,23 +114,13 @@ impl Tokenizer {
         I: Iterator<Item = S> + Send,
         S: AsRef<str> + Send,
     {
-        if vocab_size < SMALLEST_VOCABULARY {
-            let problem = format!(
-                "a vocabulary of {vocab_size} cannot hold every byte; at least {SMALLEST_VOCABULARY} is needed"
-            );
-            return Err(LmError::Tokenizer(problem));
-        }
-        let mut trainer = BpeTrainerBuilder::new()
-            .vocab_size(vocab_size as usize)
-            .min_frequency(MIN_PAIR_FREQUENCY)
-            .show_progress(false)
-            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
-            .special_tokens(vec![AddedToken::from(END_OF_TEXT, true)])
-            .build();
-        let mut tokenizer = byte_level(BPE::default());
-        tokenizer.train(&mut trainer, texts).map_err(|error| LmError::Tokenizer(error.to_string()))?;
-        let json = tokenizer.to_string(true).map_err(|error| LmError::Tokenizer(error.to_string()))?;
-        Self::parse(json, None).map_err(LmError::Tokenizer)
+        let json = byte_level::train(texts, vocab_size)?;
+        let inner = json.parse().map_err(|error: tokenizers::Error| LmError::Tokenizer(error.to_string()))?;
+        let sha256 = Sha256Digest::of(json.as_bytes());
+        let mut tokenizer = Self::library(inner, &Settings::default(), sha256).map_err(LmError::Tokenizer)?;
+        tokenizer.files = tokenizer.made_settings();
+        tokenizer.files.insert(0, (TOKENIZER_FILE, json.into_bytes()));
+        Ok(tokenizer)
     }
 
     /// The ids of `text`, without any token added.
@@ -104,27 +128,77 @@ impl Tokenizer {
     /// # Errors
     /// [`LmError::Tokenizer`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, LmError> {
-        let encoding = self.inner.encode_fast(text, false).map_err(|error| LmError::Tokenizer(error.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+        let ids = match &self.engine {
+            Engine::Library(inner) => ids_of(inner.encode_fast(text, false)),
+            Engine::SentencePiece { model, .. } => model.encode(text, &mut Scratch::default()),
+        };
+        ids.map_err(LmError::Tokenizer)
+    }
+
+    /// The ids of `text` with the tokens that the tokenizer puts around every text by itself: what `tokenizer(text)`
+    /// gives in transformers. By `tokenizer.json`'s post-processor; by `add_bos_token` and `add_eos_token` of
+    /// `tokenizer_config.json` for the other two, which are false where they are not there, but for the BOS of
+    /// SentencePiece (as in transformers' `LlamaTokenizer`).
+    ///
+    /// # Errors
+    /// [`LmError::Tokenizer`].
+    pub fn encode_with_added(&self, text: &str) -> Result<Vec<u32>, LmError> {
+        match &self.engine {
+            Engine::Library(inner) => ids_of(inner.encode_fast(text, true)).map_err(LmError::Tokenizer),
+            Engine::SentencePiece { bos, eos, .. } => {
+                Ok(bos.iter().copied().chain(self.encode(text)?).chain(*eos).collect())
+            }
+        }
     }
 
     /// The ids of each text, in order; computed by all cores, with the same result as one by one.
     ///
     /// # Errors
     /// [`LmError::Tokenizer`].
-    pub fn encode_batch<S: AsRef<str>>(&self, texts: &[S]) -> Result<Vec<Vec<u32>>, LmError> {
-        let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
-        let encodings =
-            self.inner.encode_batch_fast(texts, false).map_err(|error| LmError::Tokenizer(error.to_string()))?;
-        Ok(encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
+    pub fn encode_batch<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<Vec<Vec<u32>>, LmError> {
+        let ids = match &self.engine {
+            Engine::Library(inner) => {
+                let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
+                let encodings = inner.encode_batch_fast(texts, false).map_err(|error| error.to_string());
+                encodings.map(|encodings| encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
+            }
+            Engine::SentencePiece { model, .. } => texts
+                .par_iter()
+                .map_init(Scratch::default, |scratch, text| model.encode(text.as_ref(), scratch))
+                .collect(),
+        };
+        ids.map_err(LmError::Tokenizer)
     }
 
-    /// The text of `tokens`, special tokens included.
+    /// The text of `tokens`, special tokens included; SentencePiece has no text for its own.
     ///
     /// # Errors
     /// [`LmError::Tokenizer`].
     pub fn decode(&self, tokens: &[u32]) -> Result<String, LmError> {
-        self.inner.decode(tokens, false).map_err(|error| LmError::Tokenizer(error.to_string()))
+        let text = match &self.engine {
+            Engine::Library(inner) => inner.decode(tokens, false).map_err(|error| error.to_string()),
+            Engine::SentencePiece { model, .. } => model.decode(tokens),
+        };
+        text.map_err(LmError::Tokenizer)
+    }
+
+    /// Whether a text gives the same ids when it is cut after a line feed between two characters that are not white
+    /// space: a plain byte-level BPE never joins text across such a place; one that normalises the text or puts
+    /// something before it may.
+    pub fn can_cut_at_line_feeds(&self) -> bool {
+        match &self.engine {
+            Engine::Library(inner) => {
+                let is_plain = matches!(
+                    inner.get_pre_tokenizer(),
+                    Some(PreTokenizerWrapper::ByteLevel(split)) if !split.add_prefix_space && split.use_regex
+                );
+                let added = inner.get_added_tokens_decoder();
+                let is_across = |content: &str| content.trim_end_matches('\n').contains('\n');
+                let may_join = added.values().any(|token| token.lstrip || is_across(&token.content));
+                is_plain && inner.get_normalizer().is_none() && !may_join
+            }
+            Engine::SentencePiece { .. } => false,
+        }
     }
 
     /// Rows that an embedding needs for it: its highest id + 1.
@@ -132,14 +206,15 @@ impl Tokenizer {
         self.vocab_size
     }
 
-    /// The token that ends a document: `eos_token` of `tokenizer_config.json`, else a known name.
+    /// The token that ends a document: `eos_token` of `tokenizer_config.json` or of `special_tokens_map.json`, else
+    /// SentencePiece's own, else a known name.
     pub fn end_of_text_id(&self) -> Option<u32> {
         self.end_of_text_id
     }
 
-    /// Digest of `tokenizer.json` as [`Tokenizer::save`] writes it.
+    /// Digest of the vocabulary's files, as [`vocabulary_sha256`] gives it.
     pub fn sha256(&self) -> Sha256Digest {
-        Sha256Digest::of(self.json.as_bytes())
+        self.sha256
     }
 
     /// Sees to it that a model with `embedding_rows` rows has one for every token.
@@ -153,79 +228,97 @@ impl Tokenizer {
         Err(LmError::VocabularyTooLarge { tokenizer: self.vocab_size, embedding: embedding_rows })
     }
 
-    /// Writes `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json` into `dir`: what
-    /// `transformers.AutoTokenizer` reads.
+    /// Writes its files into `dir`: what `transformers.AutoTokenizer` reads.
     ///
     /// # Errors
     /// [`LmError::Io`] naming the file.
     pub fn save(&self, dir: &Path) -> Result<(), LmError> {
-        files::write(&dir.join(TOKENIZER_FILE), self.json.as_bytes())?;
-        files::write(&dir.join(TOKENIZER_CONFIG_FILE), self.config.as_bytes())?;
-        match &self.special_tokens {
-            Some(text) => files::write(&dir.join(SPECIAL_TOKENS_FILE), text.as_bytes()),
-            None => Ok(()),
-        }
+        self.files.iter().try_for_each(|(name, content)| files::write(&dir.join(name), content))
     }
 
-    fn parse(json: String, config: Option<&Value>) -> Result<Self, String> {
-        let mut inner: tokenizers::Tokenizer = json.parse().map_err(|error: tokenizers::Error| error.to_string())?;
+    fn library(mut inner: tokenizers::Tokenizer, settings: &Settings, sha256: Sha256Digest) -> Result<Self, String> {
         // A corpus is cut into blocks elsewhere; what a tokenizer was last used with must not cut or fill it.
         inner.with_truncation(None).map_err(|error| error.to_string())?;
         inner.with_padding(None);
         let highest = inner.get_vocab(true).into_values().max();
         let vocab_size =
             highest.ok_or("has no vocabulary")?.checked_add(1).ok_or("has a token id that does not fit in 32 bits")?;
-        let named = config
-            .and_then(|config| config.get("eos_token"))
-            .and_then(|eos| eos.get("content").unwrap_or(eos).as_str());
-        let end_of_text_id = match named {
-            Some(name) => Some(
-                inner
-                    .token_to_id(name)
-                    .ok_or_else(|| format!("has no token `{name}`, the eos_token of {TOKENIZER_CONFIG_FILE}"))?,
-            ),
+        let end_of_text_id = match settings.token("eos_token") {
+            Some(token) => {
+                let missing = || no_token(&token.content, "eos_token", settings);
+                Some(inner.token_to_id(&token.content).ok_or_else(missing)?)
+            }
             None => KNOWN_ENDS.iter().find_map(|name| inner.token_to_id(name)),
         };
-        let end = end_of_text_id.and_then(|id| inner.id_to_token(id));
+        Ok(Self { engine: Engine::Library(Box::new(inner)), files: Vec::new(), sha256, vocab_size, end_of_text_id })
+    }
+
+    fn sentencepiece(model: &SentencePieceModel, settings: &Settings, sha256: Sha256Digest) -> Result<Self, String> {
+        // Tokens that were added to the model's own; none is ever found in text.
+        let added = settings.added_tokens();
+        let id_of = |role: &str, own: Option<u32>| match settings.token(role) {
+            Some(token) => {
+                let piece = model.pieces().iter().position(|piece| piece.text == token.content).map(|id| id as u32);
+                let id = piece.or_else(|| added.iter().find(|(_, t)| t.content == token.content).map(|(id, _)| *id));
+                id.map(Some).ok_or_else(|| no_token(&token.content, role, settings))
+            }
+            None => Ok(own),
+        };
+        let (bos, eos) = (id_of("bos_token", model.bos_id())?, id_of("eos_token", model.eos_id())?);
+        let pieces = model.pieces().len() as u32;
+        let highest = [bos, eos].into_iter().flatten().max().unwrap_or(0);
         Ok(Self {
-            config: pretty(&config_for(end.as_deref())),
-            special_tokens: Some(pretty(&special_tokens_for(end.as_deref()))),
-            inner,
-            json,
-            vocab_size,
-            end_of_text_id,
+            engine: Engine::SentencePiece {
+                model: Arc::new(SentencePiece::new(model)?),
+                bos: bos.filter(|_| settings.flag("add_bos_token").unwrap_or(true)),
+                eos: eos.filter(|_| settings.flag("add_eos_token").unwrap_or(false)),
+            },
+            files: Vec::new(),
+            sha256,
+            vocab_size: pieces.max(highest.saturating_add(1)),
+            end_of_text_id: eos,
         })
     }
+
+    /// `tokenizer_config.json` and `special_tokens_map.json` where there are none.
+    fn made_settings(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let end = match &self.engine {
+            Engine::Library(inner) => self.end_of_text_id.and_then(|id| inner.id_to_token(id)),
+            Engine::SentencePiece { .. } => None,
+        };
+        let (config, special) = (config_for(end.as_deref()), special_tokens_for(end.as_deref()));
+        vec![(TOKENIZER_CONFIG_FILE, pretty(&config)), (SPECIAL_TOKENS_FILE, pretty(&special))]
+    }
 }
 
-/// A pair that is seen once teaches nothing.
-const MIN_PAIR_FREQUENCY: u64 = 2;
-
-type ByteLevelBpe = TokenizerImpl<BPE, tokenizers::NormalizerWrapper, ByteLevel, ByteLevel, ByteLevel>;
-
-/// GPT-2's way to split text around `model`.
-fn byte_level(model: BPE) -> ByteLevelBpe {
-    let mut tokenizer = ByteLevelBpe::new(model);
-    tokenizer
-        .with_pre_tokenizer(Some(ByteLevel::new(false, true, true)))
-        .with_post_processor(Some(ByteLevel::new(true, false, true)))
-        .with_decoder(Some(ByteLevel::default()));
-    tokenizer
+/// The digest that names the vocabulary of a folder, if it has one: that of `tokenizer.json` or of `tokenizer.model`, or of
+/// what `sha256sum vocab.json merges.txt` prints.
+///
+/// # Errors
+/// A file that cannot be read, or is too long.
+pub fn vocabulary_sha256(dir: &Path) -> Result<Option<Sha256Digest>, LmError> {
+    let kind = VocabularyFiles::find(|name| dir.join(name).exists());
+    kind.map(|kind| Ok(digest(kind, &read_vocabulary(dir, kind)?))).transpose()
 }
 
-/// `tokenizer.json` for GPT-2's older pair of files.
-fn gpt2_files(dir: &Path) -> Result<String, LmError> {
-    let (vocab, merges) = (dir.join("vocab.json"), dir.join("merges.txt"));
-    if !vocab.exists() || !merges.exists() {
-        return Err(LmError::file(dir, format!("holds neither {TOKENIZER_FILE} nor vocab.json and merges.txt")));
-    }
-    let failed = |error: tokenizers::Error| LmError::file(&vocab, error.to_string());
-    let model = BPE::from_file(&vocab.to_string_lossy(), &merges.to_string_lossy()).build().map_err(failed)?;
-    let mut tokenizer = byte_level(model);
-    if tokenizer.token_to_id(END_OF_TEXT).is_some() {
-        tokenizer.add_special_tokens(&[AddedToken::from(END_OF_TEXT, true)]);
-    }
-    tokenizer.to_string(true).map_err(failed)
+fn read_vocabulary(dir: &Path, kind: VocabularyFiles) -> Result<Vec<(&'static str, Vec<u8>)>, LmError> {
+    let limit = match kind {
+        VocabularyFiles::TokenizerJson | VocabularyFiles::VocabAndMerges => files::MAX_JSON_BYTES,
+        VocabularyFiles::SentencePiece => MAX_MODEL_BYTES as u64,
+    };
+    kind.names().iter().map(|name| Ok((*name, files::read(&dir.join(name), limit)?))).collect()
+}
+
+fn digest(kind: VocabularyFiles, files: &[(&'static str, Vec<u8>)]) -> Sha256Digest {
+    kind.sha256(&files.iter().map(|(_, content)| content.as_slice()).collect::<Vec<_>>())
+}
+
+fn ids_of(encoding: tokenizers::Result<tokenizers::Encoding>) -> Result<Vec<u32>, String> {
+    encoding.map(|encoding| encoding.get_ids().to_vec()).map_err(|error| error.to_string())
+}
+
+fn no_token(content: &str, role: &str, settings: &Settings) -> String {
+    format!("has no token `{content}`, the {role} of {}", settings.file_of(role))
 }
 
 fn config_for(end: Option<&str>) -> Value {
@@ -247,11 +340,7 @@ fn special_tokens_for(end: Option<&str>) -> Value {
     }
 }
 
-fn pretty(value: &Value) -> String {
+fn pretty(value: &Value) -> Vec<u8> {
     // `{:#}` of a JSON value is indented JSON and cannot fail.
-    format!("{value:#}\n")
-}
-
-fn read_text(path: &Path) -> Result<String, LmError> {
-    String::from_utf8(files::read(path, files::MAX_JSON_BYTES)?).map_err(|error| LmError::file(path, error.to_string()))
+    format!("{value:#}\n").into_bytes()
 }

@@ -71,7 +71,7 @@ pub struct TokenSetMeta {
     pub text_bytes: u64,
     /// How an id is written.
     pub dtype: TokenType,
-    /// Digest of `tokenizer.json`.
+    /// Digest of the tokenizer's vocabulary ([`crate::tokenizer::vocabulary_sha256`]).
     pub tokenizer_sha256: Option<Sha256Digest>,
 }
 
@@ -206,7 +206,7 @@ pub struct NewTokenSet {
     pub vocab_size: u32,
     /// Written after every document.
     pub end_of_text_id: Option<u32>,
-    /// Digest of `tokenizer.json`.
+    /// Digest of the tokenizer's vocabulary ([`crate::tokenizer::vocabulary_sha256`]).
     pub tokenizer_sha256: Option<Sha256Digest>,
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use expect_test::{Expect, expect};
 use inheritune_lm::LmError;
-use inheritune_lm::tokenizer::{END_OF_TEXT, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer};
+use inheritune_lm::tokenizer::{END_OF_TEXT, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer, vocabulary_sha256};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -175,10 +175,50 @@ fn the_older_pair_of_files_gives_the_same_ids() {
         assert_eq!(from_pair.encode(text).unwrap(), tokenizer.encode(text).unwrap(), "{text:?}");
         assert_eq!(from_pair.decode(&from_pair.encode(text).unwrap()).unwrap(), *text);
     }
-    // It is saved as a tokenizer.json, the same one every time.
-    let files = saved(&from_pair);
-    assert_eq!(files[1].0, TOKENIZER_FILE);
-    assert!(files == saved(&Tokenizer::from_dir(older.path()).unwrap()));
+    assert!(saved(&from_pair) == files(older.path()));
+    assert_eq!(Some(from_pair.sha256()), vocabulary_sha256(older.path()).unwrap());
+    assert!(from_pair.can_cut_at_line_feeds());
+    // Where there are several, tokenizer.json is read, and what is beside it does not matter.
+    std::fs::write(older.path().join("tokenizer.model"), "no model").unwrap();
+    assert!(Tokenizer::from_dir(older.path()).is_ok());
+    std::fs::copy(dir.path().join(TOKENIZER_FILE), older.path().join(TOKENIZER_FILE)).unwrap();
+    assert_eq!(Tokenizer::from_dir(older.path()).unwrap().sha256(), tokenizer.sha256());
+}
+
+#[test]
+fn a_sentencepiece_model_is_read_with_what_stands_beside_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let llama = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tokenizers/sentencepiece-llama");
+    std::fs::copy(llama.join("tokenizer.model"), dir.path().join("tokenizer.model")).unwrap();
+    let bare = Tokenizer::from_dir(dir.path()).unwrap();
+    let text = "The </s> of  a text";
+    let ids = bare.encode(text).unwrap();
+    assert_eq!(bare.end_of_text_id(), Some(2));
+    assert!(!ids.contains(&2), "no control piece is found in text");
+    assert_eq!(bare.encode_with_added(text).unwrap(), [&[1], ids.as_slice()].concat());
+    assert_eq!(bare.decode(&bare.encode_with_added(text).unwrap()).unwrap(), text);
+    assert!(!bare.can_cut_at_line_feeds());
+    assert!(bare.decode(&[bare.vocab_size()]).is_err());
+    assert!(saved(&bare) == files(dir.path()));
+    assert_eq!(Some(bare.sha256()), vocabulary_sha256(dir.path()).unwrap());
+
+    // An end that was added to the model needs a row; a token that nothing gives does not.
+    std::fs::write(dir.path().join("added_tokens.json"), r#"{"<end>": 2000, "[PAD]": 2001}"#).unwrap();
+    let config = r#"{"add_bos_token": false, "add_eos_token": true, "bos_token": "", "eos_token": "<end>"}"#;
+    std::fs::write(dir.path().join(TOKENIZER_CONFIG_FILE), config).unwrap();
+    let added = Tokenizer::from_dir(dir.path()).unwrap();
+    assert_eq!((added.end_of_text_id(), added.vocab_size()), (Some(2000), 2001));
+    assert_eq!(added.encode_with_added(text).unwrap(), [ids.as_slice(), &[2000]].concat());
+    assert!(saved(&added) == files(dir.path()));
+    let error = |config: &str| {
+        std::fs::write(dir.path().join(TOKENIZER_CONFIG_FILE), config).unwrap();
+        Tokenizer::from_dir(dir.path()).unwrap_err().to_string().replace(dir.path().to_str().unwrap(), "DIR")
+    };
+    expect!["DIR/tokenizer.model: has no token `</nowhere>`, the eos_token of tokenizer_config.json"]
+        .assert_eq(&error(r#"{"eos_token": "</nowhere>"}"#));
+    std::fs::write(dir.path().join("tokenizer.model"), b"\x0a\x05\x0a\x03abc").unwrap();
+    expect!["DIR/tokenizer.model: is not a SentencePiece model that can be used: pieces has no entry of type UNKNOWN"]
+        .assert_eq(&error("{}"));
 }
 
 #[test]
@@ -211,7 +251,7 @@ fn a_bad_tokenizer_is_named() {
         |name: &'static str, text: &'static [u8]| move |dir: &Path| std::fs::write(dir.join(name), text).unwrap();
     check(
         |dir| std::fs::remove_file(dir.join(TOKENIZER_FILE)).unwrap(),
-        expect!["DIR: holds neither tokenizer.json nor vocab.json and merges.txt"],
+        expect!["DIR: holds neither tokenizer.json nor vocab.json and merges.txt nor tokenizer.model"],
     );
     check(write(TOKENIZER_FILE, b"{"), expect!["DIR/tokenizer.json: EOF while parsing an object at line 1 column 1"]);
     check(write(TOKENIZER_FILE, b"{}"), expect!["DIR/tokenizer.json: Model missing. at line 1 column 2"]);

@@ -68,6 +68,14 @@ pub enum BadCheckpoint {
         /// What is wrong.
         problem: String,
     },
+    /// Its tokenizer's vocabulary is not what it should be.
+    #[error("{file}: {problem}")]
+    Tokenizer {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// Its `config.json`.
     #[error(transparent)]
     Config(#[from] ConfigError),

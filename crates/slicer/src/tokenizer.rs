@@ -6,7 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use inheritune_domain::artifact::Location;
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
+use inheritune_domain::checkpoint::sentencepiece_model::SentencePieceModel;
 use inheritune_domain::checkpoint::slice_plan::check_tokenizer;
+use inheritune_domain::checkpoint::tokenizer_files::{TOKENIZER_FILES, VocabularyFiles};
 use inheritune_store::Store;
 use inheritune_store::objects::Folder;
 use serde::Deserialize;
@@ -14,20 +16,8 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::error::{BadCheckpoint, SlicerError};
 
-/// Files that are carried over where they are there.
-pub const TOKENIZER_FILES: [&str; 9] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-];
-/// A folder with one of these has a tokenizer.
-const VOCABULARY_FILES: [&str; 3] = ["tokenizer.json", "tokenizer.model", "vocab.json"];
+/// The model's, not the tokenizer's; carried over with it all the same.
+const GENERATION_FILE: &str = "generation_config.json";
 /// Longest tokenizer file; the largest known ones have about 35 MB.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 /// Longest `tokens.json`.
@@ -46,7 +36,7 @@ impl TokenizerFiles {
     pub fn choose(checkpoint: Option<&Arc<Folder>>, token_set: Option<&TokenSet>) -> Vec<Self> {
         let files = |folder: &Arc<Folder>| Self {
             folder: folder.clone(),
-            names: TOKENIZER_FILES.into_iter().filter(|name| folder.has(name)).collect(),
+            names: TOKENIZER_FILES.into_iter().chain([GENERATION_FILE]).filter(|name| folder.has(name)).collect(),
         };
         match (checkpoint, token_set) {
             (Some(folder), _) if has_tokenizer(folder) => vec![files(folder)],
@@ -118,31 +108,32 @@ impl TokenSet {
     }
 }
 
-/// Every id of the tokenizer beside a checkpoint's weights must have a row.
+/// Every id of the tokenizer beside a checkpoint's weights must have a row: of the files that are read where there are
+/// several.
 ///
 /// # Errors
 /// The tokenizer is larger than the embedding, or its file is not valid.
 pub async fn check_own(location: &Location, folder: &Folder, config: &DecoderConfig) -> Result<(), SlicerError> {
-    for file in ["tokenizer.json", "vocab.json"] {
-        if !folder.has(file) {
-            continue;
+    let Some(kind) = VocabularyFiles::find(|name| folder.has(name)) else { return Ok(()) };
+    let file = kind.names()[0];
+    let bytes = folder.read(file, MAX_FILE_BYTES).await?;
+    let entries = match kind {
+        VocabularyFiles::TokenizerJson => tokenizer_entries(&bytes).map_err(|error| error.to_string()),
+        VocabularyFiles::VocabAndMerges => {
+            serde_json::from_slice::<Ids>(&bytes).map(|ids| ids.0).map_err(|error| error.to_string())
         }
-        let bytes = folder.read(file, MAX_FILE_BYTES).await?;
-        let entries = match file {
-            "tokenizer.json" => tokenizer_entries(&bytes),
-            _ => serde_json::from_slice::<Ids>(&bytes).map(|ids| ids.0),
-        };
-        let entries = entries.map_err(|e| {
-            let problem = e.to_string();
-            SlicerError::checkpoint(location, BadCheckpoint::Json { file: file.to_owned(), problem })
-        })?;
-        check_tokenizer(config, &format!("{location} {file}"), entries)?;
-    }
-    Ok(())
+        VocabularyFiles::SentencePiece => SentencePieceModel::parse(&bytes)
+            .map(|model| model.pieces().len() as u64)
+            .map_err(|error| error.to_string()),
+    };
+    let entries = entries.map_err(|problem| {
+        SlicerError::checkpoint(location, BadCheckpoint::Tokenizer { file: file.to_owned(), problem })
+    })?;
+    Ok(check_tokenizer(config, &format!("{location} {file}"), entries)?)
 }
 
 fn has_tokenizer(folder: &Folder) -> bool {
-    VOCABULARY_FILES.iter().any(|name| folder.has(name))
+    VocabularyFiles::find(|name| folder.has(name)).is_some()
 }
 
 /// The highest id of a `tokenizer.json`, plus one.

@@ -333,6 +333,9 @@ async fn bad_input_fails_for_good_and_says_what() {
     unknown["model_type"] = json!("mamba");
     write_checkpoint(&house.dir.path().join("family"), &unknown, &good);
     std::fs::write(bad("tokenizer").join("tokenizer.json"), tokenizer_json(33)).unwrap();
+    let pieces = "../lm/tests/tokenizers/sentencepiece-llama/tokenizer.model";
+    std::fs::copy(pieces, bad("sentencepiece").join("tokenizer.model")).unwrap();
+    std::fs::write(bad("not-sentencepiece").join("tokenizer.model"), "version https://git-lfs").unwrap();
     std::fs::write(bad("not-json").join("config.json"), "{").unwrap();
     write_sharded(&house.dir.path().join("shardless"), &config, &good, 3);
     std::fs::remove_file(house.dir.path().join("shardless/model-00002-of-00003.safetensors")).unwrap();
@@ -353,6 +356,8 @@ async fn bad_input_fails_for_good_and_says_what() {
         ("missing", "are missing: config.json says 2 layers of the gpt2 family"),
         ("family", "model_type `mamba` is not supported; supported are gpt2, llama, gpt_neox, opt, mpt and mosaic_gpt"),
         ("tokenizer", "tokenizer.json) has 33 entries but the token embedding has only 32 rows"),
+        ("sentencepiece", "tokenizer.model) has 1500 entries but the token embedding has only 32 rows"),
+        ("not-sentencepiece", "tokenizer.model: is not a SentencePiece model"),
         ("not-json", "config.json: EOF while parsing"),
         ("shardless", "model-00002-of-00003.safetensors is missing, though model.safetensors.index.json names it"),
         ("pickled", "pytorch_model.bin is not a zip archive, or is truncated: it has no end record"),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use inheritune_domain::artifact::{ArtifactKind, Location};
-use inheritune_domain::id::Sha256Digest;
+use inheritune_domain::checkpoint::tokenizer_files::{TOKENIZER_FILES, VocabularyFiles};
 use inheritune_domain::job::Progress;
 use inheritune_domain::spec::{TokenizeSpec, Tokenized, TokenizerSource};
 use inheritune_lm::tokenizer::Tokenizer;
@@ -26,16 +26,6 @@ const BATCH_BYTES: usize = 8 * 1024 * 1024;
 const TOKENIZER_TRAINING_BYTES: usize = 1024 * 1024 * 1024;
 /// Largest tokenizer file that is carried over.
 const MAX_TOKENIZER_BYTES: u64 = 64 * 1024 * 1024;
-/// What a tokenizer consists of, so far as a folder has it.
-pub const TOKENIZER_FILES: [&str; 7] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-];
 /// Fewest tokens of either part: one input and one target.
 const MIN_TOKENS: u64 = 2;
 
@@ -72,9 +62,10 @@ pub async fn run(spec: TokenizeSpec, context: JobContext) -> Result<Tokenized, J
 /// Copies the tokenizer's files alone: weights may lie beside them.
 async fn fetch_tokenizer(context: &JobContext, location: &Location, dir: &Path) -> Result<(), JobError> {
     let folder = context.store.open(location).await?;
-    if !folder.has("tokenizer.json") {
+    if VocabularyFiles::find(|name| folder.has(name)).is_none() {
         return Err(JobError::Permanent(format!(
-            "{location}: has no tokenizer.json; name a folder that has one, or train a tokenizer"
+            "{location}: has no tokenizer.json, nor vocab.json and merges.txt, nor tokenizer.model; name a folder that \
+             has one of these, or train a tokenizer"
         )));
     }
     for name in TOKENIZER_FILES.into_iter().filter(|name| folder.has(name)) {
@@ -144,15 +135,18 @@ impl Work {
                 tokenizer.save(&self.dir).map_err(lm_error)?;
                 (tokenizer, Cutting::AtLineFeeds)
             }
-            TokenizerSource::From(_) => (Tokenizer::from_dir(&self.dir).map_err(lm_error)?, self.cutting()?),
+            TokenizerSource::From(_) => {
+                let tokenizer = Tokenizer::from_dir(&self.dir).map_err(lm_error)?;
+                let cutting = if tokenizer.can_cut_at_line_feeds() { Cutting::AtLineFeeds } else { Cutting::Never };
+                (tokenizer, cutting)
+            }
         };
-        let tokenizer_json = self.tokenizer_json()?;
         let mut writer = TokenSetWriter::create(
             &self.dir,
             NewTokenSet {
                 vocab_size: tokenizer.vocab_size(),
                 end_of_text_id: tokenizer.end_of_text_id(),
-                tokenizer_sha256: Some(Sha256Digest::of(&tokenizer_json)),
+                tokenizer_sha256: Some(tokenizer.sha256()),
             },
         )
         .map_err(lm_error)?;
@@ -231,21 +225,6 @@ impl Work {
             }
             self.progress(passes, &format!("{} tokens", writer.tokens() + document.tokens.len() as u64));
         }
-    }
-
-    /// Whether a given tokenizer gives the same tokens for a text cut at line feeds: a plain byte-level BPE does,
-    /// one that normalises the text or puts something before it may not.
-    fn cutting(&self) -> Result<Cutting, JobError> {
-        let json: serde_json::Value = serde_json::from_slice(&self.tokenizer_json()?)
-            .map_err(|error| JobError::Permanent(format!("tokenizer.json: {error}")))?;
-        let pre = &json["pre_tokenizer"];
-        let byte_level = pre["type"] == "ByteLevel" && pre["add_prefix_space"] == false && pre["use_regex"] != false;
-        Ok(if json["normalizer"].is_null() && byte_level { Cutting::AtLineFeeds } else { Cutting::Never })
-    }
-
-    fn tokenizer_json(&self) -> Result<Vec<u8>, JobError> {
-        let path = self.dir.join("tokenizer.json");
-        std::fs::read(&path).map_err(|error| file_error(&path, error))
     }
 
     fn progress(&self, passes: u64, message: &str) {

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use inheritune_domain::artifact::{Artifact, ArtifactKind, Location};
-use inheritune_domain::id::Sha256Digest;
+use inheritune_domain::checkpoint::tokenizer_files::{TOKENIZER_FILES, VocabularyFiles};
 use inheritune_domain::spec::{TrainSpec, Trained};
+use inheritune_lm::tokenizer::vocabulary_sha256;
 use inheritune_lm::tokens::{TOKENS_FILE, TokenSetMeta};
 use inheritune_runtime::worker::{JobContext, JobError};
 use inheritune_store::artifacts::ArtifactFilter;
@@ -12,15 +13,13 @@ use inheritune_store::jobs::Page;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::file_error;
 use crate::recorder;
 use crate::resume::{self, WEIGHTS_FILE};
-use crate::tokenize::TOKENIZER_FILES;
 use crate::training_loop::{Finished, Training};
+use crate::{file_error, lm_error};
 
 const CONFIG_FILE: &str = "config.json";
 const README_FILE: &str = "README.md";
-const TOKENIZER_FILE: &str = "tokenizer.json";
 /// Files of a checkpoint that training does not change, besides its tokenizer.
 const CARRIED_FILES: [&str; 2] = ["generation_config.json", "inheritance.json"];
 
@@ -96,20 +95,15 @@ fn trained(artifact: &Artifact) -> Result<Trained, JobError> {
 
 /// Refuses tokens whose ids mean other words to the model.
 async fn check_tokenizer(checkpoint: &Path, tokens: &Path) -> Result<(), JobError> {
-    let path = checkpoint.join(TOKENIZER_FILE);
-    if !path.exists() {
-        return Ok(());
-    }
+    let Some(of_checkpoint) = vocabulary_sha256(checkpoint).map_err(lm_error)? else { return Ok(()) };
     let meta: TokenSetMeta = read_json(&tokens.join(TOKENS_FILE)).await?;
     let Some(of_tokens) = meta.tokenizer_sha256 else { return Ok(()) };
-    let bytes = tokio::fs::read(&path).await.map_err(|error| file_error(&path, error))?;
-    let of_checkpoint = Sha256Digest::of(&bytes);
     if of_tokens == of_checkpoint {
         return Ok(());
     }
     Err(JobError::Permanent(format!(
-        "the token set was made with another tokenizer (SHA-256 of {TOKENIZER_FILE} {of_tokens}) than the checkpoint's \
-         ({of_checkpoint}): tokenize the corpus with the checkpoint's own"
+        "the token set was made with another tokenizer (SHA-256 {of_tokens}) than the checkpoint's ({of_checkpoint}): \
+         tokenize the corpus with the checkpoint's own"
     )))
 }
 
@@ -161,7 +155,7 @@ async fn publish(context: &JobContext, inputs: Inputs<'_>, finished: Finished) -
 }
 
 fn has_tokenizer(dir: &Path) -> bool {
-    TOKENIZER_FILES.iter().any(|name| dir.join(name).exists())
+    VocabularyFiles::find(|name| dir.join(name).exists()).is_some()
 }
 
 /// The trained weights are fp32, whatever the checkpoint's were.

@@ -99,6 +99,35 @@ async fn rows_and_packings_do_not_change_the_tokens() {
     assert_eq!(bench.read(again.tokens, "tokenizer.json").await, bench.read(plain.tokens, "tokenizer.json").await);
 }
 
+/// Tokenizers of the other kinds give their ids, and their files travel with the tokens byte for byte.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tokenizer_of_any_kind_is_taken() {
+    let bench = Bench::new().await;
+    std::fs::write(bench.path("license.txt"), text()).unwrap();
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lm/tests/tokenizers");
+    for (case, end) in [("sentencepiece-llama", 2), ("sentencepiece-google", 2), ("pair-opt", 2)] {
+        let folder = bench.path(case);
+        std::fs::create_dir(&folder).unwrap();
+        for entry in std::fs::read_dir(cases.join(case)).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, folder.join(path.file_name().unwrap())).unwrap();
+        }
+        let from = TokenizerSource::From(bench.uri(case));
+        let made = tokenized(&bench, spec(vec![bench.uri("license.txt")], from)).await;
+        let tokenizer = Tokenizer::from_dir(&folder).unwrap();
+        assert_eq!(made.vocab_size, tokenizer.vocab_size(), "{case}");
+        let expected: Vec<i64> = tokenizer.encode(&text()).unwrap().into_iter().map(i64::from).chain([end]).collect();
+        assert!(ids(&bench, made.tokens).await.0 == expected, "{case}");
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if name != "expected.json" {
+                assert_eq!(bench.read(made.tokens, name).await, std::fs::read(&path).unwrap(), "{case}/{name}");
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_number_of_threads_does_not_change_a_byte() {
     let bench = Bench::new().await;

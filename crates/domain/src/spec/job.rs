@@ -130,7 +130,8 @@ pub enum TokenizerSource {
         /// Entries.
         vocab_size: u32,
     },
-    /// A folder or artifact that holds `tokenizer.json`.
+    /// A folder or artifact that holds a tokenizer: `tokenizer.json`, else `vocab.json` and `merges.txt`, else
+    /// `tokenizer.model`.
     From(Location),
 }
 

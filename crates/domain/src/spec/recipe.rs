@@ -91,7 +91,8 @@ impl CorpusSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum TokenizerSpec {
-    /// `tokenizer.json` beside the reference's weights.
+    /// The tokenizer beside the reference's weights: `tokenizer.json`, else `vocab.json` and `merges.txt`, else
+    /// `tokenizer.model`.
     #[default]
     Reference,
     /// A byte-level BPE of this many entries, trained on the corpus.
@@ -99,7 +100,7 @@ pub enum TokenizerSpec {
         /// Entries, 257 to 65536.
         vocab_size: u32,
     },
-    /// A folder that holds `tokenizer.json`.
+    /// A folder that holds a tokenizer.
     Uri(String),
 }
 

@@ -1,0 +1,357 @@
+//! SentencePiece's `tokenizer.model`: read from bytes nobody here wrote.
+//!
+//! The file is one protobuf message, `ModelProto` of google/sentencepiece's `sentencepiece_model.proto`: the pieces,
+//! whose position is their id, how the model was trained, and how text is normalised. Only the fields that change ids
+//! or text are read. What the library refuses is refused here; so are its two models that no language model uses
+//! (WORD and CHAR).
+
+use std::collections::HashSet;
+
+use prost::Message;
+
+use super::safetensors_header::shortened;
+
+#[cfg(test)]
+mod tests;
+
+/// A model's name in a checkpoint's folder.
+pub const MODEL_FILE: &str = "tokenizer.model";
+/// Longest file; the largest known ones have about 5 MB.
+pub const MAX_MODEL_BYTES: usize = 16 << 20;
+/// Most pieces; the largest known vocabularies have 260,000.
+pub const MAX_PIECES: usize = 1 << 20;
+/// Longest piece: the library's own limit.
+pub const MAX_PIECE_BYTES: usize = 7_999;
+
+/// How a text becomes pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Algorithm {
+    /// Neighbours are joined, those of the highest score first.
+    Bpe,
+    /// The pieces whose scores have the highest sum.
+    Unigram,
+}
+
+/// What a piece is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PieceKind {
+    /// Text that was found in training.
+    Normal,
+    /// Stands for what no piece holds.
+    Unknown,
+    /// Never found in text: `<s>`, `</s>`.
+    Control,
+    /// Text that is always one piece.
+    UserDefined,
+    /// One byte of what no piece holds.
+    Byte(u8),
+    /// Joins its parts in BPE, and is then taken apart again.
+    Unused,
+}
+
+/// One entry of the vocabulary.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Piece {
+    /// Its text, never empty; `▁` for a space.
+    pub text: String,
+    /// Finite.
+    pub score: f32,
+    /// What it is for.
+    pub kind: PieceKind,
+}
+
+/// What becomes of text that no piece holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UnknownText {
+    /// The ids of its bytes, by byte.
+    Bytes(Box<[u32; 256]>),
+    /// One id for each run of it.
+    Piece(u32),
+}
+
+/// How text is normalised before it becomes pieces, or after it was put together again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NormalizerRules {
+    /// Replacements, as a double array and the texts that it points to; empty for none.
+    pub precompiled_charsmap: Vec<u8>,
+    /// A space is put before the text, or after it.
+    pub add_dummy_prefix: bool,
+    /// Spaces at both ends are dropped, and runs of them become one.
+    pub remove_extra_whitespaces: bool,
+    /// A space becomes `▁`.
+    pub escape_whitespaces: bool,
+    /// The space of `add_dummy_prefix` goes after the text.
+    pub treat_whitespace_as_suffix: bool,
+}
+
+/// A model, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SentencePieceModel {
+    algorithm: Algorithm,
+    pieces: Vec<Piece>,
+    unknown: UnknownText,
+    unknown_surface: String,
+    bos_id: Option<u32>,
+    eos_id: Option<u32>,
+    normalizer: NormalizerRules,
+    denormalizer: Option<NormalizerRules>,
+}
+
+/// Why a file is not a model that can be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SentencePieceError {
+    /// Longer than allowed.
+    #[error("is {file_bytes} bytes long; a SentencePiece model of at most {MAX_MODEL_BYTES} is read")]
+    TooLong {
+        /// Length of the file.
+        file_bytes: usize,
+    },
+    /// Not the message that it should be.
+    #[error("is not a SentencePiece model: {problem}")]
+    Protobuf {
+        /// What the decoder said.
+        problem: String,
+    },
+    /// One field cannot be accepted.
+    #[error("is not a SentencePiece model that can be used: {field} {problem}")]
+    Field {
+        /// The field.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl SentencePieceModel {
+    /// Reads the bytes of a file.
+    ///
+    /// # Errors
+    /// Bytes that are no such message, or a field that the library would not accept either.
+    pub fn parse(bytes: &[u8]) -> Result<Self, SentencePieceError> {
+        if bytes.len() > MAX_MODEL_BYTES {
+            return Err(SentencePieceError::TooLong { file_bytes: bytes.len() });
+        }
+        let proto =
+            ModelProto::decode(bytes).map_err(|error| SentencePieceError::Protobuf { problem: error.to_string() })?;
+        let trainer = proto.trainer_spec.unwrap_or_default();
+        let algorithm = match trainer.model_type.unwrap_or(1) {
+            1 => Algorithm::Unigram,
+            2 => Algorithm::Bpe,
+            other => {
+                let known = ["WORD", "CHAR"].get((other.wrapping_sub(3)) as usize).copied().unwrap_or("unknown");
+                return Err(bad("trainer_spec.model_type", format!("is {other} ({known}); UNIGRAM and BPE are read")));
+            }
+        };
+        let pieces = checked_pieces(proto.pieces, algorithm)?;
+        let unknown = unknown_text(&pieces, trainer.byte_fallback.unwrap_or(false))?;
+        let control = |name: Option<String>, default: &str| {
+            let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| default.to_owned());
+            let is_it = |piece: &Piece| piece.kind == PieceKind::Control && piece.text == name;
+            pieces.iter().position(is_it).map(|id| id as u32)
+        };
+        let suffix = trainer.treat_whitespace_as_suffix.unwrap_or(false);
+        let denormalizer = proto.denormalizer_spec.unwrap_or_default().rules(false);
+        Ok(Self {
+            algorithm,
+            unknown,
+            unknown_surface: trainer.unk_surface.unwrap_or_else(|| " \u{2047} ".to_owned()),
+            bos_id: control(trainer.bos_piece, "<s>"),
+            eos_id: control(trainer.eos_piece, "</s>"),
+            pieces,
+            normalizer: proto.normalizer_spec.unwrap_or_default().rules(suffix),
+            denormalizer: Some(denormalizer).filter(|rules| !rules.precompiled_charsmap.is_empty()),
+        })
+    }
+
+    /// How a text becomes pieces.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// The vocabulary: a piece's position is its id. There are at most [`MAX_PIECES`].
+    pub fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
+    /// What becomes of text that no piece holds.
+    pub fn unknown(&self) -> &UnknownText {
+        &self.unknown
+    }
+
+    /// What the unknown piece is in text.
+    pub fn unknown_surface(&self) -> &str {
+        &self.unknown_surface
+    }
+
+    /// The piece that begins a text.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.bos_id
+    }
+
+    /// The piece that ends a text.
+    pub fn eos_id(&self) -> Option<u32> {
+        self.eos_id
+    }
+
+    /// What is done to a text before.
+    pub fn normalizer(&self) -> &NormalizerRules {
+        &self.normalizer
+    }
+
+    /// What is done to a text that was put together again.
+    pub fn denormalizer(&self) -> Option<&NormalizerRules> {
+        self.denormalizer.as_ref()
+    }
+}
+
+fn bad(field: impl Into<String>, problem: impl Into<String>) -> SentencePieceError {
+    SentencePieceError::Field { field: field.into(), problem: problem.into() }
+}
+
+fn checked_pieces(protos: Vec<PieceProto>, algorithm: Algorithm) -> Result<Vec<Piece>, SentencePieceError> {
+    if protos.is_empty() || protos.len() > MAX_PIECES {
+        return Err(bad("pieces", format!("has {} entries; 1 to {MAX_PIECES} are read", protos.len())));
+    }
+    let mut pieces = Vec::with_capacity(protos.len());
+    for (id, proto) in protos.into_iter().enumerate() {
+        let piece = checked_piece(proto).map_err(|(field, problem)| bad(format!("pieces[{id}].{field}"), problem))?;
+        pieces.push(piece);
+    }
+    // Unigram keeps what is found in text apart from what is not; BPE looks all of them up in one table.
+    let mut seen = HashSet::with_capacity(pieces.len());
+    for (id, piece) in pieces.iter().enumerate() {
+        let in_text = matches!(piece.kind, PieceKind::Normal | PieceKind::UserDefined | PieceKind::Unused);
+        if !is_placeholder(piece) && !seen.insert((algorithm == Algorithm::Bpe || in_text, piece.text.as_str())) {
+            return Err(bad(format!("pieces[{id}].piece"), format!("`{}` is there twice", shortened(&piece.text))));
+        }
+    }
+    Ok(pieces)
+}
+
+/// An id without text, which the library skips.
+fn is_placeholder(piece: &Piece) -> bool {
+    piece.kind == PieceKind::Unused && piece.text == "\0"
+}
+
+fn checked_piece(proto: PieceProto) -> Result<Piece, (&'static str, String)> {
+    let (text, score) = (proto.piece.unwrap_or_default(), proto.score.unwrap_or(0.0));
+    if text.is_empty() {
+        return Err(("piece", "is empty".to_owned()));
+    }
+    if text.len() > MAX_PIECE_BYTES {
+        return Err(("piece", format!("is {} bytes long; at most {MAX_PIECE_BYTES} are read", text.len())));
+    }
+    let kind = match proto.kind.unwrap_or(1) {
+        1 => PieceKind::Normal,
+        2 => PieceKind::Unknown,
+        3 => PieceKind::Control,
+        4 => PieceKind::UserDefined,
+        5 => PieceKind::Unused,
+        6 => PieceKind::Byte(
+            named_byte(&text).ok_or_else(|| ("piece", format!("`{}` names no byte", shortened(&text))))?,
+        ),
+        other => return Err(("type", format!("is {other}, which is not known"))),
+    };
+    if !score.is_finite() {
+        return Err(("score", format!("is {score}")));
+    }
+    let piece = Piece { text, score, kind };
+    if piece.text.contains('\0') && !is_placeholder(&piece) {
+        return Err(("piece", "holds a NUL".to_owned()));
+    }
+    Ok(piece)
+}
+
+/// The byte that a piece like `<0x0A>` stands for.
+fn named_byte(text: &str) -> Option<u8> {
+    let byte = u8::from_str_radix(text.strip_prefix("<0x")?.strip_suffix('>')?, 16).ok()?;
+    (text == format!("<0x{byte:02X}>")).then_some(byte)
+}
+
+fn unknown_text(pieces: &[Piece], byte_fallback: bool) -> Result<UnknownText, SentencePieceError> {
+    let mut unknown = None;
+    let mut bytes = [None; 256];
+    for (id, piece) in pieces.iter().enumerate() {
+        match piece.kind {
+            PieceKind::Unknown if unknown.is_some() => {
+                return Err(bad(format!("pieces[{id}].type"), "is a second UNKNOWN"));
+            }
+            PieceKind::Unknown => unknown = Some(id as u32),
+            PieceKind::Byte(_) if !byte_fallback => {
+                return Err(bad(format!("pieces[{id}].type"), "is BYTE, but trainer_spec.byte_fallback is false"));
+            }
+            PieceKind::Byte(byte) => bytes[usize::from(byte)] = Some(id as u32),
+            PieceKind::Normal | PieceKind::Control | PieceKind::UserDefined | PieceKind::Unused => {}
+        }
+    }
+    if !byte_fallback {
+        return unknown.map(UnknownText::Piece).ok_or_else(|| bad("pieces", "has no entry of type UNKNOWN"));
+    }
+    let mut ids = Box::new([0; 256]);
+    for (byte, (id, found)) in ids.iter_mut().zip(bytes).enumerate() {
+        *id = found.ok_or_else(|| bad("pieces", format!("has no <0x{byte:02X}>, but byte_fallback is true")))?;
+    }
+    Ok(UnknownText::Bytes(ids))
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ModelProto {
+    #[prost(message, repeated, tag = "1")]
+    pieces: Vec<PieceProto>,
+    #[prost(message, optional, tag = "2")]
+    trainer_spec: Option<TrainerProto>,
+    #[prost(message, optional, tag = "3")]
+    normalizer_spec: Option<NormalizerProto>,
+    #[prost(message, optional, tag = "5")]
+    denormalizer_spec: Option<NormalizerProto>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PieceProto {
+    #[prost(string, optional, tag = "1")]
+    piece: Option<String>,
+    #[prost(float, optional, tag = "2")]
+    score: Option<f32>,
+    #[prost(int32, optional, tag = "3")]
+    kind: Option<i32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TrainerProto {
+    #[prost(int32, optional, tag = "3")]
+    model_type: Option<i32>,
+    #[prost(bool, optional, tag = "24")]
+    treat_whitespace_as_suffix: Option<bool>,
+    #[prost(bool, optional, tag = "35")]
+    byte_fallback: Option<bool>,
+    #[prost(string, optional, tag = "44")]
+    unk_surface: Option<String>,
+    #[prost(string, optional, tag = "46")]
+    bos_piece: Option<String>,
+    #[prost(string, optional, tag = "47")]
+    eos_piece: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct NormalizerProto {
+    #[prost(bytes = "vec", optional, tag = "2")]
+    precompiled_charsmap: Option<Vec<u8>>,
+    #[prost(bool, optional, tag = "3")]
+    add_dummy_prefix: Option<bool>,
+    #[prost(bool, optional, tag = "4")]
+    remove_extra_whitespaces: Option<bool>,
+    #[prost(bool, optional, tag = "5")]
+    escape_whitespaces: Option<bool>,
+}
+
+impl NormalizerProto {
+    fn rules(self, treat_whitespace_as_suffix: bool) -> NormalizerRules {
+        NormalizerRules {
+            precompiled_charsmap: self.precompiled_charsmap.unwrap_or_default(),
+            add_dummy_prefix: self.add_dummy_prefix.unwrap_or(true),
+            remove_extra_whitespaces: self.remove_extra_whitespaces.unwrap_or(true),
+            escape_whitespaces: self.escape_whitespaces.unwrap_or(true),
+            treat_whitespace_as_suffix,
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Byte-level BPE: GPT-2's older pair of files read, and new vocabularies trained.
+
+use std::path::Path;
+
+use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::processors::PostProcessorWrapper;
+use tokenizers::processors::template::TemplateProcessing;
+use tokenizers::{AddedToken, NormalizerWrapper, PostProcessor, TokenizerImpl};
+
+use super::settings::Settings;
+use super::{END_OF_TEXT, SMALLEST_VOCABULARY};
+use crate::error::LmError;
+
+/// A pair that is seen once teaches nothing.
+const MIN_PAIR_FREQUENCY: u64 = 2;
+
+type ByteLevelBpe<P> = TokenizerImpl<BPE, NormalizerWrapper, ByteLevel, P, ByteLevel>;
+
+/// `tokenizer.json` of a vocabulary that is trained on `texts`.
+pub(super) fn train<I, S>(texts: I, vocab_size: u32) -> Result<String, LmError>
+where
+    I: Iterator<Item = S> + Send,
+    S: AsRef<str> + Send,
+{
+    if vocab_size < SMALLEST_VOCABULARY {
+        let problem =
+            format!("a vocabulary of {vocab_size} cannot hold every byte; at least {SMALLEST_VOCABULARY} is needed");
+        return Err(LmError::Tokenizer(problem));
+    }
+    let mut trainer = BpeTrainerBuilder::new()
+        .vocab_size(vocab_size as usize)
+        .min_frequency(MIN_PAIR_FREQUENCY)
+        .show_progress(false)
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .special_tokens(vec![AddedToken::from(END_OF_TEXT, true)])
+        .build();
+    let mut tokenizer = byte_level::<ByteLevel>(BPE::default(), false);
+    tokenizer.with_post_processor(Some(ByteLevel::new(true, false, true)));
+    tokenizer.train(&mut trainer, texts).map_err(|error| LmError::Tokenizer(error.to_string()))?;
+    tokenizer.to_string(true).map_err(|error| LmError::Tokenizer(error.to_string()))
+}
+
+/// GPT-2's way to split text around `model`.
+fn byte_level<P: PostProcessor>(model: BPE, add_prefix_space: bool) -> ByteLevelBpe<P> {
+    let mut tokenizer = ByteLevelBpe::new(model);
+    tokenizer
+        .with_pre_tokenizer(Some(ByteLevel::new(add_prefix_space, true, true)))
+        .with_decoder(Some(ByteLevel::default()));
+    tokenizer
+}
+
+/// The tokenizer that transformers' `GPT2Tokenizer`, which OPT has as well, makes of `vocab.json`, `merges.txt` and what
+/// stands beside them.
+pub(super) fn from_pair(dir: &Path, settings: &Settings) -> Result<tokenizers::Tokenizer, LmError> {
+    let (vocab, merges) = (dir.join("vocab.json"), dir.join("merges.txt"));
+    let failed = |error: tokenizers::Error| LmError::file(&vocab, error.to_string());
+    let model = BPE::from_file(&vocab.to_string_lossy(), &merges.to_string_lossy()).build().map_err(failed)?;
+    let mut tokenizer = byte_level::<PostProcessorWrapper>(model, settings.flag("add_prefix_space").unwrap_or(false));
+    let added = settings.added_tokens().into_iter().map(|(_, token)| token);
+    let mut tokens: Vec<AddedToken> = Vec::new();
+    for token in added.chain(settings.special_tokens()) {
+        if !tokens.iter().any(|known| known.content == token.content) {
+            tokens.push(token);
+        }
+    }
+    // The class's own bos, eos and unk; a vocabulary of another kind does without them.
+    let role_is_free = ["bos_token", "eos_token", "unk_token"].iter().any(|role| settings.token(role).is_none());
+    if role_is_free && tokenizer.token_to_id(END_OF_TEXT).is_some() {
+        tokens.push(AddedToken::from(END_OF_TEXT, true));
+    }
+    tokenizer.add_tokens(&tokens);
+    if let Some(around) = around(&tokenizer, settings).map_err(|problem| LmError::file(&vocab, problem))? {
+        tokenizer.with_post_processor(Some(PostProcessorWrapper::Template(around)));
+    }
+    Ok(tokenizer.into())
+}
+
+/// What is put around a text: `bos_token` and `eos_token` where `tokenizer_config.json` wants them.
+fn around(
+    tokenizer: &ByteLevelBpe<PostProcessorWrapper>,
+    settings: &Settings,
+) -> Result<Option<TemplateProcessing>, String> {
+    let wanted = |flag: &str, role: &str| {
+        let content = settings.token(role).map_or_else(|| END_OF_TEXT.to_owned(), |token| token.content);
+        let id = tokenizer.token_to_id(&content)?;
+        settings.flag(flag).unwrap_or(false).then_some((content, id))
+    };
+    let (bos, eos) = (wanted("add_bos_token", "bos_token"), wanted("add_eos_token", "eos_token"));
+    if bos.is_none() && eos.is_none() {
+        return Ok(None);
+    }
+    let name = |token: &Option<(String, u32)>| token.iter().map(|(content, _)| content.clone()).collect::<Vec<_>>();
+    let single = [name(&bos), vec!["$A".to_owned()], name(&eos)].concat();
+    let template = TemplateProcessing::builder()
+        .try_single(single)
+        .map_err(|error| error.to_string())?
+        .special_tokens(bos.into_iter().chain(eos).collect::<Vec<_>>())
+        .build();
+    template.map(Some).map_err(|error| error.to_string())
+}
