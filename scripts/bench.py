@@ -5,11 +5,9 @@ Figures are medians of wall seconds over the rounds.
 
 import argparse
 import os
-import sys
 import tempfile
 from pathlib import Path
 
-import bench_s3
 import bench_slice
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,20 +15,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=["slice", "s3", []], help="what to measure; all of it by default")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--mergekit-python", help="a Python that has mergekit; without it, mergekit is not measured")
     arguments = parser.parse_args()
-    for what in arguments.what or ["slice", "s3"]:
-        # Beside the build, not in /tmp: that may be memory.
-        with tempfile.TemporaryDirectory(prefix="inheritune-bench-", dir=ROOT / "target") as name:
-            directory = Path(name)
-            os.chmod(directory, 0o755)
-            if what == "slice":
-                bench_slice.bench(directory, arguments.rounds, arguments.mergekit_python)
-            else:
-                bench_s3.bench(directory, arguments.rounds)
-        sys.stdout.flush()
+    # Beside the build, not in /tmp: that may be memory.
+    with tempfile.TemporaryDirectory(prefix="inheritune-bench-", dir=ROOT / "target") as name:
+        directory = Path(name)
+        os.chmod(directory, 0o755)
+        bench_slice.bench(directory, arguments.rounds, arguments.mergekit_python)
 
 
 if __name__ == "__main__":

@@ -4,4 +4,12 @@ set -eu
 cd "$(dirname "$0")/.."
 PATH="$PWD/.deps/postgres/pginstall/bin:$PATH"
 export PATH
-exec python3 scripts/bench.py "$@"
+peers="mergekit==0.1.5"
+if [ "$(cat .deps/bench/packages 2>/dev/null)" != "$peers" ]; then
+  echo "bench: fetching mergekit (several GB with its PyTorch, once)"
+  rm -rf .deps/bench
+  python3 -m venv .deps/bench
+  PIP_ROOT_USER_ACTION=ignore .deps/bench/bin/python -m pip install -q $peers
+  echo "$peers" > .deps/bench/packages
+fi
+exec python3 scripts/bench.py --mergekit-python .deps/bench/bin/python "$@"

@@ -4,7 +4,8 @@ A Llama checkpoint of 26 layers (2.9 GB, fp16, three shards, random bits) is sli
 service: one process with a scheduler and a Postgres of its own. In turns with it, coreutils' cp copies a file of the
 output's size, and mergekit makes the same slice with its passthrough method.
 
-Ours, from claim to end by the database's clock: plan, copy, hash, fsync, publish. cp neither hashes nor syncs.
+Ours, from claim to end by the database's clock: plan, copy, hash, publish; with `durable` the object store syncs every
+file before that, and cp is followed by sync.
 """
 
 import json
@@ -66,6 +67,7 @@ def checkpoint(folder):
 
 
 def timed(command, **kwargs):
+    os.sync()  # what others wrote is not ours to wait for
     started = time.monotonic()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **kwargs)
     return time.monotonic() - started
@@ -80,19 +82,20 @@ class Slicer:
         source = {"checkpoint": uri, "layers": layers, "layer_map": "first", "inherit": "all"}
         path = self.cluster.directory / "job.json"
         path.write_text(json.dumps({"kind": "slice", "seed": 1, "source": {"checkpoint": source}}))
+        os.sync()
         started = time.monotonic()
         done = self.cluster.inheritune("job", "submit", path, "--watch")
         wall = time.monotonic() - started
         times = [datetime.fromisoformat(done[key].replace("Z", "+00:00")) for key in ("started_at", "finished_at")]
         return done["outcome"]["sliced"]["checkpoint_artifact_id"], (times[1] - times[0]).total_seconds(), wall
 
-    def forget(self, artifact):
-        """Gives the disk back."""
-        self.cluster.inheritune("artifact", "delete", artifact, "--yes")
-
     def weights(self, artifact):
         location = self.cluster.inheritune("artifact", "get", artifact)["artifact"]["location"]
         return self.cluster.objects / location / "model.safetensors"
+
+    def forget(self, artifact):
+        """Gives the disk back."""
+        shutil.rmtree(self.weights(artifact).parent)
 
 
 class Mergekit:
@@ -141,59 +144,78 @@ def bench(directory, rounds, mergekit_python):
     os.chmod(directory / "models", 0o755)
     total = sum(file.stat().st_size for file in model.glob("*.safetensors"))
     print(f"checkpoint: {LAYERS} layers, fp16, {SHARDS} shards, {total / 1e9:.2f} GB")
-    with services.Cluster(directory, ["slicer"], [f"file://{directory / 'models'}/"]) as cluster:
-        slicer, uri = Slicer(cluster), f"file://{model}"
-        imported, seconds, _ = slicer.slice(uri, LAYERS)
-        print(f"  import of all {LAYERS} layers: {seconds:.2f} s")
-        first, _, _ = slicer.slice(uri, KEPT)
-        size = slicer.weights(first).stat().st_size
-        if not same_tensors(slicer.weights(first), model):
-            sys.exit("bench: the slice is not the reference's bytes")
-        copy_source = directory / "copy-source"
-        shutil.copyfile(slicer.weights(first), copy_source)
-        slicer.forget(first)
-        hashed, known, walls, cp, synced = [], [], [], [], []
-        for _ in range(rounds):
-            cp.append(timed(["cp", copy_source, directory / "copy"]))
-            synced.append(cp[-1] + timed(["sync", directory / "copy"]))
-            (directory / "copy").unlink()
-            for source, times in ((uri, hashed), (f"artifact://{imported}", known)):
-                artifact, seconds, wall = slicer.slice(source, KEPT)
-                times.append(seconds)
-                if source == uri:
-                    walls.append(wall)
-                slicer.forget(artifact)
-        base, durable = statistics.median(cp), statistics.median(synced)
-        print(f"  first {KEPT} layers, {size / 1e9:.2f} GB, medians of {rounds} rounds in turns:")
-        print(f"    cp (coreutils)              {base:.2f} s    with sync {durable:.2f} s")
-        for name, times in (("slice, every tensor hashed ", hashed), ("slice, digests known      ", known)):
-            ours = statistics.median(times)
-            print(f"    {name} {ours:.2f} s    {ours / base:.2f} x cp    {ours / durable:.2f} x cp and sync")
-        print(f"  slicer's peak memory: {cluster.peak_mib('slicer'):.0f} MiB")
-        if mergekit_python is None:
-            print("  mergekit is not there: give --mergekit-python to measure it")
-            return
-        mergekit = Mergekit(mergekit_python, model, directory)
-        theirs = {layers: [] for layers in (1, KEPT, LAYERS)}
-        ours = {layers: [] for layers in (1, KEPT, LAYERS)}
-        sizes = {}
-        for _ in range(rounds):
-            for layers in theirs:
-                seconds, sizes[layers] = mergekit.slice(layers)
-                theirs[layers].append(seconds)
-                artifact, _, wall = slicer.slice(uri, layers)
-                ours[layers].append(wall)
-                slicer.forget(artifact)
-        theirs = {layers: statistics.median(times) for layers, times in theirs.items()}
-        ours = {layers: statistics.median(times) for layers, times in ours.items()}
-        per_gb = [(t[LAYERS] - t[1]) / (sizes[LAYERS] - sizes[1]) * 1e9 for t in (ours, theirs)]
-        print(f"  beside mergekit's passthrough, command to end, medians of {rounds} rounds in turns:")
+    for durable in (False, True):
+        place = directory / ("durable" if durable else "volatile")
+        place.mkdir()
+        objects = place / "objects"
+        storage = {"kind": "folder", "path": str(objects), "durable": durable}
+        with services.Cluster(place, ["slicer"], [f"file://{directory / 'models'}/"], objects, storage) as cluster:
+            beside_cp(cluster, model, durable, rounds)
+            if not durable:
+                if mergekit_python is None:
+                    print("  mergekit is not there: give --mergekit-python to measure it")
+                else:
+                    beside_mergekit(cluster, model, Mergekit(mergekit_python, model, directory), rounds)
+        shutil.rmtree(objects)
+
+
+def beside_cp(cluster, model, durable, rounds):
+    slicer, uri = Slicer(cluster), f"file://{model}"
+    imported, _, _ = slicer.slice(uri, LAYERS)
+    first, _, _ = slicer.slice(uri, KEPT)
+    weights = slicer.weights(first)
+    size = weights.stat().st_size
+    if not same_tensors(weights, model):
+        sys.exit("bench: the slice is not the reference's bytes")
+    copy = cluster.directory / "copy"
+    hashed, known, cp = [], [], []
+    for _ in range(rounds):
+        command = f'cp "{weights}" "{copy}"' + (f' && sync "{copy}"' if durable else "")
+        cp.append(timed(["sh", "-c", command]))
+        copy.unlink()
+        for source, times in ((uri, hashed), (f"artifact://{imported}", known)):
+            artifact, seconds, _ = slicer.slice(source, KEPT)
+            times.append(seconds)
+            slicer.forget(artifact)
+    base = statistics.median(cp)
+    peer = "cp and sync" if durable else "cp"
+    print(f"  {'on disk' if durable else 'not synced'}: first {KEPT} layers, {size / 1e9:.2f} GB, medians of {rounds} rounds in turns:")
+    print(f"    {peer:27} {base:.2f} s")
+    for name, times in (("slice, every tensor hashed", hashed), ("slice, digests known", known)):
+        ours = statistics.median(times)
+        print(f"    {name:27} {ours:.2f} s    {ours / base:.2f} x {peer}")
+    print(f"    slicer's peak memory        {cluster.peak_mib('slicer'):.0f} MiB")
+
+
+def beside_mergekit(cluster, model, mergekit, rounds):
+    slicer, uri = Slicer(cluster), f"file://{model}"
+    imported, _, _ = slicer.slice(uri, LAYERS)
+    theirs, ours, sizes = ({layers: [] for layers in (1, KEPT, LAYERS)} for _ in range(3))
+    known = {layers: [] for layers in theirs}
+    for _ in range(rounds):
         for layers in theirs:
-            print(
-                f"    {layers:2} layers, {sizes[layers] / 1e9:.2f} GB: ours {ours[layers]:.2f} s    "
-                f"mergekit {theirs[layers]:.2f} s    {theirs[layers] / ours[layers]:.1f} x"
-            )
+            seconds, sizes[layers] = mergekit.slice(layers)
+            theirs[layers].append(seconds)
+            artifact, _, wall = slicer.slice(uri, layers)
+            ours[layers].append(wall)
+            slicer.forget(artifact)
+            artifact, _, wall = slicer.slice(f"artifact://{imported}", layers)
+            known[layers].append(wall)
+            slicer.forget(artifact)
+    known = {layers: statistics.median(times) for layers, times in known.items()}
+    theirs = {layers: statistics.median(times) for layers, times in theirs.items()}
+    ours = {layers: statistics.median(times) for layers, times in ours.items()}
+    print(f"  beside mergekit's passthrough, not synced, from command to end, medians of {rounds} rounds in turns:")
+    for layers in theirs:
         print(
-            f"    at the margin: ours {per_gb[0]:.2f} s/GB    mergekit {per_gb[1]:.2f} s/GB    "
-            f"{per_gb[1] / per_gb[0]:.1f} x"
+            f"    {layers:2} layers, {sizes[layers] / 1e9:.2f} GB: slice, hashed {ours[layers]:.2f} s    "
+            f"mergekit {theirs[layers]:.2f} s    {theirs[layers] / ours[layers]:.1f} x"
+        )
+    def per_gb(times):
+        return (times[LAYERS] - times[1]) / (sizes[LAYERS] - sizes[1]) * 1e9
+
+    for name, times in (("every tensor hashed", ours), ("digests known", known)):
+        print(
+            f"    at the margin: slice, {name}, {per_gb(times):.2f} s/GB    mergekit, which does not hash, "
+            f"{per_gb(theirs):.2f} s/GB    {per_gb(theirs) / per_gb(times):.1f} x"
         )

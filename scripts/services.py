@@ -17,9 +17,10 @@ BIN = ROOT / "target" / "release"
 class Cluster:
     """A Postgres, a scheduler and `workers` (slicer, trainer, evaluator) under `directory`, until the block ends."""
 
-    def __init__(self, directory, workers, allowed_uris, storage=None, environment=None):
+    def __init__(self, directory, workers, allowed_uris, objects=None, storage=None, environment=None):
         self.directory, self.workers, self.allowed = Path(directory), workers, allowed_uris
-        self.objects = self.directory / "objects"
+        # Where each object is a file, whatever the store.
+        self.objects = objects or self.directory / "objects"
         self.storage = storage or {"kind": "folder", "path": str(self.objects)}
         self.environment = {**os.environ, **(environment or {})}
         self.processes = {}

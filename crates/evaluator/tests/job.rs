@@ -28,7 +28,7 @@ async fn an_evaluate_job_publishes_its_scores() {
     write_model(&dir.path().join("model"), |_, tensor| tensor);
     write_tokens(&dir.path().join("tokens"), VOCAB_SIZE, 100);
     let postgres = LocalPostgres::start(&dir.path().join("postgres"), None).await.unwrap();
-    let storage = StorageConfig::Folder { path: dir.path().join("objects") };
+    let storage = StorageConfig::folder(dir.path().join("objects"));
     let allowed = format!("file://{}/", dir.path().display());
     let objects = ObjectsConfig { storage, allowed_uris: vec![allowed.clone()] };
     let config = StoreConfig { database_url: postgres.url().to_owned(), max_connections: 4, objects };

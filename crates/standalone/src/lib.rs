@@ -81,7 +81,7 @@ async fn serve_on(
         database_url: database_url.to_owned(),
         max_connections: MAX_CONNECTIONS,
         objects: ObjectsConfig {
-            storage: StorageConfig::Folder { path: data_dir.join("objects") },
+            storage: StorageConfig::folder(data_dir.join("objects")),
             allowed_uris: options.allowed_uris.clone(),
         },
     })

@@ -29,7 +29,7 @@ use source::{Source, Version};
 use uris::{Found, Uris};
 
 pub use assembly::{Chunk, Making, Segment, WrittenBytes};
-pub(crate) use assembly::{assemble_in_order, assemble_locally};
+pub(crate) use assembly::{LocalFile, assemble_in_order};
 pub use folder::{Folder, FolderFile, Stretch};
 pub(crate) use upload::Upload;
 
@@ -52,6 +52,9 @@ pub enum StorageConfig {
     Folder {
         /// The folder.
         path: PathBuf,
+        /// Whether what is written is on disk before anyone is told; `false` is for what may be lost with the machine.
+        #[serde(default = "yes")]
+        durable: bool,
     },
     /// This process's memory.
     Memory,
@@ -74,6 +77,17 @@ pub enum StorageConfig {
     },
 }
 
+impl StorageConfig {
+    /// A durable local folder.
+    pub fn folder(path: impl Into<PathBuf>) -> Self {
+        Self::Folder { path: path.into(), durable: true }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
 /// The object store.
 #[derive(Debug)]
 pub struct Objects {
@@ -91,7 +105,9 @@ impl Objects {
     /// [`StoreError::Location`] that names the field.
     pub fn new(config: &ObjectsConfig) -> Result<Self, StoreError> {
         let (own, prefix, s3) = match &config.storage {
-            StorageConfig::Folder { path } => (Bucket::folder(path)?, Key::default(), S3Options::default()),
+            StorageConfig::Folder { path, durable } => {
+                (Bucket::folder(path, *durable)?, Key::default(), S3Options::default())
+            }
             StorageConfig::Memory => (Bucket::memory(), Key::default(), S3Options::default()),
             StorageConfig::S3 { bucket, prefix, endpoint, region, allow_http } => {
                 let options = S3Options { endpoint: endpoint.clone(), region: region.clone(), allow_http: *allow_http };
@@ -108,9 +124,10 @@ impl Objects {
         Ok(Upload::new(self.own.clone(), self.key(location, name)?))
     }
 
-    /// Where the object `name` under `location` is on this machine; none in other kinds of store.
-    pub(crate) fn local_path(&self, location: &str, name: &str) -> Result<Option<PathBuf>, StoreError> {
-        self.own.local_path(&self.key(location, name)?)
+    /// The local file that the object `name` under `location` will be; none in other kinds of store.
+    pub(crate) fn local_file(&self, location: &str, name: &str) -> Result<Option<LocalFile>, StoreError> {
+        let path = self.own.local_path(&self.key(location, name)?)?;
+        Ok(path.map(|path| LocalFile { path, durable: self.own.is_durable() }))
     }
 
     /// Writes one small object.

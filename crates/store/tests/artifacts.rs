@@ -40,7 +40,7 @@ impl House {
     async fn folder() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("made/when absent");
-        let storage = StorageConfig::Folder { path: path.clone() };
+        let storage = StorageConfig::folder(path.clone());
         Self { store: store(storage).await, dir, objects: Some(path), s3: None }
     }
 

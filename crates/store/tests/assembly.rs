@@ -138,7 +138,7 @@ async fn from_a_folder_into_a_folder_and_memory() {
     write_source(&dir.path().join("models/one"));
     let uri = format!("file://{}/models/one", dir.path().display());
     let objects = dir.path().join("objects");
-    for storage in [StorageConfig::Folder { path: objects.clone() }, StorageConfig::Memory] {
+    for storage in [StorageConfig::folder(objects.clone()), StorageConfig::Memory] {
         parts_of_a_file_are_put_together(&store(storage, std::slice::from_ref(&uri)).await, &uri).await;
     }
 }
@@ -153,7 +153,7 @@ fn from_s3_and_into_s3() {
         let local = format!("file://{}/models/one", dir.path().display());
         let remote = format!("s3://{BUCKET}/models/one");
         let allowed = [local.clone(), remote.clone()];
-        let into_folder = store(StorageConfig::Folder { path: dir.path().join("objects") }, &allowed).await;
+        let into_folder = store(StorageConfig::folder(dir.path().join("objects")), &allowed).await;
         parts_of_a_file_are_put_together(&into_folder, &remote).await;
         let into_s3 = store(server.storage("prefix"), &allowed).await;
         parts_of_a_file_are_put_together(&into_s3, &local).await;
@@ -211,7 +211,7 @@ fn a_file_that_changes_is_named_and_nothing_stays() {
         let local = format!("file://{}", local_dir.display());
         let remote = format!("s3://{BUCKET}/models");
         let allowed = [local.clone(), remote.clone()];
-        for storage in [StorageConfig::Folder { path: objects.clone() }, server.storage("")] {
+        for storage in [StorageConfig::folder(objects.clone()), server.storage("")] {
             let store = store(storage, &allowed).await;
             for (uri, place) in [(&local, Place::Folder(local_dir.clone())), (&remote, Place::S3(server.client()))] {
                 let changes = [
@@ -268,7 +268,7 @@ async fn whoever_gives_up_leaves_nothing() {
     write_source(&dir.path().join("models"));
     let uri = format!("file://{}/models", dir.path().display());
     let objects = dir.path().join("objects");
-    let store = store(StorageConfig::Folder { path: objects.clone() }, std::slice::from_ref(&uri)).await;
+    let store = store(StorageConfig::folder(objects.clone()), std::slice::from_ref(&uri)).await;
     let folder = open(&store, &uri).await;
     let (mut pieces, _) = segments(&folder, &pattern(SOURCE_BYTES));
     let never = Making {

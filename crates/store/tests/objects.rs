@@ -269,10 +269,7 @@ fn a_bad_configuration_is_named() {
     };
     let https = "https://localhost:9000";
     for (error, told) in [
-        (
-            error(StorageConfig::Folder { path: "/dev/null/x".into() }, &[]),
-            "objects.storage.path: /dev/null/x: cannot be made",
-        ),
+        (error(StorageConfig::folder("/dev/null/x"), &[]), "objects.storage.path: /dev/null/x: cannot be made"),
         (error(s3("", "", https), &[]), "objects.storage.bucket: is empty"),
         (error(s3("b", "a//b", https), &[]), "objects.storage.prefix: "),
         (

@@ -41,7 +41,7 @@ impl House {
         let dir = tempfile::tempdir().unwrap();
         let postgres = LocalPostgres::start(&dir.path().join("postgres"), None).await.unwrap();
         let objects = ObjectsConfig {
-            storage: StorageConfig::Folder { path: dir.path().join("objects") },
+            storage: StorageConfig::folder(dir.path().join("objects")),
             allowed_uris: vec![format!("file://{}/", dir.path().display())],
         };
         let config = StoreConfig { database_url: postgres.url().to_owned(), max_connections: 4, objects };

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{MANIFEST_FILE, ROOT, file_count};
 use crate::jobs::LeaseKey;
-use crate::objects::{Objects, Segment, Upload, WrittenBytes, assemble_in_order, assemble_locally};
+use crate::objects::{Objects, Segment, Upload, WrittenBytes, assemble_in_order};
 use crate::rows;
 use crate::{Store, StoreError};
 
@@ -160,10 +160,10 @@ impl ArtifactWriter {
         segments: Vec<Segment>,
         written: &WrittenBytes,
     ) -> Result<Vec<SegmentDigest>, StoreError> {
-        let segments = match self.objects().local_path(&self.location, name)? {
-            Some(path) => {
+        let segments = match self.objects().local_file(&self.location, name)? {
+            Some(file) => {
                 self.take_name(name)?;
-                assemble_locally(path, segments, written).await?
+                file.assemble(segments, written).await?
             }
             None => self.create(name).await?.assemble(segments, written).await?,
         };

@@ -24,7 +24,7 @@ use super::upload::{MIN_PART_BYTES, Upload};
 use crate::StoreError;
 use crate::rows::corrupt;
 
-pub(crate) use local::assemble as assemble_locally;
+pub(crate) use local::LocalFile;
 
 /// Bytes of one read.
 const CHUNK_BYTES: u64 = 2 << 20;

@@ -42,7 +42,7 @@ pub(super) struct Bucket {
 
 #[derive(Debug)]
 enum BucketKind {
-    Folder(LocalFileSystem),
+    Folder { store: LocalFileSystem, durable: bool },
     Memory(Arc<InMemory>),
     S3(S3),
 }
@@ -64,13 +64,13 @@ pub(super) struct S3Options {
 }
 
 impl Bucket {
-    /// A local folder, made when absent. What was written is on disk before a call returns.
-    pub(super) fn folder(path: &Path) -> Result<Self, StoreError> {
+    /// A local folder, made when absent; if `durable`, what was written is on disk before a call returns.
+    pub(super) fn folder(path: &Path, durable: bool) -> Result<Self, StoreError> {
         let bad = |problem: String| field("storage.path", format!("{}: {problem}", path.display()));
         std::fs::create_dir_all(path).map_err(|e| bad(format!("cannot be made: {e}")))?;
         let store = LocalFileSystem::new_with_prefix(path).map_err(|e| bad(e.to_string()))?;
-        let store = store.with_fsync(true);
-        Ok(Self { store: Arc::new(store.clone()), kind: BucketKind::Folder(store) })
+        let store = store.with_fsync(durable);
+        Ok(Self { store: Arc::new(store.clone()), kind: BucketKind::Folder { store, durable } })
     }
 
     pub(super) fn memory() -> Self {
@@ -111,15 +111,20 @@ impl Bucket {
     /// Where the object `key` is, or will be, on this machine; none in other kinds of store.
     pub(super) fn local_path(&self, key: &Key) -> Result<Option<PathBuf>, StoreError> {
         match &self.kind {
-            BucketKind::Folder(folder) => Ok(Some(folder.path_to_filesystem(key)?)),
+            BucketKind::Folder { store, .. } => Ok(Some(store.path_to_filesystem(key)?)),
             BucketKind::Memory(_) | BucketKind::S3(_) => Ok(None),
         }
+    }
+
+    /// Whether what was written to this folder is on disk before a call returns.
+    pub(super) fn is_durable(&self) -> bool {
+        matches!(self.kind, BucketKind::Folder { durable: true, .. })
     }
 
     /// The store of objects in numbered parts, where it has them.
     pub(super) fn multipart(&self) -> Option<Arc<dyn MultipartStore>> {
         match &self.kind {
-            BucketKind::Folder(_) => None,
+            BucketKind::Folder { .. } => None,
             BucketKind::Memory(memory) => Some(memory.clone()),
             BucketKind::S3(s3) => Some(s3.store.clone()),
         }
@@ -128,7 +133,7 @@ impl Bucket {
     /// Whether the server can copy parts of objects itself, as far as is known.
     pub(super) fn copies_parts(&self) -> bool {
         match &self.kind {
-            BucketKind::Folder(_) | BucketKind::Memory(_) => false,
+            BucketKind::Folder { .. } | BucketKind::Memory(_) => false,
             BucketKind::S3(s3) => s3.copier.may_work(),
         }
     }
@@ -160,8 +165,8 @@ impl Bucket {
     pub(super) async fn written(&self, prefix: &Key) -> Result<Vec<(String, f64)>, StoreError> {
         match &self.kind {
             // By our own eyes: to object_store, what a killed process was still writing does not exist.
-            BucketKind::Folder(folder) => {
-                let (dir, key) = (folder.path_to_filesystem(prefix)?, prefix.to_string());
+            BucketKind::Folder { store, .. } => {
+                let (dir, key) = (store.path_to_filesystem(prefix)?, prefix.to_string());
                 on_disk(&dir.clone(), move || {
                     let mut found = Vec::new();
                     walk(&dir, &key, &mut found)?;
@@ -179,8 +184,8 @@ impl Bucket {
 
     /// Deletes all objects under `prefix`; one that is gone already is no error.
     pub(super) async fn delete(&self, prefix: &Key) -> Result<(), StoreError> {
-        if let BucketKind::Folder(folder) = &self.kind {
-            let dir = folder.path_to_filesystem(prefix)?;
+        if let BucketKind::Folder { store, .. } = &self.kind {
+            let dir = store.path_to_filesystem(prefix)?;
             return on_disk(&dir.clone(), move || remove(&dir)).await;
         }
         let keys: Vec<Key> = self.store.list(Some(prefix)).map_ok(|object| object.location).try_collect().await?;
@@ -197,7 +202,7 @@ impl Bucket {
     /// Where a client gets the object `key`.
     pub(super) async fn download_url(&self, key: &Key) -> Result<String, StoreError> {
         match &self.kind {
-            BucketKind::Folder(folder) => file_url(&folder.path_to_filesystem(key)?),
+            BucketKind::Folder { store, .. } => file_url(&store.path_to_filesystem(key)?),
             // Nothing outside this process reads it; the name still tells the objects apart.
             BucketKind::Memory(_) => Ok(format!("memory:///{key}")),
             BucketKind::S3(s3) => {

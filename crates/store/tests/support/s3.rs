@@ -2,7 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used)] // every test file uses a part of it
 
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,14 +21,13 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 pub const BUCKET: &str = "inheritune-test";
-pub const ACCESS_KEY: &str = "AKIDINHERITUNETEST";
-pub const SECRET_KEY: &str = "not-a-secret";
+const ACCESS_KEY: &str = "AKIDINHERITUNETEST";
+const SECRET_KEY: &str = "not-a-secret";
 
 /// Serves until dropped.
 pub struct S3Server {
     pub endpoint: String,
-    root: PathBuf,
-    _folder: Option<TempDir>,
+    root: TempDir,
     traffic: Arc<Traffic>,
     _connections: JoinSet<()>,
 }
@@ -59,24 +58,17 @@ impl Traffic {
 
 impl S3Server {
     pub async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join(BUCKET)).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join(BUCKET)).unwrap();
+        let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
+        service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        let service = service.build();
         // The first server of a process is where the environment says that S3 is.
         let address = std::env::var("AWS_ENDPOINT_URL").unwrap_or_default().replace("http://", "");
         let listener = match TcpListener::bind(&address).await {
             Ok(listener) => listener,
             Err(_) => TcpListener::bind("127.0.0.1:0").await.unwrap(),
         };
-        let server = Self::serve(folder.path(), listener);
-        Self { _folder: Some(folder), ..server }
-    }
-
-    /// Serves the folders in `root` as buckets.
-    pub fn serve(root: &Path, listener: TcpListener) -> Self {
-        let root = root.to_owned();
-        let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(&root).unwrap());
-        service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
-        let service = service.build();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let (traffic, mut connections) = (Arc::new(Traffic::default()), JoinSet::new());
         let seen = traffic.clone();
@@ -107,7 +99,7 @@ impl S3Server {
                 });
             }
         });
-        Self { endpoint, root, _folder: None, traffic, _connections: connections }
+        Self { endpoint, root, traffic, _connections: connections }
     }
 
     pub fn traffic(&self) -> &Traffic {
@@ -123,12 +115,12 @@ impl S3Server {
 
     /// Where the object `key` is kept.
     pub fn path(&self, key: &str) -> PathBuf {
-        self.root.join(BUCKET).join(key)
+        self.root.path().join(BUCKET).join(key)
     }
 
     /// Parts of uploads that were neither completed nor aborted.
     pub fn parts(&self) -> Vec<PathBuf> {
-        let entries = self.root.read_dir().unwrap().map(|entry| entry.unwrap().path());
+        let entries = self.root.path().read_dir().unwrap().map(|entry| entry.unwrap().path());
         entries.filter(|path| path.to_str().unwrap().contains(".part-")).collect()
     }
 

@@ -52,7 +52,7 @@ impl Bench {
     pub async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let postgres = LocalPostgres::start(&dir.path().join("postgres"), None).await.unwrap();
-        let storage = StorageConfig::Folder { path: dir.path().join("objects") };
+        let storage = StorageConfig::folder(dir.path().join("objects"));
         let objects = ObjectsConfig { storage, allowed_uris: vec![format!("file://{}/", dir.path().display())] };
         let config = StoreConfig { database_url: postgres.url().to_owned(), max_connections: 8, objects };
         let store = Store::connect(&config).await.unwrap();

@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use inheritune_domain::artifact::SegmentDigest;
 use inheritune_domain::id::Sha256Digest;
@@ -30,39 +31,58 @@ const REMOTE_BYTES: u64 = 4 << 20;
 const MAX_THREADS: usize = 8;
 /// Threads where bytes come over a network: more than cores, since they mostly wait.
 const REMOTE_THREADS: usize = 6;
+/// Bytes after which what is written is sent to the disk, and the wait before they are counted again.
+const SYNC_BYTES: u64 = 64 << 20;
+const SYNC_WAIT: Duration = Duration::from_millis(5);
 /// Permissions of an object, before the umask.
 const MODE: u32 = 0o666;
 /// Tries to make a file in a folder that others may be removing.
 const CREATE_TRIES: u32 = 5;
 
-/// Makes the file `path` of `segments`; says their digests. The file is there when it is whole and on disk.
-///
-/// # Errors
-/// A source's; [`StoreError::File`].
-pub(crate) async fn assemble(
-    path: PathBuf,
-    segments: Vec<Segment>,
-    written: &WrittenBytes,
-) -> Result<Vec<SegmentDigest>, StoreError> {
-    let remote = segments.iter().flat_map(|segment| &segment.chunks).any(Chunk::is_remote);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = if remote { REMOTE_THREADS } else { cores.min(MAX_THREADS) };
-    let target = path.clone();
-    let file = blocking(&path, move || Target::create(target)).await?;
-    let work = Arc::new(Work::new(file, segments, written.clone()));
-    // Threads cannot be aborted: whoever gives up on this future tells them.
-    let _stop = StopOnDrop(work.clone());
-    let mut workers = JoinSet::new();
-    for _ in 0..threads {
-        let work = work.clone();
-        workers.spawn_blocking(move || work.run());
+/// A file to be made.
+pub(crate) struct LocalFile {
+    pub(crate) path: PathBuf,
+    /// Whether it must be on disk before it is there.
+    pub(crate) durable: bool,
+}
+
+impl LocalFile {
+    /// Makes it of `segments`; says their digests. It is there when it is whole.
+    ///
+    /// # Errors
+    /// A source's; [`StoreError::File`].
+    pub(crate) async fn assemble(
+        self,
+        segments: Vec<Segment>,
+        written: &WrittenBytes,
+    ) -> Result<Vec<SegmentDigest>, StoreError> {
+        let Self { path, durable } = self;
+        let remote = segments.iter().flat_map(|segment| &segment.chunks).any(Chunk::is_remote);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = if remote { REMOTE_THREADS } else { cores.min(MAX_THREADS) };
+        let target = path.clone();
+        let file = blocking(&path, move || Target::create(target)).await?;
+        let work = Arc::new(Work::new(file, segments, written.clone()));
+        // Threads cannot be aborted: whoever gives up on this future tells them.
+        let stop = StopOnDrop(work.clone());
+        let mut workers = JoinSet::new();
+        for _ in 0..threads {
+            let work = work.clone();
+            workers.spawn_blocking(move || work.run());
+        }
+        if durable {
+            let work = work.clone();
+            // Its errors come again when the whole file is synced.
+            drop(tokio::task::spawn_blocking(move || work.sync_along()));
+        }
+        let mut digests = BTreeMap::new();
+        while let Some(done) = workers.join_next().await {
+            digests.extend(done.unwrap_or_else(|panicked| Err(corrupt("writing thread", panicked)))?);
+        }
+        drop(stop);
+        blocking(&path, move || work.target.keep(durable)).await?;
+        Ok(digests.into_values().collect())
     }
-    let mut digests = BTreeMap::new();
-    while let Some(done) = workers.join_next().await {
-        digests.extend(done.unwrap_or_else(|panicked| Err(corrupt("writing thread", panicked)))?);
-    }
-    blocking(&path, move || work.target.keep()).await?;
-    Ok(digests.into_values().collect())
 }
 
 struct Work {
@@ -102,6 +122,22 @@ impl Work {
         left.sort_by_key(|placed| placed.segment.size_bytes());
         let (left, large, stopped) = (Mutex::new(left), Mutex::new(()), AtomicBool::new(false));
         Self { target, left, large, stopped, written, runtime: Handle::current() }
+    }
+
+    /// Sends what is written to the disk meanwhile, so that the disk works while bytes are copied and hashed.
+    fn sync_along(&self) {
+        let mut synced = self.written.get();
+        while !self.stopped.load(Ordering::Relaxed) {
+            let written = self.written.get();
+            if written - synced < SYNC_BYTES {
+                std::thread::sleep(SYNC_WAIT);
+                continue;
+            }
+            synced = written;
+            if self.target.file().sync_data().is_err() {
+                return;
+            }
+        }
     }
 
     /// Writes segments until none is left; says their digests by number.
@@ -221,11 +257,16 @@ impl Target {
         StoreError::File { path: self.path.display().to_string(), source }
     }
 
-    /// Gives the file its name, once it is on disk.
-    fn keep(&self) -> io::Result<()> {
-        self.file().sync_all()?;
+    /// Gives the file its name; if `durable`, once it is on disk.
+    fn keep(&self, durable: bool) -> io::Result<()> {
+        if durable {
+            self.file().sync_all()?;
+        }
         fs::rename(self.file.path(), &self.path)?;
-        sync_dir(self.path.parent().unwrap_or(Path::new(".")))
+        if durable {
+            sync_dir(self.path.parent().unwrap_or(Path::new(".")))?;
+        }
+        Ok(())
     }
 }
 
