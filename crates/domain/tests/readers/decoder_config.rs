@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use inheritune_domain::checkpoint::decoder_config::{DecoderConfig, MAX_LAYERS, NameInFile, TensorSpec};
-use inheritune_domain::checkpoint::layer_map::InheritSet;
+use inheritune_domain::checkpoint::inherit_set::InheritSet;
 use inheritune_domain::checkpoint::litgpt;
 use inheritune_domain::checkpoint::safetensors_header::{
     Dtype, NewTensor, PREFIX_BYTES, SINGLE_FILE, SafetensorsHeader, size_bytes, write_header,
@@ -65,8 +65,12 @@ fn planned(config: &DecoderConfig) {
     let header = SafetensorsHeader::parse(&written[PREFIX_BYTES as usize..], file_bytes).unwrap();
     let reference = Inventory::new(config.clone(), &[(SINGLE_FILE.to_owned(), header)]).unwrap();
     let layer_map = layer_map(&LayerMapRule::First, LayerCount(1), config.n_layers).unwrap();
-    let inheritance =
-        Inheritance { reference: &reference, layer_map: &layer_map, inherit: InheritSet::OfficialCode, previous: None };
+    let inheritance = Inheritance {
+        reference: &reference,
+        layer_map: &layer_map,
+        inherit: InheritSet::OFFICIAL_CODE,
+        previous: None,
+    };
     let plan = SlicePlan::new(inheritance).unwrap();
     assert_eq!(plan.tensors().len(), config.with_layers(LayerCount(1)).tensors().len());
     for placement in plan.copied() {
