@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::{House, first, gpt2_json, llama_json, tensors, write_checkpoint, write_sharded};
-use inheritune_domain::artifact::Location;
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::checkpoint::safetensors_header::{Dtype as HeaderDtype, NewTensor, write_header};
 use inheritune_domain::job::{JobRecord, JobStatus};
