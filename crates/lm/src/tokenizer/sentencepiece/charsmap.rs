@@ -30,7 +30,7 @@ impl Charsmap {
         let (array, texts) = rest
             .split_at_checked(length)
             .ok_or_else(|| format!("has a double array of {length} bytes, and {} are there", rest.len()))?;
-        if length == 0 || length % (BLOCK_UNITS * UNIT_BYTES) != 0 {
+        if length == 0 || !length.is_multiple_of(BLOCK_UNITS * UNIT_BYTES) {
             return Err(format!("has a double array of {length} bytes, which is no multiple of 1024"));
         }
         if texts.last() != Some(&0) {
