@@ -14,7 +14,8 @@ mod source;
 mod upload;
 mod uris;
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -204,4 +205,13 @@ impl Objects {
 /// A field of [`ObjectsConfig`] that cannot be used.
 fn field(name: &str, problem: impl ToString) -> StoreError {
     StoreError::Location { location: format!("objects.{name}"), problem: problem.to_string() }
+}
+
+/// Does `work` on the file or folder `path` where waiting for a disk hurts nobody.
+async fn on_disk<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, StoreError> {
+    let done = tokio::task::spawn_blocking(work).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
+    done.map_err(|source| StoreError::File { path: path.display().to_string(), source })
 }

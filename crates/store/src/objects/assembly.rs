@@ -96,6 +96,32 @@ impl Segment {
     }
 }
 
+/// The digest of a segment: known, or taken from its bytes as they pass.
+enum Digesting {
+    Known(Sha256Digest),
+    Hashing(Sha256),
+}
+
+impl Digesting {
+    fn of(segment: &Segment) -> Self {
+        segment.sha256.map_or_else(|| Self::Hashing(Sha256::new()), Self::Known)
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Known(_) => {}
+            Self::Hashing(hasher) => hasher.update(bytes),
+        }
+    }
+
+    fn finish(self) -> Sha256Digest {
+        match self {
+            Self::Known(sha256) => sha256,
+            Self::Hashing(hasher) => Sha256Digest(hasher.finalize().into()),
+        }
+    }
+}
+
 impl Chunk {
     fn size_bytes(&self) -> u64 {
         match self {
@@ -159,8 +185,8 @@ pub(crate) async fn assemble_in_order(
     segments: Vec<Segment>,
     written: &WrittenBytes,
 ) -> Result<Vec<SegmentDigest>, StoreError> {
-    let mut digests: Vec<(u64, Option<Sha256Digest>, Sha256)> =
-        segments.iter().map(|segment| (segment.size_bytes(), segment.sha256, Sha256::new())).collect();
+    let mut digests: Vec<(u64, Digesting)> =
+        segments.iter().map(|segment| (segment.size_bytes(), Digesting::of(segment))).collect();
     // Boxed: a stream of closures is not provably `Send`.
     let mut steps = futures::stream::iter(steps(segments, upload.can_copy()))
         .map(|(at, step)| step.ahead().map_ok(move |step| (at, step)))
@@ -168,10 +194,7 @@ pub(crate) async fn assemble_in_order(
         .boxed();
     while let Some((segment, step)) = steps.try_next().await? {
         let mut write = async |upload: &mut Upload, bytes: Bytes| {
-            let (_, known, hasher) = &mut digests[segment];
-            if known.is_none() {
-                hasher.update(&bytes);
-            }
+            digests[segment].1.update(&bytes);
             written.add(bytes.len() as u64);
             upload.write(bytes).await
         };
@@ -194,10 +217,7 @@ pub(crate) async fn assemble_in_order(
             }
         }
     }
-    let digest = |(size_bytes, known, hasher): (u64, Option<Sha256Digest>, Sha256)| SegmentDigest {
-        size_bytes,
-        sha256: known.unwrap_or_else(|| Sha256Digest(hasher.finalize().into())),
-    };
+    let digest = |(size_bytes, digesting): (u64, Digesting)| SegmentDigest { size_bytes, sha256: digesting.finish() };
     Ok(digests.into_iter().map(digest).collect())
 }
 

@@ -15,10 +15,10 @@ use object_store::signer::Signer as _;
 use object_store::{BackoffConfig, ClientConfigKey, MultipartId, ObjectMeta, ObjectStore, RetryConfig};
 use url::Url;
 
-use super::field;
 use super::folder::Stretch;
 use super::part_copier::PartCopier;
 use super::source::Source;
+use super::{field, on_disk};
 use crate::StoreError;
 use crate::rows::corrupt;
 
@@ -145,20 +145,15 @@ impl Bucket {
         into: (&Key, &MultipartId, usize),
         stretch: &Stretch,
     ) -> Result<PartId, StoreError> {
-        if let (BucketKind::S3(s3), Source::Object { bucket, key }) = (&self.kind, &stretch.source)
+        let BucketKind::S3(s3) = &self.kind else { return Err(corrupt(into.0.as_ref(), "is not in S3")) };
+        if let Source::Object { bucket, key } = &stretch.source
             && let BucketKind::S3(from) = &bucket.kind
+            && let Some(part) = s3.copier.copy(&s3.store, into, (&from.name, key, &stretch.range)).await?
         {
-            let copied = s3.copier.copy(&s3.store, into, (&from.name, key, &stretch.range)).await?;
-            if let Some(part) = copied {
-                return Ok(part);
-            }
+            return Ok(part);
         }
         let (key, id, number) = into;
-        let part = stretch.clone().read().await?;
-        match self.multipart() {
-            Some(store) => Ok(store.put_part(key, id, number, part.into()).await?),
-            None => Err(corrupt(key.as_ref(), "is no upload in parts")),
-        }
+        Ok(s3.store.put_part(key, id, number, stretch.clone().read().await?.into()).await?)
     }
 
     /// The keys under `prefix`, each with when it was written, in seconds since 1970.
@@ -245,15 +240,6 @@ fn remove(dir: &Path) -> io::Result<()> {
     let above = dir.ancestors().skip(1).take(FOLDERS_ABOVE);
     above.map(std::fs::remove_dir).take_while(Result::is_ok).for_each(drop);
     Ok(())
-}
-
-/// Does `work` on `path` where waiting for a disk hurts nobody.
-async fn on_disk<T: Send + 'static>(
-    path: &Path,
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T, StoreError> {
-    let done = tokio::task::spawn_blocking(work).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
-    done.map_err(|source| StoreError::File { path: path.display().to_string(), source })
 }
 
 fn check_endpoint(endpoint: &str, allow_http: bool) -> Result<(), StoreError> {

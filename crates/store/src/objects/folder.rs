@@ -12,6 +12,7 @@ use inheritune_domain::artifact::{Damage, DigestCheck, FileDigest};
 use inheritune_domain::id::Sha256Digest;
 use tempfile::NamedTempFile;
 
+use super::on_disk;
 use super::source::{Expected, Source, Version};
 use crate::StoreError;
 use crate::rows::{corrupt, not_found};
@@ -175,18 +176,18 @@ impl Folder {
             source.check_empty(&expected).await?;
         }
         let path = dir.join(&file.name);
-        let digest = file.digest.clone();
-        let mut part = blocking(&path, move |path| Partial::create(path, digest)).await?;
+        let (target, digest) = (path.clone(), file.digest.clone());
+        let mut part = on_disk(&path, move || Partial::create(&target, digest)).await?;
         let mut bytes = pieces(source.clone(), expected.clone(), 0..file.size_bytes);
         while let Some(piece) = bytes.try_next().await? {
             let damage;
-            (part, damage) = blocking(&path, move |_| part.write(&piece)).await?;
+            (part, damage) = on_disk(&path, move || part.write(&piece)).await?;
             damage.map_err(|damage| corrupt(&expected.shown, damage))?;
         }
         if let Some(check) = part.check.take() {
             check.finish().map_err(|damage| corrupt(&expected.shown, damage))?;
         }
-        blocking(&path, move |path| part.keep(path)).await
+        on_disk(&path.clone(), move || part.keep(&path)).await
     }
 
     /// Where a client gets each of the files.
@@ -268,15 +269,4 @@ impl Partial {
     fn keep(self, path: &Path) -> std::io::Result<()> {
         self.file.persist(path).map(|_| ()).map_err(|e| e.error)
     }
-}
-
-/// Does `work` on the file `path` where waiting for a disk hurts nobody.
-async fn blocking<T: Send + 'static>(
-    path: &Path,
-    work: impl FnOnce(&Path) -> std::io::Result<T> + Send + 'static,
-) -> Result<T, StoreError> {
-    let own = path.to_owned();
-    let done = tokio::task::spawn_blocking(move || work(&own)).await;
-    let done = done.unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)));
-    done.map_err(|source| StoreError::File { path: path.display().to_string(), source })
 }

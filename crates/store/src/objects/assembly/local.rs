@@ -11,15 +11,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use inheritune_domain::artifact::SegmentDigest;
-use inheritune_domain::id::Sha256Digest;
-use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use super::super::folder::Stretch;
+use super::super::on_disk;
 use super::super::source::open_local;
-use super::{Chunk, Making, Segment, WrittenBytes};
+use super::{Chunk, Digesting, Making, Segment, WrittenBytes};
 use crate::StoreError;
 use crate::rows::corrupt;
 
@@ -61,7 +60,7 @@ impl LocalFile {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if remote { REMOTE_THREADS } else { cores.min(MAX_THREADS) };
         let target = path.clone();
-        let file = blocking(&path, move || Target::create(target)).await?;
+        let file = on_disk(&path, move || Target::create(target, durable)).await?;
         let work = Arc::new(Work::new(file, segments, written.clone()));
         // Threads cannot be aborted: whoever gives up on this future tells them.
         let stop = StopOnDrop(work.clone());
@@ -80,7 +79,7 @@ impl LocalFile {
             digests.extend(done.unwrap_or_else(|panicked| Err(corrupt("writing thread", panicked)))?);
         }
         drop(stop);
-        blocking(&path, move || work.target.keep(durable)).await?;
+        on_disk(&path, move || work.target.keep()).await?;
         Ok(digests.into_values().collect())
     }
 }
@@ -148,19 +147,14 @@ impl Work {
             let next = self.left.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some(Placed { number, start, segment }) = next else { return Ok(digests) };
             let size_bytes = segment.size_bytes();
-            let mut writer =
-                SegmentWriter { work: self, at: start, hasher: segment.sha256.is_none().then(Sha256::new) };
+            let mut writer = SegmentWriter { work: self, at: start, digesting: Digesting::of(&segment) };
             let written = segment.chunks.into_iter().try_for_each(|chunk| writer.chunk(chunk, &mut buffer));
             if let Err(error) = written {
                 // The others need not go on.
                 self.stopped.store(true, Ordering::Relaxed);
                 return Err(error);
             }
-            let hashed = writer.hasher.map(|hasher| Sha256Digest(hasher.finalize().into()));
-            // Known, or hashed: one of the two is there.
-            if let Some(sha256) = segment.sha256.or(hashed) {
-                digests.push((number, SegmentDigest { size_bytes, sha256 }));
-            }
+            digests.push((number, SegmentDigest { size_bytes, sha256: writer.digesting.finish() }));
         }
     }
 }
@@ -169,7 +163,7 @@ impl Work {
 struct SegmentWriter<'a> {
     work: &'a Work,
     at: u64,
-    hasher: Option<Sha256>,
+    digesting: Digesting,
 }
 
 impl SegmentWriter<'_> {
@@ -214,9 +208,7 @@ impl SegmentWriter<'_> {
         if work.stopped.load(Ordering::Relaxed) {
             return Err(StoreError::WrongState(format!("{} was given up", work.target.path.display())));
         }
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(bytes);
-        }
+        self.digesting.update(bytes);
         work.target.file().write_all_at(bytes, self.at).map_err(|source| work.target.error(source))?;
         self.at += bytes.len() as u64;
         work.written.add(bytes.len() as u64);
@@ -227,15 +219,20 @@ impl SegmentWriter<'_> {
 /// The file in the making, under a name of its own; gone when dropped.
 struct Target {
     path: PathBuf,
+    durable: bool,
     file: NamedTempFile,
 }
 
 impl Target {
-    fn create(path: PathBuf) -> io::Result<Self> {
+    fn create(path: PathBuf, durable: bool) -> io::Result<Self> {
         let parent = path.parent().unwrap_or(Path::new("."));
         let mut tries = 0;
         loop {
-            create_dirs(parent)?;
+            if durable {
+                create_dirs_durably(parent)?;
+            } else {
+                fs::create_dir_all(parent)?;
+            }
             let file = tempfile::Builder::new()
                 .prefix(path.file_name().unwrap_or_default())
                 .suffix(".partial")
@@ -244,7 +241,7 @@ impl Target {
             match file {
                 // Whoever removes what another attempt left there takes folders that look empty along.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && tries < CREATE_TRIES => tries += 1,
-                file => return Ok(Self { file: file?, path }),
+                file => return Ok(Self { file: file?, path, durable }),
             }
         }
     }
@@ -257,13 +254,13 @@ impl Target {
         StoreError::File { path: self.path.display().to_string(), source }
     }
 
-    /// Gives the file its name; if `durable`, once it is on disk.
-    fn keep(&self, durable: bool) -> io::Result<()> {
-        if durable {
+    /// Gives the file its name; where it is to be durable, once it is on disk.
+    fn keep(&self) -> io::Result<()> {
+        if self.durable {
             self.file().sync_all()?;
         }
         fs::rename(self.file.path(), &self.path)?;
-        if durable {
+        if self.durable {
             sync_dir(self.path.parent().unwrap_or(Path::new(".")))?;
         }
         Ok(())
@@ -271,12 +268,12 @@ impl Target {
 }
 
 /// Makes `dir` and those above it that are not there, so that they stay.
-fn create_dirs(dir: &Path) -> io::Result<()> {
+fn create_dirs_durably(dir: &Path) -> io::Result<()> {
     if dir.as_os_str().is_empty() || dir.is_dir() {
         return Ok(());
     }
     let above = dir.parent().unwrap_or(Path::new("."));
-    create_dirs(above)?;
+    create_dirs_durably(above)?;
     match fs::create_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         Ok(()) | Err(_) => sync_dir(above),
@@ -294,13 +291,4 @@ impl Chunk {
             Self::Copied(stretch) => stretch.source.local_path().is_none(),
         }
     }
-}
-
-/// Does `work` on the file `path` where waiting for a disk hurts nobody.
-async fn blocking<T: Send + 'static>(
-    path: &Path,
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T, StoreError> {
-    let done = tokio::task::spawn_blocking(work).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
-    done.map_err(|source| StoreError::File { path: path.display().to_string(), source })
 }
