@@ -113,11 +113,7 @@ impl Named<'_> {
     fn llama_block(&self, layer: u32) -> Result<Block, TchError> {
         let at = |name: &str| format!("model.layers.{layer}.{name}");
         let part = |name: &str| self.linear(&at(name));
-        let projections = Projections::Separate {
-            q: part("self_attn.q_proj")?,
-            k: part("self_attn.k_proj")?,
-            v: part("self_attn.v_proj")?,
-        };
+        let projections = self.separate(&at("self_attn"))?;
         Ok(Block {
             attention_norm: self.rms_norm(&at("input_layernorm"))?,
             attention: self.attention(layer, projections, part("self_attn.o_proj")?),
@@ -146,11 +142,7 @@ impl Named<'_> {
     fn opt_block(&self, layer: u32) -> Result<Block, TchError> {
         let at = |name: &str| format!("model.decoder.layers.{layer}.{name}");
         let part = |name: &str| self.linear(&at(name));
-        let projections = Projections::Separate {
-            q: part("self_attn.q_proj")?,
-            k: part("self_attn.k_proj")?,
-            v: part("self_attn.v_proj")?,
-        };
+        let projections = self.separate(&at("self_attn"))?;
         Ok(Block {
             attention_norm: self.layer_norm(&at("self_attn_layer_norm"))?,
             attention: self.attention(layer, projections, part("self_attn.out_proj")?),
@@ -176,6 +168,12 @@ impl Named<'_> {
             mlp: Mlp::Plain { up: self.linear(&at(up))?, activation: Activation::Gelu, down: self.linear(&at(down))? },
             residual: Residual::Sequential,
         })
+    }
+
+    /// `q_proj`, `k_proj` and `v_proj` of the module `attention`.
+    fn separate(&self, attention: &str) -> Result<Projections, TchError> {
+        let part = |name: &str| self.linear(&format!("{attention}.{name}"));
+        Ok(Projections::Separate { q: part("q_proj")?, k: part("k_proj")?, v: part("v_proj")? })
     }
 
     fn attention(&self, layer: u32, projections: Projections, output: Linear) -> Attention {

@@ -2,11 +2,11 @@
 //! together. Only tensors that are transposed are held whole, one at a time.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::TryStreamExt as _;
 use inheritune_domain::checkpoint::slice_plan::{Origin, Placement, Reading, SourceTensor};
 use inheritune_domain::id::Sha256Digest;
 use inheritune_domain::job::Progress;
@@ -21,8 +21,6 @@ use crate::layout::WeightsFile;
 use crate::plan::PlannedSlice;
 use crate::transpose::transposed;
 
-/// Bytes of one read of a tensor that is transposed: one long request is slow.
-const READ_BYTES: u64 = 4 << 20;
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
@@ -120,9 +118,9 @@ fn copied(folder: &Arc<Folder>, tensor: &SourceTensor) -> Result<Segment, Slicer
 
 async fn read_transposed(folder: &Folder, tensor: &SourceTensor) -> Result<Bytes, StoreError> {
     let mut bytes = Vec::with_capacity(tensor.size_bytes() as usize);
-    let Range { start, end } = tensor.bytes;
-    for at in (start..end).step_by(READ_BYTES as usize) {
-        bytes.extend_from_slice(&folder.read_range(&tensor.file, at..end.min(at + READ_BYTES)).await?);
+    let mut pieces = folder.stream(&tensor.file, tensor.bytes.clone()).await?;
+    while let Some(piece) = pieces.try_next().await? {
+        bytes.extend_from_slice(&piece);
     }
     let (rows, number_bytes) = (tensor.shape.last().copied().unwrap_or(1) as usize, tensor.dtype.size_bytes() as usize);
     in_a_thread(move || Bytes::from(transposed(&bytes, rows, number_bytes))).await

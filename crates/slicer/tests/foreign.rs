@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use common::{House, first, read_tensors};
 use inheritune_domain::id::Sha256Digest;
-use inheritune_domain::job::JobStatus;
 use serde_json::{Value, json};
 
 /// A copy of a case where the slicer may read, and what a slice of it must hold.
@@ -72,15 +71,11 @@ async fn bad_ones_fail_for_good_and_say_what() {
     std::fs::write(path, settings).unwrap();
     let dir = copy(&house, "litgpt", "argless");
     std::fs::rename(dir.join("lit_model.pth"), dir.join("ckpt.pt")).unwrap();
-    for (name, expected) in [
+    let cases = [
         ("settingless", "lit_config.json is missing, which belongs to lit_model.pth"),
         ("neox", "lit_config.json: `_mlp_class` is \"GptNeoxMLP\"; only LLaMAMLP is supported"),
         ("argless", "ckpt.pt is not a checkpoint that torch.save wrote: nanoGPT's has `model` and `model_args`"),
-    ] {
-        let record = house.job(inheritune_slicer::handler(&house.store), first(house.location(name), 1)).await;
-        let error = record.error.unwrap_or_default();
-        assert_eq!((record.status, record.attempts), (JobStatus::Failed, 1), "{name}: {error}");
-        assert!(error.contains(expected) && error.contains(name), "{name}: {error}");
-    }
+    ];
+    house.fails_for_good(&cases).await;
     house.close().await;
 }

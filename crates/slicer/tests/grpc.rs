@@ -3,13 +3,10 @@
 
 mod common;
 
-use common::{House, bare, gpt2_json, tensors, write_checkpoint};
-use inheritune_api::v1::slicing_service_client::SlicingServiceClient;
+use common::{Client, House, bare, gpt2_json, tensors, write_checkpoint};
 use inheritune_api::v1::{self, TensorOrigin};
-use inheritune_runtime::serve::{bind, serve};
 use inheritune_runtime::service::ServiceConfig;
 use safetensors::Dtype;
-use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 #[test]
@@ -28,24 +25,15 @@ async fn checkpoints_are_inspected_and_slices_planned() {
     source.truncate(20);
     write_checkpoint(&house.dir.path().join("incomplete"), &config, &source);
 
-    let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let stop = CancellationToken::new();
-    let server = serve(listener, inheritune_slicer::services(&house.store), stop.clone());
-    let calls = async {
-        let mut client = SlicingServiceClient::connect(url).await.unwrap();
-        inspect(&house, &mut client).await;
-        plan(&house, &mut client).await;
-        parts(&house, &mut client).await;
-        drop(client);
-        stop.cancel();
-    };
-    let (served, ()) = tokio::join!(server, calls);
-    served.unwrap();
+    house
+        .serve(async |client| {
+            inspect(&house, client).await;
+            plan(&house, client).await;
+            parts(&house, client).await;
+        })
+        .await;
     house.close().await;
 }
-
-type Client = SlicingServiceClient<tonic::transport::Channel>;
 
 async fn inspect(house: &House, client: &mut Client) {
     let checkpoint = house.location("reference").to_string();

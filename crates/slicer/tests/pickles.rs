@@ -6,14 +6,10 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use common::{House, first, read_tensors};
-use inheritune_api::v1::slicing_service_client::SlicingServiceClient;
+use common::{Client, House, first, read_tensors};
 use inheritune_api::v1::{self, TensorOrigin};
 use inheritune_domain::id::Sha256Digest;
-use inheritune_domain::job::JobStatus;
-use inheritune_runtime::serve::{bind, serve};
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
 fn golden(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case)
@@ -108,7 +104,7 @@ async fn bad_pickles_fail_for_good_and_say_what() {
     let shards = copy(&house, "llama-bf16-sharded", "swapped");
     std::fs::copy(shards.join("pytorch_model-00001-of-00002.bin"), shards.join("pytorch_model-00002-of-00002.bin"))
         .unwrap();
-    for (name, expected) in [
+    let cases = [
         ("truncated", "pytorch_model.bin is not a zip archive, or is truncated: it has no end record"),
         ("empty", "pytorch_model.bin is not a zip archive, or is truncated: it has no end record"),
         ("malicious", "names `posix.system` at byte 2, which is not a known part of a tensor; it is not read, nor run"),
@@ -121,12 +117,8 @@ async fn bad_pickles_fail_for_good_and_say_what() {
         ("transposed", "tensor `wte.weight` has strides [1, 3] for shape [3, 4]"),
         ("shardless", "pytorch_model-00002-of-00002.bin is missing, though pytorch_model.bin.index.json names it"),
         ("swapped", "is in pytorch_model-00002-of-00002.bin but not mapped to it"),
-    ] {
-        let record = house.job(inheritune_slicer::handler(&house.store), first(house.location(name), 1)).await;
-        let error = record.error.unwrap_or_default();
-        assert_eq!((record.status, record.attempts), (JobStatus::Failed, 1), "{name}: {error}");
-        assert!(error.contains(expected) && error.contains(name), "{name}: {error}");
-    }
+    ];
+    house.fails_for_good(&cases).await;
     house.close().await;
 }
 
@@ -134,12 +126,7 @@ async fn bad_pickles_fail_for_good_and_say_what() {
 async fn pickles_are_inspected_and_slices_of_them_planned() {
     let house = House::build().await;
     copy(&house, "llama-bf16-sharded", "reference");
-    let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let stop = CancellationToken::new();
-    let server = serve(listener, inheritune_slicer::services(&house.store), stop.clone());
-    let calls = async {
-        let mut client = SlicingServiceClient::connect(url).await.unwrap();
+    let calls = async |client: &mut Client| {
         let checkpoint = house.location("reference").to_string();
         let request = v1::InspectRequest { checkpoint: checkpoint.clone() };
         let reply = client.inspect(request).await.unwrap().into_inner();
@@ -153,10 +140,7 @@ async fn pickles_are_inspected_and_slices_of_them_planned() {
         let reply = client.plan_slice(request).await.unwrap().into_inner();
         assert_eq!((reply.reference_layers, reply.copied_bytes), (2, 2 * reply.total_parameters));
         assert!(reply.tensors.iter().all(|tensor| tensor.origin() == TensorOrigin::Copied));
-        drop(client);
-        stop.cancel();
     };
-    let (served, ()) = tokio::join!(server, calls);
-    served.unwrap();
+    house.serve(calls).await;
     house.close().await;
 }

@@ -6,14 +6,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+use inheritune_api::v1::slicing_service_client::SlicingServiceClient;
 use inheritune_domain::artifact::{ArtifactKind, Location};
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::checkpoint::inherit_set::InheritSet;
 use inheritune_domain::id::{ArtifactId, LayerCount};
-use inheritune_domain::job::{JobRecord, RetryPolicy};
+use inheritune_domain::job::{JobRecord, JobStatus, RetryPolicy};
 use inheritune_domain::spec::{
     DEFAULT_MAX_SHARD_SIZE_BYTES, JobOutcome, JobSpec, LayerMapRule, SliceSource, SliceSpec, Sliced,
 };
+use inheritune_runtime::serve::{bind, serve};
 use inheritune_runtime::worker::{WorkerConfig, run_worker};
 use inheritune_slicer::SliceHandler;
 use inheritune_store::jobs::NewJob;
@@ -25,6 +27,9 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+
+/// A client of the slicer's gRPC.
+pub type Client = SlicingServiceClient<tonic::transport::Channel>;
 
 /// Longest wait for a job of these sizes.
 const JOB_LIMIT: Duration = Duration::from_secs(60);
@@ -110,6 +115,32 @@ impl House {
             Some(JobOutcome::Sliced(sliced)) => sliced,
             outcome => panic!("{outcome:?}, {:?}", record.error),
         }
+    }
+
+    /// A slice of each folder must fail at its first attempt, and name the folder and what is expected.
+    pub async fn fails_for_good(&self, cases: &[(&str, &str)]) {
+        for (name, expected) in cases {
+            let record = self.job(inheritune_slicer::handler(&self.store), first(self.location(name), 1)).await;
+            let error = record.error.unwrap_or_default();
+            assert_eq!((record.status, record.attempts), (JobStatus::Failed, 1), "{name}: {error}");
+            assert!(error.contains(expected) && error.contains(name), "{name}: {error}");
+        }
+    }
+
+    /// Serves the slicer's gRPC while `calls` are made of it.
+    pub async fn serve(&self, calls: impl AsyncFnOnce(&mut Client)) {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let stop = CancellationToken::new();
+        let server = serve(listener, inheritune_slicer::services(&self.store), stop.clone());
+        let calls = async {
+            let mut client = SlicingServiceClient::connect(url).await.unwrap();
+            calls(&mut client).await;
+            drop(client);
+            stop.cancel();
+        };
+        let (served, ()) = tokio::join!(server, calls);
+        served.unwrap();
     }
 
     /// One file of an artifact.
