@@ -139,6 +139,7 @@ def same_tensors(a, b):
 
 
 def bench(directory, rounds, mergekit_python):
+    """Says where the checkpoint is that was sliced."""
     model = directory / "models" / "llama"
     checkpoint(model)
     os.chmod(directory / "models", 0o755)
@@ -157,6 +158,52 @@ def bench(directory, rounds, mergekit_python):
                 else:
                     beside_mergekit(cluster, model, Mergekit(mergekit_python, model, directory), rounds)
         shutil.rmtree(objects)
+    if mergekit_python is not None:
+        pickled(directory, model, mergekit_python)
+    return model
+
+
+# Its shards as torch.save writes them, one pickled file for each.
+TO_PICKLES = """
+import json, sys
+from pathlib import Path
+import safetensors.torch, torch
+source, target = map(Path, sys.argv[1:])
+target.mkdir()
+(target / "config.json").write_text((source / "config.json").read_text())
+weight_map = {}
+for shard in sorted(source.glob("*.safetensors")):
+    tensors = safetensors.torch.load_file(shard)
+    name = shard.name.replace("model-", "pytorch_model-").replace(".safetensors", ".bin")
+    torch.save(tensors, target / name)
+    weight_map.update(dict.fromkeys(tensors, name))
+index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
+(target / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+"""
+
+
+def pickled(directory, model, python):
+    """A slice of the same model in pickled files: one pass over the kept bytes, in little memory."""
+    source = directory / "models" / "pickled"
+    subprocess.run([python, "-c", TO_PICKLES, model, source], check=True)
+    place = directory / "pickled"
+    place.mkdir()
+    with services.Cluster(place, ["slicer"], [f"file://{directory / 'models'}/"]) as cluster:
+        slicer = Slicer(cluster)
+        before = cluster.bytes_read("slicer")
+        artifact, seconds, _ = slicer.slice(f"file://{source}", KEPT)
+        read = cluster.bytes_read("slicer") - before
+        weights = slicer.weights(artifact)
+        if not same_tensors(weights, model):
+            sys.exit("bench: the slice of the pickled files is not the reference's bytes")
+        size = weights.stat().st_size
+        print(
+            f"  from pytorch_model.bin, synced: first {KEPT} layers, {size / 1e9:.2f} GB in {seconds:.2f} s; "
+            f"bytes read {read / size:.2f} x those kept; peak memory {cluster.peak_mib('slicer'):.0f} MiB "
+            f"(largest tensor {VOCAB * HIDDEN * 2 / 2**20:.0f} MiB)"
+        )
+        slicer.forget(artifact)
+    shutil.rmtree(source)
 
 
 def beside_cp(cluster, model, durable, rounds):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes crates/slicer/tests/golden anew: tiny checkpoints as torch.save writes them, in every variant that is read.
 
-    pip install torch==2.11.0 transformers==5.23.0 safetensors
+    pip install torch==2.11.0 transformers==5.23.0 safetensors tokenizers
     make pickles           # or: python3 scripts/make-pickles.py [DIRECTORY]
 
 One folder a case: config.json, the pickled weights, and expected.safetensors: what torch.load gives for the same
@@ -16,11 +16,13 @@ import sys
 from collections import OrderedDict
 from pathlib import Path
 
+import tokenizers
 import torch
 import transformers
 from safetensors.torch import save_file
 
-DEFAULT_DIRECTORY = Path(__file__).resolve().parent.parent / "crates" / "slicer" / "tests" / "golden"
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_DIRECTORY = ROOT / "crates" / "slicer" / "tests" / "golden"
 
 GPT2 = {
     "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 2,
@@ -239,6 +241,48 @@ def litgpt(folder):
     write_expected(folder, tensors)
 
 
+def pythia(folder):
+    """As EleutherAI's Pythia: GPT-NeoX, f16, one pickled file, masks and rotary buffers, a byte-level tokenizer.json.
+
+    evaluation.json: the nats of a text under transformers, each token from those before it, the first from end-of-text.
+    """
+    text = (ROOT / "LICENSE").read_text()
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<|endoftext|>"], initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator(text.splitlines(), trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"eos_token": "<|endoftext|>", "tokenizer_class": "GPTNeoXTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    config = transformers.GPTNeoXConfig(
+        vocab_size=416, hidden_size=24, num_attention_heads=3, num_hidden_layers=3, intermediate_size=48, rotary_pct=0.25,
+        max_position_embeddings=128, bos_token_id=0, eos_token_id=0, hidden_act="gelu", use_parallel_residual=True,
+        initializer_range=0.3,
+    )
+    model = transformers.GPTNeoXForCausalLM(config).half()
+    write_config(folder, {**config.to_dict(), "architectures": ["GPTNeoXForCausalLM"], "torch_dtype": "float16"})
+    tensors = model.state_dict()
+    saved = OrderedDict(tensors)
+    for i in range(3):
+        attention = f"gpt_neox.layers.{i}.attention"
+        saved[f"{attention}.bias"] = torch.tril(torch.ones(128, 128, dtype=torch.bool)).view(1, 1, 128, 128)
+        saved[f"{attention}.masked_bias"] = torch.tensor(-1e9).half()
+        saved[f"{attention}.rotary_emb.inv_freq"] = torch.ones(1)
+    torch.save(saved, folder / "pytorch_model.bin")
+    write_expected(folder, tensors)
+    text = "\n".join(text.splitlines()[:6])
+    tokens = [0, *tokenizer.encode(text).ids]
+    assert 64 < len(tokens) <= 128, len(tokens)
+    with torch.no_grad():
+        logits = model.float().eval()(torch.tensor([tokens[:-1]])).logits
+    nats = torch.nn.functional.cross_entropy(logits[0].double(), torch.tensor(tokens[1:]), reduction="sum").item()
+    evaluation = {"text": text, "tokens": len(tokens) - 1, "nats": nats}
+    (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n")
+
+
 def not_read(folder):
     """Files that must be refused: legacy, TorchScript, not contiguous."""
     tensors = random({"wte.weight": (4, 3)}, torch.float32)
@@ -259,6 +303,7 @@ CASES = {
     "nanogpt-compiled": lambda folder: nanogpt(folder, bias=True),
     "nanogpt-no-bias": lambda folder: nanogpt(folder, bias=False),
     "litgpt": litgpt,
+    "pythia": pythia,
 }
 
 

@@ -51,6 +51,11 @@ class Cluster:
         status = Path(f"/proc/{self.processes[name].pid}/status").read_text()
         return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
 
+    def bytes_read(self, name):
+        """Bytes of files that a service has read so far."""
+        status = Path(f"/proc/{self.processes[name].pid}/io").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith("rchar")).split()[1])
+
     def cpu_s(self, name):
         """Processor time of a service so far."""
         fields = Path(f"/proc/{self.processes[name].pid}/stat").read_text().rsplit(")", 1)[1].split()

@@ -106,9 +106,11 @@ fn copied(folder: &Arc<Folder>, tensor: &SourceTensor) -> Result<Segment, Slicer
             Ok(Segment { chunks: chunks.collect::<Result<_, _>>()?, sha256: None })
         }
         Reading::Transposed => {
+            let identity = format!("transposed {:?} {}", tensor.shape, folder.stretch(file, bytes.clone())?.identity());
             let (folder, tensor) = (folder.clone(), tensor.clone());
             let making = Making {
                 size_bytes: tensor.size_bytes(),
+                identity,
                 make: Box::new(move || Box::pin(async move { read_transposed(&folder, &tensor).await })),
             };
             Ok(Segment { chunks: vec![Chunk::Made(making)], sha256: None })
@@ -127,8 +129,8 @@ async fn read_transposed(folder: &Folder, tensor: &SourceTensor) -> Result<Bytes
 }
 
 fn fresh(chunk: FreshChunk) -> Chunk {
-    let size_bytes = chunk.numbers * chunk.dtype.size_bytes();
-    Chunk::Made(Making { size_bytes, make: Box::new(move || Box::pin(in_a_thread(move || chunk.bytes()))) })
+    let (size_bytes, identity) = (chunk.numbers * chunk.dtype.size_bytes(), format!("{chunk:?}"));
+    Chunk::Made(Making { size_bytes, identity, make: Box::new(move || Box::pin(in_a_thread(move || chunk.bytes()))) })
 }
 
 async fn in_a_thread(work: impl FnOnce() -> Bytes + Send + 'static) -> Result<Bytes, StoreError> {

@@ -5,7 +5,7 @@ use inheritune_domain::artifact::{Artifact, ArtifactKind};
 use inheritune_domain::checkpoint::shard_index::INDEX_FILE;
 use inheritune_domain::job::Progress;
 use inheritune_domain::spec::{JobKind, JobOutcome, JobSpec, SliceSpec, Sliced};
-use inheritune_runtime::worker::{JobContext, JobError, JobHandler};
+use inheritune_runtime::worker::{JobContext, JobError, JobHandler, StopReason};
 use inheritune_store::Store;
 use inheritune_store::artifacts::ArtifactWriter;
 use inheritune_store::jobs::Lease;
@@ -30,11 +30,11 @@ pub fn handler(_store: &Store) -> SliceHandler {
 }
 
 impl SliceHandler {
-    async fn slice(&self, spec: &SliceSpec, context: &JobContext) -> Result<Sliced, SlicerError> {
+    async fn slice(&self, spec: &SliceSpec, context: &JobContext) -> Result<Sliced, JobError> {
         context.progress.set(Progress { message: "reading headers".to_owned(), ..Progress::default() });
         let planned = tokio::select! {
             planned = PlannedSlice::new(&context.store, spec) => planned?,
-            _ = context.stop.wait() => return Err(SlicerError::Stopped),
+            _ = context.stop.wait() => return Err(JobError::Stopped),
         };
         let (plan, config) = (&planned.plan, planned.plan.config());
         tracing::info!(
@@ -45,10 +45,13 @@ impl SliceHandler {
             "planned"
         );
         let mut artifact = context.store.begin_artifact(ArtifactKind::Checkpoint, context.lease);
-        let written = self.write(&planned, spec, (&mut artifact, context)).await;
+        let written = self.write(&planned, spec, (&mut artifact, context)).await.map_err(JobError::from);
         if let Err(error) = written {
-            // Nothing refers to it; what cannot be deleted now is swept up later.
-            if let Err(error) = artifact.abandon().await {
+            let cancelled = context.stop.requested() == Some(StopReason::Cancel);
+            let over = cancelled || matches!(error, JobError::Permanent(_));
+            let left = if over { artifact.abandon().await } else { artifact.suspend().await };
+            if let Err(error) = left {
+                // Nothing refers to it; what cannot be deleted now is swept up later.
                 tracing::warn!(%error, "an unfinished upload was left behind");
             }
             return Err(error);

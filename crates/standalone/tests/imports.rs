@@ -32,3 +32,30 @@ fn a_checkpoint_is_imported_and_can_be_used() {
     assert!(show(&output).contains("config.json is missing"), "{}", show(&output));
     assert!(server.terminate(), "SIGTERM did not end it in 10 s");
 }
+
+/// A baseline that exists only as a pickle, from its download to its score, beside what transformers says of it.
+#[test]
+fn an_imported_baseline_is_evaluated() {
+    let dir = tempfile::tempdir().unwrap();
+    let golden = root().join("crates/slicer/tests/golden/pythia");
+    let expected: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(golden.join("evaluation.json")).unwrap()).unwrap();
+    let text = dir.path().join("text.txt");
+    std::fs::write(&text, expected["text"].as_str().unwrap()).unwrap();
+    let server = Server::start(dir.path());
+    let artifact = server.json(&["artifact", "import", golden.to_str().unwrap(), "--watch"]);
+    let job = dir.path().join("evaluate.toml");
+    let spec = format!(
+        "kind = \"evaluate\"\ncheckpoint = \"artifact://{}\"\nbatch_size = 4\n\
+         [[tasks]]\ntask = \"rolling_perplexity\"\nsource = \"{}\"\n",
+        artifact["id"].as_str().unwrap(),
+        text.display()
+    );
+    std::fs::write(&job, spec).unwrap();
+    let done = server.json(&["job", "submit", job.to_str().unwrap(), "--watch"]);
+    let scores = done["outcome"]["evaluated"]["scores"].as_array().unwrap();
+    let loss = scores.iter().find(|score| score["metric"] == "loss_nats").unwrap()["value"].as_f64().unwrap();
+    let wanted = expected["nats"].as_f64().unwrap() / expected["tokens"].as_f64().unwrap();
+    assert!((loss - wanted).abs() < 1e-5 * wanted, "{loss}, transformers says {wanted}");
+    assert!(server.terminate(), "SIGTERM did not end it in 10 s");
+}

@@ -5,9 +5,11 @@
 //!  artifacts/{kind}/{job}/{lease token}-{n}/manifest.json   the list of them with their digests, then
 //!  artifacts                                              the row: inserted only if the lease still holds
 //! ```
-//! A key is written once, by one attempt. Files without a row are garbage, which [`Store::sweep_orphans`] removes.
+//! A key is written once, by one attempt. While it writes, `journal.json` beside the files notes what is finished: the
+//! job's next attempt goes on from there. Files without a row are garbage, which [`Store::sweep_orphans`] removes.
 //! An artifact that was registered from outside is a row alone: its files stay where they are and are never deleted.
 
+mod journal;
 mod sweep;
 mod writer;
 

@@ -15,6 +15,7 @@ mod upload;
 mod uris;
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,13 +27,13 @@ use tokio_util::task::TaskTracker;
 use crate::StoreError;
 use bucket::{Bucket, S3Options};
 use folder::Origin;
-use source::{Source, Version};
+use source::{Expected, Source, Version};
 use uris::{Found, Uris};
 
 pub use assembly::{Chunk, Making, Segment, WrittenBytes};
-pub(crate) use assembly::{LocalFile, assemble_in_order};
+pub(crate) use assembly::{LocalFile, assemble_in_order, plan_digest};
 pub use folder::{Folder, FolderFile, Stretch};
-pub(crate) use upload::Upload;
+pub(crate) use upload::{Finished, FinishedParts, Upload};
 
 /// The object store, and what may be read outside it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -125,6 +126,41 @@ impl Objects {
         Ok(Upload::new(self.own.clone(), self.key(location, name)?))
     }
 
+    /// Makes an object of what another upload, broken off, had finished; none of its parts can be added any more. It may
+    /// have been made already. Says whether it is there.
+    pub(crate) async fn complete(&self, location: &str, name: &str, parts: &FinishedParts) -> Result<bool, StoreError> {
+        let key = self.key(location, name)?;
+        let Some(store) = self.own.multipart() else { return Ok(false) };
+        let completed = store.complete_multipart(&key, &parts.upload_id, parts.ids()).await;
+        match (completed, self.own.store.head(&key).await) {
+            (_, Ok(object)) => Ok(object.size == parts.size_bytes()),
+            (_, Err(object_store::Error::NotFound { .. })) => Ok(false),
+            (Err(error), Err(_)) | (Ok(_), Err(error)) => Err(error.into()),
+        }
+    }
+
+    /// Gives back the parts of another upload, broken off.
+    pub(crate) async fn abort(&self, location: &str, name: &str, parts: &FinishedParts) -> Result<(), StoreError> {
+        let key = self.key(location, name)?;
+        match self.own.multipart() {
+            Some(store) => Ok(store.abort_multipart(&key, &parts.upload_id).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Part of an object of ours, which has `size_bytes`, to be read later.
+    pub(crate) fn stretch(
+        &self,
+        location: &str,
+        name: &str,
+        size_bytes: u64,
+        range: Range<u64>,
+    ) -> Result<Stretch, StoreError> {
+        let source = Source::Object { bucket: self.own.clone(), key: self.key(location, name)? };
+        let shown = format!("{location}/{name}");
+        Ok(Stretch { source, expected: Expected { shown, size_bytes, listed: true, version: Version::Unknown }, range })
+    }
+
     /// The local file that the object `name` under `location` will be; none in other kinds of store.
     pub(crate) fn local_file(&self, location: &str, name: &str) -> Result<Option<LocalFile>, StoreError> {
         let path = self.own.local_path(&self.key(location, name)?)?;
@@ -173,6 +209,14 @@ impl Objects {
             }
         };
         Ok(Folder::new(shown.unwrap_or_else(|| own.to_owned()), files))
+    }
+
+    /// Deletes one object; one that is gone already is no error.
+    pub(crate) async fn delete_file(&self, location: &str, name: &str) -> Result<(), StoreError> {
+        match self.own.store.delete(&self.key(location, name)?).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Deletes all objects under `location`; one that is gone already is no error.

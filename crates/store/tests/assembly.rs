@@ -6,14 +6,18 @@ mod s3;
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use inheritune_domain::artifact::{Artifact, ArtifactKind, Location, SegmentDigest};
 use inheritune_domain::id::Sha256Digest;
 use inheritune_domain::spec::JobKind;
 use inheritune_store::artifacts::ArtifactWriter;
+use inheritune_store::jobs::Lease;
 use inheritune_store::objects::{Chunk, Folder, Making, ObjectsConfig, Segment, StorageConfig, WrittenBytes};
 use inheritune_store::{Store, StoreError};
 use object_store::ObjectStoreExt as _;
@@ -44,7 +48,12 @@ async fn open(store: &Store, uri: &str) -> Folder {
 
 fn making(bytes: Vec<u8>) -> Chunk {
     let size_bytes = bytes.len() as u64;
-    Chunk::Made(Making { size_bytes, make: Box::new(move || Box::pin(async move { Ok(Bytes::from(bytes)) })) })
+    let identity = Sha256Digest::of(&bytes).to_string();
+    Chunk::Made(Making {
+        size_bytes,
+        identity,
+        make: Box::new(move || Box::pin(async move { Ok(Bytes::from(bytes)) })),
+    })
 }
 
 /// What each segment is made of: (start, end) in the source, else so many bytes that are made.
@@ -273,6 +282,7 @@ async fn whoever_gives_up_leaves_nothing() {
     let (mut pieces, _) = segments(&folder, &pattern(SOURCE_BYTES));
     let never = Making {
         size_bytes: 1,
+        identity: "never".to_owned(),
         make: Box::new(|| {
             Box::pin(async {
                 tokio::time::sleep(Duration::from_millis(500)).await;
@@ -297,4 +307,182 @@ async fn whoever_gives_up_leaves_nothing() {
 fn files(dir: &Path) -> usize {
     let Ok(entries) = dir.read_dir() else { return 0 };
     entries.map(|entry| entry.unwrap().path()).map(|path| if path.is_dir() { files(&path) } else { 1 }).sum()
+}
+
+/// A file of four segments, the third of which goes wrong or takes forever, and how often the second was made.
+struct Unlucky {
+    made: Arc<AtomicU64>,
+}
+
+#[derive(Clone, Copy)]
+enum Third {
+    Fails,
+    Hangs,
+    Works,
+}
+
+impl Unlucky {
+    fn new() -> Self {
+        Self { made: Arc::default() }
+    }
+
+    fn segments(&self, folder: &Folder, third: Third) -> Vec<Segment> {
+        let copied =
+            |range| Segment { chunks: vec![Chunk::Copied(folder.stretch(NAME, range).unwrap())], sha256: None };
+        let made = self.made.clone();
+        let make = move || {
+            made.fetch_add(1, Ordering::Relaxed);
+            async { Ok(Bytes::from(pattern(9 << 20))) }.boxed()
+        };
+        let unlucky = move || {
+            async move {
+                // Long enough for a journal.
+                tokio::time::sleep(Duration::from_millis(1500)).await;
+                match third {
+                    Third::Fails => Err(StoreError::WrongState("out of luck".to_owned())),
+                    Third::Hangs => std::future::pending().await,
+                    Third::Works => Ok(Bytes::from(pattern(6 << 20))),
+                }
+            }
+            .boxed()
+        };
+        let making = |size_bytes, identity: &str, make: MakeBytes| {
+            let making = Making { size_bytes, identity: identity.to_owned(), make };
+            Segment { chunks: vec![Chunk::Made(making)], sha256: None }
+        };
+        let size = SOURCE_BYTES as u64;
+        vec![
+            copied(0..size),
+            making(9 << 20, "second", Box::new(make)),
+            making(6 << 20, "third", Box::new(unlucky)),
+            copied(100..size - 100),
+        ]
+    }
+
+    fn content() -> Vec<u8> {
+        let source = pattern(SOURCE_BYTES);
+        [&source[..], &pattern(9 << 20), &pattern(6 << 20), &source[100..SOURCE_BYTES - 100]].concat()
+    }
+}
+
+type MakeBytes = Box<dyn FnOnce() -> BoxFuture<'static, Result<Bytes, StoreError>> + Send>;
+
+/// The same job, claimed again after its worker fell silent.
+async fn next_attempt(store: &Store, lease: &Lease) -> Lease {
+    support::let_lease_run_out(store, lease).await;
+    assert_eq!(store.expire_leases().await.unwrap(), 1);
+    support::claim(store).await
+}
+
+#[test]
+fn the_next_attempt_goes_on_from_the_finished_parts() {
+    s3::with_credentials("the_next_attempt_goes_on_from_the_finished_parts", async {
+        let server = S3Server::start().await;
+        write_source(&server.path("models/one"));
+        let remote = format!("s3://{BUCKET}/models/one");
+        let store = store(server.storage(""), std::slice::from_ref(&remote)).await;
+        let source = open(&store, &remote).await;
+        let passed = || server.traffic().passed_bytes.swap(0, Ordering::Relaxed);
+        let assemble = async |writer: &mut ArtifactWriter, segments| {
+            writer.assemble(NAME, segments, &WrittenBytes::default()).await
+        };
+        for killed in [false, true] {
+            let unlucky = Unlucky::new();
+            let lease = support::submit_and_claim(&store, JobKind::Slice).await;
+            let mut writer = store.begin_artifact(ArtifactKind::Checkpoint, lease.key);
+            if killed {
+                let assembling = assemble(&mut writer, unlucky.segments(&source, Third::Hangs));
+                assert!(tokio::time::timeout(Duration::from_secs(4), assembling).await.is_err());
+                std::mem::forget(writer);
+            } else {
+                let error = assemble(&mut writer, unlucky.segments(&source, Third::Fails)).await.unwrap_err();
+                assert!(error.to_string().contains("out of luck"), "{error}");
+                writer.suspend().await.unwrap();
+            }
+            assert!(!server.parts().is_empty());
+
+            // Twice in a row: the second attempt finishes nothing that the first had not.
+            let lease = next_attempt(&store, &lease).await;
+            let mut writer = store.begin_artifact(ArtifactKind::Checkpoint, lease.key);
+            passed();
+            assemble(&mut writer, unlucky.segments(&source, Third::Fails)).await.unwrap_err();
+            drop(writer);
+
+            let lease = next_attempt(&store, &lease).await;
+            let mut writer = store.begin_artifact(ArtifactKind::Checkpoint, lease.key);
+            assemble(&mut writer, unlucky.segments(&source, Third::Works)).await.unwrap();
+            let copied = passed();
+            let artifact = writer.publish(None, json!({})).await.unwrap();
+            assert!(fetched(&store, &artifact).await == Unlucky::content());
+            // In and out the last segment, out the third and what the parts on their way had of the second.
+            let last = SOURCE_BYTES as u64;
+            assert!(copied < 2 * last + (6 << 20) + 3 * (9 << 20), "{copied} bytes");
+            assert!(unlucky.made.load(Ordering::Relaxed) <= 3);
+            assert_eq!(server.parts(), Vec::<PathBuf>::new());
+            let places = server.path("artifacts/checkpoint").join(lease.key.job.to_string());
+            assert_eq!(files(&places), 2, "{NAME} and the manifest");
+        }
+    });
+}
+
+#[test]
+fn only_the_same_bytes_are_gone_on_from() {
+    s3::with_credentials("only_the_same_bytes_are_gone_on_from", async {
+        let server = S3Server::start().await;
+        let client = server.client();
+        let key = format!("models/{NAME}").into();
+        client.put(&key, pattern(SOURCE_BYTES).into()).await.unwrap();
+        let remote = format!("s3://{BUCKET}/models");
+        let store = store(server.storage(""), std::slice::from_ref(&remote)).await;
+        let unlucky = Unlucky::new();
+        let lease = support::submit_and_claim(&store, JobKind::Slice).await;
+        let mut writer = store.begin_artifact(ArtifactKind::Checkpoint, lease.key);
+        let segments = unlucky.segments(&open(&store, &remote).await, Third::Fails);
+        writer.assemble(NAME, segments, &WrittenBytes::default()).await.unwrap_err();
+        writer.suspend().await.unwrap();
+
+        // This server lists no ETags, only seconds.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        client.put(&key, vec![7; SOURCE_BYTES].into()).await.unwrap();
+        let lease = next_attempt(&store, &lease).await;
+        let mut writer = store.begin_artifact(ArtifactKind::Checkpoint, lease.key);
+        let segments = unlucky.segments(&open(&store, &remote).await, Third::Works);
+        let digests = writer.assemble(NAME, segments, &WrittenBytes::default()).await.unwrap();
+        assert_eq!(digests[0].sha256, Sha256Digest::of(&vec![7; SOURCE_BYTES]));
+        assert_eq!(unlucky.made.load(Ordering::Relaxed), 2);
+
+        // What nobody goes on from is swept, parts of uploads included.
+        writer.suspend().await.unwrap();
+        support::let_lease_run_out(&store, &lease).await;
+        assert_eq!(store.expire_leases().await.unwrap(), 1);
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert_eq!(store.sweep_orphans(Duration::ZERO).await.unwrap(), 2);
+        assert_eq!(server.parts(), Vec::<PathBuf>::new());
+        assert_eq!(files(&server.path("artifacts")), 0);
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_folder_whole_files_are_gone_on_from() {
+    let dir = tempfile::tempdir().unwrap();
+    write_source(&dir.path().join("models"));
+    let uri = format!("file://{}/models", dir.path().display());
+    let objects = dir.path().join("objects");
+    let store = store(StorageConfig::folder(objects.clone()), std::slice::from_ref(&uri)).await;
+    let folder = open(&store, &uri).await;
+    let unlucky = Unlucky::new();
+    let lease = support::submit_and_claim(&store, JobKind::Slice).await;
+    let mut writer = store.begin_artifact(ArtifactKind::Checkpoint, lease.key);
+    writer.assemble(NAME, unlucky.segments(&folder, Third::Works), &WrittenBytes::default()).await.unwrap();
+    writer.assemble("2", unlucky.segments(&folder, Third::Fails), &WrittenBytes::default()).await.unwrap_err();
+    drop(writer);
+
+    let lease = next_attempt(&store, &lease).await;
+    let mut writer = store.begin_artifact(ArtifactKind::Checkpoint, lease.key);
+    unlucky.made.store(0, Ordering::Relaxed);
+    writer.assemble(NAME, unlucky.segments(&folder, Third::Fails), &WrittenBytes::default()).await.unwrap();
+    assert_eq!(unlucky.made.load(Ordering::Relaxed), 0);
+    let artifact = writer.publish(None, json!({})).await.unwrap();
+    assert!(fetched(&store, &artifact).await == Unlucky::content());
+    assert_eq!(files(&objects), 2);
 }

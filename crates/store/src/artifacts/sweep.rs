@@ -7,6 +7,7 @@ use inheritune_domain::artifact::ArtifactKind;
 use inheritune_domain::id::JobId;
 
 use super::ROOT;
+use super::journal::delete_place;
 use crate::rows;
 use crate::{Store, StoreError};
 
@@ -41,7 +42,7 @@ impl Store {
         let mut swept = 0;
         for batch in places.chunks(BATCH) {
             for location in self.orphans(batch, older_than).await? {
-                self.objects.delete(&location).await?;
+                delete_place(&self.objects, &location).await?;
                 swept += 1;
             }
         }

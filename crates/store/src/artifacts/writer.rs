@@ -12,9 +12,10 @@ use tokio::io::AsyncReadExt as _;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
+use super::journal::{EarlierAttempt, JOURNAL_FILE, Journal, SAVE_EVERY, earlier_attempts, reuse, try_delete_place};
 use super::{MANIFEST_FILE, ROOT, file_count};
 use crate::jobs::LeaseKey;
-use crate::objects::{Objects, Segment, Upload, WrittenBytes, assemble_in_order};
+use crate::objects::{Finished, Objects, Segment, Upload, WrittenBytes, assemble_in_order, plan_digest};
 use crate::rows;
 use crate::{Store, StoreError};
 
@@ -28,8 +29,9 @@ const MAX_FILES: usize = 10_000;
 const CLEANUP_LIMIT: Duration = Duration::from_secs(60);
 
 /// An artifact in the making. Nobody sees it before [`ArtifactWriter::publish`]. One that is dropped is cleaned up in the
-/// background, as far as the process lives on; the rest is left to [`Store::sweep_orphans`]. (Parts of a broken-off
-/// upload to S3 cannot be listed: give the bucket a lifecycle rule that aborts incomplete uploads.)
+/// background, as far as the process lives on, unless parts of it were assembled, with which the job's next attempt
+/// goes on; the rest is left to [`Store::sweep_orphans`]. (Parts of other broken-off uploads to S3 cannot be listed:
+/// give the bucket a lifecycle rule that aborts incomplete uploads.)
 pub struct ArtifactWriter {
     store: Store,
     lease: LeaseKey,
@@ -39,8 +41,12 @@ pub struct ArtifactWriter {
     files: Vec<ManifestFile>,
     /// Names promised to a [`FileWriter`], whether it finished or not: a key is written once.
     names: Vec<String>,
-    /// Uploads that were dropped before their end.
-    broken_off: Vec<Upload>,
+    /// Files whose uploads were dropped before their end.
+    broken_off: Vec<(String, Upload)>,
+    /// What is finished of assembled files, as it is saved beside them.
+    journal: Journal,
+    /// What other attempts of the job have finished; none before anyone looked.
+    earlier: Option<Vec<EarlierAttempt>>,
     /// Whether the files now belong to a row, or are gone.
     settled: bool,
 }
@@ -69,6 +75,8 @@ impl Store {
             files: Vec::new(),
             names: Vec::new(),
             broken_off: Vec::new(),
+            journal: Journal::default(),
+            earlier: None,
             settled: false,
         }
     }
@@ -149,7 +157,8 @@ impl ArtifactWriter {
     }
 
     /// Adds a file made of `segments`, in this order: parts of other files mostly, which are copied in the fastest way
-    /// that their store and ours allow. `written` counts along. Says the segments' digests.
+    /// that their store and ours allow. `written` counts along. Says the segments' digests. What an earlier attempt of the
+    /// job had finished of the same file is not done again.
     ///
     /// # Errors
     /// The name is not allowed or taken ([`StoreError::Location`]); a source that ended early or changed meanwhile
@@ -160,13 +169,15 @@ impl ArtifactWriter {
         segments: Vec<Segment>,
         written: &WrittenBytes,
     ) -> Result<Vec<SegmentDigest>, StoreError> {
+        self.take_name(name)?;
+        let plan = plan_digest(&segments);
+        let segments = self.reuse_earlier((name, plan), segments).await?;
         let segments = match self.objects().local_file(&self.location, name)? {
-            Some(file) => {
-                self.take_name(name)?;
-                file.assemble(segments, written).await?
-            }
-            None => self.create(name).await?.assemble(segments, written).await?,
+            Some(file) => file.assemble(segments, written).await?,
+            None => self.begin_file(name)?.assemble(segments, plan, written).await?,
         };
+        self.journal.note(name, plan, Finished { segments: segments.clone(), parts: None }, true);
+        self.save_journal().await;
         let size_bytes = segments.iter().map(|segment| segment.size_bytes).sum();
         let digest = FileDigest::Segments(segments.clone());
         self.files.push(ManifestFile { name: name.to_owned(), size_bytes, digest });
@@ -179,9 +190,40 @@ impl ArtifactWriter {
     /// The name is not allowed or taken: [`StoreError::Location`].
     pub async fn create(&mut self, name: &str) -> Result<FileWriter<'_>, StoreError> {
         self.take_name(name)?;
+        self.begin_file(name)
+    }
+
+    fn begin_file(&mut self, name: &str) -> Result<FileWriter<'_>, StoreError> {
         let upload = self.objects().upload(&self.location, name)?;
         let (name, upload) = (name.to_owned(), Some(upload));
         Ok(FileWriter { artifact: self, name, upload, hasher: Sha256::new(), size_bytes: 0 })
+    }
+
+    /// The segments of a file, those that an earlier attempt has finished taken from there.
+    async fn reuse_earlier(
+        &mut self,
+        (name, plan): (&str, Sha256Digest),
+        segments: Vec<Segment>,
+    ) -> Result<Vec<Segment>, StoreError> {
+        let earlier = match &mut self.earlier {
+            Some(earlier) => earlier,
+            none => {
+                let made = (self.kind, self.lease.job);
+                none.insert(earlier_attempts(&self.store.objects, made, &self.location).await?)
+            }
+        };
+        let (segments, bytes) = reuse(&self.store.objects, earlier, (name, plan), segments).await?;
+        if bytes > 0 {
+            tracing::info!(file = name, bytes, "going on from what an earlier attempt finished");
+        }
+        Ok(segments)
+    }
+
+    /// Nothing fails for want of a journal: the next attempt does more then.
+    async fn save_journal(&mut self) {
+        if let Err(error) = self.journal.save(self.objects(), &self.location).await {
+            tracing::warn!(location = self.location, %error, "what is finished was not noted");
+        }
     }
 
     /// A key is written once.
@@ -204,6 +246,11 @@ impl ArtifactWriter {
         let bytes = serde_json::to_vec_pretty(&manifest).map_err(|e| rows::corrupt(MANIFEST_FILE, e))?;
         let manifest_sha256 = Sha256Digest::of(&bytes);
         self.objects().put(&self.location, MANIFEST_FILE, bytes.into()).await?;
+        if !self.journal.is_empty() {
+            // Files beside a journal belong to no row.
+            self.objects().delete_file(&self.location, JOURNAL_FILE).await?;
+            self.journal = Journal::default();
+        }
         let artifact = Artifact {
             id: self.id,
             kind: self.kind,
@@ -219,10 +266,17 @@ impl ArtifactWriter {
         let store = self.store.clone();
         let inserted = store.publish_row(self.lease, artifact, file_count(manifest.files.len())).await;
         match &inserted {
-            Err(StoreError::LeaseLost(_)) => self.discard().await,
+            Err(StoreError::LeaseLost(_)) => try_delete_place(&self.store.objects, &self.location).await,
+            // Only the holder of the lease, which this was, may say that the others are over.
+            Ok(_) => {
+                for earlier in self.earlier.iter().flatten() {
+                    try_delete_place(&self.store.objects, earlier.location()).await;
+                }
+            }
             // A commit whose reply was lost may have happened: the files stay, and if it did not, the sweep has them.
-            Ok(_) | Err(_) => self.settled = true,
+            Err(_) => {}
         }
+        self.settled = true;
         inserted
     }
 
@@ -237,12 +291,23 @@ impl ArtifactWriter {
         Ok(())
     }
 
-    /// As [`Self::abandon`], by a caller who has an error of his own to tell.
-    async fn discard(&mut self) {
-        if let Err(error) = self.objects().delete(&self.location).await {
-            tracing::warn!(location = self.location, %error, "an unpublished artifact was not deleted; the sweep will");
+    /// Leaves what is finished of assembled files to the job's next attempt; deletes all where that is nothing.
+    ///
+    /// # Errors
+    /// The object store's.
+    pub async fn suspend(mut self) -> Result<(), StoreError> {
+        if self.journal.is_empty() {
+            return self.abandon().await;
         }
+        self.keep_journaled();
+        self.abort_broken_off().await;
         self.settled = true;
+        Ok(())
+    }
+
+    /// Leaves the uploads that the journal tells of as they are.
+    fn keep_journaled(&mut self) {
+        self.broken_off.retain(|(name, _)| !self.journal.has(name));
     }
 
     async fn abort_broken_off(&mut self) {
@@ -254,10 +319,10 @@ impl ArtifactWriter {
     }
 }
 
-async fn abort(uploads: Vec<Upload>, location: &str) {
-    for upload in uploads {
+async fn abort(uploads: Vec<(String, Upload)>, location: &str) {
+    for (name, upload) in uploads {
         if let Err(error) = upload.abort().await {
-            tracing::warn!(location, %error, "an upload was not aborted; its parts stay until the bucket's lifecycle rule");
+            tracing::warn!(location, name, %error, "an upload was not aborted; its parts stay until the bucket's lifecycle rule");
         }
     }
 }
@@ -270,13 +335,15 @@ impl Drop for ArtifactWriter {
             return;
         }
         let (objects, location) = (Arc::clone(&self.store.objects), self.location.clone());
-        let broken_off = std::mem::take(&mut self.broken_off);
+        self.keep_journaled();
+        let (broken_off, left) = (std::mem::take(&mut self.broken_off), !self.journal.is_empty());
         let cleanup = {
             let objects = Arc::clone(&objects);
             async move {
                 abort(broken_off, &location).await;
-                if let Err(error) = objects.delete(&location).await {
-                    tracing::warn!(location, %error, "an unpublished artifact was not deleted; the sweep will");
+                // What the journal tells of is the next attempt's.
+                if !left {
+                    try_delete_place(&objects, &location).await;
                 }
             }
         };
@@ -296,22 +363,43 @@ impl FileWriter<'_> {
         self.size_bytes += bytes.len() as u64;
         let written = upload.write(bytes).await;
         if written.is_err() {
-            self.artifact.broken_off.extend(self.upload.take());
+            self.break_off();
         }
         written
     }
 
-    /// The whole file out of `segments`. The artifact has the upload should this be given up.
+    /// The whole file out of `segments`, by the plan `plan`. The artifact has the upload should this be given up, and the
+    /// journal what is finished of it.
     async fn assemble(
         mut self,
         segments: Vec<Segment>,
+        plan: Sha256Digest,
         written: &WrittenBytes,
     ) -> Result<Vec<SegmentDigest>, StoreError> {
-        let upload = self.upload.as_mut().ok_or_else(|| broken(&self.name))?;
-        let digests = assemble_in_order(upload, segments, written).await?;
+        let Self { artifact, name, upload, .. } = &mut self;
+        let upload = upload.as_mut().ok_or_else(|| broken(name))?;
+        let progress = upload.progress();
+        let digests = {
+            let mut assembling = std::pin::pin!(assemble_in_order(upload, segments, written));
+            loop {
+                let finished = tokio::select! {
+                    biased;
+                    digests = &mut assembling => break digests?,
+                    () = tokio::time::sleep(SAVE_EVERY) => progress.finished(),
+                };
+                if finished.parts.as_ref().is_some_and(|parts| !parts.parts.is_empty()) {
+                    artifact.journal.note(name, plan, finished, false);
+                    artifact.save_journal().await;
+                }
+            }
+        };
         let upload = self.upload.take().ok_or_else(|| broken(&self.name))?;
         upload.finish().await?;
         Ok(digests)
+    }
+
+    fn break_off(&mut self) {
+        self.artifact.broken_off.extend(self.upload.take().map(|upload| (self.name.clone(), upload)));
     }
 
     /// Ends the file.
@@ -331,7 +419,7 @@ impl FileWriter<'_> {
 
 impl Drop for FileWriter<'_> {
     fn drop(&mut self) {
-        self.artifact.broken_off.extend(self.upload.take());
+        self.break_off();
     }
 }
 
@@ -355,12 +443,14 @@ fn check_name(name: &str, taken: &[String]) -> Result<(), String> {
     if name == MANIFEST_FILE {
         return Err("is the name of the manifest itself".to_owned());
     }
+    if name == JOURNAL_FILE {
+        return Err("is the name of the journal of unfinished files".to_owned());
+    }
     if taken.len() >= MAX_FILES {
         return Err(format!("is one file too many: an artifact holds at most {MAX_FILES}"));
     }
     let inside = |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));
-    let manifest = MANIFEST_FILE;
-    for other in taken.iter().map(String::as_str).chain([manifest]) {
+    for other in taken.iter().map(String::as_str).chain([MANIFEST_FILE, JOURNAL_FILE]) {
         if other == name {
             return Err("was written already; files are written once".to_owned());
         }

@@ -8,6 +8,8 @@
 
 mod local;
 
+use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,6 +22,7 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::folder::Stretch;
+use super::source::Expected;
 use super::upload::{MIN_PART_BYTES, Upload};
 use crate::StoreError;
 use crate::rows::corrupt;
@@ -59,13 +62,15 @@ pub enum Chunk {
 pub struct Making {
     /// How many they will be.
     pub size_bytes: u64,
+    /// What they are made of and how: the same description, the same bytes.
+    pub identity: String,
     /// Makes them.
     pub make: Box<dyn FnOnce() -> BoxFuture<'static, Result<Bytes, StoreError>> + Send>,
 }
 
 impl std::fmt::Debug for Making {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Making({} bytes)", self.size_bytes)
+        write!(f, "Making({}, {} bytes)", self.identity, self.size_bytes)
     }
 }
 
@@ -94,6 +99,23 @@ impl Segment {
     pub fn size_bytes(&self) -> u64 {
         self.chunks.iter().map(Chunk::size_bytes).sum()
     }
+}
+
+/// Digest of all that `segments` are made of: two objects of one plan are the same, byte for byte.
+pub(crate) fn plan_digest(segments: &[Segment]) -> Sha256Digest {
+    let mut plan = format!("{}\n", env!("CARGO_PKG_VERSION"));
+    for segment in segments {
+        plan.push_str("segment\n");
+        for chunk in &segment.chunks {
+            // Writing to a string never fails.
+            let _ = match chunk {
+                Chunk::Bytes(bytes) => writeln!(plan, "bytes {}", Sha256Digest::of(bytes)),
+                Chunk::Copied(stretch) => writeln!(plan, "copied {}", stretch.identity()),
+                Chunk::Made(making) => writeln!(plan, "made {} bytes {}", making.size_bytes, making.identity),
+            };
+        }
+    }
+    Sha256Digest::of(plan.as_bytes())
 }
 
 /// The digest of a segment: known, or taken from its bytes as they pass.
@@ -171,12 +193,18 @@ impl Stretch {
         (Self { range: self.range.start..middle, ..self }, rest)
     }
 
-    fn size_bytes(&self) -> u64 {
+    pub(super) fn size_bytes(&self) -> u64 {
         self.range.end - self.range.start
+    }
+
+    /// Tells these bytes from all others: the file, what it was when it was found, and the range.
+    pub fn identity(&self) -> String {
+        let Expected { shown, size_bytes, version, .. } = &self.expected;
+        format!("{shown} of {size_bytes} bytes, {version:?}, {:?}", self.range)
     }
 }
 
-/// Writes `segments` into `upload`, in order; says their digests.
+/// Writes `segments` into `upload`, in order; says their digests, and its progress each of them when it is done.
 ///
 /// # Errors
 /// A source's or the object store's; the upload is then of no more use.
@@ -185,16 +213,26 @@ pub(crate) async fn assemble_in_order(
     segments: Vec<Segment>,
     written: &WrittenBytes,
 ) -> Result<Vec<SegmentDigest>, StoreError> {
-    let mut digests: Vec<(u64, Digesting)> =
+    let progress = upload.progress();
+    let mut open: VecDeque<(u64, Digesting)> =
         segments.iter().map(|segment| (segment.size_bytes(), Digesting::of(segment))).collect();
+    let count = open.len();
+    let mut done = 0;
+    let mut finish_before = |segment: usize, open: &mut VecDeque<(u64, Digesting)>| {
+        for (size_bytes, digesting) in open.drain(..segment - done) {
+            progress.segment(SegmentDigest { size_bytes, sha256: digesting.finish() });
+        }
+        done = segment;
+    };
     // Boxed: a stream of closures is not provably `Send`.
     let mut steps = futures::stream::iter(steps(segments, upload.can_copy()))
         .map(|(at, step)| step.ahead().map_ok(move |step| (at, step)))
         .buffered(CHUNKS_AHEAD)
         .boxed();
     while let Some((segment, step)) = steps.try_next().await? {
+        finish_before(segment, &mut open);
         let mut write = async |upload: &mut Upload, bytes: Bytes| {
-            digests[segment].1.update(&bytes);
+            open[0].1.update(&bytes);
             written.add(bytes.len() as u64);
             upload.write(bytes).await
         };
@@ -217,8 +255,8 @@ pub(crate) async fn assemble_in_order(
             }
         }
     }
-    let digest = |(size_bytes, digesting): (u64, Digesting)| SegmentDigest { size_bytes, sha256: digesting.finish() };
-    Ok(digests.into_iter().map(digest).collect())
+    finish_before(count, &mut open);
+    Ok(progress.finished().segments)
 }
 
 /// What is to be done for each segment, in order.

@@ -1,9 +1,10 @@
 //! Writing one object of any size with a few parts of memory.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use inheritune_domain::artifact::SegmentDigest;
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path as Key;
 use object_store::{MultipartId, ObjectStoreExt as _, PutPayloadMut, WriteMultipart};
@@ -31,7 +32,45 @@ const PIECE_BYTES: usize = 1 << 20;
 pub(crate) struct Upload {
     bucket: Arc<Bucket>,
     key: Key,
+    progress: UploadProgress,
     state: State,
+}
+
+/// How far an upload is. Clones share one state.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct UploadProgress(Arc<Mutex<ProgressState>>);
+
+#[derive(Debug, Default)]
+struct ProgressState {
+    segments: Vec<SegmentDigest>,
+    upload_id: Option<MultipartId>,
+    /// Those that arrived, by number: not always in order.
+    parts: BTreeMap<usize, FinishedPart>,
+}
+
+/// What of an object is finished, from its first byte on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Finished {
+    /// Digests of the segments whose bytes were handed over.
+    pub(crate) segments: Vec<SegmentDigest>,
+    /// The parts that the store has; none for an object that is not uploaded in parts.
+    pub(crate) parts: Option<FinishedParts>,
+}
+
+/// Parts of an upload that the store has. It keeps them until the upload is completed or aborted, whoever began it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct FinishedParts {
+    /// The store's name for the upload.
+    pub(crate) upload_id: MultipartId,
+    /// In their order.
+    pub(crate) parts: Vec<FinishedPart>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct FinishedPart {
+    e_tag: String,
+    size_bytes: u64,
 }
 
 enum State {
@@ -49,14 +88,53 @@ struct Parts {
     id: MultipartId,
     /// Not sent yet.
     pending: PutPayloadMut,
+    /// The number of the next part, from 0.
+    next: usize,
     /// Those on their way, in the order of their numbers.
-    sent: VecDeque<AbortOnDropHandle<Result<PartId, StoreError>>>,
-    done: Vec<PartId>,
+    sent: VecDeque<AbortOnDropHandle<Result<(), StoreError>>>,
+    /// Where those are noted that arrived.
+    progress: UploadProgress,
+}
+
+impl UploadProgress {
+    /// What is finished by now.
+    pub(crate) fn finished(&self) -> Finished {
+        let state = self.lock();
+        let parts = state.parts.iter().enumerate().take_while(|(at, (number, _))| at == *number);
+        let parts = parts.map(|(_, (_, part))| part.clone()).collect();
+        let parts = state.upload_id.clone().map(|upload_id| FinishedParts { upload_id, parts });
+        Finished { segments: state.segments.clone(), parts }
+    }
+
+    /// The next segment's bytes were handed over.
+    pub(super) fn segment(&self, segment: SegmentDigest) {
+        self.lock().segments.push(segment);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ProgressState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FinishedParts {
+    /// Length of all of them.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.parts.iter().fold(0, |sum, part| sum.saturating_add(part.size_bytes))
+    }
+
+    pub(super) fn ids(&self) -> Vec<PartId> {
+        self.parts.iter().map(|part| PartId { content_id: part.e_tag.clone() }).collect()
+    }
 }
 
 impl Upload {
     pub(super) fn new(bucket: Arc<Bucket>, key: Key) -> Self {
-        Self { bucket, key, state: State::Small(PutPayloadMut::new()) }
+        Self { bucket, key, progress: UploadProgress::default(), state: State::Small(PutPayloadMut::new()) }
+    }
+
+    /// How far it is, for whoever wants to watch.
+    pub(crate) fn progress(&self) -> UploadProgress {
+        self.progress.clone()
     }
 
     /// Adds bytes; waits while too many are on their way.
@@ -93,8 +171,9 @@ impl Upload {
         self.begin_parts().await?;
         if let State::Parts(parts) = &mut self.state {
             parts.send_pending().await?;
-            let (bucket, key, id, number) = (self.bucket.clone(), self.key.clone(), parts.id.clone(), parts.next());
-            parts.send(async move { bucket.copy_part((&key, &id, number), &stretch).await }).await?;
+            let (bucket, key, id, number) = (self.bucket.clone(), self.key.clone(), parts.id.clone(), parts.next);
+            let size_bytes = stretch.size_bytes();
+            parts.send(size_bytes, async move { bucket.copy_part((&key, &id, number), &stretch).await }).await?;
         }
         Ok(())
     }
@@ -123,7 +202,9 @@ impl Upload {
         self.state = match self.bucket.multipart() {
             Some(store) => {
                 let (key, id) = (self.key.clone(), store.create_multipart(&self.key).await?);
-                State::Parts(Parts { store, key, id, pending: buffer, sent: VecDeque::new(), done: Vec::new() })
+                let progress = self.progress.clone();
+                progress.lock().upload_id = Some(id.clone());
+                State::Parts(Parts { store, key, id, pending: buffer, next: 0, sent: VecDeque::new(), progress })
             }
             None => {
                 let parts = self.bucket.store.put_multipart(&self.key).await?;
@@ -174,14 +255,9 @@ impl Upload {
 }
 
 impl Parts {
-    /// The number of the next part, from 0.
-    fn next(&self) -> usize {
-        self.done.len() + self.sent.len()
-    }
-
     async fn write(&mut self, piece: &[u8]) -> Result<(), StoreError> {
         self.pending.extend_from_slice(piece);
-        if self.pending.content_length() >= PART_BYTES << (self.next() / PARTS_OF_A_SIZE) {
+        if self.pending.content_length() >= PART_BYTES << (self.next / PARTS_OF_A_SIZE) {
             self.send_pending().await?;
         }
         Ok(())
@@ -192,29 +268,37 @@ impl Parts {
             return Ok(());
         }
         let part = std::mem::take(&mut self.pending).freeze();
-        let (store, key, id, number) = (self.store.clone(), self.key.clone(), self.id.clone(), self.next());
-        self.send(async move { Ok(store.put_part(&key, &id, number, part).await?) }).await
+        let (store, key, id, number) = (self.store.clone(), self.key.clone(), self.id.clone(), self.next);
+        let size_bytes = part.content_length() as u64;
+        self.send(size_bytes, async move { Ok(store.put_part(&key, &id, number, part).await?) }).await
     }
 
     async fn send(
         &mut self,
+        size_bytes: u64,
         part: impl Future<Output = Result<PartId, StoreError>> + Send + 'static,
     ) -> Result<(), StoreError> {
-        if self.next() >= MAX_PARTS {
+        if self.next >= MAX_PARTS {
             return Err(corrupt(self.key.as_ref(), format!("has more than the {MAX_PARTS} parts that a store takes")));
         }
         while self.sent.len() >= PARTS_AT_ONCE {
             self.wait_for_one().await?;
         }
-        self.sent.push_back(AbortOnDropHandle::new(tokio::spawn(part)));
+        let (number, progress) = (self.next, self.progress.clone());
+        self.next += 1;
+        self.sent.push_back(AbortOnDropHandle::new(tokio::spawn(async move {
+            let part = FinishedPart { e_tag: part.await?.content_id, size_bytes };
+            progress.lock().parts.insert(number, part);
+            Ok(())
+        })));
         Ok(())
     }
 
     async fn wait_for_one(&mut self) -> Result<(), StoreError> {
         if let Some(part) = self.sent.front_mut() {
-            let part = part.await.unwrap_or_else(|broken| Err(corrupt("uploading task", broken)));
+            let part = part.await;
             self.sent.pop_front();
-            self.done.push(part?);
+            part.unwrap_or_else(|broken| Err(corrupt("uploading task", broken)))?;
         }
         Ok(())
     }
@@ -224,7 +308,8 @@ impl Parts {
         while !self.sent.is_empty() {
             self.wait_for_one().await?;
         }
-        self.store.complete_multipart(&self.key, &self.id, std::mem::take(&mut self.done)).await?;
+        let parts = self.progress.finished().parts.map(|parts| parts.ids()).unwrap_or_default();
+        self.store.complete_multipart(&self.key, &self.id, parts).await?;
         Ok(())
     }
 
