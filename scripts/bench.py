@@ -10,6 +10,7 @@ from pathlib import Path
 
 import bench_s3
 import bench_slice
+import bench_train
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -19,16 +20,27 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--mergekit-python", help="a Python that has mergekit; without it, mergekit is not measured")
     parser.add_argument("--garage", help="the program of a Garage server; without it, S3 is not measured")
+    parser.add_argument("--only", choices=["slice", "train"], help="measure this alone")
+    parser.add_argument(
+        "--directory", default=ROOT / "target",
+        help="where the files are; a file system in memory, /dev/shm, takes the disk out of what is measured",
+    )
     arguments = parser.parse_args()
-    # Beside the build, not in /tmp: that may be memory.
-    with tempfile.TemporaryDirectory(prefix="inheritune-bench-", dir=ROOT / "target") as name:
+    with tempfile.TemporaryDirectory(prefix="inheritune-bench-", dir=arguments.directory) as name:
         directory = Path(name)
         os.chmod(directory, 0o755)
-        model = bench_slice.bench(directory, arguments.rounds, arguments.mergekit_python)
-        if arguments.garage is None:
-            print("  Garage is not there: give --garage to measure S3")
-        else:
-            bench_s3.bench(directory, model, arguments.rounds, arguments.garage)
+        (directory / "models").mkdir(mode=0o755)
+        if arguments.only != "train":
+            model = bench_slice.bench(directory, arguments.rounds, arguments.mergekit_python)
+            if arguments.garage is None:
+                print("  Garage is not there: give --garage to measure S3")
+            else:
+                bench_s3.bench(directory, model, arguments.rounds, arguments.garage)
+        if arguments.only != "slice":
+            if arguments.mergekit_python is None:
+                print("  PyTorch is not there: give --mergekit-python, which has it")
+            else:
+                bench_train.bench(directory, arguments.rounds, arguments.mergekit_python)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,11 @@ class Cluster:
             sys.exit(f"bench: {' '.join(map(str, arguments))} ended with {done.returncode}; logs: {self._logs()}")
         return json.loads(done.stdout) if done.stdout.strip() else None
 
+    def sql(self, query):
+        """The one value that a query of the database gives."""
+        command = ["psql", self.database, "-X", "-A", "-t", "-c", query]
+        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
     def peak_mib(self, name):
         """Most memory that a service had resident so far."""
         status = Path(f"/proc/{self.processes[name].pid}/status").read_text()
@@ -62,7 +67,7 @@ class Cluster:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _start(self):
-        database = self._postgres()
+        self.database = database = self._postgres()
         ports = {name: free_port() for name in ["scheduler", *self.workers]}
         self.address = f"http://127.0.0.1:{ports['scheduler']}"
         for name, port in ports.items():

@@ -1,4 +1,5 @@
-// What tch lacks, over libtorch's C++ API: gradients reset to none, AdamW and clipping as one fused pass.
+// What tch lacks, over libtorch's C++ API: gradients reset to none, AdamW and clipping as one fused pass, the head and
+// cross-entropy without all scores in memory.
 //
 // Every function returns null, or an error text that the caller frees with lm_free_error. A tensor argument
 // is tch's pointer to an at::Tensor. src/shim.rs is the only caller.
@@ -8,10 +9,17 @@
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/log_softmax.h>
+#include <ATen/ops/mm.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
+#include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -20,9 +28,8 @@
 namespace {
 
 template <typename Body>
-char* guarded(Body body) {
+char* caught(Body body) {
   try {
-    at::NoGradGuard no_grad;
     body();
     return nullptr;
   } catch (const c10::Error& error) {
@@ -33,6 +40,68 @@ char* guarded(Body body) {
     return strdup("an exception of an unknown type");
   }
 }
+
+template <typename Body>
+char* guarded(Body body) {
+  return caught([&] {
+    at::NoGradGuard no_grad;
+    body();
+  });
+}
+
+// Rows of scores that are in memory at once.
+constexpr int64_t kScoreRows = 512;
+
+// The mean over N rows of the cross-entropy of softmax(x w^T) with the targets; x [N, D], w [V, D], targets [N].
+//
+// Scores are made for some rows at a time, and their gradient, softmax less the target's one, is used up at once: into
+// dx and dw, where they are wanted, both for the sum over rows. So [N, V] is never there.
+at::Tensor cross_entropy(const at::Tensor& x, const at::Tensor& w, const at::Tensor& targets, at::Tensor* dx,
+                         at::Tensor* dw) {
+  const int64_t rows = x.size(0);
+  auto sum = at::zeros({}, x.options().dtype(at::kDouble));
+  for (int64_t start = 0; start < rows; start += kScoreRows) {
+    const int64_t count = std::min(kScoreRows, rows - start);
+    auto x_part = x.narrow(0, start, count);
+    auto target = targets.narrow(0, start, count).unsqueeze(1);
+    auto scores = at::mm(x_part, w.t());
+    scores = at::log_softmax(scores, 1);
+    sum.sub_(scores.gather(1, target).sum(at::kDouble));
+    if (dx == nullptr && dw == nullptr) continue;
+    scores.exp_();
+    scores.scatter_add_(1, target, at::full({count, 1}, -1.0, scores.options()));
+    if (dx != nullptr) {
+      auto dx_part = dx->narrow(0, start, count);
+      at::mm_out(dx_part, scores, w);
+    }
+    if (dw != nullptr) dw->addmm_(scores.t(), x_part, start == 0 ? 0.0 : 1.0);
+  }
+  return sum.div_(static_cast<double>(rows)).to(x.scalar_type());
+}
+
+// The same as a step of a graph. Gradients are made on the way forward: on the way back they are only scaled.
+struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& w,
+                            const at::Tensor& targets) {
+    at::Tensor dx, dw;
+    if (x.requires_grad()) dx = at::empty_like(x);
+    if (w.requires_grad()) dw = at::empty_like(w);
+    auto loss = cross_entropy(x, w, targets, dx.defined() ? &dx : nullptr, dw.defined() ? &dw : nullptr);
+    context->save_for_backward({dx, dw});
+    context->saved_data["rows"] = x.size(0);
+    return loss;
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list loss_gradients) {
+    auto saved = context->get_saved_variables();
+    auto factor = loss_gradients[0].div(context->saved_data["rows"].toInt());
+    for (auto& gradient : saved) {
+      if (gradient.defined()) gradient.mul_(factor);
+    }
+    return {saved[0], saved[1], at::Tensor()};
+  }
+};
 
 std::vector<at::Tensor> gradients(at::Tensor* const* parameters, size_t count) {
   std::vector<at::Tensor> found;
@@ -66,6 +135,16 @@ char* lm_clip_gradients(at::Tensor* const* parameters, size_t count, double max_
     *norm = total.item<double>();
     double factor = max_norm / (*norm + 1e-6);
     if (factor < 1.0) at::_foreach_mul_(grads, factor);
+  });
+}
+
+// The mean cross-entropy of the head `w` [V, D] over `x` [N, D], a differentiable scalar: a new tensor that the caller
+// owns. `targets` [N] are int64 below V.
+char* lm_cross_entropy(const at::Tensor* x, const at::Tensor* w, const at::Tensor* targets, at::Tensor** loss) {
+  return caught([&] {
+    const bool differentiable = at::GradMode::is_enabled() && (x->requires_grad() || w->requires_grad());
+    *loss = new at::Tensor(differentiable ? CrossEntropy::apply(*x, *w, *targets)
+                                          : cross_entropy(*x, *w, *targets, nullptr, nullptr));
   });
 }
 

@@ -16,6 +16,7 @@ use crate::families;
 use crate::files;
 use crate::layers::{Mlp, Norm};
 use crate::positions::Positions;
+use crate::shim;
 use crate::weights;
 
 /// A learned tensor and its canonical name.
@@ -153,16 +154,21 @@ impl Decoder {
     /// # Errors
     /// As [`Decoder::logits`], for inputs and targets; both must be of one shape.
     pub fn losses(&self, inputs_BT: &Tensor, targets_BT: &Tensor) -> Result<Tensor, LmError> {
-        let losses_N = self.cross_entropy((inputs_BT, targets_BT), Reduction::None)?;
+        let (shape, targets_N) = self.check_targets(inputs_BT, targets_BT)?;
+        let logits_NV = self.logits_flat(inputs_BT, shape)?;
+        let each = Reduction::None;
+        let losses_N = logits_NV.f_cross_entropy_loss::<&Tensor>(&targets_N, None, each, IGNORED_TARGET, 0.0)?;
         Ok(losses_N.f_view_as(targets_BT)?)
     }
 
-    /// Mean cross-entropy over all positions, nats: a differentiable scalar.
+    /// Mean cross-entropy over all positions, nats: a differentiable scalar. The logits are never all in memory.
     ///
     /// # Errors
     /// As [`Decoder::losses`].
     pub fn loss(&self, inputs_BT: &Tensor, targets_BT: &Tensor) -> Result<Tensor, LmError> {
-        self.cross_entropy((inputs_BT, targets_BT), Reduction::Mean)
+        let (shape, targets_N) = self.check_targets(inputs_BT, targets_BT)?;
+        let x_ND = self.hidden(inputs_BT, shape)?;
+        Ok(shim::cross_entropy(&x_ND, &self.parts.head_VD, &targets_N)?)
     }
 
     /// Writes `model.safetensors` (fp32, tied tensors once) into `dir`, whole or not at all. The caller
@@ -177,11 +183,8 @@ impl Decoder {
         weights::write_named(&dir.join(weights::SINGLE_FILE), tensors, metadata)
     }
 
-    fn cross_entropy(
-        &self,
-        (inputs_BT, targets_BT): (&Tensor, &Tensor),
-        reduction: Reduction,
-    ) -> Result<Tensor, LmError> {
+    /// [B, T] of inputs and targets that this model can take, and the targets [N] on its device.
+    fn check_targets(&self, inputs_BT: &Tensor, targets_BT: &Tensor) -> Result<((i64, i64), Tensor), LmError> {
         let shape = self.check_tokens("input", inputs_BT)?;
         if self.check_tokens("target", targets_BT)? != shape {
             let problem = format!(
@@ -191,9 +194,7 @@ impl Decoder {
             );
             return Err(LmError::BadTokens { problem });
         }
-        let logits_NV = self.logits_flat(inputs_BT, shape)?;
-        let targets_N = targets_BT.f_to_device(self.device)?.f_reshape([-1])?;
-        Ok(logits_NV.f_cross_entropy_loss::<&Tensor>(&targets_N, None, reduction, IGNORED_TARGET, 0.0)?)
+        Ok((shape, targets_BT.f_to_device(self.device)?.f_reshape([-1])?))
     }
 
     /// [B, T] of tokens that this model can take.

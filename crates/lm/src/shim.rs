@@ -33,6 +33,7 @@ unsafe extern "C" {
         count: usize,
         options: *const AdamWStep,
     ) -> *mut c_char;
+    fn lm_cross_entropy(x: RawTensor, w: RawTensor, targets: RawTensor, loss: *mut *mut c_void) -> *mut c_char;
 }
 
 /// Keeps up to `max_kept_bytes` of freed large blocks for later tensors on the CPU. Only the first call counts.
@@ -74,6 +75,18 @@ pub(crate) fn adamw<'a>(tensors: impl IntoIterator<Item = [&'a Tensor; 3]>, step
     }
     // SAFETY: as in `reset_gradients`; the three vectors are of one length by construction.
     check(unsafe { lm_adamw(parameters.as_ptr(), exp_avgs.as_ptr(), exp_avg_sqs.as_ptr(), parameters.len(), step) })
+}
+
+/// The mean cross-entropy, nats, of the head `w_VD` over `x_ND`: a differentiable scalar, for which the scores [N, V] are
+/// never all in memory. `targets_N` are int64 below V.
+#[allow(unsafe_code, non_snake_case)]
+pub(crate) fn cross_entropy(x_ND: &Tensor, w_VD: &Tensor, targets_N: &Tensor) -> Result<Tensor, TchError> {
+    let mut loss = std::ptr::null_mut();
+    let (x, w, targets) = (x_ND.as_ptr().cast(), w_VD.as_ptr().cast(), targets_N.as_ptr().cast());
+    // SAFETY: as in `reset_gradients`; `loss` outlives the call.
+    check(unsafe { lm_cross_entropy(x, w, targets, &raw mut loss) })?;
+    // SAFETY: without an error it is a new tensor that nothing else refers to.
+    Ok(unsafe { Tensor::from_ptr(loss.cast()) })
 }
 
 fn raw<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<RawTensor> {

@@ -141,6 +141,33 @@ fn gradients_are_those_of_transformers() {
 }
 
 #[test]
+fn the_mean_loss_is_that_of_all_scores_at_once() {
+    // 512 rows of scores are in memory at a time: some batches end with a few rows, one with exactly as many.
+    for (case, rows) in Case::all().iter().zip([1025, 512, 700].into_iter().cycle()) {
+        let (inputs, targets) = (case.inputs().flatten(0, 1), case.targets().flatten(0, 1));
+        let time = 5;
+        let batch = |tokens: &Tensor| tokens.repeat([rows]).narrow(0, 0, time * (rows / time)).view([-1, time]);
+        let (inputs, targets) = (batch(&inputs), batch(&targets));
+        let gradients = |loss: Tensor| {
+            // As an accumulated micro-batch: its gradient is not 1.
+            (&loss / 3.0).backward();
+            let gradients: Vec<Tensor> =
+                case.decoder.parameters().iter().map(|p| gradient(p).unwrap().unwrap()).collect();
+            AdamW::new(case.decoder.parameters(), ADAMW).unwrap().zero_grad().unwrap();
+            (loss.double_value(&[]), gradients)
+        };
+        let (loss, found) = gradients(case.decoder.loss(&inputs, &targets).unwrap());
+        let (at_once, expected) = gradients(case.decoder.losses(&inputs, &targets).unwrap().mean(Kind::Float));
+        case.within("mean losses", (relative(loss, at_once), LOSSES));
+        let largest = expected.iter().map(|g| g.abs().max().double_value(&[])).fold(0.0, f64::max);
+        let differences = found.iter().zip(&expected).map(|(a, b)| max_difference(a, b) / largest);
+        case.within("gradients", (differences.fold(0.0, f64::max), GRADIENTS));
+        let without = no_grad(|| case.decoder.loss(&inputs, &targets).unwrap().double_value(&[]));
+        assert_eq!(without, loss);
+    }
+}
+
+#[test]
 fn twenty_steps_follow_torch_adamw() {
     for case in Case::all() {
         let (losses, norms) = (&case.expected["adamw.losses"], &case.expected["adamw.norms"]);

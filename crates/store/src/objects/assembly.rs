@@ -32,7 +32,7 @@ pub(crate) use local::LocalFile;
 /// Bytes of one read.
 const CHUNK_BYTES: u64 = 2 << 20;
 /// Reads on their way ahead of the one being written.
-const CHUNKS_AHEAD: usize = 6;
+const CHUNKS_AHEAD: usize = 4;
 /// Most bytes that are made ahead of their turn.
 const MAX_MADE_AHEAD_BYTES: u64 = 4 << 20;
 /// Most bytes of one part that a server copies; should it refuse, they are held here instead.
@@ -239,7 +239,12 @@ pub(crate) async fn assemble_in_order(
         match step {
             Step::Write(bytes) => write(upload, bytes).await?,
             Step::Read(stretch) => write(upload, stretch.read().await?).await?,
-            Step::Make(making) => write(upload, making.bytes().await?).await?,
+            Step::Make(making) => {
+                // Copies, so that it is gone when the next one is made.
+                for piece in making.bytes().await?.chunks(CHUNK_BYTES as usize) {
+                    write(upload, Bytes::copy_from_slice(piece)).await?;
+                }
+            }
             Step::Copy(stretch) => {
                 let (mut head, mut rest) = stretch.split(upload.bytes_before_copy());
                 if rest.size_bytes() < MIN_PART_BYTES {

@@ -144,7 +144,7 @@ impl Upload {
     pub(crate) async fn write(&mut self, mut bytes: Bytes) -> Result<(), StoreError> {
         while !bytes.is_empty() {
             let piece = bytes.split_to(bytes.len().min(PIECE_BYTES));
-            self.send(&piece).await?;
+            self.send(piece).await?;
         }
         Ok(())
     }
@@ -178,17 +178,17 @@ impl Upload {
         Ok(())
     }
 
-    async fn send(&mut self, piece: &[u8]) -> Result<(), StoreError> {
+    async fn send(&mut self, piece: Bytes) -> Result<(), StoreError> {
         match &mut self.state {
             State::Small(buffer) => {
-                buffer.extend_from_slice(piece);
+                buffer.push(piece);
                 if buffer.content_length() >= PART_BYTES {
                     self.begin_parts().await?;
                 }
             }
             State::Local(parts) => {
                 parts.wait_for_capacity(PARTS_AT_ONCE).await?;
-                parts.write(piece);
+                parts.put(piece);
             }
             State::Parts(parts) => parts.write(piece).await?,
         }
@@ -255,8 +255,8 @@ impl Upload {
 }
 
 impl Parts {
-    async fn write(&mut self, piece: &[u8]) -> Result<(), StoreError> {
-        self.pending.extend_from_slice(piece);
+    async fn write(&mut self, piece: Bytes) -> Result<(), StoreError> {
+        self.pending.push(piece);
         if self.pending.content_length() >= PART_BYTES << (self.next / PARTS_OF_A_SIZE) {
             self.send_pending().await?;
         }

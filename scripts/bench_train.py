@@ -1,0 +1,83 @@
+"""What a training step costs, beside PyTorch eager on the same shape, batch and threads: tokens a second, peak memory.
+
+Ours is a train job in the trainer service, a process of its own; PyTorch's a plain loop over the same transformers
+model with fused AdamW, clipping and batches from memory (torch_steps.py), a process of its own as well. They run in turns.
+Both speeds are those of the last steps, after a warm-up; fp32.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+from pathlib import Path
+
+import services
+
+SCRIPTS = Path(__file__).resolve().parent
+# Beside each shape what one run of it does: the first steps do not count.
+SHAPES = {
+    "GPT-2, 6 layers, d 384, block 256": {
+        "architecture": {"family": "gpt2", "n_layers": 6, "d_model": 384, "n_heads": 6, "max_positions": 256},
+        "vocab_size": 8192, "block_size": 256, "micro_batch": 8, "steps": 10,
+    },
+    "SmolLM2-135M, 30 layers, d 576, block 512": {
+        "architecture": {
+            "family": "llama", "n_layers": 30, "d_model": 576, "n_heads": 9, "n_kv_heads": 3, "d_ff": 1536,
+            "max_positions": 512, "tied_head": True,
+        },
+        "vocab_size": 49152, "block_size": 512, "micro_batch": 2, "steps": 6,
+    },
+}
+
+
+def bench(directory, rounds, python):
+    text = directory / "models" / "corpus.txt"
+    text.write_text("\n".join(path.read_text() for path in sorted(SCRIPTS.parent.glob("*.md"))) * 4)
+    for number, (name, shape) in enumerate(SHAPES.items()):
+        ours, theirs = [], []
+        for turn in range(rounds):
+            place = directory / f"train-{number}-{turn}"
+            place.mkdir()
+            ours.append(train(place, text, shape))
+            theirs.append(torch_steps(python, shape))
+        print(f"  {name}, {shape['micro_batch']} sequences, fp32, medians of {rounds} rounds in turns:")
+        medians = [[statistics.median(values) for values in zip(*runs)] for runs in (ours, theirs)]
+        for label, (speed, memory) in zip(("trainer", "PyTorch eager"), medians):
+            print(f"    {label:14} {speed:7.0f} tokens/s    peak memory {memory:5.0f} MiB")
+        (speed, memory), (their_speed, their_memory) = medians
+        print(f"    {'':14} {speed / their_speed:.2f} x the speed, {memory / their_memory:.2f} x the memory")
+
+
+def train(place, text, shape):
+    """Tokens a second and the peak memory of a trainer that does nothing else."""
+    threads = {"OMP_NUM_THREADS": str(os.cpu_count())}
+    with services.Cluster(place, ["slicer", "trainer"], [f"file://{text}"], environment=threads) as cluster:
+        tokens = submit(cluster, {
+            "kind": "tokenize", "sources": [f"file://{text}"], "tokenizer": {"train": {"vocab_size": 2048}},
+            "validation_fraction": 0.1,
+        })["tokenized"]["token_set_artifact_id"]
+        source = {"architecture": shape["architecture"], "vocab_size": shape["vocab_size"]}
+        model = submit(cluster, {"kind": "slice", "seed": 1, "source": {"architecture": source}})
+        training = {
+            "block_size": shape["block_size"], "micro_batch": shape["micro_batch"], "steps": shape["steps"],
+            "lr_max": 1e-3, "log_every_steps": 1, "checkpoint_every_steps": 0,
+        }
+        submit(cluster, {
+            "kind": "train", "checkpoint": f"artifact://{model['sliced']['checkpoint_artifact_id']}", "tokens": tokens,
+            "training": training, "data_fraction": 1.0, "seed": 1, "expect_inherited": False,
+        })
+        query = "SELECT value FROM metric_points WHERE name = 'tokens_per_second' ORDER BY step DESC LIMIT 1"
+        return float(cluster.sql(query)), cluster.peak_mib("trainer")
+
+
+def submit(cluster, spec):
+    path = cluster.directory / "job.json"
+    path.write_text(json.dumps(spec))
+    return cluster.inheritune("job", "submit", path, "--watch")["outcome"]
+
+
+def torch_steps(python, shape):
+    command = [python, SCRIPTS / "torch_steps.py", json.dumps(shape)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    measured = json.loads(done.stdout.splitlines()[-1])
+    return measured["tokens_per_second"], measured["peak_mib"]
