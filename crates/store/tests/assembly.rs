@@ -172,14 +172,20 @@ fn from_s3_and_into_s3() {
     });
 }
 
+/// A server with the source, and a store in the same bucket.
+async fn source_in_s3() -> (S3Server, Store, Folder) {
+    let server = S3Server::start().await;
+    write_source(&server.path("models/one"));
+    let remote = format!("s3://{BUCKET}/models/one");
+    let store = store(server.storage(""), std::slice::from_ref(&remote)).await;
+    let source = open(&store, &remote).await;
+    (server, store, source)
+}
+
 #[test]
 fn what_is_known_does_not_pass_through_here() {
     s3::with_credentials("what_is_known_does_not_pass_through_here", async {
-        let server = S3Server::start().await;
-        write_source(&server.path("models/one"));
-        let remote = format!("s3://{BUCKET}/models/one");
-        let store = store(server.storage(""), std::slice::from_ref(&remote)).await;
-        let source = open(&store, &remote).await;
+        let (server, store, source) = source_in_s3().await;
         let whole = |folder: &Folder, sha256| {
             let stretch = folder.stretch(NAME, 0..SOURCE_BYTES as u64).unwrap();
             vec![
@@ -377,11 +383,7 @@ async fn next_attempt(store: &Store, lease: &Lease) -> Lease {
 #[test]
 fn the_next_attempt_goes_on_from_the_finished_parts() {
     s3::with_credentials("the_next_attempt_goes_on_from_the_finished_parts", async {
-        let server = S3Server::start().await;
-        write_source(&server.path("models/one"));
-        let remote = format!("s3://{BUCKET}/models/one");
-        let store = store(server.storage(""), std::slice::from_ref(&remote)).await;
-        let source = open(&store, &remote).await;
+        let (server, store, source) = source_in_s3().await;
         let passed = || server.traffic().passed_bytes.swap(0, Ordering::Relaxed);
         let assemble = async |writer: &mut ArtifactWriter, segments| {
             writer.assemble(NAME, segments, &WrittenBytes::default()).await

@@ -101,8 +101,10 @@ pub(super) async fn earlier_attempts(
         if location == own {
             continue;
         }
-        if let Some(journal) = Journal::load(objects, location).await? {
-            found.push(EarlierAttempt { location: location.to_owned(), journal });
+        match Journal::load(objects, location).await {
+            Ok(Some(journal)) => found.push(EarlierAttempt { location: location.to_owned(), journal }),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(location, %error, "what an earlier attempt finished is done again"),
         }
     }
     Ok(found)

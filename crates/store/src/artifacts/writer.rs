@@ -1,5 +1,8 @@
 //! Making an artifact: files, then the manifest, then the row.
 
+mod file;
+mod names;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,24 +10,22 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use inheritune_domain::artifact::{Artifact, ArtifactKind, FileDigest, Manifest, ManifestFile, SegmentDigest};
 use inheritune_domain::id::{ArtifactId, Sha256Digest};
-use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncReadExt as _;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-use super::journal::{EarlierAttempt, JOURNAL_FILE, Journal, SAVE_EVERY, earlier_attempts, reuse, try_delete_place};
+use super::journal::{EarlierAttempt, JOURNAL_FILE, Journal, earlier_attempts, reuse, try_delete_place};
 use super::{MANIFEST_FILE, ROOT, file_count};
 use crate::jobs::LeaseKey;
-use crate::objects::{Finished, Objects, Segment, Upload, WrittenBytes, assemble_in_order, plan_digest};
+use crate::objects::{Finished, Objects, Segment, Upload, WrittenBytes, plan_digest};
 use crate::rows;
 use crate::{Store, StoreError};
 
+pub use file::FileWriter;
+use names::check_name;
+
 /// Bytes of a local file read at once.
 const READ_BYTES: usize = 4 << 20;
-/// Longest name of a file.
-const MAX_NAME_BYTES: usize = 512;
-/// Files of one artifact at most.
-const MAX_FILES: usize = 10_000;
 /// Cleaning up after a writer that was dropped takes no longer.
 const CLEANUP_LIMIT: Duration = Duration::from_secs(60);
 
@@ -49,15 +50,6 @@ pub struct ArtifactWriter {
     earlier: Option<Vec<EarlierAttempt>>,
     /// Whether the files now belong to a row, or are gone.
     settled: bool,
-}
-
-/// One file of an artifact in the making. Dropped before [`FileWriter::finish`], it leaves no file.
-pub struct FileWriter<'a> {
-    artifact: &'a mut ArtifactWriter,
-    name: String,
-    upload: Option<Upload>,
-    hasher: Sha256,
-    size_bytes: u64,
 }
 
 impl Store {
@@ -174,7 +166,7 @@ impl ArtifactWriter {
         let segments = self.reuse_earlier((name, plan), segments).await?;
         let segments = match self.objects().local_file(&self.location, name)? {
             Some(file) => file.assemble(segments, written).await?,
-            None => self.begin_file(name)?.assemble(segments, plan, written).await?,
+            None => FileWriter::new(self, name)?.assemble(segments, plan, written).await?,
         };
         self.journal.note(name, plan, Finished { segments: segments.clone(), parts: None }, true);
         self.save_journal().await;
@@ -190,13 +182,7 @@ impl ArtifactWriter {
     /// The name is not allowed or taken: [`StoreError::Location`].
     pub async fn create(&mut self, name: &str) -> Result<FileWriter<'_>, StoreError> {
         self.take_name(name)?;
-        self.begin_file(name)
-    }
-
-    fn begin_file(&mut self, name: &str) -> Result<FileWriter<'_>, StoreError> {
-        let upload = self.objects().upload(&self.location, name)?;
-        let (name, upload) = (name.to_owned(), Some(upload));
-        Ok(FileWriter { artifact: self, name, upload, hasher: Sha256::new(), size_bytes: 0 })
+        FileWriter::new(self, name)
     }
 
     /// The segments of a file, those that an earlier attempt has finished taken from there.
@@ -349,154 +335,5 @@ impl Drop for ArtifactWriter {
         };
         // The artifact has no row and this writer was its only way to one. Nobody waits: it ends by its limit.
         objects.cleanups().spawn_on(tokio::time::timeout(CLEANUP_LIMIT, cleanup), &runtime);
-    }
-}
-
-impl FileWriter<'_> {
-    /// Adds bytes; waits while too many are on their way.
-    ///
-    /// # Errors
-    /// The object store's; the file cannot be finished then.
-    pub async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
-        let upload = self.upload.as_mut().ok_or_else(|| broken(&self.name))?;
-        self.hasher.update(&bytes);
-        self.size_bytes += bytes.len() as u64;
-        let written = upload.write(bytes).await;
-        if written.is_err() {
-            self.break_off();
-        }
-        written
-    }
-
-    /// The whole file out of `segments`, by the plan `plan`. The artifact has the upload should this be given up, and the
-    /// journal what is finished of it.
-    async fn assemble(
-        mut self,
-        segments: Vec<Segment>,
-        plan: Sha256Digest,
-        written: &WrittenBytes,
-    ) -> Result<Vec<SegmentDigest>, StoreError> {
-        let Self { artifact, name, upload, .. } = &mut self;
-        let upload = upload.as_mut().ok_or_else(|| broken(name))?;
-        let progress = upload.progress();
-        let digests = {
-            let mut assembling = std::pin::pin!(assemble_in_order(upload, segments, written));
-            loop {
-                let finished = tokio::select! {
-                    biased;
-                    digests = &mut assembling => break digests?,
-                    () = tokio::time::sleep(SAVE_EVERY) => progress.finished(),
-                };
-                if finished.parts.as_ref().is_some_and(|parts| !parts.parts.is_empty()) {
-                    artifact.journal.note(name, plan, finished, false);
-                    artifact.save_journal().await;
-                }
-            }
-        };
-        let upload = self.upload.take().ok_or_else(|| broken(&self.name))?;
-        upload.finish().await?;
-        Ok(digests)
-    }
-
-    fn break_off(&mut self) {
-        self.artifact.broken_off.extend(self.upload.take().map(|upload| (self.name.clone(), upload)));
-    }
-
-    /// Ends the file.
-    ///
-    /// # Errors
-    /// The object store's.
-    pub async fn finish(mut self) -> Result<ManifestFile, StoreError> {
-        let upload = self.upload.take().ok_or_else(|| broken(&self.name))?;
-        upload.finish().await?;
-        let sha256 = Sha256Digest(std::mem::take(&mut self.hasher).finalize().into());
-        let digest = FileDigest::Whole(sha256);
-        let file = ManifestFile { name: self.name.clone(), size_bytes: self.size_bytes, digest };
-        self.artifact.files.push(file.clone());
-        Ok(file)
-    }
-}
-
-impl Drop for FileWriter<'_> {
-    fn drop(&mut self) {
-        self.break_off();
-    }
-}
-
-fn broken(name: &str) -> StoreError {
-    StoreError::WrongState(format!("{name} cannot go on: a part of it was not written"))
-}
-
-/// Names are such that every store can keep them: a local folder cannot hold both `a` and `a/b`, some servers mangle
-/// what is not plain ASCII.
-fn check_name(name: &str, taken: &[String]) -> Result<(), String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '+' | '=' | ' ');
-    if name.len() > MAX_NAME_BYTES {
-        return Err(format!("has more than {MAX_NAME_BYTES} bytes"));
-    }
-    if name.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        return Err("must be relative, with no empty part and no `..`".to_owned());
-    }
-    if let Some(odd) = name.chars().find(|c| !plain(*c) && *c != '/') {
-        return Err(format!("holds {odd:?}; letters, digits, space and . _ - + = / are allowed"));
-    }
-    if name == MANIFEST_FILE {
-        return Err("is the name of the manifest itself".to_owned());
-    }
-    if name == JOURNAL_FILE {
-        return Err("is the name of the journal of unfinished files".to_owned());
-    }
-    if taken.len() >= MAX_FILES {
-        return Err(format!("is one file too many: an artifact holds at most {MAX_FILES}"));
-    }
-    let inside = |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));
-    for other in taken.iter().map(String::as_str).chain([MANIFEST_FILE, JOURNAL_FILE]) {
-        if other == name {
-            return Err("was written already; files are written once".to_owned());
-        }
-        if inside(other, name) || inside(name, other) {
-            return Err(format!("cannot be beside `{other}`: one would be a file and a folder"));
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::check_name;
-
-    #[test]
-    fn names_are_such_that_every_store_can_keep_them() {
-        let taken = ["weights/a.bin".to_owned(), "b".to_owned()];
-        for good in
-            ["a", "weights/b.bin", "weights/a.bin2", "model-00001-of-00002.safetensors", "x y+z=1_2", "..a", "bb"]
-        {
-            assert_eq!(check_name(good, &taken), Ok(()), "{good}");
-        }
-        let long = "a".repeat(513);
-        for bad in [
-            "",
-            "/a",
-            "a/",
-            "a//b",
-            "..",
-            "a/../b",
-            ".",
-            "./a",
-            "a\\b",
-            "a\0",
-            "ä",
-            "a#1",
-            "a%2f",
-            "manifest.json",
-            "manifest.json/a",
-            "b",
-            "b/c",
-            "weights",
-            "weights/a.bin/c",
-            &long,
-        ] {
-            assert!(check_name(bad, &taken).is_err(), "{bad}");
-        }
     }
 }
