@@ -55,7 +55,7 @@ def train(place, text, shape):
         tokens = submit(cluster, {
             "kind": "tokenize", "sources": [f"file://{text}"], "tokenizer": {"train": {"vocab_size": 2048}},
             "validation_fraction": 0.1,
-        })["tokenized"]["token_set_artifact_id"]
+        })["tokenized"]["tokens_artifact_id"]
         source = {"architecture": shape["architecture"], "vocab_size": shape["vocab_size"]}
         model = submit(cluster, {"kind": "slice", "seed": 1, "source": {"architecture": source}})
         training = {
