@@ -257,11 +257,13 @@ def beside_mergekit(cluster, model, mergekit, rounds):
             f"    {layers:2} layers, {sizes[layers] / 1e9:.2f} GB: slice, hashed {ours[layers]:.2f} s    "
             f"mergekit {theirs[layers]:.2f} s    {theirs[layers] / ours[layers]:.1f} x"
         )
-    def per_gb(times):
-        return (times[LAYERS] - times[1]) / (sizes[LAYERS] - sizes[1]) * 1e9
+    def per_gb(times, layers):
+        return (times[layers] - times[1]) / (sizes[layers] - sizes[1]) * 1e9
 
-    for name, times in (("every tensor hashed", ours), ("digests known", known)):
-        print(
-            f"    at the margin: slice, {name}, {per_gb(times):.2f} s/GB    mergekit, which does not hash, "
-            f"{per_gb(theirs):.2f} s/GB    {per_gb(theirs) / per_gb(times):.1f} x"
-        )
+    for layers in (KEPT, LAYERS):
+        for name, times in (("every tensor hashed", ours), ("digests known", known)):
+            our_cost, their_cost = per_gb(times, layers), per_gb(theirs, layers)
+            print(
+                f"    at the margin, 1 to {layers} layers: slice, {name}, {our_cost:.2f} s/GB    mergekit, which does not "
+                f"hash, {their_cost:.2f} s/GB    {their_cost / our_cost:.1f} x"
+            )

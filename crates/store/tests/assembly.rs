@@ -318,6 +318,22 @@ fn files(dir: &Path) -> usize {
 /// A file of four segments, the third of which goes wrong or takes forever, and how often the second was made.
 struct Unlucky {
     made: Arc<AtomicU64>,
+    /// Where journals appear; the third segment goes wrong once one tells of the first.
+    places: PathBuf,
+}
+
+/// The whole first segment and a part of the second.
+const JOURNALED_PARTS: usize = 4;
+
+async fn journaled(places: &Path) {
+    let parts = || {
+        let journals = places.read_dir().ok()?.map(|place| place.unwrap().path().join("journal.json"));
+        let journals = journals.filter_map(|journal| std::fs::read_to_string(journal).ok());
+        journals.map(|journal| journal.matches("e_tag").count()).max()
+    };
+    while parts() < Some(JOURNALED_PARTS) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -328,8 +344,8 @@ enum Third {
 }
 
 impl Unlucky {
-    fn new() -> Self {
-        Self { made: Arc::default() }
+    fn new(places: PathBuf) -> Self {
+        Self { made: Arc::default(), places }
     }
 
     fn segments(&self, folder: &Folder, third: Third) -> Vec<Segment> {
@@ -340,12 +356,14 @@ impl Unlucky {
             made.fetch_add(1, Ordering::Relaxed);
             async { Ok(Bytes::from(pattern(9 << 20))) }.boxed()
         };
+        let places = self.places.clone();
         let unlucky = move || {
             async move {
-                // Long enough for a journal.
-                tokio::time::sleep(Duration::from_millis(1500)).await;
                 match third {
-                    Third::Fails => Err(StoreError::WrongState("out of luck".to_owned())),
+                    Third::Fails => {
+                        journaled(&places).await;
+                        Err(StoreError::WrongState("out of luck".to_owned()))
+                    }
                     Third::Hangs => std::future::pending().await,
                     Third::Works => Ok(Bytes::from(pattern(6 << 20))),
                 }
@@ -389,12 +407,15 @@ fn the_next_attempt_goes_on_from_the_finished_parts() {
             writer.assemble(NAME, segments, &WrittenBytes::default()).await
         };
         for killed in [false, true] {
-            let unlucky = Unlucky::new();
             let lease = support::submit_and_claim(&store, JobKind::Slice).await;
+            let places = server.path("artifacts/checkpoint").join(lease.key.job.to_string());
+            let unlucky = Unlucky::new(places.clone());
             let mut writer = store.begin_artifact(ArtifactKind::Checkpoint, lease.key);
             if killed {
-                let assembling = assemble(&mut writer, unlucky.segments(&source, Third::Hangs));
-                assert!(tokio::time::timeout(Duration::from_secs(4), assembling).await.is_err());
+                tokio::select! {
+                    made = assemble(&mut writer, unlucky.segments(&source, Third::Hangs)) => panic!("{made:?}"),
+                    () = journaled(&places) => {}
+                }
                 std::mem::forget(writer);
             } else {
                 let error = assemble(&mut writer, unlucky.segments(&source, Third::Fails)).await.unwrap_err();
@@ -421,7 +442,6 @@ fn the_next_attempt_goes_on_from_the_finished_parts() {
             assert!(copied < 2 * last + (6 << 20) + 3 * (9 << 20), "{copied} bytes");
             assert!(unlucky.made.load(Ordering::Relaxed) <= 3);
             assert_eq!(server.parts(), Vec::<PathBuf>::new());
-            let places = server.path("artifacts/checkpoint").join(lease.key.job.to_string());
             assert_eq!(files(&places), 2, "{NAME} and the manifest");
         }
     });
@@ -436,8 +456,8 @@ fn only_the_same_bytes_are_gone_on_from() {
         client.put(&key, pattern(SOURCE_BYTES).into()).await.unwrap();
         let remote = format!("s3://{BUCKET}/models");
         let store = store(server.storage(""), std::slice::from_ref(&remote)).await;
-        let unlucky = Unlucky::new();
         let lease = support::submit_and_claim(&store, JobKind::Slice).await;
+        let unlucky = Unlucky::new(server.path("artifacts/checkpoint").join(lease.key.job.to_string()));
         let mut writer = store.begin_artifact(ArtifactKind::Checkpoint, lease.key);
         let segments = unlucky.segments(&open(&store, &remote).await, Third::Fails);
         writer.assemble(NAME, segments, &WrittenBytes::default()).await.unwrap_err();
@@ -472,11 +492,10 @@ async fn in_a_folder_whole_files_are_gone_on_from() {
     let objects = dir.path().join("objects");
     let store = store(StorageConfig::folder(objects.clone()), std::slice::from_ref(&uri)).await;
     let folder = open(&store, &uri).await;
-    let unlucky = Unlucky::new();
     let lease = support::submit_and_claim(&store, JobKind::Slice).await;
+    let unlucky = Unlucky::new(objects.join("checkpoint"));
     let mut writer = store.begin_artifact(ArtifactKind::Checkpoint, lease.key);
     writer.assemble(NAME, unlucky.segments(&folder, Third::Works), &WrittenBytes::default()).await.unwrap();
-    writer.assemble("2", unlucky.segments(&folder, Third::Fails), &WrittenBytes::default()).await.unwrap_err();
     drop(writer);
 
     let lease = next_attempt(&store, &lease).await;
