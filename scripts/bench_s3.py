@@ -12,7 +12,6 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import bench_slice
 import services
@@ -84,8 +83,7 @@ def bench(directory, model, rounds, garage):
 
 def loopback_bytes():
     """Bytes that processes of this machine have sent each other so far."""
-    lines = Path("/proc/net/dev").read_text().splitlines()
-    return int(next(line for line in lines if line.strip().startswith("lo:")).split(":")[1].split()[0])
+    return services.proc_number("net/dev", "lo")
 
 
 def beside_client(cluster, model, server, rounds):

@@ -80,11 +80,9 @@ class Slicer:
     def slice(self, uri, layers):
         """A slice: its artifact, its seconds in the service, and its seconds from the command to its end."""
         source = {"checkpoint": uri, "layers": layers, "layer_map": "first", "inherit": "all"}
-        path = self.cluster.directory / "job.json"
-        path.write_text(json.dumps({"kind": "slice", "seed": 1, "source": {"checkpoint": source}}))
         os.sync()
         started = time.monotonic()
-        done = self.cluster.inheritune("job", "submit", path, "--watch")
+        done = self.cluster.submit({"kind": "slice", "seed": 1, "source": {"checkpoint": source}})
         wall = time.monotonic() - started
         times = [datetime.fromisoformat(done[key].replace("Z", "+00:00")) for key in ("started_at", "finished_at")]
         return done["outcome"]["sliced"]["checkpoint_artifact_id"], (times[1] - times[0]).total_seconds(), wall

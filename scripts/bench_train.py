@@ -2,7 +2,7 @@
 
 Ours is a train job in the trainer service, a process of its own; PyTorch's a plain loop over the same transformers
 model with fused AdamW, clipping and batches from memory (torch_steps.py), a process of its own as well. They run in turns.
-Both speeds are those of the last steps, after a warm-up; fp32.
+Both speeds are from running means of the step's time, in which the last steps weigh most; fp32.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 import services
 
 SCRIPTS = Path(__file__).resolve().parent
-# Beside each shape what one run of it does: the first steps do not count.
+# Beside each shape what one run of it does.
 SHAPES = {
     "GPT-2, 6 layers, d 384, block 256": {
         "architecture": {"family": "gpt2", "n_layers": 6, "d_model": 384, "n_heads": 6, "max_positions": 256},
@@ -52,28 +52,22 @@ def train(place, text, shape):
     """Tokens a second and the peak memory of a trainer that does nothing else."""
     threads = {"OMP_NUM_THREADS": str(os.cpu_count())}
     with services.Cluster(place, ["slicer", "trainer"], [f"file://{text}"], environment=threads) as cluster:
-        tokens = submit(cluster, {
+        tokens = cluster.submit({
             "kind": "tokenize", "sources": [f"file://{text}"], "tokenizer": {"train": {"vocab_size": 2048}},
             "validation_fraction": 0.1,
-        })["tokenized"]["tokens_artifact_id"]
+        })["outcome"]["tokenized"]["tokens_artifact_id"]
         source = {"architecture": shape["architecture"], "vocab_size": shape["vocab_size"]}
-        model = submit(cluster, {"kind": "slice", "seed": 1, "source": {"architecture": source}})
+        model = cluster.submit({"kind": "slice", "seed": 1, "source": {"architecture": source}})
         training = {
             "block_size": shape["block_size"], "micro_batch": shape["micro_batch"], "steps": shape["steps"],
             "lr_max": 1e-3, "log_every_steps": 1, "checkpoint_every_steps": 0,
         }
-        submit(cluster, {
-            "kind": "train", "checkpoint": f"artifact://{model['sliced']['checkpoint_artifact_id']}", "tokens": tokens,
+        cluster.submit({
+            "kind": "train", "checkpoint": f"artifact://{model['outcome']['sliced']['checkpoint_artifact_id']}", "tokens": tokens,
             "training": training, "data_fraction": 1.0, "seed": 1, "expect_inherited": False,
         })
         query = "SELECT value FROM metric_points WHERE name = 'tokens_per_second' ORDER BY step DESC LIMIT 1"
         return float(cluster.sql(query)), cluster.peak_mib("trainer")
-
-
-def submit(cluster, spec):
-    path = cluster.directory / "job.json"
-    path.write_text(json.dumps(spec))
-    return cluster.inheritune("job", "submit", path, "--watch")["outcome"]
 
 
 def torch_steps(python, shape):

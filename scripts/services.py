@@ -46,6 +46,12 @@ class Cluster:
             sys.exit(f"bench: {' '.join(map(str, arguments))} ended with {done.returncode}; logs: {self._logs()}")
         return json.loads(done.stdout) if done.stdout.strip() else None
 
+    def submit(self, spec):
+        """Submits a job and waits for its end: what `job submit` answers."""
+        path = self.directory / "job.json"
+        path.write_text(json.dumps(spec))
+        return self.inheritune("job", "submit", path, "--watch")
+
     def sql(self, query):
         """The one value that a query of the database gives."""
         command = ["psql", self.database, "-X", "-A", "-t", "-c", query]
@@ -53,13 +59,11 @@ class Cluster:
 
     def peak_mib(self, name):
         """Most memory that a service had resident so far."""
-        status = Path(f"/proc/{self.processes[name].pid}/status").read_text()
-        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+        return proc_number(f"{self.processes[name].pid}/status", "VmHWM") / 1024
 
     def bytes_read(self, name):
         """Bytes of files that a service has read so far."""
-        status = Path(f"/proc/{self.processes[name].pid}/io").read_text()
-        return int(next(line for line in status.splitlines() if line.startswith("rchar")).split()[1])
+        return proc_number(f"{self.processes[name].pid}/io", "rchar")
 
     def cpu_s(self, name):
         """Processor time of a service so far."""
@@ -67,13 +71,13 @@ class Cluster:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _start(self):
-        self.database = database = self._postgres()
+        self.database = self._postgres()
         ports = {name: free_port() for name in ["scheduler", *self.workers]}
         self.address = f"http://127.0.0.1:{ports['scheduler']}"
         for name, port in ports.items():
             config = {
                 "": {"listen": f"127.0.0.1:{port}"},
-                "database": {"url": database, "max_connections": 8},
+                "database": {"url": self.database, "max_connections": 8},
                 "objects": {"allowed_uris": self.allowed},
                 "objects.storage": self.storage,
                 "telemetry": {"format": "pretty", "filter": "info"},
@@ -131,6 +135,12 @@ class Cluster:
     def _logs(self):
         tails = (f"--- {log.name}\n{log.read_text()[-2000:]}" for log in sorted(self.directory.glob("*.log")))
         return "\n".join(tails)
+
+
+def proc_number(path, name):
+    """The number behind `name:` in a file of /proc."""
+    lines = (line.split() for line in Path("/proc", path).read_text().splitlines())
+    return int(next(words[1] for words in lines if words[0] == f"{name}:"))
 
 
 def free_port():

@@ -24,6 +24,7 @@ use object_store::ObjectStoreExt as _;
 use object_store::aws::AmazonS3;
 use s3::{BUCKET, S3Server};
 use serde_json::json;
+use tempfile::TempDir;
 
 /// Parts of this file are taken; longer than several parts of an upload, and no multiple of anything.
 const SOURCE_BYTES: usize = (26 << 20) + 4_321;
@@ -277,14 +278,20 @@ impl Place {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn whoever_gives_up_leaves_nothing() {
+/// A folder with the source, and a store in another beside it.
+async fn source_in_a_folder() -> (TempDir, Store, Folder) {
     let dir = tempfile::tempdir().unwrap();
     write_source(&dir.path().join("models"));
     let uri = format!("file://{}/models", dir.path().display());
+    let store = store(StorageConfig::folder(dir.path().join("objects")), std::slice::from_ref(&uri)).await;
+    let source = open(&store, &uri).await;
+    (dir, store, source)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_gives_up_leaves_nothing() {
+    let (dir, store, folder) = source_in_a_folder().await;
     let objects = dir.path().join("objects");
-    let store = store(StorageConfig::folder(objects.clone()), std::slice::from_ref(&uri)).await;
-    let folder = open(&store, &uri).await;
     let (mut pieces, _) = segments(&folder, &pattern(SOURCE_BYTES));
     let never = Making {
         size_bytes: 1,
@@ -318,20 +325,21 @@ fn files(dir: &Path) -> usize {
 /// A file of four segments, the third of which goes wrong or takes forever, and how often the second was made.
 struct Unlucky {
     made: Arc<AtomicU64>,
-    /// Where journals appear; the third segment goes wrong once one tells of the first.
+    /// Where journals appear; the third segment goes wrong once one tells of so many parts.
     places: PathBuf,
+    parts: usize,
 }
 
 /// The whole first segment and a part of the second.
 const JOURNALED_PARTS: usize = 4;
 
-async fn journaled(places: &Path) {
+async fn journaled(places: &Path, wanted: usize) {
     let parts = || {
         let journals = places.read_dir().ok()?.map(|place| place.unwrap().path().join("journal.json"));
         let journals = journals.filter_map(|journal| std::fs::read_to_string(journal).ok());
         journals.map(|journal| journal.matches("e_tag").count()).max()
     };
-    while parts() < Some(JOURNALED_PARTS) {
+    while parts() < Some(wanted) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -344,8 +352,8 @@ enum Third {
 }
 
 impl Unlucky {
-    fn new(places: PathBuf) -> Self {
-        Self { made: Arc::default(), places }
+    fn new(places: PathBuf, parts: usize) -> Self {
+        Self { made: Arc::default(), places, parts }
     }
 
     fn segments(&self, folder: &Folder, third: Third) -> Vec<Segment> {
@@ -356,12 +364,12 @@ impl Unlucky {
             made.fetch_add(1, Ordering::Relaxed);
             async { Ok(Bytes::from(pattern(9 << 20))) }.boxed()
         };
-        let places = self.places.clone();
+        let (places, parts) = (self.places.clone(), self.parts);
         let unlucky = move || {
             async move {
                 match third {
                     Third::Fails => {
-                        journaled(&places).await;
+                        journaled(&places, parts).await;
                         Err(StoreError::WrongState("out of luck".to_owned()))
                     }
                     Third::Hangs => std::future::pending().await,
@@ -409,12 +417,12 @@ fn the_next_attempt_goes_on_from_the_finished_parts() {
         for killed in [false, true] {
             let lease = support::submit_and_claim(&store, JobKind::Slice).await;
             let places = server.path("artifacts/checkpoint").join(lease.key.job.to_string());
-            let unlucky = Unlucky::new(places.clone());
+            let unlucky = Unlucky::new(places.clone(), JOURNALED_PARTS);
             let mut writer = store.begin_artifact(ArtifactKind::Checkpoint, lease.key);
             if killed {
                 tokio::select! {
                     made = assemble(&mut writer, unlucky.segments(&source, Third::Hangs)) => panic!("{made:?}"),
-                    () = journaled(&places) => {}
+                    () = journaled(&places, JOURNALED_PARTS) => {}
                 }
                 std::mem::forget(writer);
             } else {
@@ -457,7 +465,8 @@ fn only_the_same_bytes_are_gone_on_from() {
         let remote = format!("s3://{BUCKET}/models");
         let store = store(server.storage(""), std::slice::from_ref(&remote)).await;
         let lease = support::submit_and_claim(&store, JobKind::Slice).await;
-        let unlucky = Unlucky::new(server.path("artifacts/checkpoint").join(lease.key.job.to_string()));
+        let unlucky =
+            Unlucky::new(server.path("artifacts/checkpoint").join(lease.key.job.to_string()), JOURNALED_PARTS);
         let mut writer = store.begin_artifact(ArtifactKind::Checkpoint, lease.key);
         let segments = unlucky.segments(&open(&store, &remote).await, Third::Fails);
         writer.assemble(NAME, segments, &WrittenBytes::default()).await.unwrap_err();
@@ -486,16 +495,13 @@ fn only_the_same_bytes_are_gone_on_from() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_folder_whole_files_are_gone_on_from() {
-    let dir = tempfile::tempdir().unwrap();
-    write_source(&dir.path().join("models"));
-    let uri = format!("file://{}/models", dir.path().display());
+    let (dir, store, folder) = source_in_a_folder().await;
     let objects = dir.path().join("objects");
-    let store = store(StorageConfig::folder(objects.clone()), std::slice::from_ref(&uri)).await;
-    let folder = open(&store, &uri).await;
     let lease = support::submit_and_claim(&store, JobKind::Slice).await;
-    let unlucky = Unlucky::new(objects.join("checkpoint"));
+    let unlucky = Unlucky::new(objects.join("artifacts/checkpoint").join(lease.key.job.to_string()), 0);
     let mut writer = store.begin_artifact(ArtifactKind::Checkpoint, lease.key);
     writer.assemble(NAME, unlucky.segments(&folder, Third::Works), &WrittenBytes::default()).await.unwrap();
+    writer.assemble("2", unlucky.segments(&folder, Third::Fails), &WrittenBytes::default()).await.unwrap_err();
     drop(writer);
 
     let lease = next_attempt(&store, &lease).await;

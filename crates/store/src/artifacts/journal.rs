@@ -9,7 +9,6 @@
 //! make an object of its parts ends its upload. A journal is gone before its artifact's row is written: files beside
 //! a journal belong to no row.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use inheritune_domain::artifact::{ArtifactKind, SegmentDigest};
@@ -40,9 +39,8 @@ struct JournalFile {
     name: String,
     /// Digest of what it is made of.
     plan: Sha256Digest,
+    /// Has parts while they are not an object yet; a file that can be read under its name has none.
     finished: Finished,
-    /// Whether it can be read under its name.
-    whole: bool,
 }
 
 /// The journal of an attempt that is over, or should be.
@@ -58,9 +56,9 @@ impl Journal {
     }
 
     /// Notes what is finished of a file. The last file noted is the one in the making.
-    pub(super) fn note(&mut self, name: &str, plan: Sha256Digest, finished: Finished, whole: bool) {
+    pub(super) fn note(&mut self, name: &str, plan: Sha256Digest, finished: Finished) {
         self.files.retain(|file| file.name != name);
-        self.files.push(JournalFile { name: name.to_owned(), plan, finished, whole });
+        self.files.push(JournalFile { name: name.to_owned(), plan, finished });
     }
 
     /// Whether it tells of an upload of the file `name`.
@@ -131,7 +129,6 @@ pub(super) async fn reuse(
     let found = earlier.iter().filter_map(|attempt| Some((attempt.location(), attempt.file(name, plan)?)));
     let Some((location, file)) = found.max_by_key(|(_, file)| file.size_bytes()) else { return Ok((segments, 0)) };
     if let Some(parts) = &file.finished.parts
-        && !file.whole
         && !objects.complete(location, name, parts).await?
     {
         return Ok((segments, 0));
@@ -155,7 +152,7 @@ pub(super) async fn delete_place(objects: &Objects, location: &str) -> Result<()
         tracing::warn!(location, %error, "parts of an upload may stay until the bucket's lifecycle rule");
         None
     });
-    for file in journal.iter().flat_map(|journal| &journal.files).filter(|file| !file.whole) {
+    for file in journal.iter().flat_map(|journal| &journal.files) {
         if let Some(parts) = &file.finished.parts
             && let Err(error) = objects.abort(location, &file.name, parts).await
         {
@@ -167,7 +164,7 @@ pub(super) async fn delete_place(objects: &Objects, location: &str) -> Result<()
 }
 
 /// As [`delete_place`], by a caller to whom it does not matter: the sweep will have what is left.
-pub(super) async fn try_delete_place(objects: &Arc<Objects>, location: &str) {
+pub(super) async fn try_delete_place(objects: &Objects, location: &str) {
     if let Err(error) = delete_place(objects, location).await {
         tracing::warn!(location, %error, "files that belong to no artifact were not deleted; the sweep will");
     }

@@ -168,7 +168,7 @@ impl ArtifactWriter {
             Some(file) => file.assemble(segments, written).await?,
             None => FileWriter::new(self, name)?.assemble(segments, plan, written).await?,
         };
-        self.journal.note(name, plan, Finished { segments: segments.clone(), parts: None }, true);
+        self.journal.note(name, plan, Finished { segments: segments.clone(), parts: None });
         self.save_journal().await;
         let size_bytes = segments.iter().map(|segment| segment.size_bytes).sum();
         let digest = FileDigest::Segments(segments.clone());

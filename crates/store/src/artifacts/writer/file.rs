@@ -61,7 +61,7 @@ impl<'a> FileWriter<'a> {
                     () = tokio::time::sleep(SAVE_EVERY) => progress.finished(),
                 };
                 if finished.parts.as_ref().is_some_and(|parts| !parts.parts.is_empty()) {
-                    artifact.journal.note(name, plan, finished, false);
+                    artifact.journal.note(name, plan, finished);
                     artifact.save_journal().await;
                 }
             }
