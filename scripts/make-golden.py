@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes crates/lm/tests/golden anew: what Hugging Face transformers computes for tiny random checkpoints.
 
-    pip install torch==2.11.0 transformers==5.23.0 safetensors
+    pip install torch==2.11.0 transformers==5.23.0 safetensors      # bf16 and curve files: 2.15.0 and 5.24.0
     make golden            # or: python3 scripts/make-golden.py [DIRECTORY]
 
 One folder a case: a checkpoint as `save_pretrained` writes it (config.json, model*.safetensors) and
@@ -15,7 +15,14 @@ expected.safetensors with
     adamw.norms          fp32 [20]: the global gradient norm before clipping at each step
     sliced.layers        int64 [N]: source layers of a model cut from this one
     sliced.logits, sliced.losses    what that model computes for the same inputs and targets
-Everything is computed in fp32 with eager attention from the file as it was saved. The shapes are odd on
+One case of each family has bf16.safetensors besides, for the same batch, with PREFIX `mixed.` (fp32 weights under
+torch.autocast) and `pure.` (everything in bf16):
+    PREFIX.loss                     the mean loss
+    PREFIX.gradient.NAME            its gradient by every parameter, fp32
+and two cases have curve.safetensors, of a training on a fresh batch each step:
+    tokens               int32 [200, B, T + 1]
+    losses               fp32 [200]: the loss before each AdamW step
+Unless it says otherwise, everything is computed in fp32 with eager attention from the file as it was saved. The shapes are odd on
 purpose: widths that are no multiple of 8, head widths of 100, 11, 9, 7, 5 and 3, grouped heads, heads that are no
 power of two, shards, half precision, names without their prefix. transformers has no mosaic_gpt: MosaicGpt below
 is that model. Same versions and machine, same files; another machine may differ in the last bits.
@@ -36,6 +43,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaC
 DEFAULT_DIRECTORY = Path(__file__).resolve().parent.parent / "crates" / "lm" / "tests" / "golden"
 BATCH, TIME = 2, 13
 STEPS = 20
+CURVE_STEPS = 200
 # Must match crates/lm/tests/golden.rs.
 ADAMW = {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-8}
 WEIGHT_DECAY = 0.1
@@ -101,7 +109,7 @@ class MosaicGpt(torch.nn.Module):
                 query, key = self.attn["q_ln"](query), self.attn["k_ln"](key)
             query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
             scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + bias
-            return self.attn["out_proj"]((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))
+            return self.attn["out_proj"]((scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(2))
 
         def forward(self, x, bias):
             x = x + self.attend(self.ln_1(x), bias)
@@ -212,6 +220,11 @@ CASES = {
 }
 
 
+# One of each family.
+BF16_CASES = {"gpt2-inner", "llama-tied-sharded", "gpt_neox-pythia", "opt-sharded", "mpt-5-heads", "mosaic_gpt-qk-norm"}
+CURVE_CASES = {"gpt2-inner", "llama-tied-sharded"}
+
+
 def save_checkpoint(folder, config, options):
     """Writes a random checkpoint whose biases and norms are random too, so that none goes untested."""
     if config.model_type == "mosaic_gpt":
@@ -320,21 +333,59 @@ def expected(folder, config, options):
         sliced_logits, sliced_losses = position_losses(sliced(model, layers), inputs, targets)
     out |= {"sliced.layers": torch.tensor(layers), "sliced.logits": sliced_logits, "sliced.losses": sliced_losses}
 
-    groups = [
-        {"params": [p for _, p in learned if p.dim() >= 2], "weight_decay": WEIGHT_DECAY},
-        {"params": [p for _, p in learned if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, foreach=False, fused=False, **ADAMW)
-    trajectory, norms = [], []
-    for _ in range(STEPS):
-        optimizer.zero_grad()
-        loss = position_losses(model, inputs, targets)[1].mean()
-        loss.backward()
-        norms.append(torch.nn.utils.clip_grad_norm_([p for _, p in learned], MAX_NORM).item())
-        optimizer.step()
-        trajectory.append(loss.item())
-    out["adamw.losses"], out["adamw.norms"] = torch.tensor(trajectory), torch.tensor(norms)
+    learned, optimizer = adamw(model)
+    steps = [train_step(model, learned, optimizer, inputs, targets) for _ in range(STEPS)]
+    out["adamw.losses"], out["adamw.norms"] = (torch.tensor(values) for values in zip(*steps))
     return {name: tensor.contiguous() for name, tensor in out.items()}
+
+
+def bf16(folder, config, options):
+    batch = load_file(folder / "expected.safetensors")
+    out = {}
+    for prefix in ("mixed", "pure"):
+        model = load(folder, config, options)
+        if prefix == "pure":
+            model.to(torch.bfloat16)
+        with torch.autocast("cpu", torch.bfloat16, enabled=prefix == "mixed"):
+            logits = model(batch["inputs"], use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), batch["targets"].flatten())
+        loss.backward()
+        out[f"{prefix}.loss"] = loss.detach()
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                out[f"{prefix}.gradient.{name_in_files(config, name)}"] = parameter.grad.float().contiguous()
+    return out
+
+
+def adamw(model):
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in learned if p.dim() >= 2], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in learned if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return learned, torch.optim.AdamW(groups, foreach=False, fused=False, **ADAMW)
+
+
+def train_step(model, learned, optimizer, inputs, targets):
+    """The loss before the step and the gradient's norm before clipping."""
+    optimizer.zero_grad()
+    loss = position_losses(model, inputs, targets)[1].mean()
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(learned, MAX_NORM).item()
+    optimizer.step()
+    return loss.item(), norm
+
+
+def curve(folder, config, options):
+    """Text in which three of four tokens follow from the one before: there is something to learn."""
+    model = load(folder, config, options)
+    shape = (CURVE_STEPS, BATCH, TIME + 1)
+    tokens, follows = torch.randint(0, config.vocab_size, shape), torch.rand(shape) < 0.75
+    for at in range(1, TIME + 1):
+        tokens[..., at] = torch.where(follows[..., at], (tokens[..., at - 1] * 7 + 3) % config.vocab_size, tokens[..., at])
+    learned, optimizer = adamw(model)
+    losses = [train_step(model, learned, optimizer, step[:, :-1], step[:, 1:])[0] for step in tokens]
+    return {"tokens": tokens.int(), "losses": torch.tensor(losses)}
 
 
 def main():
@@ -348,6 +399,11 @@ def main():
         folder.mkdir(parents=True)
         save_checkpoint(folder, config, options)
         save_file(expected(folder, config, options), folder / "expected.safetensors")
+        torch.manual_seed(1000 + seed)
+        if case in BF16_CASES:
+            save_file(bf16(folder, config, options), folder / "bf16.safetensors")
+        if case in CURVE_CASES:
+            save_file(curve(folder, config, options), folder / "curve.safetensors")
         print(case, sum(file.stat().st_size for file in folder.iterdir()), "bytes", sorted(f.name for f in folder.iterdir()))
 
 

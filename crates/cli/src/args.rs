@@ -232,6 +232,16 @@ pub enum JobCommand {
         /// The job
         id: Uuid,
     },
+    /// Show a training's curves: loss, learning rate, gradient norm, speed, memory and more
+    ///
+    /// Follows a running job to its end. With --output json, every point.
+    Metrics {
+        /// The job
+        id: Uuid,
+        /// Write an event file for TensorBoard into this folder
+        #[arg(long, value_name = "DIR")]
+        tensorboard: Option<PathBuf>,
+    },
     /// Stop a job for good
     Cancel {
         /// The job

@@ -18,6 +18,7 @@ pub mod report;
 pub mod screen;
 pub mod show;
 pub mod size;
+mod tensorboard;
 pub mod watch;
 
 use clap::Parser as _;

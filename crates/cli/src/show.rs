@@ -172,6 +172,41 @@ pub fn jobs(jobs: &[v1::Job]) -> String {
     table(&["id", "kind", "status", "label", ">done", ">attempts", "created"], rows)
 }
 
+/// Curves, one a line, in the order in which they begin.
+pub fn metrics(points: &[v1::MetricPoint]) -> String {
+    let mut curves: Vec<Vec<&v1::MetricPoint>> = Vec::new();
+    for point in points {
+        match curves.iter_mut().find(|curve| curve[0].name == point.name) {
+            Some(curve) => curve.push(point),
+            None => curves.push(vec![point]),
+        }
+    }
+    let rows = curves.iter().map(|curve| {
+        let (first, last) = (curve[0], curve[curve.len() - 1]);
+        let extreme = |better: fn(f64, f64) -> f64| curve.iter().map(|point| point.value).fold(f64::NAN, better);
+        vec![
+            first.name.clone(),
+            curve.len().to_string(),
+            measured(first.value),
+            measured(extreme(f64::min)),
+            measured(extreme(f64::max)),
+            measured(last.value),
+            last.step.to_string(),
+        ]
+    });
+    table(&["metric", ">points", ">first", ">lowest", ">highest", ">last", ">at step"], rows)
+}
+
+/// A number of any size, as exactly as a table can hold it.
+fn measured(value: f64) -> String {
+    match value.abs() {
+        1e15.. => format!("{value:.3e}"),
+        1e4.. => numbers::short(value),
+        1e-3.. | 0.0 => format!("{value:.4}"),
+        _ => format!("{value:.3e}"),
+    }
+}
+
 /// One job in full.
 pub fn job(job: &v1::Job) -> String {
     let mut out = format!(

@@ -1,5 +1,6 @@
 //! Following a run or a job to its end, across restarts of the server.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use inheritune_api::client::Client;
@@ -36,6 +37,61 @@ pub async fn job(client: &Client, id: Uuid, screen: &mut Screen) -> Result<v1::J
     let outcome = unless_interrupted(follow_job(client, id, screen, &again), &again, "job").await;
     screen.clear();
     outcome
+}
+
+/// Follows a job to its end and hands over what changes, each metric point once. Ctrl-C ends the watch, not the job.
+///
+/// # Errors
+/// As [`job`], and what `take` returns.
+pub async fn metrics(
+    client: &Client,
+    id: Uuid,
+    screen: &mut Screen,
+    take: impl FnMut(v1::WatchJobResponse) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let again = format!("inheritune job metrics {id}");
+    let outcome = unless_interrupted(follow_metrics(client, id, (screen, &again), take), &again, "job").await;
+    screen.clear();
+    outcome
+}
+
+async fn follow_metrics(
+    client: &Client,
+    id: Uuid,
+    (screen, again): (&mut Screen, &str),
+    mut take: impl FnMut(v1::WatchJobResponse) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut link = Link::new(again);
+    let mut taken = HashSet::new();
+    loop {
+        let request = v1::WatchJobRequest { id: id.to_string(), metrics: Vec::new(), after_step: None };
+        let problem = match client.jobs().watch_job(request).await {
+            Err(status) => status,
+            Ok(reply) => {
+                let mut changes = reply.into_inner();
+                let mut ended = false;
+                loop {
+                    match changes.message().await {
+                        Err(status) => break status,
+                        // A job's last points may come after the word that it has ended.
+                        Ok(None) if ended => return Ok(()),
+                        Ok(None) => break Status::unavailable("the server ended the watch"),
+                        Ok(Some(mut change)) => {
+                            link.is_good(screen);
+                            if let Some(job) = &change.job {
+                                screen.job(job);
+                                ended = is_final(job.status);
+                            }
+                            // After a lost connection everything comes once more.
+                            change.metric_points.retain(|point| taken.insert((point.name.clone(), point.step)));
+                            take(change)?;
+                        }
+                    }
+                }
+            }
+        };
+        link.is_lost(problem, screen).await?;
+    }
 }
 
 async fn follow_run(client: &Client, id: Uuid, screen: &mut Screen, again: &str) -> Result<v1::Run, Failure> {

@@ -425,11 +425,24 @@ pub struct MetricPoint {
     pub step: u64,
     /// Tokens seen.
     pub tokens_seen: u64,
-    /// `train_loss`, `validation_loss`, `learning_rate`, `gradient_norm`, `tokens_per_second`.
+    /// One of [`METRICS`].
     pub name: String,
     /// The value.
     pub value: f64,
 }
+
+/// The curves of a training: losses in nats, memory of the process in bytes, utilization as a share of the device's matrix
+/// product peak, epochs as passes over the training tokens.
+pub const METRICS: [&str; 8] = [
+    "train_loss",
+    "validation_loss",
+    "learning_rate",
+    "gradient_norm",
+    "tokens_per_second",
+    "model_flops_utilization",
+    "memory_bytes",
+    "data_epoch",
+];
 
 #[cfg(test)]
 mod tests;

@@ -22,7 +22,7 @@ pub use recipe::{
     ArmSpec, ControlSpec, CorpusSpec, EvaluationSpec, GrowthSource, LayerMapRule, Recipe, ReferenceSpec, RunSpec,
     TargetSpec, TokenizerSpec,
 };
-pub use training::{DecayOn, Schedule, TrainingSpec};
+pub use training::{DecayOn, Precision, Sampling, Schedule, TrainingSpec};
 
 #[cfg(test)]
 mod tests;

@@ -52,31 +52,41 @@ char* guarded(Body body) {
 // Rows of scores that are in memory at once.
 constexpr int64_t kScoreRows = 512;
 
-// The mean over N rows of the cross-entropy of softmax(x w^T) with the targets; x [N, D], w [V, D], targets [N].
+// The mean over N rows of the cross-entropy of softmax(x w^T) with the targets, fp32; x [N, D] and w [V, D] of one type,
+// fp32 or bf16, targets [N]. Scores are products of that type and fp32 from there on.
 //
 // Scores are made for some rows at a time, and their gradient, softmax less the target's one, is used up at once: into
-// dx and dw, where they are wanted, both for the sum over rows. So [N, V] is never there.
+// dx (of x's type) and dw (fp32), where they are wanted, both for the sum over rows. So [N, V] is never there.
 at::Tensor cross_entropy(const at::Tensor& x, const at::Tensor& w, const at::Tensor& targets, at::Tensor* dx,
                          at::Tensor* dw) {
   const int64_t rows = x.size(0);
+  const bool single = x.scalar_type() == at::kFloat;
   auto sum = at::zeros({}, x.options().dtype(at::kDouble));
   for (int64_t start = 0; start < rows; start += kScoreRows) {
     const int64_t count = std::min(kScoreRows, rows - start);
     auto x_part = x.narrow(0, start, count);
     auto target = targets.narrow(0, start, count).unsqueeze(1);
     auto scores = at::mm(x_part, w.t());
-    scores = at::log_softmax(scores, 1);
+    scores = at::log_softmax(scores, 1, at::kFloat);
     sum.sub_(scores.gather(1, target).sum(at::kDouble));
     if (dx == nullptr && dw == nullptr) continue;
     scores.exp_();
     scores.scatter_add_(1, target, at::full({count, 1}, -1.0, scores.options()));
+    scores = scores.to(x.scalar_type());
     if (dx != nullptr) {
       auto dx_part = dx->narrow(0, start, count);
       at::mm_out(dx_part, scores, w);
     }
-    if (dw != nullptr) dw->addmm_(scores.t(), x_part, start == 0 ? 0.0 : 1.0);
+    if (dw == nullptr) continue;
+    if (single) {
+      dw->addmm_(scores.t(), x_part, start == 0 ? 0.0 : 1.0);
+    } else if (start == 0) {
+      dw->copy_(at::mm(scores.t(), x_part));
+    } else {
+      dw->add_(at::mm(scores.t(), x_part));
+    }
   }
-  return sum.div_(static_cast<double>(rows)).to(x.scalar_type());
+  return sum.div_(static_cast<double>(rows)).to(at::kFloat);
 }
 
 // The same as a step of a graph. Gradients are made on the way forward: on the way back they are only scaled.
@@ -85,10 +95,11 @@ struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
                             const at::Tensor& targets) {
     at::Tensor dx, dw;
     if (x.requires_grad()) dx = at::empty_like(x);
-    if (w.requires_grad()) dw = at::empty_like(w);
+    if (w.requires_grad()) dw = at::empty_like(w, w.options().dtype(at::kFloat));
     auto loss = cross_entropy(x, w, targets, dx.defined() ? &dx : nullptr, dw.defined() ? &dw : nullptr);
     context->save_for_backward({dx, dw});
     context->saved_data["rows"] = x.size(0);
+    context->saved_data["type"] = x.scalar_type();
     return loss;
   }
 
@@ -97,7 +108,7 @@ struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
     auto saved = context->get_saved_variables();
     auto factor = loss_gradients[0].div(context->saved_data["rows"].toInt());
     for (auto& gradient : saved) {
-      if (gradient.defined()) gradient.mul_(factor);
+      if (gradient.defined()) gradient = gradient.mul_(factor).to(context->saved_data["type"].toScalarType());
     }
     return {saved[0], saved[1], at::Tensor()};
   }
@@ -131,7 +142,7 @@ char* lm_clip_gradients(at::Tensor* const* parameters, size_t count, double max_
     auto grads = gradients(parameters, count);
     *norm = 0.0;
     if (grads.empty()) return;
-    auto total = at::linalg_vector_norm(at::stack(at::_foreach_norm(grads, 2)), 2);
+    auto total = at::linalg_vector_norm(at::stack(at::_foreach_norm(grads, 2, at::kFloat)), 2);
     *norm = total.item<double>();
     double factor = max_norm / (*norm + 1e-6);
     if (factor < 1.0) at::_foreach_mul_(grads, factor);

@@ -38,22 +38,21 @@ impl Attention {
     /// Attends within each of `batch` sequences of `x_ND`.
     pub(crate) fn forward(&self, x_ND: &Tensor, batch: i64, positions: &Positions) -> Result<Tensor, TchError> {
         let (mut q_BTHK, mut k_BTGK, v_BTGK) = self.project(x_ND, batch)?;
-        if let Positions::Rotary(rope) = positions {
+        if let Some(rope) = &positions.rope {
             q_BTHK = rope.rotate(&q_BTHK)?;
             k_BTGK = rope.rotate(&k_BTGK)?;
         }
-        // The biases of ALiBi say what is in the future, too.
-        let bias_HTT = match positions {
-            Positions::Alibi { bias_HTT } => Some(bias_HTT.f_to_kind(q_BTHK.f_kind()?)?),
-            Positions::Embedded | Positions::Rotary(_) => None,
-        };
+        // Rotations and norms of queries and keys are in fp32 even where products are not.
+        let kind = v_BTGK.f_kind()?;
+        let (q_BTHK, k_BTGK) = (q_BTHK.f_to_kind(kind)?, k_BTGK.f_to_kind(kind)?);
+        let bias = positions.bias.as_ref().map(|bias| bias.f_to_kind(kind)).transpose()?;
         let y_BHTK = Tensor::f_scaled_dot_product_attention(
             &q_BTHK.f_transpose(1, 2)?,
             &k_BTGK.f_transpose(1, 2)?,
             &v_BTGK.f_transpose(1, 2)?,
-            bias_HTT.as_ref(),
+            bias.as_ref(),
             0.0,
-            bias_HTT.is_none(),
+            bias.is_none(),
             self.scale,
             self.n_heads != self.n_kv_heads,
         )?;

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use inheritune_domain::checkpoint::decoder_config::{ConfigError, DecoderConfig};
+use inheritune_domain::spec::Precision;
 use tch::{Device, Kind, Reduction, TchError, Tensor, no_grad};
 
 use crate::attention::Attention;
@@ -24,7 +25,7 @@ use crate::weights;
 pub struct Parameter {
     /// Hugging Face's name of it, as `save_pretrained` writes it.
     pub name: String,
-    /// Its values, fp32, in the file's own layout; a leaf that requires a gradient.
+    /// Its values in the file's own layout; a leaf that requires a gradient. fp32, or bf16 in [`Precision::Bf16`].
     pub tensor: Tensor,
 }
 
@@ -35,6 +36,8 @@ pub struct Decoder {
     device: Device,
     parameters: Vec<Parameter>,
     parts: Parts,
+    /// Ends the documents within which attention stays; none where it does not.
+    document_end: Option<u32>,
 }
 
 /// What a decoder computes with.
@@ -46,6 +49,8 @@ pub(crate) struct Parts {
     pub(crate) blocks: Vec<Block>,
     pub(crate) final_norm: Norm,
     pub(crate) head_VD: Tensor,
+    /// What products are computed in.
+    pub(crate) compute: Kind,
 }
 
 /// Learned positions.
@@ -118,8 +123,33 @@ impl Decoder {
     /// As [`Decoder::load`].
     pub fn from_weights(config: DecoderConfig, dir: &Path, device: Device) -> Result<Self, LmError> {
         let parameters = weights::read(dir, &config, device)?;
-        let parts = families::assemble(&config, &parameters)?;
-        Ok(Self { config, device, parameters, parts })
+        let parts = families::assemble(&config, &parameters, Kind::Float)?;
+        Ok(Self { config, device, parameters, parts, document_end: None })
+    }
+
+    /// The same model, whose attention stays within documents that `end_of_text_id` ends. Positions go on through a
+    /// sequence as without it.
+    pub fn within_documents(self, end_of_text_id: u32) -> Self {
+        Self { document_end: Some(end_of_text_id), ..self }
+    }
+
+    /// The same model kept and computed in `precision`; without it, in fp32.
+    ///
+    /// # Errors
+    /// [`LmError::Torch`] where it does not fit into memory.
+    pub fn in_precision(mut self, precision: Precision) -> Result<Self, LmError> {
+        let (kept, compute) = match precision {
+            Precision::Fp32 => (Kind::Float, Kind::Float),
+            Precision::Bf16Mixed => (Kind::Float, Kind::BFloat16),
+            Precision::Bf16 => (Kind::BFloat16, Kind::BFloat16),
+        };
+        for parameter in &mut self.parameters {
+            if parameter.tensor.f_kind()? != kept {
+                parameter.tensor = parameter.tensor.f_detach()?.f_to_kind(kept)?.f_set_requires_grad(true)?;
+            }
+        }
+        self.parts = families::assemble(&self.config, &self.parameters, compute)?;
+        Ok(self)
     }
 
     /// Its shape.
@@ -161,14 +191,14 @@ impl Decoder {
         Ok(losses_N.f_view_as(targets_BT)?)
     }
 
-    /// Mean cross-entropy over all positions, nats: a differentiable scalar. The logits are never all in memory.
+    /// Mean cross-entropy over all positions, nats: a differentiable scalar, fp32. The logits are never all in memory.
     ///
     /// # Errors
     /// As [`Decoder::losses`].
     pub fn loss(&self, inputs_BT: &Tensor, targets_BT: &Tensor) -> Result<Tensor, LmError> {
         let (shape, targets_N) = self.check_targets(inputs_BT, targets_BT)?;
-        let x_ND = self.hidden(inputs_BT, shape)?;
-        Ok(shim::cross_entropy(&x_ND, &self.parts.head_VD, &targets_N)?)
+        let (x_ND, head_VD) = self.head_factors(inputs_BT, shape)?;
+        Ok(shim::cross_entropy(&x_ND, &head_VD, &targets_N)?)
     }
 
     /// Writes `model.safetensors` (fp32, tied tensors once) into `dir`, whole or not at all. The caller
@@ -228,8 +258,14 @@ impl Decoder {
     }
 
     fn logits_flat(&self, tokens_BT: &Tensor, (batch, time): (i64, i64)) -> Result<Tensor, TchError> {
-        let x_ND = self.hidden(tokens_BT, (batch, time))?;
-        x_ND.f_linear::<&Tensor>(&self.parts.head_VD, None)
+        let (x_ND, head_VD) = self.head_factors(tokens_BT, (batch, time))?;
+        x_ND.f_linear::<&Tensor>(&head_VD, None)?.f_to_kind(Kind::Float)
+    }
+
+    /// What the scores are the product of: the residual stream after the final norm, and the head.
+    fn head_factors(&self, tokens_BT: &Tensor, shape: (i64, i64)) -> Result<(Tensor, Tensor), TchError> {
+        let Parts { head_VD, compute, .. } = &self.parts;
+        Ok((self.hidden(tokens_BT, shape)?.f_to_kind(*compute)?, head_VD.f_to_kind(*compute)?))
     }
 
     /// The residual stream after the final norm.
@@ -240,7 +276,7 @@ impl Decoder {
         if let Some(PositionEmbedding { table_RD, first_row }) = &parts.position_embedding {
             x_BTD = x_BTD.f_add(&table_RD.f_narrow(0, *first_row, time)?)?;
         }
-        let positions = no_grad(|| Positions::new(&self.config, time, self.device))?;
+        let positions = no_grad(|| Positions::new(&self.config, &tokens_BT, self.document_end))?;
         let mut x_ND = x_BTD.f_view([batch * time, -1])?;
         for block in &parts.blocks {
             x_ND = block.forward(&x_ND, batch, &positions)?;

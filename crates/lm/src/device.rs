@@ -1,8 +1,18 @@
 //! Where tensors live and how many threads compute.
 
-use tch::Device;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
+use tch::{Device, Kind, Tensor, no_grad};
+
+use crate::error::LmError;
 use crate::shim;
+
+/// Rows and columns of the matrices whose product tells a CPU's peak, and a GPU's.
+const PROBE_WIDTHS: (i64, i64) = (1024, 8192);
+/// Products that are timed; the fastest counts.
+const PROBE_REPEATS: usize = 5;
 
 /// Most bytes of freed large tensors that stay with the process for the next ones.
 const MAX_KEPT_BYTES: usize = 2 << 30;
@@ -25,4 +35,36 @@ pub fn threads() -> usize {
 /// The device to compute on: the first GPU where libtorch has one, else the CPU.
 pub fn default_device() -> Device {
     Device::cuda_if_available()
+}
+
+/// Floating-point operations a second of `device` in a product of matrices of `kind`: the fastest of a few. Measured at
+/// the first call in a process, with the threads it has then.
+///
+/// # Errors
+/// [`LmError::Torch`].
+pub fn matmul_peak(device: Device, kind: Kind) -> Result<f64, LmError> {
+    static MEASURED: Mutex<Option<HashMap<String, f64>>> = Mutex::new(None);
+    let mut measured = MEASURED.lock().unwrap_or_else(PoisonError::into_inner);
+    let measured = measured.get_or_insert_default();
+    let key = format!("{device:?} {kind:?}");
+    if let Some(peak) = measured.get(&key) {
+        return Ok(*peak);
+    }
+    let peak = no_grad(|| probe(device, kind))?;
+    measured.insert(key, peak);
+    Ok(peak)
+}
+
+fn probe(device: Device, kind: Kind) -> Result<f64, LmError> {
+    let width = if device.is_cuda() { PROBE_WIDTHS.1 } else { PROBE_WIDTHS.0 };
+    let ones = || Tensor::f_ones([width, width], (kind, device));
+    let (a, b) = (ones()?, ones()?);
+    let mut fastest_s = f64::INFINITY;
+    for _ in 0..PROBE_REPEATS {
+        let started = Instant::now();
+        // Reading one number waits for the device.
+        a.f_matmul(&b)?.f_double_value(&[0, 0])?;
+        fastest_s = fastest_s.min(started.elapsed().as_secs_f64());
+    }
+    Ok(2.0 * (width as f64).powi(3) / fastest_s.max(1e-9))
 }

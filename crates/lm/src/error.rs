@@ -85,6 +85,17 @@ impl LmError {
         }
     }
 
+    /// Whether a tensor found no memory. libtorch says so in words only: its CPU allocator, the one of csrc, CUDA's.
+    pub fn is_out_of_memory(&self) -> bool {
+        match self {
+            Self::Torch(error) => {
+                let text = error.to_string();
+                ["not enough memory", "can't allocate memory", "out of memory"].iter().any(|words| text.contains(words))
+            }
+            _ => false,
+        }
+    }
+
     pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
         Self::Io { path: path.to_owned(), source }
     }

@@ -7,16 +7,17 @@ use std::collections::HashMap;
 
 use inheritune_domain::checkpoint::decoder_config::{DecoderConfig, Family};
 use inheritune_domain::checkpoint::opt::POSITION_OFFSET;
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use crate::attention::{Attention, Projections};
 use crate::decoder::{Block, Parameter, Parts, PositionEmbedding, Residual};
-use crate::layers::{Activation, Linear, Mlp, Norm};
+use crate::layers::{Activation, Linear, Mlp, Norm, Weight};
 
-/// Puts a model together from the parameters that `weights::read` has found complete.
-pub(crate) fn assemble(config: &DecoderConfig, parameters: &[Parameter]) -> Result<Parts, TchError> {
+/// Puts a model together from the parameters that `weights::read` has found complete; its products are computed in
+/// `compute`.
+pub(crate) fn assemble(config: &DecoderConfig, parameters: &[Parameter], compute: Kind) -> Result<Parts, TchError> {
     let by_name = parameters.iter().map(|p| (p.name.as_str(), &p.tensor)).collect();
-    let named = Named { by_name, config };
+    let named = Named { by_name, config, compute };
     let blocks = (0..config.n_layers.0).map(|layer| named.block(layer)).collect::<Result<_, _>>()?;
     let token_embedding_VD = named.get(match config.family {
         Family::Gpt2 | Family::Mpt | Family::MosaicGpt => "transformer.wte.weight",
@@ -46,13 +47,14 @@ pub(crate) fn assemble(config: &DecoderConfig, parameters: &[Parameter]) -> Resu
             token_embedding_VD.shallow_clone()
         }
     };
-    Ok(Parts { token_embedding_VD, position_embedding, blocks, final_norm, head_VD })
+    Ok(Parts { token_embedding_VD, position_embedding, blocks, final_norm, head_VD, compute })
 }
 
 /// Parameters by name, with the shape they belong to.
 struct Named<'a> {
     by_name: HashMap<&'a str, &'a Tensor>,
     config: &'a DecoderConfig,
+    compute: Kind,
 }
 
 impl Named<'_> {
@@ -67,11 +69,16 @@ impl Named<'_> {
     // A bias that a model of this shape should have cannot be absent here: `weights::read` would have said so.
 
     fn conv1d(&self, prefix: &str) -> Result<Linear, TchError> {
-        Ok(Linear::Conv1D { w_IO: self.get(&format!("{prefix}.weight"))?, b_O: self.find(&format!("{prefix}.bias")) })
+        self.projection(prefix, |w_IO| Weight::Conv1D { w_IO })
     }
 
     fn linear(&self, prefix: &str) -> Result<Linear, TchError> {
-        Ok(Linear::Linear { w_OI: self.get(&format!("{prefix}.weight"))?, b_O: self.find(&format!("{prefix}.bias")) })
+        self.projection(prefix, |w_OI| Weight::Linear { w_OI })
+    }
+
+    fn projection(&self, prefix: &str, layout: impl Fn(Tensor) -> Weight) -> Result<Linear, TchError> {
+        let (weight, b_O) = (layout(self.get(&format!("{prefix}.weight"))?), self.find(&format!("{prefix}.bias")));
+        Ok(Linear { weight, b_O, compute: self.compute })
     }
 
     fn layer_norm(&self, prefix: &str) -> Result<Norm, TchError> {

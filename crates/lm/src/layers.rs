@@ -4,23 +4,35 @@
 //! and output, F width of the MLP.
 #![allow(non_snake_case)]
 
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
-/// A projection in its file's own layout, so that a checkpoint is never transposed.
+/// A projection.
 #[derive(Debug)]
-pub(crate) enum Linear {
+pub(crate) struct Linear {
+    pub(crate) weight: Weight,
+    pub(crate) b_O: Option<Tensor>,
+    /// What its product is computed in, and given back in.
+    pub(crate) compute: Kind,
+}
+
+/// A projection's matrix in its file's own layout, so that a checkpoint is never transposed.
+#[derive(Debug)]
+pub(crate) enum Weight {
     /// GPT-2's Conv1D.
-    Conv1D { w_IO: Tensor, b_O: Option<Tensor> },
+    Conv1D { w_IO: Tensor },
     /// PyTorch's Linear.
-    Linear { w_OI: Tensor, b_O: Option<Tensor> },
+    Linear { w_OI: Tensor },
 }
 
 impl Linear {
     pub(crate) fn forward(&self, x_NI: &Tensor) -> Result<Tensor, TchError> {
-        match self {
-            Self::Conv1D { w_IO, b_O: Some(b_O) } => b_O.f_addmm(x_NI, w_IO),
-            Self::Conv1D { w_IO, b_O: None } => x_NI.f_mm(w_IO),
-            Self::Linear { w_OI, b_O } => x_NI.f_linear(w_OI, b_O.as_ref()),
+        // Where a tensor is of that kind already, this is the tensor itself.
+        let cast = |tensor: &Tensor| tensor.f_to_kind(self.compute);
+        let (x_NI, b_O) = (cast(x_NI)?, self.b_O.as_ref().map(cast).transpose()?);
+        match (&self.weight, b_O) {
+            (Weight::Conv1D { w_IO }, Some(b_O)) => b_O.f_addmm(&x_NI, &cast(w_IO)?),
+            (Weight::Conv1D { w_IO }, None) => x_NI.f_mm(&cast(w_IO)?),
+            (Weight::Linear { w_OI }, b_O) => x_NI.f_linear(&cast(w_OI)?, b_O.as_ref()),
         }
     }
 }
@@ -35,7 +47,10 @@ pub(crate) enum Norm {
 }
 
 impl Norm {
+    /// In what its weight is kept in.
     pub(crate) fn forward(&self, x_ND: &Tensor) -> Result<Tensor, TchError> {
+        let (Self::Layer { weight_D, .. } | Self::Rms { weight_D, .. }) = self;
+        let x_ND = x_ND.f_to_kind(weight_D.f_kind()?)?;
         match self {
             Self::Layer { weight_D, bias_D, eps } => {
                 let (y_ND, _mean, _rstd) =

@@ -135,7 +135,7 @@ impl AdamW {
                         format!("has shape {found:?}, the parameter has {wanted:?}"),
                     ));
                 }
-                Ok(moment.f_to_device(slot.parameter.device())?)
+                Ok(moment.f_to_device(slot.parameter.device())?.f_to_kind(slot.parameter.f_kind()?)?)
             };
             moments.push((take(EXP_AVG)?, take(EXP_AVG_SQ)?));
         }

@@ -1,4 +1,5 @@
-//! How attention tells positions apart: not at all, by rotation, or by a bias on its scores.
+//! What attention knows of a batch besides the residual stream: how positions are told apart (not at all, by rotation, or
+//! by a bias on its scores), and which of them it sees.
 //!
 //! Shapes: B batch, T time, H heads, K width of a head, R its rotated dimensions, P = R / 2 rotated pairs.
 #![allow(non_snake_case)]
@@ -6,31 +7,54 @@
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use tch::{Device, Kind, TchError, Tensor};
 
-/// What every block's attention needs to know of the positions of one forward pass; made once for all.
+/// What every block's attention needs to know of one forward pass; made once for all.
 #[derive(Debug)]
-pub(crate) enum Positions {
-    /// The residual stream carries them.
-    Embedded,
-    /// RoPE.
-    Rotary(Rope),
-    /// ALiBi (Press, Smith and Lewis 2021): scores less the distance times the head's slope, and minus
-    /// infinity for the future.
-    Alibi { bias_HTT: Tensor },
+pub(crate) struct Positions {
+    /// RoPE, where the model has it.
+    pub(crate) rope: Option<Rope>,
+    /// Added to the scores, broadcast to [B, H, T, T]: ALiBi's distances, and minus infinity for what is not seen. Without
+    /// it, all that came before is.
+    pub(crate) bias: Option<Tensor>,
 }
 
 impl Positions {
-    /// Of a sequence of `time` tokens.
-    pub(crate) fn new(config: &DecoderConfig, time: i64, device: Device) -> Result<Self, TchError> {
-        if let Some(theta) = config.rope_theta {
-            let rotary_dims = config.rotary_dims.unwrap_or(config.head_dim);
-            return Ok(Self::Rotary(Rope::new(theta, rotary_dims.into(), time, device)?));
-        }
-        if let Some(bias_max) = config.alibi_bias_max {
-            let slopes = alibi_slopes(config.n_heads, bias_max);
-            return Ok(Self::Alibi { bias_HTT: alibi(&slopes, time, device)? });
-        }
-        Ok(Self::Embedded)
+    /// Of a batch. Where `end_of_text_id` is given, a token sees none of the documents before its own; such a token
+    /// belongs to the document that it ends.
+    pub(crate) fn new(
+        config: &DecoderConfig,
+        tokens_BT: &Tensor,
+        end_of_text_id: Option<u32>,
+    ) -> Result<Self, TchError> {
+        let (time, device) = (tokens_BT.size2()?.1, tokens_BT.device());
+        let rotary_dims = config.rotary_dims.unwrap_or(config.head_dim);
+        let rope = config.rope_theta.map(|theta| Rope::new(theta, rotary_dims.into(), time, device)).transpose()?;
+        let alibi = config
+            .alibi_bias_max
+            .map(|bias_max| alibi(&alibi_slopes(config.n_heads, bias_max), time, device))
+            .transpose()?;
+        let documents = end_of_text_id.map(|id| documents(tokens_BT, id)).transpose()?;
+        let bias = match (alibi, documents) {
+            (Some(bias_HTT), Some(bias_B1TT)) => Some(bias_HTT.f_add(&bias_B1TT)?),
+            (alibi, documents) => alibi.or(documents),
+        };
+        Ok(Self { rope, bias })
     }
+}
+
+/// [B, 1, T, T]: 0 where key and query are of one document and the key is not in the future, else minus infinity.
+fn documents(tokens_BT: &Tensor, end_of_text_id: u32) -> Result<Tensor, TchError> {
+    let time = tokens_BT.size2()?.1;
+    let ends_BT = tokens_BT.f_eq(i64::from(end_of_text_id))?.f_to_kind(Kind::Int64)?;
+    let document_BT = ends_BT.f_cumsum(1, Kind::Int64)?.f_sub(&ends_BT)?;
+    let other_BTT = document_BT.f_unsqueeze(2)?.f_ne_tensor(&document_BT.f_unsqueeze(1)?)?;
+    let hidden_BTT = other_BTT.f_logical_or(&future(time, tokens_BT.device())?.f_isinf()?)?;
+    let options = (Kind::Float, tokens_BT.device());
+    Tensor::f_zeros(hidden_BTT.size(), options)?.f_masked_fill(&hidden_BTT, f64::NEG_INFINITY)?.f_unsqueeze(1)
+}
+
+/// [T, T]: minus infinity above the diagonal.
+fn future(time: i64, device: Device) -> Result<Tensor, TchError> {
+    Tensor::f_full([time, time], f64::NEG_INFINITY, (Kind::Float, device))?.f_triu(1)
 }
 
 /// ALiBi's slope of each head: 2^(-max * i / n) for i from 1 to n, the next power of two from the heads on; where
@@ -46,14 +70,15 @@ fn alibi_slopes(n_heads: u32, bias_max: u32) -> Vec<f32> {
     even.chain(odd).take(n_heads as usize).map(slope).collect()
 }
 
+/// ALiBi (Press, Smith and Lewis 2021), [H, T, T]: less the distance times the head's slope, and minus infinity for the
+/// future.
 fn alibi(slopes: &[f32], time: i64, device: Device) -> Result<Tensor, TchError> {
     let options = (Kind::Float, device);
     let at_T = Tensor::f_arange(time, options)?;
     // Key's position less query's: 0 on the diagonal, negative before it.
     let distance_TT = at_T.f_unsqueeze(0)?.f_sub(&at_T.f_unsqueeze(1)?)?;
-    let future_TT = Tensor::f_full([time, time], f64::NEG_INFINITY, options)?.f_triu(1)?;
     let slope_H11 = Tensor::f_from_slice(slopes)?.f_to_device(device)?.f_view([-1, 1, 1])?;
-    slope_H11.f_mul(&distance_TT)?.f_add(&future_TT)
+    slope_H11.f_mul(&distance_TT)?.f_add(&future(time, device)?)
 }
 
 /// Rotary positions (Su et al. 2021) in Hugging Face's convention: dimension i turns with dimension

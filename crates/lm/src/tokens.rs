@@ -73,6 +73,24 @@ pub struct TokenSetMeta {
     pub dtype: TokenType,
     /// Digest of the tokenizer's vocabulary ([`crate::tokenizer::vocabulary_sha256`]).
     pub tokenizer_sha256: Option<Sha256Digest>,
+    /// Tokens in `train.bin` of each source, which follow each other; empty where the corpus is one source.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub source_train_tokens: Vec<u64>,
+}
+
+impl TokenSetMeta {
+    /// Where in the training part each source's tokens are.
+    pub fn train_sources(&self) -> Vec<Range<u64>> {
+        if self.source_train_tokens.is_empty() {
+            return vec![0..self.train_tokens];
+        }
+        let mut start = 0;
+        let ranges = self.source_train_tokens.iter().map(|tokens| {
+            start += tokens;
+            start - tokens..start
+        });
+        ranges.collect()
+    }
 }
 
 /// A token set that is read through memory maps; shared by threads.
@@ -103,6 +121,11 @@ impl TokenSet {
         }
         if meta.end_of_text_id.is_some_and(|id| id >= meta.vocab_size) {
             return Err(LmError::file(&path, format!("end_of_text_id is not below vocab_size ({})", meta.vocab_size)));
+        }
+        let by_source = meta.source_train_tokens.iter().try_fold(0_u64, |sum, tokens| sum.checked_add(*tokens));
+        if !meta.source_train_tokens.is_empty() && by_source != Some(meta.train_tokens) {
+            let problem = format!("source_train_tokens do not add up to train_tokens ({})", meta.train_tokens);
+            return Err(LmError::file(&path, problem));
         }
         if meta.train_tokens == 0 {
             return Err(LmError::EmptyCorpus { problem: format!("{} says 0 train_tokens", path.display()) });
@@ -215,7 +238,21 @@ pub struct NewTokenSet {
 pub struct TokenSetWriter {
     dir: PathBuf,
     meta: TokenSetMeta,
+    /// Also holds the tokens of the open source that will be the validation part's.
     train: BufWriter<File>,
+    validation: File,
+    /// Where the open source starts in `train`.
+    source_start: u64,
+}
+
+/// Which tokens at a source's end go into the validation part.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum HeldOut {
+    /// A share of the source's tokens, at least 0 and below 1. The cut moves to the end of a document where there is one
+    /// within half the share, so that long documents are split and short ones are not.
+    Share(f64),
+    /// So many tokens.
+    Last(u64),
 }
 
 impl TokenSetWriter {
@@ -228,9 +265,11 @@ impl TokenSetWriter {
         if let Some(id) = end_of_text_id {
             check_ids(&[id], vocab_size)?;
         }
-        let path = dir.join(TRAIN_FILE);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
-        let file = file.map_err(|error| LmError::io(&path, error))?;
+        let create = |name| {
+            let path = dir.join(name);
+            let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
+            file.map_err(|error| LmError::io(&path, error))
+        };
         let meta = TokenSetMeta {
             version: VERSION,
             vocab_size,
@@ -241,8 +280,10 @@ impl TokenSetWriter {
             text_bytes: 0,
             dtype: TokenType::of_vocabulary(vocab_size),
             tokenizer_sha256,
+            source_train_tokens: Vec::new(),
         };
-        Ok(Self { dir: dir.to_owned(), meta, train: BufWriter::with_capacity(COPY_BYTES, file) })
+        let train = BufWriter::with_capacity(COPY_BYTES, create(TRAIN_FILE)?);
+        Ok(Self { dir: dir.to_owned(), meta, train, validation: create(VALIDATION_FILE)?, source_start: 0 })
     }
 
     /// Appends a document of `text_bytes` bytes of text, and the end-of-text token after it. A document
@@ -254,67 +295,114 @@ impl TokenSetWriter {
         if tokens.is_empty() {
             return Ok(());
         }
+        self.write(tokens)?;
+        let end = self.meta.end_of_text_id;
+        self.write(end.as_slice())?;
+        self.meta.documents += 1;
+        self.meta.text_bytes += text_bytes;
+        Ok(())
+    }
+
+    /// Appends tokens that have their end-of-text tokens among them, each of which is counted as a document.
+    ///
+    /// # Errors
+    /// As [`TokenSetWriter::push_document`].
+    pub fn push_tokens(&mut self, tokens: &[u32]) -> Result<(), LmError> {
+        self.write(tokens)?;
+        self.meta.documents += tokens.iter().filter(|id| Some(**id) == self.meta.end_of_text_id).count() as u64;
+        Ok(())
+    }
+
+    fn write(&mut self, tokens: &[u32]) -> Result<(), LmError> {
         check_ids(tokens, self.meta.vocab_size)?;
-        let ids = tokens.iter().copied().chain(self.meta.end_of_text_id);
+        let ids = tokens.iter().copied();
         let written = match self.meta.dtype {
             // `check_ids` holds every id below the vocabulary, which two bytes hold.
             TokenType::U16 => write_ids(&mut self.train, ids.map(|id| (id as u16).to_le_bytes())),
             TokenType::U32 => write_ids(&mut self.train, ids.map(u32::to_le_bytes)),
         };
         self.meta.train_tokens += written.map_err(|error| LmError::io(&self.dir.join(TRAIN_FILE), error))?;
-        self.meta.documents += 1;
-        self.meta.text_bytes += text_bytes;
         Ok(())
     }
 
-    /// Tokens so far.
+    /// Tokens so far, in both parts.
     pub fn tokens(&self) -> u64 {
-        self.meta.train_tokens
+        self.meta.train_tokens + self.meta.validation_tokens
     }
 
-    /// Cuts the last `validation_fraction` of the tokens off as the validation part and writes
-    /// `tokens.json`. The cut moves to the end of a document where there is one within half the fraction,
-    /// so that long documents are split and short ones are not.
+    /// Ends a source: moves what is held out of it to the validation part. What comes next is another source's.
     ///
     /// # Errors
-    /// [`LmError::EmptyCorpus`] where either part would be without a token, [`LmError::Io`];
-    /// [`LmError::BadTokens`] for a fraction outside 0 to 1.
-    pub fn finish(mut self, validation_fraction: f64) -> Result<TokenSetMeta, LmError> {
-        if !(0.0..1.0).contains(&validation_fraction) {
-            let problem = format!("validation_fraction is {validation_fraction}; it must be at least 0 and below 1");
-            return Err(LmError::BadTokens { problem });
-        }
-        let total = self.meta.train_tokens;
-        if total == 0 {
-            return Err(LmError::EmptyCorpus { problem: "no document has a token".to_owned() });
-        }
+    /// [`LmError::BadTokens`] for a share outside 0 to 1 or more than the source has, [`LmError::Io`].
+    pub fn end_source(&mut self, held_out: HeldOut) -> Result<(), LmError> {
         let (train, validation) = (self.dir.join(TRAIN_FILE), self.dir.join(VALIDATION_FILE));
         let on_train = |error| LmError::io(&train, error);
         self.train.flush().map_err(on_train)?;
-        let wanted = (total as f64 * validation_fraction).round() as u64;
-        if validation_fraction > 0.0 && (wanted == 0 || wanted == total) {
-            let problem =
-                format!("{total} tokens cannot be split into a training part and {validation_fraction} for validation");
-            return Err(LmError::EmptyCorpus { problem });
-        }
-        let cut = if wanted == 0 { total } else { self.cut_near(total - wanted, wanted / 2)? };
+        let end = self.meta.train_tokens;
+        let total = end - self.source_start;
+        let cut = match held_out {
+            HeldOut::Share(share) if !(0.0..1.0).contains(&share) => {
+                let problem = format!("validation_fraction is {share}; it must be at least 0 and below 1");
+                return Err(LmError::BadTokens { problem });
+            }
+            HeldOut::Share(share) => match (total as f64 * share).round() as u64 {
+                0 => end,
+                wanted if wanted == total => end,
+                wanted => self.cut_near(end - wanted, wanted / 2)?,
+            },
+            HeldOut::Last(tokens) => match end.checked_sub(tokens) {
+                Some(cut) if cut >= self.source_start => cut,
+                Some(_) | None => {
+                    let problem = format!("{tokens} tokens cannot be held out of a source of {total}");
+                    return Err(LmError::BadTokens { problem });
+                }
+            },
+        };
         let size = self.meta.dtype.size_bytes();
         let mut file = self.train.get_ref();
         file.seek(SeekFrom::Start(cut * size)).map_err(on_train)?;
-        let mut tail = File::create(&validation).map_err(|error| LmError::io(&validation, error))?;
-        std::io::copy(&mut file, &mut tail).map_err(|error| LmError::io(&validation, error))?;
+        std::io::copy(&mut file, &mut self.validation).map_err(|error| LmError::io(&validation, error))?;
         file.set_len(cut * size).map_err(on_train)?;
+        file.seek(SeekFrom::Start(cut * size)).map_err(on_train)?;
+        self.meta.source_train_tokens.push(cut - self.source_start);
+        self.meta.validation_tokens += end - cut;
         self.meta.train_tokens = cut;
-        self.meta.validation_tokens = total - cut;
+        self.source_start = cut;
+        Ok(())
+    }
+
+    /// Ends the open source with the last `validation_fraction` of its tokens held out, and writes `tokens.json`.
+    ///
+    /// # Errors
+    /// As [`TokenSetWriter::end_source`]; [`LmError::EmptyCorpus`] where either part would be without a token.
+    pub fn finish(mut self, validation_fraction: f64) -> Result<TokenSetMeta, LmError> {
+        if self.meta.train_tokens > self.source_start || self.meta.source_train_tokens.is_empty() {
+            self.end_source(HeldOut::Share(validation_fraction))?;
+        }
+        let (train, validation) = (self.meta.train_tokens, self.meta.validation_tokens);
+        if train + validation == 0 {
+            return Err(LmError::EmptyCorpus { problem: "no document has a token".to_owned() });
+        }
+        if train == 0 || (validation == 0 && validation_fraction > 0.0) {
+            let problem = format!(
+                "{} tokens cannot be split into a training part and {validation_fraction} for validation",
+                self.tokens()
+            );
+            return Err(LmError::EmptyCorpus { problem });
+        }
+        if let [_only] = self.meta.source_train_tokens.as_slice() {
+            self.meta.source_train_tokens.clear();
+        }
         files::write_json(&self.dir.join(TOKENS_FILE), &self.meta)?;
         Ok(self.meta)
     }
 
     /// The first position after the end of a document that is nearest to `wanted`, within `reach`
-    /// tokens; `wanted` itself where there is none. Never 0 and never the end.
+    /// tokens; `wanted` itself where there is none. Never the start of the open source and never its end.
     fn cut_near(&self, wanted: u64, reach: u64) -> Result<u64, LmError> {
         let Some(end_of_text_id) = self.meta.end_of_text_id else { return Ok(wanted) };
-        let (low, high) = (wanted.saturating_sub(reach).max(1), (wanted + reach).min(self.meta.train_tokens - 1));
+        let first = self.source_start + 1;
+        let (low, high) = (wanted.saturating_sub(reach).max(first), (wanted + reach).min(self.meta.train_tokens - 1));
         // Position p is a document's first token when the one before it ends a document.
         let mut nearest: Option<u64> = None;
         for_each_id((self.train.get_ref(), self.meta.dtype), low - 1..high, |at, id| {

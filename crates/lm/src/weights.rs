@@ -178,7 +178,7 @@ pub(crate) fn read_named(path: &Path) -> Result<NamedTensors, LmError> {
     Ok(NamedTensors { tensors, metadata: file.header.metadata().clone() })
 }
 
-/// Writes fp32 tensors to `path`: whole or not at all.
+/// Writes tensors to `path`, fp32 and bf16 as such and others as fp32: whole or not at all.
 pub(crate) fn write_named<'a>(
     path: &Path,
     tensors: impl IntoIterator<Item = (String, &'a Tensor)>,
@@ -186,7 +186,7 @@ pub(crate) fn write_named<'a>(
 ) -> Result<(), LmError> {
     let views = tensors
         .into_iter()
-        .map(|(name, tensor)| Ok((name, Fp32View::new(tensor)?)))
+        .map(|(name, tensor)| Ok((name, TensorView::new(tensor)?)))
         .collect::<Result<Vec<_>, LmError>>()?;
     files::replace(path, |temporary| {
         safetensors::tensor::serialize_to_file(views, Some(metadata), temporary).map_err(|error| match error {
@@ -197,23 +197,28 @@ pub(crate) fn write_named<'a>(
 }
 
 /// A tensor as safetensors wants to see it.
-struct Fp32View {
-    /// fp32, contiguous, on the CPU.
+struct TensorView {
+    /// Of `dtype`, contiguous, on the CPU.
     tensor: Tensor,
+    dtype: Dtype,
     shape: Vec<usize>,
 }
 
-impl Fp32View {
+impl TensorView {
     fn new(tensor: &Tensor) -> Result<Self, LmError> {
-        let tensor = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
+        let (kind, dtype) = match tensor.f_kind()? {
+            Kind::BFloat16 => (Kind::BFloat16, Dtype::BF16),
+            _ => (Kind::Float, Dtype::F32),
+        };
+        let tensor = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(kind)?.f_contiguous()?;
         let shape = tensor.size().iter().map(|n| *n as usize).collect();
-        Ok(Self { tensor, shape })
+        Ok(Self { tensor, dtype, shape })
     }
 }
 
-impl View for Fp32View {
+impl View for TensorView {
     fn dtype(&self) -> Dtype {
-        Dtype::F32
+        self.dtype
     }
 
     fn shape(&self) -> &[usize] {
@@ -225,13 +230,13 @@ impl View for Fp32View {
         if self.data_len() == 0 {
             return Cow::Borrowed(&[]);
         }
-        // SAFETY: `new` made the tensor fp32, contiguous and on the CPU, so its storage holds `data_len`
+        // SAFETY: `new` made the tensor of `dtype`, contiguous and on the CPU, so its storage holds `data_len`
         // initialised bytes from `data_ptr`; the tensor keeps it alive as long as `self`, and nothing
         // writes to it during the borrow because saving and training share one thread.
         Cow::Borrowed(unsafe { std::slice::from_raw_parts(self.tensor.data_ptr().cast::<u8>(), self.data_len()) })
     }
 
     fn data_len(&self) -> usize {
-        self.shape.iter().product::<usize>() * size_of::<f32>()
+        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
     }
 }

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use expect_test::{Expect, expect};
+use inheritune_domain::checkpoint::decoder_config::Family;
+use inheritune_domain::spec::Precision;
 use inheritune_lm::optimizer::{AdamW, clip_grad_norm, gradient};
 use inheritune_lm::{Decoder, Device, Kind, Tensor, device, no_grad};
 
@@ -28,6 +30,14 @@ const NORM: f64 = 1e-5;
 const LOSS_OF_STEP: f64 = 1e-5;
 /// The gradient norm before each of 20 steps, relative.
 const NORM_OF_STEP: f64 = 1e-3;
+
+/// The loss of each of 200 steps, nats.
+const LOSS_OF_CURVE: f64 = 1e-3;
+/// In bf16, whose numbers have 8 bits: the mean loss, relative.
+const BF16_LOSS: f64 = 5e-3;
+/// In bf16: a tensor's gradient, in 2-norms: what PyTorch's own differs from that in fp32, so many times, and a share of it.
+const BF16_NOISE: f64 = 3.0;
+const BF16_GRADIENTS: f64 = 1e-2;
 
 /// A model beside what transformers computes for it.
 struct Case {
@@ -192,6 +202,131 @@ fn twenty_steps_follow_torch_adamw() {
 }
 
 #[test]
+fn two_hundred_steps_follow_torch_adamw() {
+    for case in cases_with("curve.safetensors") {
+        let curve = tensors(&golden_dir().join(&case.name).join("curve.safetensors"));
+        let (tokens, losses) = (curve["tokens"].to_kind(Kind::Int64), &curve["losses"]);
+        let (steps, length) = (losses.size()[0], tokens.size()[2]);
+        assert_eq!(steps, 200);
+        let mut optimizer = AdamW::new(case.decoder.parameters(), ADAMW).unwrap();
+        let mut worst = 0.0_f64;
+        for step in 0..steps {
+            let batch = tokens.get(step);
+            let (inputs, targets) = (batch.narrow(1, 0, length - 1), batch.narrow(1, 1, length - 1));
+            let loss = case.decoder.loss(&inputs, &targets).unwrap();
+            loss.backward();
+            clip_grad_norm(case.decoder.parameters(), MAX_NORM).unwrap();
+            optimizer.step(LR).unwrap();
+            optimizer.zero_grad().unwrap();
+            worst = worst.max((loss.double_value(&[]) - losses.double_value(&[step])).abs());
+        }
+        case.within("losses of 200 steps", (worst, LOSS_OF_CURVE));
+        let mean = |from: i64| losses.narrow(0, from, 20).mean(Kind::Double).double_value(&[]);
+        assert!(mean(steps - 20) < 0.85 * mean(0), "{}", case.name);
+    }
+}
+
+/// Each case that has this file.
+fn cases_with(file: &str) -> impl Iterator<Item = Case> {
+    let cases: Vec<Case> =
+        Case::all().into_iter().filter(|case| golden_dir().join(&case.name).join(file).exists()).collect();
+    assert!(cases.len() >= 2, "{file}");
+    cases.into_iter()
+}
+
+#[test]
+fn bf16_gradients_are_those_of_torch() {
+    for (precision, prefix) in [(Precision::Bf16Mixed, "mixed"), (Precision::Bf16, "pure")] {
+        for mut case in cases_with("bf16.safetensors") {
+            let expected = tensors(&golden_dir().join(&case.name).join("bf16.safetensors"));
+            case.decoder = case.decoder.in_precision(precision).unwrap();
+            let kept = if precision == Precision::Bf16 { Kind::BFloat16 } else { Kind::Float };
+            let loss = case.backward();
+            let expected_loss = expected[&format!("{prefix}.loss")].double_value(&[]);
+            case.within(&format!("{prefix} losses"), (relative(loss, expected_loss), BF16_LOSS));
+            let norm = |tensor: &Tensor| tensor.to_kind(Kind::Double).norm().double_value(&[]);
+            let (mut worst, mut torch_worst, mut from_fp32) = (0.0_f64, 0.0_f64, 0.0_f64);
+            for parameter in case.decoder.parameters() {
+                let found = gradient(parameter).unwrap().unwrap();
+                assert_eq!((parameter.tensor.kind(), found.kind()), (kept, kept), "{}", parameter.name);
+                let found = found.to_kind(Kind::Float);
+                let fp32 = &case.expected[&format!("gradient.{}", parameter.name)];
+                // OPT's key biases have no gradient but rounding.
+                if norm(fp32) < ROUNDING * norm(&case.expected["gradient_norm"]) {
+                    continue;
+                }
+                let expected = &expected[&format!("{prefix}.gradient.{}", parameter.name)];
+                let of = |tensor: &Tensor| norm(tensor) / norm(fp32);
+                let (difference, noise) = (of(&(&found - expected)), of(&(expected - fp32)));
+                let limit = BF16_NOISE * noise + BF16_GRADIENTS;
+                let name = &parameter.name;
+                assert!(difference <= limit, "{} {prefix}: {name} differs by {difference:e} of {limit:e}", case.name);
+                (worst, torch_worst) = (worst.max(difference), torch_worst.max(noise));
+                from_fp32 = from_fp32.max(of(&(&found - fp32)));
+            }
+            println!("{}: {prefix} gradients {worst:.1e}, PyTorch's own from fp32 {torch_worst:.1e}", case.name);
+            assert!(from_fp32 > 1e-3, "{}: {prefix} computes in fp32 ({from_fp32:e})", case.name);
+        }
+    }
+}
+
+#[test]
+fn a_model_kept_in_bf16_is_saved_as_such_and_taken_up_again() {
+    let case = Case::all().remove(0);
+    let decoder = case.decoder.in_precision(Precision::Bf16).unwrap();
+    let mut optimizer = AdamW::new(decoder.parameters(), ADAMW).unwrap();
+    let step = |decoder: &Decoder, optimizer: &mut AdamW| {
+        decoder.loss(&case.expected["inputs"], &case.expected["targets"]).unwrap().backward();
+        optimizer.step(LR).unwrap();
+        optimizer.zero_grad().unwrap();
+    };
+    step(&decoder, &mut optimizer);
+    let dir = tempfile::tempdir().unwrap();
+    decoder.save(dir.path()).unwrap();
+    optimizer.save(&dir.path().join("optimizer.safetensors")).unwrap();
+    let kinds: BTreeSet<String> = ["model.safetensors", "optimizer.safetensors"]
+        .iter()
+        .flat_map(|file| tensors(&dir.path().join(file)).into_values())
+        .map(|tensor| format!("{:?}", tensor.kind()))
+        .collect();
+    assert_eq!(kinds, BTreeSet::from(["BFloat16".to_owned()]));
+
+    let again = Decoder::from_weights(decoder.config().clone(), dir.path(), Device::Cpu).unwrap();
+    let again = again.in_precision(Precision::Bf16).unwrap();
+    let mut again_optimizer = AdamW::new(again.parameters(), ADAMW).unwrap();
+    again_optimizer.load(&dir.path().join("optimizer.safetensors")).unwrap();
+    step(&decoder, &mut optimizer);
+    step(&again, &mut again_optimizer);
+    for (one, other) in decoder.parameters().iter().zip(again.parameters()) {
+        assert!(one.tensor.equal(&other.tensor), "{}", one.name);
+    }
+}
+
+#[test]
+fn attention_within_documents_sees_each_as_if_alone() {
+    for case in Case::all() {
+        // Rows of the batch are cut in two documents after their sixth token; ends must be nowhere else.
+        let end = 7_i64;
+        let inputs = case.inputs().masked_fill(&case.inputs().eq(end), end + 1);
+        let (cut, rest) = (6, inputs.size()[1] - 6);
+        let _ = inputs.narrow(1, cut - 1, 1).fill_(end);
+        let logits = |decoder: &Decoder, tokens: &Tensor| no_grad(|| decoder.logits(tokens).unwrap());
+        let everywhere = logits(&case.decoder, &inputs);
+        let first = logits(&case.decoder, &inputs.narrow(1, 0, cut));
+        let second = logits(&case.decoder, &inputs.narrow(1, cut, rest));
+        let decoder = case.decoder.within_documents(7);
+        let within = logits(&decoder, &inputs);
+        let case_name = &case.name;
+        assert!(max_difference(&within.narrow(1, 0, cut), &first) < LOGITS, "{case_name}");
+        assert!(max_difference(&within.narrow(1, cut, rest), &everywhere.narrow(1, cut, rest)) > 1e-2, "{case_name}");
+        // Rotations and ALiBi know distances only, so the second document is as if alone; learned positions go on.
+        if !matches!(decoder.config().family, Family::Gpt2 | Family::Opt) {
+            assert!(max_difference(&within.narrow(1, cut, rest), &second) < LOGITS, "{case_name}");
+        }
+    }
+}
+
+#[test]
 fn a_saved_model_is_the_same_model() {
     for case in Case::all() {
         let dir = tempfile::tempdir().unwrap();
@@ -233,7 +368,8 @@ fn check(expected: Expect) {
 fn weight_files(dir: &Path) -> Vec<std::path::PathBuf> {
     let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let is_weights = |path: &std::path::PathBuf| {
-        path.extension().is_some_and(|e| e == "safetensors") && !path.ends_with("expected.safetensors")
+        let is_made = ["expected.safetensors", "bf16.safetensors", "curve.safetensors"];
+        path.extension().is_some_and(|e| e == "safetensors") && !is_made.iter().any(|made| path.ends_with(made))
     };
     let mut files: Vec<_> = files.filter(is_weights).collect();
     files.sort();

@@ -1,6 +1,6 @@
 //! Large tensors: freed blocks are used again, and no block has two owners.
 
-use inheritune_lm::{Device, Kind, Tensor, device};
+use inheritune_lm::{Device, Kind, LmError, Tensor, device};
 
 mod support;
 use support::max_difference;
@@ -66,5 +66,9 @@ fn freed_blocks_are_used_again() {
         let density = (&x64 * &x64 / -2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
         assert!(max_difference(&x.grad(), &(&phi + &x64 * &density)) < 1e-6);
     }
-    assert!(Tensor::f_zeros([1 << 58], (Kind::Float, Device::Cpu)).is_err(), "an error, not an abort");
+    // 4 TiB: more than there is; and more than there are addresses.
+    for elements in [1 << 40, 1 << 58] {
+        let error = LmError::from(Tensor::f_zeros([elements], (Kind::Float, Device::Cpu)).unwrap_err());
+        assert!(error.is_out_of_memory(), "{error}");
+    }
 }

@@ -331,7 +331,7 @@ struct Unlucky {
 }
 
 /// The whole first segment and a part of the second.
-const JOURNALED_PARTS: usize = 4;
+const JOURNALED_PARTS: usize = 5;
 
 async fn journaled(places: &Path, wanted: usize) {
     let parts = || {

@@ -1,13 +1,15 @@
-//! The text of a corpus, file by file, in pieces that fit in memory.
+//! The text of a corpus, source by source and file by file, in pieces that fit in memory.
 //!
 //! A file's name says what it is: `.jsonl` and `.ndjson` hold one JSON object a line whose `text` column is a
-//! document; every other name is plain text and one document as a whole. A further `.gz`, `.zst` or `.zstd` says how
-//! it is packed. Of a folder, the files with a known ending are read in the order of their names (`.txt`, `.text`,
-//! `.md`, `.jsonl`, `.ndjson`, packed or not) and the others are left out; a location that is a single file is read
-//! whatever its name. A document without text is skipped.
+//! document, `.parquet` one a row ([`rows_of_parquet`]), `.bin` tokens ([`token_file`]); every other name is plain text and
+//! one document as a whole. A further `.gz`, `.zst` or `.zstd` says how text, rows and tokens are packed. Of a folder, the
+//! files with a known ending are read in the order of their names (`.txt`, `.text`, `.md`, `.jsonl`, `.ndjson`,
+//! `.parquet`; `.bin` where the name says `train` or `val`) and the others are left out; a location that is a single file
+//! is read whatever its name. A document without text is skipped.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,6 +22,9 @@ use inheritune_store::objects::Folder;
 use inheritune_store::{Store, StoreError};
 use serde::Deserialize;
 use tokio::runtime::Handle;
+
+mod rows_of_parquet;
+mod token_file;
 
 /// A document is cut into pieces of about this size where that changes no token.
 const PIECE_BYTES: usize = 256 * 1024;
@@ -41,13 +46,29 @@ pub enum Cutting {
 /// Files that a message names at most.
 const NAMES_SHOWN: usize = 3;
 
-/// Part of a document.
+/// Part of a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Piece {
-    /// Its text, never empty.
-    pub text: String,
-    /// It is the document's last.
-    pub ends_document: bool,
+pub enum Piece {
+    /// Part of a document.
+    Text {
+        /// Never empty.
+        text: String,
+        /// It is the document's last.
+        ends_document: bool,
+    },
+    /// Tokens of documents, their ends among them.
+    Tokens {
+        /// Their ids.
+        ids: Vec<u32>,
+        /// They are for validation.
+        held_out: bool,
+    },
+}
+
+impl Piece {
+    fn text(text: impl Into<String>, ends_document: bool) -> Self {
+        Self::Text { text: text.into(), ends_document }
+    }
 }
 
 /// Why a corpus cannot be read.
@@ -91,6 +112,8 @@ struct CorpusFile {
     folder: Arc<Folder>,
     name: String,
     size_bytes: u64,
+    /// Which source it belongs to, from 0.
+    source: usize,
     /// What messages call it.
     shown: String,
     rows: Rows,
@@ -101,6 +124,8 @@ struct CorpusFile {
 enum Rows {
     Text,
     Jsonl,
+    Parquet,
+    Tokens { held_out: bool },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +142,7 @@ impl Corpus {
     /// A source does not exist or may not be read, or a folder holds no file that is read.
     pub async fn open(store: &Store, sources: &[Location]) -> Result<Self, JobError> {
         let mut files = Vec::new();
-        for source in sources {
+        for (number, source) in sources.iter().enumerate() {
             let folder = Arc::new(store.open(source).await?);
             let alone = folder.files().len() == 1;
             let before = files.len();
@@ -129,12 +154,27 @@ impl Corpus {
                 }
                 let shown = if alone { source.to_string() } else { format!("{source}/{}", file.name) };
                 let (name, size_bytes) = (file.name.clone(), file.size_bytes);
-                files.push(CorpusFile { folder: folder.clone(), name, size_bytes, shown, rows, packing });
+                files.push(CorpusFile {
+                    folder: folder.clone(),
+                    name,
+                    size_bytes,
+                    source: number,
+                    shown,
+                    rows,
+                    packing,
+                });
             }
             if files.len() == before {
                 return Err(JobError::Permanent(format!(
-                    "{source}: holds no file ending in .txt, .text, .md, .jsonl or .ndjson (or one of these and .gz, .zst)"
+                    "{source}: holds no file ending in .txt, .text, .md, .jsonl or .ndjson (or one of these and .gz, .zst), \
+                     .parquet, or train.bin"
                 )));
+            }
+            // What is held out has to come last; a source that has nothing else has to be trained on.
+            let own = &mut files[before..];
+            own.sort_by_key(CorpusFile::held_out);
+            if own.iter().all(CorpusFile::held_out) {
+                own.iter_mut().for_each(|file| file.rows = Rows::Tokens { held_out: false });
             }
         }
         Ok(Self { files, bytes_read: Arc::default() })
@@ -159,20 +199,62 @@ impl Corpus {
         self.bytes_read.load(Ordering::Relaxed)
     }
 
-    /// One pass over all documents. To be read on a thread that is none of `runtime`'s.
+    /// How many sources it has.
+    pub fn sources(&self) -> usize {
+        self.files.last().map_or(0, |file| file.source + 1)
+    }
+
+    /// One pass over all documents of one source. To be read on a thread that is none of `runtime`'s.
     pub fn pieces(
         &self,
+        source: usize,
         cutting: Cutting,
         runtime: &Handle,
     ) -> impl Iterator<Item = Result<Piece, CorpusError>> + Send {
         let (bytes_read, runtime) = (self.bytes_read.clone(), runtime.clone());
-        self.files.clone().into_iter().flat_map(move |file| {
-            let (pieces, failed) = match FilePieces::open(file, cutting, &bytes_read, &runtime) {
-                Ok(pieces) => (Some(pieces), None),
-                Err(error) => (None, Some(Err(error))),
-            };
-            failed.into_iter().chain(pieces.into_iter().flatten())
+        let files = self.files.clone().into_iter().filter(move |file| file.source == source);
+        files.flat_map(move |file| {
+            file.pieces(cutting, &bytes_read, &runtime).unwrap_or_else(|error| Box::new(std::iter::once(Err(error))))
         })
+    }
+}
+
+type Pieces = Box<dyn Iterator<Item = Result<Piece, CorpusError>> + Send>;
+
+impl CorpusFile {
+    fn held_out(&self) -> bool {
+        self.rows == Rows::Tokens { held_out: true }
+    }
+
+    fn pieces(self, cutting: Cutting, bytes_read: &Arc<AtomicU64>, runtime: &Handle) -> Result<Pieces, CorpusError> {
+        if self.rows == Rows::Parquet {
+            let documents = rows_of_parquet::documents(self, bytes_read, runtime)?;
+            return Ok(Box::new(documents.flat_map(move |text| match text {
+                Ok(text) => cut_row(text, cutting).into_iter().map(Ok).collect::<Vec<_>>(),
+                Err(error) => vec![Err(error)],
+            })));
+        }
+        let reader = self.unpacked(bytes_read, runtime)?;
+        Ok(match self.rows {
+            Rows::Tokens { held_out } => Box::new(token_file::pieces(self.shown, reader, held_out)),
+            Rows::Text | Rows::Jsonl | Rows::Parquet => Box::new(FilePieces::new(self, cutting, reader)),
+        })
+    }
+
+    fn unpacked(
+        &self,
+        bytes_read: &Arc<AtomicU64>,
+        runtime: &Handle,
+    ) -> Result<BufReader<Box<dyn Read + Send>>, CorpusError> {
+        let stored = StoredBytes::open(self, 0..self.size_bytes, bytes_read, runtime)?;
+        let reader: Box<dyn Read + Send> = match self.packing {
+            Packing::Plain => Box::new(stored),
+            Packing::Gzip => Box::new(flate2::read::MultiGzDecoder::new(stored)),
+            Packing::Zstd => {
+                Box::new(zstd::stream::read::Decoder::new(stored).map_err(|error| read_error(&self.shown, error))?)
+            }
+        };
+        Ok(BufReader::with_capacity(READ_BYTES, reader))
     }
 }
 
@@ -185,9 +267,21 @@ fn told_by_name(name: &str) -> (Rows, Packing, bool) {
     } else {
         (name.as_str(), Packing::Plain)
     };
-    let jsonl = stem.ends_with(".jsonl") || stem.ends_with(".ndjson");
-    let text = stem.ends_with(".txt") || stem.ends_with(".text") || stem.ends_with(".md");
-    (if jsonl { Rows::Jsonl } else { Rows::Text }, packing, jsonl || text)
+    let ends_in = |endings: &[&str]| endings.iter().any(|ending| stem.ends_with(ending));
+    if ends_in(&[".jsonl", ".ndjson"]) {
+        return (Rows::Jsonl, packing, true);
+    }
+    if ends_in(&[".parquet"]) {
+        // It packs its own columns: packed once more, it cannot be read from its end.
+        return (Rows::Parquet, packing, packing == Packing::Plain);
+    }
+    if let Some(stem) = stem.strip_suffix(".bin") {
+        let file_name = stem.rsplit('/').next().unwrap_or(stem);
+        let says = |words: &[&str]| file_name.split(|c: char| !c.is_alphanumeric()).any(|word| words.contains(&word));
+        let held_out = says(&["val", "validation"]);
+        return (Rows::Tokens { held_out }, packing, held_out || says(&["train"]));
+    }
+    (Rows::Text, packing, ends_in(&[".txt", ".text", ".md"]))
 }
 
 /// The pieces of one file.
@@ -211,42 +305,13 @@ struct Row {
 }
 
 impl FilePieces {
-    fn open(
-        file: CorpusFile,
-        cutting: Cutting,
-        bytes_read: &Arc<AtomicU64>,
-        runtime: &Handle,
-    ) -> Result<Self, CorpusError> {
-        let stream = runtime
-            .block_on(file.folder.stream(&file.name, 0..file.size_bytes))
-            .map_err(|source| CorpusError::Store { file: file.shown.clone(), source })?;
-        let stored =
-            StoredBytes { stream, rest: Bytes::new(), bytes_read: bytes_read.clone(), runtime: runtime.clone() };
-        let reader: Box<dyn Read + Send> = match file.packing {
-            Packing::Plain => Box::new(stored),
-            Packing::Gzip => Box::new(flate2::read::MultiGzDecoder::new(stored)),
-            Packing::Zstd => {
-                Box::new(zstd::stream::read::Decoder::new(stored).map_err(|error| read_error(&file.shown, error))?)
-            }
-        };
-        let reader = BufReader::with_capacity(READ_BYTES, reader);
-        Ok(Self {
-            file,
-            cutting,
-            reader,
-            buffer: Vec::new(),
-            offset: 0,
-            line: 0,
-            ready: VecDeque::new(),
-            finished: false,
-        })
+    fn new(file: CorpusFile, cutting: Cutting, reader: BufReader<Box<dyn Read + Send>>) -> Self {
+        let (buffer, ready) = (Vec::new(), VecDeque::new());
+        Self { file, cutting, reader, buffer, offset: 0, line: 0, ready, finished: false }
     }
 
     fn next_piece(&mut self) -> Result<Option<Piece>, CorpusError> {
-        match self.file.rows {
-            Rows::Text => self.next_text(),
-            Rows::Jsonl => self.next_row(),
-        }
+        if self.file.rows == Rows::Jsonl { self.next_row() } else { self.next_text() }
     }
 
     fn next_text(&mut self) -> Result<Option<Piece>, CorpusError> {
@@ -283,7 +348,7 @@ impl FilePieces {
             self.bad(format!("is not valid UTF-8 at byte {at}; convert it to UTF-8 first"))
         })?;
         self.offset += length;
-        Ok(Piece { text, ends_document })
+        Ok(Piece::text(text, ends_document))
     }
 
     fn next_row(&mut self) -> Result<Option<Piece>, CorpusError> {
@@ -355,13 +420,13 @@ fn cut_row(text: String, cutting: Cutting) -> VecDeque<Piece> {
         && let Some(cut) = place_to_cut(rest.as_bytes(), PIECE_BYTES)
     {
         let (piece, after) = rest.split_at(cut);
-        pieces.push_back(Piece { text: piece.to_owned(), ends_document: false });
+        pieces.push_back(Piece::text(piece, false));
         rest = after;
     }
     if pieces.is_empty() && !text.is_empty() {
-        pieces.push_back(Piece { text, ends_document: true });
+        pieces.push_back(Piece::text(text, true));
     } else if !rest.is_empty() {
-        pieces.push_back(Piece { text: rest.to_owned(), ends_document: true });
+        pieces.push_back(Piece::text(rest, true));
     }
     pieces
 }
@@ -396,12 +461,26 @@ fn read_error(file: &str, error: io::Error) -> CorpusError {
     }
 }
 
-/// A stored file as a blocking reader.
+/// A stretch of a stored file as a blocking reader.
 struct StoredBytes {
     stream: BoxStream<'static, Result<Bytes, StoreError>>,
     rest: Bytes,
     bytes_read: Arc<AtomicU64>,
     runtime: Handle,
+}
+
+impl StoredBytes {
+    fn open(
+        file: &CorpusFile,
+        range: Range<u64>,
+        bytes_read: &Arc<AtomicU64>,
+        runtime: &Handle,
+    ) -> Result<Self, CorpusError> {
+        let stream = runtime
+            .block_on(file.folder.stream(&file.name, range))
+            .map_err(|source| CorpusError::Store { file: file.shown.clone(), source })?;
+        Ok(Self { stream, rest: Bytes::new(), bytes_read: bytes_read.clone(), runtime: runtime.clone() })
+    }
 }
 
 impl Read for StoredBytes {
@@ -432,6 +511,10 @@ mod tests {
         assert_eq!(told_by_name("a.ndjson.zstd"), (Rows::Jsonl, Packing::Zstd, true));
         assert_eq!(told_by_name("book"), (Rows::Text, Packing::Plain, false));
         assert_eq!(told_by_name("config.json"), (Rows::Text, Packing::Plain, false));
+        assert_eq!(told_by_name("part-0.parquet"), (Rows::Parquet, Packing::Plain, true));
+        assert_eq!(told_by_name("data/train.bin"), (Rows::Tokens { held_out: false }, Packing::Plain, true));
+        assert_eq!(told_by_name("fineweb_val_000000.bin"), (Rows::Tokens { held_out: true }, Packing::Plain, true));
+        assert_eq!(told_by_name("pytorch_model.bin"), (Rows::Tokens { held_out: false }, Packing::Plain, false));
     }
 
     #[test]
@@ -454,9 +537,16 @@ mod tests {
         let text = "one line of words\n".repeat(60_000);
         let pieces = cut_row(text.clone(), Cutting::AtLineFeeds);
         assert!(pieces.len() > 3);
-        assert_eq!(pieces.iter().map(|piece| piece.text.as_str()).collect::<String>(), text);
-        assert_eq!(pieces.iter().filter(|piece| piece.ends_document).count(), 1);
-        assert!(pieces.back().unwrap().ends_document);
+        let parts: Vec<(&str, bool)> = pieces
+            .iter()
+            .map(|piece| match piece {
+                Piece::Text { text, ends_document } => (text.as_str(), *ends_document),
+                Piece::Tokens { .. } => panic!("{piece:?}"),
+            })
+            .collect();
+        assert_eq!(parts.iter().map(|(text, _)| *text).collect::<String>(), text);
+        assert_eq!(parts.iter().filter(|(_, ends_document)| *ends_document).count(), 1);
+        assert!(parts.last().unwrap().1);
         assert_eq!(cut_row(text, Cutting::Never).len(), 1);
         assert!(cut_row(String::new(), Cutting::Never).is_empty());
     }

@@ -1,17 +1,15 @@
 //! `TrainingService`: what a training would take, on the machine that answers.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use inheritune_api::v1::training_service_server::{TrainingService, TrainingServiceServer};
 use inheritune_api::{convert, status, v1};
 use inheritune_domain::artifact::Location;
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_lm::tokens::{TOKENS_FILE, TokenSetMeta};
-use inheritune_lm::{Device, Kind, Tensor, device, no_grad};
+use inheritune_lm::{Kind, device};
 use inheritune_runtime::store_status::{RETRY_AFTER, store_status};
 use inheritune_store::{Store, StoreError};
-use tokio::sync::OnceCell;
 use tonic::{Request, Response, Status};
 
 use crate::data_order::{DataOrder, StepShape, used_tokens};
@@ -21,10 +19,6 @@ use crate::estimate::{ASSUMED_UTILISATION, Estimate, estimate};
 pub const SERVICE_NAME: &str = "inheritune.v1.TrainingService";
 /// Largest `config.json` and `tokens.json` that are read.
 const MAX_JSON_BYTES: u64 = 1 << 20;
-/// Rows and columns of the matrices whose product tells a device's peak.
-const PROBE_WIDTH: i64 = 1024;
-/// Products that are timed; the fastest counts.
-const PROBE_REPEATS: usize = 5;
 /// Longest time for one call.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 
@@ -35,14 +29,12 @@ pub fn service(store: Store) -> TrainingServiceServer<Training> {
 
 /// What answers.
 pub fn training(store: Store) -> Training {
-    Training { store, peak_flops: Arc::default() }
+    Training { store }
 }
 
 /// TrainingService.
 pub struct Training {
     store: Store,
-    /// The device's measured matmul peak; measured when first asked for.
-    peak_flops: Arc<OnceCell<f64>>,
 }
 
 #[tonic::async_trait]
@@ -73,13 +65,10 @@ impl Training {
         };
         let training = &asked.training;
         let used = used_tokens(train_tokens, asked.data_fraction);
-        let shape = StepShape {
-            block_size: training.block_size,
-            micro_batch: training.micro_batch,
-            gradient_accumulation: training.gradient_accumulation,
-        };
-        let order = DataOrder::new(used, shape, 0).map_err(|e| status::unusable("tokens", &e.to_string()))?;
-        let peak_flops = *self.peak_flops.get_or_try_init(measured_peak).await?;
+        let shape = StepShape::of(training);
+        let order = DataOrder::new(used, shape, training.sampling, 0)
+            .map_err(|e| status::unusable("tokens", &e.to_string()))?;
+        let peak_flops = measured_peak().await?;
         let found = estimate(&config, training, used, peak_flops);
         let mut notes = vec![format!(
             "time: 6 N D and attention at {:.0} % of {:.0} GFLOP/s, the matrix product peak measured on this service's machine",
@@ -133,20 +122,7 @@ fn response(found: &Estimate, epochs: f64, (tokens_per_step, notes): (u64, Vec<S
 
 /// Floating-point operations a second of this machine's device in a product of fp32 matrices.
 async fn measured_peak() -> Result<f64, Status> {
-    let measured = tokio::task::spawn_blocking(|| no_grad(|| probe(device::default_device())));
+    let measured = tokio::task::spawn_blocking(|| device::matmul_peak(device::default_device(), Kind::Float));
     let measured = measured.await.map_err(|error| status::internal(&error))?;
     measured.map_err(|error| status::internal(&error))
-}
-
-fn probe(device: Device) -> Result<f64, tch::TchError> {
-    let ones = || Tensor::f_ones([PROBE_WIDTH, PROBE_WIDTH], (Kind::Float, device));
-    let (a, b) = (ones()?, ones()?);
-    let mut fastest_s = f64::INFINITY;
-    for _ in 0..PROBE_REPEATS {
-        let started = Instant::now();
-        // Reading one number waits for the device.
-        a.f_matmul(&b)?.f_double_value(&[0, 0])?;
-        fastest_s = fastest_s.min(started.elapsed().as_secs_f64());
-    }
-    Ok(2.0 * (PROBE_WIDTH as f64).powi(3) / fastest_s.max(1e-9))
 }

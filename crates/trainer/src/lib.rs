@@ -1,8 +1,8 @@
 //! The trainer service: text to token sets, and checkpoints to trained checkpoints.
 //!
 //! Owns: reading a corpus ([`corpus`]) and writing a token set ([`tokenize`]); the order of the data
-//! ([`data_order`]), the learning rate ([`schedule`]), the training itself ([`training_loop`]), what it leaves behind
-//! while it runs ([`recorder`]) and how it goes on after a stop ([`resume`]); what a training will cost
+//! ([`data_order`]) and reading it ([`batches`]), the learning rate ([`schedule`]), the training itself ([`training_loop`]), what it leaves behind
+//! while it runs ([`recorder`]) and how it goes on after a stop ([`resume`]) or an interruption (`retry`); what a training will cost
 //! ([`estimate`], [`grpc`]).
 //!
 //! Entry point: [`handler`] works jobs of the kinds `tokenize` and `train`; [`services`] answers
@@ -15,11 +15,13 @@
 pub mod corpus;
 pub mod tokenize;
 pub mod data_order;
+pub mod batches;
 pub mod schedule;
 pub mod training_loop;
 pub mod recorder;
 pub mod resume;
 pub mod train;
+mod retry;
 pub mod estimate;
 pub mod grpc;
 

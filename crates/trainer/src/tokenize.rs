@@ -12,7 +12,9 @@ use inheritune_domain::checkpoint::tokenizer_files::{TOKENIZER_FILES, Vocabulary
 use inheritune_domain::job::Progress;
 use inheritune_domain::spec::{TokenizeSpec, Tokenized, TokenizerSource};
 use inheritune_lm::tokenizer::Tokenizer;
-use inheritune_lm::tokens::{NewTokenSet, TOKENS_FILE, TRAIN_FILE, TokenSetMeta, TokenSetWriter, VALIDATION_FILE};
+use inheritune_lm::tokens::{
+    HeldOut, NewTokenSet, TOKENS_FILE, TRAIN_FILE, TokenSetMeta, TokenSetWriter, VALIDATION_FILE,
+};
 use inheritune_runtime::worker::{JobContext, JobError};
 use serde_json::json;
 use tokio::runtime::Handle;
@@ -150,7 +152,11 @@ impl Work {
             },
         )
         .map_err(lm_error)?;
-        self.encode(&tokenizer, cutting, passes, &mut writer)?;
+        for source in 0..self.corpus.sources() {
+            let held_out = self.encode(source, &tokenizer, (cutting, passes), &mut writer)?;
+            let held_out = if held_out == 0 { HeldOut::Share(validation_fraction) } else { HeldOut::Last(held_out) };
+            writer.end_source(held_out).map_err(lm_error)?;
+        }
         if writer.tokens() == 0 {
             return Err(self.empty());
         }
@@ -167,7 +173,8 @@ impl Work {
 
     fn train_tokenizer(&self, vocab_size: u32, passes: u64) -> Result<Tokenizer, JobError> {
         let mut failed: Option<JobError> = None;
-        let mut pieces = self.corpus.pieces(Cutting::AtLineFeeds, &self.runtime);
+        let of_source = |source| self.corpus.pieces(source, Cutting::AtLineFeeds, &self.runtime);
+        let mut pieces = (0..self.corpus.sources()).flat_map(of_source);
         let mut taken = 0;
         let texts = std::iter::from_fn(|| {
             if self.context.stop.requested().is_some() {
@@ -177,10 +184,17 @@ impl Work {
                 return None;
             }
             match pieces.next()? {
-                Ok(piece) => {
-                    taken += piece.text.len();
+                Ok(Piece::Text { text, .. }) => {
+                    taken += text.len();
                     self.progress(passes, "training the tokenizer");
-                    Some(piece.text)
+                    Some(text)
+                }
+                Ok(Piece::Tokens { .. }) => {
+                    failed = Some(JobError::Permanent(
+                        "the corpus holds token files: name the tokenizer that made them instead of training one"
+                            .to_owned(),
+                    ));
+                    None
                 }
                 Err(error) => {
                     failed = Some(error.into());
@@ -196,31 +210,47 @@ impl Work {
         }
     }
 
+    /// Writes one source's tokens; gives how many at its end are held out.
     fn encode(
         &self,
+        source: usize,
         tokenizer: &Tokenizer,
-        cutting: Cutting,
-        passes: u64,
+        (cutting, passes): (Cutting, u64),
         writer: &mut TokenSetWriter,
-    ) -> Result<(), JobError> {
-        let mut pieces = self.corpus.pieces(cutting, &self.runtime);
+    ) -> Result<u64, JobError> {
+        let mut pieces = self.corpus.pieces(source, cutting, &self.runtime);
         let mut document = Document::default();
+        let mut tokens_held_out = 0;
         loop {
             if self.context.stop.requested().is_some() {
                 return Err(JobError::Stopped);
             }
             let batch = next_batch(&mut pieces)?;
             if batch.is_empty() {
-                return Ok(());
+                return Ok(tokens_held_out);
             }
-            let texts: Vec<&str> = batch.iter().map(|piece| piece.text.as_str()).collect();
-            let encoded = tokenizer.encode_batch(&texts).map_err(lm_error)?;
-            for (piece, tokens) in batch.iter().zip(encoded) {
-                document.tokens.extend(tokens);
-                document.text_bytes += piece.text.len() as u64;
-                if piece.ends_document {
-                    writer.push_document(&document.tokens, document.text_bytes).map_err(lm_error)?;
-                    document = Document::default();
+            let texts: Vec<&str> = batch
+                .iter()
+                .filter_map(|piece| match piece {
+                    Piece::Text { text, .. } => Some(text.as_str()),
+                    Piece::Tokens { .. } => None,
+                })
+                .collect();
+            let mut encoded = tokenizer.encode_batch(&texts).map_err(lm_error)?.into_iter();
+            for piece in &batch {
+                match piece {
+                    Piece::Text { text, ends_document } => {
+                        document.tokens.extend(encoded.next().unwrap_or_default());
+                        document.text_bytes += text.len() as u64;
+                        if *ends_document {
+                            writer.push_document(&document.tokens, document.text_bytes).map_err(lm_error)?;
+                            document = Document::default();
+                        }
+                    }
+                    Piece::Tokens { ids, held_out } => {
+                        writer.push_tokens(ids).map_err(|e| lm_error(e).about(&self.corpus.names()))?;
+                        tokens_held_out += if *held_out { ids.len() as u64 } else { 0 };
+                    }
                 }
             }
             self.progress(passes, &format!("{} tokens", writer.tokens() + document.tokens.len() as u64));
@@ -259,7 +289,10 @@ fn next_batch(pieces: &mut impl Iterator<Item = Result<Piece, CorpusError>>) -> 
     while bytes < BATCH_BYTES
         && let Some(piece) = pieces.next().transpose()?
     {
-        bytes += piece.text.len();
+        bytes += match &piece {
+            Piece::Text { text, .. } => text.len(),
+            Piece::Tokens { ids, .. } => size_of_val(ids.as_slice()),
+        };
         batch.push(piece);
     }
     Ok(batch)

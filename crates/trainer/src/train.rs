@@ -4,7 +4,7 @@ use std::path::Path;
 
 use inheritune_domain::artifact::{Artifact, ArtifactKind, Location};
 use inheritune_domain::checkpoint::tokenizer_files::{TOKENIZER_FILES, VocabularyFiles};
-use inheritune_domain::spec::{TrainSpec, Trained};
+use inheritune_domain::spec::{Precision, TrainSpec, Trained};
 use inheritune_lm::tokenizer::vocabulary_sha256;
 use inheritune_lm::tokens::{TOKENS_FILE, TokenSetMeta};
 use inheritune_runtime::worker::{JobContext, JobError};
@@ -13,9 +13,11 @@ use inheritune_store::jobs::Page;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::data_order::StepShape;
 use crate::recorder;
 use crate::resume::{self, WEIGHTS_FILE};
-use crate::training_loop::{Finished, Training};
+use crate::retry::Tries;
+use crate::training_loop::{Finished, Interrupted, Training};
 use crate::{file_error, lm_error};
 
 const CONFIG_FILE: &str = "config.json";
@@ -45,27 +47,44 @@ pub async fn run(spec: TrainSpec, context: JobContext) -> Result<Trained, JobErr
     let checkpoint = context.fetch(&spec.checkpoint, "checkpoint").await?;
     let tokens = context.fetch(&Location::Artifact(spec.tokens), "tokens").await?;
     check_tokenizer(&checkpoint, &tokens).await?;
-    let saved = resume::newest(&context, &spec).await?;
+    let inputs = Inputs { spec: &spec, checkpoint: &checkpoint, tokens: &tokens };
+    let mut tries = Tries::new(&spec.training);
+    let finished = loop {
+        match train(&context, inputs, tries.shape()).await? {
+            Ok(finished) => break finished,
+            Err(interrupted) => tries.after(interrupted)?,
+        }
+    };
+    let artifact = publish(&context, inputs, finished).await?;
+    resume::clear(&context.store, context.lease.job).await;
+    trained(&artifact)
+}
+
+/// One try, from the newest training state to the end.
+async fn train(
+    context: &JobContext,
+    inputs: Inputs<'_>,
+    shape: StepShape,
+) -> Result<Result<Finished, Interrupted>, JobError> {
+    let saved = resume::newest(context, inputs.spec).await?;
     let (recorder, writer) = recorder::channel(context.clone());
     let training = Training {
-        checkpoint: checkpoint.clone(),
-        tokens: tokens.clone(),
+        checkpoint: inputs.checkpoint.to_owned(),
+        tokens: inputs.tokens.to_owned(),
         scratch: context.cache_dir.clone(),
         saved,
-        spec: spec.clone(),
+        spec: inputs.spec.clone(),
+        shape,
         threads: context.threads,
         stop: context.stop.clone(),
         progress: context.progress.clone(),
         recorder,
     };
     // The writer ends when the training drops its side, with all that was handed over written.
-    let (finished, written) = tokio::join!(context.run_blocking("train", move || training.run()), writer.run());
+    let (ended, written) = tokio::join!(context.run_blocking("train", move || Ok(training.run())), writer.run());
     // A writer that failed made the training stop: its error is the reason.
     written?;
-    let artifact =
-        publish(&context, Inputs { spec: &spec, checkpoint: &checkpoint, tokens: &tokens }, finished?).await?;
-    resume::clear(&context.store, context.lease.job).await;
-    trained(&artifact)
+    ended
 }
 
 /// The result of an earlier attempt that published it and died before it could say so.
@@ -107,6 +126,7 @@ async fn check_tokenizer(checkpoint: &Path, tokens: &Path) -> Result<(), JobErro
     )))
 }
 
+#[derive(Clone, Copy)]
 struct Inputs<'a> {
     spec: &'a TrainSpec,
     checkpoint: &'a Path,
@@ -118,7 +138,7 @@ async fn publish(context: &JobContext, inputs: Inputs<'_>, finished: Finished) -
     let state = &finished.state;
     let mut artifact = context.store.begin_artifact(ArtifactKind::Checkpoint, context.lease);
     artifact.put_file(WEIGHTS_FILE, &finished.dir.join(WEIGHTS_FILE)).await?;
-    let config = config_of_trained(read_json(&checkpoint.join(CONFIG_FILE)).await?);
+    let config = config_of_trained(read_json(&checkpoint.join(CONFIG_FILE)).await?, spec.training.precision);
     artifact.put_bytes(CONFIG_FILE, format!("{config:#}\n").into()).await?;
     let tokenizer = if has_tokenizer(checkpoint) { checkpoint } else { tokens };
     let carried = TOKENIZER_FILES.iter().map(|name| (tokenizer, name));
@@ -158,11 +178,14 @@ fn has_tokenizer(dir: &Path) -> bool {
     VocabularyFiles::find(|name| dir.join(name).exists()).is_some()
 }
 
-/// The trained weights are fp32, whatever the checkpoint's were.
-fn config_of_trained(mut config: Value) -> Value {
+/// The trained weights are of the training's type, whatever the checkpoint's were.
+fn config_of_trained(mut config: Value, precision: Precision) -> Value {
     // transformers calls it `dtype` from version 5 on, and reads both.
     let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
-    config[key] = json!("float32");
+    config[key] = json!(match precision {
+        Precision::Fp32 | Precision::Bf16Mixed => "float32",
+        Precision::Bf16 => "bfloat16",
+    });
     config
 }
 
@@ -171,13 +194,14 @@ fn training_section(spec: &TrainSpec, finished: &Finished) -> String {
     let (training, state) = (&spec.training, &finished.state);
     format!(
         "\n## Training\n\n| | |\n|---|---|\n| steps | {} |\n| tokens seen | {} |\n| passes over the data | {:.2} |\n\
-         | tokens a step | {} |\n| block size | {} |\n| learning rate | {} to {} |\n| optimizer | AdamW, betas {} and {}, \
+         | tokens a step | {} |\n| block size | {} |\n| precision | {} |\n| learning rate | {} to {} |\n| optimizer | AdamW, betas {} and {}, \
          weight decay {} |\n| training loss, first and last | {:.4}, {:.4} nats |\n| seed of the data order | {} |\n",
         state.step,
         state.tokens_seen,
         finished.epochs,
         training.tokens_per_step(),
         training.block_size,
+        training.precision.as_str(),
         training.lr_max,
         training.lr_min,
         training.beta1,

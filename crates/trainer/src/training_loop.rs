@@ -4,18 +4,22 @@
 //! through the [`Recorder`]. Everything between two steps is in [`TrainingState`], the weights and the optimizer, so a
 //! stop between any two micro-batches loses at most the step that was being computed.
 
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::job::{MetricPoint, Progress};
-use inheritune_domain::spec::TrainSpec;
+use inheritune_domain::spec::{Precision, TrainSpec};
 use inheritune_lm::optimizer::{self, AdamW, AdamWConfig};
-use inheritune_lm::tokens::{TokenSet, TokenSlice};
-use inheritune_lm::{Decoder, Kind, LmError, Tensor, device, no_grad};
+use inheritune_lm::tokens::{TokenSet, TokenSetMeta};
+use inheritune_lm::{Decoder, Kind, LmError, device, no_grad};
 use inheritune_runtime::worker::{JobError, ProgressSender, StopReason, StopSignal};
 
-use crate::data_order::{DataOrder, StepShape, used_tokens};
+use crate::batches::{Batch, Batches};
+use crate::data_order::{DataOrder, Share, StepShape, used_tokens};
+use crate::estimate::flops_per_token;
 use crate::lm_error;
 use crate::recorder::Recorder;
 use crate::resume::{self, OPTIMIZER_FILE, Saved, TrainingState};
@@ -38,6 +42,8 @@ pub struct Training {
     pub saved: Option<Saved>,
     /// What to do.
     pub spec: TrainSpec,
+    /// How its steps are made up: as the spec says, or in smaller micro-batches where memory wants it.
+    pub shape: StepShape,
     /// libtorch's threads; its own choice when absent.
     pub threads: Option<usize>,
     /// Looked at before every micro-batch.
@@ -61,18 +67,57 @@ pub struct Finished {
     pub config: DecoderConfig,
 }
 
+/// Why a training ended before its last step.
+#[derive(Debug)]
+pub enum Interrupted {
+    /// A loss or gradient is not finite; step, micro-batch and tensor are named.
+    NotFinite(String),
+    /// A tensor found no memory.
+    OutOfMemory(String),
+    /// As any job may end.
+    Job(JobError),
+}
+
+impl From<JobError> for Interrupted {
+    fn from(error: JobError) -> Self {
+        Self::Job(error)
+    }
+}
+
+impl From<LmError> for Interrupted {
+    fn from(error: LmError) -> Self {
+        if error.is_out_of_memory() { Self::OutOfMemory(error.to_string()) } else { Self::Job(lm_error(error)) }
+    }
+}
+
+impl From<tch::TchError> for Interrupted {
+    fn from(error: tch::TchError) -> Self {
+        LmError::Torch(error).into()
+    }
+}
+
+impl From<Interrupted> for JobError {
+    fn from(interrupted: Interrupted) -> Self {
+        match interrupted {
+            Interrupted::NotFinite(problem) => Self::Permanent(problem),
+            Interrupted::OutOfMemory(problem) => Self::Retryable(problem),
+            Interrupted::Job(error) => error,
+        }
+    }
+}
+
 impl Training {
     /// Trains to the last step; blocks.
     ///
     /// # Errors
-    /// Permanent: inputs that cannot be used, a loss or gradient that is not finite (step, micro-batch and tensor are
-    /// named), or an inherited model that starts like a random one. [`JobError::Stopped`] when told to stop: a state
-    /// was handed to the recorder before if one is worth keeping.
-    pub fn run(mut self) -> Result<Finished, JobError> {
+    /// [`Interrupted::NotFinite`] and [`Interrupted::OutOfMemory`]; [`JobError::Permanent`] for inputs that cannot be used,
+    /// or an inherited model that starts like a random one. [`JobError::Stopped`] when told to stop: a state was handed
+    /// to the recorder before if one is worth keeping.
+    pub fn run(mut self) -> Result<Finished, Interrupted> {
         if let Some(threads) = self.threads {
             device::set_threads(threads);
         }
-        let tokens = TokenSet::open(&self.tokens).map_err(lm_error)?;
+        let tokens = Arc::new(TokenSet::open(&self.tokens)?);
         let saved = self.saved.take();
         let mut session = Session::start(&self, &tokens, saved)?;
         session.train()?;
@@ -85,6 +130,7 @@ struct Session<'a> {
     job: &'a Training,
     tokens: &'a TokenSet,
     order: DataOrder,
+    batches: Batches,
     total_steps: u64,
     model: Decoder,
     optimizer: AdamW,
@@ -96,6 +142,8 @@ struct Session<'a> {
     wall_s_before: f64,
     /// Running mean of a step's time in seconds, without evaluations and saving.
     step_s: Option<f64>,
+    /// Floating-point operations a second in a product of matrices: what the device does at most.
+    peak_flops: f64,
 }
 
 /// What one step brought.
@@ -106,44 +154,54 @@ struct StepNumbers {
 }
 
 impl<'a> Session<'a> {
-    fn start(job: &'a Training, tokens: &'a TokenSet, saved: Option<Saved>) -> Result<Self, JobError> {
+    fn start(job: &'a Training, tokens: &'a Arc<TokenSet>, saved: Option<Saved>) -> Result<Self, Interrupted> {
         let training = &job.spec.training;
         let of_checkpoint = |e| lm_error(e).about(&format!("checkpoint {}", job.spec.checkpoint));
         let config = Decoder::read_config(&job.checkpoint).map_err(of_checkpoint)?;
         if tokens.meta().vocab_size > config.vocab_size {
             let (tokenizer, embedding) = (tokens.meta().vocab_size, config.vocab_size);
-            return Err(lm_error(LmError::VocabularyTooLarge { tokenizer, embedding }));
+            return Err(LmError::VocabularyTooLarge { tokenizer, embedding }.into());
         }
         if training.block_size > config.max_positions {
-            return Err(JobError::Permanent(format!(
-                "training.block_size {} exceeds the model's {} positions",
-                training.block_size, config.max_positions
-            )));
+            let (block_size, positions) = (training.block_size, config.max_positions);
+            let problem = format!("training.block_size {block_size} exceeds the model's {positions} positions");
+            return Err(JobError::Permanent(problem).into());
         }
-        let shape = StepShape {
-            block_size: training.block_size,
-            micro_batch: training.micro_batch,
-            gradient_accumulation: training.gradient_accumulation,
-        };
-        let used = used_tokens(tokens.meta().train_tokens, job.spec.data_fraction);
-        let order = DataOrder::new(used, shape, job.spec.seed).map_err(|e| JobError::Permanent(e.to_string()))?;
+        let (order, used) = data_order(job, tokens.meta())?;
         let device = device::default_device();
         let model = match &saved {
-            Some(saved) => Decoder::from_weights(config, &saved.dir, device).map_err(lm_error)?,
+            Some(saved) => Decoder::from_weights(config, &saved.dir, device)?,
             None => Decoder::from_weights(config, &job.checkpoint, device).map_err(of_checkpoint)?,
         };
-        let mut optimizer = AdamW::new(model.parameters(), adamw_config(&job.spec)).map_err(lm_error)?;
+        let mut model = model.in_precision(training.precision)?;
+        if training.document_mask {
+            let end = tokens.meta().end_of_text_id.ok_or_else(|| {
+                JobError::Permanent(
+                    "training.document_mask: the token set's tokenizer ends documents with no token".to_owned(),
+                )
+            })?;
+            model = model.within_documents(end);
+        }
+        let mut optimizer = AdamW::new(model.parameters(), adamw_config(&job.spec))?;
         let state = match saved {
             Some(saved) => {
-                optimizer.load(&saved.dir.join(OPTIMIZER_FILE)).map_err(lm_error)?;
+                optimizer.load(&saved.dir.join(OPTIMIZER_FILE))?;
                 saved.state
             }
             None => TrainingState::start(&job.spec),
+        };
+        let from = (state.step, u64::from(job.shape.gradient_accumulation));
+        let batches = Batches::start(tokens.clone(), order.clone(), from)?;
+        let computed_in = match training.precision {
+            Precision::Fp32 => Kind::Float,
+            Precision::Bf16Mixed | Precision::Bf16 => Kind::BFloat16,
         };
         Ok(Self {
             job,
             tokens,
             order,
+            batches,
+            peak_flops: device::matmul_peak(device, computed_in)?,
             total_steps: training.total_steps(used),
             model,
             optimizer,
@@ -155,7 +213,7 @@ impl<'a> Session<'a> {
         })
     }
 
-    fn train(&mut self) -> Result<(), JobError> {
+    fn train(&mut self) -> Result<(), Interrupted> {
         if self.state.step == 0 && self.job.spec.expect_inherited {
             self.check_inheritance()?;
         }
@@ -176,16 +234,15 @@ impl<'a> Session<'a> {
     }
 
     /// One optimizer step: every micro-batch forward and backward, clip, update.
-    fn step(&mut self) -> Result<StepNumbers, JobError> {
+    fn step(&mut self) -> Result<StepNumbers, Interrupted> {
         let training = &self.job.spec.training;
-        let micro_batches = u64::from(training.gradient_accumulation);
+        let micro_batches = u64::from(self.job.shape.gradient_accumulation);
         let mut loss_sum = 0.0;
         for micro in 0..micro_batches {
             self.stop_if_told()?;
-            let ranges = self.order.micro_batch(self.state.step, micro);
-            let (inputs, targets) = batch(self.tokens.train(), &ranges).map_err(lm_error)?;
-            let loss = self.model.loss(&inputs, &targets).map_err(lm_error)?;
-            let loss_nats = loss.f_double_value(&[]).map_err(torch_error)?;
+            let Batch { inputs, targets, ranges } = self.batches.next()?;
+            let loss = self.model.loss(&inputs, &targets)?;
+            let loss_nats = loss.f_double_value(&[])?;
             if !loss_nats.is_finite() {
                 let starts: Vec<u64> = ranges.iter().map(|range| range.start).collect();
                 return Err(self.broken(&format!(
@@ -193,24 +250,24 @@ impl<'a> Session<'a> {
                 )));
             }
             loss_sum += loss_nats;
-            let share = loss.f_div_scalar(micro_batches as f64).map_err(torch_error)?;
-            share.f_backward().map_err(torch_error)?;
+            let share = loss.f_div_scalar(micro_batches as f64)?;
+            share.f_backward()?;
         }
         // Clipping off is clipping at infinity: the norm is wanted all the same.
         let max_norm = if training.clip_norm > 0.0 { training.clip_norm } else { f64::INFINITY };
-        let gradient_norm = optimizer::clip_grad_norm(self.model.parameters(), max_norm).map_err(lm_error)?;
+        let gradient_norm = optimizer::clip_grad_norm(self.model.parameters(), max_norm)?;
         if !gradient_norm.is_finite() {
             let tensor = self.broken_gradient()?;
             return Err(self.broken(&format!("the gradient of `{tensor}` is not finite (global norm {gradient_norm})")));
         }
         let learning_rate = learning_rate(self.state.step, training, self.total_steps);
-        self.optimizer.step(learning_rate).map_err(lm_error)?;
-        self.optimizer.zero_grad().map_err(lm_error)?;
+        self.optimizer.step(learning_rate)?;
+        self.optimizer.zero_grad()?;
         Ok(StepNumbers { loss_nats: loss_sum / micro_batches as f64, gradient_norm, learning_rate })
     }
 
     /// Takes a step into the state, and says so.
-    fn note(&mut self, numbers: &StepNumbers) -> Result<(), JobError> {
+    fn note(&mut self, numbers: &StepNumbers) -> Result<(), Interrupted> {
         let training = &self.job.spec.training;
         self.state.first_loss_nats.get_or_insert(numbers.loss_nats);
         self.state.step += 1;
@@ -225,8 +282,15 @@ impl<'a> Session<'a> {
             self.point("train_loss", mean)?;
             self.point("learning_rate", numbers.learning_rate)?;
             self.point("gradient_norm", numbers.gradient_norm)?;
+            self.point("data_epoch", self.order.epochs(self.state.step))?;
+            if let Some(bytes) = resident_bytes() {
+                self.point("memory_bytes", bytes)?;
+            }
             if let Some(step_s) = self.step_s {
-                self.point("tokens_per_second", training.tokens_per_step() as f64 / step_s)?;
+                let tokens_per_second = training.tokens_per_step() as f64 / step_s;
+                let flops = tokens_per_second * flops_per_token(self.model.config(), training.block_size);
+                self.point("tokens_per_second", tokens_per_second)?;
+                self.point("model_flops_utilization", flops / self.peak_flops)?;
             }
         }
         self.show_progress(&format!("loss {:.3}", numbers.loss_nats));
@@ -251,7 +315,7 @@ impl<'a> Session<'a> {
     }
 
     /// The quick validation loss of the curves: always over the same sequences, spread over the validation part.
-    fn evaluate_if_due(&mut self) -> Result<(), JobError> {
+    fn evaluate_if_due(&mut self) -> Result<(), Interrupted> {
         let training = &self.job.spec.training;
         let every = training.evaluate_every_steps;
         let last = self.state.step == self.total_steps;
@@ -270,11 +334,11 @@ impl<'a> Session<'a> {
         let ranges: Vec<_> =
             (0..wanted).map(|i| i * sequences / wanted * block).map(|start| start..start + block + 1).collect();
         let mut sum_nats = 0.0;
-        for ranges in ranges.chunks(training.micro_batch as usize) {
+        for ranges in ranges.chunks(self.job.shape.micro_batch as usize) {
             self.stop_if_told()?;
-            let (inputs, targets) = batch(validation, ranges).map_err(lm_error)?;
-            let loss = no_grad(|| self.model.loss(&inputs, &targets)).map_err(lm_error)?;
-            sum_nats += loss.f_double_value(&[]).map_err(torch_error)? * ranges.len() as f64;
+            let Batch { inputs, targets, ranges } = Batch::read(validation, ranges.to_vec())?;
+            let loss = no_grad(|| self.model.loss(&inputs, &targets))?;
+            sum_nats += loss.f_double_value(&[])? * ranges.len() as f64;
         }
         let loss_nats = sum_nats / wanted as f64;
         if !loss_nats.is_finite() {
@@ -287,36 +351,37 @@ impl<'a> Session<'a> {
     /// to nothing: its losses have a mean of ln V + D σ²/2 (logits of variance D σ² after the final norm) and hardly
     /// vary from one position to the next, while a cut model is wrong in all sorts of ways.
     #[allow(non_snake_case)]
-    fn check_inheritance(&self) -> Result<(), JobError> {
-        let (inputs, targets) = batch(self.tokens.train(), &self.order.micro_batch(0, 0)).map_err(lm_error)?;
-        let losses_BT = no_grad(|| self.model.losses(&inputs, &targets)).map_err(lm_error)?.to_kind(Kind::Double);
-        let mean = losses_BT.f_mean(Kind::Double).and_then(|mean| mean.f_double_value(&[])).map_err(torch_error)?;
-        let deviation = losses_BT.f_std(false).and_then(|std| std.f_double_value(&[])).map_err(torch_error)?;
+    fn check_inheritance(&self) -> Result<(), Interrupted> {
+        let Batch { inputs, targets, .. } = Batch::read(self.tokens.train(), self.order.micro_batch(0, 0))?;
+        let losses_BT = no_grad(|| self.model.losses(&inputs, &targets))?.to_kind(Kind::Double);
+        let mean = losses_BT.f_mean(Kind::Double).and_then(|mean| mean.f_double_value(&[]))?;
+        let deviation = losses_BT.f_std(false).and_then(|std| std.f_double_value(&[]))?;
         let config = self.model.config();
         if !starts_like_random(mean, deviation, config) {
             return Ok(());
         }
-        Err(JobError::Permanent(format!(
+        let problem = format!(
             "the model was to inherit its tensors, but its loss before the first step is {mean:.3} nats, that of a random \
              model (ln of its {} tokens is {:.3}): look at the origins in the checkpoint's inheritance.json, and whether the \
              token set was made with the model's own tokenizer",
             config.vocab_size,
             f64::from(config.vocab_size).ln()
-        )))
+        );
+        Err(JobError::Permanent(problem).into())
     }
 
     /// Saves and stops when told to. Between micro-batches the weights are still those of the last whole step.
-    fn stop_if_told(&mut self) -> Result<(), JobError> {
+    fn stop_if_told(&mut self) -> Result<(), Interrupted> {
         match self.job.stop.requested() {
             None => return Ok(()),
             Some(StopReason::Shutdown | StopReason::Pause) => self.save()?,
             Some(StopReason::Cancel | StopReason::LeaseLost) => {}
         }
-        Err(JobError::Stopped)
+        Err(JobError::Stopped.into())
     }
 
     /// Hands the state of the last whole step to the recorder, unless it has it.
-    fn save(&mut self) -> Result<(), JobError> {
+    fn save(&mut self) -> Result<(), Interrupted> {
         if self.saved_step == self.state.step {
             return Ok(());
         }
@@ -328,11 +393,11 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Finished, JobError> {
+    fn finish(mut self) -> Result<Finished, Interrupted> {
         self.state.wall_s = self.wall_s();
         let dir = self.job.scratch.join("trained");
         std::fs::create_dir_all(&dir).map_err(|error| crate::file_error(&dir, error))?;
-        self.model.save(&dir).map_err(lm_error)?;
+        self.model.save(&dir)?;
         let epochs = self.order.epochs(self.state.step);
         Ok(Finished { dir, epochs, config: self.model.config().clone(), state: self.state })
     }
@@ -341,16 +406,16 @@ impl<'a> Session<'a> {
         self.wall_s_before + self.started.elapsed().as_secs_f64()
     }
 
-    fn point(&self, name: &str, value: f64) -> Result<(), JobError> {
+    fn point(&self, name: &str, value: f64) -> Result<(), Interrupted> {
         let (step, tokens_seen) = (self.state.step, self.state.tokens_seen);
-        self.job.recorder.point(MetricPoint { step, tokens_seen, name: name.to_owned(), value })
+        Ok(self.job.recorder.point(MetricPoint { step, tokens_seen, name: name.to_owned(), value })?)
     }
 
     /// The first parameter whose gradient is not finite.
-    fn broken_gradient(&self) -> Result<&str, JobError> {
+    fn broken_gradient(&self) -> Result<&str, Interrupted> {
         for parameter in self.model.parameters() {
-            let Some(gradient) = optimizer::gradient(parameter).map_err(lm_error)? else { continue };
-            let sum = gradient.f_sum(Kind::Double).and_then(|sum| sum.f_double_value(&[])).map_err(torch_error)?;
+            let Some(gradient) = optimizer::gradient(parameter)? else { continue };
+            let sum = gradient.f_sum(Kind::Double).and_then(|sum| sum.f_double_value(&[]))?;
             if !sum.is_finite() {
                 return Ok(&parameter.name);
             }
@@ -359,25 +424,45 @@ impl<'a> Session<'a> {
         Ok("all tensors together")
     }
 
-    fn broken(&self, what: &str) -> JobError {
-        JobError::Permanent(format!(
+    fn broken(&self, what: &str) -> Interrupted {
+        Interrupted::NotFinite(format!(
             "step {}: {what}; lower training.lr_max, lengthen warmup_steps or clip gradients (clip_norm)",
             self.state.step
         ))
     }
 }
 
-/// Inputs and targets of sequences that are one token longer than a block: int64 [B, T] each.
-#[allow(non_snake_case)]
-fn batch(tokens: TokenSlice<'_>, ranges: &[std::ops::Range<u64>]) -> Result<(Tensor, Tensor), LmError> {
-    let (mut inputs, mut targets) = (Vec::new(), Vec::new());
-    for range in ranges {
-        let ids = tokens.read(range.clone())?;
-        inputs.extend_from_slice(&ids[..ids.len() - 1]);
-        targets.extend_from_slice(&ids[1..]);
+/// The order of the tokens that are used, and how many they are.
+fn data_order(job: &Training, tokens: &TokenSetMeta) -> Result<(DataOrder, u64), JobError> {
+    let (TrainSpec { training, data_fraction, seed, .. }, shape) = (&job.spec, job.shape);
+    let weights = &training.source_weights;
+    if weights.is_empty() {
+        let used = used_tokens(tokens.train_tokens, *data_fraction);
+        return match DataOrder::new(used, shape, training.sampling, *seed) {
+            Ok(order) => Ok((order, used)),
+            Err(error) => Err(JobError::Permanent(error.to_string())),
+        };
     }
-    let shape = [ranges.len() as i64, -1];
-    Ok((Tensor::from_slice(&inputs).f_view(shape)?, Tensor::from_slice(&targets).f_view(shape)?))
+    let sources = tokens.train_sources();
+    if sources.len() != weights.len() {
+        let (weights, sources) = (weights.len(), sources.len());
+        let problem =
+            format!("training.source_weights: {weights} are given, and the token set is of {sources} sources");
+        return Err(JobError::Permanent(problem));
+    }
+    let used = |range: &Range<u64>| range.start..range.start + used_tokens(range.end - range.start, *data_fraction);
+    let shares: Vec<Share> =
+        sources.iter().zip(weights).map(|(source, weight)| Share { tokens: used(source), weight: *weight }).collect();
+    let order = DataOrder::weighted(&shares, shape, training.sampling, *seed);
+    let used = shares.iter().map(|share| share.tokens.end - share.tokens.start).sum();
+    order.map(|order| (order, used)).map_err(|error| JobError::Permanent(error.to_string()))
+}
+
+/// Memory of this process that is in RAM, where the system says so.
+fn resident_bytes() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix("kB")?;
+    Some(kib.trim().parse::<f64>().ok()? * 1024.0)
 }
 
 /// Whether losses of this mean and standard deviation over positions are those of a random model of this shape.
@@ -397,8 +482,4 @@ fn adamw_config(spec: &TrainSpec) -> AdamWConfig {
         weight_decay: training.weight_decay,
         decay: training.decay,
     }
-}
-
-fn torch_error(error: tch::TchError) -> JobError {
-    lm_error(LmError::Torch(error))
 }

@@ -99,6 +99,109 @@ async fn rows_and_packings_do_not_change_the_tokens() {
     assert_eq!(bench.read(again.tokens, "tokenizer.json").await, bench.read(plain.tokens, "tokenizer.json").await);
 }
 
+/// What pyarrow packed in each way (scripts/make-parquet.py) is what the same rows are as JSONL.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parquet_rows_are_documents() {
+    let bench = Bench::new().await;
+    let mut texts = vec!["first row".to_owned(), "zwölf Wörter\nund 漢字 🦀".to_owned(), "no more\n\n".repeat(300)];
+    texts.extend((0..40).map(|i| format!("row {i}")));
+    let rows: String = texts.iter().map(|text| json!({ "text": text }).to_string() + "\n").collect();
+    std::fs::write(bench.path("rows.jsonl"), rows).unwrap();
+    let plain = tokenized(&bench, spec(vec![bench.uri("rows.jsonl")], train(300))).await;
+    let (expected, _) = ids(&bench, plain.tokens).await;
+    let packed = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parquet");
+    for packing in ["none", "snappy", "gzip", "zstd", "lz4"] {
+        let name = format!("{packing}.parquet");
+        std::fs::copy(packed.join(&name), bench.path(&name)).unwrap();
+        let from = TokenizerSource::From(Location::Artifact(plain.tokens));
+        let made = tokenized(&bench, spec(vec![bench.uri(&name)], from)).await;
+        assert_eq!((made.documents, made.text_bytes), (plain.documents, plain.text_bytes), "{packing}");
+        assert!(ids(&bench, made.tokens).await.0 == expected, "{packing}");
+    }
+    for (name, words) in [("no-text.parquet", "no column `text` but content, id"), ("numbers.parquet", "no string")] {
+        std::fs::copy(packed.join(name), bench.path(name)).unwrap();
+        let error = bench.permanent_error(spec(vec![bench.uri(name)], train(300))).await;
+        assert!(error.contains(name) && error.contains(words), "{error}");
+    }
+    let cut = std::fs::read(packed.join("zstd.parquet")).unwrap();
+    std::fs::write(bench.path("cut.parquet"), &cut[..cut.len() / 2]).unwrap();
+    let error = bench.permanent_error(spec(vec![bench.uri("cut.parquet")], train(300))).await;
+    assert!(error.contains("cut.parquet") && error.contains("Parquet"), "{error}");
+}
+
+/// nanoGPT's folder of `train.bin` and `val.bin`, and llm.c's shards with their header.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn token_files_are_taken_as_they_are() {
+    let bench = Bench::new().await;
+    std::fs::write(bench.path("license.txt"), text()).unwrap();
+    let made = tokenized(&bench, spec(vec![bench.uri("license.txt")], train(400))).await;
+    let (all, dir) = ids(&bench, made.tokens).await;
+    let end = Tokenizer::from_dir(&dir).unwrap().end_of_text_id().unwrap();
+    let bytes = |ids: &[i64]| ids.iter().flat_map(|id| u16::try_from(*id).unwrap().to_le_bytes()).collect::<Vec<u8>>();
+    let from = || TokenizerSource::From(Location::Artifact(made.tokens));
+    let (train_ids, validation_ids) = all.split_at(1000);
+    let folder = bench.path("openwebtext");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("train.bin"), bytes(train_ids)).unwrap();
+    std::fs::write(folder.join("val.bin"), bytes(validation_ids)).unwrap();
+    std::fs::write(folder.join("meta.pkl"), "not read").unwrap();
+    let taken = tokenized(&bench, spec(vec![bench.uri("openwebtext")], from())).await;
+    let split = (taken.train_tokens, taken.validation_tokens);
+    assert_eq!(split, (1000, validation_ids.len() as u64), "the split is the files'");
+    assert_eq!((taken.documents, taken.text_bytes), (1, 0));
+    assert!(ids(&bench, taken.tokens).await.0 == all);
+
+    // Without a file for validation, a share is held out; with llm.c's header and packed, the tokens are the same.
+    let mut header = [20_240_520_u32, 1, all.len() as u32].map(u32::to_le_bytes).concat();
+    header.resize(1024, 0);
+    let shard = [header, bytes(&all)].concat();
+    std::fs::write(bench.path("shard.bin"), &shard).unwrap();
+    std::fs::write(bench.path("packed.bin.zst"), zstd::encode_all(shard.as_slice(), 3).unwrap()).unwrap();
+    for name in ["shard.bin", "packed.bin.zst"] {
+        let taken = tokenized(&bench, spec(vec![bench.uri(name)], from())).await;
+        assert_eq!(taken.validation_tokens, made.validation_tokens, "{name}");
+        assert!(ids(&bench, taken.tokens).await.0 == all, "{name}");
+    }
+
+    std::fs::write(bench.path("odd.bin"), b"abc").unwrap();
+    std::fs::write(bench.path("large.bin"), bytes(&[i64::from(end), 400])).unwrap();
+    for (name, words) in [("odd.bin", "16-bit"), ("large.bin", "token 400 is not below the vocabulary (400)")] {
+        let error = bench.permanent_error(spec(vec![bench.uri(name)], from())).await;
+        assert!(error.contains(name) && error.contains(words), "{error}");
+    }
+    let error = bench.permanent_error(spec(vec![bench.uri("shard.bin")], train(300))).await;
+    assert!(error.contains("name the tokenizer"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_source_holds_out_its_share() {
+    let bench = Bench::new().await;
+    let documents =
+        |words: &str, count| (0..count).map(|i| json!({"text": format!("{words} {i}")}).to_string() + "\n").collect();
+    let sources: [(&str, String); 2] =
+        [("news.jsonl", documents("what is new", 400)), ("code.jsonl", documents("fn main()", 100))];
+    for (name, rows) in &sources {
+        std::fs::write(bench.path(name), rows).unwrap();
+    }
+    let made = tokenized(&bench, spec(sources.iter().map(|(name, _)| bench.uri(name)).collect(), train(400))).await;
+    let (_, dir) = ids(&bench, made.tokens).await;
+    let set = TokenSet::open(&dir).unwrap();
+    let tokenizer = Tokenizer::from_dir(&dir).unwrap();
+    let decode = |part: inheritune_lm::tokens::TokenSlice<'_>, range: std::ops::Range<u64>| {
+        let ids: Vec<u32> = part.read(range).unwrap().into_iter().map(|id| id as u32).collect();
+        tokenizer.decode(&ids).unwrap()
+    };
+    let ranges = set.meta().train_sources();
+    assert_eq!(ranges.len(), 2);
+    for ((_, rows), (range, words)) in sources.iter().zip(ranges.into_iter().zip(["what is new", "fn main()"])) {
+        let (kept, rows) = (decode(set.train(), range), rows.lines().count());
+        let found = kept.matches(words).count();
+        assert!(kept.starts_with(words) && found.abs_diff(rows * 9 / 10) <= 2, "{found} of {rows}");
+    }
+    let held_out = decode(set.validation(), 0..set.validation().len());
+    assert!(held_out.starts_with("what is new") && held_out.contains("fn main() 99"), "{held_out}");
+}
+
 /// Tokenizers of the other kinds give their ids, and their files travel with the tokens byte for byte.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tokenizer_of_any_kind_is_taken() {

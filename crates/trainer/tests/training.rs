@@ -6,7 +6,8 @@ mod support;
 
 use inheritune_domain::artifact::{ArtifactKind, Location};
 use inheritune_domain::job::{Directive, JobStatus};
-use inheritune_lm::tokens::{NewTokenSet, TokenSetWriter};
+use inheritune_domain::spec::{Precision, Sampling};
+use inheritune_lm::tokens::{HeldOut, NewTokenSet, TokenSetWriter};
 use inheritune_lm::{Decoder, Device};
 use inheritune_store::artifacts::ArtifactFilter;
 use inheritune_store::jobs::Page;
@@ -50,6 +51,10 @@ async fn a_training_learns_and_leaves_a_checkpoint_and_its_curves() {
     assert_eq!(steps("gradient_norm").await, [20, 40, 60]);
     assert_eq!(steps("learning_rate").await, [20, 40, 60]);
     assert_eq!(steps("tokens_per_second").await, [20, 40, 60]);
+    assert_eq!(steps("model_flops_utilization").await, [20, 40, 60]);
+    assert_eq!(steps("memory_bytes").await, [20, 40, 60]);
+    let epochs = bench.store.metrics(job, &["data_epoch"], None).await.unwrap();
+    assert!((epochs[2].value - trained.epochs).abs() < 1e-12);
     assert_eq!(steps("validation_loss").await, [0, 25, 50, 60]);
 
     // A checkpoint like any other, fp32, with what the first one had; training states are gone.
@@ -107,6 +112,55 @@ async fn a_resumed_training_gives_the_weights_of_an_uninterrupted_one_bit_for_bi
     );
     let losses = bench.store.metrics(job, &["train_loss"], None).await.unwrap();
     assert_eq!(losses.len() as u64, LONG);
+}
+
+/// In each precision, with every other knob on: stopped in the middle and taken up, the weights are the same bits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_precision_and_order_resumes_bit_for_bit() {
+    let (bench, model, _) = bench().await;
+    let dir = bench.path("mixture");
+    std::fs::create_dir(&dir).unwrap();
+    let new = NewTokenSet { vocab_size: VOCAB_SIZE, end_of_text_id: Some(0), tokenizer_sha256: None };
+    let mut writer = TokenSetWriter::create(&dir, new).unwrap();
+    for source in 1..=2 {
+        for i in 0..200 {
+            writer.push_document(&[source * 10, i % 9 + source * 100, 7, source * 10 + 1], 10).unwrap();
+        }
+        writer.end_source(HeldOut::Share(0.1)).unwrap();
+    }
+    writer.finish(0.1).unwrap();
+    let tokens = bench.register_tokens("mixture").await;
+    for (precision, dtype) in [(Precision::Bf16Mixed, "float32"), (Precision::Bf16, "bfloat16")] {
+        let spec = train_spec(model.clone(), tokens, LONG, |spec| {
+            spec.training.precision = precision;
+            spec.training.sampling = Sampling::RandomOffsets;
+            spec.training.source_weights = vec![3.0, 1.0];
+            spec.training.document_mask = true;
+            spec.training.lr_max = 1e-2;
+        });
+        let calm = trained(bench.work(spec.clone()).await);
+        assert!(calm.last_loss_nats < calm.first_loss_nats - 0.5, "{calm:?}");
+        assert_eq!(bench.json(calm.checkpoint, "config.json").await["torch_dtype"], dtype);
+        let job = bench.submit(spec).await;
+        let worker = bench.worker(1);
+        bench.until_step(job, 40).await;
+        worker.stop().await;
+        assert_eq!(bench.store.job(job).await.unwrap().status, JobStatus::Queued);
+        let worker = bench.worker(1);
+        let resumed = trained(bench.ended(job).await);
+        worker.stop().await;
+        let weights = async |checkpoint| bench.read(checkpoint, "model.safetensors").await;
+        assert!(weights(resumed.checkpoint).await == weights(calm.checkpoint).await, "{precision:?}");
+    }
+    let refused = async |change: &dyn Fn(&mut inheritune_domain::spec::TrainSpec), tokens| {
+        bench.permanent_error(train_spec(model.clone(), tokens, 10, change)).await
+    };
+    let error = refused(&|spec| spec.training.source_weights = vec![1.0; 3], tokens).await;
+    assert!(error.contains("source_weights: 3 are given") && error.contains("2 sources"), "{error}");
+    write_tokens(&bench.path("endless"), VOCAB_SIZE, 4000);
+    let endless = bench.register_tokens("endless").await;
+    let error = refused(&|spec| spec.training.document_mask = true, endless).await;
+    assert!(error.contains("training.document_mask"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,9 +8,9 @@ use inheritune_domain::id::{ArtifactId, LayerCount};
 use inheritune_domain::job::Progress;
 use inheritune_domain::spec::{
     ArmSpec, ControlSpec, CorpusSpec, DecayOn, EvaluateSpec, Evaluated, EvaluationSpec, EvaluationTask, GrowthSource,
-    JobOutcome, JobSpec, LayerMapRule, MIN_MAX_SHARD_SIZE_BYTES, Recipe, ReferenceSpec, RunSpec, Schedule, Score,
-    SliceSource, SliceSpec, Sliced, TargetSpec, TokenizeSpec, Tokenized, TokenizerSource, TokenizerSpec, TrainSpec,
-    Trained, TrainingSpec,
+    JobOutcome, JobSpec, LayerMapRule, MIN_MAX_SHARD_SIZE_BYTES, Precision, Recipe, ReferenceSpec, RunSpec, Sampling,
+    Schedule, Score, SliceSource, SliceSpec, Sliced, TargetSpec, TokenizeSpec, Tokenized, TokenizerSource,
+    TokenizerSpec, TrainSpec, Trained, TrainingSpec,
 };
 use inheritune_domain::violation::Violations;
 use proptest::prelude::*;
@@ -52,9 +52,12 @@ prop_compose! {
         (weight_decay, beta1, beta2, adam_eps, clip_norm) in (0.0f64..1.0, 0.0f64..0.99, 0.0f64..0.99, 1e-9f64..1e-3, 0.0f64..9.0),
         (log_every_steps, evaluate_every_steps, checkpoint_every_steps) in (1u64..100, 0u64..100, 0u64..100),
         evaluate_sequences in 1u32..100,
+        precision in proptest::sample::select(vec![Precision::Fp32, Precision::Bf16Mixed, Precision::Bf16]),
+        (sampling, document_mask) in (prop_oneof![Just(Sampling::Permutation), Just(Sampling::RandomOffsets)], any::<bool>()),
+        source_weights in prop_oneof![Just(Vec::new()), proptest::collection::vec(0.1f64..9.0, 2)],
     ) -> TrainingSpec {
         TrainingSpec {
-            block_size, micro_batch, gradient_accumulation,
+            block_size, micro_batch, gradient_accumulation, precision, sampling, source_weights, document_mask,
             steps: by_steps.then_some(u64::from(amount)),
             epochs: (!by_steps).then_some(amount),
             lr_max, lr_min: lr_max * share, warmup_steps, schedule, weight_decay, decay, beta1, beta2, adam_eps,

@@ -4,7 +4,7 @@ use inheritune_domain::artifact::Location;
 use inheritune_domain::checkpoint::decoder_config::Architecture;
 use inheritune_domain::id::ArtifactId;
 use inheritune_domain::spec::{
-    DecayOn, Schedule, TokenizeSpec, Tokenized, TokenizerSource, TrainSpec, Trained, TrainingSpec,
+    DecayOn, Precision, Sampling, Schedule, TokenizeSpec, Tokenized, TokenizerSource, TrainSpec, Trained, TrainingSpec,
 };
 use inheritune_domain::violation::Violations;
 
@@ -105,6 +105,10 @@ pub(super) fn training_spec(field: &mut Field<'_>, message: v1::TrainingSpec) ->
         block_size: message.block_size,
         micro_batch: message.micro_batch,
         gradient_accumulation: message.gradient_accumulation.unwrap_or(1),
+        precision: precision(&mut field.at("precision"), message.precision),
+        sampling: sampling(&mut field.at("sampling"), message.sampling),
+        source_weights: message.source_weights,
+        document_mask: message.document_mask,
         steps: message.steps,
         epochs: message.epochs,
         lr_max: message.lr_max,
@@ -121,6 +125,21 @@ pub(super) fn training_spec(field: &mut Field<'_>, message: v1::TrainingSpec) ->
         evaluate_every_steps: message.evaluate_every_steps,
         evaluate_sequences: message.evaluate_sequences.unwrap_or(64),
         checkpoint_every_steps: message.checkpoint_every_steps.unwrap_or(500),
+    }
+}
+
+fn precision(field: &mut Field<'_>, value: i32) -> Precision {
+    match field.known(value) {
+        None | Some(v1::Precision::Unspecified | v1::Precision::Fp32) => Precision::Fp32,
+        Some(v1::Precision::Bf16Mixed) => Precision::Bf16Mixed,
+        Some(v1::Precision::Bf16) => Precision::Bf16,
+    }
+}
+
+fn sampling(field: &mut Field<'_>, value: i32) -> Sampling {
+    match field.known(value) {
+        None | Some(v1::Sampling::Unspecified | v1::Sampling::Permutation) => Sampling::Permutation,
+        Some(v1::Sampling::RandomOffsets) => Sampling::RandomOffsets,
     }
 }
 
@@ -200,6 +219,15 @@ impl From<&TrainingSpec> for v1::TrainingSpec {
             DecayOn::Matrices => v1::DecayOn::Matrices,
             DecayOn::All => v1::DecayOn::All,
         };
+        let precision = match spec.precision {
+            Precision::Fp32 => v1::Precision::Fp32,
+            Precision::Bf16Mixed => v1::Precision::Bf16Mixed,
+            Precision::Bf16 => v1::Precision::Bf16,
+        };
+        let sampling = match spec.sampling {
+            Sampling::Permutation => v1::Sampling::Permutation,
+            Sampling::RandomOffsets => v1::Sampling::RandomOffsets,
+        };
         Self {
             block_size: spec.block_size,
             micro_batch: spec.micro_batch,
@@ -220,6 +248,10 @@ impl From<&TrainingSpec> for v1::TrainingSpec {
             evaluate_every_steps: spec.evaluate_every_steps,
             evaluate_sequences: Some(spec.evaluate_sequences),
             checkpoint_every_steps: Some(spec.checkpoint_every_steps),
+            precision: precision.into(),
+            sampling: sampling.into(),
+            source_weights: spec.source_weights.clone(),
+            document_mask: spec.document_mask,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `inheritune job …`
 
+use std::path::PathBuf;
+
 use inheritune_api::client::Client;
 use inheritune_api::v1;
 use uuid::Uuid;
@@ -9,6 +11,7 @@ use crate::args::{Global, JobCommand, JobKind, SubmitJob};
 use crate::failure::Failure;
 use crate::job_file;
 use crate::show;
+use crate::tensorboard::EventFile;
 use crate::watch;
 
 pub(super) async fn run(global: &Global, command: JobCommand) -> Result<(), Failure> {
@@ -38,6 +41,7 @@ pub(super) async fn run(global: &Global, command: JobCommand) -> Result<(), Fail
             print(global, &reply, "ListJobsResponse", |r| page(show::jobs(&r.jobs), &r.next_page_token))
         }
         JobCommand::Watch { id } => follow(global, &connect(global).await?, id).await,
+        JobCommand::Metrics { id, tensorboard } => metrics(global, id, tensorboard).await,
         JobCommand::Cancel { id } => {
             let id = id.to_string();
             let reply = connect(global).await?.jobs().cancel_job(v1::CancelJobRequest { id }).await?;
@@ -94,6 +98,25 @@ pub(super) async fn followed(global: &Global, client: &Client, id: Uuid) -> Resu
     let job = watch::job(client, id, &mut screen(global)).await?;
     check_succeeded(&job)?;
     Ok(job)
+}
+
+async fn metrics(global: &Global, id: Uuid, tensorboard: Option<PathBuf>) -> Result<(), Failure> {
+    let client = connect(global).await?;
+    let mut events = tensorboard.map(|dir| EventFile::create(&dir)).transpose()?;
+    let mut all = v1::WatchJobResponse::default();
+    watch::metrics(&client, id, &mut screen(global), |response| {
+        if let Some(events) = &mut events {
+            events.append(&response.metric_points)?;
+        }
+        all.job = response.job;
+        all.metric_points.extend(response.metric_points);
+        Ok(())
+    })
+    .await?;
+    print(global, &all, "WatchJobResponse", |all| {
+        let written = events.as_ref().map(|events| format!("\n\nWritten to {}", events.path().display()));
+        show::metrics(&all.metric_points) + &written.unwrap_or_default()
+    })
 }
 
 fn check_succeeded(job: &v1::Job) -> Result<(), Failure> {

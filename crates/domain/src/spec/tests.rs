@@ -112,6 +112,30 @@ fn total_steps_of_epochs_are_whole_steps() {
 }
 
 #[test]
+fn source_weights_are_one_a_source() {
+    check(
+        &[("lr_max = 1e-3", "lr_max = 1e-3\nsource_weights = [67, 0, 15]")],
+        expect![[r#"
+            training.source_weights: must be one for each of the 1 corpus.sources
+            training.source_weights[1]: must be above 0 and at most 1e9
+        "#]],
+    );
+}
+
+#[test]
+fn knobs_at_their_defaults_are_not_written() {
+    // Training states carry a digest of the JSON: one made before a knob was there must stay of use.
+    let spec: RunSpec = toml::from_str(FULL_DATA).unwrap();
+    let json = serde_json::to_string(&spec.training).unwrap();
+    assert!(!json.contains("precision") && !json.contains("sampling") && !json.contains("document_mask"), "{json}");
+    let knobs = "lr_max = 1e-3\nprecision = \"bf16-mixed\"\nsampling = \"random-offsets\"\ndocument_mask = true";
+    let spec: RunSpec = toml::from_str(&FULL_DATA.replace("lr_max = 1e-3", knobs)).unwrap();
+    let again: RunSpec = serde_json::from_str(&serde_json::to_string(&spec).unwrap()).unwrap();
+    assert_eq!((again.training.precision, again.training.sampling), (Precision::Bf16Mixed, Sampling::RandomOffsets));
+    assert_eq!(again, spec);
+}
+
+#[test]
 fn specs_survive_json() {
     let spec: RunSpec = toml::from_str(FULL_DATA).unwrap();
     let json = serde_json::to_string(&spec).unwrap();

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::limits::positive;
+use super::limits::{MAX_SOURCES, positive};
 use crate::violation::Violations;
 
 /// How a model is trained (paper §4 and appendix; knobs of the released code).
@@ -16,6 +16,19 @@ pub struct TrainingSpec {
     /// Micro-batches a step: tokens a step = block_size x micro_batch x gradient_accumulation.
     #[serde(default = "default_gradient_accumulation")]
     pub gradient_accumulation: u32,
+    /// What weights, activations and optimizer are kept and computed in.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub precision: Precision,
+    /// Which blocks of the training tokens a step sees.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sampling: Sampling,
+    /// How often sequences come from each source of the token set, in its order and relative to each other; by their
+    /// numbers of tokens when absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub source_weights: Vec<f64>,
+    /// Attention stays inside of a document. Positions go on through the block, as without it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub document_mask: bool,
     /// Optimizer steps; or give `epochs`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
@@ -63,6 +76,42 @@ pub struct TrainingSpec {
     /// A resumable checkpoint every so many steps; 0 keeps only those made on stopping.
     #[serde(default = "default_checkpoint_every")]
     pub checkpoint_every_steps: u64,
+}
+
+/// What a model is trained in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// Everything in 32-bit floats.
+    #[default]
+    Fp32,
+    /// Matrix products and attention in bfloat16; weights, gradients, moments, norms, the residual stream and the loss
+    /// in 32-bit floats (PyTorch's autocast; the paper's GPT-2 runs).
+    Bf16Mixed,
+    /// Everything but the loss in bfloat16 (Lightning's `bf16-true`, in the paper's released Llama code).
+    Bf16,
+}
+
+impl Precision {
+    /// As recipes and model cards call it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Bf16Mixed => "bf16-mixed",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+/// Which blocks of the training tokens a step sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sampling {
+    /// Every aligned block once a pass, in an order of the seed's.
+    #[default]
+    Permutation,
+    /// Blocks that start anywhere, with replacement (nanoGPT, and the released GPT-2 code).
+    RandomOffsets,
 }
 
 /// The learning rate after the warm-up.
@@ -121,6 +170,14 @@ impl TrainingSpec {
             "gradient_accumulation",
             "must be 1 to 65536 micro-batches",
         );
+        v.check(self.source_weights.len() <= MAX_SOURCES, "source_weights", format!("at most {MAX_SOURCES}"));
+        for (i, weight) in self.source_weights.iter().enumerate() {
+            v.check(
+                positive(*weight) && *weight <= 1e9,
+                format!("source_weights[{i}]"),
+                "must be above 0 and at most 1e9",
+            );
+        }
         match (self.steps, self.epochs) {
             (Some(_), Some(_)) => v.add("epochs", "give either steps or epochs, not both"),
             (None, None) => v.add("steps", "give steps or epochs"),
@@ -148,6 +205,9 @@ impl TrainingSpec {
     }
 }
 
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
 fn default_gradient_accumulation() -> u32 {
     1
 }

@@ -26,10 +26,27 @@ impl RunSpec {
         if let Err(inner) = self.training.validate() {
             v.nest("training", inner);
         }
+        self.validate_source_weights(&mut v);
         v.check(self.evaluation.batch_size >= 1, "evaluation.batch_size", "must be at least 1");
         v.check(self.evaluation.max_sequences != Some(0), "evaluation.max_sequences", "must be at least 1");
         self.validate_extras(&mut v);
         v.into_result()
+    }
+
+    /// A ready token set knows its sources itself.
+    fn validate_source_weights(&self, v: &mut Violations) {
+        if self.corpus.token_set().is_some() {
+            return;
+        }
+        let trainings = [("training", Some(&self.training)), ("reference.training", self.reference.training.as_ref())];
+        for (field, training) in trainings {
+            let (weights, sources) = (training.map_or(0, |t| t.source_weights.len()), self.corpus.sources.len());
+            v.check(
+                weights == 0 || weights == sources,
+                format!("{field}.source_weights"),
+                format!("must be one for each of the {sources} corpus.sources"),
+            );
+        }
     }
 
     fn validate_target(&self, v: &mut Violations) {

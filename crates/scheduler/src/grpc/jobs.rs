@@ -7,7 +7,7 @@ use inheritune_api::convert::job::SubmittedJob;
 use inheritune_api::v1::job_service_server::JobService;
 use inheritune_api::{convert, status, v1};
 use inheritune_domain::id::{JobId, RunId};
-use inheritune_domain::job::{Directive, MetricPoint};
+use inheritune_domain::job::{Directive, METRICS, MetricPoint};
 use inheritune_store::jobs::{JobFilter, NewJob};
 use tonic::{Request, Response, Status};
 
@@ -18,8 +18,6 @@ use super::{Shared, page, store_status};
 const MAX_POINTS: usize = 10_000;
 /// Names of metrics that a watch may ask for.
 const MAX_METRIC_NAMES: usize = 32;
-/// What a watch sends when it does not say which.
-const METRICS: [&str; 5] = ["train_loss", "validation_loss", "learning_rate", "gradient_norm", "tokens_per_second"];
 
 /// `JobService` over the store.
 pub(super) struct Jobs {

@@ -32,7 +32,7 @@ pub(crate) use local::LocalFile;
 /// Bytes of one read.
 const CHUNK_BYTES: u64 = 2 << 20;
 /// Reads on their way ahead of the one being written.
-const CHUNKS_AHEAD: usize = 4;
+const CHUNKS_AHEAD: usize = 3;
 /// Most bytes that are made ahead of their turn.
 const MAX_MADE_AHEAD_BYTES: u64 = 4 << 20;
 /// Most bytes of one part that a server copies; should it refuse, they are held here instead.

@@ -16,8 +16,8 @@ use crate::StoreError;
 use crate::rows::corrupt;
 
 /// First parts of a large object; later ones grow, since S3 takes [`MAX_PARTS`].
-const PART_BYTES: usize = 8 << 20;
-/// After so many parts they are twice as long: 490 GB in all.
+const PART_BYTES: usize = 6 << 20;
+/// After so many parts they are twice as long: 390 GB in all.
 const PARTS_OF_A_SIZE: usize = 2_000;
 /// Most parts of an object.
 const MAX_PARTS: usize = 10_000;

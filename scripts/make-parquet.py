@@ -1,0 +1,30 @@
+#!/usr/bin/env python3
+"""Makes crates/trainer/tests/parquet anew: the same rows as pyarrow packs them, several row groups and data pages a file.
+
+    pip install pyarrow==26.0.1
+    python3 scripts/make-parquet.py
+"""
+
+from pathlib import Path
+
+import pyarrow
+from pyarrow import parquet
+
+DIRECTORY = Path(__file__).resolve().parent.parent / "crates" / "trainer" / "tests" / "parquet"
+# A row without text, an empty one, characters of every length, one of several pages.
+TEXTS = ["first row", None, "", "zwölf Wörter\nund 漢字 🦀", "no more\n\n" * 300, *(f"row {i}" for i in range(40))]
+
+
+def main():
+    DIRECTORY.mkdir(exist_ok=True)
+    ids = list(range(len(TEXTS)))
+    table = pyarrow.table({"id": ids, "text": pyarrow.array(TEXTS, pyarrow.string()), "meta": [{"n": i} for i in ids]})
+    for packing in ("none", "snappy", "gzip", "zstd", "lz4"):
+        options = {"compression": packing, "row_group_size": 17, "data_page_size": 256, "use_dictionary": packing == "snappy"}
+        parquet.write_table(table, DIRECTORY / f"{packing}.parquet", **options)
+    parquet.write_table(pyarrow.table({"content": ["a"], "id": [1]}), DIRECTORY / "no-text.parquet")
+    parquet.write_table(pyarrow.table({"text": [1, 2]}), DIRECTORY / "numbers.parquet")
+
+
+if __name__ == "__main__":
+    main()
