@@ -20,6 +20,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--mergekit-python", help="a Python that has mergekit; without it, mergekit is not measured")
     parser.add_argument("--garage", help="the program of a Garage server; without it, S3 is not measured")
+    parser.add_argument("--torch-compile", action="store_true", help="hold training against torch.compile as well")
     parser.add_argument("--only", choices=["slice", "train"], help="measure this alone")
     parser.add_argument(
         "--directory", default=ROOT / "target",
@@ -40,7 +41,7 @@ def main():
             if arguments.mergekit_python is None:
                 print("  PyTorch is not there: give --mergekit-python, which has it")
             else:
-                bench_train.bench(directory, arguments.rounds, arguments.mergekit_python)
+                bench_train.bench(directory, arguments.rounds, arguments.mergekit_python, arguments.torch_compile)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""What a training step costs, beside PyTorch eager on the same shape, batch and threads: tokens a second, peak memory.
+"""What a training step costs, beside PyTorch on the same shape, batch, precision and threads: tokens a second, peak memory.
 
 Ours is a train job in the trainer service, a process of its own; PyTorch's a plain loop over the same transformers
 model with fused AdamW, clipping and batches from memory (torch_steps.py), a process of its own as well. They run in turns.
-Both speeds are from running means of the step's time, in which the last steps weigh most; fp32.
+Both speeds are from running means of the step's time, in which the last steps weigh most; bf16 is fp32 weights under
+autocast. PyTorch runs eager, and compiled by torch.compile where asked for (its first step, the compiling, is left out).
 """
 
+import itertools
 import json
 import os
 import statistics
@@ -30,22 +32,28 @@ SHAPES = {
 }
 
 
-def bench(directory, rounds, python):
+PRECISIONS = ("fp32", "bf16-mixed")
+
+
+def bench(directory, rounds, python, compiled=False):
     text = directory / "models" / "corpus.txt"
     text.write_text("\n".join(path.read_text() for path in sorted(SCRIPTS.parent.glob("*.md"))) * 4)
-    for number, (name, shape) in enumerate(SHAPES.items()):
-        ours, theirs = [], []
+    peers = {"PyTorch eager": False} | ({"torch.compile": True} if compiled else {})
+    for number, (name, precision) in enumerate(itertools.product(SHAPES, PRECISIONS)):
+        shape = SHAPES[name] | {"precision": precision}
+        runs = {label: [] for label in ("trainer", *peers)}
         for turn in range(rounds):
             place = directory / f"train-{number}-{turn}"
             place.mkdir()
-            ours.append(train(place, text, shape))
-            theirs.append(torch_steps(python, shape))
-        print(f"  {name}, {shape['micro_batch']} sequences, fp32, medians of {rounds} rounds in turns:")
-        medians = [[statistics.median(values) for values in zip(*runs)] for runs in (ours, theirs)]
-        for label, (speed, memory) in zip(("trainer", "PyTorch eager"), medians):
-            print(f"    {label:14} {speed:7.0f} tokens/s    peak memory {memory:5.0f} MiB")
-        (speed, memory), (their_speed, their_memory) = medians
-        print(f"    {'':14} {speed / their_speed:.2f} x the speed, {memory / their_memory:.2f} x the memory")
+            runs["trainer"].append(train(place, text, shape))
+            for label, compile in peers.items():
+                runs[label].append(torch_steps(python, shape | {"compile": compile}))
+        print(f"  {name}, {shape['micro_batch']} sequences, {precision}, medians of {rounds} rounds in turns:", flush=True)
+        medians = {label: [statistics.median(values) for values in zip(*run)] for label, run in runs.items()}
+        ours, ours_memory = medians["trainer"]
+        for label, (speed, memory) in medians.items():
+            ratio = "" if label == "trainer" else f"    we: {ours / speed:.2f} x the speed, {ours_memory / memory:.2f} x the memory"
+            print(f"    {label:14} {speed:7.0f} tokens/s    peak memory {memory:5.0f} MiB{ratio}", flush=True)
 
 
 def train(place, text, shape):
@@ -60,7 +68,7 @@ def train(place, text, shape):
         model = cluster.submit({"kind": "slice", "seed": 1, "source": {"architecture": source}})
         training = {
             "block_size": shape["block_size"], "micro_batch": shape["micro_batch"], "steps": shape["steps"],
-            "lr_max": 1e-3, "log_every_steps": 1, "checkpoint_every_steps": 0,
+            "lr_max": 1e-3, "log_every_steps": 1, "checkpoint_every_steps": 0, "precision": shape["precision"],
         }
         cluster.submit({
             "kind": "train", "checkpoint": f"artifact://{model['outcome']['sliced']['checkpoint_artifact_id']}", "tokens": tokens,

@@ -36,12 +36,21 @@ def main():
     net = model(shape).train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     size = (shape["micro_batch"], shape["block_size"] + 1)
+
+    def loss_of(tokens):
+        with torch.autocast("cpu", torch.bfloat16, enabled=shape["precision"] == "bf16-mixed"):
+            logits = net(tokens[:, :-1]).logits
+        return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
+
+    if shape["compile"]:
+        loss_of = torch.compile(loss_of)
+        loss_of(torch.randint(0, 2048, size)).backward()
+        optimizer.zero_grad(set_to_none=True)
     mean = None
     for _ in range(shape["steps"]):
         started = time.monotonic()
         tokens = torch.randint(0, 2048, size)
-        logits = net(tokens[:, :-1]).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        loss = loss_of(tokens)
         loss.backward()
         loss.item()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)

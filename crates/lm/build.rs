@@ -21,7 +21,8 @@ fn main() {
         .include(&include)
         // libtorch's own headers are not free of warnings.
         .warnings(false)
-        .files(["csrc/shim.cpp", "csrc/allocator.cpp"])
+        .include("csrc/gloo-stub")
+        .files(["csrc/shim.cpp", "csrc/allocator.cpp", "csrc/c10d.cpp"])
         .compile("inheritune_lm_shim");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", libtorch.join("lib").display());
 }

@@ -21,25 +21,11 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
-#include <exception>
 #include <vector>
 
-namespace {
+#include "caught.h"
 
-template <typename Body>
-char* caught(Body body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const c10::Error& error) {
-    return strdup(error.what_without_backtrace());
-  } catch (const std::exception& error) {
-    return strdup(error.what());
-  } catch (...) {
-    return strdup("an exception of an unknown type");
-  }
-}
+namespace {
 
 template <typename Body>
 char* guarded(Body body) {

@@ -6,6 +6,8 @@
 //! can be saved and taken up again bit for bit; [`tokens`] is the token set that training reads through a
 //! memory map; [`tokenizer`] trains and runs the tokenizers that make it.
 //!
+//! [`group`] adds gradients up over processes.
+//!
 //! Start reading at [`Decoder::load`], then [`Decoder::loss`].
 //!
 //! Numbers: parameters are fp32 whatever the file holds; losses are nats. On a CPU the same inputs with
@@ -18,6 +20,7 @@ pub mod device;
 pub mod decoder;
 pub mod optimizer;
 pub mod tokens;
+pub mod group;
 pub mod tokenizer;
 mod families;
 mod attention;

@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char, c_void};
 use tch::{TchError, Tensor};
 
 /// A pointer to tch's own pointer to a tensor, as C++ takes it.
-type RawTensor = *const c_void;
+pub(crate) type RawTensor = *const c_void;
 
 /// One step of AdamW: its constants and the step's number, this step included.
 #[repr(C)]
@@ -89,12 +89,12 @@ pub(crate) fn cross_entropy(x_ND: &Tensor, w_VD: &Tensor, targets_N: &Tensor) ->
     Ok(unsafe { Tensor::from_ptr(loss.cast()) })
 }
 
-fn raw<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<RawTensor> {
+pub(crate) fn raw<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<RawTensor> {
     tensors.into_iter().map(|tensor| tensor.as_ptr().cast()).collect()
 }
 
 #[allow(unsafe_code)]
-fn check(error: *mut c_char) -> Result<(), TchError> {
+pub(crate) fn check(error: *mut c_char) -> Result<(), TchError> {
     if error.is_null() {
         return Ok(());
     }

@@ -35,9 +35,10 @@ const NORM_OF_STEP: f64 = 1e-3;
 const LOSS_OF_CURVE: f64 = 1e-3;
 /// In bf16, whose numbers have 8 bits: the mean loss, relative.
 const BF16_LOSS: f64 = 5e-3;
-/// In bf16: a tensor's gradient, in 2-norms: what PyTorch's own differs from that in fp32, so many times, and a share of it.
+/// In bf16, 2-norms of differences: of one tensor's gradient relative to the tensor's own (eager and fused attention differ
+/// by a quarter of that within PyTorch), and of all tensors together relative to what PyTorch's differ by from those in fp32.
+const BF16_GRADIENT: f64 = 2e-1;
 const BF16_NOISE: f64 = 3.0;
-const BF16_GRADIENTS: f64 = 1e-2;
 
 /// A model beside what transformers computes for it.
 struct Case {
@@ -245,26 +246,25 @@ fn bf16_gradients_are_those_of_torch() {
             let expected_loss = expected[&format!("{prefix}.loss")].double_value(&[]);
             case.within(&format!("{prefix} losses"), (relative(loss, expected_loss), BF16_LOSS));
             let norm = |tensor: &Tensor| tensor.to_kind(Kind::Double).norm().double_value(&[]);
-            let (mut worst, mut torch_worst, mut from_fp32) = (0.0_f64, 0.0_f64, 0.0_f64);
+            let (mut worst, mut ours, mut noise, mut from_fp32) = (0.0_f64, 0.0_f64, 0.0_f64, 0.0_f64);
             for parameter in case.decoder.parameters() {
                 let found = gradient(parameter).unwrap().unwrap();
                 assert_eq!((parameter.tensor.kind(), found.kind()), (kept, kept), "{}", parameter.name);
-                let found = found.to_kind(Kind::Float);
                 let fp32 = &case.expected[&format!("gradient.{}", parameter.name)];
                 // OPT's key biases have no gradient but rounding.
                 if norm(fp32) < ROUNDING * norm(&case.expected["gradient_norm"]) {
                     continue;
                 }
+                let found = found.to_kind(Kind::Float);
                 let expected = &expected[&format!("{prefix}.gradient.{}", parameter.name)];
-                let of = |tensor: &Tensor| norm(tensor) / norm(fp32);
-                let (difference, noise) = (of(&(&found - expected)), of(&(expected - fp32)));
-                let limit = BF16_NOISE * noise + BF16_GRADIENTS;
-                let name = &parameter.name;
-                assert!(difference <= limit, "{} {prefix}: {name} differs by {difference:e} of {limit:e}", case.name);
-                (worst, torch_worst) = (worst.max(difference), torch_worst.max(noise));
-                from_fp32 = from_fp32.max(of(&(&found - fp32)));
+                let difference = norm(&(&found - expected));
+                ours += difference.powi(2);
+                noise += norm(&(expected - fp32)).powi(2);
+                worst = worst.max(difference / norm(expected));
+                from_fp32 = from_fp32.max(norm(&(&found - fp32)) / norm(fp32));
             }
-            println!("{}: {prefix} gradients {worst:.1e}, PyTorch's own from fp32 {torch_worst:.1e}", case.name);
+            case.within(&format!("{prefix} gradients"), (worst, BF16_GRADIENT));
+            case.within(&format!("{prefix} gradients, of the noise"), ((ours / noise).sqrt(), BF16_NOISE));
             assert!(from_fp32 > 1e-3, "{}: {prefix} computes in fp32 ({from_fp32:e})", case.name);
         }
     }

@@ -17,6 +17,7 @@ use inheritune_scheduler::SchedulerConfig;
 use inheritune_store::local_postgres::LocalPostgres;
 use inheritune_store::objects::{ObjectsConfig, StorageConfig};
 use inheritune_store::{Store, StoreConfig};
+use inheritune_trainer::gang::Ranks;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -110,7 +111,8 @@ async fn serve_on(
     };
     let slicer = run_worker(store.clone(), inheritune_slicer::handler(&store), worker("slicer"), stop.clone());
     parts.spawn(ending(stop.clone(), slicer));
-    let trainer = run_worker(store.clone(), inheritune_trainer::handler(), worker("trainer"), stop.clone());
+    let trainer =
+        run_worker(store.clone(), inheritune_trainer::handler(Ranks::alone()), worker("trainer"), stop.clone());
     parts.spawn(ending(stop.clone(), trainer));
     let evaluator = run_worker(store.clone(), inheritune_evaluator::handler(), worker("evaluator"), stop.clone());
     parts.spawn(ending(stop.clone(), evaluator));

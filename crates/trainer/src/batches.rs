@@ -48,19 +48,19 @@ impl Batch {
 pub struct Batches(Receiver<Result<Batch, LmError>>);
 
 impl Batches {
-    /// Those of step `first_step` and all later ones, `micro_batches` a step.
+    /// Of step `first_step` and all later ones, these of each step's.
     ///
     /// # Errors
     /// The system gives no thread.
     pub fn start(
         tokens: Arc<TokenSet>,
         order: DataOrder,
-        (first_step, micro_batches): (u64, u64),
+        (first_step, micro_batches): (u64, impl Iterator<Item = u64> + Clone + Send + 'static),
     ) -> Result<Self, JobError> {
         let (sender, receiver) = mpsc::sync_channel(AHEAD);
         let read = move || {
             for step in first_step.. {
-                for micro in 0..micro_batches {
+                for micro in micro_batches.clone() {
                     let batch = Batch::read(tokens.train(), order.micro_batch(step, micro));
                     let failed = batch.is_err();
                     if sender.send(batch).is_err() || failed {

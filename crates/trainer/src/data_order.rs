@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use inheritune_domain::spec::{Sampling, TrainingSpec};
+use serde::{Deserialize, Serialize};
 
 /// Sequences in which sources come exactly as often as their weights say, to the nearest sequence.
 pub const PERIOD: u64 = 4096;
@@ -78,7 +79,7 @@ fn source_name(number: Option<usize>) -> String {
 }
 
 /// How a step is made up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepShape {
     /// Tokens a sequence.
     pub block_size: u32,

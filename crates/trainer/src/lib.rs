@@ -2,7 +2,8 @@
 //!
 //! Owns: reading a corpus ([`corpus`]) and writing a token set ([`tokenize`]); the order of the data
 //! ([`data_order`]) and reading it ([`batches`]), the learning rate ([`schedule`]), the training itself ([`training_loop`]), what it leaves behind
-//! while it runs ([`recorder`]) and how it goes on after a stop ([`resume`]) or an interruption (`retry`); what a training will cost
+//! while it runs ([`recorder`]) and how it goes on after a stop ([`resume`]) or an interruption (`retry`), and how several
+//! processes share it ([`gang`]); what a training will cost
 //! ([`estimate`], [`grpc`]).
 //!
 //! Entry point: [`handler`] works jobs of the kinds `tokenize` and `train`; [`services`] answers
@@ -22,6 +23,7 @@ pub mod recorder;
 pub mod resume;
 pub mod train;
 mod retry;
+pub mod gang;
 pub mod estimate;
 pub mod grpc;
 
@@ -31,16 +33,20 @@ use inheritune_runtime::worker::{JobContext, JobError, JobHandler};
 use inheritune_store::Store;
 use inheritune_store::jobs::Lease;
 
+use crate::gang::Ranks;
+
 /// Works tokenize and train jobs.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct TrainerHandler;
+#[derive(Debug, Clone)]
+pub struct TrainerHandler {
+    ranks: Ranks,
+}
 
 /// The trainer's configuration file: what every worker service has.
 pub type TrainerConfig = inheritune_runtime::service::ServiceConfig;
 
-/// Works jobs of the kinds `tokenize` and `train`.
-pub fn handler() -> TrainerHandler {
-    TrainerHandler
+/// Works jobs of the kinds `tokenize` and `train`, a training over so many processes.
+pub fn handler(ranks: Ranks) -> TrainerHandler {
+    TrainerHandler { ranks }
 }
 
 /// Everything that the trainer serves.
@@ -59,7 +65,7 @@ impl JobHandler for TrainerHandler {
         }
         match job.spec {
             JobSpec::Tokenize(spec) => tokenize::run(spec, context).await.map(JobOutcome::Tokenized),
-            JobSpec::Train(spec) => train::run(spec, context).await.map(JobOutcome::Trained),
+            JobSpec::Train(spec) => train::run(spec, context, &self.ranks).await.map(JobOutcome::Trained),
             JobSpec::Slice(_) | JobSpec::Evaluate(_) => {
                 Err(JobError::Permanent(format!("a trainer does not work jobs of kind {}", job.spec.kind().as_str())))
             }

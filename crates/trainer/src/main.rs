@@ -1,27 +1,71 @@
-//! `inheritune-trainer`: works tokenize and train jobs until SIGTERM.
+//! `inheritune-trainer`: works tokenize and train jobs until SIGTERM, or is one rank of a training.
 
 use std::path::PathBuf;
 
-use clap::Parser;
-use inheritune_runtime::{config, service, shutdown, telemetry};
+use clap::{Args, Parser, Subcommand};
+use inheritune_runtime::telemetry::{self, TelemetryConfig};
+use inheritune_runtime::{config, service, shutdown};
 use inheritune_trainer::TrainerConfig;
+use inheritune_trainer::gang::{self, Ranks};
 
 /// Makes token sets and trains checkpoints: works the tokenize and train jobs of an Inheritune deployment.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Serve,
+}
+
+#[derive(Debug, Args)]
+struct Serve {
     /// The configuration file; deploy/config/trainer.toml is a sample.
-    #[arg(long)]
-    config: PathBuf,
+    #[arg(long, required = true)]
+    config: Option<PathBuf>,
+    /// Processes that each training is spread over, this one included; they share its micro-batches, and each has
+    /// worker.threads threads
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64), value_name = "N")]
+    ranks: u32,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Be one process of a training; a trainer with --ranks starts these
+    #[command(hide = true)]
+    Rank {
+        /// What to do
+        #[arg(long)]
+        orders: PathBuf,
+        /// Which one, from 1
+        #[arg(long)]
+        rank: u32,
+        /// Where rank 0 is met, on 127.0.0.1
+        #[arg(long)]
+        port: u16,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        // Nothing of it is asynchronous.
+        Some(Command::Rank { orders, rank, port }) => {
+            telemetry::init(&TelemetryConfig::default());
+            Ok(gang::follow(&orders, rank, port)?)
+        }
+        None => serve(arguments.serve),
+    }
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
-    let config: TrainerConfig = config::load(&arguments.config)?;
+async fn serve(arguments: Serve) -> anyhow::Result<()> {
+    let path = arguments.config.unwrap_or_default();
+    let config: TrainerConfig = config::load(&path)?;
     telemetry::init(&config.telemetry);
     let stop = shutdown::stop_on_signals();
-    let build = |store: &_| (inheritune_trainer::handler(), inheritune_trainer::services(store));
+    let ranks = Ranks { size: arguments.ranks, program: std::env::current_exe()? };
+    let build = |store: &_| (inheritune_trainer::handler(ranks), inheritune_trainer::services(store));
     service::run_worker_service(config, build, stop).await?;
     Ok(())
 }

@@ -75,7 +75,7 @@ pub fn spec_digest(spec: &TrainSpec) -> Sha256Digest {
 }
 
 /// A state to go on from, in a local folder.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Saved {
     /// Holds the weights and the moments.
     pub dir: PathBuf,

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::data_order::StepShape;
+use crate::gang::Ranks;
 use crate::recorder;
 use crate::resume::{self, WEIGHTS_FILE};
 use crate::retry::Tries;
@@ -40,7 +41,7 @@ struct Summary {
 ///
 /// # Errors
 /// As [`Training::run`]; besides, a token set of another tokenizer than the checkpoint's.
-pub async fn run(spec: TrainSpec, context: JobContext) -> Result<Trained, JobError> {
+pub async fn run(spec: TrainSpec, context: JobContext, ranks: &Ranks) -> Result<Trained, JobError> {
     if let Some(trained) = published_before(&context).await? {
         return Ok(trained);
     }
@@ -50,7 +51,7 @@ pub async fn run(spec: TrainSpec, context: JobContext) -> Result<Trained, JobErr
     let inputs = Inputs { spec: &spec, checkpoint: &checkpoint, tokens: &tokens };
     let mut tries = Tries::new(&spec.training);
     let finished = loop {
-        match train(&context, inputs, tries.shape()).await? {
+        match train(&context, inputs, (tries.shape(), ranks.clone())).await? {
             Ok(finished) => break finished,
             Err(interrupted) => tries.after(interrupted)?,
         }
@@ -64,7 +65,7 @@ pub async fn run(spec: TrainSpec, context: JobContext) -> Result<Trained, JobErr
 async fn train(
     context: &JobContext,
     inputs: Inputs<'_>,
-    shape: StepShape,
+    (shape, ranks): (StepShape, Ranks),
 ) -> Result<Result<Finished, Interrupted>, JobError> {
     let saved = resume::newest(context, inputs.spec).await?;
     let (recorder, writer) = recorder::channel(context.clone());
@@ -81,7 +82,7 @@ async fn train(
         recorder,
     };
     // The writer ends when the training drops its side, with all that was handed over written.
-    let (ended, written) = tokio::join!(context.run_blocking("train", move || Ok(training.run())), writer.run());
+    let (ended, written) = tokio::join!(context.run_blocking("train", move || Ok(training.run(&ranks))), writer.run());
     // A writer that failed made the training stop: its error is the reason.
     written?;
     ended

@@ -20,6 +20,7 @@ use inheritune_runtime::worker::{JobError, ProgressSender, StopReason, StopSigna
 use crate::batches::{Batch, Batches};
 use crate::data_order::{DataOrder, Share, StepShape, used_tokens};
 use crate::estimate::flops_per_token;
+use crate::gang::{Gang, Ranks};
 use crate::lm_error;
 use crate::recorder::Recorder;
 use crate::resume::{self, OPTIMIZER_FILE, Saved, TrainingState};
@@ -113,13 +114,19 @@ impl Training {
     /// [`Interrupted::NotFinite`] and [`Interrupted::OutOfMemory`]; [`JobError::Permanent`] for inputs that cannot be used,
     /// or an inherited model that starts like a random one. [`JobError::Stopped`] when told to stop: a state was handed
     /// to the recorder before if one is worth keeping.
-    pub fn run(mut self) -> Result<Finished, Interrupted> {
+    pub fn run(self, ranks: &Ranks) -> Result<Finished, Interrupted> {
+        let gang = Gang::lead(&self, ranks)?;
+        self.run_as(gang)
+    }
+
+    /// The part of `gang`'s process in it.
+    pub(crate) fn run_as(mut self, gang: Gang) -> Result<Finished, Interrupted> {
         if let Some(threads) = self.threads {
             device::set_threads(threads);
         }
         let tokens = Arc::new(TokenSet::open(&self.tokens)?);
         let saved = self.saved.take();
-        let mut session = Session::start(&self, &tokens, saved)?;
+        let mut session = Session::start((&self, gang), &tokens, saved)?;
         session.train()?;
         session.finish()
     }
@@ -128,6 +135,7 @@ impl Training {
 /// A training under way.
 struct Session<'a> {
     job: &'a Training,
+    gang: Gang,
     tokens: &'a TokenSet,
     order: DataOrder,
     batches: Batches,
@@ -154,7 +162,11 @@ struct StepNumbers {
 }
 
 impl<'a> Session<'a> {
-    fn start(job: &'a Training, tokens: &'a Arc<TokenSet>, saved: Option<Saved>) -> Result<Self, Interrupted> {
+    fn start(
+        (job, gang): (&'a Training, Gang),
+        tokens: &'a Arc<TokenSet>,
+        saved: Option<Saved>,
+    ) -> Result<Self, Interrupted> {
         let training = &job.spec.training;
         let of_checkpoint = |e| lm_error(e).about(&format!("checkpoint {}", job.spec.checkpoint));
         let config = Decoder::read_config(&job.checkpoint).map_err(of_checkpoint)?;
@@ -190,14 +202,15 @@ impl<'a> Session<'a> {
             }
             None => TrainingState::start(&job.spec),
         };
-        let from = (state.step, u64::from(job.shape.gradient_accumulation));
-        let batches = Batches::start(tokens.clone(), order.clone(), from)?;
+        let micro_batches = gang.micro_batches(job.shape.gradient_accumulation);
+        let batches = Batches::start(tokens.clone(), order.clone(), (state.step, micro_batches))?;
         let computed_in = match training.precision {
             Precision::Fp32 => Kind::Float,
             Precision::Bf16Mixed | Precision::Bf16 => Kind::BFloat16,
         };
         Ok(Self {
             job,
+            gang,
             tokens,
             order,
             batches,
@@ -214,7 +227,7 @@ impl<'a> Session<'a> {
     }
 
     fn train(&mut self) -> Result<(), Interrupted> {
-        if self.state.step == 0 && self.job.spec.expect_inherited {
+        if self.state.step == 0 && self.job.spec.expect_inherited && self.gang.leads() {
             self.check_inheritance()?;
         }
         // After a resume once more: the attempt before may have been stopped in the middle of it.
@@ -236,23 +249,41 @@ impl<'a> Session<'a> {
     /// One optimizer step: every micro-batch forward and backward, clip, update.
     fn step(&mut self) -> Result<StepNumbers, Interrupted> {
         let training = &self.job.spec.training;
-        let micro_batches = u64::from(self.job.shape.gradient_accumulation);
-        let mut loss_sum = 0.0;
-        for micro in 0..micro_batches {
-            self.stop_if_told()?;
+        let micro_batches = f64::from(self.job.shape.gradient_accumulation);
+        let (mut loss_sum, mut broken) = (0.0, None);
+        for micro in self.gang.micro_batches(self.job.shape.gradient_accumulation) {
+            if !self.gang.is_shared() {
+                self.stop_if_told()?;
+            }
             let Batch { inputs, targets, ranges } = self.batches.next()?;
             let loss = self.model.loss(&inputs, &targets)?;
             let loss_nats = loss.f_double_value(&[])?;
+            loss_sum += loss_nats;
             if !loss_nats.is_finite() {
                 let starts: Vec<u64> = ranges.iter().map(|range| range.start).collect();
-                return Err(self.broken(&format!(
+                broken = Some(format!(
                     "the loss of micro-batch {micro} is {loss_nats} (sequences at training tokens {starts:?})"
-                )));
+                ));
+                break;
             }
-            loss_sum += loss_nats;
-            let share = loss.f_div_scalar(micro_batches as f64)?;
-            share.f_backward()?;
+            loss.f_div_scalar(micro_batches)?.f_backward()?;
         }
+        // Ranks stop together or not at all: what one of them has to say is a part of every exchange.
+        let told = if self.gang.is_shared() && self.job.stop.requested().is_some() { 1.0 } else { 0.0 };
+        let sums = self.gang.sum(&[loss_sum, told])?;
+        let (loss_sum, told) = (sums[0], sums[1]);
+        if let Some(broken) = broken {
+            return Err(self.broken(&broken));
+        }
+        if !loss_sum.is_finite() {
+            return Err(self.broken("the loss of another rank's micro-batch is not finite"));
+        }
+        if told > 0.0 {
+            self.optimizer.zero_grad()?;
+            self.stop_if_told()?;
+            return Err(JobError::Stopped.into());
+        }
+        self.gang.sum_gradients(self.model.parameters())?;
         // Clipping off is clipping at infinity: the norm is wanted all the same.
         let max_norm = if training.clip_norm > 0.0 { training.clip_norm } else { f64::INFINITY };
         let gradient_norm = optimizer::clip_grad_norm(self.model.parameters(), max_norm)?;
@@ -263,7 +294,7 @@ impl<'a> Session<'a> {
         let learning_rate = learning_rate(self.state.step, training, self.total_steps);
         self.optimizer.step(learning_rate)?;
         self.optimizer.zero_grad()?;
-        Ok(StepNumbers { loss_nats: loss_sum / micro_batches as f64, gradient_norm, learning_rate })
+        Ok(StepNumbers { loss_nats: loss_sum / micro_batches, gradient_norm, learning_rate })
     }
 
     /// Takes a step into the state, and says so.
@@ -319,7 +350,7 @@ impl<'a> Session<'a> {
         let training = &self.job.spec.training;
         let every = training.evaluate_every_steps;
         let last = self.state.step == self.total_steps;
-        if every == 0 || !(self.state.step.is_multiple_of(every) || last) {
+        if every == 0 || !(self.state.step.is_multiple_of(every) || last) || !self.gang.leads() {
             return Ok(());
         }
         let block = u64::from(training.block_size);
@@ -382,7 +413,7 @@ impl<'a> Session<'a> {
 
     /// Hands the state of the last whole step to the recorder, unless it has it.
     fn save(&mut self) -> Result<(), Interrupted> {
-        if self.saved_step == self.state.step {
+        if self.saved_step == self.state.step || !self.gang.leads() {
             return Ok(());
         }
         self.state.wall_s = self.wall_s();
@@ -395,9 +426,13 @@ impl<'a> Session<'a> {
 
     fn finish(mut self) -> Result<Finished, Interrupted> {
         self.state.wall_s = self.wall_s();
+        let leads = self.gang.leads();
+        self.gang.dismiss()?;
         let dir = self.job.scratch.join("trained");
         std::fs::create_dir_all(&dir).map_err(|error| crate::file_error(&dir, error))?;
-        self.model.save(&dir)?;
+        if leads {
+            self.model.save(&dir)?;
+        }
         let epochs = self.order.epochs(self.state.step);
         Ok(Finished { dir, epochs, config: self.model.config().clone(), state: self.state })
     }

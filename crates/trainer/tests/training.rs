@@ -11,6 +11,7 @@ use inheritune_lm::tokens::{HeldOut, NewTokenSet, TokenSetWriter};
 use inheritune_lm::{Decoder, Device};
 use inheritune_store::artifacts::ArtifactFilter;
 use inheritune_store::jobs::Page;
+use inheritune_trainer::gang::Ranks;
 use support::{Bench, VOCAB_SIZE, train_spec, trained, write_model, write_tokens};
 
 /// Long enough to be stopped in the middle.
@@ -161,6 +162,90 @@ async fn every_precision_and_order_resumes_bit_for_bit() {
     let endless = bench.register_tokens("endless").await;
     let error = refused(&|spec| spec.training.document_mask = true, endless).await;
     assert!(error.contains("training.document_mask"), "{error}");
+}
+
+/// Two processes that add up their gradients over loopback.
+fn two_ranks() -> Ranks {
+    Ranks { size: 2, program: env!("CARGO_BIN_EXE_inheritune-trainer").into() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_ranks_follow_the_curve_of_one_and_resume_bit_for_bit() {
+    let (mut bench, model, tokens) = bench().await;
+    let spec = train_spec(model, tokens, 60, |spec| {
+        // Three micro-batches: one rank has two of them, the other one.
+        (spec.training.micro_batch, spec.training.gradient_accumulation) = (2, 3);
+        (spec.training.evaluate_every_steps, spec.training.evaluate_sequences) = (20, 8);
+        spec.training.lr_max = 1e-2;
+    });
+    let curve = async |bench: &Bench, job, name: &str| -> Vec<f64> {
+        bench.store.metrics(job, &[name], None).await.unwrap().iter().map(|point| point.value).collect()
+    };
+    let alone = bench.work(spec.clone()).await;
+    bench.ranks = two_ranks();
+    let shared = bench.work(spec.clone()).await;
+    for name in ["train_loss", "gradient_norm", "validation_loss"] {
+        let (one, two) = (curve(&bench, alone.id, name).await, curve(&bench, shared.id, name).await);
+        assert_eq!((one.len(), one.len() >= 4), (two.len(), true), "{name}");
+        for (one, two) in one.iter().zip(&two) {
+            assert!((one - two).abs() < 1e-3 * one.abs(), "{name}: {one} and {two}");
+        }
+    }
+    let shared = trained(shared);
+    assert!(shared.last_loss_nats < shared.first_loss_nats - 0.5, "{shared:?}");
+    let weights = async |bench: &Bench, checkpoint| bench.read(checkpoint, "model.safetensors").await;
+    let expected = weights(&bench, shared.checkpoint).await;
+
+    let job = bench.submit(spec).await;
+    let worker = bench.worker(1);
+    bench.until_step(job, 10).await;
+    worker.stop().await;
+    assert_eq!(bench.store.job(job).await.unwrap().status, JobStatus::Queued);
+    assert!(bench.store.training_states(job).await.unwrap()[0].step >= Some(10));
+    let worker = bench.worker(1);
+    let resumed = trained(bench.ended(job).await);
+    worker.stop().await;
+    assert!(weights(&bench, resumed.checkpoint).await == expected, "the weights differ");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_rank_ends_the_attempt_and_the_next_goes_on() {
+    let (mut bench, model, tokens) = bench().await;
+    bench.ranks = two_ranks();
+    let spec = train_spec(model.clone(), tokens, LONG, |spec| {
+        spec.training.gradient_accumulation = 2;
+        spec.training.checkpoint_every_steps = 5;
+    });
+    let job = bench.submit(spec).await;
+    let worker = bench.worker(1);
+    bench.until_step(job, 20).await;
+    let cache = bench.path("cache");
+    let lost = other_rank(&cache);
+    rustix::process::kill_process(lost, rustix::process::Signal::KILL).unwrap();
+    let record = bench.ended(job).await;
+    worker.stop().await;
+    assert_eq!(record.attempts, 2);
+    trained(record);
+    let losses = bench.store.metrics(job, &["train_loss"], None).await.unwrap();
+    assert_eq!(losses.len() as u64, LONG);
+
+    let error = bench.permanent_error(train_spec(model, tokens, 10, |_| {})).await;
+    assert!(error.contains("gradient_accumulation 1") && error.contains("2 ranks"), "{error}");
+}
+
+/// The process that a worker with its cache in `cache` has started.
+fn other_rank(cache: &std::path::Path) -> rustix::process::Pid {
+    let command_line = |pid: i32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let is_it = |pid: &i32| {
+        let arguments = command_line(*pid);
+        let text = String::from_utf8_lossy(&arguments);
+        text.contains("\0rank\0") && text.contains(cache.to_str().unwrap())
+    };
+    let processes = std::fs::read_dir("/proc").unwrap();
+    let ids = processes.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let found: Vec<i32> = ids.filter(is_it).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    rustix::process::Pid::from_raw(found[0]).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

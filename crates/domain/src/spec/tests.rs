@@ -116,8 +116,8 @@ fn source_weights_are_one_a_source() {
     check(
         &[("lr_max = 1e-3", "lr_max = 1e-3\nsource_weights = [67, 0, 15]")],
         expect![[r#"
-            training.source_weights: must be one for each of the 1 corpus.sources
             training.source_weights[1]: must be above 0 and at most 1e9
+            training.source_weights: must be one for each of the 1 corpus.sources
         "#]],
     );
 }

@@ -17,6 +17,7 @@ use inheritune_store::jobs::NewJob;
 use inheritune_store::local_postgres::LocalPostgres;
 use inheritune_store::objects::{ObjectsConfig, StorageConfig};
 use inheritune_store::{Store, StoreConfig};
+use inheritune_trainer::gang::Ranks;
 use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,8 @@ pub struct Bench {
     pub postgres: LocalPostgres,
     pub dir: tempfile::TempDir,
     pub store: Store,
+    /// Of the workers that are started from now on.
+    pub ranks: Ranks,
 }
 
 pub struct Worker {
@@ -57,7 +60,7 @@ impl Bench {
         let config = StoreConfig { database_url: postgres.url().to_owned(), max_connections: 8, objects };
         let store = Store::connect(&config).await.unwrap();
         store.migrate().await.unwrap();
-        Self { postgres, dir, store }
+        Self { postgres, dir, store, ranks: Ranks::alone() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -82,7 +85,12 @@ impl Bench {
             ..WorkerConfig::default()
         };
         let stop = CancellationToken::new();
-        let task = tokio::spawn(run_worker(self.store.clone(), inheritune_trainer::handler(), config, stop.clone()));
+        let task = tokio::spawn(run_worker(
+            self.store.clone(),
+            inheritune_trainer::handler(self.ranks.clone()),
+            config,
+            stop.clone(),
+        ));
         Worker { stop, task }
     }
 
