@@ -10,6 +10,7 @@ from pathlib import Path
 
 import bench_s3
 import bench_slice
+import bench_tokenize
 import bench_train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,7 +22,7 @@ def main():
     parser.add_argument("--mergekit-python", help="a Python that has mergekit; without it, mergekit is not measured")
     parser.add_argument("--garage", help="the program of a Garage server; without it, S3 is not measured")
     parser.add_argument("--torch-compile", action="store_true", help="hold training against torch.compile as well")
-    parser.add_argument("--only", choices=["slice", "train"], help="measure this alone")
+    parser.add_argument("--only", choices=["slice", "train", "tokenize"], help="measure this alone")
     parser.add_argument(
         "--directory", default=ROOT / "target",
         help="where the files are; a file system in memory, /dev/shm, takes the disk out of what is measured",
@@ -31,7 +32,7 @@ def main():
         directory = Path(name)
         os.chmod(directory, 0o755)
         (directory / "models").mkdir(mode=0o755)
-        if arguments.only != "train":
+        if arguments.only in (None, "slice"):
             model = bench_slice.bench(directory, arguments.rounds, arguments.mergekit_python)
             if arguments.garage is None:
                 print("  Garage is not there: give --garage to measure S3")
@@ -39,8 +40,11 @@ def main():
                 bench_s3.bench(directory, model, arguments.rounds, arguments.garage)
         if arguments.only != "slice":
             if arguments.mergekit_python is None:
-                print("  PyTorch is not there: give --mergekit-python, which has it")
-            else:
+                print("  PyTorch and tokenizers are not there: give --mergekit-python, which has them")
+                return
+            if arguments.only != "train":
+                bench_tokenize.bench(directory, arguments.rounds, arguments.mergekit_python)
+            if arguments.only != "tokenize":
                 bench_train.bench(directory, arguments.rounds, arguments.mergekit_python, arguments.torch_compile)
 
 

@@ -18,7 +18,7 @@ use crate::files;
 use crate::layers::{Mlp, Norm};
 use crate::positions::Positions;
 use crate::shim;
-use crate::weights;
+use crate::weights::{self, Snapshot};
 
 /// A learned tensor and its canonical name.
 #[derive(Debug)]
@@ -207,10 +207,19 @@ impl Decoder {
     /// # Errors
     /// [`LmError::Io`] naming the file.
     pub fn save(&self, dir: &Path) -> Result<(), LmError> {
-        let tensors = self.parameters.iter().map(|parameter| (parameter.name.clone(), &parameter.tensor));
-        // transformers refuses a file that does not say which framework wrote it.
-        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        weights::write_named(&dir.join(weights::SINGLE_FILE), tensors, metadata)
+        weights::write_named(&dir.join(weights::SINGLE_FILE), self.named(), metadata())
+    }
+
+    /// What [`Decoder::save`] would write now.
+    ///
+    /// # Errors
+    /// [`LmError::Torch`] where a copy does not fit into memory.
+    pub fn snapshot(&self) -> Result<Snapshot, LmError> {
+        Snapshot::of(self.named(), metadata())
+    }
+
+    fn named(&self) -> impl Iterator<Item = (String, &Tensor)> {
+        self.parameters.iter().map(|parameter| (parameter.name.clone(), &parameter.tensor))
     }
 
     /// [B, T] of inputs and targets that this model can take, and the targets [N] on its device.
@@ -283,6 +292,11 @@ impl Decoder {
         }
         parts.final_norm.forward(&x_ND)
     }
+}
+
+/// transformers refuses a file that does not say which framework wrote it.
+fn metadata() -> HashMap<String, String> {
+    HashMap::from([("format".to_owned(), "pt".to_owned())])
 }
 
 /// libtorch skips targets of this value; `check_tokens` lets none through.

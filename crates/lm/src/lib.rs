@@ -34,3 +34,4 @@ mod error;
 pub use decoder::{Decoder, Parameter};
 pub use error::LmError;
 pub use tch::{Device, Kind, Tensor, no_grad};
+pub use weights::Snapshot;

@@ -10,7 +10,7 @@ use tch::{Device, Tensor, no_grad};
 use crate::decoder::Parameter;
 use crate::error::LmError;
 use crate::shim::{self, AdamWStep};
-use crate::weights;
+use crate::weights::{self, Snapshot};
 
 /// AdamW's constants; the learning rate comes with each step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -98,21 +98,21 @@ impl AdamW {
         Ok(shim::reset_gradients(self.slots.iter().map(|slot| &slot.parameter))?)
     }
 
-    /// Writes both moments of every parameter and the step count as safetensors, whole or not at all.
+    /// Both moments of every parameter and the step count, as they are now.
     ///
     /// # Errors
-    /// [`LmError::Io`] naming the file.
-    pub fn save(&self, path: &Path) -> Result<(), LmError> {
+    /// [`LmError::Torch`] where a copy does not fit into memory.
+    pub fn snapshot(&self) -> Result<Snapshot, LmError> {
         let tensors = self.slots.iter().flat_map(|slot| {
             [
                 (format!("{EXP_AVG}{}", slot.name), &slot.exp_avg),
                 (format!("{EXP_AVG_SQ}{}", slot.name), &slot.exp_avg_sq),
             ]
         });
-        weights::write_named(path, tensors, HashMap::from([(STEPS_KEY.to_owned(), self.steps.to_string())]))
+        Snapshot::of(tensors, HashMap::from([(STEPS_KEY.to_owned(), self.steps.to_string())]))
     }
 
-    /// Takes up the state that [`AdamW::save`] wrote for the same parameters.
+    /// Takes up the state of which [`AdamW::snapshot`] wrote for the same parameters.
     ///
     /// # Errors
     /// A file that is missing, truncated, without a step count, or whose tensors are not exactly this

@@ -196,6 +196,33 @@ pub(crate) fn write_named<'a>(
     })
 }
 
+/// Named tensors as they were at one moment, on the CPU: another thread may write them while training goes on.
+#[derive(Debug)]
+pub struct Snapshot {
+    tensors: Vec<(String, Tensor)>,
+    metadata: HashMap<String, String>,
+}
+
+impl Snapshot {
+    pub(crate) fn of<'a>(
+        tensors: impl IntoIterator<Item = (String, &'a Tensor)>,
+        metadata: HashMap<String, String>,
+    ) -> Result<Self, LmError> {
+        let copied = |tensor: &Tensor| tensor.f_detach()?.f_to_device_(Device::Cpu, tensor.f_kind()?, false, true);
+        let tensors =
+            tensors.into_iter().map(|(name, tensor)| Ok((name, copied(tensor)?))).collect::<Result<_, LmError>>()?;
+        Ok(Self { tensors, metadata })
+    }
+
+    /// Writes them as safetensors, whole or not at all.
+    ///
+    /// # Errors
+    /// [`LmError::Io`] naming the file.
+    pub fn write(&self, path: &Path) -> Result<(), LmError> {
+        write_named(path, self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor)), self.metadata.clone())
+    }
+}
+
 /// A tensor as safetensors wants to see it.
 struct TensorView {
     /// Of `dtype`, contiguous, on the CPU.
@@ -232,7 +259,7 @@ impl View for TensorView {
         }
         // SAFETY: `new` made the tensor of `dtype`, contiguous and on the CPU, so its storage holds `data_len`
         // initialised bytes from `data_ptr`; the tensor keeps it alive as long as `self`, and nothing
-        // writes to it during the borrow because saving and training share one thread.
+        // writes to it during the borrow: saving shares its thread with training, or writes a copy.
         Cow::Borrowed(unsafe { std::slice::from_raw_parts(self.tensor.data_ptr().cast::<u8>(), self.data_len()) })
     }
 

@@ -593,12 +593,12 @@ fn check_state(spoil: impl FnOnce(&Path), expected: Expect) {
     let decoder = load(&golden_dir().join("gpt2-inner"));
     let mut optimizer = AdamW::new(decoder.parameters(), ADAMW).unwrap();
     let (state, before, after) = (dir.path().join(STATE), dir.path().join("before"), dir.path().join("after"));
-    optimizer.save(&state).unwrap();
-    optimizer.save(&before).unwrap();
+    optimizer.snapshot().unwrap().write(&state).unwrap();
+    optimizer.snapshot().unwrap().write(&before).unwrap();
     spoil(&state);
     let error = optimizer.load(&state).err();
     expected.assert_eq(&message(error, dir.path()));
-    optimizer.save(&after).unwrap();
+    optimizer.snapshot().unwrap().write(&after).unwrap();
     assert!(std::fs::read(before).unwrap() == std::fs::read(after).unwrap());
 }
 

@@ -69,7 +69,7 @@ impl Training {
 
     fn save(&self, dir: &Path) {
         self.decoder.save(dir).unwrap();
-        self.optimizer.save(&dir.join("optimizer.safetensors")).unwrap();
+        self.optimizer.snapshot().unwrap().write(&dir.join("optimizer.safetensors")).unwrap();
     }
 
     /// Trains until `steps` steps are taken; gives the bits of the losses on the way.

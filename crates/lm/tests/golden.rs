@@ -283,7 +283,7 @@ fn a_model_kept_in_bf16_is_saved_as_such_and_taken_up_again() {
     step(&decoder, &mut optimizer);
     let dir = tempfile::tempdir().unwrap();
     decoder.save(dir.path()).unwrap();
-    optimizer.save(&dir.path().join("optimizer.safetensors")).unwrap();
+    optimizer.snapshot().unwrap().write(&dir.path().join("optimizer.safetensors")).unwrap();
     let kinds: BTreeSet<String> = ["model.safetensors", "optimizer.safetensors"]
         .iter()
         .flat_map(|file| tensors(&dir.path().join(file)).into_values())

@@ -56,6 +56,8 @@ pub struct WorkerConfig {
     pub cache_dir: PathBuf,
     /// Threads of a job's computation; the library's own choice when absent.
     pub threads: Option<usize>,
+    /// Longest time in which a job may make no progress at all before its attempt is given up.
+    pub stall_ms: u64,
     /// Time that running jobs get to save when the process is told to stop.
     pub shutdown_grace_ms: u64,
 }
@@ -69,6 +71,7 @@ impl Default for WorkerConfig {
             concurrency: 1,
             cache_dir: std::env::temp_dir().join("inheritune"),
             threads: None,
+            stall_ms: 3_600_000,
             shutdown_grace_ms: 30_000,
         }
     }
@@ -82,6 +85,7 @@ impl WorkerConfig {
         check(self.heartbeat_ms >= 1, "heartbeat_ms", "must be at least 1")?;
         check(self.lease_ms / 2 >= self.heartbeat_ms, "lease_ms", "must be at least twice heartbeat_ms")?;
         check(self.poll_ms >= 1, "poll_ms", "must be at least 1")?;
+        check(self.stall_ms >= 1, "stall_ms", "must be at least 1")?;
         check(self.concurrency >= 1, "concurrency", "must be at least 1")?;
         check(self.threads != Some(0), "threads", "must be at least 1; leave it out for the library's own choice")
     }

@@ -283,6 +283,26 @@ async fn shutdown_gives_jobs_back_without_losing_an_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_makes_no_progress_is_given_up() {
+    let bench = Bench::new().await;
+    let config = WorkerConfig { stall_ms: 400, ..bench.config() };
+    let worker = bench.start(&bench.store, config, |job, context| async move {
+        // Slower than the limit in all, but never silent for so long.
+        for done in 0..8 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            context.progress.set(Progress { done, message: format!("step {done}"), ..Progress::default() });
+        }
+        if job.label == "hangs" { std::future::pending().await } else { Ok(outcome()) }
+    });
+    let (slow, hangs) = (bench.submit("slow", 1).await, bench.submit("hangs", 1).await);
+    assert_eq!(bench.wait_for(slow, JobStatus::Succeeded).await.attempts, 1);
+    let error = bench.wait_for(hangs, JobStatus::Failed).await.error.unwrap();
+    assert!(error.contains("no progress for 0.4 s after step 7") && error.contains("stall_ms"), "{error}");
+    worker.stop().await;
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_workers_share_a_queue_without_double_work() {
     let bench = Bench::new().await;
     let other = bench.other_store().await;

@@ -1,17 +1,17 @@
 //! What a training leaves behind while it runs: metric points and training states, written off its thread.
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::Path;
 use std::time::Duration;
 
 use inheritune_domain::artifact::ArtifactKind;
 use inheritune_domain::job::MetricPoint;
 use inheritune_runtime::worker::{JobContext, JobError};
-use inheritune_store::StoreError;
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::file_error;
-use crate::resume::{self, OPTIMIZER_FILE, STATE_FILE, WEIGHTS_FILE};
+use crate::resume::{self, Moment, OPTIMIZER_FILE, STATE_FILE, WEIGHTS_FILE};
 
 /// Points that wait to be written; the training waits when there are more.
 const WAITING_POINTS: usize = 1024;
@@ -28,23 +28,16 @@ const WRITE_WAIT: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Recorder {
     points: mpsc::Sender<MetricPoint>,
-    states: mpsc::Sender<SavedState>,
+    states: mpsc::Sender<Moment>,
     /// Nobody listens, and nobody is to.
     nowhere: bool,
-}
-
-/// A training state on the local disk, to be uploaded.
-#[derive(Debug)]
-struct SavedState {
-    dir: PathBuf,
-    step: u64,
 }
 
 /// The asynchronous side: [`Writer::run`] must be polled while the training runs.
 pub struct Writer {
     context: JobContext,
     points: mpsc::Receiver<MetricPoint>,
-    states: mpsc::Receiver<SavedState>,
+    states: mpsc::Receiver<Moment>,
 }
 
 /// Both sides, connected.
@@ -71,12 +64,12 @@ impl Recorder {
         self.points.blocking_send(point).map_err(|_| JobError::Stopped)
     }
 
-    /// Hands over the training state in the folder `dir`, which is removed once it is uploaded.
+    /// Hands over a training state to be uploaded.
     ///
     /// # Errors
     /// As [`Recorder::point`].
-    pub fn state(&self, dir: PathBuf, step: u64) -> Result<(), JobError> {
-        self.states.blocking_send(SavedState { dir, step }).map_err(|_| JobError::Stopped)
+    pub fn state(&self, moment: Moment) -> Result<(), JobError> {
+        self.states.blocking_send(moment).map_err(|_| JobError::Stopped)
     }
 }
 
@@ -110,27 +103,33 @@ async fn write_points(context: &JobContext, mut points: mpsc::Receiver<MetricPoi
     Ok(())
 }
 
-async fn upload_states(context: &JobContext, mut states: mpsc::Receiver<SavedState>) -> Result<(), JobError> {
-    while let Some(state) = states.recv().await {
-        match upload(context, &state).await {
+async fn upload_states(context: &JobContext, mut states: mpsc::Receiver<Moment>) -> Result<(), JobError> {
+    while let Some(moment) = states.recv().await {
+        let step = moment.step();
+        let dir = context.cache_dir.join(format!("state-{step}"));
+        match save(context, moment, &dir).await {
             Ok(()) => resume::prune(&context.store, context.lease.job).await,
             // The training itself is well, and the next state may fare better.
-            Err(error) if error.is_retryable() => {
-                tracing::warn!(step = state.step, %error, "training state not uploaded");
-            }
-            Err(error) => return Err(error.into()),
+            Err(JobError::Retryable(error)) => tracing::warn!(step, error, "training state not uploaded"),
+            Err(error) => return Err(error),
         }
-        tokio::fs::remove_dir_all(&state.dir).await.map_err(|error| file_error(&state.dir, error))?;
+        match tokio::fs::remove_dir_all(&dir).await {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(file_error(&dir, error)),
+            Ok(()) | Err(_) => {}
+        }
     }
     Ok(())
 }
 
-async fn upload(context: &JobContext, state: &SavedState) -> Result<(), StoreError> {
+/// Writes a state to the local disk, and from there to the store.
+async fn save(context: &JobContext, moment: Moment, dir: &Path) -> Result<(), JobError> {
+    let (step, local) = (moment.step(), dir.to_owned());
+    context.run_blocking("save", move || moment.write(&local)).await?;
     let mut artifact = context.store.begin_artifact(ArtifactKind::TrainingState, context.lease);
     for name in [WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE] {
-        artifact.put_file(name, &state.dir.join(name)).await?;
+        artifact.put_file(name, &dir.join(name)).await?;
     }
-    let artifact = artifact.publish(Some(state.step), json!({ "step": state.step })).await?;
-    tracing::info!(artifact = %artifact.id, step = state.step, size_bytes = artifact.size_bytes, "training state saved");
+    let artifact = artifact.publish(Some(step), json!({ "step": step })).await?;
+    tracing::info!(artifact = %artifact.id, step, size_bytes = artifact.size_bytes, "training state saved");
     Ok(())
 }

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use inheritune_domain::artifact::{Artifact, Location};
 use inheritune_domain::id::{JobId, Sha256Digest};
 use inheritune_domain::spec::TrainSpec;
-use inheritune_lm::Decoder;
 use inheritune_lm::optimizer::AdamW;
+use inheritune_lm::{Decoder, LmError, Snapshot};
 use inheritune_runtime::worker::{JobContext, JobError};
 use inheritune_store::{Store, StoreError};
 use serde::{Deserialize, Serialize};
@@ -83,18 +83,41 @@ pub struct Saved {
     pub state: TrainingState,
 }
 
-/// Writes `state`, the model and the optimizer into the new folder `dir`.
-///
-/// # Errors
-/// A file cannot be written.
-pub fn save(dir: &Path, model: &Decoder, optimizer: &AdamW, state: &TrainingState) -> Result<(), JobError> {
-    std::fs::create_dir_all(dir).map_err(|error| file_error(dir, error))?;
-    model.save(dir).map_err(lm_error)?;
-    optimizer.save(&dir.join(OPTIMIZER_FILE)).map_err(lm_error)?;
-    let path = dir.join(STATE_FILE);
-    let json =
-        serde_json::to_vec_pretty(state).map_err(|error| JobError::Retryable(format!("{STATE_FILE}: {error}")))?;
-    std::fs::write(&path, json).map_err(|error| file_error(&path, error))
+/// A training as it stands between two steps, in memory of its own.
+#[derive(Debug)]
+pub struct Moment {
+    weights: Snapshot,
+    optimizer: Snapshot,
+    state: TrainingState,
+}
+
+impl Moment {
+    /// Copies the model and the optimizer.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn of(model: &Decoder, optimizer: &AdamW, state: &TrainingState) -> Result<Self, LmError> {
+        Ok(Self { weights: model.snapshot()?, optimizer: optimizer.snapshot()?, state: state.clone() })
+    }
+
+    /// Updates made by then.
+    pub fn step(&self) -> u64 {
+        self.state.step
+    }
+
+    /// Writes it into the new folder `dir`.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn write(self, dir: &Path) -> Result<(), JobError> {
+        std::fs::create_dir_all(dir).map_err(|error| file_error(dir, error))?;
+        self.weights.write(&dir.join(WEIGHTS_FILE)).map_err(lm_error)?;
+        self.optimizer.write(&dir.join(OPTIMIZER_FILE)).map_err(lm_error)?;
+        let path = dir.join(STATE_FILE);
+        let json = serde_json::to_vec_pretty(&self.state)
+            .map_err(|error| JobError::Retryable(format!("{STATE_FILE}: {error}")))?;
+        std::fs::write(&path, json).map_err(|error| file_error(&path, error))
+    }
 }
 
 /// The newest training state of this job that is whole and of the same spec, fetched; none where there is none.

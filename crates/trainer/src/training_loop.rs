@@ -23,7 +23,7 @@ use crate::estimate::flops_per_token;
 use crate::gang::{Gang, Ranks};
 use crate::lm_error;
 use crate::recorder::Recorder;
-use crate::resume::{self, OPTIMIZER_FILE, Saved, TrainingState};
+use crate::resume::{Moment, OPTIMIZER_FILE, Saved, TrainingState};
 use crate::schedule::learning_rate;
 
 /// Share of the newest step in the running mean of step times.
@@ -37,7 +37,7 @@ pub struct Training {
     pub checkpoint: PathBuf,
     /// The token set's folder.
     pub tokens: PathBuf,
-    /// An empty folder for what is saved on the way.
+    /// An empty folder for the trained weights.
     pub scratch: PathBuf,
     /// Where an earlier attempt got to.
     pub saved: Option<Saved>,
@@ -417,9 +417,8 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         self.state.wall_s = self.wall_s();
-        let dir = self.job.scratch.join(format!("state-{}", self.state.step));
-        resume::save(&dir, &self.model, &self.optimizer, &self.state)?;
-        self.job.recorder.state(dir, self.state.step)?;
+        // Written and uploaded while the training goes on.
+        self.job.recorder.state(Moment::of(&self.model, &self.optimizer, &self.state)?)?;
         self.saved_step = self.state.step;
         Ok(())
     }

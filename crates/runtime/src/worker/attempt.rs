@@ -88,6 +88,16 @@ impl<H: JobHandler> Attempt<'_, H> {
             result = AssertUnwindSafe(self.worker.handler.run(lease, context)).catch_unwind() => {
                 result.unwrap_or_else(|panic| Err(panic_error(panic.as_ref())))
             }
+            () = self.progress.stalled(Duration::from_millis(self.worker.config.stall_ms)) => {
+                let last = self.progress.newest().map_or_else(String::new, |progress| format!(" after {}", progress.message));
+                let limit_s = self.worker.config.stall_ms as f64 / 1000.0;
+                // A thread that hangs cannot be ended; as above, its folder is left to the next worker.
+                self.stop.request(StopReason::Shutdown);
+                return Err(JobError::Retryable(format!(
+                    "no progress for {limit_s} s{last} (worker.stall_ms): the attempt is given up; restart this worker if it \
+                     hangs again"
+                )));
+            }
             () = grace_over => {
                 tracing::warn!(grace_ms = grace.as_millis() as u64, "the job did not stop in time; giving it up");
                 // Its thread may still write to the folder, which the next worker on this machine removes.

@@ -5,6 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use inheritune_domain::artifact::Location;
 use inheritune_domain::job::Progress;
@@ -111,6 +112,12 @@ impl ProgressSender {
     /// Replaces the progress that the next heartbeat sends.
     pub fn set(&self, progress: Progress) {
         self.newest.send_replace(Some(progress));
+    }
+
+    /// Waits until there was none for so long.
+    pub(super) async fn stalled(&self, limit: Duration) {
+        let mut changes = self.newest.subscribe();
+        while tokio::time::timeout(limit, changes.changed()).await.is_ok() {}
     }
 
     /// The newest progress.
