@@ -102,7 +102,8 @@ impl Measurement {
         if let Some(threads) = self.threads {
             device::set_threads(threads);
         }
-        let decoder = Decoder::load(&self.checkpoint, device::default_device())
+        let device = device::default_device().map_err(lm_error)?;
+        let decoder = Decoder::load(&self.checkpoint, device)
             .map_err(|e| lm_error(e).about(&format!("checkpoint {}", self.spec.checkpoint)))?;
         let config = decoder.config().clone();
         let parameters = decoder.parameters().iter().map(|p| p.tensor.numel() as u64).sum();

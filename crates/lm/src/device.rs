@@ -1,10 +1,10 @@
 //! Where tensors live and how many threads compute.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Kind, TchError, Tensor, no_grad};
 
 use crate::error::LmError;
 use crate::shim;
@@ -32,9 +32,25 @@ pub fn threads() -> usize {
     usize::try_from(tch::get_num_threads()).unwrap_or(1)
 }
 
-/// The device to compute on: the first GPU where libtorch has one, else the CPU.
-pub fn default_device() -> Device {
-    Device::cuda_if_available()
+/// Names the folder of PyTorch's CUDA libraries (`site-packages/torch/lib`), where they do not lie beside libtorch's others.
+pub const CUDA_FOLDER_VARIABLE: &str = "INHERITUNE_TORCH_CUDA";
+
+/// The device to compute on: the first GPU where there is one, else the CPU. The first call loads CUDA's part of libtorch
+/// where it is found.
+///
+/// # Errors
+/// [`LmError::Torch`] where [`CUDA_FOLDER_VARIABLE`] is set and its libraries cannot be loaded, or those beside libtorch:
+/// to train on the CPU instead would be a surprise.
+pub fn default_device() -> Result<Device, LmError> {
+    static LOADED: OnceLock<Result<bool, String>> = OnceLock::new();
+    let folder = std::env::var_os(CUDA_FOLDER_VARIABLE).filter(|folder| !folder.is_empty());
+    match LOADED.get_or_init(|| shim::load_cuda(folder.as_deref()).map_err(|error| error.to_string())) {
+        Ok(_) => Ok(Device::cuda_if_available()),
+        Err(problem) => {
+            let problem = format!("PyTorch's CUDA libraries ({CUDA_FOLDER_VARIABLE}) cannot be loaded: {problem}");
+            Err(TchError::Torch(problem).into())
+        }
+    }
 }
 
 /// Floating-point operations a second of `device` in a product of matrices of `kind`: the fastest of a few. Measured at

@@ -1,6 +1,6 @@
 //! The safe face of `csrc`: what tch lacks.
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, CString, OsStr, c_char, c_void};
 
 use tch::{TchError, Tensor};
 
@@ -23,6 +23,7 @@ pub(crate) struct AdamWStep {
 // SAFETY: these are the functions of csrc, with the same types; build.rs links it.
 unsafe extern "C" {
     fn lm_keep_large_blocks(max_kept_bytes: usize);
+    fn lm_load_cuda(folder: *const c_char, loaded: *mut bool) -> *mut c_char;
     fn lm_free_error(error: *mut c_char);
     fn lm_reset_gradients(parameters: *const RawTensor, count: usize) -> *mut c_char;
     fn lm_clip_gradients(parameters: *const RawTensor, count: usize, max_norm: f64, norm: *mut f64) -> *mut c_char;
@@ -41,6 +42,17 @@ unsafe extern "C" {
 pub(crate) fn keep_large_blocks(max_kept_bytes: usize) {
     // SAFETY: it takes a number and may be called at any time; blocks made before keep their own allocator.
     unsafe { lm_keep_large_blocks(max_kept_bytes) }
+}
+
+/// Loads CUDA's part of libtorch from `folder`, or from beside the rest of it, where it need not be; says whether it was.
+#[allow(unsafe_code)]
+pub(crate) fn load_cuda(folder: Option<&OsStr>) -> Result<bool, TchError> {
+    let folder = folder.map(|folder| CString::new(folder.as_encoded_bytes())).transpose();
+    let folder = folder.map_err(|error| TchError::Torch(format!("the folder's name: {error}")))?;
+    let mut loaded = false;
+    // SAFETY: the text and `loaded` outlive the call; loading a library runs its initialisers, which is what is wanted.
+    check(unsafe { lm_load_cuda(folder.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()), &raw mut loaded) })?;
+    Ok(loaded)
 }
 
 /// Drops the gradients of `parameters`: the next backward pass then stores its own.

@@ -82,7 +82,7 @@ impl TokenSetMeta {
     /// Where in the training part each source's tokens are.
     pub fn train_sources(&self) -> Vec<Range<u64>> {
         if self.source_train_tokens.is_empty() {
-            return vec![0..self.train_tokens];
+            return std::iter::once(0..self.train_tokens).collect();
         }
         let mut start = 0;
         let ranges = self.source_train_tokens.iter().map(|tokens| {
@@ -315,13 +315,13 @@ impl TokenSetWriter {
 
     fn write(&mut self, tokens: &[u32]) -> Result<(), LmError> {
         check_ids(tokens, self.meta.vocab_size)?;
-        let ids = tokens.iter().copied();
-        let written = match self.meta.dtype {
+        let bytes: Vec<u8> = match self.meta.dtype {
             // `check_ids` holds every id below the vocabulary, which two bytes hold.
-            TokenType::U16 => write_ids(&mut self.train, ids.map(|id| (id as u16).to_le_bytes())),
-            TokenType::U32 => write_ids(&mut self.train, ids.map(u32::to_le_bytes)),
+            TokenType::U16 => tokens.iter().flat_map(|id| (*id as u16).to_le_bytes()).collect(),
+            TokenType::U32 => tokens.iter().flat_map(|id| id.to_le_bytes()).collect(),
         };
-        self.meta.train_tokens += written.map_err(|error| LmError::io(&self.dir.join(TRAIN_FILE), error))?;
+        self.train.write_all(&bytes).map_err(|error| LmError::io(&self.dir.join(TRAIN_FILE), error))?;
+        self.meta.train_tokens += tokens.len() as u64;
         Ok(())
     }
 
@@ -438,15 +438,6 @@ fn check_ids(tokens: &[u32], vocab_size: u32) -> Result<(), LmError> {
             Err(LmError::BadTokens { problem: format!("token {id} is not below the vocabulary ({vocab_size})") })
         }
     }
-}
-
-fn write_ids<const N: usize>(out: &mut impl Write, ids: impl Iterator<Item = [u8; N]>) -> std::io::Result<u64> {
-    let mut count = 0;
-    for id in ids {
-        out.write_all(&id)?;
-        count += 1;
-    }
-    Ok(count)
 }
 
 /// Calls `visit` with every position of `range` and its id.

@@ -62,6 +62,21 @@ fn a_full_data_run_grows_and_ends_with_a_report_and_a_checkpoint() {
     server.ok(&create);
     assert_eq!(server.json(&["run", "list"])["runs"].as_array().unwrap().len(), 1);
 
+    // The curves of a training, as a table, as JSON and for TensorBoard.
+    let jobs = server.json(&["job", "list", "--run", &id, "--kind", "train"]);
+    let job = jobs["jobs"][0]["id"].as_str().unwrap();
+    let curves = dir.path().join("curves");
+    let shown = server.ok(&["job", "metrics", job, "--tensorboard", text(&curves)]);
+    assert!(shown.contains("train_loss") && shown.contains("model_flops_utilization"), "{shown}");
+    let events = std::fs::read_dir(&curves).unwrap().next().unwrap().unwrap();
+    assert!(events.file_name().to_str().unwrap().starts_with("events.out.tfevents."));
+    let points = server.json(&["job", "metrics", job]);
+    let points = points["metric_points"].as_array().unwrap();
+    // Every point is one event, after the one that opens the file; an event has its name in it.
+    let bytes = std::fs::read(events.path()).unwrap();
+    let losses = points.iter().filter(|point| point["name"] == "train_loss").count();
+    assert!(losses > 0 && bytes.windows(10).filter(|window| *window == b"train_loss").count() == losses);
+
     // A finished run cannot be cancelled; an unknown one is not found.
     assert_eq!(server.inheritune(&["run", "cancel", &id]).status.code(), Some(5));
     assert_eq!(server.inheritune(&["run", "get", "00000000-0000-7000-8000-000000000000"]).status.code(), Some(4));

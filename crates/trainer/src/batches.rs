@@ -74,11 +74,11 @@ impl Batches {
         Ok(Self(receiver))
     }
 
-    /// The next one.
+    /// The next one, once it is read.
     ///
     /// # Errors
     /// Tokens that cannot be read.
-    pub fn next(&mut self) -> Result<Batch, JobError> {
+    pub fn wait(&mut self) -> Result<Batch, JobError> {
         match self.0.recv() {
             Ok(batch) => batch.map_err(lm_error),
             Err(mpsc::RecvError) => Err(JobError::Retryable("the thread that reads tokens ended".to_owned())),

@@ -1,18 +1,18 @@
 //! What a training will cost, from shapes alone: pure arithmetic with its sources named. An estimate, not a promise.
 
 use inheritune_domain::checkpoint::decoder_config::{DecoderConfig, TensorRole};
-use inheritune_domain::spec::TrainingSpec;
+use inheritune_domain::spec::{Precision, TrainingSpec};
 
-/// Bytes of a 32-bit float, the type of weights, gradients, moments and activations.
-const F32: u64 = 4;
-/// Copies of the parameters in fp32: weights, gradients, and AdamW's two moments.
+/// Copies of the parameters: weights, gradients, and AdamW's two moments.
 const PARAMETER_COPIES: u64 = 4;
-/// Bytes of activations kept for the backward pass per token, layer and unit of width, in fp32: Korthikanti et al.
-/// (2022, arXiv 2205.05198, eq. 1) count 34 in 16-bit floats, dropout masks included; twice that here. Their term in
-/// the square of the sequence is left out: scaled-dot-product attention does not keep the scores.
-const ACTIVATION_BYTES: u64 = 68;
-/// Logits, their log-softmax and its gradient are alive at once.
-const LOGITS_COPIES: u64 = 3;
+/// Activations kept for the backward pass per token, layer and unit of width: Korthikanti et al. (2022, arXiv 2205.05198,
+/// eq. 1) count 34 bytes in 16-bit floats, dropout masks included. Their term in the square of the sequence is left out:
+/// scaled-dot-product attention does not keep the scores.
+const ACTIVATION_NUMBERS: u64 = 17;
+/// Rows of scores that are in memory at once (`kScoreRows` in `crates/lm/csrc/shim.cpp`), each fp32, before and after their
+/// softmax.
+const SCORE_ROWS: u64 = 512;
+const SCORE_ROW_BYTES: u64 = 2 * 4;
 /// Share of the device's matmul peak that a training step is taken to reach.
 pub const ASSUMED_UTILISATION: f64 = 0.5;
 
@@ -45,7 +45,7 @@ pub fn estimate(config: &DecoderConfig, training: &TrainingSpec, train_tokens: u
         steps,
         tokens,
         parameters: config.parameters(),
-        state_bytes: config.parameters() * PARAMETER_COPIES * F32,
+        state_bytes: config.parameters() * PARAMETER_COPIES * bytes_kept(training.precision),
         activation_bytes: activation_bytes(config, training),
         flops,
         seconds: flops / (peak_flops.max(1.0) * ASSUMED_UTILISATION),
@@ -73,11 +73,25 @@ pub fn flops_per_token(config: &DecoderConfig, block_size: u32) -> f64 {
     6.0 * multiplied as f64 + attention
 }
 
+/// Bytes of a weight, a gradient and a moment.
+fn bytes_kept(precision: Precision) -> u64 {
+    match precision {
+        Precision::Fp32 | Precision::Bf16Mixed => 4,
+        Precision::Bf16 => 2,
+    }
+}
+
 fn activation_bytes(config: &DecoderConfig, training: &TrainingSpec) -> u64 {
+    // In mixed precision a copy of the weights is alive from the forward to the backward pass.
+    let (bytes, weights) = match training.precision {
+        Precision::Fp32 => (4, 0),
+        Precision::Bf16Mixed => (2, 2 * config.parameters()),
+        Precision::Bf16 => (2, 0),
+    };
     let tokens = u64::from(training.block_size) * u64::from(training.micro_batch);
-    let blocks = tokens * u64::from(config.n_layers.0) * u64::from(config.d_model) * ACTIVATION_BYTES;
-    let logits = tokens * u64::from(config.vocab_size) * LOGITS_COPIES * F32;
-    blocks + logits
+    let blocks = tokens * u64::from(config.n_layers.0) * u64::from(config.d_model) * ACTIVATION_NUMBERS * bytes;
+    let scores = tokens.min(SCORE_ROWS) * u64::from(config.vocab_size) * SCORE_ROW_BYTES;
+    blocks + weights + scores
 }
 
 #[cfg(test)]
@@ -114,7 +128,12 @@ mod tests {
         assert_eq!(found.flops, per_token * 163_840.0);
         assert_eq!(found.seconds, found.flops / 0.5e12);
         assert_eq!(found.state_bytes, 124_439_808 * 16);
-        assert_eq!(found.activation_bytes, 8192 * (12 * 768 * 68 + 50257 * 12));
+        assert_eq!(found.activation_bytes, 8192 * 12 * 768 * 68 + 512 * 50257 * 8);
+        let in_bf16 = |precision| estimate(&config, &TrainingSpec { precision, ..training.clone() }, 1_000_000, 1e12);
+        let mixed = in_bf16(Precision::Bf16Mixed);
+        assert_eq!(mixed.state_bytes, found.state_bytes);
+        assert_eq!(mixed.activation_bytes, 8192 * 12 * 768 * 34 + 512 * 50257 * 8 + 124_439_808 * 2);
+        assert_eq!(in_bf16(Precision::Bf16).state_bytes, 124_439_808 * 8);
     }
 
     #[test]

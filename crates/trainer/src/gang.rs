@@ -125,6 +125,11 @@ impl Gang {
         self.rank == 0
     }
 
+    /// How many processes there are, this one included.
+    pub fn size(&self) -> u32 {
+        self.size
+    }
+
     /// Whether there are others.
     pub fn is_shared(&self) -> bool {
         self.group.is_some()

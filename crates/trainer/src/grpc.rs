@@ -122,7 +122,8 @@ fn response(found: &Estimate, epochs: f64, (tokens_per_step, notes): (u64, Vec<S
 
 /// Floating-point operations a second of this machine's device in a product of fp32 matrices.
 async fn measured_peak() -> Result<f64, Status> {
-    let measured = tokio::task::spawn_blocking(|| device::matmul_peak(device::default_device(), Kind::Float));
+    let measure = || device::default_device().and_then(|device| device::matmul_peak(device, Kind::Float));
+    let measured = tokio::task::spawn_blocking(measure);
     let measured = measured.await.map_err(|error| status::internal(&error))?;
     measured.map_err(|error| status::internal(&error))
 }

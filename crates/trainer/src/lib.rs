@@ -7,7 +7,7 @@
 //! ([`estimate`], [`grpc`]).
 //!
 //! Entry point: [`handler`] works jobs of the kinds `tokenize` and `train`; [`services`] answers
-//! `inheritune.v1.TrainingService`. The path of a training: [`train`] fetches the inputs and publishes the result, the
+//! `inheritune.v1.TrainingService`. The path of a training: [`train`] fetches the [`inputs`] and publishes the result, the
 //! loop in between runs on an operating-system thread of its own.
 //!
 //! Must never: let the heartbeat share the training thread, write an artifact that does not carry the lease's fence,
@@ -21,6 +21,7 @@ pub mod schedule;
 pub mod training_loop;
 pub mod recorder;
 pub mod resume;
+pub mod inputs;
 pub mod train;
 mod retry;
 pub mod gang;

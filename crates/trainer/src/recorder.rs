@@ -7,10 +7,10 @@ use std::time::Duration;
 use inheritune_domain::artifact::ArtifactKind;
 use inheritune_domain::job::MetricPoint;
 use inheritune_runtime::worker::{JobContext, JobError};
-use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::file_error;
+use crate::inputs::Inputs;
 use crate::resume::{self, Moment, OPTIMIZER_FILE, STATE_FILE, WEIGHTS_FILE};
 
 /// Points that wait to be written; the training waits when there are more.
@@ -36,15 +36,19 @@ pub struct Recorder {
 /// The asynchronous side: [`Writer::run`] must be polled while the training runs.
 pub struct Writer {
     context: JobContext,
+    inputs: Inputs,
     points: mpsc::Receiver<MetricPoint>,
     states: mpsc::Receiver<Moment>,
 }
 
 /// Both sides, connected.
-pub fn channel(context: JobContext) -> (Recorder, Writer) {
+pub fn channel(context: JobContext, inputs: Inputs) -> (Recorder, Writer) {
     let (points, point_receiver) = mpsc::channel(WAITING_POINTS);
     let (states, state_receiver) = mpsc::channel(WAITING_STATES);
-    (Recorder { points, states, nowhere: false }, Writer { context, points: point_receiver, states: state_receiver })
+    (
+        Recorder { points, states, nowhere: false },
+        Writer { context, inputs, points: point_receiver, states: state_receiver },
+    )
 }
 
 impl Recorder {
@@ -79,9 +83,9 @@ impl Writer {
     /// # Errors
     /// The lease is lost ([`JobError::Stopped`]) or the store does not answer.
     pub async fn run(self) -> Result<(), JobError> {
-        let Self { context, points, states } = self;
+        let Self { context, inputs, points, states } = self;
         // Points do not wait for a large upload. The first error ends both, and with them the training.
-        tokio::try_join!(write_points(&context, points), upload_states(&context, states))?;
+        tokio::try_join!(write_points(&context, points), upload_states(&context, &inputs, states))?;
         Ok(())
     }
 }
@@ -103,12 +107,16 @@ async fn write_points(context: &JobContext, mut points: mpsc::Receiver<MetricPoi
     Ok(())
 }
 
-async fn upload_states(context: &JobContext, mut states: mpsc::Receiver<Moment>) -> Result<(), JobError> {
+async fn upload_states(
+    context: &JobContext,
+    inputs: &Inputs,
+    mut states: mpsc::Receiver<Moment>,
+) -> Result<(), JobError> {
     while let Some(moment) = states.recv().await {
         let step = moment.step();
         let dir = context.cache_dir.join(format!("state-{step}"));
-        match save(context, moment, &dir).await {
-            Ok(()) => resume::prune(&context.store, context.lease.job).await,
+        match save(context, inputs, (moment, &dir)).await {
+            Ok(()) => resume::prune(&context.store, context.lease.job, &inputs.spec.training).await,
             // The training itself is well, and the next state may fare better.
             Err(JobError::Retryable(error)) => tracing::warn!(step, error, "training state not uploaded"),
             Err(error) => return Err(error),
@@ -121,15 +129,16 @@ async fn upload_states(context: &JobContext, mut states: mpsc::Receiver<Moment>)
     Ok(())
 }
 
-/// Writes a state to the local disk, and from there to the store.
-async fn save(context: &JobContext, moment: Moment, dir: &Path) -> Result<(), JobError> {
-    let (step, local) = (moment.step(), dir.to_owned());
+/// Writes a state to the local disk, and from there to the store, with all that makes its weights a model.
+async fn save(context: &JobContext, inputs: &Inputs, (moment, dir): (Moment, &Path)) -> Result<(), JobError> {
+    let (step, metadata, local) = (moment.step(), moment.metadata(), dir.to_owned());
     context.run_blocking("save", move || moment.write(&local)).await?;
     let mut artifact = context.store.begin_artifact(ArtifactKind::TrainingState, context.lease);
     for name in [WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE] {
         artifact.put_file(name, &dir.join(name)).await?;
     }
-    let artifact = artifact.publish(Some(step), json!({ "step": step })).await?;
+    inputs.put_model_files(&mut artifact).await?;
+    let artifact = artifact.publish(Some(step), metadata).await?;
     tracing::info!(artifact = %artifact.id, step, size_bytes = artifact.size_bytes, "training state saved");
     Ok(())
 }

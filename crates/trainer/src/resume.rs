@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 
 use inheritune_domain::artifact::{Artifact, Location};
 use inheritune_domain::id::{JobId, Sha256Digest};
-use inheritune_domain::spec::TrainSpec;
+use inheritune_domain::spec::{TrainSpec, TrainingSpec};
 use inheritune_lm::optimizer::AdamW;
 use inheritune_lm::{Decoder, LmError, Snapshot};
 use inheritune_runtime::worker::{JobContext, JobError};
 use inheritune_store::{Store, StoreError};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::{file_error, lm_error};
 
@@ -23,9 +24,9 @@ pub const WEIGHTS_FILE: &str = "model.safetensors";
 pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 /// The [`TrainingState`].
 pub const STATE_FILE: &str = "state.json";
-/// Training states of a job that are kept: the newest, and the one before in case the newest is damaged.
-const KEPT_STATES: usize = 2;
 const VERSION: u32 = 1;
+/// In the metadata of a state that was the best when it was saved: its validation loss in nats.
+const BEST_KEY: &str = "best_validation_nats";
 
 /// Where a training stands, besides weights and moments.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,6 +50,9 @@ pub struct TrainingState {
     pub window_loss_sum: f64,
     /// Those steps.
     pub window_steps: u64,
+    /// Lowest validation loss so far, where states are kept by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_validation_nats: Option<f64>,
 }
 
 impl TrainingState {
@@ -64,6 +68,7 @@ impl TrainingState {
             last_loss_nats: None,
             window_loss_sum: 0.0,
             window_steps: 0,
+            best_validation_nats: None,
         }
     }
 }
@@ -89,6 +94,8 @@ pub struct Moment {
     weights: Snapshot,
     optimizer: Snapshot,
     state: TrainingState,
+    /// Its validation loss is the lowest so far.
+    is_best: bool,
 }
 
 impl Moment {
@@ -96,8 +103,17 @@ impl Moment {
     ///
     /// # Errors
     /// There is no memory for it.
-    pub fn of(model: &Decoder, optimizer: &AdamW, state: &TrainingState) -> Result<Self, LmError> {
-        Ok(Self { weights: model.snapshot()?, optimizer: optimizer.snapshot()?, state: state.clone() })
+    pub fn of(model: &Decoder, optimizer: &AdamW, (state, is_best): (&TrainingState, bool)) -> Result<Self, LmError> {
+        Ok(Self { weights: model.snapshot()?, optimizer: optimizer.snapshot()?, state: state.clone(), is_best })
+    }
+
+    /// What its artifact's row keeps of it.
+    pub fn metadata(&self) -> Value {
+        let mut metadata = json!({ "step": self.state.step });
+        if self.is_best {
+            metadata[BEST_KEY] = json!(self.state.best_validation_nats);
+        }
+        metadata
     }
 
     /// Updates made by then.
@@ -141,14 +157,15 @@ pub async fn newest(context: &JobContext, spec: &TrainSpec) -> Result<Option<Sav
     Ok(None)
 }
 
-/// Deletes all but the newest training states of `job`. What cannot be deleted is logged and left.
-pub async fn prune(store: &Store, job: JobId) {
-    delete_states(store, job, KEPT_STATES).await;
+/// Deletes training states of `job` but for the newest and the best that `training` keeps. What cannot be deleted is logged
+/// and left.
+pub async fn prune(store: &Store, job: JobId, training: &TrainingSpec) {
+    delete_states(store, job, (training.keep_newest as usize, training.keep_best)).await;
 }
 
-/// Deletes all training states of `job`, once its result is published: see [`crate::train::run`].
-pub async fn clear(store: &Store, job: JobId) {
-    delete_states(store, job, 0).await;
+/// Deletes them but for the best, once the job's result is published: see [`crate::train::run`].
+pub async fn clear(store: &Store, job: JobId, training: &TrainingSpec) {
+    delete_states(store, job, (0, training.keep_best)).await;
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -182,7 +199,7 @@ async fn fetch(store: &Store, artifact: &Artifact, dir: &Path, spec: &TrainSpec)
     Ok(state)
 }
 
-async fn delete_states(store: &Store, job: JobId, kept: usize) {
+async fn delete_states(store: &Store, job: JobId, keep: (usize, bool)) {
     let states = match store.training_states(job).await {
         Ok(states) => states,
         Err(error) => {
@@ -190,9 +207,16 @@ async fn delete_states(store: &Store, job: JobId, kept: usize) {
             return;
         }
     };
-    for state in states.into_iter().skip(kept) {
+    for state in surplus(states, keep) {
         if let Err(error) = store.delete_artifact(state.id).await {
             tracing::warn!(artifact = %state.id, %error, "an old training state cannot be deleted");
         }
     }
+}
+
+/// Of `states`, newest first, those that are neither among the `newest` first nor, where the best is wanted, it.
+fn surplus(states: Vec<Artifact>, (newest, best): (usize, bool)) -> impl Iterator<Item = Artifact> {
+    let loss = |state: &Artifact| state.metadata[BEST_KEY].as_f64().unwrap_or(f64::INFINITY);
+    let lowest = states.iter().map(loss).fold(f64::INFINITY, f64::min);
+    states.into_iter().skip(newest).filter(move |state| !best || loss(state) > lowest || lowest == f64::INFINITY)
 }

@@ -5,6 +5,7 @@
 //! threads: pieces are encoded in parallel and written in order.
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvError, sync_channel};
 use std::time::Instant;
 
 use inheritune_domain::artifact::{ArtifactKind, Location};
@@ -219,42 +220,62 @@ impl Work {
         writer: &mut TokenSetWriter,
     ) -> Result<u64, JobError> {
         let mut pieces = self.corpus.pieces(source, cutting, &self.runtime);
+        // One batch is read and unpacked while another is encoded, and no more.
+        let (sender, batches) = sync_channel(0);
         let mut document = Document::default();
         let mut tokens_held_out = 0;
-        loop {
-            if self.context.stop.requested().is_some() {
-                return Err(JobError::Stopped);
-            }
-            let batch = next_batch(&mut pieces)?;
-            if batch.is_empty() {
-                return Ok(tokens_held_out);
-            }
-            let texts: Vec<&str> = batch
-                .iter()
-                .filter_map(|piece| match piece {
-                    Piece::Text { text, .. } => Some(text.as_str()),
-                    Piece::Tokens { .. } => None,
-                })
-                .collect();
-            let mut encoded = tokenizer.encode_batch(&texts).map_err(lm_error)?.into_iter();
-            for piece in &batch {
-                match piece {
-                    Piece::Text { text, ends_document } => {
-                        document.tokens.extend(encoded.next().unwrap_or_default());
-                        document.text_bytes += text.len() as u64;
-                        if *ends_document {
-                            writer.push_document(&document.tokens, document.text_bytes).map_err(lm_error)?;
-                            document = Document::default();
-                        }
-                    }
-                    Piece::Tokens { ids, held_out } => {
-                        writer.push_tokens(ids).map_err(|e| lm_error(e).about(&self.corpus.names()))?;
-                        tokens_held_out += if *held_out { ids.len() as u64 } else { 0 };
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                loop {
+                    let batch = next_batch(&mut pieces);
+                    let last = batch.as_ref().map_or(true, Vec::is_empty);
+                    if sender.send(batch).is_err() || last {
+                        return;
                     }
                 }
+            });
+            // Dropped with the closure, which ends the thread that waits to send.
+            let batches = batches;
+            loop {
+                if self.context.stop.requested().is_some() {
+                    return Err(JobError::Stopped);
+                }
+                let batch = match batches.recv() {
+                    Ok(batch) => batch?,
+                    Err(RecvError) => {
+                        return Err(JobError::Retryable("the thread that reads the corpus ended".to_owned()));
+                    }
+                };
+                if batch.is_empty() {
+                    return Ok(tokens_held_out);
+                }
+                let texts: Vec<&str> = batch
+                    .iter()
+                    .filter_map(|piece| match piece {
+                        Piece::Text { text, .. } => Some(text.as_str()),
+                        Piece::Tokens { .. } => None,
+                    })
+                    .collect();
+                let mut encoded = tokenizer.encode_batch(&texts).map_err(lm_error)?.into_iter();
+                for piece in &batch {
+                    match piece {
+                        Piece::Text { text, ends_document } => {
+                            document.tokens.extend(encoded.next().unwrap_or_default());
+                            document.text_bytes += text.len() as u64;
+                            if *ends_document {
+                                writer.push_document(&document.tokens, document.text_bytes).map_err(lm_error)?;
+                                document = Document::default();
+                            }
+                        }
+                        Piece::Tokens { ids, held_out } => {
+                            writer.push_tokens(ids).map_err(|e| lm_error(e).about(&self.corpus.names()))?;
+                            tokens_held_out += if *held_out { ids.len() as u64 } else { 0 };
+                        }
+                    }
+                }
+                self.progress(passes, &format!("{} tokens", writer.tokens() + document.tokens.len() as u64));
             }
-            self.progress(passes, &format!("{} tokens", writer.tokens() + document.tokens.len() as u64));
-        }
+        })
     }
 
     fn progress(&self, passes: u64, message: &str) {

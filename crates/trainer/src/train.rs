@@ -3,28 +3,25 @@
 use std::path::Path;
 
 use inheritune_domain::artifact::{Artifact, ArtifactKind, Location};
-use inheritune_domain::checkpoint::tokenizer_files::{TOKENIZER_FILES, VocabularyFiles};
-use inheritune_domain::spec::{Precision, TrainSpec, Trained};
+use inheritune_domain::spec::{TrainSpec, Trained, TrainingSpec};
 use inheritune_lm::tokenizer::vocabulary_sha256;
 use inheritune_lm::tokens::{TOKENS_FILE, TokenSetMeta};
 use inheritune_runtime::worker::{JobContext, JobError};
 use inheritune_store::artifacts::ArtifactFilter;
 use inheritune_store::jobs::Page;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::data_order::StepShape;
 use crate::gang::Ranks;
+use crate::inputs::{Inputs, read_json};
 use crate::recorder;
 use crate::resume::{self, WEIGHTS_FILE};
 use crate::retry::Tries;
 use crate::training_loop::{Finished, Interrupted, Training};
 use crate::{file_error, lm_error};
 
-const CONFIG_FILE: &str = "config.json";
 const README_FILE: &str = "README.md";
-/// Files of a checkpoint that training does not change, besides its tokenizer.
-const CARRIED_FILES: [&str; 2] = ["generation_config.json", "inheritance.json"];
 
 /// What the artifact's row keeps of a training; with the artifact's id, a [`Trained`].
 #[derive(Debug, Serialize, Deserialize)]
@@ -42,36 +39,36 @@ struct Summary {
 /// # Errors
 /// As [`Training::run`]; besides, a token set of another tokenizer than the checkpoint's.
 pub async fn run(spec: TrainSpec, context: JobContext, ranks: &Ranks) -> Result<Trained, JobError> {
-    if let Some(trained) = published_before(&context).await? {
+    if let Some(trained) = published_before(&context, &spec.training).await? {
         return Ok(trained);
     }
     let checkpoint = context.fetch(&spec.checkpoint, "checkpoint").await?;
     let tokens = context.fetch(&Location::Artifact(spec.tokens), "tokens").await?;
     check_tokenizer(&checkpoint, &tokens).await?;
-    let inputs = Inputs { spec: &spec, checkpoint: &checkpoint, tokens: &tokens };
-    let mut tries = Tries::new(&spec.training);
+    let inputs = Inputs { spec, checkpoint, tokens };
+    let mut tries = Tries::new(&inputs.spec.training);
     let finished = loop {
-        match train(&context, inputs, (tries.shape(), ranks.clone())).await? {
+        match train(&context, &inputs, (tries.shape(), ranks.clone())).await? {
             Ok(finished) => break finished,
             Err(interrupted) => tries.after(interrupted)?,
         }
     };
-    let artifact = publish(&context, inputs, finished).await?;
-    resume::clear(&context.store, context.lease.job).await;
+    let artifact = publish(&context, &inputs, finished).await?;
+    resume::clear(&context.store, context.lease.job, &inputs.spec.training).await;
     trained(&artifact)
 }
 
 /// One try, from the newest training state to the end.
 async fn train(
     context: &JobContext,
-    inputs: Inputs<'_>,
+    inputs: &Inputs,
     (shape, ranks): (StepShape, Ranks),
 ) -> Result<Result<Finished, Interrupted>, JobError> {
-    let saved = resume::newest(context, inputs.spec).await?;
-    let (recorder, writer) = recorder::channel(context.clone());
+    let saved = resume::newest(context, &inputs.spec).await?;
+    let (recorder, writer) = recorder::channel(context.clone(), inputs.clone());
     let training = Training {
-        checkpoint: inputs.checkpoint.to_owned(),
-        tokens: inputs.tokens.to_owned(),
+        checkpoint: inputs.checkpoint.clone(),
+        tokens: inputs.tokens.clone(),
         scratch: context.cache_dir.clone(),
         saved,
         spec: inputs.spec.clone(),
@@ -89,13 +86,13 @@ async fn train(
 }
 
 /// The result of an earlier attempt that published it and died before it could say so.
-async fn published_before(context: &JobContext) -> Result<Option<Trained>, JobError> {
+async fn published_before(context: &JobContext, training: &TrainingSpec) -> Result<Option<Trained>, JobError> {
     let job = context.lease.job;
     let filter = ArtifactFilter { kind: Some(ArtifactKind::Checkpoint), job: Some(job), run: None };
     let found = context.store.list_artifacts(&filter, &Page { size: 1, token: None }).await?;
     let Some(artifact) = found.items.first() else { return Ok(None) };
     tracing::info!(artifact = %artifact.id, "an earlier attempt has published the result");
-    resume::clear(&context.store, job).await;
+    resume::clear(&context.store, job, training).await;
     trained(artifact).map(Some)
 }
 
@@ -127,28 +124,12 @@ async fn check_tokenizer(checkpoint: &Path, tokens: &Path) -> Result<(), JobErro
     )))
 }
 
-#[derive(Clone, Copy)]
-struct Inputs<'a> {
-    spec: &'a TrainSpec,
-    checkpoint: &'a Path,
-    tokens: &'a Path,
-}
-
-async fn publish(context: &JobContext, inputs: Inputs<'_>, finished: Finished) -> Result<Artifact, JobError> {
-    let Inputs { spec, checkpoint, tokens } = inputs;
+async fn publish(context: &JobContext, inputs: &Inputs, finished: Finished) -> Result<Artifact, JobError> {
+    let Inputs { spec, checkpoint, .. } = inputs;
     let state = &finished.state;
     let mut artifact = context.store.begin_artifact(ArtifactKind::Checkpoint, context.lease);
     artifact.put_file(WEIGHTS_FILE, &finished.dir.join(WEIGHTS_FILE)).await?;
-    let config = config_of_trained(read_json(&checkpoint.join(CONFIG_FILE)).await?, spec.training.precision);
-    artifact.put_bytes(CONFIG_FILE, format!("{config:#}\n").into()).await?;
-    let tokenizer = if has_tokenizer(checkpoint) { checkpoint } else { tokens };
-    let carried = TOKENIZER_FILES.iter().map(|name| (tokenizer, name));
-    for (dir, name) in carried.chain(CARRIED_FILES.iter().map(|name| (checkpoint, name))) {
-        let path = dir.join(name);
-        if path.exists() {
-            artifact.put_file(name, &path).await?;
-        }
-    }
+    inputs.put_model_files(&mut artifact).await?;
     let card = checkpoint.join(README_FILE);
     let card = if card.exists() {
         tokio::fs::read_to_string(&card).await.map_err(|error| file_error(&card, error))?
@@ -175,21 +156,6 @@ async fn publish(context: &JobContext, inputs: Inputs<'_>, finished: Finished) -
     Ok(artifact)
 }
 
-fn has_tokenizer(dir: &Path) -> bool {
-    VocabularyFiles::find(|name| dir.join(name).exists()).is_some()
-}
-
-/// The trained weights are of the training's type, whatever the checkpoint's were.
-fn config_of_trained(mut config: Value, precision: Precision) -> Value {
-    // transformers calls it `dtype` from version 5 on, and reads both.
-    let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
-    config[key] = json!(match precision {
-        Precision::Fp32 | Precision::Bf16Mixed => "float32",
-        Precision::Bf16 => "bfloat16",
-    });
-    config
-}
-
 /// What the model card says of the training.
 fn training_section(spec: &TrainSpec, finished: &Finished) -> String {
     let (training, state) = (&spec.training, &finished.state);
@@ -212,12 +178,4 @@ fn training_section(spec: &TrainSpec, finished: &Finished) -> String {
         state.last_loss_nats.unwrap_or(f64::NAN),
         spec.seed,
     )
-}
-
-async fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, JobError> {
-    let bytes = tokio::fs::read(path).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => JobError::Permanent(format!("{} is missing", path.display())),
-        _ => file_error(path, error),
-    })?;
-    serde_json::from_slice(&bytes).map_err(|error| JobError::Permanent(format!("{}: {error}", path.display())))
 }

@@ -150,7 +150,7 @@ struct Session<'a> {
     wall_s_before: f64,
     /// Running mean of a step's time in seconds, without evaluations and saving.
     step_s: Option<f64>,
-    /// Floating-point operations a second in a product of matrices: what the device does at most.
+    /// Floating-point operations a second in a product of matrices: what the devices of all ranks do at most.
     peak_flops: f64,
 }
 
@@ -180,7 +180,7 @@ impl<'a> Session<'a> {
             return Err(JobError::Permanent(problem).into());
         }
         let (order, used) = data_order(job, tokens.meta())?;
-        let device = device::default_device();
+        let device = device::default_device()?;
         let model = match &saved {
             Some(saved) => Decoder::from_weights(config, &saved.dir, device)?,
             None => Decoder::from_weights(config, &job.checkpoint, device).map_err(of_checkpoint)?,
@@ -210,11 +210,11 @@ impl<'a> Session<'a> {
         };
         Ok(Self {
             job,
-            gang,
             tokens,
             order,
             batches,
-            peak_flops: device::matmul_peak(device, computed_in)?,
+            peak_flops: device::matmul_peak(device, computed_in)? * f64::from(gang.size()),
+            gang,
             total_steps: training.total_steps(used),
             model,
             optimizer,
@@ -255,7 +255,7 @@ impl<'a> Session<'a> {
             if !self.gang.is_shared() {
                 self.stop_if_told()?;
             }
-            let Batch { inputs, targets, ranges } = self.batches.next()?;
+            let Batch { inputs, targets, ranges } = self.batches.wait()?;
             let loss = self.model.loss(&inputs, &targets)?;
             let loss_nats = loss.f_double_value(&[])?;
             loss_sum += loss_nats;
@@ -375,7 +375,12 @@ impl<'a> Session<'a> {
         if !loss_nats.is_finite() {
             return Err(self.broken(&format!("the validation loss is {loss_nats}")));
         }
-        self.point("validation_loss", loss_nats)
+        self.point("validation_loss", loss_nats)?;
+        if training.keep_best && self.state.best_validation_nats.is_none_or(|best| loss_nats < best) {
+            self.state.best_validation_nats = Some(loss_nats);
+            return self.hand_over(true);
+        }
+        Ok(())
     }
 
     /// Sees to it that a model said to be inherited is not a random one in disguise. A random model's logits are next
@@ -416,9 +421,13 @@ impl<'a> Session<'a> {
         if self.saved_step == self.state.step || !self.gang.leads() {
             return Ok(());
         }
+        self.hand_over(false)
+    }
+
+    fn hand_over(&mut self, is_best: bool) -> Result<(), Interrupted> {
         self.state.wall_s = self.wall_s();
         // Written and uploaded while the training goes on.
-        self.job.recorder.state(Moment::of(&self.model, &self.optimizer, &self.state)?)?;
+        self.job.recorder.state(Moment::of(&self.model, &self.optimizer, (&self.state, is_best))?)?;
         self.saved_step = self.state.step;
         Ok(())
     }

@@ -164,6 +164,43 @@ async fn every_precision_and_order_resumes_bit_for_bit() {
     assert!(error.contains("training.document_mask"), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_newest_and_the_best_states_are_kept() {
+    let (bench, model, tokens) = bench().await;
+    let spec = |steps| {
+        train_spec(model.clone(), tokens, steps, |spec| {
+            (spec.training.evaluate_every_steps, spec.training.evaluate_sequences) = (10, 8);
+            (spec.training.checkpoint_every_steps, spec.training.keep_newest) = (5, 3);
+            spec.training.keep_best = true;
+            spec.training.lr_max = 1e-2;
+        })
+    };
+    let steps = async |job| -> Vec<Option<u64>> {
+        bench.store.training_states(job).await.unwrap().iter().map(|state| state.step).collect()
+    };
+    // While it runs: three in steps of 5, and perhaps an older one that was the best.
+    let job = bench.submit(spec(100_000)).await;
+    let worker = bench.worker(1);
+    bench.until_step(job, 60).await;
+    bench.store.request_job(job, Directive::Pause).await.unwrap();
+    bench.until(job, |record| record.status == JobStatus::Paused).await;
+    worker.stop().await;
+    assert!((3..=4).contains(&steps(job).await.len()), "{:?}", steps(job).await);
+
+    let record = bench.work(spec(60)).await;
+    let losses = bench.store.metrics(record.id, &["validation_loss"], None).await.unwrap();
+    let best = losses.iter().min_by(|a, b| a.value.total_cmp(&b.value)).unwrap();
+    assert!(best.step > 0, "{losses:?}");
+    let kept = bench.store.training_states(record.id).await.unwrap();
+    assert_eq!(kept.iter().map(|state| state.step).collect::<Vec<_>>(), [Some(best.step)]);
+    assert_eq!(kept[0].metadata["best_validation_nats"], best.value);
+    // It is a model as it stands.
+    let dir = bench.path("best");
+    std::fs::create_dir(&dir).unwrap();
+    bench.store.open(&Location::Artifact(kept[0].id)).await.unwrap().fetch(&dir).await.unwrap();
+    assert_eq!(Decoder::load(&dir, Device::Cpu).unwrap().config().n_layers.0, 2);
+}
+
 /// Two processes that add up their gradients over loopback.
 fn two_ranks() -> Ranks {
     Ranks { size: 2, program: env!("CARGO_BIN_EXE_inheritune-trainer").into() }

@@ -54,6 +54,7 @@ prop_compose! {
         evaluate_sequences in 1u32..100,
         precision in proptest::sample::select(vec![Precision::Fp32, Precision::Bf16Mixed, Precision::Bf16]),
         (sampling, document_mask) in (prop_oneof![Just(Sampling::Permutation), Just(Sampling::RandomOffsets)], any::<bool>()),
+        (keep_newest, best) in (1u32..9, any::<bool>()),
         source_weights in prop_oneof![Just(Vec::new()), proptest::collection::vec(0.1f64..9.0, 2)],
     ) -> TrainingSpec {
         TrainingSpec {
@@ -61,7 +62,8 @@ prop_compose! {
             steps: by_steps.then_some(u64::from(amount)),
             epochs: (!by_steps).then_some(amount),
             lr_max, lr_min: lr_max * share, warmup_steps, schedule, weight_decay, decay, beta1, beta2, adam_eps,
-            clip_norm, log_every_steps, evaluate_every_steps, evaluate_sequences, checkpoint_every_steps,
+            clip_norm, log_every_steps, evaluate_every_steps, evaluate_sequences, checkpoint_every_steps, keep_newest,
+            keep_best: best && evaluate_every_steps > 0,
         }
     }
 }

@@ -125,6 +125,8 @@ pub(super) fn training_spec(field: &mut Field<'_>, message: v1::TrainingSpec) ->
         evaluate_every_steps: message.evaluate_every_steps,
         evaluate_sequences: message.evaluate_sequences.unwrap_or(64),
         checkpoint_every_steps: message.checkpoint_every_steps.unwrap_or(500),
+        keep_newest: message.keep_newest.unwrap_or(2),
+        keep_best: message.keep_best,
     }
 }
 
@@ -252,6 +254,8 @@ impl From<&TrainingSpec> for v1::TrainingSpec {
             sampling: sampling.into(),
             source_weights: spec.source_weights.clone(),
             document_mask: spec.document_mask,
+            keep_newest: Some(spec.keep_newest),
+            keep_best: spec.keep_best,
         }
     }
 }

@@ -113,11 +113,12 @@ impl JobKind {
 /// Text to a token set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TokenizeSpec {
-    /// Text or JSONL, plain, gzip or zstd, told apart by name; in this order.
+    /// Text, JSONL or Parquet (`text` column) or token files (`train.bin`), told apart by name; text and tokens plain, gzip or
+    /// zstd; locations, in this order.
     pub sources: Vec<Location>,
     /// Where the tokenizer comes from.
     pub tokenizer: TokenizerSource,
-    /// Share of the tokens held out at the end.
+    /// Share of the tokens held out at the end of each source.
     pub validation_fraction: f64,
 }
 

@@ -64,9 +64,10 @@ impl RunSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CorpusSpec {
-    /// Text, JSONL (`text` column), each plain or gzip or zstd; or one `artifact://` token set.
+    /// Text, JSONL or Parquet (`text` column), or token files (nanoGPT's `train.bin`), text and tokens plain or gzip or zstd; or
+    /// one `artifact://` token set.
     pub sources: Vec<String>,
-    /// Share of the documents' tokens held out at the end of the corpus for validation; above 0, at most 0.5.
+    /// Share of the tokens held out at the end of each source for validation; above 0, at most 0.5.
     #[serde(default = "default_validation_fraction")]
     pub validation_fraction: f64,
     /// Where the tokenizer comes from.

@@ -76,6 +76,13 @@ pub struct TrainingSpec {
     /// A resumable checkpoint every so many steps; 0 keeps only those made on stopping.
     #[serde(default = "default_checkpoint_every")]
     pub checkpoint_every_steps: u64,
+    /// Newest resumable checkpoints that are kept while the training goes on.
+    #[serde(default = "default_keep_newest", skip_serializing_if = "is_default_keep_newest")]
+    pub keep_newest: u32,
+    /// A resumable checkpoint at every new lowest validation loss (of `evaluate_every_steps`); the last of them stays when
+    /// the training has ended.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub keep_best: bool,
 }
 
 /// What a model is trained in.
@@ -200,6 +207,12 @@ impl TrainingSpec {
             "must be at least 0; 0 turns clipping off",
         );
         v.check(self.log_every_steps >= 1, "log_every_steps", "must be at least 1");
+        v.check(self.keep_newest >= 1, "keep_newest", "must be at least 1");
+        v.check(
+            !self.keep_best || self.evaluate_every_steps >= 1,
+            "keep_best",
+            "needs evaluate_every_steps, which says when the validation loss is measured",
+        );
         v.check(self.evaluate_sequences >= 1, "evaluate_sequences", "must be at least 1");
         v.into_result()
     }
@@ -207,6 +220,12 @@ impl TrainingSpec {
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
+}
+fn default_keep_newest() -> u32 {
+    2
+}
+fn is_default_keep_newest(newest: &u32) -> bool {
+    *newest == default_keep_newest()
 }
 fn default_gradient_accumulation() -> u32 {
     1

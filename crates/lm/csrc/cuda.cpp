@@ -1,0 +1,37 @@
+// CUDA where there is a GPU, from a build that links only the CPU's part of libtorch.
+//
+// src/device.rs is the only caller; errors as in shim.cpp.
+
+#include <ATen/Context.h>
+#include <c10/core/CPUAllocator.h>
+#include <dlfcn.h>
+
+#include <filesystem>
+
+#include "caught.h"
+
+extern "C" {
+
+// Loads libtorch_cuda.so from `folder`, or, where that is null, from beside the rest of libtorch; *loaded says whether it
+// is there. It registers itself with what is loaded already. Products of fp32 matrices may then use TF32, as PyTorch's
+// set_float32_matmul_precision("high").
+char* lm_load_cuda(const char* folder, bool* loaded) {
+  return caught([&] {
+    *loaded = false;
+    std::filesystem::path directory;
+    if (folder != nullptr) {
+      directory = folder;
+    } else {
+      Dl_info info;
+      if (dladdr(reinterpret_cast<void*>(&c10::GetCPUAllocator), &info) == 0) return;
+      directory = std::filesystem::path(info.dli_fname).parent_path();
+    }
+    auto library = directory / "libtorch_cuda.so";
+    if (folder == nullptr && !std::filesystem::exists(library)) return;
+    TORCH_CHECK(dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL) != nullptr, dlerror());
+    at::globalContext().setAllowTF32CuBLAS(true);
+    *loaded = true;
+  });
+}
+
+}  // extern "C"
