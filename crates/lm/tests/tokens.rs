@@ -205,7 +205,7 @@ fn a_set_that_is_not_what_it_says_is_not_opened() {
     check_open(
         edit("surprise", 1.into()),
         expect![
-            "DIR/tokens.json: unknown field `surprise`, expected one of `version`, `vocab_size`, `end_of_text_id`, `train_tokens`, `validation_tokens`, `documents`, `text_bytes`, `dtype`, `tokenizer_sha256` at line 1 column 227"
+            "DIR/tokens.json: unknown field `surprise`, expected one of `version`, `vocab_size`, `end_of_text_id`, `train_tokens`, `validation_tokens`, `documents`, `text_bytes`, `dtype`, `tokenizer_sha256`, `source_train_tokens` at line 1 column 227"
         ],
     );
     check_open(
