@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use inheritune_domain::spec::TrainSpec;
 use inheritune_lm::group::{Group, Rendezvous};
 use inheritune_lm::{LmError, Parameter};
 use inheritune_runtime::worker::{JobError, ProgressSender, StopSignal};
 use serde::{Deserialize, Serialize};
 
 use crate::data_order::StepShape;
+use crate::inputs::Inputs;
 use crate::recorder::Recorder;
 use crate::resume::Saved;
 use crate::training_loop::{Interrupted, Training};
@@ -45,11 +45,9 @@ impl Ranks {
 /// What a rank is to do; all of them read the same file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Orders {
-    checkpoint: PathBuf,
-    tokens: PathBuf,
+    inputs: Inputs,
     scratch: PathBuf,
     saved: Option<Saved>,
-    spec: TrainSpec,
     shape: StepShape,
     threads: Option<usize>,
     size: u32,
@@ -97,11 +95,9 @@ impl Gang {
             .into());
         }
         let orders = Orders {
-            checkpoint: job.checkpoint.clone(),
-            tokens: job.tokens.clone(),
+            inputs: job.inputs.clone(),
             scratch: job.scratch.clone(),
             saved: job.saved.clone(),
-            spec: job.spec.clone(),
             shape: job.shape,
             threads: job.threads,
             size: ranks.size,
@@ -185,10 +181,12 @@ impl Gang {
 }
 
 fn start(ranks: &Ranks, orders: &Path, (rank, port): (u32, u16)) -> Result<Child, JobError> {
-    let arguments = ["rank", "--orders"];
-    let mut command = Command::new(&ranks.program);
-    command.args(arguments).arg(orders).args(["--rank", &rank.to_string(), "--port", &port.to_string()]);
-    let started = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+    let started = Command::new(&ranks.program)
+        .args(["rank", "--rank", &rank.to_string(), "--port", &port.to_string(), "--orders"])
+        .arg(orders)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn();
     started.map_err(|error| JobError::Retryable(format!("{} (rank {rank}): {error}", ranks.program.display())))
 }
 
@@ -207,11 +205,9 @@ pub fn follow(orders: &Path, rank: u32, port: u16) -> Result<(), JobError> {
         .map_err(lm_error)?;
     let gang = Gang { rank, size: orders.size, group: Some(group), others: Others::default() };
     let training = Training {
-        checkpoint: orders.checkpoint,
-        tokens: orders.tokens,
+        inputs: orders.inputs,
         scratch,
         saved: orders.saved,
-        spec: orders.spec,
         shape: orders.shape,
         threads: orders.threads,
         stop: StopSignal::default(),

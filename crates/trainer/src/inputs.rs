@@ -6,7 +6,7 @@ use inheritune_domain::checkpoint::tokenizer_files::{TOKENIZER_FILES, Vocabulary
 use inheritune_domain::spec::{Precision, TrainSpec};
 use inheritune_runtime::worker::JobError;
 use inheritune_store::artifacts::ArtifactWriter;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::file_error;
@@ -16,7 +16,7 @@ const CONFIG_FILE: &str = "config.json";
 const CARRIED_FILES: [&str; 2] = ["generation_config.json", "inheritance.json"];
 
 /// A training's inputs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Inputs {
     /// What to do.
     pub spec: TrainSpec,

@@ -249,33 +249,45 @@ impl Work {
                 if batch.is_empty() {
                     return Ok(tokens_held_out);
                 }
-                let texts: Vec<&str> = batch
-                    .iter()
-                    .filter_map(|piece| match piece {
-                        Piece::Text { text, .. } => Some(text.as_str()),
-                        Piece::Tokens { .. } => None,
-                    })
-                    .collect();
-                let mut encoded = tokenizer.encode_batch(&texts).map_err(lm_error)?.into_iter();
-                for piece in &batch {
-                    match piece {
-                        Piece::Text { text, ends_document } => {
-                            document.tokens.extend(encoded.next().unwrap_or_default());
-                            document.text_bytes += text.len() as u64;
-                            if *ends_document {
-                                writer.push_document(&document.tokens, document.text_bytes).map_err(lm_error)?;
-                                document = Document::default();
-                            }
-                        }
-                        Piece::Tokens { ids, held_out } => {
-                            writer.push_tokens(ids).map_err(|e| lm_error(e).about(&self.corpus.names()))?;
-                            tokens_held_out += if *held_out { ids.len() as u64 } else { 0 };
-                        }
-                    }
-                }
+                tokens_held_out += self.write(&batch, tokenizer, (&mut document, writer))?;
                 self.progress(passes, &format!("{} tokens", writer.tokens() + document.tokens.len() as u64));
             }
         })
+    }
+
+    /// Encodes a batch and writes the documents that end in it; gives how many of its tokens are held out.
+    fn write(
+        &self,
+        batch: &[Piece],
+        tokenizer: &Tokenizer,
+        (document, writer): (&mut Document, &mut TokenSetWriter),
+    ) -> Result<u64, JobError> {
+        let texts: Vec<&str> = batch
+            .iter()
+            .filter_map(|piece| match piece {
+                Piece::Text { text, .. } => Some(text.as_str()),
+                Piece::Tokens { .. } => None,
+            })
+            .collect();
+        let mut encoded = tokenizer.encode_batch(&texts).map_err(lm_error)?.into_iter();
+        let mut tokens_held_out = 0;
+        for piece in batch {
+            match piece {
+                Piece::Text { text, ends_document } => {
+                    document.tokens.extend(encoded.next().unwrap_or_default());
+                    document.text_bytes += text.len() as u64;
+                    if *ends_document {
+                        writer.push_document(&document.tokens, document.text_bytes).map_err(lm_error)?;
+                        *document = Document::default();
+                    }
+                }
+                Piece::Tokens { ids, held_out } => {
+                    writer.push_tokens(ids).map_err(|e| lm_error(e).about(&self.corpus.names()))?;
+                    tokens_held_out += if *held_out { ids.len() as u64 } else { 0 };
+                }
+            }
+        }
+        Ok(tokens_held_out)
     }
 
     fn progress(&self, passes: u64, message: &str) {

@@ -67,11 +67,9 @@ async fn train(
     let saved = resume::newest(context, &inputs.spec).await?;
     let (recorder, writer) = recorder::channel(context.clone(), inputs.clone());
     let training = Training {
-        checkpoint: inputs.checkpoint.clone(),
-        tokens: inputs.tokens.clone(),
+        inputs: inputs.clone(),
         scratch: context.cache_dir.clone(),
         saved,
-        spec: inputs.spec.clone(),
         shape,
         threads: context.threads,
         stop: context.stop.clone(),

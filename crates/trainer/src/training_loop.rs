@@ -21,6 +21,7 @@ use crate::batches::{Batch, Batches};
 use crate::data_order::{DataOrder, Share, StepShape, used_tokens};
 use crate::estimate::flops_per_token;
 use crate::gang::{Gang, Ranks};
+use crate::inputs::Inputs;
 use crate::lm_error;
 use crate::recorder::Recorder;
 use crate::resume::{Moment, OPTIMIZER_FILE, Saved, TrainingState};
@@ -33,16 +34,12 @@ const NEAR_RANDOM_NATS: f64 = 0.1;
 
 /// One training, ready to run.
 pub struct Training {
-    /// The folder of the weights to start from, with `config.json`.
-    pub checkpoint: PathBuf,
-    /// The token set's folder.
-    pub tokens: PathBuf,
+    /// What to do, and what with.
+    pub inputs: Inputs,
     /// An empty folder for the trained weights.
     pub scratch: PathBuf,
     /// Where an earlier attempt got to.
     pub saved: Option<Saved>,
-    /// What to do.
-    pub spec: TrainSpec,
     /// How its steps are made up: as the spec says, or in smaller micro-batches where memory wants it.
     pub shape: StepShape,
     /// libtorch's threads; its own choice when absent.
@@ -124,7 +121,7 @@ impl Training {
         if let Some(threads) = self.threads {
             device::set_threads(threads);
         }
-        let tokens = Arc::new(TokenSet::open(&self.tokens)?);
+        let tokens = Arc::new(TokenSet::open(&self.inputs.tokens)?);
         let saved = self.saved.take();
         let mut session = Session::start((&self, gang), &tokens, saved)?;
         session.train()?;
@@ -167,9 +164,9 @@ impl<'a> Session<'a> {
         tokens: &'a Arc<TokenSet>,
         saved: Option<Saved>,
     ) -> Result<Self, Interrupted> {
-        let training = &job.spec.training;
-        let of_checkpoint = |e| lm_error(e).about(&format!("checkpoint {}", job.spec.checkpoint));
-        let config = Decoder::read_config(&job.checkpoint).map_err(of_checkpoint)?;
+        let training = &job.inputs.spec.training;
+        let of_checkpoint = |e| lm_error(e).about(&format!("checkpoint {}", job.inputs.spec.checkpoint));
+        let config = Decoder::read_config(&job.inputs.checkpoint).map_err(of_checkpoint)?;
         if tokens.meta().vocab_size > config.vocab_size {
             let (tokenizer, embedding) = (tokens.meta().vocab_size, config.vocab_size);
             return Err(LmError::VocabularyTooLarge { tokenizer, embedding }.into());
@@ -183,7 +180,7 @@ impl<'a> Session<'a> {
         let device = device::default_device()?;
         let model = match &saved {
             Some(saved) => Decoder::from_weights(config, &saved.dir, device)?,
-            None => Decoder::from_weights(config, &job.checkpoint, device).map_err(of_checkpoint)?,
+            None => Decoder::from_weights(config, &job.inputs.checkpoint, device).map_err(of_checkpoint)?,
         };
         let mut model = model.in_precision(training.precision)?;
         if training.document_mask {
@@ -194,13 +191,13 @@ impl<'a> Session<'a> {
             })?;
             model = model.within_documents(end);
         }
-        let mut optimizer = AdamW::new(model.parameters(), adamw_config(&job.spec))?;
+        let mut optimizer = AdamW::new(model.parameters(), adamw_config(&job.inputs.spec))?;
         let state = match saved {
             Some(saved) => {
                 optimizer.load(&saved.dir.join(OPTIMIZER_FILE))?;
                 saved.state
             }
-            None => TrainingState::start(&job.spec),
+            None => TrainingState::start(&job.inputs.spec),
         };
         let micro_batches = gang.micro_batches(job.shape.gradient_accumulation);
         let batches = Batches::start(tokens.clone(), order.clone(), (state.step, micro_batches))?;
@@ -227,7 +224,7 @@ impl<'a> Session<'a> {
     }
 
     fn train(&mut self) -> Result<(), Interrupted> {
-        if self.state.step == 0 && self.job.spec.expect_inherited && self.gang.leads() {
+        if self.state.step == 0 && self.job.inputs.spec.expect_inherited && self.gang.leads() {
             self.check_inheritance()?;
         }
         // After a resume once more: the attempt before may have been stopped in the middle of it.
@@ -238,7 +235,7 @@ impl<'a> Session<'a> {
             self.measure_speed(started.elapsed().as_secs_f64());
             self.note(&numbers)?;
             self.evaluate_if_due()?;
-            let every = self.job.spec.training.checkpoint_every_steps;
+            let every = self.job.inputs.spec.training.checkpoint_every_steps;
             if every > 0 && self.state.step.is_multiple_of(every) && self.state.step < self.total_steps {
                 self.save()?;
             }
@@ -248,7 +245,7 @@ impl<'a> Session<'a> {
 
     /// One optimizer step: every micro-batch forward and backward, clip, update.
     fn step(&mut self) -> Result<StepNumbers, Interrupted> {
-        let training = &self.job.spec.training;
+        let training = &self.job.inputs.spec.training;
         let micro_batches = f64::from(self.job.shape.gradient_accumulation);
         let (mut loss_sum, mut broken) = (0.0, None);
         for micro in self.gang.micro_batches(self.job.shape.gradient_accumulation) {
@@ -299,7 +296,7 @@ impl<'a> Session<'a> {
 
     /// Takes a step into the state, and says so.
     fn note(&mut self, numbers: &StepNumbers) -> Result<(), Interrupted> {
-        let training = &self.job.spec.training;
+        let training = &self.job.inputs.spec.training;
         self.state.first_loss_nats.get_or_insert(numbers.loss_nats);
         self.state.step += 1;
         self.state.tokens_seen += training.tokens_per_step();
@@ -329,7 +326,7 @@ impl<'a> Session<'a> {
     }
 
     fn show_progress(&self, what: &str) {
-        let tokens_per_step = self.job.spec.training.tokens_per_step();
+        let tokens_per_step = self.job.inputs.spec.training.tokens_per_step();
         self.job.progress.set(Progress {
             done: self.state.tokens_seen,
             total: self.total_steps * tokens_per_step,
@@ -347,7 +344,7 @@ impl<'a> Session<'a> {
 
     /// The quick validation loss of the curves: always over the same sequences, spread over the validation part.
     fn evaluate_if_due(&mut self) -> Result<(), Interrupted> {
-        let training = &self.job.spec.training;
+        let training = &self.job.inputs.spec.training;
         let every = training.evaluate_every_steps;
         let last = self.state.step == self.total_steps;
         if every == 0 || !(self.state.step.is_multiple_of(every) || last) || !self.gang.leads() {
@@ -477,7 +474,7 @@ impl<'a> Session<'a> {
 
 /// The order of the tokens that are used, and how many they are.
 fn data_order(job: &Training, tokens: &TokenSetMeta) -> Result<(DataOrder, u64), JobError> {
-    let (TrainSpec { training, data_fraction, seed, .. }, shape) = (&job.spec, job.shape);
+    let (TrainSpec { training, data_fraction, seed, .. }, shape) = (&job.inputs.spec, job.shape);
     let weights = &training.source_weights;
     if weights.is_empty() {
         let used = used_tokens(tokens.train_tokens, *data_fraction);
