@@ -22,13 +22,32 @@ constexpr const char* kHost = "127.0.0.1";
 // Bytes of gradients that travel at once.
 constexpr size_t kBucketBytes = size_t(32) << 20;
 
-void sum_in_place(c10d::ProcessGroupGloo& group, const at::Tensor& tensor) {
+}  // namespace
+
+extern "C" {
+
+struct LmStore {
+  c10::intrusive_ptr<c10d::TCPStore> store;
+};
+
+struct LmGroup {
+  c10::intrusive_ptr<c10d::ProcessGroupGloo> group;
+  std::chrono::milliseconds exchange_limit;
+};
+
+}  // extern "C"
+
+namespace {
+
+void sum_in_place(const LmGroup& group, const at::Tensor& tensor) {
   std::vector<at::Tensor> tensors{tensor};
-  group.allreduce(tensors)->wait();
+  c10d::AllreduceOptions options;
+  options.timeout = group.exchange_limit;
+  group.group->allreduce(tensors, options)->wait();
 }
 
 // One exchange for all of `bucket`, which are of one type.
-void sum_bucket(c10d::ProcessGroupGloo& group, std::vector<at::Tensor>& bucket) {
+void sum_bucket(const LmGroup& group, std::vector<at::Tensor>& bucket) {
   if (bucket.empty()) return;
   std::vector<at::Tensor> flat;
   for (const auto& tensor : bucket) flat.push_back(tensor.reshape({-1}));
@@ -46,14 +65,6 @@ void sum_bucket(c10d::ProcessGroupGloo& group, std::vector<at::Tensor>& bucket) 
 
 extern "C" {
 
-struct LmStore {
-  c10::intrusive_ptr<c10d::TCPStore> store;
-};
-
-struct LmGroup {
-  c10::intrusive_ptr<c10d::ProcessGroupGloo> group;
-};
-
 // Where processes find each other: with *port 0 a new one, whose port is written there, else the one at that port.
 char* lm_store_open(uint16_t* port, int64_t timeout_ms, LmStore** opened) {
   return caught([&] {
@@ -70,12 +81,13 @@ char* lm_store_open(uint16_t* port, int64_t timeout_ms, LmStore** opened) {
 
 void lm_store_close(LmStore* store) { delete store; }
 
-// Waits for all `size` processes, and for none of them longer than the timeout, then and in every later exchange.
-char* lm_group_join(const LmStore* store, int rank, int size, int64_t timeout_ms, LmGroup** joined) {
+// Waits for all `size` processes, for none of them longer than join_ms; nor, later, in an exchange, than exchange_ms.
+char* lm_group_join(const LmStore* store, int rank, int size, int64_t join_ms, int64_t exchange_ms, LmGroup** joined) {
   return caught([&] {
-    auto options = c10d::ProcessGroupGloo::Options::create(std::chrono::milliseconds(timeout_ms));
+    auto options = c10d::ProcessGroupGloo::Options::create(std::chrono::milliseconds(join_ms));
     options->devices = {c10d::ProcessGroupGloo::createDeviceForHostname(kHost)};
-    *joined = new LmGroup{c10::make_intrusive<c10d::ProcessGroupGloo>(store->store, rank, size, options)};
+    auto group = c10::make_intrusive<c10d::ProcessGroupGloo>(store->store, rank, size, options);
+    *joined = new LmGroup{std::move(group), std::chrono::milliseconds(exchange_ms)};
   });
 }
 
@@ -83,7 +95,7 @@ void lm_group_leave(LmGroup* group) { delete group; }
 
 // Adds a tensor up over all processes, in place.
 char* lm_group_sum(const LmGroup* group, at::Tensor* tensor) {
-  return caught([&] { sum_in_place(*group->group, *tensor); });
+  return caught([&] { sum_in_place(*group, *tensor); });
 }
 
 // Adds every gradient up over all processes, in place. All must have gradients for the same parameters.
@@ -96,13 +108,13 @@ char* lm_group_sum_gradients(const LmGroup* group, at::Tensor* const* parameters
       const auto& gradient = parameters[i]->grad();
       if (!gradient.defined()) continue;
       if (!bucket.empty() && (bytes + gradient.nbytes() > kBucketBytes || gradient.dtype() != bucket[0].dtype())) {
-        sum_bucket(*group->group, bucket);
+        sum_bucket(*group, bucket);
         bytes = 0;
       }
       bucket.push_back(gradient);
       bytes += gradient.nbytes();
     }
-    sum_bucket(*group->group, bucket);
+    sum_bucket(*group, bucket);
   });
 }
 

@@ -22,7 +22,8 @@ unsafe extern "C" {
         store: *const RawStore,
         rank: i32,
         size: i32,
-        timeout_ms: i64,
+        join_ms: i64,
+        exchange_ms: i64,
         joined: *mut *mut RawGroup,
     ) -> *mut c_char;
     fn lm_group_leave(group: *mut RawGroup);
@@ -35,6 +36,15 @@ unsafe extern "C" {
 pub struct Rendezvous {
     raw: *mut RawStore,
     port: u16,
+}
+
+/// How long a process waits for the others.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Until all have joined.
+    pub join: Duration,
+    /// In an exchange.
+    pub exchange: Duration,
 }
 
 /// Processes that add up tensors, seen from one of them.
@@ -92,17 +102,17 @@ impl Drop for Rendezvous {
 }
 
 impl Group {
-    /// Process `rank` of `size`, once all have joined. None is waited for longer than `timeout`, here and in every later
-    /// exchange.
+    /// Process `rank` of `size`, once all have joined.
     ///
     /// # Errors
     /// [`LmError::Torch`] where they have not joined by then.
     #[allow(unsafe_code)]
-    pub fn join(rendezvous: Rendezvous, (rank, size): (u32, u32), timeout: Duration) -> Result<Self, LmError> {
+    pub fn join(rendezvous: Rendezvous, (rank, size): (u32, u32), patience: Patience) -> Result<Self, LmError> {
         let mut raw = std::ptr::null_mut();
         let (rank, size) = (rank.min(i32::MAX as u32) as i32, size.min(i32::MAX as u32) as i32);
+        let (join_ms, exchange_ms) = (milliseconds(patience.join), milliseconds(patience.exchange));
         // SAFETY: the store lives as long as `rendezvous`, which the group keeps; `raw` outlives the call.
-        shim::check(unsafe { lm_group_join(rendezvous.raw, rank, size, milliseconds(timeout), &raw mut raw) })?;
+        shim::check(unsafe { lm_group_join(rendezvous.raw, rank, size, join_ms, exchange_ms, &raw mut raw) })?;
         Ok(Self { raw, _rendezvous: rendezvous })
     }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use inheritune_lm::group::{Group, Rendezvous};
+use inheritune_lm::group::{Group, Patience, Rendezvous};
 use inheritune_lm::{LmError, Parameter};
 use inheritune_runtime::worker::{JobError, ProgressSender, StopSignal};
 use serde::{Deserialize, Serialize};
@@ -20,8 +20,8 @@ use crate::resume::Saved;
 use crate::training_loop::{Interrupted, Training};
 use crate::{file_error, lm_error};
 
-/// Longest wait for another rank to start, and in an exchange: rank 0 measures and saves between two of them.
-const TIMEOUT: Duration = Duration::from_secs(1800);
+/// A rank starts in a moment; between two exchanges, rank 0 measures and saves.
+const PATIENCE: Patience = Patience { join: Duration::from_secs(60), exchange: Duration::from_secs(1800) };
 /// Longest time for a rank to end by itself after the last step.
 const END_LIMIT: Duration = Duration::from_secs(60);
 const ORDERS_FILE: &str = "ranks.json";
@@ -106,12 +106,12 @@ impl Gang {
         let json =
             serde_json::to_vec(&orders).map_err(|error| JobError::Permanent(format!("{ORDERS_FILE}: {error}")))?;
         std::fs::write(&path, json).map_err(|error| file_error(&path, error))?;
-        let rendezvous = Rendezvous::open(TIMEOUT)?;
+        let rendezvous = Rendezvous::open(PATIENCE.join)?;
         let mut others = Others::default();
         for rank in 1..ranks.size {
             others.0.push(start(ranks, &path, (rank, rendezvous.port()))?);
         }
-        let group = Group::join(rendezvous, (0, ranks.size), TIMEOUT)?;
+        let group = Group::join(rendezvous, (0, ranks.size), PATIENCE)?;
         tracing::info!(ranks = ranks.size, "ranks have joined");
         Ok(Self { rank: 0, size: ranks.size, group: Some(group), others })
     }
@@ -200,8 +200,8 @@ pub fn follow(orders: &Path, rank: u32, port: u16) -> Result<(), JobError> {
         serde_json::from_slice(&json).map_err(|error| JobError::Permanent(format!("{ORDERS_FILE}: {error}")))?;
     let scratch = orders.scratch.join(format!("rank-{rank}"));
     std::fs::create_dir_all(&scratch).map_err(|error| file_error(&scratch, error))?;
-    let group = Rendezvous::reach(port, TIMEOUT)
-        .and_then(|rendezvous| Group::join(rendezvous, (rank, orders.size), TIMEOUT))
+    let group = Rendezvous::reach(port, PATIENCE.join)
+        .and_then(|rendezvous| Group::join(rendezvous, (rank, orders.size), PATIENCE))
         .map_err(lm_error)?;
     let gang = Gang { rank, size: orders.size, group: Some(group), others: Others::default() };
     let training = Training {
