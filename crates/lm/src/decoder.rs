@@ -201,7 +201,7 @@ impl Decoder {
         Ok(shim::cross_entropy(&x_ND, &head_VD, &targets_N)?)
     }
 
-    /// Writes `model.safetensors` (fp32, tied tensors once) into `dir`, whole or not at all. The caller
+    /// Writes `model.safetensors` (as parameters are kept, tied tensors once) into `dir`, whole or not at all. The caller
     /// carries `config.json` and the tokenizer over.
     ///
     /// # Errors
