@@ -66,8 +66,8 @@ fn freed_blocks_are_used_again() {
         let density = (&x64 * &x64 / -2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
         assert!(max_difference(&x.grad(), &(&phi + &x64 * &density)) < 1e-6);
     }
-    // 4 TiB: more than there is; and more than there are addresses.
-    for elements in [1 << 40, 1 << 58] {
+    // More than a process has addresses, so that nobody promises it.
+    for elements in [1 << 46, 1 << 58] {
         let error = LmError::from(Tensor::f_zeros([elements], (Kind::Float, Device::Cpu)).unwrap_err());
         assert!(error.is_out_of_memory(), "{error}");
     }
