@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, TchError, Tensor, no_grad};
 
@@ -11,8 +11,8 @@ use crate::shim;
 
 /// Rows and columns of the matrices whose product tells a CPU's peak, and a GPU's.
 const PROBE_WIDTHS: (i64, i64) = (1024, 8192);
-/// Products that are timed; the fastest counts.
-const PROBE_REPEATS: usize = 5;
+/// Products are timed for at least so long, since others may use the machine meanwhile; the fastest counts.
+const PROBE_TIME: Duration = Duration::from_millis(500);
 
 /// Most bytes of freed large tensors that stay with the process for the next ones.
 const MAX_KEPT_BYTES: usize = 2 << 30;
@@ -76,7 +76,8 @@ fn probe(device: Device, kind: Kind) -> Result<f64, LmError> {
     let ones = || Tensor::f_ones([width, width], (kind, device));
     let (a, b) = (ones()?, ones()?);
     let mut fastest_s = f64::INFINITY;
-    for _ in 0..PROBE_REPEATS {
+    let probing = Instant::now();
+    while fastest_s.is_infinite() || probing.elapsed() < PROBE_TIME {
         let started = Instant::now();
         // Reading one number waits for the device.
         a.f_matmul(&b)?.f_double_value(&[0, 0])?;
