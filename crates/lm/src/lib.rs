@@ -10,8 +10,8 @@
 //!
 //! Start reading at [`Decoder::load`], then [`Decoder::loss`].
 //!
-//! Numbers: parameters are fp32 whatever the file holds, until [`Decoder::in_precision`]; losses are nats. On a CPU the same inputs with
-//! the same number of threads ([`device::set_threads`]) give the same bits.
+//! Numbers: parameters are fp32 whatever the file holds, until [`Decoder::in_precision`]; losses are nats. On a CPU the
+//! same inputs with the same number of threads ([`device::set_threads`]) give the same bits.
 //!
 //! Must never: talk to a database, an object store or a network; panic on a bad file; be linked by
 //! the command line client.
