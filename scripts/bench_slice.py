@@ -16,7 +16,6 @@ import struct
 import subprocess
 import sys
 import time
-from datetime import datetime
 from pathlib import Path
 
 import services
@@ -84,8 +83,7 @@ class Slicer:
         started = time.monotonic()
         done = self.cluster.submit({"kind": "slice", "seed": 1, "source": {"checkpoint": source}})
         wall = time.monotonic() - started
-        times = [datetime.fromisoformat(done[key].replace("Z", "+00:00")) for key in ("started_at", "finished_at")]
-        return done["outcome"]["sliced"]["checkpoint_artifact_id"], (times[1] - times[0]).total_seconds(), wall
+        return done["outcome"]["sliced"]["checkpoint_artifact_id"], services.seconds(done), wall
 
     def weights(self, artifact):
         location = self.cluster.inheritune("artifact", "get", artifact)["artifact"]["location"]

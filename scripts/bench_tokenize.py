@@ -5,11 +5,10 @@ Theirs is a plain script: the same rows in batches, encode_batch_fast, 16-bit id
 read on, Python's imports left out. They run in turns.
 """
 
+import itertools
 import json
 import os
 import statistics
-import subprocess
-from datetime import datetime
 from pathlib import Path
 
 import services
@@ -24,7 +23,7 @@ def bench(directory, rounds, python):
     documents = [path.read_text() for kind in kinds for path in sorted(root.glob(kind))]
     corpus, size = directory / "models" / "corpus.jsonl", 0
     with open(corpus, "w") as file:
-        for turn in range(1_000_000):
+        for turn in itertools.count():
             for text in documents:
                 file.write(json.dumps({"text": f"{turn}\n{text}"}) + "\n")
                 size += len(text.encode())
@@ -41,9 +40,8 @@ def bench(directory, rounds, python):
         for _ in range(rounds):
             _, seconds, tokens = job(cluster, corpus, {"from": f"artifact://{first}"})
             ours.append(seconds)
-            command = [python, SCRIPTS / "hf_tokenize.py", corpus, tokenizer, place / "theirs.bin"]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **threads})
-            measured = json.loads(done.stdout.splitlines()[-1])
+            script = SCRIPTS / "hf_tokenize.py"
+            measured = services.peer(python, script, corpus, tokenizer, place / "theirs.bin", environment=threads)
             theirs.append(measured["seconds"])
             if measured["tokens"] != tokens:
                 raise SystemExit(f"bench: {tokens} tokens, {measured['tokens']} by the library alone")
@@ -59,6 +57,5 @@ def job(cluster, corpus, tokenizer):
     done = cluster.submit({
         "kind": "tokenize", "sources": [f"file://{corpus}"], "tokenizer": tokenizer, "validation_fraction": 0.1,
     })
-    times = [datetime.fromisoformat(done[key].replace("Z", "+00:00")) for key in ("started_at", "finished_at")]
     made = done["outcome"]["tokenized"]
-    return made["tokens_artifact_id"], (times[1] - times[0]).total_seconds(), made["train_tokens"] + made["validation_tokens"]
+    return made["tokens_artifact_id"], services.seconds(done), made["train_tokens"] + made["validation_tokens"]

@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import statistics
-import subprocess
 from pathlib import Path
 
 import services
@@ -79,7 +78,5 @@ def train(place, text, shape):
 
 
 def torch_steps(python, shape):
-    command = [python, SCRIPTS / "torch_steps.py", json.dumps(shape)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    measured = json.loads(done.stdout.splitlines()[-1])
+    measured = services.peer(python, SCRIPTS / "torch_steps.py", json.dumps(shape))
     return measured["tokens_per_second"], measured["peak_mib"]

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -135,6 +136,19 @@ class Cluster:
     def _logs(self):
         tails = (f"--- {log.name}\n{log.read_text()[-2000:]}" for log in sorted(self.directory.glob("*.log")))
         return "\n".join(tails)
+
+
+def seconds(job):
+    """How long an ended job took, from its claim to its end, by the database's clock."""
+    times = [datetime.fromisoformat(job[key].replace("Z", "+00:00")) for key in ("started_at", "finished_at")]
+    return (times[1] - times[0]).total_seconds()
+
+
+def peer(*command, environment=None):
+    """What a peer's script measured of itself: the JSON in its last line."""
+    environment = {**os.environ, **(environment or {})}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def proc_number(path, name):

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use inheritune_api::v1;
 use prost::Message;
@@ -42,6 +42,17 @@ struct Value {
     simple_value: Option<f32>,
 }
 
+impl Event {
+    fn now() -> Self {
+        Self { wall_time: now().as_secs_f64(), ..Self::default() }
+    }
+}
+
+/// Since 1970.
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 /// An event file that is being written; TensorBoard may read it meanwhile.
 pub struct EventFile {
     path: PathBuf,
@@ -55,11 +66,10 @@ impl EventFile {
     /// The folder or the file cannot be made.
     pub fn create(dir: &Path) -> Result<Self, Failure> {
         std::fs::create_dir_all(dir).map_err(|error| Failure::local(dir, error))?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let path = dir.join(format!("events.out.tfevents.{}.inheritune.{}", now.as_secs(), std::process::id()));
+        let path = dir.join(format!("events.out.tfevents.{}.inheritune.{}", now().as_secs(), std::process::id()));
         let file = File::create_new(&path).map_err(|error| Failure::local(&path, error))?;
         let mut events = Self { path, file: BufWriter::new(file) };
-        events.write(&Event { file_version: Some(FILE_VERSION.to_owned()), ..events.event() })?;
+        events.write(&Event { file_version: Some(FILE_VERSION.to_owned()), ..Event::now() })?;
         events.flush()?;
         Ok(events)
     }
@@ -77,14 +87,9 @@ impl EventFile {
         for point in points {
             let value = Value { tag: point.name.clone(), simple_value: Some(point.value as f32) };
             let step = i64::try_from(point.step).unwrap_or(i64::MAX);
-            self.write(&Event { step, summary: Some(Summary { value: vec![value] }), ..self.event() })?;
+            self.write(&Event { step, summary: Some(Summary { value: vec![value] }), ..Event::now() })?;
         }
         self.flush()
-    }
-
-    fn event(&self) -> Event {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Event { wall_time: now.as_secs_f64(), ..Event::default() }
     }
 
     fn write(&mut self, event: &Event) -> Result<(), Failure> {

@@ -34,12 +34,16 @@ pub async fn run(client: &Client, id: Uuid, screen: &mut Screen) -> Result<v1::R
 /// There is no such job, the server stayed away, or Ctrl-C. A failed job is not an error here.
 pub async fn job(client: &Client, id: Uuid, screen: &mut Screen) -> Result<v1::Job, Failure> {
     let again = format!("inheritune job watch {id}");
-    let outcome = unless_interrupted(follow_job(client, id, screen, &again), &again, "job").await;
+    // Metric points are for programs; a name that no metric has keeps them away.
+    let request =
+        v1::WatchJobRequest { id: id.to_string(), metrics: vec!["none".to_owned()], after_step: Some(u64::MAX >> 1) };
+    let followed = follow_job(client, &request, (screen, &again), |_| Ok(More::Nothing));
+    let outcome = unless_interrupted(followed, &again, "job").await;
     screen.clear();
     outcome
 }
 
-/// Follows a job to its end and hands over what changes, each metric point once. Ctrl-C ends the watch, not the job.
+/// Follows a job to its end and hands over its metric points, each once. Ctrl-C ends the watch, not the job.
 ///
 /// # Errors
 /// As [`job`], and what `take` returns.
@@ -47,51 +51,27 @@ pub async fn metrics(
     client: &Client,
     id: Uuid,
     screen: &mut Screen,
-    take: impl FnMut(v1::WatchJobResponse) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+    mut take: impl FnMut(Vec<v1::MetricPoint>) -> Result<(), Failure>,
+) -> Result<v1::Job, Failure> {
     let again = format!("inheritune job metrics {id}");
-    let outcome = unless_interrupted(follow_metrics(client, id, (screen, &again), take), &again, "job").await;
+    let request = v1::WatchJobRequest { id: id.to_string(), metrics: Vec::new(), after_step: None };
+    let mut taken = HashSet::new();
+    let followed = follow_job(client, &request, (screen, &again), |mut points| {
+        // After a lost connection everything comes once more.
+        points.retain(|point| taken.insert((point.name.clone(), point.step)));
+        take(points)?;
+        Ok(More::Points)
+    });
+    let outcome = unless_interrupted(followed, &again, "job").await;
     screen.clear();
     outcome
 }
 
-async fn follow_metrics(
-    client: &Client,
-    id: Uuid,
-    (screen, again): (&mut Screen, &str),
-    mut take: impl FnMut(v1::WatchJobResponse) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    let mut link = Link::new(again);
-    let mut taken = HashSet::new();
-    loop {
-        let request = v1::WatchJobRequest { id: id.to_string(), metrics: Vec::new(), after_step: None };
-        let problem = match client.jobs().watch_job(request).await {
-            Err(status) => status,
-            Ok(reply) => {
-                let mut changes = reply.into_inner();
-                let mut ended = false;
-                loop {
-                    match changes.message().await {
-                        Err(status) => break status,
-                        // A job's last points may come after the word that it has ended.
-                        Ok(None) if ended => return Ok(()),
-                        Ok(None) => break Status::unavailable("the server ended the watch"),
-                        Ok(Some(mut change)) => {
-                            link.is_good(screen);
-                            if let Some(job) = &change.job {
-                                screen.job(job);
-                                ended = is_final(job.status);
-                            }
-                            // After a lost connection everything comes once more.
-                            change.metric_points.retain(|point| taken.insert((point.name.clone(), point.step)));
-                            take(change)?;
-                        }
-                    }
-                }
-            }
-        };
-        link.is_lost(problem, screen).await?;
-    }
+/// What is wanted of a watch after the word that the job has ended.
+enum More {
+    Nothing,
+    /// Its last points, which may come later.
+    Points,
 }
 
 async fn follow_run(client: &Client, id: Uuid, screen: &mut Screen, again: &str) -> Result<v1::Run, Failure> {
@@ -128,29 +108,35 @@ async fn follow_run(client: &Client, id: Uuid, screen: &mut Screen, again: &str)
     }
 }
 
-async fn follow_job(client: &Client, id: Uuid, screen: &mut Screen, again: &str) -> Result<v1::Job, Failure> {
+async fn follow_job(
+    client: &Client,
+    request: &v1::WatchJobRequest,
+    (screen, again): (&mut Screen, &str),
+    mut take: impl FnMut(Vec<v1::MetricPoint>) -> Result<More, Failure>,
+) -> Result<v1::Job, Failure> {
     let mut link = Link::new(again);
     loop {
-        // Metric points are for programs; a name that no metric has keeps them away.
-        let request = v1::WatchJobRequest {
-            id: id.to_string(),
-            metrics: vec!["none".to_owned()],
-            after_step: Some(u64::MAX >> 1),
-        };
-        let problem = match client.jobs().watch_job(request).await {
+        let problem = match client.jobs().watch_job(request.clone()).await {
             Err(status) => status,
             Ok(reply) => {
                 let mut changes = reply.into_inner();
+                let mut ended = None;
                 loop {
                     match changes.message().await {
                         Err(status) => break status,
-                        Ok(None) => break Status::unavailable("the server ended the watch"),
+                        Ok(None) => match ended {
+                            Some(job) => return Ok(job),
+                            None => break Status::unavailable("the server ended the watch"),
+                        },
                         Ok(Some(change)) => {
                             link.is_good(screen);
+                            let more = take(change.metric_points)?;
                             let Some(job) = change.job else { continue };
                             screen.job(&job);
-                            if is_final(job.status) {
-                                return Ok(job);
+                            match more {
+                                More::Nothing if is_final(job.status) => return Ok(job),
+                                More::Nothing => {}
+                                More::Points => ended = Some(job).filter(|job| is_final(job.status)),
                             }
                         }
                     }

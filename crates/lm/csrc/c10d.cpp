@@ -16,16 +16,6 @@
 
 #include "caught.h"
 
-namespace {
-
-constexpr const char* kHost = "127.0.0.1";
-// Bytes of gradients that travel at once.
-constexpr size_t kBucketBytes = size_t(32) << 20;
-
-}  // namespace
-
-extern "C" {
-
 struct LmStore {
   c10::intrusive_ptr<c10d::TCPStore> store;
 };
@@ -35,9 +25,11 @@ struct LmGroup {
   std::chrono::milliseconds exchange_limit;
 };
 
-}  // extern "C"
-
 namespace {
+
+constexpr const char* kHost = "127.0.0.1";
+// Bytes of gradients that travel at once.
+constexpr size_t kBucketBytes = size_t(32) << 20;
 
 void sum_in_place(const LmGroup& group, const at::Tensor& tensor) {
   std::vector<at::Tensor> tensors{tensor};

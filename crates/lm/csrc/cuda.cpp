@@ -1,6 +1,6 @@
 // CUDA where there is a GPU, from a build that links only the CPU's part of libtorch.
 //
-// src/device.rs is the only caller; errors as in shim.cpp.
+// src/shim.rs is the only caller; errors as in shim.cpp.
 
 #include <ATen/Context.h>
 #include <c10/core/CPUAllocator.h>
@@ -12,12 +12,11 @@
 
 extern "C" {
 
-// Loads libtorch_cuda.so from `folder`, or, where that is null, from beside the rest of libtorch; *loaded says whether it
-// is there. It registers itself with what is loaded already. Products of fp32 matrices may then use TF32, as PyTorch's
+// Loads libtorch_cuda.so from `folder`, or, where that is null, from beside the rest of libtorch if it is there. It
+// registers itself with what is loaded already. Products of fp32 matrices may then use TF32, as PyTorch's
 // set_float32_matmul_precision("high").
-char* lm_load_cuda(const char* folder, bool* loaded) {
+char* lm_load_cuda(const char* folder) {
   return caught([&] {
-    *loaded = false;
     std::filesystem::path directory;
     if (folder != nullptr) {
       directory = folder;
@@ -30,7 +29,6 @@ char* lm_load_cuda(const char* folder, bool* loaded) {
     if (folder == nullptr && !std::filesystem::exists(library)) return;
     TORCH_CHECK(dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL) != nullptr, dlerror());
     at::globalContext().setAllowTF32CuBLAS(true);
-    *loaded = true;
   });
 }
 

@@ -35,21 +35,18 @@ char* guarded(Body body) {
   });
 }
 
-// Rows of scores that are in memory at once.
-constexpr int64_t kScoreRows = 512;
-
 // The mean over N rows of the cross-entropy of softmax(x w^T) with the targets, fp32; x [N, D] and w [V, D] of one type,
 // fp32 or bf16, targets [N]. Scores are products of that type and fp32 from there on.
 //
-// Scores are made for some rows at a time, and their gradient, softmax less the target's one, is used up at once: into
+// Scores are made for at_once rows at a time, and their gradient, softmax less the target's one, is used up at once: into
 // dx (of x's type) and dw (fp32), where they are wanted, both for the sum over rows. So [N, V] is never there.
-at::Tensor cross_entropy(const at::Tensor& x, const at::Tensor& w, const at::Tensor& targets, at::Tensor* dx,
-                         at::Tensor* dw) {
+at::Tensor cross_entropy(const at::Tensor& x, const at::Tensor& w, const at::Tensor& targets, int64_t at_once,
+                         at::Tensor* dx, at::Tensor* dw) {
   const int64_t rows = x.size(0);
   const bool single = x.scalar_type() == at::kFloat;
   auto sum = at::zeros({}, x.options().dtype(at::kDouble));
-  for (int64_t start = 0; start < rows; start += kScoreRows) {
-    const int64_t count = std::min(kScoreRows, rows - start);
+  for (int64_t start = 0; start < rows; start += at_once) {
+    const int64_t count = std::min(at_once, rows - start);
     auto x_part = x.narrow(0, start, count);
     auto target = targets.narrow(0, start, count).unsqueeze(1);
     auto scores = at::mm(x_part, w.t());
@@ -66,10 +63,9 @@ at::Tensor cross_entropy(const at::Tensor& x, const at::Tensor& w, const at::Ten
     if (dw == nullptr) continue;
     if (single) {
       dw->addmm_(scores.t(), x_part, start == 0 ? 0.0 : 1.0);
-    } else if (start == 0) {
-      dw->copy_(at::mm(scores.t(), x_part));
     } else {
-      dw->add_(at::mm(scores.t(), x_part));
+      auto part = at::mm(scores.t(), x_part);
+      start == 0 ? dw->copy_(part) : dw->add_(part);
     }
   }
   return sum.div_(static_cast<double>(rows)).to(at::kFloat);
@@ -78,11 +74,11 @@ at::Tensor cross_entropy(const at::Tensor& x, const at::Tensor& w, const at::Ten
 // The same as a step of a graph. Gradients are made on the way forward: on the way back they are only scaled.
 struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& w,
-                            const at::Tensor& targets) {
+                            const at::Tensor& targets, int64_t at_once) {
     at::Tensor dx, dw;
     if (x.requires_grad()) dx = at::empty_like(x);
     if (w.requires_grad()) dw = at::empty_like(w, w.options().dtype(at::kFloat));
-    auto loss = cross_entropy(x, w, targets, dx.defined() ? &dx : nullptr, dw.defined() ? &dw : nullptr);
+    auto loss = cross_entropy(x, w, targets, at_once, dx.defined() ? &dx : nullptr, dw.defined() ? &dw : nullptr);
     context->save_for_backward({dx, dw});
     context->saved_data["rows"] = x.size(0);
     context->saved_data["type"] = x.scalar_type();
@@ -96,7 +92,7 @@ struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
     for (auto& gradient : saved) {
       if (gradient.defined()) gradient = gradient.mul_(factor).to(context->saved_data["type"].toScalarType());
     }
-    return {saved[0], saved[1], at::Tensor()};
+    return {saved[0], saved[1], at::Tensor(), at::Tensor()};
   }
 };
 
@@ -136,12 +132,13 @@ char* lm_clip_gradients(at::Tensor* const* parameters, size_t count, double max_
 }
 
 // The mean cross-entropy of the head `w` [V, D] over `x` [N, D], a differentiable scalar: a new tensor that the caller
-// owns. `targets` [N] are int64 below V.
-char* lm_cross_entropy(const at::Tensor* x, const at::Tensor* w, const at::Tensor* targets, at::Tensor** loss) {
+// owns. `targets` [N] are int64 below V; the scores of `at_once` rows are in memory at once.
+char* lm_cross_entropy(const at::Tensor* x, const at::Tensor* w, const at::Tensor* targets, int64_t at_once,
+                       at::Tensor** loss) {
   return caught([&] {
     const bool differentiable = at::GradMode::is_enabled() && (x->requires_grad() || w->requires_grad());
-    *loss = new at::Tensor(differentiable ? CrossEntropy::apply(*x, *w, *targets)
-                                          : cross_entropy(*x, *w, *targets, nullptr, nullptr));
+    *loss = new at::Tensor(differentiable ? CrossEntropy::apply(*x, *w, *targets, at_once)
+                                          : cross_entropy(*x, *w, *targets, at_once, nullptr, nullptr));
   });
 }
 

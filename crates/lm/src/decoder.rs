@@ -157,6 +157,11 @@ impl Decoder {
         &self.config
     }
 
+    /// What its products are computed in.
+    pub fn compute_kind(&self) -> Kind {
+        self.parts.compute
+    }
+
     /// Where it computes.
     pub fn device(&self) -> Device {
         self.device

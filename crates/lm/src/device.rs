@@ -42,10 +42,10 @@ pub const CUDA_FOLDER_VARIABLE: &str = "INHERITUNE_TORCH_CUDA";
 /// [`LmError::Torch`] where [`CUDA_FOLDER_VARIABLE`] is set and its libraries cannot be loaded, or those beside libtorch:
 /// to train on the CPU instead would be a surprise.
 pub fn default_device() -> Result<Device, LmError> {
-    static LOADED: OnceLock<Result<bool, String>> = OnceLock::new();
+    static LOADED: OnceLock<Result<(), String>> = OnceLock::new();
     let folder = std::env::var_os(CUDA_FOLDER_VARIABLE).filter(|folder| !folder.is_empty());
     match LOADED.get_or_init(|| shim::load_cuda(folder.as_deref()).map_err(|error| error.to_string())) {
-        Ok(_) => Ok(Device::cuda_if_available()),
+        Ok(()) => Ok(Device::cuda_if_available()),
         Err(problem) => {
             let problem = format!("PyTorch's CUDA libraries ({CUDA_FOLDER_VARIABLE}) cannot be loaded: {problem}");
             Err(TchError::Torch(problem).into())

@@ -33,5 +33,6 @@ mod error;
 
 pub use decoder::{Decoder, Parameter};
 pub use error::LmError;
+pub use shim::SCORE_ROWS;
 pub use tch::{Device, Kind, Tensor, no_grad};
 pub use weights::Snapshot;

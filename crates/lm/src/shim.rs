@@ -4,6 +4,9 @@ use std::ffi::{CStr, CString, OsStr, c_char, c_void};
 
 use tch::{TchError, Tensor};
 
+/// Rows of scores, a token each, that the mean loss has in memory at once.
+pub const SCORE_ROWS: u32 = 512;
+
 /// A pointer to tch's own pointer to a tensor, as C++ takes it.
 pub(crate) type RawTensor = *const c_void;
 
@@ -23,7 +26,7 @@ pub(crate) struct AdamWStep {
 // SAFETY: these are the functions of csrc, with the same types; build.rs links it.
 unsafe extern "C" {
     fn lm_keep_large_blocks(max_kept_bytes: usize);
-    fn lm_load_cuda(folder: *const c_char, loaded: *mut bool) -> *mut c_char;
+    fn lm_load_cuda(folder: *const c_char) -> *mut c_char;
     fn lm_free_error(error: *mut c_char);
     fn lm_reset_gradients(parameters: *const RawTensor, count: usize) -> *mut c_char;
     fn lm_clip_gradients(parameters: *const RawTensor, count: usize, max_norm: f64, norm: *mut f64) -> *mut c_char;
@@ -34,7 +37,13 @@ unsafe extern "C" {
         count: usize,
         options: *const AdamWStep,
     ) -> *mut c_char;
-    fn lm_cross_entropy(x: RawTensor, w: RawTensor, targets: RawTensor, loss: *mut *mut c_void) -> *mut c_char;
+    fn lm_cross_entropy(
+        x: RawTensor,
+        w: RawTensor,
+        targets: RawTensor,
+        at_once: i64,
+        loss: *mut *mut c_void,
+    ) -> *mut c_char;
 }
 
 /// Keeps up to `max_kept_bytes` of freed large blocks for later tensors on the CPU. Only the first call counts.
@@ -44,15 +53,13 @@ pub(crate) fn keep_large_blocks(max_kept_bytes: usize) {
     unsafe { lm_keep_large_blocks(max_kept_bytes) }
 }
 
-/// Loads CUDA's part of libtorch from `folder`, or from beside the rest of it, where it need not be; says whether it was.
+/// Loads CUDA's part of libtorch from `folder`, or from beside the rest of it, where it need not be.
 #[allow(unsafe_code)]
-pub(crate) fn load_cuda(folder: Option<&OsStr>) -> Result<bool, TchError> {
+pub(crate) fn load_cuda(folder: Option<&OsStr>) -> Result<(), TchError> {
     let folder = folder.map(|folder| CString::new(folder.as_encoded_bytes())).transpose();
     let folder = folder.map_err(|error| TchError::Torch(format!("the folder's name: {error}")))?;
-    let mut loaded = false;
-    // SAFETY: the text and `loaded` outlive the call; loading a library runs its initialisers, which is what is wanted.
-    check(unsafe { lm_load_cuda(folder.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()), &raw mut loaded) })?;
-    Ok(loaded)
+    // SAFETY: the text outlives the call; loading a library runs its initialisers, which is what is wanted.
+    check(unsafe { lm_load_cuda(folder.as_ref().map_or(std::ptr::null(), |text| text.as_ptr())) })
 }
 
 /// Drops the gradients of `parameters`: the next backward pass then stores its own.
@@ -96,7 +103,7 @@ pub(crate) fn cross_entropy(x_ND: &Tensor, w_VD: &Tensor, targets_N: &Tensor) ->
     let mut loss = std::ptr::null_mut();
     let (x, w, targets) = (x_ND.as_ptr().cast(), w_VD.as_ptr().cast(), targets_N.as_ptr().cast());
     // SAFETY: as in `reset_gradients`; `loss` outlives the call.
-    check(unsafe { lm_cross_entropy(x, w, targets, &raw mut loss) })?;
+    check(unsafe { lm_cross_entropy(x, w, targets, SCORE_ROWS.into(), &raw mut loss) })?;
     // SAFETY: without an error it is a new tensor that nothing else refers to.
     Ok(unsafe { Tensor::from_ptr(loss.cast()) })
 }

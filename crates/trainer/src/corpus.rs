@@ -227,17 +227,22 @@ impl CorpusFile {
     }
 
     fn pieces(self, cutting: Cutting, bytes_read: &Arc<AtomicU64>, runtime: &Handle) -> Result<Pieces, CorpusError> {
-        if self.rows == Rows::Parquet {
-            let documents = rows_of_parquet::documents(self, bytes_read, runtime)?;
-            return Ok(Box::new(documents.flat_map(move |text| match text {
-                Ok(text) => cut_row(text, cutting).into_iter().map(Ok).collect::<Vec<_>>(),
-                Err(error) => vec![Err(error)],
-            })));
-        }
-        let reader = self.unpacked(bytes_read, runtime)?;
         Ok(match self.rows {
-            Rows::Tokens { held_out } => Box::new(token_file::pieces(self.shown, reader, held_out)),
-            Rows::Text | Rows::Jsonl | Rows::Parquet => Box::new(FilePieces::new(self, cutting, reader)),
+            Rows::Parquet => {
+                let documents = rows_of_parquet::documents(self, bytes_read, runtime)?;
+                Box::new(documents.flat_map(move |text| match text {
+                    Ok(text) => cut_row(text, cutting).into_iter().map(Ok).collect::<Vec<_>>(),
+                    Err(error) => vec![Err(error)],
+                }))
+            }
+            Rows::Tokens { held_out } => {
+                let reader = self.unpacked(bytes_read, runtime)?;
+                Box::new(token_file::pieces(self.shown, reader, held_out))
+            }
+            Rows::Text | Rows::Jsonl => {
+                let reader = self.unpacked(bytes_read, runtime)?;
+                Box::new(FilePieces::new(self, cutting, reader))
+            }
         })
     }
 

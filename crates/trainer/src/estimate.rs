@@ -2,6 +2,7 @@
 
 use inheritune_domain::checkpoint::decoder_config::{DecoderConfig, TensorRole};
 use inheritune_domain::spec::{Precision, TrainingSpec};
+use inheritune_lm::SCORE_ROWS;
 
 /// Copies of the parameters: weights, gradients, and AdamW's two moments.
 const PARAMETER_COPIES: u64 = 4;
@@ -9,9 +10,7 @@ const PARAMETER_COPIES: u64 = 4;
 /// eq. 1) count 34 bytes in 16-bit floats, dropout masks included. Their term in the square of the sequence is left out:
 /// scaled-dot-product attention does not keep the scores.
 const ACTIVATION_NUMBERS: u64 = 17;
-/// Rows of scores that are in memory at once (`kScoreRows` in `crates/lm/csrc/shim.cpp`), each fp32, before and after their
-/// softmax.
-const SCORE_ROWS: u64 = 512;
+/// Bytes of a row of scores for each token of the vocabulary: fp32, before and after their softmax.
 const SCORE_ROW_BYTES: u64 = 2 * 4;
 /// Share of the device's matmul peak that a training step is taken to reach.
 pub const ASSUMED_UTILISATION: f64 = 0.5;
@@ -90,7 +89,7 @@ fn activation_bytes(config: &DecoderConfig, training: &TrainingSpec) -> u64 {
     };
     let tokens = u64::from(training.block_size) * u64::from(training.micro_batch);
     let blocks = tokens * u64::from(config.n_layers.0) * u64::from(config.d_model) * ACTIVATION_NUMBERS * bytes;
-    let scores = tokens.min(SCORE_ROWS) * u64::from(config.vocab_size) * SCORE_ROW_BYTES;
+    let scores = tokens.min(SCORE_ROWS.into()) * u64::from(config.vocab_size) * SCORE_ROW_BYTES;
     blocks + weights + scores
 }
 

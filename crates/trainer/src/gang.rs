@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use inheritune_lm::group::{Group, Patience, Rendezvous};
 use inheritune_lm::{LmError, Parameter};
@@ -86,7 +86,7 @@ impl Gang {
         if ranks.size <= 1 {
             return Ok(Self { rank: 0, size: 1, group: None, others: Others::default() });
         }
-        if u64::from(job.shape.gradient_accumulation) < u64::from(ranks.size) {
+        if job.shape.gradient_accumulation < ranks.size {
             return Err(JobError::Permanent(format!(
                 "training.gradient_accumulation {} cannot be shared by the trainer's {} ranks: make micro_batch smaller and \
                  gradient_accumulation larger",
@@ -163,7 +163,7 @@ impl Gang {
         self.group = None;
         for (child, rank) in self.others.0.iter_mut().zip(1..) {
             let failed = |problem: String| JobError::Retryable(format!("rank {rank}: {problem}"));
-            let started = std::time::Instant::now();
+            let started = Instant::now();
             let status = loop {
                 match child.try_wait() {
                     Ok(Some(status)) => break status,

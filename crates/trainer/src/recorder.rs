@@ -26,11 +26,12 @@ const WRITE_WAIT: Duration = Duration::from_millis(500);
 
 /// The training thread's side. Its methods block while the other side is behind.
 #[derive(Debug)]
-pub struct Recorder {
+pub struct Recorder(Option<Senders>);
+
+#[derive(Debug)]
+struct Senders {
     points: mpsc::Sender<MetricPoint>,
     states: mpsc::Sender<Moment>,
-    /// Nobody listens, and nobody is to.
-    nowhere: bool,
 }
 
 /// The asynchronous side: [`Writer::run`] must be polled while the training runs.
@@ -46,7 +47,7 @@ pub fn channel(context: JobContext, inputs: Inputs) -> (Recorder, Writer) {
     let (points, point_receiver) = mpsc::channel(WAITING_POINTS);
     let (states, state_receiver) = mpsc::channel(WAITING_STATES);
     (
-        Recorder { points, states, nowhere: false },
+        Recorder(Some(Senders { points, states })),
         Writer { context, inputs, points: point_receiver, states: state_receiver },
     )
 }
@@ -54,7 +55,7 @@ pub fn channel(context: JobContext, inputs: Inputs) -> (Recorder, Writer) {
 impl Recorder {
     /// One that drops what it is given.
     pub fn nowhere() -> Self {
-        Self { points: mpsc::channel(1).0, states: mpsc::channel(1).0, nowhere: true }
+        Self(None)
     }
 
     /// Hands a point over.
@@ -62,10 +63,8 @@ impl Recorder {
     /// # Errors
     /// [`JobError::Stopped`] when the writer has failed: its own error says why.
     pub fn point(&self, point: MetricPoint) -> Result<(), JobError> {
-        if self.nowhere {
-            return Ok(());
-        }
-        self.points.blocking_send(point).map_err(|_| JobError::Stopped)
+        let Some(senders) = &self.0 else { return Ok(()) };
+        senders.points.blocking_send(point).map_err(|_| JobError::Stopped)
     }
 
     /// Hands over a training state to be uploaded.
@@ -73,7 +72,8 @@ impl Recorder {
     /// # Errors
     /// As [`Recorder::point`].
     pub fn state(&self, moment: Moment) -> Result<(), JobError> {
-        self.states.blocking_send(moment).map_err(|_| JobError::Stopped)
+        let Some(senders) = &self.0 else { return Ok(()) };
+        senders.states.blocking_send(moment).map_err(|_| JobError::Stopped)
     }
 }
 

@@ -11,14 +11,14 @@ use std::time::Instant;
 
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::job::{MetricPoint, Progress};
-use inheritune_domain::spec::{Precision, TrainSpec};
+use inheritune_domain::spec::TrainSpec;
 use inheritune_lm::optimizer::{self, AdamW, AdamWConfig};
 use inheritune_lm::tokens::{TokenSet, TokenSetMeta};
 use inheritune_lm::{Decoder, Kind, LmError, device, no_grad};
 use inheritune_runtime::worker::{JobError, ProgressSender, StopReason, StopSignal};
 
 use crate::batches::{Batch, Batches};
-use crate::data_order::{DataOrder, Share, StepShape, used_tokens};
+use crate::data_order::{DataOrder, NoOrder, Share, StepShape, used_tokens};
 use crate::estimate::flops_per_token;
 use crate::gang::{Gang, Ranks};
 use crate::inputs::Inputs;
@@ -147,8 +147,9 @@ struct Session<'a> {
     wall_s_before: f64,
     /// Running mean of a step's time in seconds, without evaluations and saving.
     step_s: Option<f64>,
-    /// Floating-point operations a second in a product of matrices: what the devices of all ranks do at most.
-    peak_flops: f64,
+    /// Floating-point operations a second in a product of matrices: what the devices of all ranks do at most. Only rank 0
+    /// knows.
+    peak_flops: Option<f64>,
 }
 
 /// What one step brought.
@@ -201,16 +202,14 @@ impl<'a> Session<'a> {
         };
         let micro_batches = gang.micro_batches(job.shape.gradient_accumulation);
         let batches = Batches::start(tokens.clone(), order.clone(), (state.step, micro_batches))?;
-        let computed_in = match training.precision {
-            Precision::Fp32 => Kind::Float,
-            Precision::Bf16Mixed | Precision::Bf16 => Kind::BFloat16,
-        };
+        // Rank 0 alone tells of it, and the others' measuring would spoil its own.
+        let peak = gang.leads().then(|| device::matmul_peak(device, model.compute_kind())).transpose()?;
         Ok(Self {
             job,
             tokens,
             order,
             batches,
-            peak_flops: device::matmul_peak(device, computed_in)? * f64::from(gang.size()),
+            peak_flops: peak.map(|peak| peak * f64::from(gang.size())),
             gang,
             total_steps: training.total_steps(used),
             model,
@@ -316,9 +315,11 @@ impl<'a> Session<'a> {
             }
             if let Some(step_s) = self.step_s {
                 let tokens_per_second = training.tokens_per_step() as f64 / step_s;
-                let flops = tokens_per_second * flops_per_token(self.model.config(), training.block_size);
                 self.point("tokens_per_second", tokens_per_second)?;
-                self.point("model_flops_utilization", flops / self.peak_flops)?;
+                if let Some(peak_flops) = self.peak_flops {
+                    let flops = tokens_per_second * flops_per_token(self.model.config(), training.block_size);
+                    self.point("model_flops_utilization", flops / peak_flops)?;
+                }
             }
         }
         self.show_progress(&format!("loss {:.3}", numbers.loss_nats));
@@ -476,12 +477,10 @@ impl<'a> Session<'a> {
 fn data_order(job: &Training, tokens: &TokenSetMeta) -> Result<(DataOrder, u64), JobError> {
     let (TrainSpec { training, data_fraction, seed, .. }, shape) = (&job.inputs.spec, job.shape);
     let weights = &training.source_weights;
+    let refused = |error: NoOrder| JobError::Permanent(error.to_string());
     if weights.is_empty() {
         let used = used_tokens(tokens.train_tokens, *data_fraction);
-        return match DataOrder::new(used, shape, training.sampling, *seed) {
-            Ok(order) => Ok((order, used)),
-            Err(error) => Err(JobError::Permanent(error.to_string())),
-        };
+        return Ok((DataOrder::new(used, shape, training.sampling, *seed).map_err(refused)?, used));
     }
     let sources = tokens.train_sources();
     if sources.len() != weights.len() {
@@ -493,9 +492,8 @@ fn data_order(job: &Training, tokens: &TokenSetMeta) -> Result<(DataOrder, u64),
     let used = |range: &Range<u64>| range.start..range.start + used_tokens(range.end - range.start, *data_fraction);
     let shares: Vec<Share> =
         sources.iter().zip(weights).map(|(source, weight)| Share { tokens: used(source), weight: *weight }).collect();
-    let order = DataOrder::weighted(&shares, shape, training.sampling, *seed);
     let used = shares.iter().map(|share| share.tokens.end - share.tokens.start).sum();
-    order.map(|order| (order, used)).map_err(|error| JobError::Permanent(error.to_string()))
+    Ok((DataOrder::weighted(&shares, shape, training.sampling, *seed).map_err(refused)?, used))
 }
 
 /// Memory of this process that is in RAM, where the system says so.

@@ -103,16 +103,16 @@ pub(super) async fn followed(global: &Global, client: &Client, id: Uuid) -> Resu
 async fn metrics(global: &Global, id: Uuid, tensorboard: Option<PathBuf>) -> Result<(), Failure> {
     let client = connect(global).await?;
     let mut events = tensorboard.map(|dir| EventFile::create(&dir)).transpose()?;
-    let mut all = v1::WatchJobResponse::default();
-    watch::metrics(&client, id, &mut screen(global), |response| {
+    let mut metric_points = Vec::new();
+    let job = watch::metrics(&client, id, &mut screen(global), |points| {
         if let Some(events) = &mut events {
-            events.append(&response.metric_points)?;
+            events.append(&points)?;
         }
-        all.job = response.job;
-        all.metric_points.extend(response.metric_points);
+        metric_points.extend(points);
         Ok(())
     })
     .await?;
+    let all = v1::WatchJobResponse { job: Some(job), metric_points };
     print(global, &all, "WatchJobResponse", |all| {
         let written = events.as_ref().map(|events| format!("\n\nWritten to {}", events.path().display()));
         show::metrics(&all.metric_points) + &written.unwrap_or_default()
