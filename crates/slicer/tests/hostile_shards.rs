@@ -165,11 +165,8 @@ async fn a_file_that_is_cut_or_removed_during_the_copy_is_named() {
 #[tokio::test]
 async fn a_file_that_is_replaced_or_rewritten_during_the_copy_is_named() {
     let house = House::build().await;
-    let replaced: Change = |path, _| {
-        let other = path.with_extension("other");
-        fs::copy(path, &other).unwrap();
-        fs::rename(other, path).unwrap();
-    };
+    // Only renamed here: making it now would take as long as the job does.
+    let replaced: Change = |path, _| fs::rename(twin(path), path).unwrap();
     let rewritten: Change = |path, half| {
         let file = OpenOptions::new().write(true).open(path).unwrap();
         file.write_all_at(b"other bytes", half).unwrap();
@@ -202,6 +199,7 @@ async fn was_named(house: &House, name: &str, change: Change) -> bool {
     config["n_embd"] = json!(1024);
     config["vocab_size"] = json!(16_384);
     let path = large(&house.dir.path().join(name), &config);
+    fs::copy(&path, twin(&path)).unwrap();
     let half = path.metadata().unwrap().len() / 2;
     let written = house.dir.path().join("objects");
     let before = files(&written);
@@ -224,6 +222,11 @@ async fn was_named(house: &House, name: &str, change: Change) -> bool {
     let error = nothing_made(house, visible, record).await;
     assert!(error.contains(&format!("{name}/model.safetensors")), "{name}: {error}");
     true
+}
+
+/// A file with the same content as `path`, made before the job.
+fn twin(path: &Path) -> PathBuf {
+    path.with_extension("twin")
 }
 
 /// A checkpoint whose numbers are all 0, so that it takes no time to make.
