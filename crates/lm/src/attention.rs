@@ -7,7 +7,7 @@
 use tch::{TchError, Tensor};
 
 use crate::layers::{Linear, Norm};
-use crate::positions::Positions;
+use crate::positions::Sequences;
 
 /// One block's attention.
 #[derive(Debug)]
@@ -34,29 +34,45 @@ pub(crate) enum Projections {
     Separate { q: Linear, k: Linear, v: Linear },
 }
 
+/// What one block's attention works on.
+#[derive(Debug)]
+pub(crate) struct Heads {
+    pub(crate) q_BTHK: Tensor,
+    pub(crate) k_BTGK: Tensor,
+    pub(crate) v_BTGK: Tensor,
+    pub(crate) scale: f64,
+}
+
+/// The values that `q_BHTK` finds in `v_BGSK` by `k_BGSK`, [B, T, H * K]; S keys. Without a `bias`, query i sees keys 0 to i.
+pub(crate) fn attend(
+    q_BHTK: &Tensor,
+    (k_BGSK, v_BGSK): (&Tensor, &Tensor),
+    bias: Option<&Tensor>,
+    scale: f64,
+) -> Result<Tensor, TchError> {
+    let shape = q_BHTK.size();
+    let &[batch, n_heads, time, _] = shape.as_slice() else {
+        return Err(TchError::Shape(format!("queries are of shape {shape:?}; [B, H, T, K] is needed")));
+    };
+    let shares_keys = k_BGSK.size().get(1) != Some(&n_heads);
+    Tensor::f_scaled_dot_product_attention(q_BHTK, k_BGSK, v_BGSK, bias, 0.0, bias.is_none(), scale, shares_keys)?
+        .f_transpose(1, 2)?
+        .f_reshape([batch, time, -1])
+}
+
 impl Attention {
-    /// Attends within each of `batch` sequences of `x_ND`.
-    pub(crate) fn forward(&self, x_ND: &Tensor, batch: i64, positions: &Positions) -> Result<Tensor, TchError> {
-        let (mut q_BTHK, mut k_BTGK, v_BTGK) = self.project(x_ND, batch)?;
-        if let Some(rope) = &positions.rope {
+    /// Attends among the rows of `x_ND` as `sequences` has it.
+    pub(crate) fn forward(&self, x_ND: &Tensor, sequences: &mut impl Sequences) -> Result<Tensor, TchError> {
+        let (mut q_BTHK, mut k_BTGK, v_BTGK) = self.project(x_ND, sequences.batch())?;
+        if let Some(rope) = sequences.rope() {
             q_BTHK = rope.rotate(&q_BTHK)?;
             k_BTGK = rope.rotate(&k_BTGK)?;
         }
         // Rotations and norms of queries and keys are in fp32 even where products are not.
         let kind = v_BTGK.f_kind()?;
-        let (q_BTHK, k_BTGK) = (q_BTHK.f_to_kind(kind)?, k_BTGK.f_to_kind(kind)?);
-        let bias = positions.bias.as_ref().map(|bias| bias.f_to_kind(kind)).transpose()?;
-        let y_BHTK = Tensor::f_scaled_dot_product_attention(
-            &q_BTHK.f_transpose(1, 2)?,
-            &k_BTGK.f_transpose(1, 2)?,
-            &v_BTGK.f_transpose(1, 2)?,
-            bias.as_ref(),
-            0.0,
-            bias.is_none(),
-            self.scale,
-            self.n_heads != self.n_kv_heads,
-        )?;
-        self.output.forward(&y_BHTK.f_transpose(1, 2)?.f_reshape([-1, self.n_heads * self.head_dim])?)
+        let heads =
+            Heads { q_BTHK: q_BTHK.f_to_kind(kind)?, k_BTGK: k_BTGK.f_to_kind(kind)?, v_BTGK, scale: self.scale };
+        self.output.forward(&sequences.attend(&heads)?)
     }
 
     /// Queries [B, T, H, K], keys and values [B, T, G, K].

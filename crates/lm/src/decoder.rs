@@ -16,7 +16,7 @@ use crate::error::LmError;
 use crate::families;
 use crate::files;
 use crate::layers::{Mlp, Norm};
-use crate::positions::Positions;
+use crate::positions::{Batch, Sequences};
 use crate::shim;
 use crate::weights::{self, Snapshot};
 
@@ -81,8 +81,8 @@ pub(crate) enum Residual {
 }
 
 impl Block {
-    fn forward(&self, x_ND: &Tensor, batch: i64, positions: &Positions) -> Result<Tensor, TchError> {
-        let attended_ND = self.attention.forward(&self.attention_norm.forward(x_ND)?, batch, positions)?;
+    fn forward(&self, x_ND: &Tensor, sequences: &mut impl Sequences) -> Result<Tensor, TchError> {
+        let attended_ND = self.attention.forward(&self.attention_norm.forward(x_ND)?, sequences)?;
         let after_ND = x_ND.f_add(&attended_ND)?;
         let mlp_input_ND = match self.residual {
             Residual::Sequential => &after_ND,
@@ -277,25 +277,44 @@ impl Decoder {
     }
 
     /// What the scores are the product of: the residual stream after the final norm, and the head.
-    fn head_factors(&self, tokens_BT: &Tensor, shape: (i64, i64)) -> Result<(Tensor, Tensor), TchError> {
-        let Parts { head_VD, compute, .. } = &self.parts;
-        Ok((self.hidden(tokens_BT, shape)?.f_to_kind(*compute)?, head_VD.f_to_kind(*compute)?))
+    fn head_factors(&self, tokens_BT: &Tensor, (_, time): (i64, i64)) -> Result<(Tensor, Tensor), TchError> {
+        let tokens_BT = tokens_BT.f_to_device(self.device)?;
+        let learned_T = match &self.parts.position_embedding {
+            Some(PositionEmbedding { table_RD, first_row }) => Some(table_RD.f_narrow(0, *first_row, time)?),
+            None => None,
+        };
+        let mut batch = no_grad(|| Batch::new(&self.config, &tokens_BT, self.document_end))?;
+        Ok((self.hidden(&tokens_BT, learned_T.as_ref(), &mut batch)?, self.head()?))
     }
 
-    /// The residual stream after the final norm.
-    fn hidden(&self, tokens_BT: &Tensor, (batch, time): (i64, i64)) -> Result<Tensor, TchError> {
-        let tokens_BT = tokens_BT.f_to_device(self.device)?;
+    /// The head, in what products are computed in.
+    pub(crate) fn head(&self) -> Result<Tensor, TchError> {
+        self.parts.head_VD.f_to_kind(self.parts.compute)
+    }
+
+    /// The residual stream [N, D] after the final norm, in what products are computed in. `learned_positions` are those of
+    /// the tokens, broadcast, where positions are learned.
+    pub(crate) fn hidden(
+        &self,
+        tokens: &Tensor,
+        learned_positions: Option<&Tensor>,
+        sequences: &mut impl Sequences,
+    ) -> Result<Tensor, TchError> {
         let parts = &self.parts;
-        let mut x_BTD = Tensor::f_embedding(&parts.token_embedding_VD, &tokens_BT, NO_PADDING, false, false)?;
-        if let Some(PositionEmbedding { table_RD, first_row }) = &parts.position_embedding {
-            x_BTD = x_BTD.f_add(&table_RD.f_narrow(0, *first_row, time)?)?;
+        let mut x = Tensor::f_embedding(&parts.token_embedding_VD, tokens, NO_PADDING, false, false)?;
+        if let Some(learned) = learned_positions {
+            x = x.f_add(learned)?;
         }
-        let positions = no_grad(|| Positions::new(&self.config, &tokens_BT, self.document_end))?;
-        let mut x_ND = x_BTD.f_view([batch * time, -1])?;
+        let mut x_ND = x.f_view([tokens.numel() as i64, -1])?;
         for block in &parts.blocks {
-            x_ND = block.forward(&x_ND, batch, &positions)?;
+            x_ND = block.forward(&x_ND, sequences)?;
         }
-        parts.final_norm.forward(&x_ND)
+        parts.final_norm.forward(&x_ND)?.f_to_kind(parts.compute)
+    }
+
+    /// Learned positions, where the model has them.
+    pub(crate) fn position_embedding(&self) -> Option<&PositionEmbedding> {
+        self.parts.position_embedding.as_ref()
     }
 }
 

@@ -18,6 +18,7 @@
 
 pub mod device;
 pub mod decoder;
+pub mod trees;
 pub mod optimizer;
 pub mod tokens;
 pub mod group;

@@ -1,43 +1,71 @@
 //! What attention knows of a batch besides the residual stream: how positions are told apart (not at all, by rotation, or
 //! by a bias on its scores), and which of them it sees.
 //!
-//! Shapes: B batch, T time, H heads, K width of a head, R its rotated dimensions, P = R / 2 rotated pairs.
+//! Shapes: B batch, T time, N = B * T, S keys, H query heads, G key and value heads, K width of a head, R its rotated dimensions, P = R / 2 rotated pairs.
 #![allow(non_snake_case)]
 
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use tch::{Device, Kind, TchError, Tensor};
 
-/// What every block's attention needs to know of one forward pass; made once for all.
-#[derive(Debug)]
-pub(crate) struct Positions {
-    /// RoPE, where the model has it.
-    pub(crate) rope: Option<Rope>,
-    /// Added to the scores, broadcast to [B, H, T, T]: ALiBi's distances, and minus infinity for what is not seen. Without
-    /// it, all that came before is.
-    pub(crate) bias: Option<Tensor>,
+use crate::attention::{Heads, attend};
+
+/// How the rows of one forward pass stand to each other: what is the same for every block's attention.
+pub(crate) trait Sequences {
+    /// B of the pass, whose N rows are B times T.
+    fn batch(&self) -> i64;
+    /// Turns queries and keys by their positions, where the model has it so.
+    fn rope(&self) -> Option<&Rope>;
+    /// What every query finds among the keys that it sees, [N, H * K]. Called once for each block, in order.
+    fn attend(&mut self, heads: &Heads) -> Result<Tensor, TchError>;
 }
 
-impl Positions {
-    /// Of a batch. Where `end_of_text_id` is given, a token sees none of the documents before its own; such a token
+/// Sequences of one length that all begin at position 0 and see what came before.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    batch: i64,
+    rope: Option<Rope>,
+    /// Added to the scores, broadcast to [B, H, T, T]: ALiBi's distances, and minus infinity for what is not seen. Without
+    /// it, all that came before is.
+    bias: Option<Tensor>,
+}
+
+impl Batch {
+    /// Of `tokens_BT`. Where `end_of_text_id` is given, a token sees none of the documents before its own; such a token
     /// belongs to the document that it ends.
     pub(crate) fn new(
         config: &DecoderConfig,
         tokens_BT: &Tensor,
         end_of_text_id: Option<u32>,
     ) -> Result<Self, TchError> {
-        let (time, device) = (tokens_BT.size2()?.1, tokens_BT.device());
-        let rotary_dims = config.rotary_dims.unwrap_or(config.head_dim);
-        let rope = config.rope_theta.map(|theta| Rope::new(theta, rotary_dims.into(), time, device)).transpose()?;
-        let alibi = config
-            .alibi_bias_max
-            .map(|bias_max| alibi(&alibi_slopes(config.n_heads, bias_max), time, device))
+        let ((batch, time), device) = (tokens_BT.size2()?, tokens_BT.device());
+        let position_T = Tensor::f_arange(time, (Kind::Float, device))?;
+        let alibi = alibi(config, &position_T, &position_T)?
+            .map(|bias_HTT| bias_HTT.f_add(&future(time, device)?))
             .transpose()?;
         let documents = end_of_text_id.map(|id| documents(tokens_BT, id)).transpose()?;
         let bias = match (alibi, documents) {
             (Some(bias_HTT), Some(bias_B1TT)) => Some(bias_HTT.f_add(&bias_B1TT)?),
             (alibi, documents) => alibi.or(documents),
         };
-        Ok(Self { rope, bias })
+        Ok(Self { batch, rope: Rope::of(config, &position_T)?, bias })
+    }
+}
+
+impl Sequences for Batch {
+    fn batch(&self) -> i64 {
+        self.batch
+    }
+
+    fn rope(&self) -> Option<&Rope> {
+        self.rope.as_ref()
+    }
+
+    fn attend(&mut self, heads: &Heads) -> Result<Tensor, TchError> {
+        let bias = self.bias.as_ref().map(|bias| bias.f_to_kind(heads.v_BTGK.f_kind()?)).transpose()?;
+        let (q_BHTK, k_BGTK) = (heads.q_BTHK.f_transpose(1, 2)?, heads.k_BTGK.f_transpose(1, 2)?);
+        let y_BTD = attend(&q_BHTK, (&k_BGTK, &heads.v_BTGK.f_transpose(1, 2)?), bias.as_ref(), heads.scale)?;
+        let width = y_BTD.size().last().copied().unwrap_or(0);
+        y_BTD.f_view([-1, width])
     }
 }
 
@@ -70,15 +98,15 @@ fn alibi_slopes(n_heads: u32, bias_max: u32) -> Vec<f32> {
     even.chain(odd).take(n_heads as usize).map(slope).collect()
 }
 
-/// ALiBi (Press, Smith and Lewis 2021), [H, T, T]: less the distance times the head's slope, and minus infinity for the
-/// future.
-fn alibi(slopes: &[f32], time: i64, device: Device) -> Result<Tensor, TchError> {
-    let options = (Kind::Float, device);
-    let at_T = Tensor::f_arange(time, options)?;
+/// ALiBi (Press, Smith and Lewis 2021), [H, T, S], for a model that has it: less the distance from each of T queries to each
+/// of S keys, times the head's slope.
+pub(crate) fn alibi(config: &DecoderConfig, query_T: &Tensor, key_S: &Tensor) -> Result<Option<Tensor>, TchError> {
+    let Some(bias_max) = config.alibi_bias_max else { return Ok(None) };
     // Key's position less query's: 0 on the diagonal, negative before it.
-    let distance_TT = at_T.f_unsqueeze(0)?.f_sub(&at_T.f_unsqueeze(1)?)?;
-    let slope_H11 = Tensor::f_from_slice(slopes)?.f_to_device(device)?.f_view([-1, 1, 1])?;
-    slope_H11.f_mul(&distance_TT)?.f_add(&future(time, device)?)
+    let distance_TS = key_S.f_unsqueeze(0)?.f_sub(&query_T.f_unsqueeze(1)?)?;
+    let slope_H = Tensor::f_from_slice(&alibi_slopes(config.n_heads, bias_max))?;
+    let slope_H11 = slope_H.f_to_device(query_T.device())?.f_view([-1, 1, 1])?;
+    Ok(Some(slope_H11.f_mul(&distance_TS)?))
 }
 
 /// Rotary positions (Su et al. 2021) in Hugging Face's convention: dimension i turns with dimension
@@ -90,14 +118,16 @@ pub(crate) struct Rope {
 }
 
 impl Rope {
-    /// The angles of positions 0 to `time`, in fp32 as transformers computes them.
-    fn new(theta: f64, rotary_dims: i64, time: i64, device: Device) -> Result<Self, TchError> {
-        let options = (Kind::Float, device);
+    /// The angles at the positions `position_T` (fp32) of a model that has them, in fp32 as transformers computes them.
+    pub(crate) fn of(config: &DecoderConfig, position_T: &Tensor) -> Result<Option<Self>, TchError> {
+        let Some(theta) = config.rope_theta else { return Ok(None) };
+        let rotary_dims = i64::from(config.rotary_dims.unwrap_or(config.head_dim));
+        let options = (Kind::Float, position_T.device());
         let exponent_P =
             Tensor::f_arange_start_step(0, rotary_dims, 2, options)?.f_divide_scalar(rotary_dims as f64)?;
         let frequency_P = Tensor::f_pow_scalar(theta, &exponent_P)?.f_reciprocal()?;
-        let angle_T1P = Tensor::f_arange(time, options)?.f_outer(&frequency_P)?.f_unsqueeze(1)?;
-        Ok(Self { cos_T1P: angle_T1P.f_cos()?, sin_T1P: angle_T1P.f_sin()? })
+        let angle_T1P = position_T.f_outer(&frequency_P)?.f_unsqueeze(1)?;
+        Ok(Some(Self { cos_T1P: angle_T1P.f_cos()?, sin_T1P: angle_T1P.f_sin()? }))
     }
 
     pub(crate) fn rotate(&self, x_BTHK: &Tensor) -> Result<Tensor, TchError> {

@@ -53,6 +53,16 @@ pub struct Tokenizer {
     sha256: Sha256Digest,
     vocab_size: u32,
     end_of_text_id: Option<u32>,
+    prefix: Option<Prefix>,
+}
+
+/// The token from which the first token of a text is predicted where nothing else stands before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prefix {
+    /// Its id.
+    pub id: u32,
+    /// How it is written.
+    pub text: String,
 }
 
 /// What turns text into ids.
@@ -212,6 +222,11 @@ impl Tokenizer {
         self.end_of_text_id
     }
 
+    /// The token that begins a text, `bos_token` as transformers finds it, else the one that ends it.
+    pub fn prefix(&self) -> Option<&Prefix> {
+        self.prefix.as_ref()
+    }
+
     /// Digest of the vocabulary's files, as [`vocabulary_sha256`] gives it.
     pub fn sha256(&self) -> Sha256Digest {
         self.sha256
@@ -250,7 +265,10 @@ impl Tokenizer {
             }
             None => KNOWN_ENDS.iter().find_map(|name| inner.token_to_id(name)),
         };
-        Ok(Self { engine: Engine::Library(Box::new(inner)), files: Vec::new(), sha256, vocab_size, end_of_text_id })
+        let bos_id = settings.token("bos_token").and_then(|token| inner.token_to_id(&token.content));
+        let prefix = bos_id.or(end_of_text_id).map(|id| Prefix { id, text: inner.id_to_token(id).unwrap_or_default() });
+        let engine = Engine::Library(Box::new(inner));
+        Ok(Self { engine, files: Vec::new(), sha256, vocab_size, end_of_text_id, prefix })
     }
 
     fn sentencepiece(model: &SentencePieceModel, settings: &Settings, sha256: Sha256Digest) -> Result<Self, String> {
@@ -265,6 +283,12 @@ impl Tokenizer {
             None => Ok(own),
         };
         let (bos, eos) = (id_of("bos_token", model.bos_id())?, id_of("eos_token", model.eos_id())?);
+        let text_of = |id: u32| {
+            let piece = model.pieces().get(id as usize).map(|piece| piece.text.clone());
+            let added = || added.iter().find(|(added_id, _)| *added_id == id).map(|(_, token)| token.content.clone());
+            piece.or_else(added).unwrap_or_default()
+        };
+        let prefix = bos.or(eos).map(|id| Prefix { id, text: text_of(id) });
         let pieces = model.pieces().len() as u32;
         let highest = [bos, eos].into_iter().flatten().max().unwrap_or(0);
         Ok(Self {
@@ -277,6 +301,7 @@ impl Tokenizer {
             sha256,
             vocab_size: pieces.max(highest.saturating_add(1)),
             end_of_text_id: eos,
+            prefix,
         })
     }
 
