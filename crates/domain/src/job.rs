@@ -421,11 +421,11 @@ pub struct JobRecord {
 /// One point of a job's curves.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MetricPoint {
-    /// Optimizer step.
+    /// Optimizer step; of an evaluation, documents so far.
     pub step: u64,
     /// Tokens seen.
     pub tokens_seen: u64,
-    /// One of [`METRICS`].
+    /// One of [`METRICS`], or of an evaluation `TASK.METRIC`.
     pub name: String,
     /// The value.
     pub value: f64,

@@ -17,3 +17,5 @@ pub mod job;
 pub mod run;
 pub mod report_data;
 pub mod checkpoint;
+pub mod benchmark;
+pub mod comparison;

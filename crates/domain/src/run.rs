@@ -210,6 +210,9 @@ impl Run {
                 }
                 let record = run.record_mut(model);
                 record.validation = evaluated.validation_loss().cloned();
+                record.difference = evaluated.validation_difference();
+                record.benchmarks = evaluated.benchmark_scores();
+                record.scores = Some(evaluated.scores_artifact);
                 record.layers = Some(evaluated.config.n_layers);
                 record.parameters = Some(evaluated.parameters);
                 Some((run, AfterJob::Measured(model)))

@@ -14,13 +14,13 @@ pub use job::{
     EvaluateSpec, EvaluationTask, JobKind, JobSpec, SliceSource, SliceSpec, TokenizeSpec, TokenizerSource, TrainSpec,
 };
 pub use limits::{
-    DEFAULT_MAX_SHARD_SIZE_BYTES, MAX_ARMS, MAX_NAME_LEN, MAX_ROUNDS, MAX_SOURCES, MAX_VOCAB, MIN_MAX_SHARD_SIZE_BYTES,
-    MIN_VOCAB,
+    DEFAULT_BATCH_SIZE, DEFAULT_MAX_BATCH_TOKENS, DEFAULT_MAX_SHARD_SIZE_BYTES, MAX_ARMS, MAX_NAME_LEN, MAX_ROUNDS,
+    MAX_SOURCES, MAX_VOCAB, MIN_MAX_SHARD_SIZE_BYTES, MIN_VOCAB,
 };
-pub use outcome::{Evaluated, JobOutcome, Score, Sliced, Tokenized, Trained};
+pub use outcome::{Evaluated, Helped, JobOutcome, Score, ScoreDifference, Sliced, Tokenized, Trained};
 pub use recipe::{
-    ArmSpec, ControlSpec, CorpusSpec, EvaluationSpec, GrowthSource, LayerMapRule, Recipe, ReferenceSpec, RunSpec,
-    TargetSpec, TokenizerSpec,
+    ArmSpec, ControlSpec, CorpusSpec, EvaluationSpec, GrowthSource, LayerMapRule, MatchBy, Recipe, ReferenceSpec,
+    RunSpec, TargetSpec, TokenizerSpec,
 };
 pub use training::{DecayOn, Precision, Sampling, Schedule, TrainingSpec};
 

@@ -5,8 +5,9 @@ use super::jobs::parse_location;
 use super::{Model, ModelRecord, Run, RunState, Transition};
 use crate::artifact::Location;
 use crate::checkpoint::inherit_set::InheritSet;
+use crate::comparison::Difference;
 use crate::id::LayerCount;
-use crate::spec::{GrowthSource, LayerMapRule, Recipe, Score, SliceSource};
+use crate::spec::{GrowthSource, LayerMapRule, MatchBy, Recipe, Score, SliceSource};
 
 impl Run {
     /// The last candidate that was measured.
@@ -20,6 +21,10 @@ impl Run {
             self.record_mut(Model::Reference).checkpoint = Some(location);
             return match self.spec.recipe {
                 Recipe::FullData => self.evaluate(Model::Reference, notes),
+                // Nothing is held against its loss, but its scores stand beside the target's.
+                Recipe::LowData if !self.spec.evaluation.benchmarks.is_empty() => {
+                    self.evaluate(Model::Reference, notes)
+                }
                 Recipe::LowData => self.first_candidate(notes),
             };
         }
@@ -33,7 +38,8 @@ impl Run {
     }
 
     pub(super) fn after_measured(self, model: Model) -> Transition {
-        let Some(score) = self.record(model).and_then(|r| r.validation.clone()) else {
+        let record = self.record(model).cloned();
+        let Some((record, score)) = record.and_then(|record| Some((record.clone(), record.validation?))) else {
             let name = self.model_name(model);
             return self.fail(format!("{name}: the evaluation brought no validation loss"));
         };
@@ -45,9 +51,10 @@ impl Run {
         let mut notes = vec![format!("{}: validation loss {} nats", self.model_name(model), with_error(&score))];
         match model {
             Model::Reference => self.first_candidate(notes),
-            Model::Candidate { round, layers } => match self.decide(round, layers, &score) {
+            Model::Candidate { round, layers } => match self.decide(round, layers, &record) {
                 Decision::Grow { layers } => {
-                    notes.push(format!("not matched yet: grow to {layers} layers"));
+                    let from = record.difference.map(|difference| format!(" ({} nats)", with_interval(&difference)));
+                    notes.push(format!("not matched yet{}: grow to {layers} layers", from.unwrap_or_default()));
                     self.slice_candidate(round + 1, layers, notes)
                 }
                 Decision::Settle { note } => {
@@ -105,18 +112,27 @@ impl Run {
         self.slice(Model::Candidate { round, layers }, source, notes)
     }
 
-    fn decide(&self, round: u32, layers: LayerCount, score: &Score) -> Decision {
+    fn decide(&self, round: u32, layers: LayerCount, record: &ModelRecord) -> Decision {
         let benchmark = self.record(Model::Reference).and_then(|r| r.validation.as_ref()).map(|s| s.value);
         let target = &self.spec.target;
         match (self.spec.recipe, benchmark) {
             (Recipe::LowData, _) => Decision::Settle { note: "one round: done growing".to_owned() },
             (Recipe::FullData, None) => Decision::Settle { note: "no benchmark: done growing".to_owned() },
             (Recipe::FullData, Some(benchmark)) => {
-                if score.value <= benchmark + target.tolerance_nats {
-                    let note = format!(
-                        "matched: {:.4} is at most the reference's {benchmark:.4} + {}",
-                        score.value, target.tolerance_nats
-                    );
+                if self.is_matched(record) == Some(true) {
+                    let tolerance = target.tolerance_nats;
+                    let note = match record.difference {
+                        Some(difference) => {
+                            format!(
+                                "matched: {} nats from the reference, at most {tolerance}",
+                                with_interval(&difference)
+                            )
+                        }
+                        None => {
+                            let loss = record.validation.as_ref().map_or(f64::NAN, |score| score.value);
+                            format!("matched: {loss:.4} is at most the reference's {benchmark:.4} + {tolerance}")
+                        }
+                    };
                     return Decision::Settle { note };
                 }
                 let limit = self.reference_layers.unwrap_or(layers);
@@ -144,7 +160,7 @@ impl Run {
             return self.fail_after(notes, "no candidate was measured".to_owned());
         };
         let Some(model) = next else {
-            let matched = self.matched(&winner);
+            let matched = self.is_matched(&winner);
             let mut transition = self.end(RunState::Finished { winner: winner.model, matched }, "finished");
             transition.notes.splice(0..0, notes);
             return transition;
@@ -170,15 +186,34 @@ impl Run {
             .find(|record| matches!(record.model, Model::Candidate { .. }) && record.checkpoint.is_some())
     }
 
-    fn matched(&self, winner: &ModelRecord) -> Option<bool> {
+    /// Whether a model's loss is at most the reference's and the tolerance: by their difference sequence by sequence, where
+    /// it was measured. None without a benchmark.
+    fn is_matched(&self, record: &ModelRecord) -> Option<bool> {
         let benchmark = self.record(Model::Reference)?.validation.as_ref()?.value;
-        Some(winner.validation.as_ref()?.value <= benchmark + self.spec.target.tolerance_nats)
+        let by_means = record.validation.as_ref()?.value - benchmark;
+        let target = &self.spec.target;
+        let difference = match (target.match_by, record.difference) {
+            (_, None) => by_means,
+            (MatchBy::Mean, Some(difference)) => difference.value,
+            (MatchBy::Interval, Some(difference)) => {
+                difference.confidence_interval().map_or(difference.value, |(_, high)| high)
+            }
+        };
+        Some(difference <= target.tolerance_nats)
     }
 }
 
 enum Decision {
     Grow { layers: LayerCount },
     Settle { note: String },
+}
+
+/// `+0.0123 (95 %: +0.0101 to +0.0145)`
+fn with_interval(difference: &Difference) -> String {
+    match difference.confidence_interval() {
+        Some((low, high)) => format!("{:+.4} (95 %: {low:+.4} to {high:+.4})", difference.value),
+        None => format!("{:+.4}", difference.value),
+    }
 }
 
 fn with_error(score: &Score) -> String {

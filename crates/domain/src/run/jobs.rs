@@ -62,14 +62,21 @@ impl Run {
             Model::Reference => "benchmark the reference".to_owned(),
             _ => format!("{}: evaluate", self.model_name(model)),
         };
+        let evaluation = &self.spec.evaluation;
+        let mut tasks = vec![EvaluationTask::ValidationLoss {
+            tokens: tokens.artifact,
+            block_size: self.spec.training.block_size,
+            max_sequences: evaluation.max_sequences,
+        }];
+        tasks.extend(evaluation.benchmarks.iter().map(|name| EvaluationTask::Benchmark {
+            name: name.clone(),
+            data: parse_location(evaluation.benchmark_data.as_deref().unwrap_or_default()),
+            limit: evaluation.benchmark_limit,
+        }));
         let spec = JobSpec::Evaluate(EvaluateSpec {
-            checkpoint,
-            tasks: vec![EvaluationTask::ValidationLoss {
-                tokens: tokens.artifact,
-                block_size: self.spec.training.block_size,
-                max_sequences: self.spec.evaluation.max_sequences,
-            }],
-            batch_size: self.spec.evaluation.batch_size,
+            batch_size: evaluation.batch_size,
+            baseline: self.record(Model::Reference).filter(|_| model != Model::Reference).and_then(|r| r.scores),
+            ..EvaluateSpec::new(checkpoint, tasks)
         });
         self.submit(RunState::Evaluating(model), label, spec, notes)
     }

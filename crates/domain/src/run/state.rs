@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::Location;
+use crate::comparison::Difference;
 use crate::id::{ArtifactId, LayerCount};
 use crate::spec::Score;
 
@@ -120,6 +121,15 @@ pub struct ModelRecord {
     pub parameters: Option<u64>,
     /// Its validation loss in nats.
     pub validation: Option<Score>,
+    /// That loss less the reference's, sequence by sequence; none for the reference.
+    #[serde(default)]
+    pub difference: Option<Difference>,
+    /// Its scores on the recipe's benchmarks.
+    #[serde(default)]
+    pub benchmarks: Vec<Score>,
+    /// All that was measured of it.
+    #[serde(default)]
+    pub scores: Option<ArtifactId>,
 }
 
 impl ModelRecord {
@@ -136,6 +146,9 @@ impl ModelRecord {
             first_loss_nats: None,
             parameters: None,
             validation: None,
+            difference: None,
+            benchmarks: Vec::new(),
+            scores: None,
         }
     }
 }

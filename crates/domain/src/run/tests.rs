@@ -9,9 +9,11 @@ use uuid::Uuid;
 use super::*;
 use crate::checkpoint::decoder_config::DecoderConfig;
 use crate::checkpoint::inherit_set::{InheritPart, InheritSet};
+use crate::comparison::Difference;
 use crate::id::ArtifactId;
 use crate::spec::{
-    ArmSpec, ControlSpec, Evaluated, GrowthSource, Score, SliceSource, SliceSpec, Sliced, Tokenized, Trained,
+    ArmSpec, ControlSpec, EvaluateSpec, Evaluated, GrowthSource, Helped, MatchBy, Score, ScoreDifference, SliceSource,
+    SliceSpec, Sliced, Tokenized, Trained,
 };
 
 fn artifact(n: u128) -> ArtifactId {
@@ -78,13 +80,8 @@ fn answer(job: &JobSpec, depth: &mut u32, loss: f64) -> JobOutcome {
         }),
         JobSpec::Evaluate(_) => JobOutcome::Evaluated(Evaluated {
             scores_artifact: artifact(4),
-            scores: vec![Score {
-                task: "validation_loss".into(),
-                metric: "loss_nats".into(),
-                value: loss,
-                stderr: Some(0.01),
-                n: 10,
-            }],
+            scores: vec![Score::plain("validation_loss", "loss_nats", (loss, Some(0.01)), 10)],
+            differences: Vec::new(),
             config: config(*depth),
             parameters: 1,
         }),
@@ -95,6 +92,7 @@ fn answer(job: &JobSpec, depth: &mut u32, loss: f64) -> JobOutcome {
 fn play(spec: RunSpec, losses: &[f64]) -> (Run, Vec<String>) {
     let mut log = Vec::new();
     let mut depth = 5;
+    let reference = losses[0];
     let mut losses = losses.iter().copied().chain(std::iter::repeat(*losses.last().unwrap()));
     let mut transition = Run::new(spec).advance(&RunEvent::Created).unwrap();
     for _ in 0..1000 {
@@ -102,7 +100,14 @@ fn play(spec: RunSpec, losses: &[f64]) -> (Run, Vec<String>) {
         let Some(job) = transition.submit.take() else { return (transition.run, log) };
         log.push(job.label.clone());
         let loss = if matches!(job.spec, JobSpec::Evaluate(_)) { losses.next().unwrap() } else { 0.0 };
-        let outcome = answer(&job.spec, &mut depth, loss);
+        let mut outcome = answer(&job.spec, &mut depth, loss);
+        if let (JobSpec::Evaluate(EvaluateSpec { baseline: Some(_), .. }), JobOutcome::Evaluated(evaluated)) =
+            (&job.spec, &mut outcome)
+        {
+            let difference = Difference { value: loss - reference, stderr: Some(0.002), n: 10 };
+            let (task, metric) = ("validation_loss".to_owned(), "loss_nats".to_owned());
+            evaluated.differences.push(ScoreDifference { task, metric, difference });
+        }
         transition = transition.run.advance(&RunEvent::JobSucceeded { outcome }).unwrap();
     }
     panic!("the run does not end: {log:#?}");
@@ -125,35 +130,35 @@ fn grows_until_it_matches_then_trains_the_controls() {
         spec,
         &[3.0, 3.2, 2.9, 3.5, 3.4],
         expect![[r#"
-        tokenize the corpus
-          tokenized: 10000 training and 1000 validation tokens, vocabulary 512
-        reference: slice
-        reference: train
-        benchmark the reference
-          reference: validation loss 3.0000 ± 0.0100 nats
-          round 1: inherit 2 layers
-        round 1: 2 layers inherited: slice
-        round 1: 2 layers inherited: train
-        round 1: 2 layers inherited: evaluate
-          round 1: 2 layers inherited: validation loss 3.2000 ± 0.0100 nats
-          not matched yet: grow to 4 layers
-          round 2: inherit 4 layers
-        round 2: 4 layers inherited: slice
-        round 2: 4 layers inherited: train
-        round 2: 4 layers inherited: evaluate
-          round 2: 4 layers inherited: validation loss 2.9000 ± 0.0100 nats
-          matched: 2.9000 is at most the reference's 3.0000 + 0
-        random: slice
-        random: train
-        random: evaluate
-          random: validation loss 3.5000 ± 0.0100 nats
-        random, twice the steps: slice
-        random, twice the steps: train
-        random, twice the steps: evaluate
-          random, twice the steps: validation loss 3.4000 ± 0.0100 nats
-          finished
-        => finished (round 2: 4 layers inherited, matches the reference)
-    "#]],
+            tokenize the corpus
+              tokenized: 10000 training and 1000 validation tokens, vocabulary 512
+            reference: slice
+            reference: train
+            benchmark the reference
+              reference: validation loss 3.0000 ± 0.0100 nats
+              round 1: inherit 2 layers
+            round 1: 2 layers inherited: slice
+            round 1: 2 layers inherited: train
+            round 1: 2 layers inherited: evaluate
+              round 1: 2 layers inherited: validation loss 3.2000 ± 0.0100 nats
+              not matched yet (+0.2000 (95 %: +0.1961 to +0.2039) nats): grow to 4 layers
+              round 2: inherit 4 layers
+            round 2: 4 layers inherited: slice
+            round 2: 4 layers inherited: train
+            round 2: 4 layers inherited: evaluate
+              round 2: 4 layers inherited: validation loss 2.9000 ± 0.0100 nats
+              matched: -0.1000 (95 %: -0.1039 to -0.0961) nats from the reference, at most 0
+            random: slice
+            random: train
+            random: evaluate
+              random: validation loss 3.5000 ± 0.0100 nats
+            random, twice the steps: slice
+            random, twice the steps: train
+            random, twice the steps: evaluate
+              random, twice the steps: validation loss 3.4000 ± 0.0100 nats
+              finished
+            => finished (round 2: 4 layers inherited, matches the reference)
+        "#]],
     );
 }
 
@@ -163,33 +168,33 @@ fn stops_at_the_references_own_depth() {
         spec(),
         &[3.0, 3.3, 3.2, 3.1],
         expect![[r#"
-        tokenize the corpus
-          tokenized: 10000 training and 1000 validation tokens, vocabulary 512
-        reference: slice
-        reference: train
-        benchmark the reference
-          reference: validation loss 3.0000 ± 0.0100 nats
-          round 1: inherit 2 layers
-        round 1: 2 layers inherited: slice
-        round 1: 2 layers inherited: train
-        round 1: 2 layers inherited: evaluate
-          round 1: 2 layers inherited: validation loss 3.3000 ± 0.0100 nats
-          not matched yet: grow to 4 layers
-          round 2: inherit 4 layers
-        round 2: 4 layers inherited: slice
-        round 2: 4 layers inherited: train
-        round 2: 4 layers inherited: evaluate
-          round 2: 4 layers inherited: validation loss 3.2000 ± 0.0100 nats
-          not matched yet: grow to 5 layers
-          round 3: inherit 5 layers
-        round 3: 5 layers inherited: slice
-        round 3: 5 layers inherited: train
-        round 3: 5 layers inherited: evaluate
-          round 3: 5 layers inherited: validation loss 3.1000 ± 0.0100 nats
-          not matched at the reference's own depth of 5
-          finished
-        => finished (round 3: 5 layers inherited, does not match the reference)
-    "#]],
+            tokenize the corpus
+              tokenized: 10000 training and 1000 validation tokens, vocabulary 512
+            reference: slice
+            reference: train
+            benchmark the reference
+              reference: validation loss 3.0000 ± 0.0100 nats
+              round 1: inherit 2 layers
+            round 1: 2 layers inherited: slice
+            round 1: 2 layers inherited: train
+            round 1: 2 layers inherited: evaluate
+              round 1: 2 layers inherited: validation loss 3.3000 ± 0.0100 nats
+              not matched yet (+0.3000 (95 %: +0.2961 to +0.3039) nats): grow to 4 layers
+              round 2: inherit 4 layers
+            round 2: 4 layers inherited: slice
+            round 2: 4 layers inherited: train
+            round 2: 4 layers inherited: evaluate
+              round 2: 4 layers inherited: validation loss 3.2000 ± 0.0100 nats
+              not matched yet (+0.2000 (95 %: +0.1961 to +0.2039) nats): grow to 5 layers
+              round 3: inherit 5 layers
+            round 3: 5 layers inherited: slice
+            round 3: 5 layers inherited: train
+            round 3: 5 layers inherited: evaluate
+              round 3: 5 layers inherited: validation loss 3.1000 ± 0.0100 nats
+              not matched at the reference's own depth of 5
+              finished
+            => finished (round 3: 5 layers inherited, does not match the reference)
+        "#]],
     );
 }
 
@@ -235,19 +240,19 @@ fn a_given_reference_is_only_benchmarked() {
         spec,
         &[3.0, 2.9],
         expect![[r#"
-        tokenize the corpus
-          tokenized: 10000 training and 1000 validation tokens, vocabulary 512
-        benchmark the reference
-          reference: validation loss 3.0000 ± 0.0100 nats
-          round 1: inherit 2 layers
-        round 1: 2 layers inherited: slice
-        round 1: 2 layers inherited: train
-        round 1: 2 layers inherited: evaluate
-          round 1: 2 layers inherited: validation loss 2.9000 ± 0.0100 nats
-          matched: 2.9000 is at most the reference's 3.0000 + 0
-          finished
-        => finished (round 1: 2 layers inherited, matches the reference)
-    "#]],
+            tokenize the corpus
+              tokenized: 10000 training and 1000 validation tokens, vocabulary 512
+            benchmark the reference
+              reference: validation loss 3.0000 ± 0.0100 nats
+              round 1: inherit 2 layers
+            round 1: 2 layers inherited: slice
+            round 1: 2 layers inherited: train
+            round 1: 2 layers inherited: evaluate
+              round 1: 2 layers inherited: validation loss 2.9000 ± 0.0100 nats
+              matched: -0.1000 (95 %: -0.1039 to -0.0961) nats from the reference, at most 0
+              finished
+            => finished (round 1: 2 layers inherited, matches the reference)
+        "#]],
     );
 }
 
@@ -340,6 +345,7 @@ fn events() -> Vec<(&'static str, RunEvent)> {
         ("sliced", done(&slice)),
         ("trained", done(&train)),
         ("evaluated", done(&evaluate)),
+        ("helped", RunEvent::JobSucceeded { outcome: JobOutcome::Helped(Helped { units: 1 }) }),
         ("job failed", RunEvent::JobFailed { message: "out of disk".into() }),
         ("job cancelled", RunEvent::JobCancelled),
         ("pause", RunEvent::PauseRequested),
@@ -433,14 +439,45 @@ fn the_table_leaves_nothing_out() {
             RunEvent::JobSucceeded { outcome: JobOutcome::Sliced(_) } => 2,
             RunEvent::JobSucceeded { outcome: JobOutcome::Trained(_) } => 3,
             RunEvent::JobSucceeded { outcome: JobOutcome::Evaluated(_) } => 4,
-            RunEvent::JobFailed { .. } => 5,
-            RunEvent::JobCancelled => 6,
-            RunEvent::PauseRequested => 7,
-            RunEvent::ResumeRequested => 8,
-            RunEvent::CancelRequested => 9,
+            RunEvent::JobSucceeded { outcome: JobOutcome::Helped(_) } => 5,
+            RunEvent::JobFailed { .. } => 6,
+            RunEvent::JobCancelled => 7,
+            RunEvent::PauseRequested => 8,
+            RunEvent::ResumeRequested => 9,
+            RunEvent::CancelRequested => 10,
         })
         .collect();
-    assert_eq!(events, (0..10).collect());
+    assert_eq!(events, (0..11).collect());
+}
+
+#[test]
+fn a_match_can_be_asked_for_beyond_chance() {
+    let mut spec = spec();
+    spec.target.tolerance_nats = 0.004;
+    let (run, _) = play(spec.clone(), &[3.0, 3.001]);
+    expect!["finished (round 1: 2 layers inherited, matches the reference)"].assert_eq(&run.describe_state());
+    spec.target.match_by = MatchBy::Interval;
+    let (run, log) = play(spec, &[3.0, 3.001, 2.999]);
+    expect!["finished (round 2: 4 layers inherited, matches the reference)"].assert_eq(&run.describe_state());
+    assert!(
+        log.iter().any(|line| line.contains("not matched yet (+0.0010 (95 %: -0.0029 to +0.0049) nats)")),
+        "{log:#?}"
+    );
+}
+
+#[test]
+fn every_model_is_measured_on_the_benchmarks_of_the_recipe() {
+    let mut spec = spec();
+    spec.evaluation.benchmarks = vec!["piqa".to_owned(), "mmlu".to_owned()];
+    spec.evaluation.benchmark_data = Some("file:///data".to_owned());
+    spec.validate().unwrap();
+    let run = Run { spec, ..running() };
+    let JobSpec::Evaluate(evaluate) = run.evaluate(Model::Reference, vec![]).submit.unwrap().spec else { panic!() };
+    assert_eq!((evaluate.tasks.len(), evaluate.baseline), (3, None));
+    let mut spec = self::spec();
+    spec.evaluation.benchmarks = vec!["pika".to_owned()];
+    let problems = spec.validate().unwrap_err().to_string();
+    assert!(problems.contains("did you mean `piqa`?") && problems.contains("evaluation.benchmark_data"), "{problems}");
 }
 
 #[test]

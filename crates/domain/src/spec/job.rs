@@ -1,16 +1,21 @@
 //! What one job is to do: the four kinds, each with all that its worker needs to know.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::limits::{
-    DEFAULT_MAX_SHARD_SIZE_BYTES, MAX_VOCAB, MIN_MAX_SHARD_SIZE_BYTES, MIN_VOCAB, fraction, validation_fraction,
+    DEFAULT_BATCH_SIZE, DEFAULT_MAX_BATCH_TOKENS, DEFAULT_MAX_SHARD_SIZE_BYTES, MAX_VOCAB, MIN_MAX_SHARD_SIZE_BYTES,
+    MIN_VOCAB, fraction, validation_fraction,
 };
 use super::recipe::LayerMapRule;
 use super::training::TrainingSpec;
 use crate::artifact::Location;
+use crate::benchmark;
 use crate::checkpoint::decoder_config::Architecture;
 use crate::checkpoint::inherit_set::InheritSet;
-use crate::id::{ArtifactId, LayerCount};
+use crate::id::{ArtifactId, JobId, LayerCount};
+use crate::job::METRICS;
 use crate::violation::Violations;
 
 /// What a job is to do. Which queue it stands in follows from its variant.
@@ -35,6 +40,14 @@ impl JobSpec {
             Self::Slice(_) => JobKind::Slice,
             Self::Train(_) => JobKind::Train,
             Self::Evaluate(_) => JobKind::Evaluate,
+        }
+    }
+
+    /// Names of the curves that it may write: those of a training, or of an evaluation each score so far, `piqa.acc`.
+    pub fn curves(&self) -> Vec<String> {
+        match self {
+            Self::Evaluate(spec) => spec.tasks.iter().flat_map(EvaluationTask::curves).collect(),
+            Self::Tokenize(_) | Self::Slice(_) | Self::Train(_) => METRICS.map(str::to_owned).to_vec(),
         }
     }
 
@@ -67,10 +80,7 @@ impl JobSpec {
                 }
                 v.check(fraction(spec.data_fraction), "data_fraction", "must be above 0 and at most 1");
             }
-            Self::Evaluate(spec) => {
-                v.check(!spec.tasks.is_empty(), "tasks", "must name at least one task");
-                v.check(spec.batch_size >= 1, "batch_size", "must be at least 1");
-            }
+            Self::Evaluate(spec) => spec.validate(&mut v),
         }
         v.into_result()
     }
@@ -232,8 +242,98 @@ pub struct EvaluateSpec {
     pub checkpoint: Location,
     /// What to measure.
     pub tasks: Vec<EvaluationTask>,
-    /// Sequences a forward pass.
+    /// Sequences of a text a forward pass.
+    #[serde(default = "default_batch_size")]
     pub batch_size: u32,
+    /// Tokens a forward pass of a benchmark at most, but for a single longer sequence: bounds the memory.
+    #[serde(default = "default_max_batch_tokens")]
+    pub max_batch_tokens: u32,
+    /// Whether benchmarks are tokenized with the tokenizer's own special tokens; whatever it does by itself when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub add_bos_token: Option<bool>,
+    /// Reads every request of a benchmark by itself, as lm-evaluation-harness does with a batch size of 1: slow, and what
+    /// sharing beginnings is held against.
+    #[serde(default)]
+    pub one_by_one: bool,
+    /// Scores of another model: sequences and documents that both were measured on are compared pair by pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<ArtifactId>,
+    /// Another evaluate job whose units this one helps with; everything else is as in that job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub helps: Option<JobId>,
+}
+
+impl EvaluateSpec {
+    /// Measures `checkpoint`, the rest by default.
+    pub fn new(checkpoint: Location, tasks: Vec<EvaluationTask>) -> Self {
+        Self {
+            checkpoint,
+            tasks,
+            batch_size: DEFAULT_BATCH_SIZE,
+            max_batch_tokens: DEFAULT_MAX_BATCH_TOKENS,
+            add_bos_token: None,
+            one_by_one: false,
+            baseline: None,
+            helps: None,
+        }
+    }
+
+    fn validate(&self, v: &mut Violations) {
+        v.check(!self.tasks.is_empty(), "tasks", "must name at least one task");
+        v.check(self.batch_size >= 1, "batch_size", "must be at least 1");
+        v.check(self.max_batch_tokens >= 1, "max_batch_tokens", "must be at least 1");
+        let named = self.tasks.iter().enumerate().filter_map(|(number, task)| match task {
+            EvaluationTask::Benchmark { name, .. } => Some((format!("tasks[{number}].name"), name.as_str())),
+            EvaluationTask::ValidationLoss { .. } | EvaluationTask::RollingPerplexity { .. } => None,
+        });
+        validate_benchmarks(named, v);
+        for (number, task) in self.tasks.iter().enumerate() {
+            if let EvaluationTask::Benchmark { limit: Some(0), .. } = task {
+                v.add(format!("tasks[{number}].limit"), "must be at least 1, or absent for all rows");
+            }
+        }
+    }
+}
+
+/// Checks the names of benchmarks and groups, each with its field: they are known, and no benchmark comes twice.
+pub(super) fn validate_benchmarks<'a>(named: impl IntoIterator<Item = (String, &'a str)>, v: &mut Violations) {
+    let mut known = HashSet::new();
+    for (field, name) in named {
+        match benchmark::select(name) {
+            Ok(benchmarks) => {
+                if let Some(twice) = benchmarks.iter().find(|benchmark| !known.insert(benchmark.name)) {
+                    v.add(field, format!("{name}: {} is asked for twice", twice.name));
+                }
+            }
+            Err(problem) => v.add(field, problem),
+        }
+    }
+}
+
+impl EvaluationTask {
+    fn curves(&self) -> Vec<String> {
+        let of = |task: &str, metrics: &[&str]| -> Vec<String> {
+            metrics.iter().map(|metric| format!("{task}.{metric}")).collect()
+        };
+        match self {
+            Self::ValidationLoss { .. } => of("validation_loss", &["loss_nats", "perplexity"]),
+            Self::RollingPerplexity { .. } => {
+                of("rolling_perplexity", &["word_perplexity", "byte_perplexity", "bits_per_byte", "loss_nats"])
+            }
+            Self::Benchmark { name, .. } => {
+                let benchmarks = benchmark::select(name).unwrap_or_default();
+                benchmarks.iter().flat_map(|benchmark| of(benchmark.name, benchmark.prompt.metrics())).collect()
+            }
+        }
+    }
+}
+
+fn default_batch_size() -> u32 {
+    DEFAULT_BATCH_SIZE
+}
+
+fn default_max_batch_tokens() -> u32 {
+    DEFAULT_MAX_BATCH_TOKENS
 }
 
 /// One measurement.
@@ -253,5 +353,15 @@ pub enum EvaluationTask {
     RollingPerplexity {
         /// The text.
         source: Location,
+    },
+    /// A benchmark of lm-evaluation-harness, or a group of them ([`benchmark::select`]).
+    Benchmark {
+        /// The harness's name: `piqa`, `mmlu`.
+        name: String,
+        /// A folder with the benchmarks' data sets, each in a folder of its own.
+        data: Location,
+        /// The first so many rows of each benchmark; all of them when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<u32>,
     },
 }

@@ -14,6 +14,10 @@ pub const MIN_VOCAB: u32 = 257;
 pub const MAX_VOCAB: u32 = 65_536;
 /// Longest file of a checkpoint's weights where nothing else is said: transformers' own default, 5 GB.
 pub const DEFAULT_MAX_SHARD_SIZE_BYTES: u64 = 5_000_000_000;
+/// Sequences a forward pass of an evaluation where nothing else is said.
+pub const DEFAULT_BATCH_SIZE: u32 = 8;
+/// Tokens a forward pass of a benchmark where nothing else is said.
+pub const DEFAULT_MAX_BATCH_TOKENS: u32 = 2048;
 /// Shortest that may be asked for: less is a slip, such as 5 for 5 GB.
 pub const MIN_MAX_SHARD_SIZE_BYTES: u64 = 1 << 20;
 

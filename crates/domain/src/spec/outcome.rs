@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::benchmark;
 use crate::checkpoint::decoder_config::DecoderConfig;
+use crate::comparison::Difference;
 use crate::id::{ArtifactId, LayerCount};
 
 /// What a job made.
@@ -17,6 +19,8 @@ pub enum JobOutcome {
     Trained(Trained),
     /// Scores.
     Evaluated(Evaluated),
+    /// Parts of another job's scores.
+    Helped(Helped),
 }
 
 /// A token set.
@@ -85,12 +89,49 @@ pub struct Evaluated {
     pub config: DecoderConfig,
     /// Parameters, tied ones counted once.
     pub parameters: u64,
+    /// How the scores differ from those of the spec's baseline, on what both were measured on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub differences: Vec<ScoreDifference>,
 }
+
+/// How one score differs from another model's, pair by pair.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ScoreDifference {
+    /// The task's name.
+    pub task: String,
+    /// What differs: `acc`, `loss_nats`, `bits_per_byte`; for a perplexity, whose differences have no mean, its logarithm,
+    /// `nats`.
+    pub metric: String,
+    /// This model's less the other's.
+    #[serde(flatten)]
+    pub difference: Difference,
+}
+
+/// What a job did that helped another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Helped {
+    /// Parts that it measured.
+    pub units: u32,
+}
+
+/// The task that growing goes by.
+const VALIDATION_LOSS: &str = "validation_loss";
 
 impl Evaluated {
     /// The validation loss, when it was among the tasks.
     pub fn validation_loss(&self) -> Option<&Score> {
-        self.scores.iter().find(|score| score.task == "validation_loss")
+        self.scores.iter().find(|score| score.task == VALIDATION_LOSS)
+    }
+
+    /// How the validation loss differs from the baseline's.
+    pub fn validation_difference(&self) -> Option<Difference> {
+        self.differences.iter().find(|found| found.task == VALIDATION_LOSS).map(|found| found.difference)
+    }
+
+    /// The scores on benchmarks and their groups.
+    pub fn benchmark_scores(&self) -> Vec<Score> {
+        let is_benchmark = |score: &&Score| benchmark::select(&score.task).is_ok();
+        self.scores.iter().filter(is_benchmark).cloned().collect()
     }
 }
 
@@ -107,4 +148,21 @@ pub struct Score {
     pub stderr: Option<f64>,
     /// Sequences or documents.
     pub n: u64,
+    /// What guessing among the choices brings, where there are choices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chance: Option<f64>,
+    /// What the best answer brings that is always the same, where every document has the same choices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub majority: Option<f64>,
+    /// How likely guessing is to come out at least so far from `chance`, on either side.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chance_p_value: Option<f64>,
+}
+
+impl Score {
+    /// A mean or a perplexity, which knows no chance.
+    pub fn plain(task: &str, metric: &str, (value, stderr): (f64, Option<f64>), n: u64) -> Self {
+        let (task, metric) = (task.to_owned(), metric.to_owned());
+        Self { task, metric, value, stderr, n, chance: None, majority: None, chance_p_value: None }
+    }
 }

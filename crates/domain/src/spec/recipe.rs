@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::limits::DEFAULT_BATCH_SIZE;
 use super::training::TrainingSpec;
 use crate::artifact::Location;
 use crate::checkpoint::decoder_config::Architecture;
@@ -136,6 +137,9 @@ pub struct TargetSpec {
     /// A candidate matches when its loss is at most the reference's plus this many nats.
     #[serde(default)]
     pub tolerance_nats: f64,
+    /// What of the difference must be at most so much: its mean, or all of its 95 % interval.
+    #[serde(default)]
+    pub match_by: MatchBy,
     /// What a grown candidate starts from.
     #[serde(default)]
     pub growth_source: GrowthSource,
@@ -149,6 +153,17 @@ pub struct TargetSpec {
     /// Share of the training tokens the target sees, above 0 to 1.
     #[serde(default = "one")]
     pub data_fraction: f64,
+}
+
+/// How a candidate's difference from the reference is read, sequence by sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum MatchBy {
+    /// By its mean (the paper's rule).
+    #[default]
+    Mean,
+    /// By the upper end of its 95 % interval: grows on until chance is ruled out.
+    Interval,
 }
 
 /// What a grown candidate starts from.
@@ -208,11 +223,26 @@ pub struct EvaluationSpec {
     /// Sequences a forward pass.
     #[serde(default = "default_evaluation_batch")]
     pub batch_size: u32,
+    /// Benchmarks of lm-evaluation-harness, and groups of them (`poster`), that every model is measured on besides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub benchmarks: Vec<String>,
+    /// The folder with the benchmarks' data sets, each in a folder of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub benchmark_data: Option<String>,
+    /// The first so many rows of each benchmark; all of them when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub benchmark_limit: Option<u32>,
 }
 
 impl Default for EvaluationSpec {
     fn default() -> Self {
-        Self { max_sequences: None, batch_size: default_evaluation_batch() }
+        Self {
+            max_sequences: None,
+            batch_size: default_evaluation_batch(),
+            benchmarks: Vec::new(),
+            benchmark_data: None,
+            benchmark_limit: None,
+        }
     }
 }
 
@@ -252,7 +282,7 @@ fn default_max_rounds() -> u32 {
     8
 }
 fn default_evaluation_batch() -> u32 {
-    8
+    DEFAULT_BATCH_SIZE
 }
 fn one() -> f64 {
     1.0

@@ -3,6 +3,7 @@
 use expect_test::{Expect, expect};
 
 use super::*;
+use crate::artifact::Location;
 
 pub(crate) const FULL_DATA: &str = r#"
 name = "test"
@@ -54,7 +55,7 @@ fn unknown_field() {
     check(
         &[("grow_by = 2", "grow_bye = 2")],
         expect![
-            "unknown field `grow_bye`, expected one of `start_layers`, `grow_by`, `max_rounds`, `tolerance_nats`, `growth_source`, `inherit`, `layer_map`, `data_fraction`"
+            "unknown field `grow_bye`, expected one of `start_layers`, `grow_by`, `max_rounds`, `tolerance_nats`, `match_by`, `growth_source`, `inherit`, `layer_map`, `data_fraction`"
         ],
     );
 }
@@ -203,4 +204,18 @@ fn a_slice_s_files_are_not_too_short() {
     check(5, expect!["max_shard_size_bytes: must be at least 1048576 bytes, 1 MiB"]);
     check(MIN_MAX_SHARD_SIZE_BYTES, expect!["ok"]);
     check(u64::MAX, expect!["ok"]);
+}
+
+#[test]
+fn an_evaluation_s_curves_are_its_scores() {
+    let task = EvaluationTask::Benchmark {
+        name: "poster".to_owned(),
+        data: Location::Uri("file:///data".to_owned()),
+        limit: None,
+    };
+    let spec = JobSpec::Evaluate(EvaluateSpec::new(Location::Uri("file:///model".to_owned()), vec![task]));
+    let curves = spec.curves();
+    for name in ["piqa.acc", "piqa.acc_norm", "mmlu_anatomy.acc", "lambada_openai.perplexity"] {
+        assert!(curves.iter().any(|curve| curve == name), "{name}: {curves:?}");
+    }
 }

@@ -2,10 +2,13 @@
 
 use std::collections::HashSet;
 
+use super::job::validate_benchmarks;
 use super::limits::{
     MAX_ARMS, MAX_NAME_LEN, MAX_ROUNDS, MAX_SOURCES, MAX_VOCAB, MIN_VOCAB, fraction, validation_fraction,
 };
-use super::recipe::{CorpusSpec, GrowthSource, LayerMapRule, Recipe, ReferenceSpec, RunSpec, TokenizerSpec};
+use super::recipe::{
+    CorpusSpec, EvaluationSpec, GrowthSource, LayerMapRule, Recipe, ReferenceSpec, RunSpec, TokenizerSpec,
+};
 use crate::artifact::Location;
 use crate::id::LayerCount;
 use crate::violation::Violations;
@@ -27,8 +30,7 @@ impl RunSpec {
             v.nest("training", inner);
         }
         self.validate_source_weights(&mut v);
-        v.check(self.evaluation.batch_size >= 1, "evaluation.batch_size", "must be at least 1");
-        v.check(self.evaluation.max_sequences != Some(0), "evaluation.max_sequences", "must be at least 1");
+        self.evaluation.validate(&mut v);
         self.validate_extras(&mut v);
         v.into_result()
     }
@@ -161,6 +163,33 @@ impl RunSpec {
 /// A name that a label, a table and a log line can hold.
 fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= MAX_NAME_LEN && !name.chars().any(char::is_control)
+}
+
+impl EvaluationSpec {
+    fn validate(&self, v: &mut Violations) {
+        v.check(self.batch_size >= 1, "evaluation.batch_size", "must be at least 1");
+        v.check(self.max_sequences != Some(0), "evaluation.max_sequences", "must be at least 1");
+        let field = |number: usize| format!("evaluation.benchmarks[{number}]");
+        let named = self.benchmarks.iter().enumerate().map(|(number, name)| (field(number), name.as_str()));
+        validate_benchmarks(named, v);
+        match &self.benchmark_data {
+            None => v.check(
+                self.benchmarks.is_empty(),
+                "evaluation.benchmark_data",
+                "must be given: the folder with the benchmarks' data sets",
+            ),
+            Some(data) => {
+                if let Err(problem) = data.parse::<Location>() {
+                    v.add("evaluation.benchmark_data", problem);
+                }
+            }
+        }
+        v.check(
+            self.benchmark_limit != Some(0),
+            "evaluation.benchmark_limit",
+            "must be at least 1, or absent for all rows",
+        );
+    }
 }
 
 impl CorpusSpec {
