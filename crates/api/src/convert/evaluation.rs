@@ -1,7 +1,10 @@
 //! Evaluating.
 
 use inheritune_domain::artifact::Location;
-use inheritune_domain::spec::{EvaluateSpec, Evaluated, EvaluationTask, Score};
+use inheritune_domain::comparison::Difference;
+use inheritune_domain::spec::{
+    DEFAULT_BATCH_SIZE, DEFAULT_MAX_BATCH_TOKENS, EvaluateSpec, Evaluated, EvaluationTask, Score, ScoreDifference,
+};
 
 use super::fields::Field;
 use super::slicing::config;
@@ -12,7 +15,15 @@ pub(super) fn evaluate_spec(field: &mut Field<'_>, message: v1::EvaluateSpec) ->
     let mut at = field.at("tasks");
     let tasks =
         message.tasks.into_iter().enumerate().map(|(i, task)| evaluation_task(&mut at.index(i), task)).collect();
-    EvaluateSpec { checkpoint, tasks, batch_size: message.batch_size.unwrap_or(8) }
+    EvaluateSpec {
+        batch_size: message.batch_size.unwrap_or(DEFAULT_BATCH_SIZE),
+        max_batch_tokens: message.max_batch_tokens.unwrap_or(DEFAULT_MAX_BATCH_TOKENS),
+        add_bos_token: message.add_bos_token,
+        one_by_one: message.one_by_one,
+        baseline: field.at("baseline_artifact_id").optional_id(&message.baseline_artifact_id),
+        helps: field.at("helps_job_id").optional_id(&message.helps_job_id),
+        ..EvaluateSpec::new(checkpoint, tasks)
+    }
 }
 
 fn evaluation_task(field: &mut Field<'_>, message: v1::EvaluationTask) -> EvaluationTask {
@@ -34,8 +45,13 @@ fn evaluation_task(field: &mut Field<'_>, message: v1::EvaluationTask) -> Evalua
         Some(v1::evaluation_task::Task::RollingPerplexity(task)) => EvaluationTask::RollingPerplexity {
             source: field.at("rolling_perplexity").at("source").location(&task.source),
         },
+        Some(v1::evaluation_task::Task::Benchmark(task)) => EvaluationTask::Benchmark {
+            name: task.name,
+            data: field.at("benchmark").at("data").location(&task.data),
+            limit: task.limit,
+        },
         None => {
-            field.bad("give validation_loss or rolling_perplexity");
+            field.bad("give validation_loss, rolling_perplexity or benchmark");
             EvaluationTask::RollingPerplexity { source: Location::Uri(String::new()) }
         }
     }
@@ -47,20 +63,45 @@ pub(super) fn evaluated(field: &mut Field<'_>, message: v1::Evaluated) -> Evalua
         scores: message.scores.into_iter().map(Score::from).collect(),
         config: config(&mut field.at("config"), message.config),
         parameters: message.parameters,
+        differences: message.differences.into_iter().map(ScoreDifference::from).collect(),
+    }
+}
+
+impl From<v1::ScoreDifference> for ScoreDifference {
+    fn from(message: v1::ScoreDifference) -> Self {
+        let v1::ScoreDifference { task, metric, value, stderr, n, .. } = message;
+        Self { task, metric, difference: Difference { value, stderr, n } }
+    }
+}
+
+impl From<&ScoreDifference> for v1::ScoreDifference {
+    fn from(difference: &ScoreDifference) -> Self {
+        let ScoreDifference { task, metric, difference } = difference.clone();
+        let (low, high) = difference.confidence_interval().unzip();
+        Self {
+            task,
+            metric,
+            value: difference.value,
+            stderr: difference.stderr,
+            n: difference.n,
+            confidence_low: low,
+            confidence_high: high,
+            p_value: difference.p_value(),
+        }
     }
 }
 
 impl From<v1::Score> for Score {
     fn from(score: v1::Score) -> Self {
-        let v1::Score { task, metric, value, stderr, n } = score;
-        Self { task, metric, value, stderr, n }
+        let v1::Score { task, metric, value, stderr, n, chance, majority, chance_p_value } = score;
+        Self { task, metric, value, stderr, n, chance, majority, chance_p_value }
     }
 }
 
 impl From<&Score> for v1::Score {
     fn from(score: &Score) -> Self {
-        let Score { task, metric, value, stderr, n } = score.clone();
-        Self { task, metric, value, stderr, n }
+        let Score { task, metric, value, stderr, n, chance, majority, chance_p_value } = score.clone();
+        Self { task, metric, value, stderr, n, chance, majority, chance_p_value }
     }
 }
 
@@ -70,6 +111,11 @@ impl From<&EvaluateSpec> for v1::EvaluateSpec {
             checkpoint: spec.checkpoint.to_string(),
             tasks: spec.tasks.iter().map(v1::EvaluationTask::from).collect(),
             batch_size: Some(spec.batch_size),
+            max_batch_tokens: Some(spec.max_batch_tokens),
+            add_bos_token: spec.add_bos_token,
+            one_by_one: spec.one_by_one,
+            baseline_artifact_id: spec.baseline.map(|id| id.to_string()).unwrap_or_default(),
+            helps_job_id: spec.helps.map(|id| id.to_string()).unwrap_or_default(),
         }
     }
 }
@@ -83,6 +129,10 @@ impl From<&EvaluationTask> for v1::EvaluationTask {
                     block_size: *block_size,
                     max_sequences: *max_sequences,
                 })
+            }
+            EvaluationTask::Benchmark { name, data, limit } => {
+                let (name, data) = (name.clone(), data.to_string());
+                v1::evaluation_task::Task::Benchmark(v1::BenchmarkTask { name, data, limit: *limit })
             }
             EvaluationTask::RollingPerplexity { source } => {
                 v1::evaluation_task::Task::RollingPerplexity(v1::RollingPerplexityTask { source: source.to_string() })
@@ -99,6 +149,7 @@ impl From<&Evaluated> for v1::Evaluated {
             scores: evaluated.scores.iter().map(v1::Score::from).collect(),
             config: Some((&evaluated.config).into()),
             parameters: evaluated.parameters,
+            differences: evaluated.differences.iter().map(v1::ScoreDifference::from).collect(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Jobs.
 
 use inheritune_domain::job::{JobRecord, JobStatus, MetricPoint, Progress, RetryPolicy};
-use inheritune_domain::spec::{JobKind, JobOutcome, JobSpec};
+use inheritune_domain::spec::{Helped, JobKind, JobOutcome, JobSpec};
 use inheritune_domain::violation::Violations;
 use uuid::Uuid;
 
@@ -112,6 +112,7 @@ impl TryFrom<v1::JobOutcome> for JobOutcome {
             Some(Outcome::Tokenized(made)) => Self::Tokenized(training::tokenized(&mut field.at("tokenized"), made)),
             Some(Outcome::Sliced(made)) => Self::Sliced(slicing::sliced(&mut field.at("sliced"), made)),
             Some(Outcome::Trained(made)) => Self::Trained(training::trained(&mut field.at("trained"), made)),
+            Some(Outcome::Helped(v1::Helped { units })) => Self::Helped(Helped { units }),
             Some(Outcome::Evaluated(made)) => Self::Evaluated(evaluation::evaluated(&mut field.at("evaluated"), made)),
             None => {
                 field.at("outcome").missing("give tokenized, sliced, trained or evaluated");
@@ -213,6 +214,7 @@ impl From<&JobOutcome> for v1::JobOutcome {
             JobOutcome::Sliced(made) => Outcome::Sliced(made.into()),
             JobOutcome::Trained(made) => Outcome::Trained(made.into()),
             JobOutcome::Evaluated(made) => Outcome::Evaluated(made.into()),
+            JobOutcome::Helped(Helped { units }) => Outcome::Helped(v1::Helped { units: *units }),
         };
         Self { outcome: Some(outcome) }
     }

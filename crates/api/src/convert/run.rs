@@ -3,8 +3,8 @@
 use inheritune_domain::id::{LayerCount, RunId};
 use inheritune_domain::run::{Model, ModelRecord, Run, RunState, TokenSetRef};
 use inheritune_domain::spec::{
-    ArmSpec, ControlSpec, CorpusSpec, EvaluationSpec, GrowthSource, Recipe, ReferenceSpec, RunSpec, TargetSpec,
-    TokenizerSpec,
+    ArmSpec, ControlSpec, CorpusSpec, DEFAULT_BATCH_SIZE, EvaluationSpec, GrowthSource, MatchBy, Recipe, ReferenceSpec,
+    RunSpec, ScoreDifference, TargetSpec, TokenizerSpec,
 };
 use inheritune_domain::violation::Violations;
 use time::OffsetDateTime;
@@ -72,7 +72,10 @@ fn run_spec(field: &mut Field<'_>, message: v1::RunSpec) -> RunSpec {
         training: training_spec(&mut field.at("training"), training),
         evaluation: EvaluationSpec {
             max_sequences: evaluation.max_sequences,
-            batch_size: evaluation.batch_size.unwrap_or(8),
+            batch_size: evaluation.batch_size.unwrap_or(DEFAULT_BATCH_SIZE),
+            benchmarks: evaluation.benchmarks,
+            benchmark_data: evaluation.benchmark_data,
+            benchmark_limit: evaluation.benchmark_limit,
         },
         controls: message
             .controls
@@ -121,11 +124,16 @@ fn target_spec(field: &mut Field<'_>, message: v1::TargetSpec) -> TargetSpec {
         None | Some(v1::GrowthSource::Unspecified | v1::GrowthSource::Reference) => GrowthSource::Reference,
         Some(v1::GrowthSource::Carry) => GrowthSource::Carry,
     };
+    let match_by = match field.at("match_by").known(message.match_by) {
+        None | Some(v1::MatchBy::Unspecified | v1::MatchBy::Mean) => MatchBy::Mean,
+        Some(v1::MatchBy::Interval) => MatchBy::Interval,
+    };
     TargetSpec {
         start_layers: message.start_layers.map(LayerCount),
         grow_by: message.grow_by.unwrap_or(2),
         max_rounds: message.max_rounds.unwrap_or(8),
         tolerance_nats: message.tolerance_nats,
+        match_by,
         growth_source,
         inherit: inherit(field, message.inherit, &message.inherit_parts),
         layer_map: layer_map(&mut field.at("layer_map"), message.layer_map),
@@ -151,6 +159,9 @@ impl From<&RunSpec> for v1::RunSpec {
             evaluation: Some(v1::EvaluationSpec {
                 max_sequences: spec.evaluation.max_sequences,
                 batch_size: Some(spec.evaluation.batch_size),
+                benchmarks: spec.evaluation.benchmarks.clone(),
+                benchmark_data: spec.evaluation.benchmark_data.clone(),
+                benchmark_limit: spec.evaluation.benchmark_limit,
             }),
             controls: spec
                 .controls
@@ -198,12 +209,17 @@ impl From<&TargetSpec> for v1::TargetSpec {
             GrowthSource::Reference => v1::GrowthSource::Reference,
             GrowthSource::Carry => v1::GrowthSource::Carry,
         };
+        let match_by = match spec.match_by {
+            MatchBy::Mean => v1::MatchBy::Mean,
+            MatchBy::Interval => v1::MatchBy::Interval,
+        };
         let (inherit, inherit_parts) = inherit_fields(spec.inherit);
         Self {
             start_layers: spec.start_layers.map(|n| n.0),
             grow_by: Some(spec.grow_by),
             max_rounds: Some(spec.max_rounds),
             tolerance_nats: spec.tolerance_nats,
+            match_by: match_by.into(),
             growth_source: growth_source.into(),
             inherit,
             inherit_parts,
@@ -269,6 +285,11 @@ fn model_record(run: &Run, record: &ModelRecord) -> v1::ModelRecord {
         first_loss_nats: record.first_loss_nats,
         parameters: record.parameters,
         validation: record.validation.as_ref().map(Into::into),
+        difference: record.difference.map(|difference| {
+            (&ScoreDifference { task: "validation_loss".to_owned(), metric: "loss_nats".to_owned(), difference }).into()
+        }),
+        benchmarks: record.benchmarks.iter().map(Into::into).collect(),
+        scores_artifact_id: record.scores.map(|id| id.to_string()).unwrap_or_default(),
     }
 }
 

@@ -4,15 +4,17 @@ use expect_test::{Expect, expect};
 use inheritune_domain::artifact::Location;
 use inheritune_domain::checkpoint::decoder_config::{Architecture, DecoderConfig, Family};
 use inheritune_domain::checkpoint::inherit_set::{InheritPart, InheritSet};
-use inheritune_domain::id::{ArtifactId, LayerCount};
+use inheritune_domain::comparison::Difference;
+use inheritune_domain::id::{ArtifactId, JobId, LayerCount};
 use inheritune_domain::job::Progress;
 use inheritune_domain::spec::{
     ArmSpec, ControlSpec, CorpusSpec, DecayOn, EvaluateSpec, Evaluated, EvaluationSpec, EvaluationTask, GrowthSource,
-    JobOutcome, JobSpec, LayerMapRule, MIN_MAX_SHARD_SIZE_BYTES, Precision, Recipe, ReferenceSpec, RunSpec, Sampling,
-    Schedule, Score, SliceSource, SliceSpec, Sliced, TargetSpec, TokenizeSpec, Tokenized, TokenizerSource,
-    TokenizerSpec, TrainSpec, Trained, TrainingSpec,
+    Helped, JobOutcome, JobSpec, LayerMapRule, MIN_MAX_SHARD_SIZE_BYTES, MatchBy, Precision, Recipe, ReferenceSpec,
+    RunSpec, Sampling, Schedule, Score, ScoreDifference, SliceSource, SliceSpec, Sliced, TargetSpec, TokenizeSpec,
+    Tokenized, TokenizerSource, TokenizerSpec, TrainSpec, Trained, TrainingSpec,
 };
 use inheritune_domain::violation::Violations;
+use proptest::array::uniform4;
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -127,6 +129,7 @@ prop_compose! {
             grow_by,
             max_rounds: if list { 1 } else { max_rounds },
             tolerance_nats,
+            match_by: if carry { MatchBy::Interval } else { MatchBy::Mean },
             growth_source: if carry { GrowthSource::Carry } else { GrowthSource::Reference },
             inherit,
             layer_map: map,
@@ -180,7 +183,13 @@ prop_compose! {
                 tokenizer: if own { TokenizerSpec::Reference } else { tokenizer },
             },
             reference, target, training,
-            evaluation: EvaluationSpec { max_sequences, batch_size },
+            evaluation: EvaluationSpec {
+                max_sequences,
+                batch_size,
+                benchmarks: max_sequences.map(|_| "poster".to_owned()).into_iter().collect(),
+                benchmark_data: max_sequences.map(|_| "file:///data".to_owned()),
+                benchmark_limit: max_sequences.map(|_| batch_size),
+            },
             controls: controls.into_iter().enumerate()
                 .map(|(i, steps_factor)| ControlSpec { name: format!("control {i}"), steps_factor }).collect(),
             arms: arms.into_iter().enumerate().filter(|_| low)
@@ -216,6 +225,8 @@ fn job() -> impl Strategy<Value = JobSpec> {
             EvaluationTask::ValidationLoss { tokens, block_size, max_sequences }
         }),
         location().prop_map(|source| EvaluationTask::RollingPerplexity { source }),
+        (location(), proptest::option::of(1u32..99))
+            .prop_map(|(data, limit)| { EvaluationTask::Benchmark { name: "piqa".to_owned(), data, limit } }),
     ];
     prop_oneof![
         (proptest::collection::vec(location(), 1..4), tokenizer, 0.01f64..0.5).prop_map(
@@ -229,9 +240,24 @@ fn job() -> impl Strategy<Value = JobSpec> {
                 JobSpec::Train(TrainSpec { checkpoint, tokens, training, data_fraction, seed, expect_inherited })
             }
         ),
-        (location(), proptest::collection::vec(task, 1..3), 1u32..99).prop_map(|(checkpoint, tasks, batch_size)| {
-            JobSpec::Evaluate(EvaluateSpec { checkpoint, tasks, batch_size })
-        }),
+        (
+            (location(), task, proptest::array::uniform2(1u32..99)),
+            (any::<Option<bool>>(), any::<bool>(), proptest::option::of(artifact_id()), any::<Option<u128>>()),
+        )
+            .prop_map(
+                |((checkpoint, task, [batch_size, max_batch_tokens]), (add_bos_token, one_by_one, baseline, helps))| {
+                    JobSpec::Evaluate(EvaluateSpec {
+                        checkpoint,
+                        tasks: vec![task],
+                        batch_size,
+                        max_batch_tokens,
+                        add_bos_token,
+                        one_by_one,
+                        baseline,
+                        helps: helps.map(|bits| JobId(Uuid::from_u128(bits))),
+                    })
+                }
+            ),
     ]
 }
 
@@ -266,7 +292,7 @@ fn outcome() -> impl Strategy<Value = JobOutcome> {
                 copied_bytes,
             })
         }),
-        (artifact_id(), any::<[u64; 2]>(), proptest::array::uniform4(0.0f64..99.0)).prop_map(|(checkpoint, n, x)| {
+        (artifact_id(), any::<[u64; 2]>(), uniform4(0.0f64..99.0)).prop_map(|(checkpoint, n, x)| {
             let [steps, tokens_seen] = n;
             let [epochs, first_loss_nats, last_loss_nats, wall_s] = x;
             JobOutcome::Trained(Trained {
@@ -279,12 +305,18 @@ fn outcome() -> impl Strategy<Value = JobOutcome> {
                 wall_s,
             })
         }),
-        (artifact_id(), config(), any::<[u64; 2]>(), 0.0f64..99.0, proptest::option::of(0.0f64..1.0)).prop_map(
-            |(scores_artifact, config, [n, parameters], value, stderr)| {
-                let score = Score { task: "validation_loss".into(), metric: "loss_nats".into(), value, stderr, n };
-                JobOutcome::Evaluated(Evaluated { scores_artifact, scores: vec![score], config, parameters })
-            }
-        ),
+        (artifact_id(), config(), any::<[u64; 2]>(), 0.0f64..99.0, uniform4(proptest::option::of(0.0f64..1.0)))
+            .prop_map(
+                |(scores_artifact, config, [n, parameters], value, [stderr, chance, majority, chance_p_value])| {
+                    let score =
+                        Score { chance, majority, chance_p_value, ..Score::plain("piqa", "acc", (value, stderr), n) };
+                    let difference = Difference { value, stderr, n };
+                    let difference = ScoreDifference { task: "piqa".into(), metric: "acc".into(), difference };
+                    let (scores, differences) = (vec![score], vec![difference]);
+                    JobOutcome::Evaluated(Evaluated { scores_artifact, scores, config, parameters, differences })
+                }
+            ),
+        any::<u32>().prop_map(|units| JobOutcome::Helped(Helped { units })),
     ]
 }
 
@@ -498,11 +530,11 @@ fn every_bad_field_of_a_job_is_named_at_once() {
     check(
         submit(Spec::Evaluate(evaluate)),
         expect![[r#"
-        spec.evaluate.checkpoint: must be given: artifact://ID, file:///path or s3://bucket/key
-        spec.evaluate.tasks[0]: give validation_loss or rolling_perplexity
-        spec.evaluate.tasks[1].validation_loss.block_size: must be at least 1
-        spec.evaluate.tasks[1].validation_loss.tokens_artifact_id: must be given: a UUID
-        spec.evaluate.batch_size: must be at least 1"#]],
+            spec.evaluate.checkpoint: must be given: artifact://ID, file:///path or s3://bucket/key
+            spec.evaluate.tasks[0]: give validation_loss, rolling_perplexity or benchmark
+            spec.evaluate.tasks[1].validation_loss.block_size: must be at least 1
+            spec.evaluate.tasks[1].validation_loss.tokens_artifact_id: must be given: a UUID
+            spec.evaluate.batch_size: must be at least 1"#]],
     );
     let request = v1::SubmitJobRequest {
         label: "a\nb".into(),
