@@ -388,6 +388,23 @@ impl Store {
     }
 }
 
+/// Sees to it that a lease holds until the transaction's end: the share lock keeps the reaper out.
+///
+/// # Errors
+/// [`StoreError::LeaseLost`].
+pub(crate) async fn hold(conn: &mut PgConnection, lease: LeaseKey) -> Result<(), StoreError> {
+    let held = sqlx::query_scalar!(
+        r#"-- jobs.hold
+         SELECT true AS "held!" FROM job_queue
+         WHERE job_id = $1 AND lease_token = $2 AND lease_until > now() FOR SHARE"#,
+        lease.job.0,
+        lease.token.0,
+    )
+    .fetch_optional(conn)
+    .await?;
+    held.map(|_| ()).ok_or(StoreError::LeaseLost(lease.job))
+}
+
 /// A job on its way into the tables.
 pub(crate) struct QueuedJob<'a> {
     pub(crate) id: JobId,

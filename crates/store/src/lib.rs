@@ -1,7 +1,8 @@
 //! All SQL and all object storage.
 //!
 //! Owns: the job tables with their leases and fences ([`jobs`]), runs and their inbox ([`runs`]), artifacts
-//! ([`artifacts`]), metric points ([`metrics`]), the object store ([`objects`]), notifications ([`notify`]) and a
+//! ([`artifacts`]), metric points ([`metrics`]), parts of evaluations
+//! ([`evaluation_units`]), scores side by side ([`scores`]), the object store ([`objects`]), notifications ([`notify`]) and a
 //! private Postgres ([`local_postgres`]).
 //!
 //! Entry point: [`Store::connect`].
@@ -13,6 +14,8 @@ pub mod jobs;
 pub mod runs;
 pub mod artifacts;
 pub mod metrics;
+pub mod evaluation_units;
+pub mod scores;
 pub mod objects;
 pub mod notify;
 pub mod local_postgres;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use inheritune_domain::id::JobId;
 use inheritune_domain::job::MetricPoint;
 
-use crate::jobs::LeaseKey;
+use crate::jobs::{self, LeaseKey};
 use crate::rows;
 use crate::{Store, StoreError};
 
@@ -24,19 +24,7 @@ impl Store {
             points.iter().map(|point| ((point.name.as_str(), point.step), point)).collect();
         let points: Vec<&MetricPoint> = points.into_values().collect();
         let mut tx = self.pool.begin().await?;
-        // The share lock keeps the reaper out until the points are committed.
-        let held = sqlx::query_scalar!(
-            r#"-- metric_points.fence
-             SELECT true AS "held!" FROM job_queue
-             WHERE job_id = $1 AND lease_token = $2 AND lease_until > now() FOR SHARE"#,
-            lease.job.0,
-            lease.token.0,
-        )
-        .fetch_optional(&mut *tx)
-        .await?;
-        if held.is_none() {
-            return Err(StoreError::LeaseLost(lease.job));
-        }
+        jobs::hold(&mut tx, lease).await?;
         for batch in points.chunks(BATCH) {
             let names: Vec<String> = batch.iter().map(|point| rows::text(&point.name)).collect();
             let steps: Vec<i64> = batch.iter().map(|point| rows::signed(point.step)).collect();

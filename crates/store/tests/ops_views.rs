@@ -4,9 +4,11 @@
 mod support;
 
 use expect_test::expect_file;
+use inheritune_domain::id::Sha256Digest;
 use inheritune_domain::job::{FailureClass, MetricPoint, Progress};
 use inheritune_domain::spec::JobKind;
 use inheritune_store::Store;
+use inheritune_store::evaluation_units::NewUnit;
 use sqlx::{AssertSqlSafe, Row as _};
 use support::{LEASE, claim, new_job, outcome, run_spec, store, submit_and_claim};
 
@@ -61,6 +63,10 @@ async fn fill(store: &Store) {
     store.heartbeat(lease.key, Some(&progress), LEASE).await.unwrap();
     // Jobs by themselves: failed, waiting.
     let lease = submit_and_claim(store, JobKind::Slice).await;
+    store.fail_job(lease.key, FailureClass::Permanent, "no").await.unwrap();
+    let lease = submit_and_claim(store, JobKind::Evaluate).await;
+    let unit = NewUnit { task: "piqa".to_owned(), items: 0..10, digest: Sha256Digest::of(b"asked") };
+    store.register_units(lease.key, &[unit]).await.unwrap();
     store.fail_job(lease.key, FailureClass::Permanent, "no").await.unwrap();
     store.submit_job(&new_job(JobKind::Train), None).await.unwrap();
     sqlx::query(

@@ -151,11 +151,10 @@ pub fn job_spec(kind: JobKind) -> JobSpec {
             seed: 1,
             expect_inherited: false,
         }),
-        JobKind::Evaluate => JobSpec::Evaluate(EvaluateSpec {
-            checkpoint,
-            tasks: vec![EvaluationTask::RollingPerplexity { source: Location::Uri("file:///w.txt".to_owned()) }],
-            batch_size: 8,
-        }),
+        JobKind::Evaluate => {
+            let task = EvaluationTask::RollingPerplexity { source: Location::Uri("file:///w.txt".to_owned()) };
+            JobSpec::Evaluate(EvaluateSpec::new(checkpoint, vec![task]))
+        }
     }
 }
 
@@ -190,15 +189,10 @@ pub fn outcome(kind: JobKind, loss: f64) -> JobOutcome {
         }),
         JobKind::Evaluate => JobOutcome::Evaluated(Evaluated {
             scores_artifact: ArtifactId(Uuid::from_u128(4)),
-            scores: vec![Score {
-                task: "validation_loss".to_owned(),
-                metric: "loss_nats".to_owned(),
-                value: loss,
-                stderr: Some(0.01),
-                n: 10,
-            }],
+            scores: vec![Score::plain("validation_loss", "loss_nats", (loss, Some(0.01)), 10)],
             config: config(2),
             parameters: 1_000,
+            differences: Vec::new(),
         }),
     }
 }
