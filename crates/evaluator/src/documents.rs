@@ -66,7 +66,7 @@ fn list_files(dir: &Path, paths: &mut Vec<PathBuf>) -> Result<(), JobError> {
 }
 
 /// The unpacked content, and the name without the compression's suffix.
-fn open(path: &Path) -> Result<(Box<dyn BufRead>, String), JobError> {
+pub(crate) fn open(path: &Path) -> Result<(Box<dyn BufRead>, String), JobError> {
     let file = BufReader::new(File::open(path).map_err(|e| io_error(path, &e))?);
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
     if let Some(name) = name.strip_suffix(".gz") {
@@ -86,29 +86,35 @@ struct Row {
     page: Option<String>,
 }
 
-fn for_each_row<F>(path: &Path, mut reader: Box<dyn BufRead>, each: &mut F) -> Result<(), JobError>
+fn for_each_row<F>(path: &Path, reader: Box<dyn BufRead>, each: &mut F) -> Result<(), JobError>
 where
     F: FnMut(Document) -> Result<(), JobError>,
 {
-    let mut line = String::new();
-    for number in 1_u64.. {
-        line.clear();
-        let what = format!("line {number}");
-        if read_limited(path, &what, &mut reader, |limited| limited.read_line(&mut line))? == 0 {
-            return Ok(());
-        }
-        if line.trim().is_empty() {
-            continue;
-        }
-        let problem = |problem: String| JobError::Permanent(format!("{}: {what}: {problem}", path.display()));
-        let row: Row = serde_json::from_str(&line).map_err(|e| problem(format!("is no JSON object with text: {e}")))?;
+    for_each_line(path, reader, |number, line| {
+        let problem = |problem: String| JobError::Permanent(format!("{}: line {number}: {problem}", path.display()));
+        let row: Row = serde_json::from_str(line).map_err(|e| problem(format!("is no JSON object with text: {e}")))?;
         let document = match (row.text, row.page) {
             (Some(text), _) => Document { length: TextLength::of(&text), text },
             (None, Some(page)) => Document { length: TextLength::of(&page), text: wikitext::detokenize(&page) },
             (None, None) => return Err(problem("has neither `text` nor `page`".to_owned())),
         };
-        if !document.text.is_empty() {
-            each(document)?;
+        if document.text.is_empty() { Ok(()) } else { each(document) }
+    })
+}
+
+/// Calls `each` with every line that is not blank, and its number from 1.
+pub(crate) fn for_each_line<F>(path: &Path, mut reader: Box<dyn BufRead>, mut each: F) -> Result<(), JobError>
+where
+    F: FnMut(u64, &str) -> Result<(), JobError>,
+{
+    let mut line = String::new();
+    for number in 1_u64.. {
+        line.clear();
+        if read_limited(path, &format!("line {number}"), &mut reader, |limited| limited.read_line(&mut line))? == 0 {
+            return Ok(());
+        }
+        if !line.trim().is_empty() {
+            each(number, &line)?;
         }
     }
     Ok(())

@@ -1,36 +1,130 @@
-//! What the evaluator answers itself: which tasks there are.
+//! What the evaluator answers itself: which tasks there are, and how models' scores compare.
 
+use inheritune_api::convert;
 use inheritune_api::v1::evaluation_service_server::{EvaluationService, EvaluationServiceServer};
-use inheritune_api::v1::{ListTasksRequest, ListTasksResponse, TaskInfo};
+use inheritune_api::{status, v1};
+use inheritune_domain::artifact::ArtifactKind;
+use inheritune_domain::id::{ArtifactId, JobId, RunId};
+use inheritune_domain::spec::{Evaluated, JobOutcome, JobSpec};
+use inheritune_runtime::serve::GrpcServices;
+use inheritune_runtime::store_status::store_status;
+use inheritune_runtime::worker::JobError;
+use inheritune_store::scores::{ModelScores, ScoreOrigin};
+use inheritune_store::{Store, StoreError};
 use tonic::{Request, Response, Status};
+use uuid::Uuid;
 
-use crate::tasks::{CATALOGUE, TaskDescription};
+use crate::comparison::differences;
+use crate::publish::read_rows;
+use crate::tasks::{Row, TaskDescription, catalogue};
 
 /// Full name of the service, for health and reflection.
 pub const SERVICE_NAME: &str = "inheritune.v1.EvaluationService";
 
-/// EvaluationService.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Evaluation;
+/// Everything that the evaluator serves.
+pub fn services(store: &Store) -> GrpcServices {
+    let evaluation = Evaluation { store: store.clone() };
+    let routes = tonic::service::Routes::new(EvaluationServiceServer::new(evaluation));
+    GrpcServices { routes, names: vec![SERVICE_NAME] }
+}
 
-/// The service, ready for a server.
-pub fn service() -> EvaluationServiceServer<Evaluation> {
-    EvaluationServiceServer::new(Evaluation)
+/// EvaluationService.
+struct Evaluation {
+    store: Store,
 }
 
 #[tonic::async_trait]
 impl EvaluationService for Evaluation {
-    async fn list_tasks(&self, _: Request<ListTasksRequest>) -> Result<Response<ListTasksResponse>, Status> {
-        let tasks = CATALOGUE.iter().map(task_info).collect();
-        Ok(Response::new(ListTasksResponse { tasks }))
+    async fn list_tasks(&self, _: Request<v1::ListTasksRequest>) -> Result<Response<v1::ListTasksResponse>, Status> {
+        let tasks = catalogue().into_iter().map(task_info).collect();
+        Ok(Response::new(v1::ListTasksResponse { tasks }))
+    }
+
+    async fn compare_scores(
+        &self,
+        request: Request<v1::CompareScoresRequest>,
+    ) -> Result<Response<v1::CompareScoresResponse>, Status> {
+        let v1::CompareScoresRequest { first_id, second_id } = request.into_inner();
+        let first = self.evaluation("first_id", &first_id).await?;
+        let second = self.evaluation("second_id", &second_id).await?;
+        let differences = differences(&first.rows, &second.rows);
+        Ok(Response::new(v1::CompareScoresResponse {
+            first_checkpoint: first.checkpoint,
+            second_checkpoint: second.checkpoint,
+            first: first.evaluated.scores.iter().map(v1::Score::from).collect(),
+            second: second.evaluated.scores.iter().map(v1::Score::from).collect(),
+            differences: differences.iter().map(v1::ScoreDifference::from).collect(),
+        }))
+    }
+
+    async fn list_model_scores(
+        &self,
+        request: Request<v1::ListModelScoresRequest>,
+    ) -> Result<Response<v1::ListModelScoresResponse>, Status> {
+        let run_id = request.into_inner().run_id;
+        let run: Option<RunId> = (!run_id.is_empty())
+            .then(|| convert::id("run_id", &run_id).map_err(|violations| status::invalid_argument(&violations)))
+            .transpose()?;
+        let models = self.store.model_scores(run).await.map_err(|e| store_status(&e, "run_id"))?;
+        Ok(Response::new(v1::ListModelScoresResponse { models: models.into_iter().map(model_scores).collect() }))
     }
 }
 
-fn task_info(task: &TaskDescription) -> TaskInfo {
-    TaskInfo {
+/// An evaluation that has ended well.
+struct Ended {
+    checkpoint: String,
+    evaluated: Evaluated,
+    rows: Vec<Row>,
+}
+
+impl Evaluation {
+    /// The evaluation that a job or its scores name.
+    async fn evaluation(&self, field: &str, text: &str) -> Result<Ended, Status> {
+        let id: Uuid = convert::id(field, text).map_err(|violations| status::invalid_argument(&violations))?;
+        let no_scores = |problem: &str| status::failed_precondition(field, &format!("{id}: {problem}"));
+        let job = match self.store.job(JobId(id)).await {
+            Err(StoreError::NotFound { .. }) => {
+                let artifact = self.store.artifact(ArtifactId(id)).await.map_err(|e| store_status(&e, field))?;
+                if artifact.kind != ArtifactKind::Scores {
+                    return Err(no_scores("is no artifact of scores"));
+                }
+                let job = artifact.job.ok_or_else(|| no_scores("was registered, not measured here"))?;
+                self.store.job(job).await
+            }
+            found => found,
+        };
+        let job = job.map_err(|e| store_status(&e, field))?;
+        let (JobSpec::Evaluate(spec), Some(JobOutcome::Evaluated(evaluated))) = (job.spec, job.outcome) else {
+            return Err(no_scores("is no evaluate job that has succeeded"));
+        };
+        let rows = read_rows(&self.store, evaluated.scores_artifact).await.map_err(|error| match error {
+            JobError::Retryable(problem) | JobError::Permanent(problem) => status::unusable(field, &problem),
+            JobError::Stopped => status::internal(&"stopped"),
+        })?;
+        Ok(Ended { checkpoint: spec.checkpoint.to_string(), evaluated, rows })
+    }
+}
+
+fn task_info(task: TaskDescription) -> v1::TaskInfo {
+    v1::TaskInfo {
         name: task.name.to_owned(),
-        description: task.description.to_owned(),
-        metrics: task.metrics.iter().map(|metric| metric.name.to_owned()).collect(),
-        input: task.input.to_owned(),
+        description: task.description,
+        metrics: task.metrics.iter().map(|metric| (*metric).to_owned()).collect(),
+        input: task.input,
+    }
+}
+
+fn model_scores(model: ModelScores) -> v1::ModelScores {
+    let scores = model.scores.iter().map(v1::Score::from).collect();
+    let named = v1::ModelScores { model: model.model, scores, ..v1::ModelScores::default() };
+    match model.origin {
+        ScoreOrigin::Published { source } => v1::ModelScores { published_in: source, ..named },
+        ScoreOrigin::Measured { checkpoint, job, run, parameters } => v1::ModelScores {
+            checkpoint,
+            job_id: job.to_string(),
+            run_id: run.map(|run| run.to_string()).unwrap_or_default(),
+            parameters,
+            ..named
+        },
     }
 }

@@ -1,24 +1,28 @@
-//! The evaluate job: fetch, measure on a thread of its own, publish.
+//! The evaluate job: fetch, measure unit by unit on a thread of its own, publish.
+//!
+//! Units stand in the database. The job's own worker makes them and takes one after the other; jobs that help it take others
+//! at the same time, on other workers. Whoever measures a unit makes the same forward passes, and the scores are made of all
+//! answers in the order of the units: the same numbers, whoever measured what, and nothing is measured twice.
 
-use std::collections::HashMap;
-use std::io::{BufWriter, Write as _};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
+use std::path::PathBuf;
 
-use inheritune_domain::artifact::{ArtifactKind, Location};
+use inheritune_domain::artifact::Location;
+use inheritune_domain::benchmark;
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
-use inheritune_domain::spec::{EvaluateSpec, Evaluated, EvaluationTask, JobKind, JobOutcome, JobSpec, Score};
+use inheritune_domain::spec::{EvaluateSpec, EvaluationTask, Helped, JobKind, JobOutcome, JobSpec};
 use inheritune_lm::{Decoder, device};
 use inheritune_runtime::worker::{JobContext, JobError, JobHandler, ProgressSender, StopSignal};
 use inheritune_store::jobs::Lease;
-use serde_json::json;
 
+use crate::answer::{Answer, Part};
+use crate::benchmarks::rows;
+use crate::publish;
 use crate::scorer::{Scorer, lm_error};
-use crate::tasks::{ModelFacts, Task, TaskResult};
+use crate::shift::Shift;
+use crate::tasks::{self, ModelFacts, Task, TaskResult};
 
-/// Per-sequence and per-document losses, one JSON object a line.
-pub const ROWS_FILE: &str = "scores.jsonl";
-/// What was measured and what came of it.
-pub const SCORES_FILE: &str = "scores.json";
 const KINDS: [JobKind; 1] = [JobKind::Evaluate];
 
 /// Works evaluate jobs.
@@ -36,7 +40,7 @@ impl JobHandler for Evaluator {
         };
         let checkpoint = context.fetch(&spec.checkpoint, "checkpoint").await?;
         let inputs = fetch_inputs(&spec, &context).await?;
-        let work = Measurement {
+        let measurement = Measurement {
             checkpoint,
             inputs,
             spec: spec.clone(),
@@ -44,12 +48,19 @@ impl JobHandler for Evaluator {
             stop: context.stop.clone(),
             progress: context.progress.clone(),
         };
-        let measured = context.run_blocking("evaluate", move || work.run()).await?;
-        publish(&spec, measured, &context).await.map(JobOutcome::Evaluated)
+        let runtime = tokio::runtime::Handle::current();
+        let shift = Shift { spec: spec.clone(), context: context.clone(), runtime };
+        if let Some(of) = spec.helps {
+            let helped = context.run_blocking("evaluate", move || shift.help(measurement.prepare()?, of)).await?;
+            return Ok(JobOutcome::Helped(Helped { units: helped }));
+        }
+        let label = job.label;
+        let measured = context.run_blocking("evaluate", move || shift.lead(measurement.prepare()?, &label)).await?;
+        publish::publish(&spec, measured, &context).await.map(JobOutcome::Evaluated)
     }
 }
 
-/// Brings every task's input here, one that several tasks share only once.
+/// Brings every task's input here, one that several tasks share only once; of a folder of benchmarks' data what is asked for.
 async fn fetch_inputs(spec: &EvaluateSpec, context: &JobContext) -> Result<Vec<PathBuf>, JobError> {
     let mut fetched: HashMap<Location, PathBuf> = HashMap::new();
     let mut inputs = Vec::with_capacity(spec.tasks.len());
@@ -57,14 +68,45 @@ async fn fetch_inputs(spec: &EvaluateSpec, context: &JobContext) -> Result<Vec<P
         let location = match task {
             EvaluationTask::ValidationLoss { tokens, .. } => Location::Artifact(*tokens),
             EvaluationTask::RollingPerplexity { source } => source.clone(),
+            EvaluationTask::Benchmark { data, .. } => data.clone(),
         };
-        if !fetched.contains_key(&location) {
-            let path = context.fetch(&location, &format!("input-{}", fetched.len())).await?;
-            fetched.insert(location.clone(), path);
-        }
-        inputs.extend(fetched.get(&location).cloned());
+        let name = format!("input-{}", fetched.len());
+        let path = match (fetched.get(&location), task) {
+            (Some(path), _) => path.clone(),
+            (None, EvaluationTask::Benchmark { data, .. }) => fetch_data(spec, data, &name, context).await?,
+            (None, _) => context.fetch(&location, &name).await?,
+        };
+        fetched.insert(location, path.clone());
+        inputs.push(path);
     }
     Ok(inputs)
+}
+
+/// Of the folder `data`, the rows of all benchmarks of `spec` that are taken from it. What is not there is not missed yet.
+async fn fetch_data(
+    spec: &EvaluateSpec,
+    data: &Location,
+    name: &str,
+    context: &JobContext,
+) -> Result<PathBuf, JobError> {
+    let dir = context.cache_dir.join(name);
+    let folder = context.store.open(data).await?;
+    let names = spec.tasks.iter().filter_map(|task| match task {
+        EvaluationTask::Benchmark { name, data: other, .. } if other == data => Some(name),
+        _ => None,
+    });
+    let mut files = BTreeSet::new();
+    for benchmark in names.flat_map(|name| benchmark::select(name).unwrap_or_default()) {
+        files.extend(rows::scored_file(&benchmark, |file| folder.has(file)).ok());
+        files.extend(rows::shots_file(&benchmark, |file| folder.has(file)).ok().flatten());
+    }
+    for file in files {
+        tokio::select! {
+            fetched = folder.fetch_file(&file, &dir) => fetched?,
+            _ = context.stop.wait() => return Err(JobError::Stopped),
+        }
+    }
+    Ok(dir)
 }
 
 /// All that measuring needs, without a store: it runs on a thread of its own.
@@ -83,22 +125,34 @@ pub struct Measurement {
     pub progress: ProgressSender,
 }
 
-/// What came of a measurement.
-pub struct Measured {
-    /// One for each of the spec's tasks.
-    pub results: Vec<TaskResult>,
+/// A model and tasks, ready to be measured.
+pub struct Prepared {
+    /// What is measured.
+    pub tasks: Vec<Task>,
+    /// Why the rest cannot be.
+    pub problems: Vec<String>,
     /// The model's shape.
     pub config: DecoderConfig,
     /// Its parameters, tied ones counted once.
     pub parameters: u64,
+    scorer: Scorer,
+}
+
+/// A part of one task that is measured for itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unit {
+    /// The task, by its place among those that are measured.
+    pub task: usize,
+    /// Its items.
+    pub items: Range<usize>,
 }
 
 impl Measurement {
-    /// Measures; blocks.
+    /// Reads the model and the inputs; blocks.
     ///
     /// # Errors
-    /// The model or an input cannot be used, or as [`Scorer::score`].
-    pub fn run(self) -> Result<Measured, JobError> {
+    /// The model cannot be used; [`JobError::Stopped`].
+    pub fn prepare(self) -> Result<Prepared, JobError> {
         if let Some(threads) = self.threads {
             device::set_threads(threads);
         }
@@ -108,49 +162,39 @@ impl Measurement {
         let config = decoder.config().clone();
         let parameters = decoder.parameters().iter().map(|p| p.tensor.numel() as u64).sum();
         let model =
-            ModelFacts { dir: &self.checkpoint, vocab_size: config.vocab_size, max_positions: config.max_positions };
-        let prepare = |(task, input): (&EvaluationTask, &PathBuf)| Task::prepare(task, input, model, &self.stop);
-        let tasks: Vec<Task> = self.spec.tasks.iter().zip(&self.inputs).map(prepare).collect::<Result<_, _>>()?;
-        let mut scorer = Scorer::new(decoder, self.spec.batch_size, self.stop, self.progress);
-        scorer.expect_tokens(tasks.iter().map(Task::tokens).sum());
-        let results = tasks.iter().map(|task| task.score(&mut scorer)).collect::<Result<_, _>>()?;
-        Ok(Measured { results, config, parameters })
+            ModelFacts { dir: self.checkpoint, vocab_size: config.vocab_size, max_positions: config.max_positions };
+        let (tasks, problems) = tasks::prepare(&self.spec, &self.inputs, &model, &self.stop)?;
+        let scorer = Scorer::new(decoder, self.spec.batch_size, self.stop, self.progress);
+        Ok(Prepared { tasks, problems, config, parameters, scorer })
     }
 }
 
-async fn publish(spec: &EvaluateSpec, measured: Measured, context: &JobContext) -> Result<Evaluated, JobError> {
-    let Measured { results, config, parameters } = measured;
-    let rows_path = context.cache_dir.join(ROWS_FILE);
-    write_rows(&rows_path, &results).map_err(|e| JobError::Retryable(format!("{}: {e}", rows_path.display())))?;
-    let scores: Vec<Score> = results.into_iter().flat_map(|result| result.scores).collect();
-    let summary = json!({
-        "version": 1,
-        "checkpoint": spec.checkpoint.to_string(),
-        "config": config,
-        "parameters": parameters,
-        "batch_size": spec.batch_size,
-        "tasks": spec.tasks,
-        "scores": scores,
-    });
-    let mut writer = context.store.begin_artifact(ArtifactKind::Scores, context.lease);
-    writer.put_file(ROWS_FILE, &rows_path).await?;
-    let summary =
-        serde_json::to_vec_pretty(&summary).map_err(|e| JobError::Permanent(format!("{SCORES_FILE}: {e}")))?;
-    writer.put_bytes(SCORES_FILE, summary.into()).await?;
-    let mut metadata = json!({ "family": config.family, "layers": config.n_layers, "parameters": parameters });
-    for score in &scores {
-        metadata[format!("{}.{}", score.task, score.metric)] = json!(score.value);
+impl Prepared {
+    /// Everything that is to be measured, in order.
+    pub fn units(&self) -> Vec<Unit> {
+        let of_task =
+            |(task, prepared): (usize, &Task)| prepared.units().into_iter().map(move |items| Unit { task, items });
+        self.tasks.iter().enumerate().flat_map(of_task).collect()
     }
-    let artifact = writer.publish(None, metadata).await?;
-    Ok(Evaluated { scores_artifact: artifact.id, scores, config, parameters })
-}
 
-/// One row a sequence; those of different tasks after one another.
-fn write_rows(path: &Path, results: &[TaskResult]) -> std::io::Result<()> {
-    let mut file = BufWriter::new(std::fs::File::create(path)?);
-    for row in results.iter().flat_map(|result| &result.rows) {
-        serde_json::to_writer(&mut file, row)?;
-        file.write_all(b"\n")?;
+    /// Measures a unit, after so many items of all tasks; blocks.
+    ///
+    /// # Errors
+    /// As [`Task::measure`].
+    pub fn measure(&mut self, unit: &Unit, items_done: u64) -> Result<Vec<Answer>, JobError> {
+        let total = self.tasks.iter().map(|task| task.items() as u64).sum();
+        self.tasks[unit.task].measure(unit.items.clone(), (items_done, total), &mut self.scorer)
     }
-    file.into_inner()?.sync_all()
+
+    /// What a task found by the answers to its units, of which some may be missing.
+    /// Standard errors that take resampling are made of `resamples`.
+    pub fn result<'a>(
+        &self,
+        task: usize,
+        answers: impl IntoIterator<Item = (&'a Unit, &'a [Answer])>,
+        resamples: u32,
+    ) -> TaskResult {
+        let part = |(unit, answers): (&Unit, &[Answer])| Part { items: unit.items.clone(), answers: answers.to_vec() };
+        self.tasks[task].result(&answers.into_iter().map(part).collect::<Vec<_>>(), resamples)
+    }
 }

@@ -21,7 +21,7 @@ async fn main() -> anyhow::Result<()> {
     let config: EvaluatorConfig = config::load(&arguments.config)?;
     telemetry::init(&config.telemetry);
     let stop = shutdown::stop_on_signals();
-    let build = |_: &_| (inheritune_evaluator::handler(), inheritune_evaluator::services());
+    let build = |store: &_| (inheritune_evaluator::handler(), inheritune_evaluator::services(store));
     service::run_worker_service(config, build, stop).await?;
     Ok(())
 }

@@ -1,9 +1,12 @@
 //! The statistics: from losses of sequences to means, errors and perplexities. Pure.
 
-use serde::Serialize;
+pub mod bootstrap;
+pub mod benchmark;
+
+use serde::{Deserialize, Serialize};
 
 /// The loss of one sequence or document.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct SequenceLoss {
     /// Positions that were scored.
     pub tokens: u64,
@@ -62,7 +65,7 @@ impl MeanLoss {
 }
 
 /// How long a text is, as lm-evaluation-harness counts it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TextLength {
     /// `len(re.split(r"\s+", text))` in Python: white space at either end counts an empty word.
     pub words: u64,

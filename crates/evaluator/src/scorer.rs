@@ -1,12 +1,15 @@
-//! From windows to losses: batches of windows of one length, no padding.
+//! From windows and sequences to answers: what a model is asked in which forward passes, and how far that is.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use inheritune_domain::job::Progress;
+use inheritune_lm::trees::{Question, Tree, Trunk};
 use inheritune_lm::{Decoder, Device, Kind, LmError, Tensor, no_grad};
 use inheritune_runtime::worker::{JobError, ProgressSender, StopSignal};
 
-use crate::metrics::SequenceLoss;
+use crate::answer::Answer;
+use crate::prefix_tree::{Pass, Plan};
 use crate::windows::Window;
 
 /// A progress message at most so often.
@@ -31,43 +34,51 @@ impl Scorer {
         &self.decoder
     }
 
-    /// Says how many tokens all calls of [`Self::score`] will score together, for the progress.
-    pub fn expect_tokens(&mut self, tokens: u64) {
-        self.tally.total = tokens;
+    /// Says what comes next, for the progress.
+    pub fn expect(&mut self, stretch: Stretch) {
+        self.tally.begin(stretch);
     }
 
-    /// The losses of `units` sequences or documents, from their windows: neighbours of one length share a forward
-    /// pass. Each window's loss is summed in f64 from its first position to its last, so that the batch size moves a
-    /// result by no more than the rounding of the forward pass. `what` names a unit in messages: `sequence`.
+    /// The answers to `units` sequences or documents, from their windows: neighbours of one length share a forward pass.
+    /// Each window's loss is summed in f64 from its first position to its last, so that the batch size moves a result by
+    /// no more than the rounding of the forward pass. `what` names a unit in messages: `sequence`.
     ///
     /// # Errors
     /// A window cannot be had, a loss is not finite (the message names the unit), libtorch fails, or
     /// [`JobError::Stopped`].
-    pub fn score<I>(&mut self, units: usize, what: &str, windows: I) -> Result<Vec<SequenceLoss>, JobError>
+    pub fn score<I>(
+        &mut self,
+        units: usize,
+        what: &dyn Fn(usize) -> String,
+        windows: I,
+    ) -> Result<Vec<Answer>, JobError>
     where
         I: IntoIterator<Item = Result<Window, JobError>>,
     {
-        let mut losses = vec![SequenceLoss::default(); units];
+        let mut answers = vec![Answer { log_likelihood: 0.0, tokens: 0, is_greedy: false }; units];
         let mut batch: Vec<Window> = Vec::with_capacity(self.batch_size);
         for window in windows {
             let window = window?;
             let other_length = batch.first().is_some_and(|first| first.input.len() != window.input.len());
             if other_length || batch.len() == self.batch_size {
-                self.score_batch(&batch, what, &mut losses)?;
+                self.score_batch(&batch, what, &mut answers)?;
                 batch.clear();
             }
             batch.push(window);
         }
         if !batch.is_empty() {
-            self.score_batch(&batch, what, &mut losses)?;
+            self.score_batch(&batch, what, &mut answers)?;
         }
-        Ok(losses)
+        Ok(answers)
     }
 
-    fn score_batch(&mut self, batch: &[Window], what: &str, losses: &mut [SequenceLoss]) -> Result<(), JobError> {
-        if self.stop.requested().is_some() {
-            return Err(JobError::Stopped);
-        }
+    fn score_batch(
+        &mut self,
+        batch: &[Window],
+        what: &dyn Fn(usize) -> String,
+        answers: &mut [Answer],
+    ) -> Result<(), JobError> {
+        self.go_on()?;
         let length = batch.first().map_or(0, |window| window.input.len());
         let nats = self.forward(batch, length).map_err(lm_error)?;
         for (window, nats) in batch.iter().zip(nats.chunks_exact(length)) {
@@ -75,16 +86,12 @@ impl Scorer {
             let sum_nats: f64 = nats[skipped..].iter().copied().map(f64::from).sum();
             if !sum_nats.is_finite() {
                 let place = nats[skipped..].iter().position(|x| !x.is_finite()).unwrap_or(0);
-                return Err(JobError::Permanent(format!(
-                    "{what} {}: the loss at scored position {place} of its window is not finite ({sum_nats}); the \
-                     checkpoint's weights are broken or overflow",
-                    window.unit
-                )));
+                return Err(not_finite(&what(window.unit), place, sum_nats));
             }
-            losses[window.unit].tokens += window.scored as u64;
-            losses[window.unit].sum_nats += sum_nats;
+            answers[window.unit].tokens += window.scored as u64;
+            answers[window.unit].log_likelihood -= sum_nats;
         }
-        self.tally.add(batch.iter().map(|window| window.scored as u64).sum(), what);
+        self.tally.add(batch.iter().map(|window| window.scored as u64).sum());
         Ok(())
     }
 
@@ -98,6 +105,76 @@ impl Scorer {
         let losses = losses.to_device(Device::Cpu).to_kind(Kind::Float).contiguous().view(-1);
         Ok(Vec::<f32>::try_from(&losses)?)
     }
+
+    /// The answers to the `sequences` that `plan` was made of, each summed in f64 from its first target to its last.
+    /// `what` names a sequence in messages.
+    ///
+    /// # Errors
+    /// A probability is not finite, libtorch fails, or [`JobError::Stopped`].
+    pub fn follow(
+        &mut self,
+        plan: &Plan,
+        sequences: usize,
+        what: &dyn Fn(usize) -> String,
+    ) -> Result<Vec<Answer>, JobError> {
+        let mut answers = vec![Answer { log_likelihood: 0.0, tokens: 0, is_greedy: true }; sequences];
+        let mut trunks: BTreeMap<usize, Trunk> = BTreeMap::new();
+        for (number, pass) in plan.passes.iter().enumerate() {
+            self.go_on()?;
+            let grown = self.read(pass, &trunks, what, &mut answers)?;
+            trunks.extend(pass.trees.iter().filter_map(|tree| tree.becomes).zip(grown));
+            trunks.retain(|trunk, _| plan.last_use[*trunk] > number);
+            self.tally.add(pass.tokens());
+        }
+        Ok(answers)
+    }
+
+    /// Adds what a pass says to `answers`; gives its trunks.
+    fn read(
+        &self,
+        pass: &Pass,
+        trunks: &BTreeMap<usize, Trunk>,
+        what: &dyn Fn(usize) -> String,
+        answers: &mut [Answer],
+    ) -> Result<Vec<Trunk>, JobError> {
+        let trees: Vec<Tree<'_>> = pass
+            .trees
+            .iter()
+            .map(|tree| Tree {
+                trunk: tree.trunk.and_then(|trunk| trunks.get(&trunk)),
+                tokens: &tree.tokens,
+                parents: &tree.parents,
+                is_trunk: tree.becomes.is_some(),
+            })
+            .collect();
+        let asked =
+            || (0..).zip(&pass.trees).flat_map(|(number, tree)| tree.questions.iter().map(move |q| (number, q)));
+        let questions: Vec<Question> =
+            asked().map(|(tree, &(place, token, _))| Question { tree, place, token }).collect();
+        let (said, grown) = self.decoder.read_trees(&trees, &questions).map_err(lm_error)?;
+        for ((_, (_, _, owners)), said) in asked().zip(said) {
+            for &owner in owners {
+                let answer = &mut answers[owner];
+                if !said.log_probability.is_finite() {
+                    return Err(not_finite(&what(owner), answer.tokens as usize, said.log_probability.into()));
+                }
+                answer.log_likelihood += f64::from(said.log_probability);
+                answer.tokens += 1;
+                answer.is_greedy &= said.is_greedy;
+            }
+        }
+        Ok(grown)
+    }
+
+    fn go_on(&self) -> Result<(), JobError> {
+        if self.stop.requested().is_some() { Err(JobError::Stopped) } else { Ok(()) }
+    }
+}
+
+fn not_finite(what: &str, place: usize, found: f64) -> JobError {
+    JobError::Permanent(format!(
+        "{what}: the loss at scored position {place} is not finite ({found}); the checkpoint's weights are broken or overflow"
+    ))
 }
 
 /// What an error of the model means for the job.
@@ -105,37 +182,63 @@ pub fn lm_error(error: LmError) -> JobError {
     if error.is_retryable() { JobError::Retryable(error.to_string()) } else { JobError::Permanent(error.to_string()) }
 }
 
-/// Counts tokens and says how far it is.
+/// A stretch of one task's items.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Stretch {
+    /// The task's name.
+    pub task: String,
+    /// Items that are done, of all tasks.
+    pub done: u64,
+    /// Items of all tasks.
+    pub total: u64,
+    /// Items of the stretch.
+    pub items: u64,
+    /// Tokens that it takes.
+    pub tokens: u64,
+}
+
+/// Counts tokens and says how far it is in items.
 struct Tally {
     progress: ProgressSender,
     started: Instant,
     told: Instant,
-    done: u64,
-    total: u64,
+    /// Items that this process did, before the stretch.
+    own: u64,
+    stretch: Stretch,
+    tokens: u64,
 }
 
 impl Tally {
     fn new(progress: ProgressSender) -> Self {
         let now = Instant::now();
-        Self { progress, started: now, told: now, done: 0, total: 0 }
+        Self { progress, started: now, told: now, own: 0, stretch: Stretch::default(), tokens: 0 }
     }
 
-    fn add(&mut self, tokens: u64, what: &str) {
-        self.done += tokens;
+    fn begin(&mut self, stretch: Stretch) {
+        self.own += self.stretch.items;
+        self.stretch = stretch;
+        self.tokens = 0;
+    }
+
+    fn add(&mut self, tokens: u64) {
+        self.tokens += tokens;
         let now = Instant::now();
-        if self.done < self.total && now - self.told < PROGRESS_INTERVAL {
+        if self.tokens < self.stretch.tokens && now - self.told < PROGRESS_INTERVAL {
             return;
         }
         self.told = now;
-        let per_second = self.done as f64 / (now - self.started).as_secs_f64().max(1e-9);
-        let left = self.total.saturating_sub(self.done);
+        let Stretch { task, done, total, items, tokens } = &self.stretch;
+        let share = (self.tokens as f64 / *tokens as f64).min(1.0);
+        let done_here = share * *items as f64;
+        let per_second = (self.own as f64 + done_here) / (now - self.started).as_secs_f64().max(1e-9);
+        let done = (done + done_here as u64).min(*total);
         self.progress.set(Progress {
-            done: self.done,
-            total: self.total,
-            unit: "tokens".to_owned(),
+            done,
+            total: *total,
+            unit: "documents".to_owned(),
             per_second,
-            estimated_remaining_seconds: Some(left as f64 / per_second),
-            message: format!("scoring {what}s: {} of {} tokens", self.done, self.total),
+            estimated_remaining_seconds: Some((*total - done) as f64 / per_second),
+            message: format!("{task}: {done} of {total} documents of all tasks"),
         });
     }
 }

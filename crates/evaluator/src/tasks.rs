@@ -1,44 +1,70 @@
 //! The tasks: what can be measured, and how each goes from its input to scores.
 
-use std::path::Path;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use inheritune_domain::spec::{EvaluationTask, Score};
+use inheritune_domain::benchmark;
+use inheritune_domain::id::Sha256Digest;
+use inheritune_domain::spec::{EvaluateSpec, EvaluationTask, Score};
+use inheritune_lm::tokenizer::Tokenizer;
 use inheritune_runtime::worker::{JobError, StopSignal};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::answer::{Answer, Part};
 use crate::metrics::{SequenceLoss, TextLength};
-use crate::scorer::Scorer;
+use crate::scorer::{Scorer, Stretch, lm_error};
 
+mod benchmark_task;
 mod rolling_perplexity;
 mod validation_loss;
 
+pub use benchmark_task::{BenchmarkRow, BenchmarkTask};
 use rolling_perplexity::RollingPerplexity;
 use validation_loss::ValidationLoss;
 
 /// A task, as it is listed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskDescription {
     /// Its name in specs and scores.
     pub name: &'static str,
     /// What it measures.
-    pub description: &'static str,
+    pub description: String,
     /// What it needs to be given.
-    pub input: &'static str,
-    /// What it brings.
-    pub metrics: &'static [MetricDescription],
+    pub input: String,
+    /// Names of what it brings.
+    pub metrics: &'static [&'static str],
 }
 
-/// A metric, as it is listed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MetricDescription {
-    /// Its name in scores.
-    pub name: &'static str,
-    /// What it is.
-    pub description: &'static str,
+/// Every task and group, by name.
+pub fn catalogue() -> Vec<TaskDescription> {
+    let benchmarks = benchmark::all().map(|benchmark| TaskDescription {
+        name: benchmark.name,
+        description: format!("{} (version {})", benchmark.prompt.description(), benchmark.version),
+        input: format!(
+            "{}/{}: {} rows of {} on the Hugging Face hub{}",
+            benchmark.dataset.folder,
+            benchmark.dataset.split,
+            benchmark.rows,
+            benchmark.dataset.hub,
+            benchmark.sha256().map_or_else(String::new, |digest| format!("; what they ask has the SHA-256 {digest}"))
+        ),
+        metrics: benchmark.prompt.metrics(),
+    });
+    let groups = benchmark::GROUPS.iter().map(|group| TaskDescription {
+        name: group.name,
+        description: format!("a group: {}", group.description),
+        input: "the data of its benchmarks".to_owned(),
+        metrics: if group.has_score() { &["acc"] } else { &[] },
+    });
+    let mut tasks: Vec<TaskDescription> = [rolling_perplexity::description(), validation_loss::description()]
+        .into_iter()
+        .chain(benchmarks)
+        .chain(groups)
+        .collect();
+    tasks.sort_by_key(|task| task.name);
+    tasks
 }
-
-/// Every task, by name.
-pub const CATALOGUE: [TaskDescription; 2] = [rolling_perplexity::DESCRIPTION, validation_loss::DESCRIPTION];
 
 /// What one task found.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,87 +76,233 @@ pub struct TaskResult {
 }
 
 /// One line of `scores.jsonl`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// The task's name.
-    pub task: &'static str,
+    pub task: String,
     /// The sequence's or document's place, from 0.
     pub index: u64,
-    /// `tokens` and `sum_nats`.
+    /// What was found.
     #[serde(flatten)]
-    pub loss: SequenceLoss,
+    pub found: Found,
+}
+
+/// What was found of a sequence or document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Found {
+    /// Its answers.
+    Answers(BenchmarkRow),
+    /// Its loss.
+    Loss(LossRow),
+}
+
+/// What was found of one sequence or document of a text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LossRow {
+    /// Positions that were scored.
+    pub tokens: u64,
+    /// Sum of their cross-entropies, in nats.
+    pub sum_nats: f64,
+    /// Digest of what was read.
+    pub digest: Sha256Digest,
     /// `words` and `bytes` of a document.
-    #[serde(flatten)]
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub length: Option<TextLength>,
 }
 
-/// A task that is ready to be scored: its input is read and found good.
+/// A task that is ready to be measured: its input is read and found good.
 pub enum Task {
     /// [`EvaluationTask::ValidationLoss`].
     ValidationLoss(ValidationLoss),
     /// [`EvaluationTask::RollingPerplexity`].
     RollingPerplexity(RollingPerplexity),
+    /// One benchmark of [`EvaluationTask::Benchmark`].
+    Benchmark(BenchmarkTask),
 }
 
-/// The model that a task is prepared for.
-#[derive(Debug, Clone, Copy)]
-pub struct ModelFacts<'a> {
+/// The model that tasks are prepared for.
+#[derive(Debug, Clone)]
+pub struct ModelFacts {
     /// Its folder, with its tokenizer.
-    pub dir: &'a Path,
+    pub dir: PathBuf,
     /// Rows of its embedding.
     pub vocab_size: u32,
     /// Longest sequence it takes.
     pub max_positions: u32,
 }
 
-impl Task {
-    /// Reads the input of `task` from the folder `input`.
-    ///
-    /// # Errors
-    /// The input is empty, too short, or not for this model; [`JobError::Stopped`].
-    pub fn prepare(
-        task: &EvaluationTask,
-        input: &Path,
-        model: ModelFacts,
-        stop: &StopSignal,
-    ) -> Result<Self, JobError> {
+impl ModelFacts {
+    /// Its tokenizer, which has no token that the model lacks.
+    fn tokenizer(&self) -> Result<Arc<Tokenizer>, JobError> {
+        let tokenizer = Tokenizer::from_dir(&self.dir).map_err(lm_error)?;
+        tokenizer.check_fits(self.vocab_size).map_err(lm_error)?;
+        Ok(Arc::new(tokenizer))
+    }
+}
+
+/// Reads the inputs of a spec's tasks from the folders `inputs`, one each: what is ready, and why the rest cannot be.
+///
+/// # Errors
+/// [`JobError::Stopped`], or what another attempt may not meet.
+pub fn prepare(
+    spec: &EvaluateSpec,
+    inputs: &[PathBuf],
+    model: &ModelFacts,
+    stop: &StopSignal,
+) -> Result<(Vec<Task>, Vec<String>), JobError> {
+    let (mut ready, mut problems) = (Vec::new(), Vec::new());
+    let mut sort = |prepared: Result<Task, JobError>| match prepared {
+        Ok(task) => {
+            ready.push(task);
+            Ok(())
+        }
+        Err(error @ (JobError::Stopped | JobError::Retryable(_))) => Err(error),
+        Err(JobError::Permanent(problem)) => {
+            problems.push(problem);
+            Ok(())
+        }
+    };
+    for (task, input) in spec.tasks.iter().zip(inputs) {
         match task {
             EvaluationTask::ValidationLoss { tokens, block_size, max_sequences } => {
-                ValidationLoss::prepare(input, *block_size, *max_sequences, model)
-                    .map(Self::ValidationLoss)
-                    .map_err(|e| name_input(e, &format!("token set {tokens}")))
+                let prepared = ValidationLoss::prepare(input, *block_size, *max_sequences, model)
+                    .map(Task::ValidationLoss)
+                    .map_err(|e| e.about(&format!("token set {tokens}")));
+                sort(prepared)?;
             }
-            EvaluationTask::RollingPerplexity { source } => RollingPerplexity::prepare(input, model, stop)
-                .map(Self::RollingPerplexity)
-                .map_err(|e| name_input(e, &source.to_string())),
+            EvaluationTask::RollingPerplexity { source } => {
+                let prepared = RollingPerplexity::prepare(input, model, stop)
+                    .map(Task::RollingPerplexity)
+                    .map_err(|e| e.about(&source.to_string()));
+                sort(prepared)?;
+            }
+            EvaluationTask::Benchmark { name, limit, .. } => {
+                let tokenizer = match model.tokenizer() {
+                    Ok(tokenizer) => tokenizer,
+                    Err(error) => {
+                        sort(Err(error.about(name)))?;
+                        continue;
+                    }
+                };
+                for benchmark in benchmark::select(name).map_err(JobError::Permanent)? {
+                    if stop.requested().is_some() {
+                        return Err(JobError::Stopped);
+                    }
+                    let tokenizer = Arc::clone(&tokenizer);
+                    let prepared = BenchmarkTask::prepare(benchmark, (input, *limit), model, tokenizer, spec);
+                    sort(prepared.map(Task::Benchmark))?;
+                }
+            }
         }
     }
+    Ok((ready, problems))
+}
 
-    /// Tokens that will be scored.
-    pub fn tokens(&self) -> u64 {
+impl Task {
+    /// Its name.
+    pub fn name(&self) -> &str {
         match self {
-            Self::ValidationLoss(task) => task.tokens(),
-            Self::RollingPerplexity(task) => task.tokens(),
+            Self::ValidationLoss(_) => validation_loss::NAME,
+            Self::RollingPerplexity(_) => rolling_perplexity::NAME,
+            Self::Benchmark(task) => task.benchmark().name,
         }
     }
 
-    /// Measures.
+    /// Sequences or documents.
+    pub fn items(&self) -> usize {
+        match self {
+            Self::ValidationLoss(task) => task.items(),
+            Self::RollingPerplexity(task) => task.items(),
+            Self::Benchmark(task) => task.items(),
+        }
+    }
+
+    /// The ranges of items that are measured each for itself, on any worker: they follow from the task alone, and so do the
+    /// forward passes of each, whoever makes them.
+    pub fn units(&self) -> Vec<Range<usize>> {
+        match self {
+            Self::ValidationLoss(task) => task.units(),
+            Self::RollingPerplexity(task) => task.units(),
+            Self::Benchmark(task) => task.units(),
+        }
+    }
+
+    /// Digest of what the items in `range` ask: two workers with the same one measure the same.
+    pub fn digest(&self, range: &Range<usize>) -> Sha256Digest {
+        match self {
+            Self::ValidationLoss(task) => task.digest(range),
+            Self::RollingPerplexity(task) => task.digest(range),
+            Self::Benchmark(task) => task.digest(range),
+        }
+    }
+
+    /// Whether its rows are the whole of a published data set, where that is known of it.
+    pub fn is_known_data(&self) -> Option<bool> {
+        match self {
+            Self::Benchmark(task) => task.benchmark().sha256().map(|_| task.is_known_data()),
+            Self::ValidationLoss(_) | Self::RollingPerplexity(_) => None,
+        }
+    }
+
+    /// Measures the items in `range`.
     ///
     /// # Errors
-    /// As [`Scorer::score`].
-    pub fn score(&self, scorer: &mut Scorer) -> Result<TaskResult, JobError> {
+    /// As [`Scorer::score`] and [`Scorer::follow`]; a request that cannot be tokenized.
+    pub fn measure(&self, range: Range<usize>, done: (u64, u64), scorer: &mut Scorer) -> Result<Vec<Answer>, JobError> {
+        let stretch = |tokens| Stretch {
+            task: self.name().to_owned(),
+            done: done.0,
+            total: done.1,
+            items: range.len() as u64,
+            tokens,
+        };
         match self {
-            Self::ValidationLoss(task) => task.score(scorer),
-            Self::RollingPerplexity(task) => task.score(scorer),
+            Self::ValidationLoss(task) => task.measure(range.clone(), &stretch, scorer),
+            Self::RollingPerplexity(task) => task.measure(range.clone(), &stretch, scorer),
+            Self::Benchmark(task) => task.measure(range.clone(), &stretch, scorer),
+        }
+    }
+
+    /// The scores and rows of what was measured, by item; none without an item. Standard errors that take resampling are made
+    /// of `resamples`.
+    pub fn result(&self, parts: &[Part], resamples: u32) -> TaskResult {
+        match self {
+            Self::ValidationLoss(task) => task.result(parts),
+            Self::RollingPerplexity(task) => task.result(parts),
+            Self::Benchmark(task) => task.result(parts, resamples),
         }
     }
 }
 
-/// Errors of the input's files name paths in a folder that is gone when a user reads them: say what it was.
-fn name_input(error: JobError, input: &str) -> JobError {
-    match error {
-        JobError::Retryable(message) => JobError::Retryable(format!("{input}: {message}")),
-        JobError::Permanent(message) => JobError::Permanent(format!("{input}: {message}")),
-        JobError::Stopped => JobError::Stopped,
+/// The losses of sequences or documents.
+fn losses(parts: &[Part]) -> impl Iterator<Item = SequenceLoss> {
+    let answers = parts.iter().flat_map(|part| &part.answers);
+    answers.map(|answer| SequenceLoss { tokens: answer.tokens, sum_nats: -answer.log_likelihood })
+}
+
+/// The places of the items that were measured.
+fn places(parts: &[Part]) -> impl Iterator<Item = usize> {
+    parts.iter().flat_map(|part| part.items.clone())
+}
+
+fn loss_row(task: &str, place: usize, found: LossRow) -> Row {
+    Row { task: task.to_owned(), index: place as u64, found: Found::Loss(found) }
+}
+
+/// Cuts items of these sizes into ranges of at least `least` each, but for the last.
+fn cut(sizes: impl IntoIterator<Item = usize>, least: usize) -> Vec<Range<usize>> {
+    let (mut ranges, mut start, mut end, mut size) = (Vec::new(), 0, 0, 0);
+    for item in sizes {
+        end += 1;
+        size += item;
+        if size >= least {
+            ranges.push(start..end);
+            (start, size) = (end, 0);
+        }
     }
+    if start < end {
+        ranges.push(start..end);
+    }
+    ranges
 }

@@ -1,18 +1,61 @@
-//! WikiText as lm-evaluation-harness 0.4.13 scores it: golden records beside the repository, skipped where absent.
+//! Benchmarks as lm-evaluation-harness 0.4.13 scores them: token ids, log-likelihoods, metrics and standard errors, from
+//! golden files that scripts/make-evaluation-golden.py made with the harness itself. `--nocapture` shows how near they are.
 
 #![allow(clippy::unwrap_used)]
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use inheritune_domain::artifact::Location;
-use inheritune_domain::spec::EvaluationTask;
-use inheritune_evaluator::documents::{for_each_document, wikitext};
-use inheritune_runtime::worker::StopSignal;
+use inheritune_domain::spec::{EvaluateSpec, EvaluationTask, Score};
+use inheritune_evaluator::benchmarks::{self, Item, rows};
+use inheritune_evaluator::encoding::{Encoder, Memory};
+use inheritune_evaluator::harness::{Measurement, Prepared};
+use inheritune_evaluator::metrics::benchmark::group_score;
+use inheritune_evaluator::metrics::bootstrap::{HARNESS_RESAMPLES, perplexity_stderr};
+use inheritune_evaluator::tasks::{Task, TaskResult};
+use inheritune_lm::tokenizer::Tokenizer;
+use inheritune_lm::{Device, Kind, Tensor};
+use inheritune_runtime::worker::{ProgressSender, StopSignal};
 use serde_json::Value;
-use sha2::Digest as _;
-use support::{assert_close, measure};
+use sha2::{Digest as _, Sha256};
+use support::{answers, assert_close, measure_as};
+
+/// Of a log-likelihood, and of what follows from it.
+const RELATIVE: f64 = 1e-5;
+/// Of a standard error that follows from choices alone.
+const EXACT: f64 = 1e-12;
+
+const TASKS: [&str; 22] = [
+    "arc_easy",
+    "boolq",
+    "hellaswag",
+    "lambada_openai",
+    "lambada_standard",
+    "logiqa",
+    "mmlu_abstract_algebra",
+    "mmlu_anatomy",
+    "mmlu_high_school_european_history",
+    "mmlu_nutrition",
+    "mmlu_sociology",
+    "mnli",
+    "piqa",
+    "qnli",
+    "sciq",
+    "truthfulqa_mc1",
+    "truthfulqa_mc2",
+    "wikitext",
+    "winogrande",
+    "wnli",
+    "wsc",
+    "wsc273",
+];
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
 
 fn shared() -> Option<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/evaldata");
@@ -27,52 +70,338 @@ fn lines(path: &Path) -> Vec<Value> {
     std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-#[test]
-fn rolling_log_likelihoods_and_perplexities_are_the_harness_s() {
-    let Some(shared) = shared() else { return };
-    let golden: Vec<Value> = lines(&shared.join("golden/tiny-llama-nobos.jsonl"))
-        .into_iter()
-        .filter(|record| record["type"] == "rolling" && record["task"] == "local_wikitext")
-        .collect();
-    assert!(!golden.is_empty());
-    let pages = lines(&shared.join("wikitext/test.jsonl"));
-    let dir = tempfile::tempdir().unwrap();
-    let rows: String = pages[..golden.len()].iter().map(|page| format!("{page}\n")).collect();
-    std::fs::write(dir.path().join("pages.jsonl"), rows).unwrap();
-    for (page, record) in pages.iter().zip(&golden) {
-        let text = wikitext::detokenize(page["page"].as_str().unwrap());
-        assert_eq!(hex::encode(sha2::Sha256::digest(text)), record["text_sha256"].as_str().unwrap());
-    }
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
 
-    let task = EvaluationTask::RollingPerplexity { source: Location::Uri("file:///pages".to_owned()) };
-    let model = shared.join("tinymodels/tiny-llama-nobos");
-    let measured = measure(&model, &[(task, dir.path().to_owned())], 4, StopSignal::default()).unwrap();
-    let result = &measured.results[0];
-    for (row, record) in result.rows.iter().zip(&golden) {
-        assert_eq!(row.loss.tokens, record["n_tokens"].as_u64().unwrap());
-        assert_close(row.loss.sum_nats, -record["ll"].as_f64().unwrap());
+/// A spec of these tasks, each of the first so many rows.
+fn spec(tasks: &[(&str, Option<u32>)]) -> EvaluateSpec {
+    let data = Location::Uri("file:///data".to_owned());
+    let task = |(name, limit): &(&str, Option<u32>)| EvaluationTask::Benchmark {
+        name: (*name).to_owned(),
+        data: data.clone(),
+        limit: *limit,
+    };
+    EvaluateSpec::new(Location::Uri("file:///model".to_owned()), tasks.iter().map(task).collect())
+}
+
+fn prepare(model: &Path, data: &Path, spec: &EvaluateSpec) -> Prepared {
+    let measurement = Measurement {
+        checkpoint: model.to_owned(),
+        inputs: vec![data.to_owned(); spec.tasks.len()],
+        spec: spec.clone(),
+        threads: Some(1),
+        stop: StopSignal::default(),
+        progress: ProgressSender::default(),
+    };
+    let prepared = measurement.prepare().unwrap();
+    assert!(prepared.problems.is_empty(), "{:?}", prepared.problems);
+    prepared
+}
+
+fn measured(model: &Path, data: &Path, spec: EvaluateSpec) -> Vec<TaskResult> {
+    let inputs = vec![data.to_owned(); spec.tasks.len()];
+    measure_as(model, inputs, spec, StopSignal::default(), ProgressSender::default()).unwrap().results
+}
+
+/// Digest of ids as the golden files have it.
+fn digest(ids: &[u32]) -> String {
+    let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+    hex::encode(Sha256::digest(bytes))
+}
+
+/// Holds a model's token ids, log-likelihoods and scores against the harness's `NAME.jsonl` and `NAME.results.json`.
+fn check(model: &Path, data: &Path, golden: &Path, tasks: &[(&str, Option<u32>)]) {
+    let records = lines(&golden.with_extension("jsonl"));
+    let harness = json(&golden.with_extension("results.json"));
+    let prepared = prepare(model, data, &spec(tasks));
+    let limit = prepared.config.max_positions as usize;
+    let results = measured(model, data, spec(tasks));
+    let (mut requests, mut furthest) = (0, 0.0_f64);
+    for (task, result) in prepared.tasks.iter().zip(&results) {
+        let Task::Benchmark(benchmark) = task else { panic!("{} is no benchmark", task.name()) };
+        let own: Vec<&Value> = records.iter().filter(|record| record["task"] == task.name()).collect();
+        let sequences = benchmark.sequences(0..task.items()).unwrap();
+        assert_eq!(own.len(), sequences.iter().map(Vec::len).sum::<usize>(), "{}", task.name());
+        for record in own {
+            let (row, request) =
+                (record["doc_id"].as_u64().unwrap() as usize, record["idx"].as_u64().unwrap_or(0) as usize);
+            let name = format!("{} row {row} request {request}", task.name());
+            let windows = &sequences[row][request];
+            if let Some(n_ctx) = record["n_ctx"].as_u64() {
+                let [sequence] = &windows[..] else { panic!("{name}: {windows:?}") };
+                let targets: Vec<u64> = sequence.targets.iter().map(|id| u64::from(*id)).collect();
+                assert_eq!(serde_json::json!(targets), record["cont_ids"], "{name}");
+                let whole = n_ctx as usize + targets.len() - 1;
+                assert_eq!(sequence.input.len(), whole.min(limit), "{name}");
+                if whole <= limit {
+                    assert_eq!(digest(&sequence.input[..n_ctx as usize]), record["ctx_sha256"], "{name}");
+                }
+            } else {
+                let ids: Vec<u32> = windows.iter().flat_map(|window| window.targets.clone()).collect();
+                assert_eq!(digest(&ids), record["tokens_sha256"], "{name}");
+                assert_eq!(windows.len() as u64, record["windows"].as_u64().unwrap(), "{name}");
+            }
+            let found = answers(&result.rows[row]);
+            let (ours, theirs) = (found.log_likelihoods[request], record["ll"].as_f64().unwrap());
+            furthest = furthest.max((ours - theirs).abs() / theirs.abs());
+            assert!((ours - theirs).abs() <= RELATIVE * theirs.abs(), "{name}: {ours} {theirs}");
+            if let Some(is_greedy) = record["greedy"].as_bool() {
+                assert_eq!(found.is_greedy[request], is_greedy, "{name}");
+            }
+            requests += 1;
+        }
     }
-    let harness: Value =
-        serde_json::from_slice(&std::fs::read(shared.join("golden/tiny-llama-nobos.results.json")).unwrap()).unwrap();
-    for metric in ["word_perplexity", "byte_perplexity", "bits_per_byte"] {
-        let found = result.scores.iter().find(|score| score.metric == metric).unwrap().value;
-        // The perplexity of a random model is e^15.7: an error of 1e-6 in the exponent is one of 1e-5 in it.
-        assert_close(found, harness["local_wikitext"][format!("{metric},none")].as_f64().unwrap());
+    let scores: Vec<&Score> = results.iter().flat_map(|result| &result.scores).collect();
+    for score in &scores {
+        check_score(score, &harness["results"][&score.task]);
+    }
+    // Groups of those subjects that there are.
+    for (group, members) in harness["group_subtasks"].as_object().unwrap() {
+        let members = leaves(&harness["group_subtasks"], members);
+        let of_group = |score: &&&Score| score.metric == "acc" && members.contains(&score.task);
+        let own: Vec<Score> = scores.iter().filter(of_group).map(|score| (**score).clone()).collect();
+        if !own.is_empty() {
+            assert_eq!(own.len(), members.len(), "{group}");
+            check_score(&group_score(group, &own).unwrap(), &harness["results"][group]);
+        }
+    }
+    println!(
+        "{}: {requests} requests, log-likelihoods within {furthest:.1e}, {} scores",
+        golden.display(),
+        scores.len()
+    );
+}
+
+fn leaves(groups: &Value, members: &Value) -> Vec<String> {
+    let names = members.as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned());
+    names.flat_map(|name| groups.get(&name).map_or(vec![name.clone()], |inner| leaves(groups, inner))).collect()
+}
+
+fn check_score(score: &Score, harness: &Value) {
+    let name = format!("{} {}", score.task, score.metric);
+    let theirs = harness[format!("{},none", score.metric)].as_f64().unwrap_or_else(|| panic!("{name}: {harness}"));
+    let is_count = score.metric.starts_with("acc") && score.task != "truthfulqa_mc2";
+    let near = |ours: f64, theirs: f64, relative: f64| (ours - theirs).abs() <= relative * theirs.abs();
+    if is_count {
+        assert!(near(score.value, theirs, EXACT), "{name}: {} {theirs}", score.value);
+    } else {
+        // A perplexity is e to a mean of log-likelihoods: their error is its relative one, times the mean.
+        let scale = if score.metric.contains("perplexity") { theirs.ln().abs().max(1.0) } else { 1.0 };
+        assert!(near(score.value, theirs, RELATIVE * scale), "{name}: {} {theirs}", score.value);
+    }
+    match harness[format!("{}_stderr,none", score.metric)].as_f64() {
+        None => assert_eq!(score.stderr, None, "{name}"),
+        Some(theirs) => {
+            let relative = if is_count { EXACT } else { 1e-3 };
+            assert!(near(score.stderr.unwrap(), theirs, relative), "{name}: {:?} {theirs}", score.stderr);
+        }
+    }
+}
+
+#[test]
+fn a_gpt2_is_scored_as_by_the_harness() {
+    let tasks = TASKS.map(|name| (name, None));
+    check(&golden().join("models/tiny-gpt2"), &golden().join("data"), &golden().join("tiny-gpt2"), &tasks);
+}
+
+#[test]
+fn a_llama_whose_tokenizer_adds_bos_is_scored_as_by_the_harness() {
+    let tasks = TASKS.map(|name| (name, None));
+    check(&golden().join("models/tiny-llama"), &golden().join("data"), &golden().join("tiny-llama"), &tasks);
+}
+
+/// A published model on the real data sets, where a folder with the harness's records of it is named.
+#[test]
+fn a_published_model_is_scored_as_by_the_harness() {
+    let (Some(shared), Ok(model), Ok(records)) =
+        (shared(), std::env::var("INHERITUNE_PARITY_MODEL"), std::env::var("INHERITUNE_PARITY_GOLDEN"))
+    else {
+        println!(
+            "skipped: INHERITUNE_PARITY_MODEL=FOLDER and INHERITUNE_PARITY_GOLDEN=FOLDER/NAME are not set; \
+             scripts/make-evaluation-golden.py --data --model --limit 200 --mmlu-limit 20 makes the records"
+        );
+        return;
+    };
+    let subjects = inheritune_domain::benchmark::select("mmlu").unwrap();
+    let single = TASKS.iter().filter(|name| !name.starts_with("mmlu_"));
+    let single = single.filter(|name| !["arc_easy", "hellaswag", "sciq"].contains(name)).map(|name| (*name, Some(200)));
+    let tasks: Vec<_> = single.chain(subjects.iter().map(|subject| (subject.name, Some(20)))).collect();
+    check(Path::new(&model), &shared, Path::new(&records), &tasks);
+}
+
+/// Golden records of ten documents a task of the real data sets, for two random models.
+#[test]
+fn real_rows_are_scored_as_by_the_harness() {
+    let Some(shared) = shared() else { return };
+    for name in ["tiny-llama-bos", "tiny-llama-nobos"] {
+        let records = lines(&shared.join(format!("golden/{name}.jsonl")));
+        let mut limits: BTreeMap<&str, u32> = BTreeMap::new();
+        for record in &records {
+            let rows = limits.entry(record["task"].as_str().unwrap().trim_start_matches("local_")).or_default();
+            *rows = (*rows).max(record["doc_id"].as_u64().unwrap() as u32 + 1);
+        }
+        let tasks: Vec<_> = limits.iter().map(|(name, rows)| (*name, Some(*rows))).collect();
+        let model = shared.join("tinymodels").join(name);
+        let prepared = prepare(&model, &shared, &spec(&tasks));
+        let results = measured(&model, &shared, spec(&tasks));
+        let mut compared = 0;
+        for (task, result) in prepared.tasks.iter().zip(&results) {
+            let Task::Benchmark(benchmark) = task else { panic!("{} is no benchmark", task.name()) };
+            let sequences = benchmark.sequences(0..task.items()).unwrap();
+            for record in records.iter().filter(|record| record["task"] == format!("local_{}", task.name())) {
+                let row = record["doc_id"].as_u64().unwrap() as usize;
+                let request = record["idx"].as_u64().unwrap_or(0) as usize;
+                if record["type"] == "loglikelihood" {
+                    let ids = |name: &str| -> Vec<u32> {
+                        record[name].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+                    };
+                    let [sequence] = &sequences[row][request][..] else { panic!("{record}") };
+                    assert_eq!(sequence.targets, ids("cont_ids"), "{record}");
+                    let mut whole = [ids("ctx_ids"), ids("cont_ids")].concat();
+                    whole.pop();
+                    assert!(whole.ends_with(&sequence.input), "{record}");
+                    assert_eq!(sequence.input.len(), whole.len().min(prepared.config.max_positions as usize));
+                }
+                assert_close(answers(&result.rows[row]).log_likelihoods[request], record["ll"].as_f64().unwrap());
+                compared += 1;
+            }
+        }
+        assert_eq!(compared, records.len());
+        let harness = json(&shared.join(format!("golden/{name}.results.json")));
+        for score in results.iter().flat_map(|result| &result.scores) {
+            check_score(score, &harness[format!("local_{}", score.task)]);
+        }
     }
 }
 
 #[test]
 fn all_pages_have_the_harness_s_words_and_bytes() {
     let Some(shared) = shared() else { return };
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::copy(shared.join("wikitext/test.jsonl"), dir.path().join("test.jsonl")).unwrap();
-    let (mut documents, mut words, mut bytes) = (0, 0, 0);
-    for_each_document(dir.path(), |document| {
-        documents += 1;
-        words += document.length.words;
-        bytes += document.length.bytes;
-        Ok(())
-    })
-    .unwrap();
-    assert_eq!((documents, words, bytes), (62, 241_335, 1_290_527));
+    let prepared = prepare(&shared.join("tinymodels/tiny-llama-bos"), &shared, &spec(&[("wikitext", None)]));
+    assert_eq!(prepared.tasks[0].items(), 62);
+    let (mut words, mut bytes) = (0, 0);
+    for page in lines(&shared.join("wikitext/test.jsonl")) {
+        let length = inheritune_evaluator::metrics::TextLength::of(page["page"].as_str().unwrap());
+        words += length.words;
+        bytes += length.bytes;
+    }
+    assert_eq!((words, bytes), (241_335, 1_290_527));
+}
+
+#[test]
+fn bootstraps_are_the_harness_s_to_the_bit() {
+    for list in json(&golden().join("bootstrap.json")).as_array().unwrap() {
+        let values: Vec<f64> = list["values"].as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect();
+        assert_eq!(perplexity_stderr(&values, HARNESS_RESAMPLES), list["stderr"].as_f64(), "{} values", values.len());
+    }
+}
+
+/// The oracle: every request by itself.
+#[test]
+fn sharing_beginnings_changes_no_answer() {
+    let tasks = TASKS.map(|name| (name, None));
+    for model in ["models/tiny-gpt2", "models/tiny-llama"] {
+        let (model, data) = (golden().join(model), golden().join("data"));
+        let oracle = measured(&model, &data, EvaluateSpec { one_by_one: true, ..spec(&tasks) });
+        let shared = measured(&model, &data, spec(&tasks));
+        for (ours, oracle) in shared.iter().zip(&oracle) {
+            for (ours, oracle) in ours.rows.iter().zip(&oracle.rows) {
+                let (ours, oracle) = (answers(ours), answers(oracle));
+                for (a, b) in ours.log_likelihoods.iter().zip(&oracle.log_likelihoods) {
+                    assert_close(*a, *b);
+                }
+                assert_eq!(ours.is_greedy, oracle.is_greedy);
+            }
+        }
+    }
+}
+
+/// Whether this machine's matrix products give a row the same bits whatever other rows there are.
+fn rows_are_computed_alike() -> bool {
+    let (x, w) =
+        (Tensor::randn([2048, 48], (Kind::Float, Device::Cpu)), Tensor::randn([192, 48], (Kind::Float, Device::Cpu)));
+    let all = x.matmul(&w.tr());
+    [16, 33, 100, 700].into_iter().all(|rows| x.narrow(0, 0, rows).matmul(&w.tr()) == all.narrow(0, 0, rows))
+}
+
+/// Forward passes of other sizes, to the last bit.
+#[test]
+fn the_size_of_a_pass_changes_no_bit() {
+    if !rows_are_computed_alike() {
+        return println!("skipped: this machine's matrix products depend on the number of rows");
+    }
+    let tasks = TASKS.map(|name| (name, None));
+    for model in ["models/tiny-gpt2", "models/tiny-llama"] {
+        let (model, data) = (golden().join(model), golden().join("data"));
+        let [small, middle, large] = [1, 500, 20_000]
+            .map(|max_batch_tokens| measured(&model, &data, EvaluateSpec { max_batch_tokens, ..spec(&tasks) }));
+        assert!(small == middle && middle == large, "{}", model.display());
+    }
+}
+
+/// The hub's own files give the same rows.
+#[test]
+fn parquet_gives_the_rows_of_json_lines() {
+    let tasks = ["piqa", "truthfulqa_mc1", "truthfulqa_mc2", "arc_easy", "mmlu_anatomy"].map(|name| (name, None));
+    let model = golden().join("models/tiny-gpt2");
+    let [lines, packed] = ["data", "parquet"].map(|data| prepare(&model, &golden().join(data), &spec(&tasks)));
+    for (lines, packed) in lines.tasks.iter().zip(&packed.tasks) {
+        assert_eq!(lines.items(), packed.items(), "{}", lines.name());
+        assert_eq!(lines.digest(&(0..lines.items())), packed.digest(&(0..lines.items())), "{}", lines.name());
+    }
+}
+
+/// What the checks above are worth: a slip that a harness of one's own makes easily is found by the ids alone.
+#[test]
+fn planted_slips_are_caught() {
+    let model = golden().join("models/tiny-llama");
+    let tokenizer = Tokenizer::from_dir(&model).unwrap();
+    let encoder = Encoder::new(&tokenizer, 128, None).unwrap();
+    let records = lines(&golden().join("tiny-llama.jsonl"));
+    let of = |task: &str| -> Vec<Value> { records.iter().filter(|record| record["task"] == task).cloned().collect() };
+    let items = |task: &str, slip: &dyn Fn(Vec<Value>) -> Vec<Value>| {
+        let benchmark = inheritune_domain::benchmark::find(task).unwrap();
+        let data = golden().join("data");
+        let read = |name: Option<String>| name.map_or_else(Vec::new, |name| rows::read(&data.join(name), 5).unwrap());
+        let exists = |name: &str| data.join(name).is_file();
+        let shots = slip(read(rows::shots_file(&benchmark, exists).unwrap()));
+        let scored = read(Some(rows::scored_file(&benchmark, exists).unwrap()));
+        benchmarks::items(&benchmark, &scored, &shots).unwrap()
+    };
+    let first = |item: &Item, slip: &dyn Fn(&str) -> String| {
+        let (context, continuation) = item.question.requests()[0];
+        encoder.pairs(context, &[&slip(continuation)], &mut Memory::new()).unwrap().remove(0)
+    };
+    let as_it_is = |text: &str| text.to_owned();
+    // A continuation without its space.
+    let item = &items("piqa", &|shots| shots)[0];
+    let expected: Vec<u32> = serde_json::from_value(of("piqa")[0]["cont_ids"].clone()).unwrap();
+    assert_eq!(first(item, &as_it_is).continuation, expected);
+    assert_ne!(first(item, &|text| text.trim_start().to_owned()).continuation, expected);
+    // Examples in another order.
+    let context = |slip: &dyn Fn(Vec<Value>) -> Vec<Value>| first(&items("mmlu_anatomy", slip)[0], &as_it_is).context;
+    let expected = of("mmlu_anatomy")[0]["ctx_sha256"].clone();
+    assert_eq!(digest(&context(&|shots| shots)), expected);
+    let swapped = |mut shots: Vec<Value>| {
+        shots.swap(0, 1);
+        shots
+    };
+    assert_ne!(digest(&context(&swapped)), expected);
+}
+
+/// The complete data sets are those whose digest the catalogue tells.
+#[test]
+fn whole_data_sets_are_known_by_their_digests() {
+    let Some(shared) = shared() else { return };
+    let known = inheritune_domain::benchmark::all().filter(|benchmark| benchmark.sha256().is_some());
+    let names: Vec<_> = known.map(|benchmark| (benchmark.name, None)).collect();
+    assert_eq!(names.len(), 14 + 57);
+    let prepared = prepare(&shared.join("tinymodels/tiny-llama-nobos"), &shared, &spec(&names));
+    for task in &prepared.tasks {
+        let Task::Benchmark(benchmark) = task else { panic!("{} is no benchmark", task.name()) };
+        assert_eq!(task.items() as u32, benchmark.benchmark().rows, "{}", task.name());
+        let digest = task.digest(&(0..task.items()));
+        assert!(benchmark.is_known_data(), "{} {digest}", task.name());
+    }
 }

@@ -8,12 +8,15 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use inheritune_domain::artifact::Location;
-use inheritune_domain::spec::EvaluationTask;
+use inheritune_domain::spec::{EvaluateSpec, EvaluationTask};
 use inheritune_evaluator::tasks::TaskResult;
 use inheritune_lm::Tensor;
 use inheritune_lm::tokenizer::Tokenizer;
 use inheritune_runtime::worker::{JobError, StopReason, StopSignal};
-use support::{MAX_POSITIONS, VOCAB_SIZE, assert_close, measure, oracle, validation_loss, write_model, write_tokens};
+use support::{
+    MAX_POSITIONS, VOCAB_SIZE, assert_close, loss, measure, measure_as, oracle, validation_loss, write_model,
+    write_tokens,
+};
 
 struct Fixture {
     dir: tempfile::TempDir,
@@ -69,8 +72,8 @@ fn validation_loss_scores_every_position_once_whatever_the_batch_size() {
     for batch_size in [1, 3, 8, 64] {
         let result = fixture.validate(16, None, batch_size).unwrap();
         for (row, (tokens, sum_nats)) in result.rows.iter().zip(&expected) {
-            assert_eq!(row.loss.tokens, *tokens);
-            assert_close(row.loss.sum_nats, *sum_nats);
+            assert_eq!(loss(row).tokens, *tokens);
+            assert_close(loss(row).sum_nats, *sum_nats);
         }
         assert_eq!(result.rows.len(), 13);
         assert_eq!((result.scores[0].metric.as_str(), result.scores[0].n), ("loss_nats", 13));
@@ -87,29 +90,22 @@ fn max_sequences_takes_the_first() {
     let some = fixture.validate(16, Some(5), 4).unwrap();
     assert_eq!(some.rows.len(), 5);
     for (a, b) in some.rows.iter().zip(&all.rows) {
-        assert_close(a.loss.sum_nats, b.loss.sum_nats);
+        assert_close(loss(a).sum_nats, loss(b).sum_nats);
     }
 }
 
 #[test]
-fn progress_ends_at_the_last_token() {
+fn progress_ends_at_the_last_sequence() {
     let fixture = Fixture::new();
     let progress = inheritune_runtime::worker::ProgressSender::default();
-    let measurement = inheritune_evaluator::harness::Measurement {
-        checkpoint: fixture.path("model"),
-        inputs: vec![fixture.path("tokens")],
-        spec: inheritune_domain::spec::EvaluateSpec {
-            checkpoint: Location::Uri("file:///tiny".to_owned()),
-            tasks: vec![validation_loss(16, None)],
-            batch_size: 5,
-        },
-        threads: Some(1),
-        stop: StopSignal::default(),
-        progress: progress.clone(),
+    let spec = EvaluateSpec {
+        batch_size: 5,
+        ..EvaluateSpec::new(Location::Uri("file:///tiny".to_owned()), vec![validation_loss(16, None)])
     };
-    measurement.run().unwrap();
+    let inputs = vec![fixture.path("tokens")];
+    measure_as(&fixture.path("model"), inputs, spec, StopSignal::default(), progress.clone()).unwrap();
     let last = progress.newest().unwrap();
-    assert_eq!((last.done, last.total, last.unit.as_str()), (202, 202, "tokens"));
+    assert_eq!((last.done, last.total, last.unit.as_str()), (13, 13, "documents"));
     assert_eq!(last.estimated_remaining_seconds, Some(0.0));
     assert!(last.per_second > 0.0);
 }
@@ -191,15 +187,15 @@ fn rolling_perplexity_reads_every_kind_of_file() {
         let result = fixture.roll(&texts, batch_size).unwrap();
         assert_eq!(result.rows.len(), 3);
         for (row, (tokens, sum)) in result.rows.iter().zip(&nats) {
-            assert_eq!(row.loss.tokens, *tokens);
-            assert_close(row.loss.sum_nats, *sum);
+            assert_eq!(loss(row).tokens, *tokens);
+            assert_close(loss(row).sum_nats, *sum);
         }
         let total: f64 = nats.iter().map(|(_, sum)| sum).sum();
         // Python: [len(re.split(r"\s+", text)) for text in TEXTS]; the first ends in a newline.
         let words: usize = [37, 3, 17].iter().sum();
         let bytes: usize = TEXTS.iter().map(|text| text.len()).sum();
         let value = |metric: &str| result.scores.iter().find(|score| score.metric == metric).unwrap().value;
-        assert_eq!(result.rows.iter().map(|row| row.length.unwrap().words).sum::<u64>(), words as u64);
+        assert_eq!(result.rows.iter().map(|row| loss(row).length.unwrap().words).sum::<u64>(), words as u64);
         assert_close(value("word_perplexity"), (total / words as f64).exp());
         assert_close(value("byte_perplexity"), (total / bytes as f64).exp());
         assert_close(value("bits_per_byte"), total / bytes as f64 / 2_f64.ln());
@@ -234,4 +230,26 @@ fn a_broken_checkpoint_is_permanent() {
     Tensor::write_safetensors(&[("wte.weight", short)], fixture.path("model").join("model.safetensors")).unwrap();
     let message = permanent(fixture.validate(16, None, 1));
     assert!(message.starts_with("checkpoint file:///tiny: "), "{message}");
+}
+
+#[test]
+fn an_answer_that_is_no_number_is_named_by_its_row() {
+    let fixture = Fixture::new();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let model = fixture.path("broken");
+    std::fs::create_dir_all(&model).unwrap();
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(golden.join("models/tiny-gpt2").join(file), model.join(file)).unwrap();
+    }
+    let mut tensors = Tensor::read_safetensors(golden.join("models/tiny-gpt2/model.safetensors")).unwrap();
+    for (name, tensor) in &mut tensors {
+        if name.ends_with("ln_f.bias") {
+            let _ = tensor.fill_(f64::NAN);
+        }
+    }
+    Tensor::write_safetensors(&tensors, model.join("model.safetensors")).unwrap();
+    let data = Location::Uri("file:///data".to_owned());
+    let task = EvaluationTask::Benchmark { name: "piqa".to_owned(), data, limit: None };
+    let message = permanent(measure(&model, &[(task, golden.join("data"))], 1, StopSignal::default()));
+    assert!(message.starts_with("piqa: validation row ") && message.contains("is not finite (NaN)"), "{message}");
 }

@@ -94,7 +94,7 @@ async fn serve_on(
     let services = inheritune_scheduler::services(&store, &stop)
         .merge(inheritune_slicer::services(&store))
         .merge(inheritune_trainer::services(&store))
-        .merge(inheritune_evaluator::services());
+        .merge(inheritune_evaluator::services(&store));
 
     // Whichever part ends first takes the others with it, but all are waited for: workers give their leases back.
     let stop = stop.child_token();

@@ -1,33 +1,38 @@
 //! WikiText-style perplexity of whole documents.
 
+use std::ops::Range;
 use std::path::Path;
 
+use inheritune_domain::id::Sha256Digest;
 use inheritune_domain::spec::Score;
-use inheritune_lm::tokenizer::Tokenizer;
 use inheritune_runtime::worker::{JobError, StopSignal};
 
-use super::{MetricDescription, ModelFacts, Row, TaskDescription, TaskResult};
+use super::{LossRow, ModelFacts, TaskDescription, TaskResult, cut, loss_row, losses, places};
+use crate::answer::{Answer, Part};
 use crate::documents::for_each_document;
-use crate::metrics::{TextLength, TextPerplexity, mean_loss};
-use crate::scorer::{Scorer, lm_error};
+use crate::metrics::{SequenceLoss, TextLength, TextPerplexity, mean_loss};
+use crate::scorer::{Scorer, Stretch, lm_error};
 use crate::windows::rolling;
 
+/// Its name in specs and scores.
+pub(super) const NAME: &str = "rolling_perplexity";
+/// Tokens of a unit at least.
+const UNIT_TOKENS: usize = 1 << 16;
+
 /// How it is listed.
-pub(super) const DESCRIPTION: TaskDescription = TaskDescription {
-    name: "rolling_perplexity",
-    description: "Perplexity of whole documents as lm-evaluation-harness measures WikiText: rolling windows of the \
-                  model's longest sequence, every token predicted once, the first of a document from the end-of-text \
-                  token. A text file is one document, a JSONL row with `text` or `page` another. word_perplexity and \
-                  the other two do not depend on the tokenizer; loss_nats is the mean over tokens, with the standard \
-                  error of the token-weighted mean over documents.",
-    input: "a text or JSONL file, plain, gzip or zstd",
-    metrics: &[
-        MetricDescription { name: "word_perplexity", description: "e to the nats a word" },
-        MetricDescription { name: "byte_perplexity", description: "e to the nats a byte of UTF-8" },
-        MetricDescription { name: "bits_per_byte", description: "bits a byte of UTF-8" },
-        MetricDescription { name: "loss_nats", description: "mean cross-entropy a token, in nats" },
-    ],
-};
+pub(super) fn description() -> TaskDescription {
+    TaskDescription {
+        name: NAME,
+        description: "Perplexity of whole documents of your own as lm-evaluation-harness measures WikiText: rolling windows \
+                      of the model's longest sequence, every token predicted once, the first of a document from the \
+                      end-of-text token. A text file is one document, a JSONL row with `text` or `page` another. \
+                      word_perplexity and the other two do not depend on the tokenizer; loss_nats is the mean over tokens, \
+                      with the standard error of the token-weighted mean over documents."
+            .to_owned(),
+        input: "a text or JSONL file, plain, gzip or zstd".to_owned(),
+        metrics: &["word_perplexity", "byte_perplexity", "bits_per_byte", "loss_nats"],
+    }
+}
 
 /// Documents as tokens.
 pub struct RollingPerplexity {
@@ -39,13 +44,14 @@ pub struct RollingPerplexity {
 struct Document {
     tokens: Vec<u32>,
     length: TextLength,
+    /// Digest of its text.
+    sha256: Sha256Digest,
 }
 
 impl RollingPerplexity {
     /// Reads and tokenizes the files in `input` with the model's tokenizer.
-    pub(super) fn prepare(input: &Path, model: ModelFacts, stop: &StopSignal) -> Result<Self, JobError> {
-        let tokenizer = Tokenizer::from_dir(model.dir).map_err(lm_error)?;
-        tokenizer.check_fits(model.vocab_size).map_err(lm_error)?;
+    pub(super) fn prepare(input: &Path, model: &ModelFacts, stop: &StopSignal) -> Result<Self, JobError> {
+        let tokenizer = model.tokenizer()?;
         let prefix = tokenizer.end_of_text_id().ok_or_else(|| {
             JobError::Permanent(
                 "the model's tokenizer has no end-of-text token, which the first token of a document is predicted \
@@ -60,7 +66,8 @@ impl RollingPerplexity {
             }
             let tokens = tokenizer.encode(&document.text).map_err(lm_error)?;
             if !tokens.is_empty() {
-                documents.push(Document { tokens, length: document.length });
+                let sha256 = Sha256Digest::of(document.text.as_bytes());
+                documents.push(Document { tokens, length: document.length, sha256 });
             }
             Ok(())
         })?;
@@ -70,45 +77,62 @@ impl RollingPerplexity {
         Ok(Self { documents, prefix, max_length: model.max_positions as usize })
     }
 
-    /// Tokens that will be scored.
-    pub(super) fn tokens(&self) -> u64 {
-        self.documents.iter().map(|document| document.tokens.len() as u64).sum()
+    pub(super) fn items(&self) -> usize {
+        self.documents.len()
     }
 
-    /// Measures.
-    pub(super) fn score(&self, scorer: &mut Scorer) -> Result<TaskResult, JobError> {
-        let windows = self.documents.iter().enumerate().flat_map(|(unit, document)| {
+    pub(super) fn units(&self) -> Vec<Range<usize>> {
+        cut(self.documents.iter().map(|document| document.tokens.len()), UNIT_TOKENS)
+    }
+
+    /// Of the documents' texts.
+    pub(super) fn digest(&self, range: &Range<usize>) -> Sha256Digest {
+        let digests: Vec<u8> = self.documents[range.clone()].iter().flat_map(|document| document.sha256.0).collect();
+        Sha256Digest::of(&digests)
+    }
+
+    pub(super) fn measure(
+        &self,
+        range: Range<usize>,
+        stretch: &dyn Fn(u64) -> Stretch,
+        scorer: &mut Scorer,
+    ) -> Result<Vec<Answer>, JobError> {
+        let documents = &self.documents[range.clone()];
+        scorer.expect(stretch(documents.iter().map(|document| document.tokens.len() as u64).sum()));
+        let windows = documents.iter().enumerate().flat_map(|(unit, document)| {
             let tokens: Vec<i64> = document.tokens.iter().copied().map(i64::from).collect();
             rolling(unit, &tokens, i64::from(self.prefix), self.max_length).into_iter().map(Ok)
         });
-        let losses = scorer.score(self.documents.len(), "document", windows)?;
-        let mean = mean_loss(&losses).ok_or_else(|| JobError::Permanent("no token was scored".to_owned()))?;
-        let length = self.documents.iter().fold(TextLength::default(), |sum, document| TextLength {
-            words: sum.words + document.length.words,
-            bytes: sum.bytes + document.length.bytes,
+        scorer.score(documents.len(), &|unit| format!("document {}", range.start + unit), windows)
+    }
+
+    pub(super) fn result(&self, parts: &[Part]) -> TaskResult {
+        let losses: Vec<SequenceLoss> = losses(parts).collect();
+        let lengths: Vec<TextLength> = places(parts).map(|place| self.documents[place].length).collect();
+        let scores = mean_loss(&losses).map(|mean| {
+            let length = lengths.iter().fold(TextLength::default(), |sum, length| TextLength {
+                words: sum.words + length.words,
+                bytes: sum.bytes + length.bytes,
+            });
+            let text = TextPerplexity::new(losses.iter().map(|loss| loss.sum_nats).sum(), length);
+            let score = |metric, value_and_error| Score::plain(NAME, metric, value_and_error, mean.sequences);
+            vec![
+                score("word_perplexity", (text.word_perplexity, None)),
+                score("byte_perplexity", (text.byte_perplexity, None)),
+                score("bits_per_byte", (text.bits_per_byte, None)),
+                score("loss_nats", (mean.mean_nats, mean.stderr)),
+            ]
         });
-        let text = TextPerplexity::new(losses.iter().map(|loss| loss.sum_nats).sum(), length);
-        let score = |metric: &str, value, stderr| Score {
-            task: DESCRIPTION.name.to_owned(),
-            metric: metric.to_owned(),
-            value,
-            stderr,
-            n: mean.sequences,
+        let rows = places(parts).zip(losses).zip(lengths);
+        let row = |((place, loss), length): ((usize, SequenceLoss), TextLength)| {
+            let SequenceLoss { tokens, sum_nats } = loss;
+            loss_row(
+                NAME,
+                place,
+                LossRow { tokens, sum_nats, digest: self.documents[place].sha256, length: Some(length) },
+            )
         };
-        let rows = (0..).zip(losses.iter().zip(&self.documents)).map(|(index, (loss, document))| Row {
-            task: DESCRIPTION.name,
-            index,
-            loss: *loss,
-            length: Some(document.length),
-        });
-        Ok(TaskResult {
-            scores: vec![
-                score("word_perplexity", text.word_perplexity, None),
-                score("byte_perplexity", text.byte_perplexity, None),
-                score("bits_per_byte", text.bits_per_byte, None),
-                score("loss_nats", mean.mean_nats, mean.stderr),
-            ],
-            rows: rows.collect(),
-        })
+        let rows = rows.map(row).collect();
+        TaskResult { scores: scores.unwrap_or_default(), rows }
     }
 }

@@ -1,30 +1,39 @@
 //! Mean cross-entropy over a token set's validation tokens.
 
+use std::ops::Range;
 use std::path::Path;
 
+use inheritune_domain::id::Sha256Digest;
 use inheritune_domain::spec::Score;
 use inheritune_lm::LmError;
 use inheritune_lm::tokens::TokenSet;
 use inheritune_runtime::worker::JobError;
 
-use super::{MetricDescription, ModelFacts, Row, TaskDescription, TaskResult};
-use crate::metrics::mean_loss;
-use crate::scorer::{Scorer, lm_error};
+use super::{LossRow, ModelFacts, TaskDescription, TaskResult, cut, loss_row, losses, places};
+use crate::answer::{Answer, Part};
+use crate::metrics::{SequenceLoss, mean_loss};
+use crate::scorer::{Scorer, Stretch, lm_error};
 use crate::windows::{block, block_count, block_range};
 
+/// Its name in specs and scores.
+pub(super) const NAME: &str = "validation_loss";
+/// Tokens of a unit at least.
+const UNIT_TOKENS: u64 = 1 << 16;
+
 /// How it is listed.
-pub(super) const DESCRIPTION: TaskDescription = TaskDescription {
-    name: "validation_loss",
-    description: "Mean cross-entropy over the validation tokens of a token set. The tokens are cut into windows of \
-                  block_size inputs that do not overlap; every token but the first is predicted exactly once, from the \
-                  tokens of its window before it; the last window may be shorter. loss_nats is the mean over tokens, \
-                  with the standard error of the token-weighted mean over windows; perplexity is e to it.",
-    input: "a token set",
-    metrics: &[
-        MetricDescription { name: "loss_nats", description: "mean cross-entropy a token, in nats" },
-        MetricDescription { name: "perplexity", description: "e to the mean cross-entropy" },
-    ],
-};
+pub(super) fn description() -> TaskDescription {
+    TaskDescription {
+        name: NAME,
+        description:
+            "Mean cross-entropy over the validation tokens of a token set. The tokens are cut into windows of \
+                      block_size inputs that do not overlap; every token but the first is predicted exactly once, from \
+                      the tokens of its window before it; the last window may be shorter. loss_nats is the mean over \
+                      tokens, with the standard error of the token-weighted mean over windows; perplexity is e to it."
+                .to_owned(),
+        input: "a token set".to_owned(),
+        metrics: &["loss_nats", "perplexity"],
+    }
+}
 
 /// A token set, cut into windows.
 pub struct ValidationLoss {
@@ -39,7 +48,7 @@ impl ValidationLoss {
         input: &Path,
         block_size: u32,
         max_sequences: Option<u64>,
-        model: ModelFacts,
+        model: &ModelFacts,
     ) -> Result<Self, JobError> {
         let set = TokenSet::open(input).map_err(lm_error)?;
         let permanent = |problem: String| Err(JobError::Permanent(problem));
@@ -67,34 +76,49 @@ impl ValidationLoss {
         Ok(Self { set, block_size, sequences })
     }
 
-    /// Tokens that will be scored.
-    pub(super) fn tokens(&self) -> u64 {
-        (self.sequences * self.block_size).min(self.set.validation().len() - 1)
+    pub(super) fn items(&self) -> usize {
+        self.sequences as usize
     }
 
-    /// Measures.
-    pub(super) fn score(&self, scorer: &mut Scorer) -> Result<TaskResult, JobError> {
+    pub(super) fn units(&self) -> Vec<Range<usize>> {
+        let sizes = std::iter::repeat_n(self.block_size as usize, self.items());
+        cut(sizes, UNIT_TOKENS as usize)
+    }
+
+    /// Of the tokens, which are what they are: an artifact does not change.
+    pub(super) fn digest(&self, range: &Range<usize>) -> Sha256Digest {
+        Sha256Digest::of(format!("{NAME} {:?} {} {range:?}", self.set.meta(), self.block_size).as_bytes())
+    }
+
+    pub(super) fn measure(
+        &self,
+        range: Range<usize>,
+        stretch: &dyn Fn(u64) -> Stretch,
+        scorer: &mut Scorer,
+    ) -> Result<Vec<Answer>, JobError> {
         let validation = self.set.validation();
-        let windows = (0..self.sequences).map(|index| {
-            let range = block_range(index, validation.len(), self.block_size);
-            Ok(block(index as usize, validation.read(range).map_err(lm_error)?))
+        let tokens = |index: usize| block_range(index as u64, validation.len(), self.block_size);
+        scorer.expect(stretch(range.clone().map(tokens).map(|range| range.end - range.start - 1).sum()));
+        let windows = range
+            .clone()
+            .map(|index| Ok(block(index - range.start, validation.read(tokens(index)).map_err(lm_error)?)));
+        scorer.score(range.len(), &|unit| format!("sequence {}", range.start + unit), windows)
+    }
+
+    pub(super) fn result(&self, parts: &[Part]) -> TaskResult {
+        let losses: Vec<SequenceLoss> = losses(parts).collect();
+        let scores = mean_loss(&losses).map(|mean| {
+            let score = |metric, value_and_error| Score::plain(NAME, metric, value_and_error, mean.sequences);
+            vec![
+                score("loss_nats", (mean.mean_nats, mean.stderr)),
+                score("perplexity", (mean.perplexity(), mean.perplexity_stderr())),
+            ]
         });
-        let losses = scorer.score(self.sequences as usize, "sequence", windows)?;
-        let mean = mean_loss(&losses).ok_or_else(|| JobError::Permanent("no token was scored".to_owned()))?;
-        let score = |metric: &str, value, stderr| Score {
-            task: DESCRIPTION.name.to_owned(),
-            metric: metric.to_owned(),
-            value,
-            stderr,
-            n: mean.sequences,
+        let row = |(place, SequenceLoss { tokens, sum_nats }): (usize, SequenceLoss)| {
+            let digest = self.digest(&(place..place + 1));
+            loss_row(NAME, place, LossRow { tokens, sum_nats, digest, length: None })
         };
-        let rows = (0..).zip(losses).map(|(index, loss)| Row { task: DESCRIPTION.name, index, loss, length: None });
-        Ok(TaskResult {
-            scores: vec![
-                score("loss_nats", mean.mean_nats, mean.stderr),
-                score("perplexity", mean.perplexity(), mean.perplexity_stderr()),
-            ],
-            rows: rows.collect(),
-        })
+        let rows = places(parts).zip(losses).map(row).collect();
+        TaskResult { scores: scores.unwrap_or_default(), rows }
     }
 }

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use inheritune_domain::artifact::Location;
 use inheritune_domain::id::ArtifactId;
 use inheritune_domain::spec::{EvaluateSpec, EvaluationTask};
-use inheritune_evaluator::harness::{Measured, Measurement};
+use inheritune_evaluator::harness::Measurement;
+use inheritune_evaluator::metrics::bootstrap::HARNESS_RESAMPLES;
+use inheritune_evaluator::tasks::{BenchmarkRow, Found, LossRow, Row, TaskResult};
 use inheritune_lm::tokens::{NewTokenSet, TokenSetWriter};
 use inheritune_lm::{Device, Kind, Tensor};
 use inheritune_runtime::worker::{JobError, ProgressSender, StopSignal};
@@ -71,26 +73,65 @@ pub fn write_tokens(dir: &Path, vocab_size: u32, validation: usize) -> Vec<i64> 
     tokens[validation..].iter().copied().map(i64::from).collect()
 }
 
-/// Measures without a store, as the job does on its own thread.
+/// What was measured.
+pub struct Measured {
+    pub results: Vec<TaskResult>,
+    pub parameters: u64,
+}
+
+/// Measures without a store, unit after unit.
 pub fn measure(
     checkpoint: &Path,
     tasks: &[(EvaluationTask, PathBuf)],
     batch_size: u32,
     stop: StopSignal,
 ) -> Result<Measured, JobError> {
-    let measurement = Measurement {
-        checkpoint: checkpoint.to_owned(),
-        inputs: tasks.iter().map(|(_, input)| input.clone()).collect(),
-        spec: EvaluateSpec {
-            checkpoint: Location::Uri("file:///tiny".to_owned()),
-            tasks: tasks.iter().map(|(task, _)| task.clone()).collect(),
-            batch_size,
-        },
-        threads: Some(1),
-        stop,
-        progress: ProgressSender::default(),
+    let (names, inputs): (Vec<_>, Vec<_>) = tasks.iter().cloned().unzip();
+    let spec = EvaluateSpec { batch_size, ..EvaluateSpec::new(Location::Uri("file:///tiny".to_owned()), names) };
+    measure_as(checkpoint, inputs, spec, stop, ProgressSender::default())
+}
+
+/// The same, of a whole spec.
+pub fn measure_as(
+    checkpoint: &Path,
+    inputs: Vec<PathBuf>,
+    spec: EvaluateSpec,
+    stop: StopSignal,
+    progress: ProgressSender,
+) -> Result<Measured, JobError> {
+    let checkpoint = checkpoint.to_owned();
+    let mut prepared = Measurement { checkpoint, inputs, spec, threads: Some(1), stop, progress }.prepare()?;
+    if let Some(problem) = prepared.problems.pop() {
+        return Err(JobError::Permanent(problem));
+    }
+    let mut answers = Vec::new();
+    let mut done = 0;
+    for unit in prepared.units() {
+        let measured = prepared.measure(&unit, done)?;
+        done += unit.items.len() as u64;
+        answers.push((unit, measured));
+    }
+    let result = |task| {
+        let own = answers.iter().filter(|(unit, _)| unit.task == task).map(|(unit, own)| (unit, own.as_slice()));
+        prepared.result(task, own, HARNESS_RESAMPLES)
     };
-    measurement.run()
+    Ok(Measured { results: (0..prepared.tasks.len()).map(result).collect(), parameters: prepared.parameters })
+}
+
+/// The loss in a row.
+pub fn loss(row: &Row) -> &LossRow {
+    match &row.found {
+        Found::Loss(loss) => loss,
+        Found::Answers(_) => panic!("{row:?} is of a benchmark"),
+    }
+}
+
+/// The answers in a row.
+pub fn answers(row: &Row) -> &BenchmarkRow {
+    match &row.found {
+        Found::Answers(answers) => answers,
+        Found::Loss(_) => panic!("{row:?} is of a text"),
+    }
 }
 
 /// A validation loss task.

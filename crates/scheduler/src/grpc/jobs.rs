@@ -7,7 +7,7 @@ use inheritune_api::convert::job::SubmittedJob;
 use inheritune_api::v1::job_service_server::JobService;
 use inheritune_api::{convert, status, v1};
 use inheritune_domain::id::{JobId, RunId};
-use inheritune_domain::job::{Directive, METRICS, MetricPoint};
+use inheritune_domain::job::{Directive, MetricPoint};
 use inheritune_store::jobs::{JobFilter, NewJob};
 use tonic::{Request, Response, Status};
 
@@ -101,12 +101,9 @@ impl JobService for Jobs {
         if request.metrics.len() > MAX_METRIC_NAMES {
             return Err(status::unusable("metrics", &format!("must name at most {MAX_METRIC_NAMES} metrics")));
         }
-        let names = match request.metrics {
-            names if names.is_empty() => METRICS.map(str::to_owned).to_vec(),
-            names => names,
-        };
         // An id that does not exist fails the call, not its stream.
-        self.shared.store.job(id).await.map_err(|e| store_status(&e))?;
+        let job = self.shared.store.job(id).await.map_err(|e| store_status(&e))?;
+        let names = if request.metrics.is_empty() { job.spec.curves() } else { request.metrics };
         let grant = self.shared.watch().await?;
         let after = names.into_iter().map(|name| (name, request.after_step)).collect();
         Ok(Response::new(stream(WatchedJob { shared: self.shared.clone(), id, after, sent: None }, grant)))

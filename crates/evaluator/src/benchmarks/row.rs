@@ -1,0 +1,71 @@
+//! The columns of one row, asked for by name.
+
+use serde_json::Value;
+
+/// A row as JSON has it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row<'a>(pub(super) &'a Value);
+
+impl<'a> Row<'a> {
+    fn column(self, name: &str) -> Result<&'a Value, String> {
+        self.0.get(name).ok_or_else(|| {
+            let names: Vec<&str> = self.0.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+            format!("there is no column `{name}` (there are: {})", names.join(", "))
+        })
+    }
+
+    /// A text.
+    pub(super) fn text(self, name: &str) -> Result<&'a str, String> {
+        self.column(name)?.as_str().ok_or_else(|| format!("column `{name}` is no text"))
+    }
+
+    /// A number from 0 on.
+    pub(super) fn number(self, name: &str) -> Result<usize, String> {
+        let number = self.column(name)?.as_u64().and_then(|number| usize::try_from(number).ok());
+        number.ok_or_else(|| format!("column `{name}` is no number from 0 on but {}", self.0[name]))
+    }
+
+    /// The place of one of `n` choices; text that is a number will do.
+    pub(super) fn label(self, name: &str, n: usize) -> Result<usize, String> {
+        let value = self.column(name)?;
+        let number = match value {
+            Value::String(text) => text.parse().ok(),
+            other => other.as_u64(),
+        };
+        let label = number.and_then(|number| usize::try_from(number).ok()).filter(|label| *label < n);
+        label.ok_or_else(|| format!("column `{name}` is {value}, which is not one of the labels 0 to {}", n - 1))
+    }
+
+    /// A list of texts, not empty.
+    pub(super) fn texts(self, name: &str) -> Result<Vec<&'a str>, String> {
+        let texts: Option<Vec<&str>> =
+            self.column(name)?.as_array().and_then(|list| list.iter().map(Value::as_str).collect());
+        texts.filter(|texts| !texts.is_empty()).ok_or_else(|| format!("column `{name}` is no list of texts"))
+    }
+
+    /// A list of exactly `n` texts.
+    pub(super) fn exactly(self, name: &str, n: usize) -> Result<Vec<&'a str>, String> {
+        let texts = self.texts(name)?;
+        if texts.len() == n {
+            return Ok(texts);
+        }
+        Err(format!("column `{name}` holds {} texts, not {n}", texts.len()))
+    }
+
+    /// A list of zeros and ones.
+    pub(super) fn flags(self, name: &str) -> Result<Vec<bool>, String> {
+        let flag = |value: &Value| match value.as_u64() {
+            Some(0) => Some(false),
+            Some(1) => Some(true),
+            _ => None,
+        };
+        let flags = self.column(name)?.as_array().and_then(|list| list.iter().map(flag).collect());
+        flags.ok_or_else(|| format!("column `{name}` is no list of zeros and ones"))
+    }
+
+    /// A row within the row.
+    pub(super) fn inner(self, name: &str) -> Result<Row<'a>, String> {
+        let value = self.column(name)?;
+        if value.is_object() { Ok(Row(value)) } else { Err(format!("column `{name}` has no columns of its own")) }
+    }
+}

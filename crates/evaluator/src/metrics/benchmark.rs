@@ -1,0 +1,234 @@
+//! From answers to a benchmark's scores: lm-evaluation-harness 0.4.13's metrics and standard errors, and what they are to be
+//! held against.
+
+use inheritune_domain::benchmark::{Benchmark, Prompt};
+use inheritune_domain::comparison::two_sided;
+use inheritune_domain::spec::Score;
+
+use super::bootstrap::perplexity_stderr;
+use super::{TextLength, TextPerplexity};
+use crate::answer::Answer;
+use crate::benchmarks::Target;
+
+/// One item's share in each of its benchmark's metrics, in the order of [`Prompt::metrics`]: `acc` and `acc_norm` 0 or 1 (for
+/// [`Target::Mass`] a probability), a perplexity the log-likelihood that goes into it.
+///
+/// # Panics
+/// Without an answer for each of the item's requests.
+pub fn shares(target: &Target, answers: &[Answer]) -> Vec<f64> {
+    let first = answers[0];
+    let log_likelihoods = answers.iter().map(|answer| answer.log_likelihood);
+    match target {
+        Target::Choice { gold, lengths, .. } => {
+            let acc = right(*gold, log_likelihoods.clone());
+            let by_length = |lengths: &Vec<usize>| {
+                right(*gold, log_likelihoods.clone().zip(lengths).map(|(sum, length)| sum / *length as f64))
+            };
+            [acc].into_iter().chain(lengths.as_ref().map(by_length)).collect()
+        }
+        Target::Mass { is_true } => {
+            // Less the largest, which cancels, so that they do not all vanish.
+            let largest = log_likelihoods.clone().fold(f64::NEG_INFINITY, f64::max);
+            let likelihoods: Vec<f64> = log_likelihoods.map(|sum| (sum - largest).exp()).collect();
+            let all: f64 = likelihoods.iter().sum();
+            vec![likelihoods.iter().zip(is_true).filter(|(_, is_true)| **is_true).map(|(p, _)| p / all).sum()]
+        }
+        Target::Word => vec![f64::from(u8::from(first.is_greedy)), first.log_likelihood],
+        Target::Text(_) => vec![first.log_likelihood; 3],
+    }
+}
+
+/// 1 where the first of the largest values is at `gold`, as by NumPy's argmax.
+fn right(gold: usize, values: impl Iterator<Item = f64>) -> f64 {
+    let mut best = (0, f64::NEG_INFINITY);
+    for (place, value) in values.enumerate() {
+        if value > best.1 || place == 0 {
+            best = (place, value);
+        }
+    }
+    f64::from(u8::from(best.0 == gold))
+}
+
+/// The scores of a benchmark's items, from their [`shares`]: one for each of its metrics. Standard errors of perplexities are
+/// made of `resamples`.
+pub fn scores(benchmark: &Benchmark, targets: &[Target], shares: &[Vec<f64>], resamples: u32) -> Vec<Score> {
+    let metrics = benchmark.prompt.metrics().iter().enumerate();
+    metrics
+        .filter_map(|(place, metric)| {
+            let values: Vec<f64> = shares.iter().map(|shares| shares[place]).collect();
+            (!values.is_empty()).then(|| score(benchmark, (metric, resamples), &values, targets))
+        })
+        .collect()
+}
+
+fn score(benchmark: &Benchmark, (metric, resamples): (&str, u32), values: &[f64], targets: &[Target]) -> Score {
+    let n = values.len() as u64;
+    let plain = |value_and_error| Score::plain(benchmark.name, metric, value_and_error, n);
+    let text = || {
+        let length = targets.iter().fold(TextLength::default(), |sum, target| match target {
+            Target::Text(length) => TextLength { words: sum.words + length.words, bytes: sum.bytes + length.bytes },
+            Target::Choice { .. } | Target::Mass { .. } | Target::Word => sum,
+        });
+        TextPerplexity::new(-values.iter().sum::<f64>(), length)
+    };
+    match metric {
+        "perplexity" => plain(((-mean(values)).exp(), perplexity_stderr(values, resamples))),
+        "word_perplexity" => plain((text().word_perplexity, None)),
+        "byte_perplexity" => plain((text().byte_perplexity, None)),
+        "bits_per_byte" => plain((text().bits_per_byte, None)),
+        _ => accuracy(benchmark.prompt, plain((mean(values), mean_stderr(values))), values, targets),
+    }
+}
+
+/// The score, and what guessing would bring.
+fn accuracy(prompt: Prompt, score: Score, values: &[f64], targets: &[Target]) -> Score {
+    let chances: Vec<f64> = targets.iter().filter_map(chance).collect();
+    if chances.len() != values.len() {
+        return score;
+    }
+    let excess: f64 = values.iter().zip(&chances).map(|(value, chance)| value - chance).sum();
+    // Under guessing, a right choice is a coin that falls so with its chance; a share of probability has no such law, and its
+    // own spread has to do.
+    let variance = if targets.iter().all(|target| matches!(target, Target::Choice { .. })) {
+        chances.iter().map(|chance| chance * (1.0 - chance)).sum::<f64>()
+    } else {
+        let mean = excess / values.len() as f64;
+        values.iter().zip(&chances).map(|(value, chance)| (value - chance - mean).powi(2)).sum::<f64>()
+    };
+    Score {
+        chance: Some(mean(&chances)),
+        majority: majority(prompt, targets),
+        chance_p_value: two_sided(excess, variance.sqrt()),
+        ..score
+    }
+}
+
+/// What guessing brings on an item.
+fn chance(target: &Target) -> Option<f64> {
+    match target {
+        Target::Choice { choices, .. } => Some(1.0 / *choices as f64),
+        Target::Mass { is_true } => {
+            Some(is_true.iter().filter(|is_true| **is_true).count() as f64 / is_true.len() as f64)
+        }
+        Target::Word | Target::Text(_) => None,
+    }
+}
+
+/// How often the most frequent answer is right, where the same answers are offered each time.
+fn majority(prompt: Prompt, targets: &[Target]) -> Option<f64> {
+    let has_same_answers = match prompt {
+        Prompt::Wsc | Prompt::Boolq | Prompt::Mmlu { .. } | Prompt::Wnli | Prompt::Qnli | Prompt::Mnli => true,
+        Prompt::Wsc273
+        | Prompt::Piqa
+        | Prompt::Winogrande
+        | Prompt::Logiqa
+        | Prompt::TruthfulqaMc1
+        | Prompt::TruthfulqaMc2
+        | Prompt::Wikitext
+        | Prompt::Lambada
+        | Prompt::Arc
+        | Prompt::Sciq
+        | Prompt::Hellaswag => false,
+    };
+    let mut counts: Vec<usize> = Vec::new();
+    for target in targets {
+        let Target::Choice { gold, .. } = target else { return None };
+        counts.resize(counts.len().max(gold + 1), 0);
+        counts[*gold] += 1;
+    }
+    let most = counts.into_iter().max()?;
+    has_same_answers.then_some(most as f64 / targets.len() as f64)
+}
+
+/// The score of a group whose members are weighted by their items, as `mmlu` is in the harness: the mean, and the pooled
+/// standard error (`pooled_sample_stderr`). None unless all are accuracies.
+pub fn group_score(name: &str, members: &[Score]) -> Option<Score> {
+    let n: u64 = members.iter().map(|score| score.n).sum();
+    let metric = &members.first()?.metric;
+    let weighted = |value: &dyn Fn(&Score) -> Option<f64>| {
+        members.iter().map(|score| Some(value(score)? * score.n as f64)).sum::<Option<f64>>().map(|sum| sum / n as f64)
+    };
+    let stderr = members
+        .iter()
+        .map(|score| Some((score.n as f64 - 1.0) * score.stderr?.powi(2) * score.n as f64))
+        .sum::<Option<f64>>()
+        .map(|squares| (squares / (n as f64 - members.len() as f64) / n as f64).sqrt());
+    let value = weighted(&|score| Some(score.value))?;
+    let chance = weighted(&|score| score.chance)?;
+    let coins: f64 =
+        members.iter().filter_map(|score| Some(score.n as f64 * score.chance? * (1.0 - score.chance?))).sum();
+    Some(Score {
+        chance: Some(chance),
+        majority: weighted(&|score| score.majority),
+        chance_p_value: two_sided((value - chance) * n as f64, coins.sqrt()),
+        ..Score::plain(name, metric, (value, stderr), n)
+    })
+}
+
+/// Python's left-to-right mean.
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// The sample deviation of the mean; none for a single value.
+fn mean_stderr(values: &[f64]) -> Option<f64> {
+    let mean = mean(values);
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    let n = values.len() as f64;
+    (values.len() > 1).then(|| (squares / (n - 1.0)).sqrt() / n.sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn answers(log_likelihoods: &[f64]) -> Vec<Answer> {
+        log_likelihoods.iter().map(|sum| Answer { log_likelihood: *sum, tokens: 1, is_greedy: false }).collect()
+    }
+
+    #[test]
+    fn the_first_of_equal_answers_counts() {
+        let choice = |gold, lengths| Target::Choice { gold, choices: 3, lengths };
+        let said = answers(&[-4.0, -2.0, -2.0]);
+        assert_eq!(shares(&choice(1, None), &said), [1.0]);
+        assert_eq!(shares(&choice(2, None), &said), [0.0]);
+        // -4/8, -2/2, -2/5: by the character the third is the likeliest.
+        assert_eq!(shares(&choice(2, Some(vec![8, 2, 5])), &said), [0.0, 1.0]);
+    }
+
+    #[test]
+    fn probability_is_shared_among_the_true_ones() {
+        let mass = Target::Mass { is_true: vec![true, false, true] };
+        // Python: p = [math.exp(x) for x in (-1, -2, -3)]; (p[0] + p[2]) / sum(p)
+        assert!((shares(&mass, &answers(&[-1.0, -2.0, -3.0]))[0] - 0.755_271_52).abs() < 1e-8);
+        assert!((shares(&mass, &answers(&[-1001.0, -1002.0, -1003.0]))[0] - 0.755_271_52).abs() < 1e-8);
+    }
+
+    #[test]
+    fn accuracies_come_with_chance_and_majority() {
+        let boolq = inheritune_domain::benchmark::find("boolq").unwrap();
+        let targets: Vec<Target> =
+            [0, 1, 1, 1].iter().map(|gold| Target::Choice { gold: *gold, choices: 2, lengths: None }).collect();
+        let [score] = &scores(&boolq, &targets, &[vec![1.0], vec![1.0], vec![0.0], vec![1.0]], 0)[..] else { panic!() };
+        assert_eq!((score.value, score.chance, score.majority), (0.75, Some(0.5), Some(0.75)));
+        assert!((score.stderr.unwrap() - 0.25).abs() < 1e-15);
+        // One more than 2 of 4 by coins: z = 1.
+        assert!((score.chance_p_value.unwrap() - 0.317_310_507_862_914_1).abs() < 1e-12);
+    }
+
+    #[test]
+    fn groups_are_pooled_as_the_harness_pools_them() {
+        // lm_eval 0.4.13: pooled_sample_stderr([0.1, 0.2], [5, 10]), aggregate_subtask_metrics([0.4, 0.6], [5, 10])
+        let member = |value, stderr, n| Score {
+            chance: Some(0.25),
+            ..Score::plain("mmlu_anatomy", "acc", (value, Some(stderr)), n)
+        };
+        let group = group_score("mmlu", &[member(0.4, 0.1, 5), member(0.6, 0.2, 10)]).unwrap();
+        assert!((group.value - 8.0 / 15.0).abs() < 1e-15);
+        assert!((group.stderr.unwrap() - 0.139_596_488_090_422_58).abs() < 1e-15, "{:?}", group.stderr);
+        assert_eq!((group.n, group.chance, group.majority), (15, Some(0.25), None));
+        let alone = Score { stderr: None, ..member(1.0, 0.0, 1) };
+        assert_eq!(group_score("mmlu", &[member(0.4, 0.1, 5), alone]).unwrap().stderr, None);
+    }
+}

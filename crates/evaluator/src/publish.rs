@@ -1,0 +1,123 @@
+//! What an evaluation leaves behind: every row, the scores, and how they differ from another model's.
+
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
+
+use inheritune_domain::artifact::{ArtifactKind, Location};
+use inheritune_domain::benchmark::{GROUPS, HARNESS_VERSION};
+use inheritune_domain::id::ArtifactId;
+use inheritune_domain::spec::{EvaluateSpec, Evaluated, Score, ScoreDifference};
+use inheritune_runtime::worker::{JobContext, JobError};
+use inheritune_store::Store;
+use serde_json::json;
+
+use crate::comparison::differences;
+use crate::metrics::benchmark::group_score;
+use crate::shift::Measured;
+use crate::tasks::{Row, TaskResult};
+
+/// Per-sequence and per-document results, one JSON object a line.
+pub const ROWS_FILE: &str = "scores.jsonl";
+/// What was measured and what came of it.
+pub const SCORES_FILE: &str = "scores.json";
+/// Largest [`ROWS_FILE`] that is read.
+const MAX_ROWS_BYTES: u64 = 1 << 30;
+
+/// Publishes what was found, whatever could not be: then the job fails for good, and says where the rest is.
+pub(crate) async fn publish(
+    spec: &EvaluateSpec,
+    measured: Measured,
+    context: &JobContext,
+) -> Result<Evaluated, JobError> {
+    let Measured { prepared, results, problems } = measured;
+    let scores = all_scores(&results);
+    let failed = problems.join("; ");
+    if results.iter().all(|result| result.rows.is_empty()) {
+        return Err(JobError::Permanent(failed));
+    }
+    let compared = match spec.baseline {
+        Some(baseline) => compare_with(&results, baseline, &context.store).await?,
+        None => Vec::new(),
+    };
+    let rows_path = context.cache_dir.join(ROWS_FILE);
+    write_rows(&rows_path, &results).map_err(|e| JobError::Retryable(format!("{}: {e}", rows_path.display())))?;
+    let tasks = prepared
+        .tasks
+        .iter()
+        .map(|task| json!({ "task": task.name(), "items": task.items(), "sha256": task.digest(&(0..task.items())), "is_whole_published_split": task.is_known_data() }));
+    let summary = json!({
+        "version": 2,
+        "checkpoint": spec.checkpoint.to_string(),
+        "config": prepared.config,
+        "parameters": prepared.parameters,
+        "spec": spec,
+        "lm_eval_version": HARNESS_VERSION,
+        "measured": tasks.collect::<Vec<_>>(),
+        "scores": scores,
+        "differences": compared,
+        "problems": problems,
+    });
+    let mut writer = context.store.begin_artifact(ArtifactKind::Scores, context.lease);
+    writer.put_file(ROWS_FILE, &rows_path).await?;
+    let summary =
+        serde_json::to_vec_pretty(&summary).map_err(|e| JobError::Permanent(format!("{SCORES_FILE}: {e}")))?;
+    writer.put_bytes(SCORES_FILE, summary.into()).await?;
+    let (config, parameters) = (prepared.config, prepared.parameters);
+    let mut metadata = json!({ "family": config.family, "layers": config.n_layers, "parameters": parameters });
+    for score in &scores {
+        metadata[format!("{}.{}", score.task, score.metric)] = json!(score.value);
+    }
+    let artifact = writer.publish(None, metadata).await?;
+    if !failed.is_empty() {
+        let found = results.iter().filter(|result| !result.scores.is_empty()).count();
+        return Err(JobError::Permanent(format!("{failed}; {found} tasks are measured: artifact {}", artifact.id)));
+    }
+    Ok(Evaluated { scores_artifact: artifact.id, scores, config, parameters, differences: compared })
+}
+
+/// The tasks' scores, and those of the groups all of whose members are there.
+fn all_scores(results: &[TaskResult]) -> Vec<Score> {
+    let mut scores: Vec<Score> = results.iter().flat_map(|result| result.scores.clone()).collect();
+    let groups = GROUPS.iter().filter(|group| group.has_score()).filter_map(|group| {
+        let member = |name: &str| scores.iter().find(|score| score.task == name && score.metric == "acc").cloned();
+        let members: Option<Vec<Score>> = group.members().iter().map(|benchmark| member(benchmark.name)).collect();
+        group_score(group.name, &members?)
+    });
+    let groups: Vec<Score> = groups.collect();
+    scores.extend(groups);
+    scores
+}
+
+async fn compare_with(
+    results: &[TaskResult],
+    baseline: ArtifactId,
+    store: &Store,
+) -> Result<Vec<ScoreDifference>, JobError> {
+    let theirs = read_rows(store, baseline).await.map_err(|e| e.about(&format!("baseline {baseline}")))?;
+    let ours: Vec<Row> = results.iter().flat_map(|result| result.rows.clone()).collect();
+    Ok(differences(&ours, &theirs))
+}
+
+/// The rows of a `scores` artifact.
+///
+/// # Errors
+/// It is no such artifact, or cannot be read.
+pub async fn read_rows(store: &Store, scores: ArtifactId) -> Result<Vec<Row>, JobError> {
+    let folder = store.open(&Location::Artifact(scores)).await?;
+    let bytes = folder.read(ROWS_FILE, MAX_ROWS_BYTES).await?;
+    let text = std::str::from_utf8(&bytes).map_err(|e| JobError::Permanent(format!("{ROWS_FILE}: {e}")))?;
+    let row = |(number, line): (usize, &str)| {
+        serde_json::from_str(line).map_err(|e| JobError::Permanent(format!("{ROWS_FILE}: line {}: {e}", number + 1)))
+    };
+    text.lines().enumerate().map(row).collect()
+}
+
+/// One row a sequence or document; those of different tasks after one another.
+fn write_rows(path: &Path, results: &[TaskResult]) -> std::io::Result<()> {
+    let mut file = BufWriter::new(std::fs::File::create(path)?);
+    for row in results.iter().flat_map(|result| &result.rows) {
+        serde_json::to_writer(&mut file, row)?;
+        file.write_all(b"\n")?;
+    }
+    file.into_inner()?.sync_all()
+}

@@ -1,0 +1,249 @@
+//! A benchmark of lm-evaluation-harness, on its own rows.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use inheritune_domain::benchmark::Benchmark;
+use inheritune_domain::id::Sha256Digest;
+use inheritune_domain::spec::EvaluateSpec;
+use inheritune_lm::tokenizer::Tokenizer;
+use inheritune_runtime::worker::JobError;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{Found, ModelFacts, Row, TaskResult, cut};
+use crate::answer::{Answer, Part};
+use crate::benchmarks::{self, Item, Question, Target, rows};
+use crate::encoding::{Encoder, EncodingError, Memory, Sequence};
+use crate::metrics::benchmark::{scores, shares};
+use crate::prefix_tree::Plan;
+use crate::scorer::{Scorer, Stretch, lm_error};
+
+/// Characters of a unit at least: enough that starting one costs nothing, few enough that little is lost with one.
+const UNIT_CHARACTERS: usize = 1 << 18;
+
+/// A benchmark's items, and what asking a model takes.
+pub struct BenchmarkTask {
+    benchmark: Benchmark,
+    items: Vec<Item>,
+    tokenizer: Arc<Tokenizer>,
+    max_length: usize,
+    add_bos_token: Option<bool>,
+    max_batch_tokens: usize,
+    one_by_one: bool,
+}
+
+/// What was found of one item.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BenchmarkRow {
+    /// Digest of the first request's context, or of the text.
+    pub prompt_sha256: Sha256Digest,
+    /// The right choice, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gold: Option<usize>,
+    /// Log-likelihood of each request.
+    pub log_likelihoods: Vec<f64>,
+    /// Whether each is what the model would say itself.
+    pub is_greedy: Vec<bool>,
+    /// Words and bytes of a text.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub length: Option<crate::metrics::TextLength>,
+    /// The item's share in each metric: 0 or 1, a probability, or the log-likelihood that goes into a perplexity.
+    pub metrics: serde_json::Map<String, serde_json::Value>,
+}
+
+impl BenchmarkTask {
+    /// Reads the rows of `benchmark` below the folder `data`, and makes items of the first `limit`.
+    pub(super) fn prepare(
+        benchmark: Benchmark,
+        (data, limit): (&Path, Option<u32>),
+        model: &ModelFacts,
+        tokenizer: Arc<Tokenizer>,
+        spec: &EvaluateSpec,
+    ) -> Result<Self, JobError> {
+        let named = |e: JobError| e.about(benchmark.name);
+        let exists = |name: &str| data.join(name).is_file();
+        let read = |name: String, limit| rows::read(&data.join(name), limit);
+        let limit = limit.map_or(usize::MAX, |limit| limit as usize);
+        let scored = rows::scored_file(&benchmark, exists).and_then(|name| read(name, limit)).map_err(named)?;
+        let shots = match rows::shots_file(&benchmark, exists)? {
+            Some(name) => read(name, benchmark.prompt.shots()).map_err(named)?,
+            None => Vec::new(),
+        };
+        let problem = |problem: String| Err(named(JobError::Permanent(problem)));
+        if scored.is_empty() {
+            return problem(format!("its {} split has no rows", benchmark.dataset.split));
+        }
+        if shots.len() < benchmark.prompt.shots() {
+            return problem(format!("{} examples are needed and {} are there", benchmark.prompt.shots(), shots.len()));
+        }
+        let items = benchmarks::items(&benchmark, &scored, &shots)
+            .map_err(|error| named(JobError::Permanent(error.to_string())))?;
+        Ok(Self {
+            benchmark,
+            items,
+            tokenizer,
+            max_length: model.max_positions as usize,
+            add_bos_token: spec.add_bos_token,
+            max_batch_tokens: spec.max_batch_tokens as usize,
+            one_by_one: spec.one_by_one,
+        })
+    }
+
+    /// Which one it is.
+    pub fn benchmark(&self) -> &Benchmark {
+        &self.benchmark
+    }
+
+    /// Whether its rows are the whole split as it was published; not known of every benchmark.
+    pub fn is_known_data(&self) -> bool {
+        self.benchmark.sha256() == Some(self.digest(&(0..self.items())))
+    }
+
+    /// Rows.
+    pub(super) fn items(&self) -> usize {
+        self.items.len()
+    }
+
+    /// By the characters that are not also those of the item before.
+    pub(super) fn units(&self) -> Vec<Range<usize>> {
+        let mut before = "";
+        let sizes = self.items.iter().map(|item| {
+            let requests = item.question.requests();
+            let (context, _) = requests.first().copied().unwrap_or_default();
+            let known = context.bytes().zip(before.bytes()).take_while(|(a, b)| a == b).count();
+            before = context;
+            let continuations = requests.iter().map(|(_, continuation)| continuation.len()).sum::<usize>();
+            context.len() - known + continuations
+        });
+        cut(sizes, UNIT_CHARACTERS)
+    }
+
+    /// Of every request's context and continuation.
+    pub(super) fn digest(&self, range: &Range<usize>) -> Sha256Digest {
+        let mut digest = Sha256::new();
+        for (context, continuation) in self.items[range.clone()].iter().flat_map(|item| item.question.requests()) {
+            for text in [context, continuation] {
+                digest.update((text.len() as u64).to_le_bytes());
+                digest.update(text);
+            }
+        }
+        Sha256Digest(digest.finalize().into())
+    }
+
+    /// Token ids of every request of every item: a context and its continuation, or a text's windows.
+    ///
+    /// # Errors
+    /// The first request that cannot be tokenized, by its row.
+    pub fn sequences(&self, range: Range<usize>) -> Result<Vec<Vec<Vec<Sequence>>>, JobError> {
+        let encoder = Encoder::new(&self.tokenizer, self.max_length, self.add_bos_token).map_err(lm_error)?;
+        self.items[range.clone()]
+            .par_iter()
+            .enumerate()
+            .map_init(Memory::new, |memory, (place, item)| {
+                encode(&encoder, &item.question, memory).map_err(|error| {
+                    let row = self.row_name(range.start + place);
+                    match error {
+                        EncodingError::Tokenizer(error) => lm_error(error).about(&row),
+                        error => JobError::Permanent(format!("{row}: {error}")),
+                    }
+                })
+            })
+            .collect()
+    }
+
+    pub(super) fn measure(
+        &self,
+        range: Range<usize>,
+        stretch: &dyn Fn(u64) -> Stretch,
+        scorer: &mut Scorer,
+    ) -> Result<Vec<Answer>, JobError> {
+        let requests = self.sequences(range.clone())?;
+        // Flat, and where each sequence comes from.
+        let (mut sequences, mut owners, mut request) = (Vec::new(), Vec::new(), 0_usize);
+        for (place, item) in requests.into_iter().enumerate() {
+            for windows in item {
+                for sequence in windows {
+                    sequences.push(sequence);
+                    owners.push((request, range.start + place));
+                }
+                request += 1;
+            }
+        }
+        let plan =
+            if self.one_by_one { Plan::one_by_one(&sequences) } else { Plan::new(&sequences, self.max_batch_tokens) };
+        scorer.expect(stretch(plan.tokens()));
+        let found = scorer.follow(&plan, sequences.len(), &|sequence| self.row_name(owners[sequence].1))?;
+        let mut answers = vec![Answer { log_likelihood: 0.0, tokens: 0, is_greedy: true }; request];
+        for ((request, _), found) in owners.iter().zip(found) {
+            let answer = &mut answers[*request];
+            answer.log_likelihood += found.log_likelihood;
+            answer.tokens += found.tokens;
+            answer.is_greedy &= found.is_greedy;
+        }
+        Ok(answers)
+    }
+
+    pub(super) fn result(&self, parts: &[Part], resamples: u32) -> TaskResult {
+        let (mut targets, mut all_shares, mut found) = (Vec::new(), Vec::new(), Vec::new());
+        for part in parts {
+            let mut answers = part.answers.as_slice();
+            for place in part.items.clone() {
+                let item = &self.items[place];
+                let (own, rest) = answers.split_at(item.question.requests().len());
+                answers = rest;
+                let shares = shares(&item.target, own);
+                found.push(self.row(place, item, own, &shares));
+                targets.push(item.target.clone());
+                all_shares.push(shares);
+            }
+        }
+        TaskResult { scores: scores(&self.benchmark, &targets, &all_shares, resamples), rows: found }
+    }
+
+    fn row(&self, place: usize, item: &Item, answers: &[Answer], shares: &[f64]) -> Row {
+        let (gold, length) = match &item.target {
+            Target::Choice { gold, .. } => (Some(*gold), None),
+            Target::Text(length) => (None, Some(*length)),
+            Target::Mass { .. } | Target::Word => (None, None),
+        };
+        let metrics = self.benchmark.prompt.metrics().iter().zip(shares);
+        Row {
+            task: self.benchmark.name.to_owned(),
+            index: place as u64,
+            found: Found::Answers(BenchmarkRow {
+                prompt_sha256: Sha256Digest::of(item.question.prompt().as_bytes()),
+                gold,
+                length,
+                log_likelihoods: answers.iter().map(|answer| answer.log_likelihood).collect(),
+                is_greedy: answers.iter().map(|answer| answer.is_greedy).collect(),
+                metrics: metrics.map(|(name, share)| ((*name).to_owned(), (*share).into())).collect(),
+            }),
+        }
+    }
+
+    fn row_name(&self, place: usize) -> String {
+        format!("{}: {} row {place}", self.benchmark.name, self.benchmark.dataset.split)
+    }
+}
+
+fn encode(
+    encoder: &Encoder<'_>,
+    question: &Question,
+    memory: &mut Memory,
+) -> Result<Vec<Vec<Sequence>>, EncodingError> {
+    let pairs = match question {
+        Question::Continuations { context, continuations } => {
+            let continuations: Vec<&str> = continuations.iter().map(String::as_str).collect();
+            encoder.pairs(context, &continuations, memory)?
+        }
+        Question::Contexts { contexts, continuation } => {
+            let pairs = contexts.iter().map(|context| encoder.pairs(context, &[continuation], memory));
+            pairs.collect::<Result<Vec<_>, _>>()?.concat()
+        }
+        Question::Text(text) => return Ok(vec![encoder.windows(text, memory)?]),
+    };
+    pairs.iter().map(|pair| Ok(vec![encoder.sequence(pair)?])).collect()
+}
