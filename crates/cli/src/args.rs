@@ -69,7 +69,7 @@ pub enum Command {
     /// What training takes
     #[command(subcommand)]
     Train(TrainCommand),
-    /// What can be measured
+    /// Measure models, and compare them
     #[command(subcommand)]
     Eval(EvalCommand),
     /// Recipe files, offline
@@ -232,7 +232,7 @@ pub enum JobCommand {
         /// The job
         id: Uuid,
     },
-    /// Show a training's curves: loss, learning rate, gradient norm, speed, memory and more
+    /// Show a training's curves: loss, learning rate, gradient norm, speed, memory and more; of an evaluation its scores
     ///
     /// Follows a running job to its end. With --output json, every point.
     Metrics {
@@ -265,6 +265,14 @@ pub struct SubmitJob {
     /// The job's spec
     #[arg(value_name = "FILE.toml|FILE.json")]
     pub spec: PathBuf,
+    /// How it is handed in
+    #[command(flatten)]
+    pub submission: Submission,
+}
+
+/// How a job is handed in.
+#[derive(Debug, Args)]
+pub struct Submission {
     /// What it is for, in your words
     #[arg(long, default_value = "", hide_default_value = true)]
     pub label: String,
@@ -448,8 +456,73 @@ pub enum TrainCommand {
 /// Commands about evaluation.
 #[derive(Debug, Subcommand)]
 pub enum EvalCommand {
-    /// List what an evaluate job can measure
+    /// List what can be measured
     Tasks,
+    /// Measure a model on benchmarks of lm-evaluation-harness
+    ///
+    /// The label names the model on the leaderboard: its location when absent.
+    Run(RunBenchmarks),
+    /// Show the scores of an evaluation: error, chance, majority class, and whether they differ from guessing
+    Scores {
+        /// The evaluate job
+        job: Uuid,
+    },
+    /// Hold two models' scores against each other, pair by pair where both were measured on the same document
+    Compare {
+        /// An evaluate job, or its scores
+        first: Uuid,
+        /// Another one
+        second: Uuid,
+    },
+    /// Show models by tasks: the newest scores of each, and published ones
+    Leaderboard {
+        /// Only the models of this run
+        #[arg(long, value_name = "ID")]
+        run: Option<Uuid>,
+    },
+    /// Write an evaluation's scores as lm-evaluation-harness writes its own: results.json and samples_TASK.jsonl
+    Export {
+        /// The evaluate job
+        job: Uuid,
+        /// The folder, made where needed
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+        /// Even if the folder is not empty; files of the same name are replaced
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// `eval run`.
+#[derive(Debug, Args)]
+pub struct RunBenchmarks {
+    /// The model: artifact://ID, a path or file:// URI that the server can read, or s3://bucket/key
+    pub checkpoint: String,
+    /// Benchmarks and groups: piqa,mmlu; `poster` is all that the poster measures; `inheritune eval tasks` lists them
+    #[arg(long, value_delimiter = ',', required = true, value_name = "NAMES")]
+    pub tasks: Vec<String>,
+    /// A folder with the data sets, each in a folder of its own (piqa/validation.jsonl or .parquet); a path or file:// URI
+    /// that the server can read, s3://bucket/key or artifact://ID
+    #[arg(long, value_name = "FOLDER")]
+    pub data: String,
+    /// Only the first so many rows of each benchmark
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+    /// Another model's scores, to be compared with pair by pair
+    #[arg(long, value_name = "ID")]
+    pub baseline: Option<Uuid>,
+    /// Whether the tokenizer's special tokens are added; whatever it does by itself when absent
+    #[arg(long, value_name = "BOOL")]
+    pub add_bos_token: Option<bool>,
+    /// Tokens a forward pass at most, but for a single longer request: bounds the memory; 2048 when absent
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_batch_tokens: Option<u32>,
+    /// Read every request by itself, as the harness does with a batch size of 1: slow
+    #[arg(long)]
+    pub one_by_one: bool,
+    /// How it is handed in
+    #[command(flatten)]
+    pub submission: Submission,
 }
 
 /// Commands about recipe files.

@@ -1,6 +1,7 @@
 //! Carries commands out.
 
 mod artifact;
+mod eval;
 mod job;
 mod models;
 mod run;
@@ -34,7 +35,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Artifact(command) => artifact::run(global, command).await,
         Command::Slice(command) => models::slice(global, command).await,
         Command::Train(command) => models::train(global, command).await,
-        Command::Eval(command) => models::eval(global, command).await,
+        Command::Eval(command) => eval::run(global, command).await,
         Command::Recipe(RecipeCommand::Check { recipe, explain }) => check(global, &recipe, explain),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "inheritune", &mut std::io::stdout());

@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::recipe::absolute_location;
 
 /// Fields that hold a location, wherever they are in a spec.
-const LOCATION_FIELDS: [&str; 4] = ["checkpoint", "source", "sources", "from"];
+const LOCATION_FIELDS: [&str; 5] = ["checkpoint", "source", "sources", "from", "data"];
 
 /// The job in `text`: JSON if `path` ends so, else TOML. Relative paths are taken from `base`.
 ///

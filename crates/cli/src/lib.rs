@@ -11,10 +11,12 @@
 pub mod args;
 mod commands;
 pub mod export;
+pub mod harness_format;
 pub mod failure;
 pub mod job_file;
 pub mod recipe;
 pub mod report;
+pub mod scores;
 pub mod screen;
 pub mod show;
 pub mod size;

@@ -65,7 +65,7 @@ fn make_absolute(spec: &mut RunSpec, base: &Path) {
         TokenizerSpec::Uri(uri) => Some(uri),
         TokenizerSpec::Reference | TokenizerSpec::Train { .. } => None,
     };
-    for location in locations.chain(tokenizer) {
+    for location in locations.chain(tokenizer).chain(spec.evaluation.benchmark_data.as_mut()) {
         *location = absolute_location(location, base);
     }
 }

@@ -277,6 +277,7 @@ fn outcome_line(outcome: &v1::job_outcome::Outcome) -> String {
             let scores = o.scores.iter().map(|s| format!("{} {} {} (n = {})", s.task, s.metric, score_value(s), s.n));
             format!("scores {}: {}", o.scores_artifact_id, scores.collect::<Vec<_>>().join(", "))
         }
+        Outcome::Helped(o) => format!("measured {} units of another job", o.units),
     }
 }
 

@@ -61,7 +61,7 @@ async fn import(global: &Global, args: ImportCheckpoint) -> Result<(), Failure> 
     let client = connect(global).await?;
     let request = v1::InspectRequest { checkpoint: checkpoint.clone() };
     let config = client.slicing().inspect(request).await?.into_inner().config.ok_or_else(|| absent("config"))?;
-    let label = if args.label.is_empty() { import_label(&checkpoint) } else { args.label };
+    let label = if args.label.is_empty() { label("import ", &checkpoint) } else { args.label };
     let reference = v1::CheckpointSource { checkpoint, layers: config.n_layers, ..v1::CheckpointSource::default() };
     let source = Some(v1::slice_spec::Source::Reference(reference));
     let max_shard_size_bytes = args.max_shard_size;
@@ -88,11 +88,11 @@ async fn import(global: &Global, args: ImportCheckpoint) -> Result<(), Failure> 
 }
 
 /// Short enough for a label whatever the location; its end tells most.
-fn import_label(checkpoint: &str) -> String {
+pub(super) fn label(verb: &str, checkpoint: &str) -> String {
     const MAX_CHARS: usize = 150;
     let skipped = checkpoint.chars().count().saturating_sub(MAX_CHARS);
     let end: String = checkpoint.chars().skip(skipped).collect();
-    format!("import {}{end}", if skipped > 0 { "…" } else { "" })
+    format!("{verb}{}{end}", if skipped > 0 { "…" } else { "" })
 }
 
 /// What `--force` means.

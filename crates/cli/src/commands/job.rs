@@ -7,7 +7,7 @@ use inheritune_api::v1;
 use uuid::Uuid;
 
 use super::{absent, connect, current_dir, page, print, read_file, screen};
-use crate::args::{Global, JobCommand, JobKind, SubmitJob};
+use crate::args::{Global, JobCommand, JobKind, Submission, SubmitJob};
 use crate::failure::Failure;
 use crate::job_file;
 use crate::show;
@@ -62,19 +62,20 @@ pub(super) async fn run(global: &Global, command: JobCommand) -> Result<(), Fail
 
 async fn submit(global: &Global, args: SubmitJob) -> Result<(), Failure> {
     let spec = job_file::parse(&read_file(&args.spec)?, &args.spec, &current_dir()?)?;
-    let request = v1::SubmitJobRequest {
-        label: args.label,
-        spec: Some((&spec).into()),
-        priority: args.priority,
-        retry: None,
-        request_id: args.request_id.unwrap_or_else(Uuid::new_v4).to_string(),
-    };
+    let (request, watch) = request((&spec).into(), args.submission);
     let client = connect(global).await?;
     let job = submitted(&client, request).await?;
-    if !args.watch {
+    if !watch {
         return print_submitted(global, &job);
     }
     follow(global, &client, job.id.parse().map_err(|_| absent("job id"))?).await
+}
+
+/// What hands a job in as is asked for, and whether it is to be followed.
+pub(super) fn request(spec: v1::JobSpec, submission: Submission) -> (v1::SubmitJobRequest, bool) {
+    let Submission { label, priority, request_id, watch } = submission;
+    let request_id = request_id.unwrap_or_else(Uuid::new_v4).to_string();
+    (v1::SubmitJobRequest { label, spec: Some(spec), priority, retry: None, request_id }, watch)
 }
 
 /// Hands a job in.

@@ -1,11 +1,11 @@
-//! `inheritune slice …`, `train …` and `eval …`: questions about models that make nothing.
+//! `inheritune slice …` and `train …`: questions about models that make nothing.
 
 use inheritune_api::v1;
 use inheritune_domain::id::LayerCount;
 use inheritune_domain::spec::{DEFAULT_MAX_SHARD_SIZE_BYTES, LayerMapRule, SliceSource, SliceSpec};
 
 use super::{connect, location, print, read_recipe};
-use crate::args::{EvalCommand, Global, PlanSlice, SliceCommand, TrainCommand};
+use crate::args::{Global, PlanSlice, SliceCommand, TrainCommand};
 use crate::failure::Failure;
 use crate::report::numbers;
 use crate::show;
@@ -41,18 +41,6 @@ pub(super) async fn train(global: &Global, command: TrainCommand) -> Result<(), 
     };
     let reply = connect(global).await?.training().estimate(request).await?.into_inner();
     print(global, &reply, "EstimateResponse", estimated)
-}
-
-pub(super) async fn eval(global: &Global, command: EvalCommand) -> Result<(), Failure> {
-    let EvalCommand::Tasks = command;
-    let reply = connect(global).await?.evaluation().list_tasks(v1::ListTasksRequest {}).await?.into_inner();
-    print(global, &reply, "ListTasksResponse", |reply| {
-        let rows = reply
-            .tasks
-            .iter()
-            .map(|task| vec![task.name.clone(), task.metrics.join(", "), task.input.clone(), task.description.clone()]);
-        show::table(&["task", "metrics", "needs", "what it measures"], rows)
-    })
 }
 
 fn slice_spec(args: PlanSlice) -> Result<v1::SliceSpec, Failure> {

@@ -2,7 +2,7 @@
 
 use inheritune_domain::checkpoint::inherit_set::{InheritPart, InheritSet};
 use inheritune_domain::id::LayerCount;
-use inheritune_domain::spec::{GrowthSource, LayerMapRule, Recipe, RunSpec, TokenizerSpec, TrainingSpec};
+use inheritune_domain::spec::{GrowthSource, LayerMapRule, MatchBy, Recipe, RunSpec, TokenizerSpec, TrainingSpec};
 use serde::Serialize;
 
 use crate::report::numbers;
@@ -260,8 +260,12 @@ fn rules(spec: &RunSpec, depth: Option<LayerCount>) -> Vec<String> {
             spec.target.tolerance_nats
         )),
         Recipe::FullData => {
+            let by = match spec.target.match_by {
+                MatchBy::Mean => "",
+                MatchBy::Interval => " beyond chance (95 %)",
+            };
             rules.push(format!(
-                "Grows by {} until the validation loss is at most the reference's + {} nats, for {} rounds at most{}.",
+                "Grows by {} until the validation loss is at most the reference's + {} nats{by}, for {} rounds at most{}.",
                 spec.target.grow_by,
                 spec.target.tolerance_nats,
                 spec.target.max_rounds,
@@ -275,6 +279,11 @@ fn rules(spec: &RunSpec, depth: Option<LayerCount>) -> Vec<String> {
     }
     if !spec.controls.is_empty() && spec.training.steps.is_none() {
         rules.push("Controls take their number of steps from the target, once it is trained.".to_owned());
+    }
+    if !spec.evaluation.benchmarks.is_empty() {
+        let rows = spec.evaluation.benchmark_limit.map_or_else(String::new, |n| format!(", {n} rows of each"));
+        let names = spec.evaluation.benchmarks.join(", ");
+        rules.push(format!("Every model, the reference too, is measured on benchmarks: {names}{rows}."));
     }
     rules
 }

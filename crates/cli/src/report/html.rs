@@ -34,6 +34,12 @@ pub fn page(view: &View, plots: &[Plot]) -> String {
             let _ = write!(out, "<p class=\"caption\">{}</p>", markup(tables::REPETITION_CAPTION));
         });
     }
+    if let Some(table) = tables::benchmarks(view) {
+        section(&mut body, "benchmarks", "Benchmarks", |out| {
+            table_html(out, &table);
+            let _ = write!(out, "<p class=\"caption\">{}</p>", markup(tables::BENCHMARKS_CAPTION));
+        });
+    }
     let caveats = view.caveats();
     if !caveats.is_empty() {
         section(&mut body, "caveats", "What these numbers do not show", |out| list(out, "ul", &caveats));

@@ -32,6 +32,11 @@ pub fn page(view: &View, plots: &[Plot]) -> String {
         table(&mut out, &repetition);
         let _ = write!(out, "{}\n\n", tables::REPETITION_CAPTION);
     }
+    if let Some(benchmarks) = tables::benchmarks(view) {
+        out.push_str("## Benchmarks\n\n");
+        table(&mut out, &benchmarks);
+        let _ = write!(out, "{}\n\n", tables::BENCHMARKS_CAPTION);
+    }
     let caveats = view.caveats();
     if !caveats.is_empty() {
         out.push_str("## What these numbers do not show\n\n");

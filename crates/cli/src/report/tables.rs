@@ -1,9 +1,11 @@
 //! The report's tables, independent of how they are written down.
 
+use inheritune_domain::benchmark::GROUPS;
 use inheritune_domain::run::Model;
+use inheritune_domain::spec::Score;
 
 use super::numbers;
-use super::view::{Role, View};
+use super::view::{Role, View, with_error};
 
 /// A table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +52,10 @@ pub const MODELS_CAPTION: &str =
 pub const REPETITION_CAPTION: &str = "As the paper's Table 3, in validation loss: compare rows that saw as many tokens. All \
                                       start from the same inherited layers.";
 
+/// What to know when reading [`benchmarks`].
+pub const BENCHMARKS_CAPTION: &str = "As the paper's Table 2, by lm-evaluation-harness's tasks: the score, its standard error, and what guessing and the most \
+     frequent answer bring. A score within two errors of chance says nothing.";
+
 const ABSENT: &str = "–";
 
 fn columns<const N: usize>(heads: [(&'static str, Align); N]) -> Vec<Column> {
@@ -94,6 +100,41 @@ pub fn models(view: &View) -> Table {
         ]),
         rows: rows.collect(),
     }
+}
+
+/// The rows of the paper's Table 2: every model on every benchmark, subjects of a group under the group. None without any.
+pub fn benchmarks(view: &View) -> Option<Table> {
+    use Align::{Left, Right};
+    let mut rows = Vec::new();
+    for row in &view.rows {
+        let Some(record) = view.data.run.record(row.model) else { continue };
+        let scores: Vec<&Score> = record.benchmarks.iter().collect();
+        let groups = GROUPS.iter().filter(|group| scores.iter().any(|score| score.task == group.name));
+        let members: Vec<&str> = groups.flat_map(|group| group.members()).map(|member| member.name).collect();
+        rows.extend(scores.into_iter().filter(|score| !members.contains(&score.task.as_str())).map(|score| TableRow {
+            class: row.class.clone(),
+            role: Some(row.role),
+            cells: vec![
+                row.name.clone(),
+                score.task.clone(),
+                score.metric.clone(),
+                with_error(format!("{:.4}", score.value), score.stderr),
+                numbers::count(score.n),
+                or_absent(score.chance, |chance| format!("{chance:.4}")),
+                or_absent(score.majority, |majority| format!("{majority:.4}")),
+            ],
+        }));
+    }
+    let columns = columns([
+        ("Model", Left),
+        ("Benchmark", Left),
+        ("Metric", Left),
+        ("Score", Right),
+        ("Documents", Right),
+        ("Chance", Right),
+        ("Majority", Right),
+    ]);
+    (!rows.is_empty()).then_some(Table { columns, rows })
 }
 
 /// The paper's Table 3: the same tokens as fresh data against repeated passes. None without arms.

@@ -4,7 +4,7 @@ use inheritune_domain::artifact::Location;
 use inheritune_domain::checkpoint::inherit_set::InheritSet;
 use inheritune_domain::report_data::{Curve, ReportData};
 use inheritune_domain::run::{Model, ModelRecord, RunState};
-use inheritune_domain::spec::{GrowthSource, LayerMapRule, Recipe};
+use inheritune_domain::spec::{GrowthSource, LayerMapRule, MatchBy, Recipe};
 
 use super::numbers;
 
@@ -86,7 +86,8 @@ pub struct Measured {
 pub struct Difference {
     /// In nats.
     pub value: f64,
-    /// The two errors in quadrature: an upper bound, as the sequences are the same.
+    /// Its standard error: of the differences sequence by sequence, where they are known; else the two errors in quadrature,
+    /// an upper bound, as the sequences are the same.
     pub stderr: Option<f64>,
 }
 
@@ -115,7 +116,8 @@ impl Difference {
     }
 }
 
-fn with_error(value: String, stderr: Option<f64>) -> String {
+/// `4.1234 ± 0.0056`
+pub(super) fn with_error(value: String, stderr: Option<f64>) -> String {
     match stderr {
         Some(stderr) => format!("{value} ± {stderr:.4}"),
         None => value,
@@ -300,18 +302,28 @@ impl<'a> View<'a> {
             run.spec.seed
         )];
         if let Some(validation) = self.rows.iter().find_map(|row| row.validation) {
+            let is_paired = run.models.iter().any(|record| record.difference.is_some());
+            let differences = if is_paired {
+                "and differences from the reference are taken sequence by sequence; any other difference's error is the two \
+                 in quadrature, an upper bound"
+            } else {
+                "so the error shown for a difference (the two in quadrature) is an upper bound"
+            };
             notes.push(format!(
                 "± is one standard error over {} validation sequences of {} tokens. It says how well the loss on this \
                  text is known for this one model, not how training varies. All models are measured on the same \
-                 sequences, so the error shown for a difference (the two in quadrature) is an upper bound.",
+                 sequences, {differences}.",
                 numbers::count(validation.n),
                 numbers::count(u64::from(run.spec.training.block_size)),
             ));
         }
         if run.spec.recipe == Recipe::FullData {
+            let test = match run.spec.target.match_by {
+                MatchBy::Mean => "The test looks at the mean alone, not at its error.",
+                MatchBy::Interval => "The test looks at the upper end of the difference's 95 % interval.",
+            };
             notes.push(format!(
-                "A candidate counts as a match when its loss is at most the reference's plus `tolerance_nats` = {}. The \
-                 test looks at the mean alone, not at its error.",
+                "A candidate counts as a match when its loss is at most the reference's plus `tolerance_nats` = {}. {test}",
                 run.spec.target.tolerance_nats
             ));
         }
@@ -478,7 +490,8 @@ fn row(data: &ReportData, record: &ModelRecord, role: Role, class: String, bench
         difference: match role {
             Role::Reference => None,
             Role::Winner | Role::Round | Role::Control | Role::Arm => {
-                validation.zip(benchmark).map(|(own, reference)| own.less(reference))
+                let paired = record.difference.map(|d| Difference { value: d.value, stderr: d.stderr });
+                paired.or_else(|| validation.zip(benchmark).map(|(own, reference)| own.less(reference)))
             }
         },
     }

@@ -1,0 +1,184 @@
+//! An evaluation as lm-evaluation-harness writes one: `results.json` and `samples_TASK.jsonl`, with its keys. What the rows do
+//! not hold is left out: the documents and requests themselves (`doc`, `arguments`), which are the data's.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+
+use inheritune_api::v1;
+use inheritune_domain::benchmark::{self, GROUPS, HARNESS_VERSION};
+use serde_json::{Map, Value, json};
+
+use crate::export::Existing;
+use crate::failure::Failure;
+
+/// Files of a `scores` artifact.
+const ROWS_FILE: &str = "scores.jsonl";
+
+/// Writes the benchmarks of an evaluation, whose scores were fetched to `from`, into the folder `to`; gives the files.
+///
+/// # Errors
+/// A file cannot be read or written, or is there already.
+pub fn write(
+    spec: &v1::EvaluateSpec,
+    evaluated: &v1::Evaluated,
+    from: &Path,
+    to: &Path,
+    existing: Existing,
+) -> Result<Vec<PathBuf>, Failure> {
+    let local = |path: &Path| {
+        let path = path.to_owned();
+        move |e: std::io::Error| Failure::local(&path, e)
+    };
+    std::fs::create_dir_all(to).map_err(local(to))?;
+    let is_empty = std::fs::read_dir(to).map_err(local(to))?.next().is_none();
+    if !is_empty && existing == Existing::Refuse {
+        return Err(Failure::invalid(format!("{} is not empty; --force writes into it", to.display())));
+    }
+    let rows_path = from.join(ROWS_FILE);
+    let mut samples: BTreeMap<String, String> = BTreeMap::new();
+    let file = std::fs::File::open(&rows_path).map_err(local(&rows_path))?;
+    for line in BufReader::new(file).lines() {
+        let line = line.map_err(local(&rows_path))?;
+        let row: Value = serde_json::from_str(&line).map_err(|e| Failure::local(&rows_path, e))?;
+        if let Some(sample) = sample(&row) {
+            let task = row["task"].as_str().unwrap_or_default().to_owned();
+            samples.entry(task).or_default().push_str(&format!("{sample}\n"));
+        }
+    }
+    let sizes: BTreeMap<&str, usize> =
+        samples.iter().map(|(task, lines)| (task.as_str(), lines.lines().count())).collect();
+    let results = results(spec, evaluated, &sizes);
+    let mut files = vec![(to.join("results.json"), format!("{results:#}\n"))];
+    files.extend(samples.into_iter().map(|(task, lines)| (to.join(format!("samples_{task}.jsonl")), lines)));
+    for (path, content) in &files {
+        std::fs::write(path, content).map_err(local(path))?;
+    }
+    Ok(files.into_iter().map(|(path, _)| path).collect())
+}
+
+/// One row as the harness logs a sample; none for what is no benchmark.
+fn sample(row: &Value) -> Option<Value> {
+    let (likelihoods, greedy) = (row["log_likelihoods"].as_array()?, row["is_greedy"].as_array()?);
+    let is_text = row.get("words").is_some();
+    let answers = likelihoods.iter().zip(greedy).map(|(sum, greedy)| {
+        let sum = sum.to_string();
+        if is_text { json!(sum) } else { json!([sum, if greedy == &json!(true) { "True" } else { "False" }]) }
+    });
+    let answers: Vec<Value> = answers.collect();
+    let metrics = row["metrics"].as_object()?;
+    let mut sample = json!({
+        "doc_id": row["index"],
+        "target": row["gold"].as_u64().map(|gold| gold.to_string()),
+        "resps": answers.iter().map(|answer| json!([answer])).collect::<Vec<_>>(),
+        "filtered_resps": answers,
+        "filter": "none",
+        "metrics": metrics.keys().collect::<Vec<_>>(),
+        "prompt_hash": row["prompt_sha256"],
+    });
+    for (metric, value) in metrics {
+        sample[metric] = match metric.as_str() {
+            "word_perplexity" => json!([value, row["words"]]),
+            "byte_perplexity" | "bits_per_byte" => json!([value, row["bytes"]]),
+            _ => value.clone(),
+        };
+    }
+    Some(sample)
+}
+
+fn results(spec: &v1::EvaluateSpec, evaluated: &v1::Evaluated, sizes: &BTreeMap<&str, usize>) -> Value {
+    let (mut results, mut groups, mut versions, mut shots, mut higher, mut samples, mut subtasks) =
+        (Map::new(), Map::new(), Map::new(), Map::new(), Map::new(), Map::new(), Map::new());
+    for score in &evaluated.scores {
+        let entry = results.entry(&score.task).or_insert_with(|| json!({ "alias": score.task }));
+        entry[format!("{},none", score.metric)] = json!(score.value);
+        entry[format!("{}_stderr,none", score.metric)] = score.stderr.map_or(json!("N/A"), |stderr| json!(stderr));
+        if let Some(benchmark) = benchmark::find(&score.task) {
+            let n = sizes.get(benchmark.name).copied().unwrap_or_default();
+            versions.insert(score.task.clone(), json!(benchmark.version.parse::<f64>().unwrap_or_default()));
+            shots.insert(score.task.clone(), json!(benchmark.prompt.shots()));
+            samples.insert(score.task.clone(), json!({ "original": benchmark.rows, "effective": n }));
+            subtasks.insert(score.task.clone(), json!([]));
+            let is_better = !score.metric.contains("perplexity") && score.metric != "bits_per_byte";
+            higher.entry(&score.task).or_insert_with(|| json!({}))[&score.metric] = json!(is_better);
+        } else if let Some(group) = GROUPS.iter().find(|group| group.name == score.task) {
+            let members: Vec<&str> = group.members().iter().map(|member| member.name).collect();
+            versions.insert(score.task.clone(), json!("2"));
+            subtasks.insert(score.task.clone(), json!(members));
+        }
+    }
+    // Only benchmarks and their groups are the harness's.
+    results.retain(|task, _| versions.contains_key(task));
+    for group in GROUPS.iter().filter(|group| results.contains_key(group.name)) {
+        groups.insert(group.name.to_owned(), results[group.name].clone());
+    }
+    json!({
+        "results": results,
+        "groups": groups,
+        "group_subtasks": subtasks,
+        "versions": versions,
+        "n-shot": shots,
+        "higher_is_better": higher,
+        "n-samples": samples,
+        "config": {
+            "model": "inheritune",
+            "model_args": { "pretrained": spec.checkpoint, "add_bos_token": spec.add_bos_token, "dtype": "float32" },
+            "model_num_parameters": evaluated.parameters,
+            "model_dtype": "float32",
+            "bootstrap_iters": 100_000,
+        },
+        "lm_eval_version": HARNESS_VERSION,
+        "model_source": "inheritune",
+        "model_name": spec.checkpoint,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn results_and_samples_have_the_harness_s_keys() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let rows = [
+            json!({ "task": "piqa", "index": 0, "prompt_sha256": "ab", "gold": 1, "log_likelihoods": [-2.5, -1.0],
+                    "is_greedy": [false, true], "metrics": { "acc": 1.0, "acc_norm": 0.0 } }),
+            json!({ "task": "wikitext", "index": 0, "prompt_sha256": "cd", "log_likelihoods": [-9.0], "is_greedy": [false],
+                    "words": 3, "bytes": 12, "metrics": { "word_perplexity": -9.0 } }),
+            json!({ "task": "validation_loss", "index": 0, "tokens": 3, "sum_nats": 2.0 }),
+        ];
+        let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
+        std::fs::write(from.path().join(ROWS_FILE), lines).unwrap();
+        let score = |task: &str, metric: &str, stderr| v1::Score {
+            task: task.into(),
+            metric: metric.into(),
+            value: 0.5,
+            stderr,
+            n: 1,
+            ..v1::Score::default()
+        };
+        let scores = vec![
+            score("piqa", "acc", Some(0.1)),
+            score("mmlu", "acc", None),
+            score("validation_loss", "loss_nats", None),
+        ];
+        let evaluated = v1::Evaluated { scores, ..v1::Evaluated::default() };
+        let spec = v1::EvaluateSpec::default();
+        let files = write(&spec, &evaluated, from.path(), to.path(), Existing::Refuse).unwrap();
+        let names: Vec<_> = files.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+        assert_eq!(names, ["results.json", "samples_piqa.jsonl", "samples_wikitext.jsonl"]);
+        let results: Value = serde_json::from_slice(&std::fs::read(&files[0]).unwrap()).unwrap();
+        assert_eq!(results["results"]["piqa"], json!({ "alias": "piqa", "acc,none": 0.5, "acc_stderr,none": 0.1 }));
+        assert_eq!(results["results"]["mmlu"]["acc_stderr,none"], "N/A");
+        assert_eq!((&results["versions"]["piqa"], &results["versions"]["mmlu"]), (&json!(1.0), &json!("2")));
+        assert_eq!(results["results"].as_object().unwrap().len(), 2);
+        assert_eq!(results["group_subtasks"]["mmlu"].as_array().unwrap().len(), 57);
+        let sample: Value = serde_json::from_slice(&std::fs::read(&files[1]).unwrap()).unwrap();
+        assert_eq!(sample["filtered_resps"], json!([["-2.5", "False"], ["-1.0", "True"]]));
+        assert_eq!((&sample["target"], &sample["acc"]), (&json!("1"), &json!(1.0)));
+        let sample: Value = serde_json::from_slice(&std::fs::read(&files[2]).unwrap()).unwrap();
+        assert_eq!((&sample["resps"], &sample["word_perplexity"]), (&json!([["-9.0"]]), &json!([-9.0, 3])));
+        assert!(write(&spec, &evaluated, from.path(), to.path(), Existing::Refuse).is_err());
+    }
+}
