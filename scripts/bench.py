@@ -8,6 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import bench_evaluate
 import bench_s3
 import bench_slice
 import bench_tokenize
@@ -22,7 +23,11 @@ def main():
     parser.add_argument("--mergekit-python", help="a Python that has mergekit; without it, mergekit is not measured")
     parser.add_argument("--garage", help="the program of a Garage server; without it, S3 is not measured")
     parser.add_argument("--torch-compile", action="store_true", help="hold training against torch.compile as well")
-    parser.add_argument("--only", choices=["slice", "train", "tokenize"], help="measure this alone")
+    parser.add_argument("--only", choices=["slice", "train", "tokenize", "evaluate"], help="measure this alone")
+    parser.add_argument("--lm-eval-python", help="a Python that has lm_eval; without it, evaluating is not measured")
+    parser.add_argument(
+        "--evaluation-data", type=Path, help="a folder of benchmarks' data sets; without it, evaluating is not measured"
+    )
     parser.add_argument(
         "--directory", default=ROOT / "target",
         help="where the files are; a file system in memory, /dev/shm, takes the disk out of what is measured",
@@ -38,7 +43,13 @@ def main():
                 print("  Garage is not there: give --garage to measure S3")
             else:
                 bench_s3.bench(directory, model, arguments.rounds, arguments.garage)
-        if arguments.only != "slice":
+        if arguments.only in (None, "evaluate"):
+            if arguments.lm_eval_python is None or arguments.evaluation_data is None:
+                print("  evaluating takes --lm-eval-python and --evaluation-data: the benchmarks' data sets are yours to bring")
+            else:
+                data = arguments.evaluation_data.resolve()
+                bench_evaluate.bench(directory, arguments.rounds, arguments.lm_eval_python, data)
+        if arguments.only not in ("slice", "evaluate"):
             if arguments.mergekit_python is None:
                 print("  PyTorch and tokenizers are not there: give --mergekit-python, which has them")
                 return

@@ -12,6 +12,15 @@ if [ "$(cat .deps/bench/packages 2>/dev/null)" != "$peers" ]; then
   PIP_ROOT_USER_ACTION=ignore .deps/bench/bin/python -m pip install -q $peers
   echo "$peers" > .deps/bench/packages
 fi
+harness="lm_eval[hf]==0.4.13 torch==2.11.0"
+if [ "$(cat .deps/lm-eval/packages 2>/dev/null)" != "$harness" ]; then
+  echo "bench: fetching lm-evaluation-harness (several GB with its PyTorch, once)"
+  rm -rf .deps/lm-eval
+  python3 -m venv .deps/lm-eval
+  # shellcheck disable=SC2086
+  PIP_ROOT_USER_ACTION=ignore .deps/lm-eval/bin/python -m pip install -q $harness
+  echo "$harness" > .deps/lm-eval/packages
+fi
 # The S3 server, a program of its own: several minutes of compiling, once.
 garage=2.5.0
 if [ "$(cat .deps/garage/version 2>/dev/null)" != "$garage" ]; then
@@ -23,4 +32,5 @@ if [ "$(cat .deps/garage/version 2>/dev/null)" != "$garage" ]; then
   echo "$garage" > .deps/garage/version
 fi
 cargo build --release --locked -p inheritune-store --example download_upload
-exec python3 scripts/bench.py --mergekit-python .deps/bench/bin/python --garage .deps/garage/bin/garage "$@"
+exec python3 scripts/bench.py --mergekit-python .deps/bench/bin/python --garage .deps/garage/bin/garage \
+  --lm-eval-python .deps/lm-eval/bin/python "$@"

@@ -144,10 +144,11 @@ def seconds(job):
     return (times[1] - times[0]).total_seconds()
 
 
-def peer(*command, environment=None):
-    """What a peer's script measured of itself: the JSON in its last line."""
+def peer(*command, environment=None, quiet=False):
+    """What a peer's script measured of itself: the JSON in its last line. What it says meanwhile is not shown if `quiet`."""
     environment = {**os.environ, **(environment or {})}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    errors = subprocess.DEVNULL if quiet else None
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, text=True, check=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -1,0 +1,122 @@
+"""What evaluating costs, beside lm-evaluation-harness on the same model, documents and threads: wall seconds from start to
+scores, tokenizing included.
+
+Ours is an evaluate job of one worker, from its claim to its end by the database's clock: fetching and loading the model,
+reading the data, scoring, standard errors, publishing. Theirs is harness_scores.py, from the start of its process; its imports
+are given beside that. They run in turns, and their scores must agree. Models are random, of the shapes that are named; where a
+task is cut, it is cut to whole subjects or to its first documents.
+"""
+
+import os
+import shutil
+import statistics
+from pathlib import Path
+
+import services
+
+SCRIPTS = Path(__file__).resolve().parent
+SINGLE = ["wsc", "piqa", "boolq", "winogrande", "logiqa", "truthfulqa_mc2", "mnli", "qnli", "wnli", "wikitext", "lambada_openai"]
+TEXT_CHARACTERS = 1_000_000
+TRUTHFULQA = ["truthfulqa_mc1", "truthfulqa_mc2"]
+# Each suite is a list of runs of the harness: tasks, and how many documents of each.
+SHAPES = {
+    "tiny: 4 layers, d 64, vocabulary 8192": {
+        "architecture": {
+            "family": "llama", "n_layers": 4, "d_model": 64, "n_heads": 4, "n_kv_heads": 2, "d_ff": 256,
+            "max_positions": 2048, "tied_head": True,
+        },
+        "vocab_size": 8192,
+        "suites": {
+            "MMLU, 30 questions a subject": [(["mmlu"], 30)],
+            "TruthfulQA, all": [(TRUTHFULQA, None)],
+            "the poster's, 400 documents a task": [(["mmlu"], 30), (SINGLE, 400)],
+        },
+    },
+    "SmolLM2-135M: 30 layers, d 576, vocabulary 49152": {
+        "architecture": {
+            "family": "llama", "n_layers": 30, "d_model": 576, "n_heads": 9, "n_kv_heads": 3, "d_ff": 1536,
+            "max_positions": 2048, "tied_head": True,
+        },
+        "vocab_size": 49152,
+        "suites": {
+            "MMLU, anatomy": [(["mmlu_anatomy"], None)],
+            "TruthfulQA, 24 questions": [(TRUTHFULQA, 24)],
+            "the poster's, 5 documents a task, anatomy": [(["mmlu_anatomy"], None), (SINGLE, 5)],
+        },
+    },
+}
+
+
+def bench(directory, rounds, python, data):
+    """On the data sets below `data`."""
+    # A tokenizer trained on other text would cut words up, and prompts would not fit into the models' positions.
+    text = directory / "models" / "evaluation.txt"
+    with text.open("w") as file:
+        for rows in sorted(data.rglob("*.jsonl")):
+            file.write(rows.read_text()[:TEXT_CHARACTERS] + "\n")
+    threads = os.cpu_count()
+    for number, (name, shape) in enumerate(SHAPES.items()):
+        place = directory / f"evaluate-{number}"
+        place.mkdir()
+        allowed = [f"file://{text}", f"file://{data}/"]
+        environment = {"RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
+        with services.Cluster(place, ["slicer", "trainer", "evaluator"], allowed, environment=environment) as cluster:
+            checkpoint, model = random_model(cluster, text, shape)
+            print(f"  {name}, medians of {rounds} rounds in turns:", flush=True)
+            for suite, runs in shape["suites"].items():
+                ours, theirs, imports = [], [], []
+                for _ in range(rounds):
+                    seconds, scores = job(cluster, checkpoint, data, runs)
+                    ours.append(seconds)
+                    measured = [harness(python, place, model, data, run, threads) for run in runs]
+                    theirs.append(sum(run["seconds"] for run in measured))
+                    imports.append(sum(run["import_seconds"] for run in measured))
+                    check(scores, {task: found for run in measured for task, found in run["results"].items()})
+                mine, peer, start = map(statistics.median, (ours, theirs, imports))
+                print(
+                    f"    {suite:<44} {mine:7.1f} s    lm_eval {peer:7.1f} s ({start:.1f} s imports)    "
+                    f"we: {peer / mine:5.1f} x the speed",
+                    flush=True,
+                )
+            print(f"    peak memory of the evaluator {cluster.peak_mib('evaluator'):.0f} MiB", flush=True)
+
+
+def random_model(cluster, text, shape):
+    """A checkpoint with a tokenizer of its own, by its location and by its folder."""
+    tokenizer = {"train": {"vocab_size": min(shape["vocab_size"], 32768)}}
+    tokens = cluster.submit({
+        "kind": "tokenize", "sources": [f"file://{text}"], "tokenizer": tokenizer, "validation_fraction": 0.1,
+    })["outcome"]["tokenized"]["tokens_artifact_id"]
+    source = {"architecture": {"architecture": shape["architecture"], "vocab_size": shape["vocab_size"]}}
+    made = cluster.submit({"kind": "slice", "seed": 1, "source": source, "tokenizer": tokens})
+    checkpoint = made["outcome"]["sliced"]["checkpoint_artifact_id"]
+    location = cluster.inheritune("artifact", "get", checkpoint)["artifact"]["location"]
+    # The harness wants nothing else in the folder.
+    model = cluster.directory / "model"
+    shutil.copytree(cluster.objects / location, model)
+    return f"artifact://{checkpoint}", model
+
+
+def job(cluster, checkpoint, data, runs):
+    """Seconds of an evaluate job, and its scores by task and metric."""
+    tasks = [
+        {"task": "benchmark", "name": task, "data": f"file://{data}", "limit": limit} for tasks, limit in runs for task in tasks
+    ]
+    done = cluster.submit({"kind": "evaluate", "checkpoint": checkpoint, "batch_size": 8, "tasks": tasks})
+    scores = done["outcome"]["evaluated"]["scores"]
+    return services.seconds(done), {(score["task"], score["metric"]): score["value"] for score in scores}
+
+
+def harness(python, place, model, data, run, threads):
+    tasks, limit = run
+    arguments = [SCRIPTS / "harness_scores.py", model, data, place / "harness", "--tasks", ",".join(tasks)]
+    arguments += ["--threads", str(threads), "--batch-size", "8", *(["--limit", str(limit)] if limit else [])]
+    return services.peer(python, *arguments, quiet=True)
+
+
+def check(scores, results):
+    """Stops where a score is not the harness's."""
+    for (task, metric), value in scores.items():
+        theirs = results[task][metric]
+        if abs(value - theirs) > 1e-3 * abs(theirs):
+            raise SystemExit(f"bench: {task} {metric} is {value}, and {theirs} by lm_eval")
