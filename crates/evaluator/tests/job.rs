@@ -215,7 +215,7 @@ async fn what_a_dead_worker_measured_is_not_measured_again() {
     let job = house.submit(spec.clone()).await;
     // A worker that measures three units, takes a fourth and is never heard of again.
     let dead = WorkerId(Uuid::now_v7());
-    let lease = house.store.claim_jobs(dead, &[JobKind::Evaluate], 1, Duration::from_secs(3)).await.unwrap().remove(0);
+    let lease = house.store.claim_jobs(dead, &[JobKind::Evaluate], 1, LIMIT).await.unwrap().remove(0);
     let inputs = vec![golden().join("data"); MANY.len()];
     let measurement = Measurement {
         checkpoint: golden().join("models/tiny-gpt2"),
@@ -251,6 +251,7 @@ async fn what_a_dead_worker_measured_is_not_measured_again() {
         house.store.finish_unit(lease.key, job, unit, Ok(answers)).await.unwrap();
     }
     assert_eq!(house.store.claim_unit(lease.key, job).await.unwrap().unwrap().0, 3);
+    house.store.heartbeat(lease.key, None, Duration::from_millis(1)).await.unwrap();
     let record = house.work(job, 1).await;
     assert_eq!((record.status, record.attempts), (JobStatus::Succeeded, 2));
     let Some(JobOutcome::Evaluated(evaluated)) = record.outcome else { panic!("another outcome") };
