@@ -40,7 +40,7 @@ SHAPES = {
         "vocab_size": 49152,
         "suites": {
             "MMLU, anatomy": [(["mmlu_anatomy"], None)],
-            "TruthfulQA, 24 questions": [(TRUTHFULQA, 24)],
+            "TruthfulQA, 48 questions": [(TRUTHFULQA, 48)],
             "the poster's, 5 documents a task, anatomy": [(["mmlu_anatomy"], None), (SINGLE, 5)],
         },
     },
