@@ -3,6 +3,7 @@
 pub mod bootstrap;
 pub mod benchmark;
 
+use inheritune_domain::comparison::{Difference, Pair};
 use serde::{Deserialize, Serialize};
 
 /// The loss of one sequence or document.
@@ -30,26 +31,14 @@ pub struct MeanLoss {
 /// The token-weighted mean of `losses`, `R = Σ sᵢ / Σ nᵢ` for sequences of `nᵢ` tokens and loss sums `sᵢ`; none
 /// without a token.
 ///
-/// Its standard error takes each sequence as one draw, because the tokens of a sequence are not independent: the
-/// ratio estimator of cluster sampling (Cochran, Sampling Techniques, §6.3 and §9A.2) without a finite-population
-/// correction,
-///
-/// `se = sqrt( k / (k - 1) · Σ (sᵢ - R nᵢ)² ) / Σ nᵢ`,
-///
-/// which for k sequences of one length is the ordinary sample deviation of their means over √k.
+/// Its standard error takes each sequence as one draw, because the tokens of a sequence are not independent: it is that of
+/// [`Difference::of`] from a model that knows everything, without a finite-population correction. For k sequences of one
+/// length it is the ordinary sample deviation of their means over √k.
 pub fn mean_loss(losses: &[SequenceLoss]) -> Option<MeanLoss> {
-    let tokens: u64 = losses.iter().map(|loss| loss.tokens).sum();
-    if tokens == 0 {
-        return None;
-    }
-    let total = tokens as f64;
-    let mean_nats = losses.iter().map(|loss| loss.sum_nats).sum::<f64>() / total;
-    let k = losses.len() as f64;
-    let stderr = (losses.len() >= 2).then(|| {
-        let squares: f64 = losses.iter().map(|loss| (loss.sum_nats - mean_nats * loss.tokens as f64).powi(2)).sum();
-        (k / (k - 1.0) * squares).sqrt() / total
-    });
-    Some(MeanLoss { mean_nats, stderr, tokens, sequences: losses.len() as u64 })
+    let pair = |loss: &SequenceLoss| Pair { first: loss.sum_nats, second: 0.0, weight: loss.tokens as f64 };
+    let Difference { value, stderr, n } = Difference::of(&losses.iter().map(pair).collect::<Vec<_>>())?;
+    let tokens = losses.iter().map(|loss| loss.tokens).sum();
+    Some(MeanLoss { mean_nats: value, stderr, tokens, sequences: n })
 }
 
 impl MeanLoss {
