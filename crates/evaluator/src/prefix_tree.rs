@@ -103,8 +103,12 @@ impl Grower<'_> {
 
     /// Different tokens of the sequences in `range` after the first `depth`, which they have in common.
     fn size(&self, range: &Range<usize>, depth: usize) -> usize {
-        let known = |at: usize| if at == range.start { depth } else { self.shared[at].max(depth) };
-        range.clone().map(|at| self.sequence(at).input.len().saturating_sub(known(at))).sum()
+        range.clone().map(|at| self.sequence(at).input.len().saturating_sub(self.known(at, range.start, depth))).sum()
+    }
+
+    /// Tokens of a sequence that are there already, where those from `start` on share one tree or trunk of `depth` tokens.
+    fn known(&self, at: usize, start: usize, depth: usize) -> usize {
+        if at == start { depth } else { self.shared[at].max(depth) }
     }
 
     /// Plans the sequences in `range`, which have their first `depth` tokens in common; those are in `trunk`.
@@ -152,8 +156,7 @@ impl Grower<'_> {
     fn tree(&mut self, range: Range<usize>, depth: usize, trunk: Option<usize>) {
         let mut builder = TreeBuilder::new(depth);
         for at in range.clone() {
-            let known = if at == range.start { depth } else { self.shared[at].max(depth) };
-            builder.add(self.sequence(at), self.order[at], known);
+            builder.add(self.sequence(at), self.order[at], self.known(at, range.start, depth));
         }
         // None where they all end with the trunk.
         if !builder.tokens.is_empty() {
