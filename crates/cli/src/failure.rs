@@ -111,7 +111,10 @@ impl From<crate::report::WriteError> for Failure {
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         match error {
-            ConnectError::Address { .. } | ConnectError::Tls { .. } => Self::invalid(error.to_string()),
+            ConnectError::Address { .. }
+            | ConnectError::Authorities { .. }
+            | ConnectError::Header { .. }
+            | ConnectError::TokenInPlaintext { .. } => Self::invalid(error.to_string()),
             ConnectError::Unreachable { .. } => Self::Unreachable(error.to_string()),
         }
     }
