@@ -133,9 +133,10 @@ impl Server {
             value.set_sensitive(true);
             Ok(value)
         });
-        let trace_parent = self.trace_parent.as_ref().map(|text| {
-            text.parse().map_err(|_| ConnectError::Header { what: "trace context (TRACEPARENT)" })
-        });
+        let trace_parent = self
+            .trace_parent
+            .as_ref()
+            .map(|text| text.parse().map_err(|_| ConnectError::Header { what: "trace context (TRACEPARENT)" }));
         Ok(Headers { authorization: authorization.transpose()?, trace_parent: trace_parent.transpose()? })
     }
 }

@@ -40,7 +40,8 @@ pub(crate) async fn around(State(calls): State<Arc<Calls>>, request: Request, ne
     traces::continue_from(&span, request.headers().get(traces::HEADER).and_then(|header| header.to_str().ok()));
     let started = Instant::now();
     let response = next.run(request).instrument(span).await;
-    metrics::histogram!(metric::GRPC_REQUEST_SECONDS, "method" => method.clone()).record(started.elapsed().as_secs_f64());
+    metrics::histogram!(metric::GRPC_REQUEST_SECONDS, "method" => method.clone())
+        .record(started.elapsed().as_secs_f64());
     // A failed call says so in its headers; one that streams and fails later was a good one so far.
     count(method, Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code()));
     response
@@ -48,9 +49,9 @@ pub(crate) async fn around(State(calls): State<Arc<Calls>>, request: Request, ne
 
 impl Calls {
     fn admits(&self, request: &Request) -> bool {
-        self.token.as_ref().is_none_or(|token| {
-            token.is_in(request.headers().get("authorization").map(|header| header.as_bytes()))
-        })
+        self.token
+            .as_ref()
+            .is_none_or(|token| token.is_in(request.headers().get("authorization").map(|header| header.as_bytes())))
     }
 }
 

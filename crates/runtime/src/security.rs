@@ -55,7 +55,9 @@ impl SecurityConfig {
             (Some(certificate), Some(key)) => Some(Identity::from_pem(read_secret(certificate)?, read_secret(key)?)),
             (None, None) => None,
             (Some(_), None) => return Err(field("security.key_file", "is missing; a certificate needs its key")),
-            (None, Some(_)) => return Err(field("security.certificate_file", "is missing; a key needs its certificate")),
+            (None, Some(_)) => {
+                return Err(field("security.certificate_file", "is missing; a key needs its certificate"));
+            }
         };
         let token = self.bearer_token_file.as_deref().map(BearerToken::read).transpose()?;
         Ok(Security { plaintext: self.plaintext, identity, token })

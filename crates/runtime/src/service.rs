@@ -71,11 +71,8 @@ pub async fn run_worker_service<H: JobHandler>(
     let store = Store::connect(&config.database.store_config(config.objects)?).await?;
     let (handler, services) = build(&store);
     let mut parts = Parts::<ServiceError>::new(&stop);
-    let ways_in = WaysIn {
-        listen: config.listen,
-        metrics_listen: config.telemetry.metrics_listen,
-        security: &config.security,
-    };
+    let ways_in =
+        WaysIn { listen: config.listen, metrics_listen: config.telemetry.metrics_listen, security: &config.security };
     open(&mut parts, &ways_in, services, &store).await?;
     parts.add(run_worker(store, handler, config.worker, parts.stop()));
     parts.run().await

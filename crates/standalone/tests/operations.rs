@@ -63,8 +63,7 @@ fn one_trace_leads_from_the_submit_to_the_last_job() {
 
     let dir = tempfile::tempdir().unwrap();
     let recipe = write_recipe(dir.path(), "traced");
-    let server =
-        Server::start_with(dir.path(), |command| command.env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint));
+    let server = Server::start_with(dir.path(), |command| command.env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint));
     let (trace, caller) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
     let create = ["run", "create", text(&recipe), "--watch"];
     let output = server.client(&create).env("TRACEPARENT", format!("00-{trace}-{caller}-01")).output().unwrap();
@@ -105,14 +104,22 @@ fn metrics_and_readiness_are_served() {
     let (_, page) = http(metrics, "/metrics");
     let value = |line_start: &str| {
         let line = page.lines().find(|line| line.starts_with(line_start));
-        line.unwrap_or_else(|| panic!("no {line_start} in:\n{page}")).rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+        line.unwrap_or_else(|| panic!("no {line_start} in:\n{page}"))
+            .rsplit(' ')
+            .next()
+            .unwrap()
+            .parse::<f64>()
+            .unwrap()
     };
     // What a real run counts: 80 steps of 8 sequences of 32 tokens at the least.
     assert!(value("inheritune_training_tokens_total ") >= 80.0 * 8.0 * 32.0);
     assert!(value("inheritune_job_attempts_total{kind=\"train\",ended=\"succeeded\"}") >= 3.0);
     assert_eq!(value("inheritune_jobs_running{kind=\"train\"}"), 0.0);
     assert_eq!(value("inheritune_grpc_requests_total{method=\"inheritune.v1.RunService/CreateRun\",code=\"Ok\"}"), 1.0);
-    assert_eq!(value("inheritune_grpc_requests_total{method=\"inheritune.v1.RunService/GetRun\",code=\"NotFound\"}"), 1.0);
+    assert_eq!(
+        value("inheritune_grpc_requests_total{method=\"inheritune.v1.RunService/GetRun\",code=\"NotFound\"}"),
+        1.0
+    );
     assert!(value("inheritune_run_steps_total ") >= 8.0);
     assert!(value("inheritune_published_bytes_total{kind=\"checkpoint\"}") > 0.0);
     assert!(value("inheritune_build_info{version=") == 1.0);
@@ -152,7 +159,8 @@ fn tls_and_a_token_guard_the_api() {
     std::fs::write(&token, "canary-token-1f0e\n").unwrap();
     std::fs::write(&wrong, "another\n").unwrap();
     let (ca, certificate, key) = (certs.join("ca.pem"), certs.join("server.pem"), certs.join("server.key"));
-    let guard = ["--certificate-file", text(&certificate), "--key-file", text(&key), "--bearer-token-file", text(&token)];
+    let guard =
+        ["--certificate-file", text(&certificate), "--key-file", text(&key), "--bearer-token-file", text(&token)];
     let server = Server::start_with(dir.path(), |command| command.args(guard));
     assert!(server.address.starts_with("https://"), "{}", server.address);
     let list = |arguments: &[&str]| server.inheritune(&[&["run", "list"], arguments].concat());
@@ -172,7 +180,7 @@ fn tls_and_a_token_guard_the_api() {
     let unknown_authority = list(&["--token-file", text(&token)]);
     assert_eq!(unknown_authority.status.code(), Some(3), "{}", show(&unknown_authority));
     let plaintext = list(&["--server", &server.address.replace("https", "http")]);
-    assert_eq!(plaintext.status.code(), Some(3), "{}", show(&plaintext));
+    assert!(plaintext.status.code() == Some(3) && show(&plaintext).contains("https://"), "{}", show(&plaintext));
     let sent_in_plaintext = list(&["--server", "http://192.0.2.1:7600", "--token-file", text(&token)]);
     assert_eq!(sent_in_plaintext.status.code(), Some(2), "{}", show(&sent_in_plaintext));
     for output in [&good, &no_token, &wrong_token, &unknown_authority, &plaintext, &sent_in_plaintext] {
@@ -209,9 +217,11 @@ const CANARY: &str = "canary-";
 fn no_secret_is_in_logs_errors_or_rows() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let postgres = runtime.block_on(inheritune_store::local_postgres::LocalPostgres::start(&dir.path().join("pg"), None)).unwrap();
+    let postgres =
+        runtime.block_on(inheritune_store::local_postgres::LocalPostgres::start(&dir.path().join("pg"), None)).unwrap();
     // The private Postgres takes any password: it is here to be found where it must not be.
-    let url = postgres.url().replacen("postgres://inheritune@", &format!("postgres://inheritune:{DATABASE_PASSWORD}@"), 1);
+    let url =
+        postgres.url().replacen("postgres://inheritune@", &format!("postgres://inheritune:{DATABASE_PASSWORD}@"), 1);
     assert!(url.contains(DATABASE_PASSWORD), "{url}");
     std::fs::write(dir.path().join("url"), &url).unwrap();
     std::fs::write(dir.path().join("token"), API_TOKEN).unwrap();
@@ -231,7 +241,11 @@ fn no_secret_is_in_logs_errors_or_rows() {
     let start = |name: &str, config: &Path| {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.path().join("log")).unwrap();
         let mut command = Command::new(program(name));
-        command.arg("--config").arg(config).env("AWS_ACCESS_KEY_ID", "AKIACANARY").env("AWS_SECRET_ACCESS_KEY", S3_SECRET);
+        command
+            .arg("--config")
+            .arg(config)
+            .env("AWS_ACCESS_KEY_ID", "AKIACANARY")
+            .env("AWS_SECRET_ACCESS_KEY", S3_SECRET);
         command.env_remove("RUST_LOG").stderr(log);
         command
     };
@@ -255,11 +269,11 @@ fn no_secret_is_in_logs_errors_or_rows() {
         command.args(arguments).output().unwrap()
     };
     let started = std::time::Instant::now();
-    let mut shown = String::new();
     while !client(&["run", "create", text(&recipe), "--request-id-from-recipe"]).status.success() {
         assert!(started.elapsed() < support::LIMIT, "the scheduler does not answer");
     }
-    while !shown.contains("\"error\"") {
+    let mut shown = String::new();
+    while !shown.contains("AccessDenied") {
         assert!(started.elapsed() < support::LIMIT, "the job does not fail: {shown}");
         shown = show(&client(&["--output", "json", "job", "list"]));
         std::thread::sleep(std::time::Duration::from_millis(100));
@@ -281,7 +295,7 @@ fn no_secret_is_in_logs_errors_or_rows() {
     runtime.block_on(postgres.stop()).unwrap();
 
     let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
-    assert!(log.contains("elsewhere") && log.contains("attempt failed"), "{log}");
+    assert!(log.contains("AccessDenied"), "{log}");
     for place in [&log, &shown] {
         assert!(!place.contains(CANARY), "{}", place.lines().find(|line| line.contains(CANARY)).unwrap());
     }
@@ -322,8 +336,7 @@ fn holds(dir: &Path, bytes: &[u8]) -> bool {
             return holds(&path, bytes);
         }
         let first = bytes[0];
-        std::fs::read(&path).is_ok_and(|content| {
-            content.windows(bytes.len()).any(|window| window[0] == first && window == bytes)
-        })
+        std::fs::read(&path)
+            .is_ok_and(|content| content.windows(bytes.len()).any(|window| window[0] == first && window == bytes))
     })
 }
