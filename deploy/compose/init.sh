@@ -53,6 +53,13 @@ dir=$(absolute "$CLUSTER_DIR")
 data=$(absolute "$CLUSTER_DATA")
 mkdir -p "$dir"
 [ -d "$data" ] || (umask 022 && mkdir -p "$data")
+# What you put there beside these: images, say.
+settings=$(sed -n 's/^\([A-Z0-9_]*\)=.*/\1/p' "$env_file.part")
+[ ! -e "$env_file" ] || while IFS= read -r line; do
+  case $line in "$mark" | COMPOSE_FILE=*) continue ;; esac
+  for name in $settings; do case $line in "$name="*) continue 2 ;; esac done
+  printf '%s\n' "$line"
+done < "$env_file" >> "$env_file.part"
 sed -e "s|^CLUSTER_DIR=.*|CLUSTER_DIR=$dir|" -e "s|^CLUSTER_DATA=.*|CLUSTER_DATA=$data|" "$env_file.part" > "$env_file.new"
 rm "$env_file.part"
 
@@ -92,7 +99,7 @@ render() {
   sed -e "s|file:///data/|file://$data/|" -e "s|http://127.0.0.1:7606|http://127.0.0.1:$S3_PORT|" "$1" |
     if [ -n "$CLUSTER_THREADS" ]; then sed -e "s|^# threads = .*|threads = $CLUSTER_THREADS|"; else cat; fi |
     if [ -s "$dir/tls/server.key" ]; then
-      sed -e 's|^plaintext = |# &|' -e 's|^# \(certificate_file = \)|\1|' -e 's|^# \(key_file = \)|\1|' \
+      sed -e 's|^# \(certificate_file = \)|\1|' -e 's|^# \(key_file = \)|\1|' \
         -e 's|^# \(bearer_token_file = \)|\1|'
     else cat; fi
 }

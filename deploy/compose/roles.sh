@@ -21,4 +21,7 @@ ALTER ROLE inheritune_dashboard SET default_transaction_read_only = on;
 ALTER DATABASE :"database" OWNER TO inheritune_owner;
 REVOKE ALL ON DATABASE :"database" FROM PUBLIC;
 GRANT CONNECT ON DATABASE :"database" TO inheritune_migrator, inheritune_service, inheritune_dashboard;
+-- Of whatever the migrations make.
+ALTER DEFAULT PRIVILEGES FOR ROLE inheritune_owner GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO inheritune_service;
+ALTER DEFAULT PRIVILEGES FOR ROLE inheritune_owner GRANT USAGE ON SEQUENCES TO inheritune_service;
 SQL
