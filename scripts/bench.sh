@@ -21,16 +21,7 @@ if [ "$(cat .deps/lm-eval/packages 2>/dev/null)" != "$harness" ]; then
   PIP_ROOT_USER_ACTION=ignore .deps/lm-eval/bin/python -m pip install -q $harness
   echo "$harness" > .deps/lm-eval/packages
 fi
-# The S3 server, a program of its own: several minutes of compiling, once.
-garage=2.5.0
-if [ "$(cat .deps/garage/version 2>/dev/null)" != "$garage" ]; then
-  echo "bench: building Garage $garage (once)"
-  rm -rf .deps/garage
-  CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_TARGET_DIR="$PWD/.deps/garage/target" cargo install -q garage \
-    --version "$garage" --locked --no-default-features --features bundled-libs,lmdb --root .deps/garage
-  rm -rf .deps/garage/target
-  echo "$garage" > .deps/garage/version
-fi
+sh scripts/setup-garage.sh "$PWD/.deps/garage"
 cargo build --release --locked -p inheritune-store --example download_upload
 exec python3 scripts/bench.py --mergekit-python .deps/bench/bin/python --garage .deps/garage/bin/garage \
   --lm-eval-python .deps/lm-eval/bin/python "$@"

@@ -70,6 +70,9 @@ pub enum StorageConfig {
         /// Any S3-compatible endpoint; Amazon's when absent.
         #[serde(default)]
         endpoint: Option<String>,
+        /// Where clients reach the same server, if elsewhere; download URLs are signed for it.
+        #[serde(default)]
+        public_endpoint: Option<String>,
         /// The region.
         #[serde(default)]
         region: Option<String>,
@@ -111,8 +114,10 @@ impl Objects {
                 (Bucket::folder(path, *durable)?, Key::default(), S3Options::default())
             }
             StorageConfig::Memory => (Bucket::memory(), Key::default(), S3Options::default()),
-            StorageConfig::S3 { bucket, prefix, endpoint, region, allow_http } => {
-                let options = S3Options { endpoint: endpoint.clone(), region: region.clone(), allow_http: *allow_http };
+            StorageConfig::S3 { bucket, prefix, endpoint, public_endpoint, region, allow_http } => {
+                let (endpoint, public_endpoint) = (endpoint.clone(), public_endpoint.clone());
+                let options =
+                    S3Options { endpoint, public_endpoint, region: region.clone(), allow_http: *allow_http };
                 let prefix = Key::parse(prefix).map_err(|e| field("storage.prefix", e))?;
                 (Bucket::s3(bucket, &options)?, prefix, options)
             }

@@ -50,6 +50,8 @@ enum BucketKind {
 #[derive(Debug)]
 struct S3 {
     store: Arc<AmazonS3>,
+    /// The same bucket as clients reach it: signs the URLs that they download from.
+    public: Arc<AmazonS3>,
     /// The bucket's name, for other buckets to copy from it.
     name: String,
     copier: PartCopier,
@@ -59,6 +61,7 @@ struct S3 {
 #[derive(Debug, Clone, Default)]
 pub(super) struct S3Options {
     pub(super) endpoint: Option<String>,
+    pub(super) public_endpoint: Option<String>,
     pub(super) region: Option<String>,
     pub(super) allow_http: bool,
 }
@@ -82,25 +85,12 @@ impl Bucket {
         if name.is_empty() {
             return Err(field("storage.bucket", "is empty"));
         }
-        let retry =
-            RetryConfig { backoff: BackoffConfig::default(), max_retries: MAX_RETRIES, retry_timeout: RETRY_TIMEOUT };
-        let mut builder = AmazonS3Builder::from_env()
-            .with_bucket_name(name)
-            .with_virtual_hosted_style_request(false)
-            .with_retry(retry)
-            .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), REQUEST_TIMEOUT);
-        if let Some(endpoint) = &options.endpoint {
-            check_endpoint(endpoint, options.allow_http)?;
-            builder = builder.with_endpoint(endpoint.trim_end_matches('/'));
-        }
-        if let Some(region) = &options.region {
-            builder = builder.with_region(region);
-        }
-        if options.allow_http {
-            builder = builder.with_allow_http(true);
-        }
-        let store = Arc::new(builder.build().map_err(|e| field("storage", format!("bucket {name}: {e}")))?);
-        let s3 = S3 { store: store.clone(), name: name.to_owned(), copier: PartCopier::new()? };
+        let store = client(name, options, ("storage.endpoint", options.endpoint.as_deref()))?;
+        let public = match &options.public_endpoint {
+            Some(endpoint) => client(name, options, ("storage.public_endpoint", Some(endpoint)))?,
+            None => store.clone(),
+        };
+        let s3 = S3 { store: store.clone(), public, name: name.to_owned(), copier: PartCopier::new()? };
         Ok(Self { store, kind: BucketKind::S3(s3) })
     }
 
@@ -202,7 +192,7 @@ impl Bucket {
             BucketKind::Memory(_) => Ok(format!("memory:///{key}")),
             BucketKind::S3(s3) => {
                 // The default method is GET.
-                Ok(s3.store.signed_url(Default::default(), key, DOWNLOAD_URL_VALID).await?.to_string())
+                Ok(s3.public.signed_url(Default::default(), key, DOWNLOAD_URL_VALID).await?.to_string())
             }
         }
     }
@@ -242,15 +232,39 @@ fn remove(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn check_endpoint(endpoint: &str, allow_http: bool) -> Result<(), StoreError> {
-    let url = Url::parse(endpoint).map_err(|e| field("storage.endpoint", format!("`{endpoint}` is not a URL: {e}")))?;
+/// A client of the bucket `name` at an endpoint, which the field named with it holds.
+fn client(
+    name: &str,
+    options: &S3Options,
+    (endpoint_field, endpoint): (&'static str, Option<&str>),
+) -> Result<Arc<AmazonS3>, StoreError> {
+    let retry =
+        RetryConfig { backoff: BackoffConfig::default(), max_retries: MAX_RETRIES, retry_timeout: RETRY_TIMEOUT };
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(name)
+        .with_virtual_hosted_style_request(false)
+        .with_retry(retry)
+        .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), REQUEST_TIMEOUT);
+    if let Some(endpoint) = endpoint {
+        check_endpoint(endpoint, options.allow_http).map_err(|problem| field(endpoint_field, problem))?;
+        builder = builder.with_endpoint(endpoint.trim_end_matches('/'));
+    }
+    if let Some(region) = &options.region {
+        builder = builder.with_region(region);
+    }
+    if options.allow_http {
+        builder = builder.with_allow_http(true);
+    }
+    Ok(Arc::new(builder.build().map_err(|e| field("storage", format!("bucket {name}: {e}")))?))
+}
+
+fn check_endpoint(endpoint: &str, allow_http: bool) -> Result<(), String> {
+    let url = Url::parse(endpoint).map_err(|e| format!("`{endpoint}` is not a URL: {e}"))?;
     match url.scheme() {
         "https" => Ok(()),
         "http" if allow_http => Ok(()),
-        "http" => {
-            Err(field("storage.endpoint", format!("`{endpoint}` is not encrypted; use https:// or set allow_http")))
-        }
-        _ => Err(field("storage.endpoint", format!("`{endpoint}` must start with https:// or http://"))),
+        "http" => Err(format!("`{endpoint}` is not encrypted; use https:// or set allow_http")),
+        _ => Err(format!("`{endpoint}` must start with https:// or http://")),
     }
 }
 

@@ -129,6 +129,8 @@ impl S3Server {
             bucket: BUCKET.to_owned(),
             prefix: prefix.to_owned(),
             endpoint: Some(self.endpoint.clone()),
+            // The same server by another name.
+            public_endpoint: Some(self.endpoint.replace("127.0.0.1", "localhost")),
             region: Some("eu-test-1".to_owned()),
             allow_http: true,
         }

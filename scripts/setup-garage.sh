@@ -1,0 +1,14 @@
+#!/bin/sh
+# Builds Garage, the S3-compatible server of benchmarks and of clusters without a registry: a program of its own, never linked.
+# usage: setup-garage.sh DEST    -> DEST/bin/garage
+set -eu
+version=2.5.0
+dest=${1:?usage: $0 DEST}
+[ "$(cat "$dest/version" 2>/dev/null)" = "$version" ] && exit 0
+echo "setup: building Garage $version (some 15 minutes, once)"
+rm -rf "$dest"
+# It is not what is measured: compiling it fast counts for more.
+CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_TARGET_DIR="$dest/target" cargo install -q garage \
+  --version "$version" --locked --no-default-features --features bundled-libs,lmdb --root "$dest"
+rm -rf "$dest/target"
+echo "$version" > "$dest/version"
