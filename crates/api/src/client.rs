@@ -4,8 +4,11 @@ use std::fmt;
 use std::time::Duration;
 
 use inheritune_domain::violation::Violation;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
 use crate::v1::artifact_service_client::ArtifactServiceClient;
@@ -24,19 +27,62 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest reply that is taken: reports and tensor tables are longer than tonic's 4 MiB.
 pub const MAX_REPLY_BYTES: usize = 64 * 1024 * 1024;
 
+/// Where a server is, and what it takes to be let in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Server {
+    /// `http://host:port`, `https://host:port`, or `host:port`, which is the first.
+    pub address: String,
+    /// Authorities that may have signed the server's certificate (PEM); the system's own when absent.
+    pub ca_pem: Option<String>,
+    /// The token that calls carry.
+    pub token: Option<Token>,
+    /// W3C `traceparent` of what calls are a part of.
+    pub trace_parent: Option<String>,
+}
+
+/// A bearer token; its `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    /// A token as a file or a variable holds it; white space around it is dropped.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self(text.trim().to_owned())
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The address is none.
-    #[error("`{address}` is not an address; use http://host:port")]
+    #[error("`{address}` is not an address; use http://host:port or https://host:port")]
     Address {
         /// As it was given.
         address: String,
     },
-    /// A scheme that is not spoken here.
-    #[error("`{address}`: https is not supported; use http:// to a TLS-terminating proxy's inner side or a tunnel")]
-    Tls {
-        /// As it was given.
+    /// The authorities are none.
+    #[error("the certificate authorities (--ca-file) cannot be used: {problem}")]
+    Authorities {
+        /// What is wrong with them.
+        problem: String,
+    },
+    /// A header can carry only visible ASCII.
+    #[error("the {what} is empty or holds characters that no header can carry")]
+    Header {
+        /// Token or trace context.
+        what: &'static str,
+    },
+    /// The token would cross a network that anyone may listen to.
+    #[error("a token is not sent to {address} without encryption; use https://, or a loopback address")]
+    TokenInPlaintext {
+        /// The address.
         address: String,
     },
     /// Nobody answers there.
@@ -49,28 +95,75 @@ pub enum ConnectError {
     },
 }
 
-/// Connects to `http://host:port` or `host:port`, waiting at most 5 s.
-///
-/// # Errors
-/// The address is none, or nobody answers there.
-pub async fn connect(address: &str) -> Result<Channel, ConnectError> {
-    let uri = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-    if uri.starts_with("https://") {
-        return Err(ConnectError::Tls { address: address.to_owned() });
+impl Server {
+    /// A server without TLS and token.
+    #[must_use]
+    pub fn at(address: &str) -> Self {
+        Self { address: address.to_owned(), ..Self::default() }
     }
-    let bad_address = || ConnectError::Address { address: address.to_owned() };
-    let endpoint = Endpoint::from_shared(uri.clone()).map_err(|_| bad_address())?;
-    if endpoint.uri().scheme_str() != Some("http") || endpoint.uri().port_u16().is_none() {
-        return Err(bad_address());
+
+    fn endpoint(&self) -> Result<Endpoint, ConnectError> {
+        let address = &self.address;
+        let uri = if address.contains("://") { address.clone() } else { format!("http://{address}") };
+        let bad_address = || ConnectError::Address { address: address.clone() };
+        let endpoint = Endpoint::from_shared(uri).map_err(|_| bad_address())?;
+        let has_port = endpoint.uri().port_u16().is_some();
+        match endpoint.uri().scheme_str() {
+            Some("http") if has_port && self.token.is_some() && !is_loopback(endpoint.uri().host()) => {
+                Err(ConnectError::TokenInPlaintext { address: address.clone() })
+            }
+            Some("http") if has_port => Ok(endpoint),
+            Some("https") if has_port => {
+                let tls = match &self.ca_pem {
+                    Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+                    None => ClientTlsConfig::new().with_native_roots(),
+                };
+                endpoint.tls_config(tls).map_err(|e| ConnectError::Authorities { problem: innermost(&e) })
+            }
+            Some(_) | None => Err(bad_address()),
+        }
     }
-    endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .connect()
-        .await
-        .map_err(|e| ConnectError::Unreachable { address: uri, problem: innermost(&e) })
+
+    fn headers(&self) -> Result<Headers, ConnectError> {
+        let authorization = self.token.as_ref().map(|Token(token)| {
+            let mut value: MetadataValue<Ascii> = match token.as_str() {
+                "" => return Err(ConnectError::Header { what: "token" }),
+                token => format!("Bearer {token}").parse().map_err(|_| ConnectError::Header { what: "token" })?,
+            };
+            value.set_sensitive(true);
+            Ok(value)
+        });
+        let trace_parent = self
+            .trace_parent
+            .as_ref()
+            .map(|text| text.parse().map_err(|_| ConnectError::Header { what: "trace context (TRACEPARENT)" }));
+        Ok(Headers { authorization: authorization.transpose()?, trace_parent: trace_parent.transpose()? })
+    }
+}
+
+fn is_loopback(host: Option<&str>) -> bool {
+    host.is_some_and(|host| {
+        let host = host.trim_matches(['[', ']']);
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    })
+}
+
+/// What every call carries.
+#[derive(Debug, Clone)]
+pub struct Headers {
+    authorization: Option<MetadataValue<Ascii>>,
+    trace_parent: Option<MetadataValue<Ascii>>,
+}
+
+impl Interceptor for Headers {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        for (name, value) in [("authorization", &self.authorization), ("traceparent", &self.trace_parent)] {
+            if let Some(value) = value {
+                request.metadata_mut().insert(name, value.clone());
+            }
+        }
+        Ok(request)
+    }
 }
 
 fn innermost(error: &dyn std::error::Error) -> String {
@@ -81,54 +174,63 @@ fn innermost(error: &dyn std::error::Error) -> String {
     innermost.to_string()
 }
 
+/// A connection whose calls carry what the server wants.
+pub type Connection = InterceptedService<Channel, Headers>;
+
 /// Every service on one connection; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Client {
-    channel: Channel,
+    connection: Connection,
 }
 
 impl Client {
-    /// Connects as [`connect`] does.
+    /// Connects, waiting at most 5 s.
     ///
     /// # Errors
-    /// Those of [`connect`].
-    pub async fn connect(address: &str) -> Result<Self, ConnectError> {
-        connect(address).await.map(|channel| Self { channel })
-    }
-
-    /// A client on a connection that is there.
-    pub fn new(channel: Channel) -> Self {
-        Self { channel }
+    /// The address, the authorities or the token are none, the token would not be encrypted, or nobody answers there.
+    pub async fn connect(server: &Server) -> Result<Self, ConnectError> {
+        let headers = server.headers()?;
+        let endpoint = server.endpoint()?;
+        let address = endpoint.uri().to_string().trim_end_matches('/').to_owned();
+        let channel = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .connect()
+            .await
+            .map_err(|e| ConnectError::Unreachable { address, problem: innermost(&e) })?;
+        Ok(Self { connection: InterceptedService::new(channel, headers) })
     }
 
     /// Runs.
-    pub fn runs(&self) -> RunServiceClient<Channel> {
-        RunServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_REPLY_BYTES)
+    pub fn runs(&self) -> RunServiceClient<Connection> {
+        RunServiceClient::new(self.connection.clone()).max_decoding_message_size(MAX_REPLY_BYTES)
     }
 
     /// Jobs.
-    pub fn jobs(&self) -> JobServiceClient<Channel> {
-        JobServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_REPLY_BYTES)
+    pub fn jobs(&self) -> JobServiceClient<Connection> {
+        JobServiceClient::new(self.connection.clone()).max_decoding_message_size(MAX_REPLY_BYTES)
     }
 
     /// Artifacts.
-    pub fn artifacts(&self) -> ArtifactServiceClient<Channel> {
-        ArtifactServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_REPLY_BYTES)
+    pub fn artifacts(&self) -> ArtifactServiceClient<Connection> {
+        ArtifactServiceClient::new(self.connection.clone()).max_decoding_message_size(MAX_REPLY_BYTES)
     }
 
     /// Inspecting and planning.
-    pub fn slicing(&self) -> SlicingServiceClient<Channel> {
-        SlicingServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_REPLY_BYTES)
+    pub fn slicing(&self) -> SlicingServiceClient<Connection> {
+        SlicingServiceClient::new(self.connection.clone()).max_decoding_message_size(MAX_REPLY_BYTES)
     }
 
     /// Estimates.
-    pub fn training(&self) -> TrainingServiceClient<Channel> {
-        TrainingServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_REPLY_BYTES)
+    pub fn training(&self) -> TrainingServiceClient<Connection> {
+        TrainingServiceClient::new(self.connection.clone()).max_decoding_message_size(MAX_REPLY_BYTES)
     }
 
     /// Tasks.
-    pub fn evaluation(&self) -> EvaluationServiceClient<Channel> {
-        EvaluationServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_REPLY_BYTES)
+    pub fn evaluation(&self) -> EvaluationServiceClient<Connection> {
+        EvaluationServiceClient::new(self.connection.clone()).max_decoding_message_size(MAX_REPLY_BYTES)
     }
 }
 

@@ -64,6 +64,12 @@ pub fn unavailable(problem: &str, retry_after: Duration) -> Status {
     status(Code::Unavailable, problem, details)
 }
 
+/// The call carries no token, or not the right one.
+pub fn unauthenticated() -> Status {
+    let problem = "this service wants a token: send `authorization: Bearer ...` (inheritune: --token-file)";
+    status(Code::Unauthenticated, problem, info("NO_VALID_TOKEN", []))
+}
+
 /// A limit of this service, in `limit`'s words, is reached.
 pub fn resource_exhausted(subject: &str, limit: &str) -> Status {
     let mut details = info("LIMIT_REACHED", [("subject", subject)]);

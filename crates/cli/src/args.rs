@@ -31,9 +31,15 @@ pub struct Cli {
 /// What holds for every command.
 #[derive(Debug, Args)]
 pub struct Global {
-    /// The server: http://host:port
+    /// The server: http://host:port or https://host:port
     #[arg(long, global = true, env = "INHERITUNE_SERVER", default_value = "http://127.0.0.1:7600", value_name = "URL")]
     pub server: String,
+    /// Authorities that may have signed the server's certificate (PEM); the system's own when absent
+    #[arg(long, global = true, env = "INHERITUNE_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// A file with the token that the server wants
+    #[arg(long, global = true, env = "INHERITUNE_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// How results are printed to standard output
     #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
     pub output: Output,
@@ -75,12 +81,42 @@ pub enum Command {
     /// Recipe files, offline
     #[command(subcommand)]
     Recipe(RecipeCommand),
+    /// Certificates for TLS
+    #[command(subcommand)]
+    Certs(CertsCommand),
     /// Print a completion script
     Completions {
         /// For this shell
         #[arg(value_enum)]
         shell: Shell,
     },
+}
+
+/// Commands about certificates.
+#[derive(Debug, Subcommand)]
+pub enum CertsCommand {
+    /// Make an authority of your own and a server certificate
+    ///
+    /// Writes ca.pem (for clients: --ca-file), ca.key (keep it away from the servers), server.pem and server.key
+    /// (security.certificate_file and key_file of the services). With a ca.pem and ca.key in the folder, these sign
+    /// the new certificate, so that clients need not change.
+    Init(InitCerts),
+}
+
+/// `certs init`.
+#[derive(Debug, Args)]
+pub struct InitCerts {
+    /// The folder; made when absent
+    pub dir: PathBuf,
+    /// A name or address that clients use for the server; may be given more than once
+    #[arg(long = "host", required = true, value_name = "HOST")]
+    pub hosts: Vec<String>,
+    /// How long the server's certificate holds
+    #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650), value_name = "DAYS")]
+    pub days: u32,
+    /// Replace a server certificate that is there
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Commands about runs.

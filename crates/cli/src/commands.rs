@@ -1,6 +1,7 @@
 //! Carries commands out.
 
 mod artifact;
+mod certs;
 mod eval;
 mod job;
 mod models;
@@ -9,12 +10,12 @@ mod run;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory as _;
-use inheritune_api::client::Client;
+use inheritune_api::client::{Client, Server, Token};
 use inheritune_api::v1;
 use inheritune_domain::spec::RunSpec;
 use prost::Message;
 
-use crate::args::{Cli, Command, Global, Output, RecipeCommand, Status};
+use crate::args::{CertsCommand, Cli, Command, Global, Output, RecipeCommand, Status};
 use crate::failure::Failure;
 use crate::recipe;
 use crate::screen::Screen;
@@ -37,6 +38,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Train(command) => models::train(global, command).await,
         Command::Eval(command) => eval::run(global, command).await,
         Command::Recipe(RecipeCommand::Check { recipe, explain }) => check(global, &recipe, explain),
+        Command::Certs(CertsCommand::Init(command)) => certs::init(&command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "inheritune", &mut std::io::stdout());
             Ok(())
@@ -91,7 +93,14 @@ fn location(text: &str) -> Result<String, Failure> {
 }
 
 async fn connect(global: &Global) -> Result<Client, Failure> {
-    Ok(Client::connect(&global.server).await?)
+    let read = |path: &Option<PathBuf>| path.as_deref().map(read_file).transpose();
+    let server = Server {
+        address: global.server.clone(),
+        ca_pem: read(&global.ca_file)?,
+        token: read(&global.token_file)?.as_deref().map(Token::new),
+        trace_parent: std::env::var("TRACEPARENT").ok().filter(|text| !text.is_empty()),
+    };
+    Ok(Client::connect(&server).await?)
 }
 
 fn screen(global: &Global) -> Screen {

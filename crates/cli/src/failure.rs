@@ -81,6 +81,9 @@ impl From<Status> for Failure {
             text if text.is_empty() => status.code().description().to_owned(),
             text => text,
         };
+        if message.starts_with("h2 protocol error") {
+            return Self::Unreachable(format!("{message}; is gRPC served there? with TLS, it is at https://"));
+        }
         match refusal.code {
             Code::InvalidArgument | Code::OutOfRange => Self::invalid(message),
             Code::NotFound => Self::NotFound(message),
@@ -111,7 +114,10 @@ impl From<crate::report::WriteError> for Failure {
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         match error {
-            ConnectError::Address { .. } | ConnectError::Tls { .. } => Self::invalid(error.to_string()),
+            ConnectError::Address { .. }
+            | ConnectError::Authorities { .. }
+            | ConnectError::Header { .. }
+            | ConnectError::TokenInPlaintext { .. } => Self::invalid(error.to_string()),
             ConnectError::Unreachable { .. } => Self::Unreachable(error.to_string()),
         }
     }

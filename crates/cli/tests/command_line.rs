@@ -32,9 +32,19 @@ fn help_names_the_exit_codes() {
     let output = inheritune(&["--help"]);
     assert_eq!(output.status.code(), Some(0));
     let help = text(&output.stdout);
-    for needle in
-        ["Exit codes:", "130", "run", "job", "artifact", "slice", "train", "eval", "recipe", "INHERITUNE_SERVER"]
-    {
+    for needle in [
+        "Exit codes:",
+        "130",
+        "run",
+        "job",
+        "artifact",
+        "slice",
+        "train",
+        "eval",
+        "recipe",
+        "certs",
+        "INHERITUNE_SERVER",
+    ] {
         assert!(help.contains(needle), "no {needle} in:\n{help}");
     }
 }

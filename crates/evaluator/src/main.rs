@@ -19,7 +19,7 @@ struct Arguments {
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let config: EvaluatorConfig = config::load(&arguments.config)?;
-    telemetry::init(&config.telemetry);
+    let _telemetry = telemetry::init("inheritune-evaluator", &config.telemetry)?;
     let stop = shutdown::stop_on_signals();
     let build = |store: &_| (inheritune_evaluator::handler(), inheritune_evaluator::services(store));
     service::run_worker_service(config, build, stop).await?;

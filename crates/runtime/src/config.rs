@@ -1,5 +1,6 @@
 //! Configuration: one TOML file a service, unknown fields refused, secrets in files of their own.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -51,7 +52,7 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
 }
 
 /// Where the tables and the objects are; the same sections in every service's file.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatabaseConfig {
     /// `postgres://user:password@host/database`; or `url_file`.
@@ -63,6 +64,13 @@ pub struct DatabaseConfig {
     /// Connections of this process at most.
     #[serde(default = "default_max_connections")]
     pub max_connections: u32,
+}
+
+impl fmt::Debug for DatabaseConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The URL holds a password.
+        f.debug_struct("DatabaseConfig").field("url_file", &self.url_file).finish_non_exhaustive()
+    }
 }
 
 fn default_max_connections() -> u32 {

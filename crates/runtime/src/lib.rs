@@ -1,12 +1,13 @@
 //! How any service of ours lives and dies.
 //!
-//! Owns: configuration files ([`config`]), logs ([`telemetry`]), stopping on signals ([`shutdown`]), the gRPC server
-//! with health and reflection ([`serve`]), what a failed store call means to a caller ([`store_status`]), and the
-//! claim loop that works jobs ([`worker`]).
+//! Owns: configuration files ([`config`]), logs, metrics and traces ([`telemetry`]), stopping on signals ([`shutdown`]), who may
+//! call ([`security`]), the gRPC server with health and reflection ([`serve`]), the HTTP one for those who run it ([`operations`]),
+//! what a failed store call means to a caller ([`store_status`]), the claim loop that works jobs ([`worker`]), and how all of these are
+//! one process ([`service`]).
 //!
 //! Entry point: a `main` loads its configuration with [`config::load`], calls [`telemetry::init`] and
-//! [`shutdown::stop_on_signals`], and then runs [`serve::serve`] beside [`worker::run_worker`];
-//! [`service::run_worker_service`] does all of that for a service that works one handler's jobs.
+//! [`shutdown::stop_on_signals`], and then [`service::run_worker_service`], if it works one handler's jobs, or puts its
+//! own [`service::Parts`] together.
 //!
 //! Must never: know what a job does (that is its handler), decide what happens to a job (that is `inheritune_domain`
 //! and `inheritune_store`), or let a handler's thread carry the heartbeat.
@@ -14,7 +15,10 @@
 pub mod config;
 pub mod telemetry;
 pub mod shutdown;
+pub mod security;
+mod calls;
 pub mod serve;
+pub mod operations;
 pub mod worker;
 pub mod service;
 pub mod store_status;

@@ -1,6 +1,7 @@
-//! The gRPC server: health, reflection, limits, graceful shutdown.
+//! The gRPC server: health, reflection, TLS, tokens, limits, graceful shutdown.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -8,6 +9,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
+
+use crate::calls::{Calls, around};
+use crate::security::Security;
 
 /// Pings on an idle connection.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
@@ -71,17 +75,25 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
 /// NOT_SERVING, takes no new calls, and gives running ones 10 s. Long-lived streams must end on `stop` themselves.
 ///
 /// # Errors
-/// The descriptors do not decode or the transport fails.
-pub async fn serve(listener: TcpListener, services: GrpcServices, stop: CancellationToken) -> Result<(), ServeError> {
+/// The descriptors do not decode, the certificate cannot be used, or the transport fails.
+pub async fn serve(
+    listener: TcpListener,
+    services: GrpcServices,
+    security: Security,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
     let GrpcServices { routes, names } = services;
     let (health, health_service) = tonic_health::server::health_reporter();
     for name in &names {
         health.set_service_status(name, ServingStatus::Serving).await;
     }
-    let routes = routes
+    let mut routes = routes
         .add_service(health_service)
         .add_service(reflection(&names).build_v1()?)
         .add_service(reflection(&names).build_v1alpha()?);
+    let calls = Arc::new(Calls { token: security.token().cloned(), names: names.clone() });
+    let router = std::mem::take(routes.axum_router_mut());
+    *routes.axum_router_mut() = router.layer(axum::middleware::from_fn_with_state(calls, around));
     let stopped = stop.clone();
     let told = async move {
         stopped.cancelled().await;
@@ -89,7 +101,11 @@ pub async fn serve(listener: TcpListener, services: GrpcServices, stop: Cancella
             health.set_service_status(name, ServingStatus::NotServing).await;
         }
     };
-    let server = tonic::transport::Server::builder()
+    let mut server = tonic::transport::Server::builder();
+    if let Some(tls) = security.tls() {
+        server = server.tls_config(tls)?;
+    }
+    let server = server
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .concurrency_limit_per_connection(MAX_CALLS_PER_CONNECTION)

@@ -23,6 +23,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::telemetry::metric;
+
 mod attempt;
 mod context;
 mod heartbeat;
@@ -209,6 +211,7 @@ impl<H: JobHandler> Worker<H> {
                     tracing::warn!(%error, "jobs cannot be claimed; trying on");
                 }
                 queue.failures += 1;
+                metrics::counter!(metric::CLAIM_FAILURES).increment(1);
                 Vec::new()
             }
         }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use inheritune_runtime::security::Security;
 use inheritune_runtime::serve::{GrpcServices, bind, serve};
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
@@ -29,7 +30,7 @@ async fn health_and_reflection_until_stopped() {
 
     let stop = CancellationToken::new();
     let services = GrpcServices { routes: Routes::default(), names: vec![NAME] };
-    let server = tokio::spawn(serve(listener, services, stop.clone()));
+    let server = tokio::spawn(serve(listener, services, Security::default(), stop.clone()));
     let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
 
     let serving = ServingStatus::Serving as i32;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use inheritune_runtime::config::DatabaseConfig;
+use inheritune_runtime::security::SecurityConfig;
 use inheritune_runtime::telemetry::TelemetryConfig;
 use inheritune_store::objects::ObjectsConfig;
 use serde::Deserialize;
@@ -15,6 +16,9 @@ use crate::SchedulerConfig;
 pub struct ServiceConfig {
     /// Where gRPC is served.
     pub listen: SocketAddr,
+    /// Who may call, and over what.
+    #[serde(default)]
+    pub security: SecurityConfig,
     /// The tables.
     pub database: DatabaseConfig,
     /// The objects.
@@ -22,7 +26,7 @@ pub struct ServiceConfig {
     /// The two loops.
     #[serde(default)]
     pub scheduler: SchedulerConfig,
-    /// Logs.
+    /// Logs, metrics, traces.
     #[serde(default)]
     pub telemetry: TelemetryConfig,
 }

@@ -12,6 +12,7 @@ use inheritune_api::v1::artifact_service_server::ArtifactServiceServer;
 use inheritune_api::v1::job_service_server::JobServiceServer;
 use inheritune_api::v1::run_service_server::RunServiceServer;
 use inheritune_runtime::serve::GrpcServices;
+use inheritune_runtime::telemetry::traces;
 use inheritune_store::jobs::Page;
 use inheritune_store::notify::Wakeups;
 use inheritune_store::{Store, StoreError};
@@ -57,6 +58,11 @@ struct WatchGrant {
 }
 
 impl Shared {
+    /// The store for what this call creates.
+    fn store_in_trace(&self) -> Store {
+        self.store.in_trace(traces::current().as_deref())
+    }
+
     /// Grants a watch, or says that there are too many.
     async fn watch(&self) -> Result<WatchGrant, Status> {
         let permit = Arc::clone(&self.watches).try_acquire_owned().map_err(|_| {

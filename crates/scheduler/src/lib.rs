@@ -1,7 +1,8 @@
 //! The scheduler: the front door of the platform, and what keeps runs moving.
 //!
 //! Owns: `RunService`, `JobService` and `ArtifactService` ([`services`]: thin shells over the store), the run driver
-//! (an event in a run's inbox becomes its next state and its next job) and the reaper (leases that have run out).
+//! (an event in a run's inbox becomes its next state and its next job), the reaper (leases that have run out) and the gauges of
+//! what waits.
 //!
 //! Entry point: [`run`], beside [`services`] in a `serve`. Any number of schedulers may run at once: every step is one
 //! transaction that locks what it changes.
@@ -16,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub mod config;
+mod gauges;
 mod grpc;
 mod reaper;
 mod run_driver;
@@ -54,7 +56,7 @@ pub enum SchedulerError {
     /// The store could not be listened to at the start.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// One of its two loops panicked.
+    /// One of its loops panicked.
     #[error("a scheduler task ended: {0}")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -67,7 +69,8 @@ pub async fn run(store: Store, config: SchedulerConfig, stop: CancellationToken)
     let wakeups = store.listen().await?;
     let mut loops = JoinSet::new();
     loops.spawn(run_driver::drive(store.clone(), wakeups, config.poll(), stop.clone()));
-    loops.spawn(reaper::reap(store, config.sweep(), stop));
+    loops.spawn(reaper::reap(store.clone(), config.sweep(), stop.clone()));
+    loops.spawn(gauges::watch(store, stop));
     while let Some(ended) = loops.join_next().await {
         ended?;
     }

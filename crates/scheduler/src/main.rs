@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use inheritune_runtime::serve::{bind, serve};
+use inheritune_runtime::service::{Parts, WaysIn, open};
 use inheritune_runtime::{config, shutdown, telemetry};
 use inheritune_scheduler::config::ServiceConfig;
 use inheritune_store::Store;
@@ -31,7 +31,7 @@ enum Command {
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let config: ServiceConfig = config::load(&arguments.config)?;
-    telemetry::init(&config.telemetry);
+    let _telemetry = telemetry::init("inheritune-scheduler", &config.telemetry)?;
     let store = Store::connect(&config.database.store_config(config.objects.clone())?).await?;
     match arguments.command.unwrap_or(Command::Serve) {
         Command::Migrate => {
@@ -44,25 +44,11 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn serve_until_stopped(config: ServiceConfig, store: Store) -> anyhow::Result<()> {
-    let stop = shutdown::stop_on_signals();
-    let listener = bind(config.listen).await?;
-    tracing::info!(address = %listener.local_addr()?, "serving");
-    let stop = stop.child_token();
-    let services = inheritune_scheduler::services(&store, &stop);
-    // Whichever part ends first takes the other with it, but both are waited for.
-    let (served, driven) = tokio::join!(
-        async {
-            let served = serve(listener, services, stop.clone()).await;
-            stop.cancel();
-            served
-        },
-        async {
-            let driven = inheritune_scheduler::run(store, config.scheduler, stop.clone()).await;
-            stop.cancel();
-            driven
-        },
-    );
-    driven?;
-    served?;
-    Ok(())
+    let mut parts = Parts::<anyhow::Error>::new(&shutdown::stop_on_signals());
+    let services = inheritune_scheduler::services(&store, &parts.stop());
+    let ways_in =
+        WaysIn { listen: config.listen, metrics_listen: config.telemetry.metrics_listen, security: &config.security };
+    open(&mut parts, &ways_in, services, &store).await?;
+    parts.add(inheritune_scheduler::run(store, config.scheduler, parts.stop()));
+    parts.run().await
 }

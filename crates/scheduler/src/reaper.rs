@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use inheritune_runtime::telemetry::metric;
 use inheritune_store::Store;
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -26,7 +27,10 @@ async fn expire_leases(store: &Store, interval: Duration, stop: &CancellationTok
         }
         match store.expire_leases().await {
             Ok(0) => {}
-            Ok(expired) => tracing::info!(expired, "leases ran out; their jobs are tried again"),
+            Ok(expired) => {
+                metrics::counter!(metric::LEASES_EXPIRED).increment(expired);
+                tracing::info!(expired, "leases ran out; their jobs are tried again");
+            }
             Err(error) => tracing::warn!(%error, "leases could not be swept"),
         }
     }

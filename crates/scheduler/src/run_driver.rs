@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use inheritune_runtime::telemetry::metric;
 use inheritune_store::Store;
 use inheritune_store::notify::{Topic, Wakeups};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,7 @@ pub(crate) async fn drive(store: Store, mut wakeups: Wakeups, poll: Duration, st
             match store.drive_one_run().await {
                 Ok(Some(run)) => {
                     retry = RETRY_MIN;
+                    metrics::counter!(metric::RUN_STEPS).increment(1);
                     tracing::debug!(%run, "run driven");
                     None
                 }

@@ -19,7 +19,7 @@ struct Arguments {
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let config: ServiceConfig = config::load(&arguments.config)?;
-    telemetry::init(&config.telemetry);
+    let _telemetry = telemetry::init("inheritune-slicer", &config.telemetry)?;
     let stop = shutdown::stop_on_signals();
     run_worker_service(config, |store| (inheritune_slicer::handler(store), inheritune_slicer::services(store)), stop)
         .await?;

@@ -11,14 +11,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use inheritune_runtime::serve::{bind, serve};
+use inheritune_runtime::security::{Plaintext, SecurityConfig};
+use inheritune_runtime::service::{Parts, WaysIn, open};
 use inheritune_runtime::worker::{WorkerConfig, run_worker};
 use inheritune_scheduler::SchedulerConfig;
 use inheritune_store::local_postgres::LocalPostgres;
 use inheritune_store::objects::{ObjectsConfig, StorageConfig};
 use inheritune_store::{Store, StoreConfig};
 use inheritune_trainer::gang::Ranks;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// Database connections of the process: four services share them.
@@ -30,10 +30,25 @@ pub struct Options {
     /// Where the database, the artifacts and the workers' caches live; made when absent
     #[arg(long, default_value = "inheritune-data", value_name = "DIR")]
     pub data_dir: PathBuf,
-    /// Where gRPC is served; port 0 takes any free one. There is no authentication: stay on loopback
+    /// Where gRPC is served; port 0 takes any free one
     #[arg(long, default_value = "127.0.0.1:7600", value_name = "ADDRESS")]
     pub listen: SocketAddr,
-    /// A file that gets `http://ADDRESS` once calls are taken
+    /// Where /metrics, /livez and /readyz are served over HTTP; nowhere when absent
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// Serve without TLS on addresses that others reach: only where something else guards the network
+    #[arg(long)]
+    pub plaintext_anywhere: bool,
+    /// The server's certificate (PEM): gRPC is served over TLS; `inheritune certs init` makes one
+    #[arg(long, requires = "key_file", value_name = "FILE")]
+    pub certificate_file: Option<PathBuf>,
+    /// The certificate's key (PEM)
+    #[arg(long, requires = "certificate_file", value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// A file with the token that calls must carry
+    #[arg(long, value_name = "FILE")]
+    pub bearer_token_file: Option<PathBuf>,
+    /// A file that gets the server's URL once calls are taken
     #[arg(long, value_name = "FILE")]
     pub address_file: Option<PathBuf>,
     /// Where `postgres` and `initdb` are; searched for when absent
@@ -89,57 +104,44 @@ async fn serve_on(
     .await?;
     store.migrate().await?;
 
-    let listener = bind(options.listen).await?;
-    let address = listener.local_addr()?;
-    let services = inheritune_scheduler::services(&store, &stop)
+    let mut parts = Parts::<anyhow::Error>::new(&stop);
+    let services = inheritune_scheduler::services(&store, &parts.stop())
         .merge(inheritune_slicer::services(&store))
         .merge(inheritune_trainer::services(&store))
         .merge(inheritune_evaluator::services(&store));
+    let security = options.security();
+    let ways_in = WaysIn { listen: options.listen, metrics_listen: options.metrics_listen, security: &security };
+    let address = open(&mut parts, &ways_in, services, &store).await?;
 
-    // Whichever part ends first takes the others with it, but all are waited for: workers give their leases back.
-    let stop = stop.child_token();
-    let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
-    parts.spawn(ending(stop.clone(), serve(listener, services, stop.clone())));
-    parts.spawn(ending(
-        stop.clone(),
-        inheritune_scheduler::run(store.clone(), SchedulerConfig::default(), stop.clone()),
-    ));
+    parts.add(inheritune_scheduler::run(store.clone(), SchedulerConfig::default(), parts.stop()));
     let worker = |name: &str| WorkerConfig {
         cache_dir: data_dir.join("cache").join(name),
         threads: options.threads,
         ..WorkerConfig::default()
     };
-    let slicer = run_worker(store.clone(), inheritune_slicer::handler(&store), worker("slicer"), stop.clone());
-    parts.spawn(ending(stop.clone(), slicer));
-    let trainer =
-        run_worker(store.clone(), inheritune_trainer::handler(Ranks::alone()), worker("trainer"), stop.clone());
-    parts.spawn(ending(stop.clone(), trainer));
-    let evaluator = run_worker(store.clone(), inheritune_evaluator::handler(), worker("evaluator"), stop.clone());
-    parts.spawn(ending(stop.clone(), evaluator));
+    parts.add(run_worker(store.clone(), inheritune_slicer::handler(&store), worker("slicer"), parts.stop()));
+    let trainer = inheritune_trainer::handler(Ranks::alone());
+    parts.add(run_worker(store.clone(), trainer, worker("trainer"), parts.stop()));
+    parts.add(run_worker(store.clone(), inheritune_evaluator::handler(), worker("evaluator"), parts.stop()));
 
-    let url = format!("http://{address}");
+    let scheme = if options.certificate_file.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{address}");
     tracing::info!(%url, data_dir = %data_dir.display(), "ready");
     if let Some(path) = &options.address_file {
         publish_address(path, &url)?;
     }
-    let mut first_error = Ok(());
-    while let Some(part) = parts.join_next().await {
-        let ended = part.map_err(anyhow::Error::from).and_then(|ended| ended);
-        if first_error.is_ok() {
-            first_error = ended;
-        }
-    }
-    first_error
+    parts.run().await
 }
 
-/// Runs `part` and stops everything when it ends.
-async fn ending<E: Into<anyhow::Error>>(
-    stop: CancellationToken,
-    part: impl Future<Output = Result<(), E>>,
-) -> anyhow::Result<()> {
-    let ended = part.await;
-    stop.cancel();
-    ended.map_err(Into::into)
+impl Options {
+    fn security(&self) -> SecurityConfig {
+        SecurityConfig {
+            plaintext: if self.plaintext_anywhere { Plaintext::Anywhere } else { Plaintext::Loopback },
+            certificate_file: self.certificate_file.clone(),
+            key_file: self.key_file.clone(),
+            bearer_token_file: self.bearer_token_file.clone(),
+        }
+    }
 }
 
 /// Readers see the whole address or no file.

@@ -18,6 +18,7 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    telemetry::init(&TelemetryConfig::default());
+    let config = TelemetryConfig { metrics_listen: arguments.options.metrics_listen, ..TelemetryConfig::default() };
+    let _telemetry = telemetry::init("inheritune-standalone", &config)?;
     run(arguments.options, stop_on_signals()).await
 }

@@ -31,6 +31,9 @@ const MANIFEST_FILE: &str = "manifest.json";
 /// Largest manifest that is read.
 const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
+/// The counter `{kind}` of bytes that this process published.
+pub const PUBLISHED_BYTES: &str = "inheritune_published_bytes_total";
+
 /// Which artifacts are wanted; every field that is set must match.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ArtifactFilter {

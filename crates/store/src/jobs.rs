@@ -65,6 +65,8 @@ pub struct Lease {
     pub spec: JobSpec,
     /// Claims so far, this one included.
     pub attempt: u32,
+    /// The trace that it is a part of.
+    pub trace_parent: Option<String>,
 }
 
 /// Which part of a list is wanted; newest first.
@@ -97,7 +99,7 @@ pub struct JobFilter {
 }
 
 /// How many jobs of one kind wait or run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct QueueDepth {
     /// The kind.
     pub kind: JobKind,
@@ -105,6 +107,8 @@ pub struct QueueDepth {
     pub status: JobStatus,
     /// Jobs.
     pub jobs: u64,
+    /// Since when the oldest of them may be claimed, or, where it may not, was submitted; seconds.
+    pub oldest_seconds: f64,
 }
 
 impl Store {
@@ -120,7 +124,7 @@ impl Store {
             drop(tx);
             return self.job(JobId(before)).await;
         }
-        insert_job(&mut tx, &QueuedJob { id, job, model: None }).await?;
+        insert_job(&mut tx, &QueuedJob { id, job, model: None, trace_parent: self.trace_parent() }).await?;
         notify::wake(&mut tx, &[Topic::Jobs, Topic::Updates]).await?;
         tx.commit().await?;
         self.job(id).await
@@ -216,12 +220,12 @@ impl Store {
                  SET attempts = attempts + 1, worker_id = $1, started_at = coalesce(started_at, now()), updated_at = now()
                  FROM leased l
                  WHERE j.id = l.job_id
-                 RETURNING j.id, j.seq, j.run_id, j.label, j.spec, j.priority, j.attempts, l.lease_token
+                 RETURNING j.id, j.seq, j.run_id, j.label, j.spec, j.priority, j.attempts, j.trace_parent, l.lease_token
              ), kept AS (
                  INSERT INTO job_attempts (job_id, attempt, lease_token, worker_id)
                  SELECT id, attempts, lease_token, $1 FROM counted
              )
-             SELECT id, run_id, label, spec, attempts, lease_token AS "lease_token!"
+             SELECT id, run_id, label, spec, attempts, trace_parent, lease_token AS "lease_token!"
              FROM counted
              ORDER BY priority DESC, seq"#,
             worker.0,
@@ -240,6 +244,7 @@ impl Store {
                     label: row.label,
                     spec: rows::from_json(row.spec, &format!("jobs.spec of {}", row.id))?,
                     attempt: rows::count(row.attempts),
+                    trace_parent: row.trace_parent,
                 })
             })
             .collect()
@@ -371,8 +376,11 @@ impl Store {
     pub async fn queue_depth(&self) -> Result<Vec<QueueDepth>, StoreError> {
         let rows = sqlx::query!(
             r#"-- jobs.queue_depth
-             SELECT kind, job_status(NULL, state, directive) AS "status!", count(*) AS "jobs!"
-             FROM job_queue GROUP BY 1, 2 ORDER BY 1, 2"#,
+             SELECT q.kind, job_status(NULL, q.state, q.directive) AS "status!", count(*) AS "jobs!",
+                    greatest(0, extract(epoch FROM now() - min(coalesce(q.not_before, j.created_at))))::float8
+                        AS "oldest_seconds!"
+             FROM job_queue q JOIN jobs j ON j.id = q.job_id
+             GROUP BY 1, 2 ORDER BY 1, 2"#,
         )
         .fetch_all(&self.pool)
         .await?;
@@ -382,6 +390,7 @@ impl Store {
                     kind: rows::known(JobKind::parse(&row.kind), "job_queue.kind", &row.kind)?,
                     status: rows::known(JobStatus::parse(&row.status), "job_status", &row.status)?,
                     jobs: rows::unsigned(row.jobs),
+                    oldest_seconds: row.oldest_seconds,
                 })
             })
             .collect()
@@ -411,6 +420,8 @@ pub(crate) struct QueuedJob<'a> {
     pub(crate) job: &'a NewJob,
     /// Which of the run's models it is about, and that model's name.
     pub(crate) model: Option<(serde_json::Value, String)>,
+    /// The trace that it is a part of.
+    pub(crate) trace_parent: Option<&'a str>,
 }
 
 /// Inserts a job and its queue row.
@@ -420,8 +431,8 @@ pub(crate) async fn insert_job(conn: &mut PgConnection, new: &QueuedJob<'_>) -> 
     let inserted = sqlx::query!(
         "-- jobs.insert
          WITH job AS (
-             INSERT INTO jobs (id, run_id, model, model_name, kind, label, spec, priority, max_attempts, backoff_ms, backoff_max_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+             INSERT INTO jobs (id, run_id, model, model_name, kind, label, spec, priority, max_attempts, backoff_ms, backoff_max_ms, trace_parent)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
              RETURNING id, kind, priority, seq
          )
          INSERT INTO job_queue (job_id, kind, priority, seq, state, not_before)
@@ -437,6 +448,7 @@ pub(crate) async fn insert_job(conn: &mut PgConnection, new: &QueuedJob<'_>) -> 
         i32::try_from(job.retry.max_attempts.max(1)).unwrap_or(i32::MAX),
         rows::signed(job.retry.backoff_ms),
         rows::signed(job.retry.backoff_max_ms),
+        new.trace_parent,
     )
     .execute(conn)
     .await;

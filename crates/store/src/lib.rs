@@ -107,7 +107,7 @@ impl StoreError {
 }
 
 /// Where the store is.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoreConfig {
     /// `postgres://user:password@host/database`.
@@ -117,6 +117,16 @@ pub struct StoreConfig {
     pub max_connections: u32,
     /// The object store.
     pub objects: objects::ObjectsConfig,
+}
+
+impl std::fmt::Debug for StoreConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The URL holds a password.
+        f.debug_struct("StoreConfig")
+            .field("max_connections", &self.max_connections)
+            .field("objects", &self.objects)
+            .finish_non_exhaustive()
+    }
 }
 
 fn default_max_connections() -> u32 {
@@ -129,6 +139,7 @@ pub struct Store {
     pub(crate) pool: sqlx::PgPool,
     pub(crate) objects: Arc<objects::Objects>,
     pub(crate) wakeups: Arc<tokio::sync::OnceCell<notify::Wakeups>>,
+    trace_parent: Option<Arc<str>>,
 }
 
 impl Store {
@@ -147,7 +158,18 @@ impl Store {
             .connect_with(options)
             .await?;
         let objects = objects::Objects::new(&config.objects)?;
-        Ok(Self { pool, objects: Arc::new(objects), wakeups: Arc::default() })
+        Ok(Self { pool, objects: Arc::new(objects), wakeups: Arc::default(), trace_parent: None })
+    }
+
+    /// The same store: runs and jobs that are created through it, and the jobs of these runs, are parts of a trace,
+    /// named by a W3C `traceparent`.
+    #[must_use]
+    pub fn in_trace(&self, trace_parent: Option<&str>) -> Self {
+        Self { trace_parent: trace_parent.map(Arc::from), ..self.clone() }
+    }
+
+    fn trace_parent(&self) -> Option<&str> {
+        self.trace_parent.as_deref()
     }
 
     /// Brings the schema up to date.

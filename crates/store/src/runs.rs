@@ -67,8 +67,8 @@ impl Store {
         }
         sqlx::query!(
             "-- runs.insert
-             INSERT INTO runs (id, name, recipe, priority, spec, state, state_text, status)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+             INSERT INTO runs (id, name, recipe, priority, spec, state, state_text, status, trace_parent)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             id.0,
             rows::text(&spec.name),
             match spec.recipe {
@@ -80,6 +80,7 @@ impl Store {
             rows::to_json(&run, "run")?,
             run.describe_state(),
             run.status().as_str(),
+            self.trace_parent(),
         )
         .execute(&mut *tx)
         .await?;
@@ -192,7 +193,7 @@ impl Store {
         let mut tx = self.pool.begin().await?;
         let locked = sqlx::query!(
             "-- runs.lock_next
-             SELECT r.id, r.state
+             SELECT r.id, r.state, r.trace_parent
              FROM (SELECT run_id, min(seq) AS first FROM run_inbox GROUP BY run_id) i
              JOIN runs r ON r.id = i.run_id
              WHERE r.id <> ALL($1)
@@ -205,12 +206,32 @@ impl Store {
         .await?;
         let Some(locked) = locked else { return Ok(None) };
         let id = RunId(locked.id);
-        let driven = drive(&mut tx, id, locked.state).await;
+        let driven = drive(&mut tx, id, (locked.state, locked.trace_parent)).await;
         match driven {
             Ok(true) => tx.commit().await?,
             Ok(false) | Err(_) => tx.rollback().await?,
         }
         Ok(Some((id, driven)))
+    }
+
+    /// How many runs there are of each status.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn run_counts(&self) -> Result<Vec<(JobStatus, u64)>, StoreError> {
+        let counted = sqlx::query!(
+            r#"-- runs.count
+             SELECT status, count(*) AS "runs!" FROM runs GROUP BY status"#,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        counted
+            .into_iter()
+            .map(|row| {
+                let status = rows::known(JobStatus::parse(&row.status), "runs.status", &row.status)?;
+                Ok((status, rows::unsigned(row.runs)))
+            })
+            .collect()
     }
 
     /// A run's notes after `after_seq` (0 for all), oldest first.
@@ -231,9 +252,14 @@ impl Store {
 }
 
 /// Folds the inbox of a run that the transaction has locked; false when there is nothing in it.
-async fn drive(conn: &mut PgConnection, id: RunId, state: serde_json::Value) -> Result<bool, StoreError> {
+async fn drive(
+    conn: &mut PgConnection,
+    id: RunId,
+    (state, trace_parent): (serde_json::Value, Option<String>),
+) -> Result<bool, StoreError> {
     let mut step = Step {
         id,
+        trace_parent,
         run: rows::from_json(state, &format!("runs.state of {id}"))?,
         notes: Vec::new(),
         topics: vec![Topic::Updates],
@@ -279,6 +305,7 @@ pub(crate) async fn insert_run_event(conn: &mut PgConnection, id: RunId, event: 
 /// A run on its way from one written state to the next.
 struct Step {
     id: RunId,
+    trace_parent: Option<String>,
     run: Run,
     notes: Vec<String>,
     topics: Vec<Topic>,
@@ -324,7 +351,8 @@ impl Step {
             run: Some(self.id),
         };
         self.topics.push(Topic::Jobs);
-        jobs::insert_job(conn, &QueuedJob { id: JobId(Uuid::now_v7()), job: &job, model }).await
+        let trace_parent = self.trace_parent.as_deref();
+        jobs::insert_job(conn, &QueuedJob { id: JobId(Uuid::now_v7()), job: &job, model, trace_parent }).await
     }
 
     async fn request(&mut self, conn: &mut PgConnection, request: JobsRequest) -> Result<(), StoreError> {

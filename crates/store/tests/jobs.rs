@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use inheritune_domain::id::{JobId, LeaseToken, RunId};
 use inheritune_domain::job::{Directive, FailureClass, JobRecord, JobStatus, Progress, RetryPolicy};
 use inheritune_domain::spec::JobKind;
-use inheritune_store::jobs::{JobFilter, Lease, LeaseKey, NewJob, Page, QueueDepth};
+use inheritune_store::jobs::{JobFilter, Lease, LeaseKey, NewJob, Page};
 use inheritune_store::notify::Topic;
 use inheritune_store::{Store, StoreError};
 use sqlx::Row as _;
@@ -510,15 +510,16 @@ async fn the_queue_is_counted_by_kind_and_status() {
         store.submit_job(&new_job(kind), None).await.unwrap();
     }
     store.claim_jobs(worker(), &[JobKind::Train], 1, LEASE).await.unwrap();
-    let depth = |kind, status| QueueDepth { kind, status, jobs: 1 };
+    let depths = store.queue_depth().await.unwrap();
     assert_eq!(
-        store.queue_depth().await.unwrap(),
+        depths.iter().map(|depth| (depth.kind, depth.status, depth.jobs)).collect::<Vec<_>>(),
         [
-            depth(JobKind::Slice, JobStatus::Queued),
-            depth(JobKind::Train, JobStatus::Queued),
-            depth(JobKind::Train, JobStatus::Running)
+            (JobKind::Slice, JobStatus::Queued, 1),
+            (JobKind::Train, JobStatus::Queued, 1),
+            (JobKind::Train, JobStatus::Running, 1)
         ]
     );
+    assert!(depths.iter().all(|depth| (0.0..3600.0).contains(&depth.oldest_seconds)), "{depths:?}");
 }
 
 #[tokio::test]

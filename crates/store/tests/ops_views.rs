@@ -33,7 +33,8 @@ async fn relations(store: &Store, schema: &str) -> Vec<String> {
 
 /// Something in every table, a job in every state that a job can be in.
 async fn fill(store: &Store) {
-    let run = store.create_run(&run_spec("ops"), None).await.unwrap().id;
+    let traced = store.in_trace(Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
+    let run = traced.create_run(&run_spec("ops"), None).await.unwrap().id;
     let mut losses = [3.0, 2.9].into_iter();
     while store.drive_one_run().await.unwrap().is_some() {
         let Some(lease) = support::try_claim(store).await else { break };
@@ -133,6 +134,12 @@ async fn every_view_can_be_read_and_has_rows() {
          FROM ops.runs WHERE finished_at IS NOT NULL",
     );
     assert_eq!(finished.await.unwrap().unwrap(), "SUCCEEDED | 1 | 3 | 2.9 | t");
+    let traces = text("SELECT string_agg(DISTINCT trace_id, ' ') FROM ops.traces");
+    assert_eq!(traces.await.unwrap().unwrap(), "4bf92f3577b34da6a3ce929d0e0e4736");
+    let untraced = text(
+        "SELECT count(*)::text FROM ops.jobs WHERE job_id NOT IN (SELECT job_id FROM ops.traces) AND run_id IS NOT NULL",
+    );
+    assert_eq!(untraced.await.unwrap().unwrap(), "1", "the run that was created outside of a trace has one job");
 }
 
 #[tokio::test]

@@ -51,7 +51,7 @@ fn main() -> anyhow::Result<()> {
     match arguments.command {
         // Nothing of it is asynchronous.
         Some(Command::Rank { orders, rank, port }) => {
-            telemetry::init(&TelemetryConfig::default());
+            telemetry::init_logs(&TelemetryConfig::default());
             Ok(gang::follow(&orders, rank, port)?)
         }
         None => serve(arguments.serve),
@@ -62,7 +62,7 @@ fn main() -> anyhow::Result<()> {
 async fn serve(arguments: Serve) -> anyhow::Result<()> {
     let path = arguments.config.unwrap_or_default();
     let config: TrainerConfig = config::load(&path)?;
-    telemetry::init(&config.telemetry);
+    let _telemetry = telemetry::init("inheritune-trainer", &config.telemetry)?;
     let stop = shutdown::stop_on_signals();
     let ranks = Ranks { size: arguments.ranks, program: std::env::current_exe()? };
     let build = |store: &_| (inheritune_trainer::handler(ranks), inheritune_trainer::services(store));

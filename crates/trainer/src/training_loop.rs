@@ -15,6 +15,7 @@ use inheritune_domain::spec::TrainSpec;
 use inheritune_lm::optimizer::{self, AdamW, AdamWConfig};
 use inheritune_lm::tokens::{TokenSet, TokenSetMeta};
 use inheritune_lm::{Decoder, Kind, LmError, device, no_grad};
+use inheritune_runtime::telemetry::metric;
 use inheritune_runtime::worker::{JobError, ProgressSender, StopReason, StopSignal};
 
 use crate::batches::{Batch, Batches};
@@ -299,6 +300,7 @@ impl<'a> Session<'a> {
         self.state.first_loss_nats.get_or_insert(numbers.loss_nats);
         self.state.step += 1;
         self.state.tokens_seen += training.tokens_per_step();
+        metrics::counter!(metric::TRAINING_TOKENS).increment(training.tokens_per_step());
         self.state.window_loss_sum += numbers.loss_nats;
         self.state.window_steps += 1;
         let last = self.state.step == self.total_steps;

@@ -13,6 +13,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use crate::telemetry::{metric, traces};
+
 use super::context::panic_error;
 use super::heartbeat::Heartbeat;
 use super::{JobContext, JobError, JobHandler, ProgressSender, StopReason, StopSignal, Worker};
@@ -32,7 +34,11 @@ pub(super) async fn run<H: JobHandler>(worker: &Worker<H>, lease: Lease, claimed
         kind = lease.spec.kind().as_str(),
         attempt = lease.attempt,
         run = lease.run.map(tracing::field::display),
+        otel.name = format!("{} {}", lease.spec.kind().as_str(), lease.label),
+        otel.kind = "consumer",
+        ended = tracing::field::Empty,
     );
+    traces::continue_from(&span, lease.trace_parent.as_deref());
     Attempt { worker, key: lease.key, stop: StopSignal::default(), progress: ProgressSender::default() }
         .run(lease, claimed_at)
         .instrument(span)
@@ -58,8 +64,16 @@ impl<H: JobHandler> Attempt<'_, H> {
         let mut heartbeats = JoinSet::new();
         heartbeats.spawn(heartbeat.keep_alive(self.worker.config.clone(), claimed_at).in_current_span());
         tracing::info!(label = lease.label, "job started");
+        let kind = lease.spec.kind().as_str();
+        metrics::counter!(metric::JOBS_CLAIMED, "kind" => kind).increment(1);
+        metrics::gauge!(metric::JOBS_RUNNING, "kind" => kind).increment(1.0);
         let result = self.work(lease).await;
-        self.report(result).await;
+        let ended = self.report(result).await;
+        tracing::Span::current().record("ended", ended);
+        metrics::gauge!(metric::JOBS_RUNNING, "kind" => kind).decrement(1.0);
+        metrics::counter!(metric::JOB_ATTEMPTS, "kind" => kind, "ended" => ended).increment(1);
+        metrics::histogram!(metric::JOB_ATTEMPT_SECONDS, "kind" => kind, "ended" => ended)
+            .record(claimed_at.elapsed().as_secs_f64());
     }
 
     /// Runs the handler; gives it up when it has not stopped within the grace of a shutdown.
@@ -110,7 +124,8 @@ impl<H: JobHandler> Attempt<'_, H> {
         result
     }
 
-    async fn report(&self, result: Result<JobOutcome, JobError>) {
+    /// Tells the database how it went; says how the attempt ended: succeeded, failed, released or lost.
+    async fn report(&self, result: Result<JobOutcome, JobError>) -> &'static str {
         let report = match result {
             Ok(outcome) => {
                 self.send_last_progress().await;
@@ -122,20 +137,36 @@ impl<H: JobHandler> Attempt<'_, H> {
                 Some(StopReason::Shutdown) => Report::Release("worker is shutting down"),
                 Some(StopReason::Pause) => Report::Release("pause was asked for"),
                 Some(StopReason::Cancel) => Report::Release("cancel was asked for"),
-                Some(StopReason::LeaseLost) => return tracing::warn!("job stopped: its lease was lost"),
+                Some(StopReason::LeaseLost) => {
+                    tracing::warn!("job stopped: its lease was lost");
+                    return LOST;
+                }
                 // Most likely a write was refused before a heartbeat was: then this report is refused, too.
                 None => Report::Fail(FailureClass::Retryable, "stopped without being told to".to_owned()),
             },
         };
         match self.send(&report).await {
-            Ok(()) => report.log(),
-            Err(StoreError::LeaseLost(_)) => tracing::warn!("the lease was lost before the job could report"),
-            Err(error) if error.is_retryable() => tracing::error!(%error, "the report did not get through"),
+            Ok(()) => {
+                report.log();
+                report.ended()
+            }
+            Err(StoreError::LeaseLost(_)) => {
+                tracing::warn!("the lease was lost before the job could report");
+                LOST
+            }
+            Err(error) if error.is_retryable() => {
+                tracing::error!(%error, "the report did not get through");
+                LOST
+            }
             Err(error) => {
                 tracing::error!(%error, "the report was refused; failing the job");
                 let refused = Report::Fail(FailureClass::Permanent, shorten(format!("report refused: {error}")));
-                if let Err(error) = self.send(&refused).await {
-                    tracing::error!(%error, "the job could not be failed; its lease will run out");
+                match self.send(&refused).await {
+                    Ok(()) => refused.ended(),
+                    Err(error) => {
+                        tracing::error!(%error, "the job could not be failed; its lease will run out");
+                        LOST
+                    }
                 }
             }
         }
@@ -186,6 +217,9 @@ impl<H: JobHandler> Attempt<'_, H> {
     }
 }
 
+/// How an attempt ended that could not say how.
+const LOST: &str = "lost";
+
 enum Report {
     Complete(Box<JobOutcome>),
     Fail(FailureClass, String),
@@ -193,6 +227,14 @@ enum Report {
 }
 
 impl Report {
+    fn ended(&self) -> &'static str {
+        match self {
+            Self::Complete(_) => "succeeded",
+            Self::Fail(..) => "failed",
+            Self::Release(_) => "released",
+        }
+    }
+
     fn log(&self) {
         match self {
             Self::Complete(_) => tracing::info!("job succeeded"),

@@ -7,6 +7,8 @@ use inheritune_store::jobs::LeaseKey;
 use inheritune_store::{Store, StoreError};
 use tokio::time::Instant;
 
+use crate::telemetry::metric;
+
 use super::{ProgressSender, StopReason, StopSignal, WorkerConfig};
 
 /// Times that follow from the configuration.
@@ -74,6 +76,7 @@ impl Heartbeat {
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => format!("no answer in {} ms", limit.as_millis()),
             };
+            metrics::counter!(metric::HEARTBEAT_FAILURES).increment(1);
             if Instant::now() >= last_try {
                 tracing::warn!(problem, "no heartbeat got through before the lease's end; stopping the job");
                 self.stop.request(StopReason::LeaseLost);

@@ -45,7 +45,7 @@ impl JobService for Jobs {
         let SubmittedJob { label, spec, priority, retry, request_id } =
             request.into_inner().try_into().map_err(|e| status::invalid_argument(&e))?;
         let job = NewJob { label, spec, priority, retry, run: None };
-        let job = self.shared.store.submit_job(&job, request_id).await.map_err(|e| store_status(&e))?;
+        let job = self.shared.store_in_trace().submit_job(&job, request_id).await.map_err(|e| store_status(&e))?;
         Ok(Response::new(v1::SubmitJobResponse { job: Some((&job).into()) }))
     }
 

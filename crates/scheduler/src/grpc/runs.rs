@@ -53,7 +53,7 @@ impl RunService for Runs {
         request: Request<v1::CreateRunRequest>,
     ) -> Result<Response<v1::CreateRunResponse>, Status> {
         let NewRun { spec, request_id } = request.into_inner().try_into().map_err(|e| status::invalid_argument(&e))?;
-        let record = self.shared.store.create_run(&spec, request_id).await.map_err(|e| store_status(&e))?;
+        let record = self.shared.store_in_trace().create_run(&spec, request_id).await.map_err(|e| store_status(&e))?;
         let run = self.detailed(&record).await?;
         Ok(Response::new(v1::CreateRunResponse { run: Some(run) }))
     }

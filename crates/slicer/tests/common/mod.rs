@@ -15,6 +15,7 @@ use inheritune_domain::job::{JobRecord, JobStatus, RetryPolicy};
 use inheritune_domain::spec::{
     DEFAULT_MAX_SHARD_SIZE_BYTES, JobOutcome, JobSpec, LayerMapRule, SliceSource, SliceSpec, Sliced,
 };
+use inheritune_runtime::security::Security;
 use inheritune_runtime::serve::{bind, serve};
 use inheritune_runtime::worker::{WorkerConfig, run_worker};
 use inheritune_slicer::SliceHandler;
@@ -132,7 +133,7 @@ impl House {
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
-        let server = serve(listener, inheritune_slicer::services(&self.store), stop.clone());
+        let server = serve(listener, inheritune_slicer::services(&self.store), Security::default(), stop.clone());
         let calls = async {
             let mut client = SlicingServiceClient::connect(url).await.unwrap();
             calls(&mut client).await;

@@ -25,12 +25,23 @@ pub struct Server {
     pub address: String,
 }
 
+/// An address of this machine that nobody listens on.
+pub fn free_address() -> std::net::SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
 impl Server {
     pub fn start(dir: &Path) -> Self {
+        Self::start_with(dir, |command| command)
+    }
+
+    /// With more arguments or variables.
+    pub fn start_with(dir: &Path, set_up: impl FnOnce(&mut Command) -> &mut Command) -> Self {
         let address_file = dir.join("address");
         let _ = std::fs::remove_file(&address_file);
         let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("server.log")).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_inheritune-standalone"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_inheritune-standalone"));
+        command
             .args(["--listen", "127.0.0.1:0", "--threads", "1", "--data-dir"])
             .arg(dir.join("data"))
             .arg("--address-file")
@@ -38,9 +49,8 @@ impl Server {
             .env_remove("DATABASE_URL")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+            .stderr(log);
+        let mut child = set_up(&mut command).spawn().unwrap();
         let started = Instant::now();
         loop {
             if let Ok(address) = std::fs::read_to_string(&address_file) {
@@ -78,13 +88,14 @@ impl Server {
     }
 
     pub fn inheritune(&self, arguments: &[&str]) -> Output {
-        Command::new(program("inheritune"))
-            .args(arguments)
-            .env("INHERITUNE_SERVER", &self.address)
-            .current_dir(root())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+        self.client(arguments).output().unwrap()
+    }
+
+    /// The client, not started yet.
+    pub fn client(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program("inheritune"));
+        command.args(arguments).env("INHERITUNE_SERVER", &self.address).current_dir(root()).stdin(Stdio::null());
+        command
     }
 
     /// Runs the client and wants exit code 0.

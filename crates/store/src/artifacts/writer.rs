@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use super::journal::{EarlierAttempt, JOURNAL_FILE, Journal, earlier_attempts, reuse, try_delete_place};
-use super::{MANIFEST_FILE, ROOT, file_count};
+use super::{MANIFEST_FILE, PUBLISHED_BYTES, ROOT, file_count};
 use crate::jobs::LeaseKey;
 use crate::objects::{Finished, Objects, Segment, Upload, WrittenBytes, plan_digest};
 use crate::rows;
@@ -254,7 +254,8 @@ impl ArtifactWriter {
         match &inserted {
             Err(StoreError::LeaseLost(_)) => try_delete_place(&self.store.objects, &self.location).await,
             // Only the holder of the lease, which this was, may say that the others are over.
-            Ok(_) => {
+            Ok(artifact) => {
+                metrics::counter!(PUBLISHED_BYTES, "kind" => artifact.kind.as_str()).increment(artifact.size_bytes);
                 for earlier in self.earlier.iter().flatten() {
                     try_delete_place(&self.store.objects, earlier.location()).await;
                 }

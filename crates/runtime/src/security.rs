@@ -1,0 +1,193 @@
+//! Who may talk to a service, and over what: TLS, a bearer token, and where plaintext is allowed.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use subtle::ConstantTimeEq as _;
+use tonic::transport::{Identity, ServerTlsConfig};
+
+use crate::config::{ConfigError, read_secret};
+
+/// The section `[security]` of every service's file. All of it absent: plaintext, on loopback, for whoever is on this
+/// machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SecurityConfig {
+    /// Where listeners without TLS may be.
+    pub plaintext: Plaintext,
+    /// The server's certificate and those above it (PEM); gRPC is served over TLS then.
+    pub certificate_file: Option<PathBuf>,
+    /// The certificate's key (PEM).
+    pub key_file: Option<PathBuf>,
+    /// A file with the token that calls must carry: `authorization: Bearer …`. Health and reflection need none.
+    pub bearer_token_file: Option<PathBuf>,
+}
+
+/// Where listeners without TLS may be: gRPC without a certificate, and metrics always.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Plaintext {
+    /// On this machine's loopback only.
+    #[default]
+    Loopback,
+    /// On any interface: something else guards the network.
+    Anywhere,
+}
+
+/// A [`SecurityConfig`] with its files read.
+#[derive(Clone, Default)]
+pub struct Security {
+    plaintext: Plaintext,
+    identity: Option<Identity>,
+    token: Option<BearerToken>,
+}
+
+impl SecurityConfig {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// A file cannot be read, a token is no visible ASCII, or one of certificate and key is given without the other.
+    pub fn load(&self) -> Result<Security, ConfigError> {
+        let field = |field, problem: &str| ConfigError::Field { field, problem: problem.to_owned() };
+        let identity = match (&self.certificate_file, &self.key_file) {
+            (Some(certificate), Some(key)) => Some(Identity::from_pem(read_secret(certificate)?, read_secret(key)?)),
+            (None, None) => None,
+            (Some(_), None) => return Err(field("security.key_file", "is missing; a certificate needs its key")),
+            (None, Some(_)) => {
+                return Err(field("security.certificate_file", "is missing; a key needs its certificate"));
+            }
+        };
+        let token = self.bearer_token_file.as_deref().map(BearerToken::read).transpose()?;
+        Ok(Security { plaintext: self.plaintext, identity, token })
+    }
+}
+
+impl Security {
+    /// Whether gRPC may be served on `address`.
+    ///
+    /// # Errors
+    /// It would be plaintext on an interface that others reach, and the configuration does not say so in words.
+    pub fn check_grpc(&self, address: SocketAddr) -> Result<(), ConfigError> {
+        match self.identity {
+            Some(_) => Ok(()),
+            None => self.check_plaintext("listen", address),
+        }
+    }
+
+    /// Whether `field` may serve plaintext on `address`.
+    ///
+    /// # Errors
+    /// Others reach that interface, and the configuration does not say in words that this is meant.
+    pub fn check_plaintext(&self, field: &'static str, address: SocketAddr) -> Result<(), ConfigError> {
+        match self.plaintext {
+            Plaintext::Anywhere => Ok(()),
+            Plaintext::Loopback if address.ip().is_loopback() => Ok(()),
+            Plaintext::Loopback => Err(ConfigError::Field {
+                field,
+                problem: format!(
+                    "{address} is no loopback address, and what is served there is not encrypted; use 127.0.0.1, or for \
+                     gRPC security.certificate_file and key_file, or say security.plaintext = \"anywhere\""
+                ),
+            }),
+        }
+    }
+
+    pub(crate) fn tls(&self) -> Option<ServerTlsConfig> {
+        self.identity.clone().map(|identity| ServerTlsConfig::new().identity(identity))
+    }
+
+    pub(crate) fn token(&self) -> Option<&BearerToken> {
+        self.token.as_ref()
+    }
+}
+
+/// A secret that calls must carry.
+#[derive(Clone)]
+pub(crate) struct BearerToken(String);
+
+impl BearerToken {
+    fn read(path: &Path) -> Result<Self, ConfigError> {
+        let token = read_secret(path)?;
+        // What a header can carry.
+        if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let problem = "holds white space or characters that are no visible ASCII; expected one token".to_owned();
+            return Err(ConfigError::Parse { path: path.to_owned(), problem });
+        }
+        Ok(Self(token))
+    }
+
+    /// Whether an `authorization` header carries it; takes as long for a wrong one of the same length.
+    pub(crate) fn is_in(&self, authorization: Option<&[u8]>) -> bool {
+        let scheme_and_token = authorization.and_then(|header| Some(header.split_at_checked("Bearer ".len())?));
+        scheme_and_token.is_some_and(|(scheme, token)| {
+            scheme.eq_ignore_ascii_case(b"Bearer ") && bool::from(token.ct_eq(self.0.as_bytes()))
+        })
+    }
+}
+
+impl fmt::Debug for Security {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Security")
+            .field("plaintext", &self.plaintext)
+            .field("tls", &self.identity.is_some())
+            .field("token", &self.token.is_some())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn check(config: &SecurityConfig, address: &str) -> Result<(), String> {
+        config.load().unwrap().check_grpc(address.parse().unwrap()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn plaintext_stays_on_loopback_unless_said_in_words() {
+        let loopback = SecurityConfig::default();
+        for address in ["127.0.0.1:1", "127.9.0.1:1", "[::1]:1"] {
+            check(&loopback, address).unwrap();
+        }
+        for address in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1"] {
+            let refused = check(&loopback, address).unwrap_err();
+            assert!(refused.contains(address) && refused.contains("security.plaintext"), "{refused}");
+        }
+        check(&SecurityConfig { plaintext: Plaintext::Anywhere, ..loopback }, "0.0.0.0:1").unwrap();
+    }
+
+    #[test]
+    fn a_certificate_needs_its_key() {
+        let half = SecurityConfig { certificate_file: Some("server.pem".into()), ..SecurityConfig::default() };
+        assert!(half.load().unwrap_err().to_string().contains("security.key_file"));
+        let half = SecurityConfig { key_file: Some("server.key".into()), ..SecurityConfig::default() };
+        assert!(half.load().unwrap_err().to_string().contains("security.certificate_file"));
+    }
+
+    #[test]
+    fn a_token_is_one_word_and_compared_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, "s3cret-token\n").unwrap();
+        let token = BearerToken::read(&path).unwrap();
+        assert!(token.is_in(Some(b"Bearer s3cret-token")) && token.is_in(Some(b"bearer s3cret-token")));
+        let wrong: [Option<&[u8]>; 7] = [
+            None,
+            Some(b""),
+            Some(b"Bearer "),
+            Some(b"Bearer s3cret-toke"),
+            Some(b"Bearer s3cret-token2"),
+            Some(b"Basic  s3cret-token"),
+            Some(b"s3cret-token"),
+        ];
+        for header in wrong {
+            assert!(!token.is_in(header), "{header:?}");
+        }
+        std::fs::write(&path, "two words").unwrap();
+        let error = BearerToken::read(&path).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("one token") && !error.contains("two words"), "{error}");
+    }
+}

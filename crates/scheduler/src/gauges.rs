@@ -1,0 +1,48 @@
+//! How much waits and runs in the whole database, as gauges. Every scheduler says the same: dashboards take the maximum.
+
+use std::time::Duration;
+
+use inheritune_domain::job::JobStatus;
+use inheritune_domain::spec::JobKind;
+use inheritune_runtime::telemetry::metric;
+use inheritune_store::{Store, StoreError};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+/// Between two looks: as often as Prometheus looks here.
+const INTERVAL: Duration = Duration::from_secs(15);
+
+/// Sets the gauges until `stop`; while the database does not answer they keep their values.
+pub(crate) async fn watch(store: Store, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        if let Err(error) = set(&store).await {
+            tracing::debug!(%error, "the queue could not be counted");
+        }
+    }
+}
+
+async fn set(store: &Store) -> Result<(), StoreError> {
+    let (depths, runs) = (store.queue_depth().await?, store.run_counts().await?);
+    for kind in JobKind::ALL {
+        let of_kind = || depths.iter().filter(move |depth| depth.kind == kind);
+        // What no longer is there has to go to zero.
+        for status in JobStatus::ALL.into_iter().filter(|status| !status.is_final()) {
+            let jobs: u64 = of_kind().filter(|depth| depth.status == status).map(|depth| depth.jobs).sum();
+            metrics::gauge!(metric::JOBS, "kind" => kind.as_str(), "status" => status.as_str()).set(jobs as f64);
+        }
+        let queued = of_kind().filter(|depth| depth.status == JobStatus::Queued);
+        let oldest_seconds = queued.map(|depth| depth.oldest_seconds).fold(0.0, f64::max);
+        metrics::gauge!(metric::QUEUE_OLDEST, "kind" => kind.as_str()).set(oldest_seconds);
+    }
+    for status in JobStatus::ALL {
+        let n: u64 = runs.iter().filter(|(of, _)| *of == status).map(|(_, n)| n).sum();
+        metrics::gauge!(metric::RUNS, "status" => status.as_str()).set(n as f64);
+    }
+    Ok(())
+}
