@@ -2,8 +2,10 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 CARGO ?= cargo
+# docker-compose 1.29 where docker has no plugin for it.
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
-.PHONY: help setup build check test test-slow fuzz bench demo demo-low-data golden pickles sqlx clean-demo
+.PHONY: help setup build check test test-slow test-cluster cluster-up cluster-down fuzz bench demo demo-low-data golden pickles sqlx clean-demo
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -18,13 +20,23 @@ check: setup ## Formatting, lints, shell syntax.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	cd fuzz && $(CARGO) fmt --check
-	@for script in scripts/*.sh .ci/run; do sh -n $$script || exit 1; done
+	@for script in scripts/*.sh deploy/*/*.sh .ci/run; do sh -n $$script || exit 1; done
 
 test: setup ## All tests that fit in CI; real Postgres, real files, real models.
 	sh scripts/test.sh
 
 test-slow: setup ## Long tests: kill -9 in every phase of the demo.
 	sh scripts/test-slow.sh
+
+test-cluster: setup ## The cluster of docker-compose.yml, end to end, on this machine's docker; needs no registry.
+	CARGO="$(CARGO)" sh scripts/test-cluster.sh
+
+cluster-up: ## Start the cluster of docker-compose.yml; makes its secrets and images where there are none.
+	@test -s .env || sh deploy/compose/init.sh
+	$(COMPOSE) up -d
+
+cluster-down: ## Stop it; its data stay in volumes.
+	$(COMPOSE) down
 
 fuzz: ## Look for files that break a reader: every target for FUZZ_SECONDS=60, or only FUZZ_TARGET=pickle.
 	sh scripts/fuzz.sh

@@ -55,6 +55,8 @@ rust() {
   toolchain=$(rustc --print sysroot)
   cp -al "$toolchain" "$part/rust/toolchain" 2>/dev/null || cp -a "$toolchain" "$part/rust/toolchain"
   rm -rf "$part/rust/toolchain/share"
+  # Who this machine trusts, its builder may: crates and wheels may come by way of a proxy with a certificate of its own.
+  cp /etc/ssl/certs/ca-certificates.crt "$part/rust/"
   build rust "$part/rust"
 }
 

@@ -164,9 +164,11 @@ async fn dashboards_read_the_views_and_nothing_else() {
     }
     sqlx::query("RESET ROLE").execute(&mut *connection).await.unwrap();
     let limits: Vec<String> =
-        sqlx::query_scalar("SELECT unnest(rolconfig) FROM pg_roles WHERE rolname = 'inheritune_dashboard'")
+        sqlx::query_scalar("SELECT unnest(rolconfig) FROM pg_roles WHERE rolname = 'inheritune_dashboard' ORDER BY 1")
             .fetch_all(&mut *connection)
             .await
             .unwrap();
-    assert_eq!(limits, ["statement_timeout=5s"]);
+    let wanted =
+        ["default_transaction_read_only=on", "idle_in_transaction_session_timeout=10s", "statement_timeout=5s"];
+    assert_eq!(limits, wanted);
 }
