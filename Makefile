@@ -16,10 +16,11 @@ setup: ## Fetch libtorch and, where the system has none, Postgres binaries; name
 build: setup ## Build every service and the CLI in release mode.
 	$(CARGO) build --release --locked --bins
 
-check: setup ## Formatting, lints, shell syntax.
+check: setup ## Formatting, lints, licenses and sources of dependencies, shell syntax.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	cd fuzz && $(CARGO) fmt --check
+	sh scripts/check-dependencies.sh
 	@for script in scripts/*.sh deploy/*/*.sh .ci/run; do sh -n $$script || exit 1; done
 
 test: setup ## All tests that fit in CI; real Postgres, real files, real models.

@@ -326,10 +326,16 @@ fn rows_are_computed_alike() -> bool {
     let shapes =
         [(36, 108), (36, 36), (36, 144), (144, 36), (32, 32), (32, 16), (32, 80), (80, 32), (36, 512), (32, 512)];
     shapes.into_iter().all(|(inputs, outputs)| {
-        let (x, w) = (random(MOST, inputs), random(outputs, inputs));
-        let all = x.matmul(&w.tr());
+        let (x, w, b) = (random(MOST, inputs), random(outputs, inputs), random(1, outputs).squeeze());
+        let w_transposed = w.tr().contiguous();
+        // With and without a bias, the weight as files of Llama have it and as those of GPT-2 do.
+        let products = |x: &Tensor| [x.linear(&w, None::<&Tensor>), x.linear(&w, Some(&b)), b.addmm(x, &w_transposed)];
+        let all = products(&x);
         let few = [16, 17, 23, 31, 32, 33, 48, 64, 100, 128, 200, 255, 256, 300, 500, 512, 513, 1000, 1999];
-        few.into_iter().all(|rows| x.narrow(0, 0, rows).matmul(&w.tr()) == all.narrow(0, 0, rows))
+        few.into_iter().all(|rows| {
+            let all_of_these = all.each_ref().map(|product| product.narrow(0, 0, rows));
+            products(&x.narrow(0, 0, rows)) == all_of_these
+        })
     })
 }
 

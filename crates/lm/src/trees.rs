@@ -16,11 +16,12 @@ use crate::error::LmError;
 use crate::positions::{Rope, Sequences, alibi};
 use crate::shim::SCORE_ROWS;
 
-/// Rows that a matrix product has at least: from so many on, the libraries that compute it on a CPU give a row the same bits
-/// whatever other rows there are; a few rows are another computation.
-const MIN_ROWS: usize = 16;
-/// What fills a pass of fewer tokens up.
-const FILLING: ([u32; MIN_ROWS], [Option<u32>; MIN_ROWS]) = ([0; MIN_ROWS], [None; MIN_ROWS]);
+/// Rows of a pass are a multiple of this. The libraries that compute on a CPU give a row the same bits whatever other rows there
+/// are, but for two cases: a product of a few rows is another computation, and what is left over after the last whole
+/// vectors (of 32 numbers with AVX-512) goes through other functions than these.
+const ROWS: usize = 32;
+/// What fills a pass up.
+const FILLING: ([u32; ROWS], [Option<u32>; ROWS]) = ([0; ROWS], [None; ROWS]);
 
 /// Tokens that begin sequences.
 #[derive(Debug, Clone, Copy)]
@@ -81,7 +82,7 @@ impl Decoder {
             }
             self.check_token(question.token)?;
         }
-        let missing = MIN_ROWS.saturating_sub(rows.len());
+        let missing = rows.len().next_multiple_of(ROWS) - rows.len();
         let filling =
             Tree { trunk: None, tokens: &FILLING.0[..missing], parents: &FILLING.1[..missing], is_trunk: false };
         rows.extend(vec![0; missing]);
@@ -179,7 +180,7 @@ impl Decoder {
             }
             let (asked, later) = rest.split_at(row_of_question.len());
             rest = later;
-            rows.resize(rows.len().max(MIN_ROWS), rows[0]);
+            rows.resize(rows.len().max(ROWS), rows[0]);
             let rows_R = Tensor::f_from_slice(&rows)?.f_to_device(self.device())?;
             let logits_RV =
                 x_ND.f_index_select(0, &rows_R)?.f_linear::<&Tensor>(&head_VD, None)?.f_to_kind(Kind::Float)?;
