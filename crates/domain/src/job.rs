@@ -149,7 +149,8 @@ impl JobStatus {
 pub struct RetryPolicy {
     /// Attempts that may fail or be lost before the job fails for good.
     pub max_attempts: u32,
-    /// Wait before the second attempt; doubles with each further one.
+    /// Wait before the second attempt; doubles with each further one. There is none after an attempt whose worker died:
+    /// noticing that took a lease already.
     pub backoff_ms: u64,
     /// Longest wait.
     pub backoff_max_ms: u64,
@@ -285,7 +286,10 @@ impl JobLife {
                 let held = self.held(now, token)?;
                 match class {
                     FailureClass::Permanent => with(JobState::Failed),
-                    FailureClass::Retryable => Ok(self.lost_attempt(now, held.directive)),
+                    FailureClass::Retryable => {
+                        let not_before = now + self.retry.backoff(self.failed_attempts.saturating_add(1));
+                        Ok(self.lost_attempt(not_before, held.directive))
+                    }
                 }
             }
             JobEvent::Release { token } => {
@@ -294,6 +298,7 @@ impl JobLife {
             }
             JobEvent::Expire => match self.state {
                 JobState::Leased { lease_until, directive, .. } if lease_until <= now => {
+                    // Its lease was the wait: what killed the worker is over by now, or will kill the next one as slowly.
                     Ok(self.lost_attempt(now, directive))
                 }
                 _ => Err(WrongState),
@@ -334,13 +339,13 @@ impl JobLife {
         }
     }
 
-    fn lost_attempt(self, now: OffsetDateTime, directive: Directive) -> Self {
+    fn lost_attempt(self, not_before: OffsetDateTime, directive: Directive) -> Self {
         let failed_attempts = self.failed_attempts + 1;
         let state = match directive {
             Directive::Cancel => JobState::Cancelled,
             Directive::Run | Directive::Pause if failed_attempts >= self.retry.max_attempts => JobState::Failed,
             Directive::Pause => JobState::Paused,
-            Directive::Run => JobState::Queued { not_before: now + self.retry.backoff(failed_attempts) },
+            Directive::Run => JobState::Queued { not_before },
         };
         Self { state, failed_attempts, ..self }
     }

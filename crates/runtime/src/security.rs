@@ -120,7 +120,7 @@ impl BearerToken {
 
     /// Whether an `authorization` header carries it; takes as long for a wrong one of the same length.
     pub(crate) fn is_in(&self, authorization: Option<&[u8]>) -> bool {
-        let scheme_and_token = authorization.and_then(|header| Some(header.split_at_checked("Bearer ".len())?));
+        let scheme_and_token = authorization.and_then(|header| header.split_at_checked("Bearer ".len()));
         scheme_and_token.is_some_and(|(scheme, token)| {
             scheme.eq_ignore_ascii_case(b"Bearer ") && bool::from(token.ct_eq(self.0.as_bytes()))
         })

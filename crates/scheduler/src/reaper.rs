@@ -8,32 +8,45 @@ use inheritune_store::Store;
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+/// Between two looks at the leases: one that has ended may be locked by the heartbeat that came too late.
+const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 /// Between two looks through the object store: each one lists every artifact.
 const ORPHAN_SWEEP_INTERVAL: Duration = Duration::from_secs(6 * 3600);
 /// Files without a row are kept this long, for people who look into why.
 const ORPHAN_AGE: Duration = Duration::from_secs(24 * 3600);
 
-/// Sweeps leases every `interval` until `stop`, and orphaned files at its own slow pace.
+/// Sweeps leases as they end, and every `interval`, until `stop`, and orphaned files at its own slow pace.
 pub(crate) async fn reap(store: Store, interval: Duration, stop: CancellationToken) {
     tokio::join!(expire_leases(&store, interval, &stop), sweep_orphans(&store, &stop));
 }
 
 async fn expire_leases(store: &Store, interval: Duration, stop: &CancellationToken) {
-    let mut ticks = ticks(interval);
     loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = stop.cancelled() => return,
-        }
-        match store.expire_leases().await {
-            Ok(0) => {}
-            Ok(expired) => {
+        let swept = async {
+            let expired = store.expire_leases().await?;
+            if expired > 0 {
                 metrics::counter!(metric::LEASES_EXPIRED).increment(expired);
                 tracing::info!(expired, "leases ran out; their jobs are tried again");
             }
-            Err(error) => tracing::warn!(%error, "leases could not be swept"),
+            store.next_lease_end().await
+        };
+        let wait = match swept.await {
+            Ok(next_end) => next_look(interval, next_end),
+            Err(error) => {
+                tracing::warn!(%error, "leases could not be swept");
+                interval
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = stop.cancelled() => return,
         }
     }
+}
+
+/// The wait before the next look: until the first lease ends, so that a dead worker's job waits for nothing else.
+fn next_look(interval: Duration, next_end: Option<Duration>) -> Duration {
+    next_end.map_or(interval, |end| end.max(SHORTEST_WAIT)).min(interval)
 }
 
 async fn sweep_orphans(store: &Store, stop: &CancellationToken) {
@@ -61,4 +74,19 @@ fn ticks(interval: Duration) -> Interval {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_look_is_when_the_first_lease_ends_or_as_usual() {
+        let ms = Duration::from_millis;
+        assert_eq!(next_look(ms(1000), None), ms(1000));
+        assert_eq!(next_look(ms(1000), Some(ms(4200))), ms(1000));
+        assert_eq!(next_look(ms(1000), Some(ms(320))), ms(320));
+        assert_eq!(next_look(ms(1000), Some(ms(0))), SHORTEST_WAIT);
+        assert_eq!(next_look(ms(5), Some(ms(0))), ms(5));
+    }
 }

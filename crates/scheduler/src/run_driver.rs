@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Wait after a failed attempt; doubles with each further one.
 const RETRY_MIN: Duration = Duration::from_millis(200);
-/// Longest wait between attempts.
-const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Longest wait between attempts: a database that is back is used within it.
+const RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// Drives runs until `stop`; `poll` is the longest wait for a notification.
 pub(crate) async fn drive(store: Store, mut wakeups: Wakeups, poll: Duration, stop: CancellationToken) {

@@ -369,6 +369,22 @@ impl Store {
         }
     }
 
+    /// How long until the first of the leases ends that are held now, by the database's clock: nothing when that is over
+    /// already, none when no job is held.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn next_lease_end(&self) -> Result<Option<Duration>, StoreError> {
+        let wait_ms = sqlx::query_scalar!(
+            r#"-- jobs.next_lease_end
+             SELECT ceil(extract(epoch FROM min(lease_until) - now()) * 1000)::bigint AS "wait_ms?"
+             FROM job_queue WHERE state = 'leased'"#,
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(wait_ms.map(|ms| Duration::from_millis(rows::unsigned(ms))))
+    }
+
     /// Jobs that wait or run, by kind and status.
     ///
     /// # Errors

@@ -116,8 +116,7 @@ impl Objects {
             StorageConfig::Memory => (Bucket::memory(), Key::default(), S3Options::default()),
             StorageConfig::S3 { bucket, prefix, endpoint, public_endpoint, region, allow_http } => {
                 let (endpoint, public_endpoint) = (endpoint.clone(), public_endpoint.clone());
-                let options =
-                    S3Options { endpoint, public_endpoint, region: region.clone(), allow_http: *allow_http };
+                let options = S3Options { endpoint, public_endpoint, region: region.clone(), allow_http: *allow_http };
                 let prefix = Key::parse(prefix).map_err(|e| field("storage.prefix", e))?;
                 (Bucket::s3(bucket, &options)?, prefix, options)
             }

@@ -6,6 +6,7 @@ mod s3;
 mod support;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -443,5 +444,28 @@ fn every_scenario_on_s3() {
         deleted_artifacts_are_gone(House::s3().await).await;
         damage_is_named(House::s3().await).await;
         orphans_are_swept(House::s3().await).await;
+    });
+}
+
+/// What a server did without being able to say so is done, and not done again with another end.
+#[test]
+fn answers_that_get_lost_on_s3_change_nothing() {
+    s3::with_credentials("answers_that_get_lost_on_s3_change_nothing", async {
+        let house = House::s3().await;
+        let traffic = house.s3.as_ref().unwrap().traffic();
+        traffic.hangs_up.store(true, Ordering::Relaxed);
+        let mut writer = house.begin().await;
+        let large = pattern(LARGE_BYTES);
+        writer.put_bytes("large", large.clone().into()).await.unwrap();
+        writer.put_bytes("small", Bytes::from_static(b"small")).await.unwrap();
+        let artifact = writer.publish(None, json!({})).await.unwrap();
+        let folder = house.store.open(&at(&artifact)).await.unwrap();
+        assert!(folder.read("large", 1 << 30).await.unwrap() == large);
+        house.store.delete_artifact(artifact.id).await.unwrap();
+        house.until_empty().await;
+        let lost = traffic.hung_up_on();
+        for kind in ["POST uploads", "PUT partNumber", "POST uploadId", "PUT ", "GET ", "POST delete"] {
+            assert!(lost.iter().any(|lost| lost.starts_with(kind)), "{kind}: {lost:?}");
+        }
     });
 }

@@ -22,6 +22,7 @@ use sqlx::Row as _;
 use time::OffsetDateTime;
 
 const HISTORIES: u32 = 200;
+const MANY_HISTORIES: u32 = 10_000;
 const LEASE: Duration = Duration::from_secs(1_000);
 /// How far the model's clock, which stands still between steps, may lag behind the database's.
 const LAG: time::Duration = time::Duration::seconds(60);
@@ -90,7 +91,16 @@ struct Play<'a> {
 
 #[test]
 fn the_tables_do_what_the_state_machine_says() {
-    let histories = std::env::var("INHERITUNE_HISTORIES").map_or(HISTORIES, |n| n.parse().unwrap());
+    check(std::env::var("INHERITUNE_HISTORIES").map_or(HISTORIES, |n| n.parse().unwrap()));
+}
+
+#[test]
+#[ignore = "minutes long; run by make test-slow"]
+fn the_tables_do_what_the_state_machine_says_in_ten_thousand_histories() {
+    check(MANY_HISTORIES);
+}
+
+fn check(histories: u32) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let store = runtime.block_on(support::store());
     let counts = Counts::default();

@@ -121,7 +121,7 @@ fn every_pair() {
         cancelling           fail permanent  FAILED
         cancelling           release         CANCELLED
         cancelling           cancel          CANCELLING
-        lease ran out        expire          QUEUED in 500ms
+        lease ran out        expire          QUEUED
         lease ran out        pause           PAUSING
         lease ran out        resume          RUNNING
         lease ran out        cancel          CANCELLING

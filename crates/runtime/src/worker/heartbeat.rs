@@ -20,7 +20,7 @@ struct Timing {
     interval: Duration,
     /// After one that did not.
     retry: Duration,
-    /// The last try is made so long before the lease ends, and gets so long.
+    /// What the last try gets, and what is left of the lease when it has failed: time for the job to stop in.
     margin: Duration,
     /// Longest wait for one answer: a lost connection must leave time for a second try.
     answer_limit: Duration,
@@ -44,11 +44,11 @@ pub(super) struct Heartbeat {
 
 impl Heartbeat {
     /// Sends heartbeats until dropped. Ends by itself, with [`StopReason::LeaseLost`], when the database says that the
-    /// lease is lost, or when none got through before the lease would end: measured by this machine's monotonic clock
-    /// from before the last good request was sent, hence never later than the database's own count.
+    /// lease is lost, or when none got through until shortly before the lease would end: measured by this machine's
+    /// monotonic clock from before the last good request was sent, hence never later than the database's own count.
     pub(super) async fn keep_alive(self, config: WorkerConfig, claimed_at: Instant) {
         let timing = Timing::new(&config);
-        let mut last_try = claimed_at + timing.lease - timing.margin;
+        let mut last_try = claimed_at + timing.lease - 2 * timing.margin;
         let mut next = Instant::now() + timing.interval;
         let mut failures = 0_u32;
         loop {
@@ -63,7 +63,7 @@ impl Heartbeat {
                         tracing::info!(failures, "heartbeats get through again");
                     }
                     failures = 0;
-                    last_try = sent + timing.lease - timing.margin;
+                    last_try = sent + timing.lease - 2 * timing.margin;
                     next = sent + timing.interval;
                     self.obey(directive);
                     continue;

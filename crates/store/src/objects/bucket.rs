@@ -24,10 +24,16 @@ use crate::rows::corrupt;
 
 /// One request to S3, body included; object_store's own 30 s are too short for a part on a slow line.
 const REQUEST_TIMEOUT: &str = "300 seconds";
-/// Tries of one request after the first.
-const MAX_RETRIES: usize = 8;
+/// Tries of one request after the first: as many as [`RETRY_TIMEOUT`] allows, which is what ends an outage's tries.
+const MAX_RETRIES: usize = 1_000;
 /// From the first try of a request to the last; below the 5 minutes that its signature may age.
-const RETRY_TIMEOUT: Duration = Duration::from_secs(180);
+pub(super) const RETRY_TIMEOUT: Duration = Duration::from_secs(180);
+/// Wait before the second try of a request; about doubles before each further one.
+pub(super) const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// Longest wait between two tries: a server that is back is used within it.
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// Tries of one call that deletes many objects: a request that may have arrived is not sent twice by object_store.
+const DELETE_TRIES: u32 = 6;
 /// Folders above an artifact's own that go with the last artifact in them: its job's and its kind's.
 const FOLDERS_ABOVE: usize = 2;
 /// How long a download URL works.
@@ -173,6 +179,18 @@ impl Bucket {
             let dir = store.path_to_filesystem(prefix)?;
             return on_disk(&dir.clone(), move || remove(&dir)).await;
         }
+        let mut wait = FIRST_WAIT;
+        for last in (1..=DELETE_TRIES).map(|n| n == DELETE_TRIES) {
+            match self.delete_objects(prefix).await {
+                Err(error) if !last && error.is_retryable() => tokio::time::sleep(wait).await,
+                deleted => return deleted,
+            }
+            wait *= 2;
+        }
+        Ok(())
+    }
+
+    async fn delete_objects(&self, prefix: &Key) -> Result<(), StoreError> {
         let keys: Vec<Key> = self.store.list(Some(prefix)).map_ok(|object| object.location).try_collect().await?;
         let mut deleted = self.store.delete_stream(futures::stream::iter(keys.into_iter().map(Ok)).boxed());
         while let Some(deleted) = deleted.next().await {
@@ -238,8 +256,8 @@ fn client(
     options: &S3Options,
     (endpoint_field, endpoint): (&'static str, Option<&str>),
 ) -> Result<Arc<AmazonS3>, StoreError> {
-    let retry =
-        RetryConfig { backoff: BackoffConfig::default(), max_retries: MAX_RETRIES, retry_timeout: RETRY_TIMEOUT };
+    let backoff = BackoffConfig { init_backoff: FIRST_WAIT, max_backoff: LONGEST_WAIT, base: 2.0 };
+    let retry = RetryConfig { backoff, max_retries: MAX_RETRIES, retry_timeout: RETRY_TIMEOUT };
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(name)
         .with_virtual_hosted_style_request(false)

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use object_store::MultipartId;
 use object_store::aws::AmazonS3;
@@ -14,6 +14,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
 
+use super::bucket::{FIRST_WAIT, LONGEST_WAIT, RETRY_TIMEOUT};
 use super::field;
 use crate::StoreError;
 use crate::rows::corrupt;
@@ -22,9 +23,6 @@ use crate::rows::corrupt;
 const SIGNATURE_VALID: Duration = Duration::from_secs(900);
 /// One request; copying a part takes a server seconds.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
-/// Tries of one request, and the wait before the second; it doubles before each further one.
-const TRIES: u32 = 6;
-const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// What a copy source's key is written with.
 const IN_PATHS: AsciiSet = NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 /// Most bytes of an answer that are shown.
@@ -68,21 +66,18 @@ impl PartCopier {
         into: (&Key, &MultipartId, usize),
         from: (&str, &Key, &Range<u64>),
     ) -> Result<Option<PartId>, StoreError> {
-        let mut wait = FIRST_WAIT;
-        for last in (0..TRIES).map(|n| n + 1 == TRIES) {
-            if !self.may_work() {
-                return Ok(None);
-            }
+        let (mut wait, deadline) = (FIRST_WAIT, Instant::now() + RETRY_TIMEOUT);
+        while self.may_work() {
             match self.ask(s3, into, from).await? {
                 Answer::Copied(part) => return Ok(Some(part)),
-                Answer::Busy(error) if last => return Err(error),
+                Answer::Busy(error) if Instant::now() + wait > deadline => return Err(error),
                 Answer::Busy(_) => tokio::time::sleep(wait).await,
                 Answer::Refused(answer) => {
                     self.refused.store(true, Ordering::Relaxed);
                     tracing::warn!(answer, "the S3 server does not copy parts; they pass through this process");
                 }
             }
-            wait *= 2;
+            wait = (wait * 2).min(LONGEST_WAIT);
         }
         Ok(None)
     }

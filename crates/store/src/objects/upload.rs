@@ -83,6 +83,7 @@ enum State {
 
 /// An object in numbered parts, uploaded or copied by the server.
 struct Parts {
+    bucket: Arc<Bucket>,
     store: Arc<dyn MultipartStore>,
     key: Key,
     id: MultipartId,
@@ -204,7 +205,17 @@ impl Upload {
                 let (key, id) = (self.key.clone(), store.create_multipart(&self.key).await?);
                 let progress = self.progress.clone();
                 progress.lock().upload_id = Some(id.clone());
-                State::Parts(Parts { store, key, id, pending: buffer, next: 0, sent: VecDeque::new(), progress })
+                let bucket = self.bucket.clone();
+                State::Parts(Parts {
+                    bucket,
+                    store,
+                    key,
+                    id,
+                    pending: buffer,
+                    next: 0,
+                    sent: VecDeque::new(),
+                    progress,
+                })
             }
             None => {
                 let parts = self.bucket.store.put_multipart(&self.key).await?;
@@ -308,9 +319,15 @@ impl Parts {
         while !self.sent.is_empty() {
             self.wait_for_one().await?;
         }
-        let parts = self.progress.finished().parts.map(|parts| parts.ids()).unwrap_or_default();
-        self.store.complete_multipart(&self.key, &self.id, parts).await?;
-        Ok(())
+        let parts = self.progress.finished().parts;
+        let ids = parts.as_ref().map(FinishedParts::ids).unwrap_or_default();
+        let Err(error) = self.store.complete_multipart(&self.key, &self.id, ids).await else { return Ok(()) };
+        // A completion whose reply was lost happened: trying it again finds no upload. Keys are written once, so an object
+        // of the right size is this one.
+        match (self.bucket.store.head(&self.key).await, parts) {
+            (Ok(object), Some(parts)) if object.size == parts.size_bytes() => Ok(()),
+            _ => Err(error.into()),
+        }
     }
 
     /// None of the parts on their way may arrive after the end.

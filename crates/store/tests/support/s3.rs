@@ -1,11 +1,12 @@
 //! An S3 server in this process that checks signatures and keeps each object as a file.
 #![allow(dead_code, clippy::unwrap_used)] // every test file uses a part of it
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -40,6 +41,9 @@ pub struct Traffic {
     /// Parts that it copied itself.
     pub copied_parts: AtomicU64,
     pub refuses_copies: AtomicBool,
+    /// Whether it does what it is asked to, but resets the connection instead of answering: once for each kind of request.
+    pub hangs_up: AtomicBool,
+    hung_up_on: Mutex<BTreeSet<String>>,
 }
 
 impl Traffic {
@@ -53,6 +57,18 @@ impl Traffic {
         }
         self.passed_bytes.fetch_add(length(request.headers()), Ordering::Relaxed);
         Some(())
+    }
+
+    /// Whether this request's answer gets lost.
+    fn loses_answer_to(&self, request: &Request<Incoming>) -> bool {
+        let names = request.uri().query().unwrap_or_default().split('&').map(|pair| pair.split('=').next().unwrap());
+        let kind = format!("{} {}", request.method(), names.collect::<Vec<_>>().join(" "));
+        self.hangs_up.load(Ordering::Relaxed) && self.hung_up_on.lock().unwrap().insert(kind)
+    }
+
+    /// Kinds of requests whose answer was lost: method and names of the query.
+    pub fn hung_up_on(&self) -> Vec<String> {
+        self.hung_up_on.lock().unwrap().iter().cloned().collect()
     }
 }
 
@@ -78,6 +94,9 @@ impl S3Server {
                 let (socket, _) = listener.accept().await.unwrap();
                 socket.set_nodelay(true).unwrap();
                 let (service, traffic) = (service.clone(), seen.clone());
+                if traffic.hangs_up.load(Ordering::Relaxed) {
+                    socket.set_zero_linger().unwrap();
+                }
                 accepted.spawn(async move {
                     let server = Builder::new(TokioExecutor::new());
                     let answer = service_fn(move |request: Request<Incoming>| {
@@ -88,7 +107,11 @@ impl S3Server {
                                 return Ok(Response::builder().status(501).body(refused).unwrap());
                             }
                             let get = request.method() == Method::GET;
-                            let answer = service.call(request.map(s3s::Body::from)).await;
+                            let lost = traffic.loses_answer_to(&request);
+                            let answer = service.call(request.map(s3s::Body::from)).await.map_err(|e| format!("{e:?}"));
+                            if lost {
+                                return Err("hung up".to_owned());
+                            }
                             if let (true, Ok(answer)) = (get, &answer) {
                                 traffic.passed_bytes.fetch_add(length(answer.headers()), Ordering::Relaxed);
                             }
