@@ -290,6 +290,7 @@ def checks(cluster, with_demo):
     if with_demo:
         demo(cluster)
     check_prometheus(cluster)
+    check_secrets(cluster)
     check_tls(cluster)
     check_secrets(cluster)
 
