@@ -23,7 +23,7 @@ check: setup ## Formatting, lints, shell syntax.
 test: setup ## All tests that fit in CI; real Postgres, real files, real models.
 	sh scripts/test.sh
 
-test-slow: setup ## Long tests: kill -9 in every phase of the demo.
+test-slow: setup ## Long tests: kills, outages and failovers by the hundred, kill -9 in every phase of the demo.
 	sh scripts/test-slow.sh
 
 fuzz: ## Look for files that break a reader: every target for FUZZ_SECONDS=60, or only FUZZ_TARGET=pickle.
