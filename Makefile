@@ -26,7 +26,7 @@ check: setup ## Formatting, lints, licenses and sources of dependencies, shell s
 test: setup ## All tests that fit in CI; real Postgres, real files, real models.
 	sh scripts/test.sh
 
-test-slow: setup ## Long tests: kill -9 in every phase of the demo.
+test-slow: setup ## Long tests: kills, outages and failovers by the hundred, kill -9 in every phase of the demo.
 	sh scripts/test-slow.sh
 
 test-cluster: setup ## The cluster of docker-compose.yml, end to end, on this machine's docker; needs no registry.

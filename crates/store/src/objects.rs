@@ -25,7 +25,7 @@ use object_store::path::Path as Key;
 use tokio_util::task::TaskTracker;
 
 use crate::StoreError;
-use bucket::{Bucket, S3Options};
+use bucket::{Bucket, S3Options, retried};
 use folder::Origin;
 use source::{Expected, Source, Version};
 use uris::{Found, Uris};
@@ -217,10 +217,14 @@ impl Objects {
 
     /// Deletes one object; one that is gone already is no error.
     pub(crate) async fn delete_file(&self, location: &str, name: &str) -> Result<(), StoreError> {
-        match self.own.store.delete(&self.key(location, name)?).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        let key = self.key(location, name)?;
+        let delete = || async {
+            match self.own.store.delete(&key).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                Err(error) => Err(error.into()),
+            }
+        };
+        retried(delete).await
     }
 
     /// Deletes all objects under `location`; one that is gone already is no error.

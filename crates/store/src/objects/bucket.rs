@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
@@ -32,8 +32,6 @@ pub(super) const RETRY_TIMEOUT: Duration = Duration::from_secs(180);
 pub(super) const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait between two tries: a server that is back is used within it.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// Tries of one call that deletes many objects: a request that may have arrived is not sent twice by object_store.
-const DELETE_TRIES: u32 = 6;
 /// Folders above an artifact's own that go with the last artifact in them: its job's and its kind's.
 const FOLDERS_ABOVE: usize = 2;
 /// How long a download URL works.
@@ -167,8 +165,8 @@ impl Bucket {
             }
             BucketKind::Memory(_) | BucketKind::S3(_) => {
                 let seconds = |object: ObjectMeta| object.last_modified.timestamp_millis() as f64 / 1e3;
-                let objects = self.store.list(Some(prefix));
-                Ok(objects.map_ok(|object| (object.location.to_string(), seconds(object))).try_collect().await?)
+                let objects = retried(|| self.list(prefix)).await?;
+                Ok(objects.into_iter().map(|object| (object.location.to_string(), seconds(object))).collect())
             }
         }
     }
@@ -179,20 +177,12 @@ impl Bucket {
             let dir = store.path_to_filesystem(prefix)?;
             return on_disk(&dir.clone(), move || remove(&dir)).await;
         }
-        let mut wait = FIRST_WAIT;
-        for last in (1..=DELETE_TRIES).map(|n| n == DELETE_TRIES) {
-            match self.delete_objects(prefix).await {
-                Err(error) if !last && error.is_retryable() => tokio::time::sleep(wait).await,
-                deleted => return deleted,
-            }
-            wait *= 2;
-        }
-        Ok(())
+        retried(|| self.delete_objects(prefix)).await
     }
 
     async fn delete_objects(&self, prefix: &Key) -> Result<(), StoreError> {
-        let keys: Vec<Key> = self.store.list(Some(prefix)).map_ok(|object| object.location).try_collect().await?;
-        let mut deleted = self.store.delete_stream(futures::stream::iter(keys.into_iter().map(Ok)).boxed());
+        let keys = self.list(prefix).await?.into_iter().map(|object| Ok(object.location));
+        let mut deleted = self.store.delete_stream(futures::stream::iter(keys.collect::<Vec<_>>()).boxed());
         while let Some(deleted) = deleted.next().await {
             match deleted {
                 Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
@@ -200,6 +190,10 @@ impl Bucket {
             }
         }
         Ok(())
+    }
+
+    async fn list(&self, prefix: &Key) -> Result<Vec<ObjectMeta>, StoreError> {
+        Ok(self.store.list(Some(prefix)).try_collect().await?)
     }
 
     /// Where a client gets the object `key`.
@@ -213,6 +207,24 @@ impl Bucket {
                 Ok(s3.public.signed_url(Default::default(), key, DOWNLOAD_URL_VALID).await?.to_string())
             }
         }
+    }
+}
+
+/// Makes a call again, which may be made twice, while the store is out of reach or failing: object_store sends what is no
+/// `GET` or `PUT` only once when the connection is reset, and nothing again whose answer broke off.
+pub(super) async fn retried<T, F: Future<Output = Result<T, StoreError>>>(
+    call: impl Fn() -> F,
+) -> Result<T, StoreError> {
+    let (mut wait, deadline) = (FIRST_WAIT, Instant::now() + RETRY_TIMEOUT);
+    loop {
+        match call().await {
+            Err(StoreError::Objects(error @ object_store::Error::Generic { .. })) if Instant::now() < deadline => {
+                tracing::debug!(%error, "the object store did not do it; trying again");
+            }
+            done => return done,
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(LONGEST_WAIT);
     }
 }
 

@@ -10,7 +10,7 @@ use object_store::path::Path as Key;
 use object_store::{MultipartId, ObjectStoreExt as _, PutPayloadMut, WriteMultipart};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::bucket::Bucket;
+use super::bucket::{Bucket, retried};
 use super::folder::Stretch;
 use crate::StoreError;
 use crate::rows::corrupt;
@@ -202,7 +202,9 @@ impl Upload {
         let buffer = std::mem::take(buffer);
         self.state = match self.bucket.multipart() {
             Some(store) => {
-                let (key, id) = (self.key.clone(), store.create_multipart(&self.key).await?);
+                // One that is begun twice has no part the first time: nothing is kept of it.
+                let id = retried(|| async { Ok(store.create_multipart(&self.key).await?) }).await?;
+                let key = self.key.clone();
                 let progress = self.progress.clone();
                 progress.lock().upload_id = Some(id.clone());
                 let bucket = self.bucket.clone();
