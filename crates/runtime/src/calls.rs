@@ -56,5 +56,7 @@ impl Calls {
 }
 
 fn count(method: String, code: Code) {
-    metrics::counter!(metric::GRPC_REQUESTS, "method" => method, "code" => format!("{code:?}")).increment(1);
+    // As other gRPC servers call them: OK, NotFound, ….
+    let code = if code == Code::Ok { "OK".to_owned() } else { format!("{code:?}") };
+    metrics::counter!(metric::GRPC_REQUESTS, "method" => method, "code" => code).increment(1);
 }

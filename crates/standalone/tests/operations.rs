@@ -115,7 +115,7 @@ fn metrics_and_readiness_are_served() {
     assert!(value("inheritune_training_tokens_total ") >= 80.0 * 8.0 * 32.0);
     assert!(value("inheritune_job_attempts_total{kind=\"train\",ended=\"succeeded\"}") >= 3.0);
     assert_eq!(value("inheritune_jobs_running{kind=\"train\"}"), 0.0);
-    assert_eq!(value("inheritune_grpc_requests_total{method=\"inheritune.v1.RunService/CreateRun\",code=\"Ok\"}"), 1.0);
+    assert_eq!(value("inheritune_grpc_requests_total{method=\"inheritune.v1.RunService/CreateRun\",code=\"OK\"}"), 1.0);
     assert_eq!(
         value("inheritune_grpc_requests_total{method=\"inheritune.v1.RunService/GetRun\",code=\"NotFound\"}"),
         1.0
