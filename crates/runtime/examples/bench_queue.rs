@@ -44,7 +44,8 @@ const BETWEEN_SUBMITS: Duration = Duration::from_millis(20);
 async fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let (url, words) = words.split_first().context("usage: bench_queue URL prepare|insert|fill|churn|work|latency …")?;
+    let (url, words) =
+        words.split_first().context("usage: bench_queue URL prepare|insert|fill|churn|work|latency …")?;
     let said = match words {
         ["prepare"] => {
             store(url, 1).await?.migrate().await?;

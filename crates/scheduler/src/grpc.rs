@@ -8,11 +8,11 @@ mod watch;
 
 use std::sync::Arc;
 
-use inheritune_api::{status, v1};
-use inheritune_domain::id::RunId;
 use inheritune_api::v1::artifact_service_server::ArtifactServiceServer;
 use inheritune_api::v1::job_service_server::JobServiceServer;
 use inheritune_api::v1::run_service_server::RunServiceServer;
+use inheritune_api::{status, v1};
+use inheritune_domain::id::RunId;
 use inheritune_runtime::serve::GrpcServices;
 use inheritune_store::jobs::{JobFilter, Page};
 use inheritune_store::{Store, StoreError};

@@ -139,14 +139,12 @@ impl Store {
     /// The database or the object store cannot be reached, or the configuration is wrong.
     pub async fn connect(config: &StoreConfig) -> Result<Self, StoreError> {
         let options: PgConnectOptions = config.database_url.parse()?;
-        let options = options
-            .application_name("inheritune")
-            .options([
-                ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_LIMIT),
-                // Statements are short and repeated: planning, or compiling, each one anew takes as long as what it does.
-                ("plan_cache_mode", "force_generic_plan"),
-                ("jit", "off"),
-            ]);
+        let options = options.application_name("inheritune").options([
+            ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_LIMIT),
+            // Statements are short and repeated: planning, or compiling, each one anew takes as long as what it does.
+            ("plan_cache_mode", "force_generic_plan"),
+            ("jit", "off"),
+        ]);
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections.max(2))
             .acquire_timeout(ACQUIRE_TIMEOUT)

@@ -32,13 +32,17 @@ const LAG: time::Duration = time::Duration::seconds(60);
 /// that is over for one is over for the other.
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    Claim { limit: usize },
+    Claim {
+        limit: usize,
+    },
     One(usize, Write),
     /// Completions in one call, several of one job among them.
     CompleteAll([(usize, Fence); 3]),
     Expire,
     Request(usize, Directive),
-    Wait { seconds: i64 },
+    Wait {
+        seconds: i64,
+    },
 }
 
 /// What a worker writes about one job.
@@ -152,7 +156,8 @@ impl<'a> Play<'a> {
             Step::Claim { limit } => self.claim(limit).await,
             Step::One(job, write) => self.write(job, write).await,
             Step::CompleteAll(completions) => {
-                let done = completions.map(|(job, fence)| (self.key(job, fence), support::outcome(JobKind::Train, 0.0)));
+                let done =
+                    completions.map(|(job, fence)| (self.key(job, fence), support::outcome(JobKind::Train, 0.0)));
                 let answers = self.store.complete_jobs(&done).await.unwrap();
                 assert_eq!(answers.len(), done.len());
                 for (((job, _), (key, _)), answer) in completions.into_iter().zip(done).zip(answers) {

@@ -102,12 +102,8 @@ impl RunService for Runs {
         // An id that does not exist fails the call, not its stream.
         self.shared.store.run(id).await.map_err(|e| store_status(&e))?;
         let grant = self.shared.watch().await?;
-        let watched = WatchedRun {
-            id,
-            last_note: request.after_note_seq.max(0),
-            sent_run: None,
-            sent_jobs: HashMap::new(),
-        };
+        let watched =
+            WatchedRun { id, last_note: request.after_note_seq.max(0), sent_run: None, sent_jobs: HashMap::new() };
         Ok(Response::new(stream(watched, grant)))
     }
 
