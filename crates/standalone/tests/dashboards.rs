@@ -164,3 +164,15 @@ fn expressions_and_alerts_name_metrics_that_there_are() {
     }
     assert_eq!(alerts.matches("alert: ").count(), alerts.matches("runbook: docs/operations.md#").count());
 }
+
+#[test]
+fn alerts_fire_when_they_must() {
+    if Command::new("promtool").arg("--version").output().is_err() {
+        return println!("skipped: promtool is not there (Debian's package prometheus)");
+    }
+    let folder = root().join("deploy/prometheus");
+    for arguments in [["check", "config", "prometheus.yml"], ["test", "rules", "alerts_test.yml"]] {
+        let output = Command::new("promtool").args(arguments).current_dir(&folder).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", show(&output));
+    }
+}
