@@ -81,7 +81,8 @@ impl From<Status> for Failure {
             text if text.is_empty() => status.code().description().to_owned(),
             text => text,
         };
-        if message.starts_with("h2 protocol error") {
+        // A status with a cause is this side's own: the connection was no gRPC, or broke.
+        if std::error::Error::source(&status).is_some() {
             return Self::Unreachable(format!("{message}; is gRPC served there? with TLS, it is at https://"));
         }
         match refusal.code {
