@@ -15,7 +15,7 @@ use crate::security::BearerToken;
 use crate::telemetry::{metric, traces};
 
 /// Services that anyone may call: a probe has no token, and neither tells more than the API's definition does.
-const OPEN_SERVICES: [&str; 3] =
+pub(crate) const OPEN_SERVICES: [&str; 3] =
     ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
 
 /// What the calls of one server have in common.

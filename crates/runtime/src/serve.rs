@@ -10,7 +10,7 @@ use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 
-use crate::calls::{Calls, around};
+use crate::calls::{Calls, OPEN_SERVICES, around};
 use crate::security::Security;
 
 /// Pings on an idle connection.
@@ -131,9 +131,6 @@ fn reflection(names: &[&'static str]) -> tonic_reflection::server::Builder<'stat
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
-        .include_reflection_service(false)
-        .with_service_name("grpc.health.v1.Health")
-        .with_service_name("grpc.reflection.v1.ServerReflection")
-        .with_service_name("grpc.reflection.v1alpha.ServerReflection");
-    names.iter().fold(builder, |builder, name| builder.with_service_name(*name))
+        .include_reflection_service(false);
+    OPEN_SERVICES.iter().chain(names).fold(builder, |builder, name| builder.with_service_name(*name))
 }

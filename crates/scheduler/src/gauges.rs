@@ -6,16 +6,20 @@ use inheritune_domain::job::JobStatus;
 use inheritune_domain::spec::JobKind;
 use inheritune_runtime::telemetry::metric;
 use inheritune_store::{Store, StoreError};
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+
+use crate::reaper::ticks;
 
 /// Between two looks: as often as Prometheus looks here.
 const INTERVAL: Duration = Duration::from_secs(15);
 
-/// Sets the gauges until `stop`; while the database does not answer they keep their values.
+/// Sets the gauges until `stop`; while the database does not answer they keep their values. Nothing is counted where no
+/// metrics are served.
 pub(crate) async fn watch(store: Store, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    if !metric::are_kept() {
+        return;
+    }
+    let mut ticks = ticks(INTERVAL);
     loop {
         tokio::select! {
             _ = ticks.tick() => {}

@@ -70,7 +70,7 @@ async fn sweep_orphans(store: &Store, stop: &CancellationToken) {
 }
 
 /// After a database that did not answer, one sweep finds all; there is nothing to catch up on.
-fn ticks(interval: Duration) -> Interval {
+pub(crate) fn ticks(interval: Duration) -> Interval {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks

@@ -68,7 +68,7 @@ static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
 
 /// Starts to count; a process calls it once, further calls change nothing. Without it, nothing is kept.
 pub(super) fn install() -> Result<(), BuildError> {
-    if HANDLE.get().is_some() {
+    if are_kept() {
         return Ok(());
     }
     let handle = PrometheusBuilder::new()
@@ -86,6 +86,12 @@ pub(super) fn install() -> Result<(), BuildError> {
     metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     HANDLE.get_or_init(|| handle);
     Ok(())
+}
+
+/// Whether values are kept: what is set only for them need not be found out otherwise.
+#[must_use]
+pub fn are_kept() -> bool {
+    HANDLE.get().is_some()
 }
 
 /// All values as Prometheus reads them; empty when nothing is counted.

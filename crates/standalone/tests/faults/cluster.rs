@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
-use crate::support::{LIMIT, program, root, show, tail, write_recipe};
+use crate::support::{LIMIT, free_address, program, root, show, tail, write_recipe};
 
 /// What all tests' runs are to make.
 static CALM: OnceCell<Finished> = OnceCell::const_new();
@@ -94,7 +94,7 @@ impl Cluster {
     fn configure(&self, name: &str, (storage, worker): (&str, &str), env: &[(&'static str, String)]) -> Service {
         let kind = name.split('-').next().unwrap();
         // Nobody else asks for this port before the service does, or hardly ever.
-        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = free_address();
         let worker = match kind {
             "scheduler" => String::new(),
             _ => format!("[worker]\ncache_dir = \"{}\"\nthreads = 1\n{worker}\n", self.cache_dir(name).display()),
