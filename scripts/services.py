@@ -62,6 +62,10 @@ class Cluster:
         """Most memory that a service had resident so far."""
         return proc_number(f"{self.processes[name].pid}/status", "VmHWM") / 1024
 
+    def resident_mib(self, name):
+        """Memory that a service has resident now."""
+        return proc_number(f"{self.processes[name].pid}/status", "VmRSS") / 1024
+
     def bytes_read(self, name):
         """Bytes of files that a service has read so far."""
         return proc_number(f"{self.processes[name].pid}/io", "rchar")

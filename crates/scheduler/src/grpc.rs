@@ -3,25 +3,29 @@
 mod artifacts;
 mod jobs;
 mod runs;
+mod rounds;
 mod watch;
 
 use std::sync::Arc;
 
-use inheritune_api::status;
 use inheritune_api::v1::artifact_service_server::ArtifactServiceServer;
 use inheritune_api::v1::job_service_server::JobServiceServer;
 use inheritune_api::v1::run_service_server::RunServiceServer;
+use inheritune_api::{status, v1};
+use inheritune_domain::id::RunId;
 use inheritune_runtime::serve::GrpcServices;
 use inheritune_runtime::telemetry::traces;
-use inheritune_store::jobs::Page;
-use inheritune_store::notify::Wakeups;
+use inheritune_store::jobs::{JobFilter, Page};
 use inheritune_store::{Store, StoreError};
+use rounds::Rounds;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 /// Watches at once in one process.
-const MAX_WATCHES: usize = 256;
+const MAX_WATCHES: usize = 4096;
+/// A run's newest jobs that are looked at: it has one unfinished job at a time, and this many may end between looks.
+const RECENT_JOBS: u32 = 32;
 
 /// Full names of what [`services`] serves.
 pub const SERVICE_NAMES: [&str; 3] =
@@ -32,7 +36,7 @@ pub fn services(store: &Store, stop: &CancellationToken) -> GrpcServices {
     let shared = Shared {
         store: store.clone(),
         stop: stop.clone(),
-        wakeups: Arc::new(OnceCell::new()),
+        rounds: Arc::new(OnceCell::new()),
         watches: Arc::new(Semaphore::new(MAX_WATCHES)),
     };
     let routes = tonic::service::Routes::new(RunServiceServer::new(runs::Runs::new(shared.clone())))
@@ -46,13 +50,14 @@ pub fn services(store: &Store, stop: &CancellationToken) -> GrpcServices {
 struct Shared {
     store: Store,
     stop: CancellationToken,
-    wakeups: Arc<OnceCell<Wakeups>>,
+    rounds: Arc<OnceCell<Rounds>>,
     watches: Arc<Semaphore>,
 }
 
 /// What a watch holds as long as it lasts.
 struct WatchGrant {
-    wakeups: Wakeups,
+    store: Store,
+    rounds: Rounds,
     stop: CancellationToken,
     _permit: OwnedSemaphorePermit,
 }
@@ -69,9 +74,20 @@ impl Shared {
             status::resource_exhausted("watches", &format!("this service serves at most {MAX_WATCHES} watches at once"))
         })?;
         // One listener for all watches, from the first one on.
-        let wakeups = self.wakeups.get_or_try_init(|| self.store.listen()).await.map_err(|e| store_status(&e))?;
-        Ok(WatchGrant { wakeups: wakeups.clone(), stop: self.stop.clone(), _permit: permit })
+        let rounds = self.rounds.get_or_try_init(|| async {
+            let wakeups = self.store.listen().await?;
+            Ok(Rounds::begin(self.store.clone(), wakeups, self.stop.clone()))
+        });
+        let rounds = rounds.await.map_err(|e: StoreError| store_status(&e))?.clone();
+        Ok(WatchGrant { store: self.store.clone(), rounds, stop: self.stop.clone(), _permit: permit })
     }
+}
+
+/// The run's newest jobs, oldest first.
+async fn recent_jobs(store: &Store, run: RunId) -> Result<Vec<v1::Job>, StoreError> {
+    let filter = JobFilter { run: Some(run), ..JobFilter::default() };
+    let listed = store.list_jobs(&filter, &Page { size: RECENT_JOBS, token: None }).await?;
+    Ok(listed.items.iter().rev().map(v1::Job::from).collect())
 }
 
 /// The page that a request asks for.

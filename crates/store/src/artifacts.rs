@@ -87,6 +87,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Location`] for a page token that is not one.
     pub async fn list_artifacts(&self, filter: &ArtifactFilter, page: &Page) -> Result<Paged<Artifact>, StoreError> {
+        let mut tx = self.begin_list().await?;
         let found = sqlx::query_as!(
             ArtifactRow,
             "-- artifacts.list
@@ -106,8 +107,9 @@ impl Store {
             rows::after_seq(page)?,
             rows::row_limit(page),
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *tx)
         .await?;
+        tx.commit().await?;
         let found: Result<_, StoreError> = found.into_iter().map(|row| Ok((row.seq, row.artifact()?))).collect();
         Ok(rows::paged(page, found?))
     }

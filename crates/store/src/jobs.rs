@@ -5,11 +5,15 @@
 //!  job_queue  one row per job not yet over   queued | leased | paused
 //!  job_attempts  one row per claim
 //! ```
-//! Claims and heartbeats, the frequent calls, are one SQL statement each. Everything else locks the job's rows, asks
-//! [`inheritune_domain::job::JobLife`] what becomes of it, and writes that down ([`life`]): one transaction, by the
-//! database's clock alone.
+//! Claims and heartbeats, the frequent calls, are one SQL statement each. Everything else locks the jobs' rows, asks
+//! [`inheritune_domain::job::JobLife`] what becomes of them, and writes that down ([`life`]): one transaction, by the
+//! database's clock alone. A single job is a batch of one.
 
+mod submit;
+mod claim;
+mod claim_starts;
 mod life;
+mod writes;
 
 use std::time::Duration;
 
@@ -19,11 +23,14 @@ use inheritune_domain::spec::{JobKind, JobOutcome, JobSpec};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::notify::{self, Topic};
 use crate::rows::{self, Request};
 use crate::{Store, StoreError};
 
+use life::{Change, Detail};
+
+pub(crate) use claim_starts::ClaimStarts;
 pub(crate) use life::request_of_run;
+pub(crate) use submit::{QueuedJob, insert_jobs};
 
 /// Leases that one transaction of the reaper takes back at most.
 const EXPIRE_BATCH: i64 = 32;
@@ -124,10 +131,24 @@ impl Store {
             drop(tx);
             return self.job(JobId(before)).await;
         }
-        insert_job(&mut tx, &QueuedJob { id, job, model: None, trace_parent: self.trace_parent() }).await?;
-        notify::wake(&mut tx, &[Topic::Jobs, Topic::Updates]).await?;
+        insert_jobs(&mut tx, &[QueuedJob { id, job, model: None, trace_parent: self.trace_parent() }]).await?;
         tx.commit().await?;
         self.job(id).await
+    }
+
+    /// Puts jobs into the queue, all of them or none, and says their ids: one statement and one wake-up, however many.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] for an unknown run.
+    pub async fn submit_jobs(&self, jobs: &[NewJob]) -> Result<Vec<JobId>, StoreError> {
+        let ids: Vec<JobId> = jobs.iter().map(|_| JobId(Uuid::now_v7())).collect();
+        let trace_parent = self.trace_parent();
+        let queued: Vec<QueuedJob<'_>> =
+            ids.iter().zip(jobs).map(|(id, job)| QueuedJob { id: *id, job, model: None, trace_parent }).collect();
+        let mut tx = self.pool.begin().await?;
+        insert_jobs(&mut tx, &queued).await?;
+        tx.commit().await?;
+        Ok(ids)
     }
 
     /// One job.
@@ -139,11 +160,21 @@ impl Store {
         found.pop().map(|(_, job)| job).ok_or_else(|| rows::not_found("job", id))
     }
 
+    /// Those of the jobs that exist, newest first.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn jobs(&self, ids: &[JobId]) -> Result<Vec<JobRecord>, StoreError> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+        Ok(self.jobs_by_id(&ids).await?.into_iter().map(|(_, job)| job).collect())
+    }
+
     /// Jobs, newest first.
     ///
     /// # Errors
     /// [`StoreError::Location`] for a page token that is not one.
     pub async fn list_jobs(&self, filter: &JobFilter, page: &Page) -> Result<Paged<JobRecord>, StoreError> {
+        let mut tx = self.begin_list().await?;
         let ids = sqlx::query_scalar!(
             "-- jobs.list
              SELECT j.id
@@ -161,8 +192,9 @@ impl Store {
             rows::after_seq(page)?,
             rows::row_limit(page),
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *tx)
         .await?;
+        tx.commit().await?;
         Ok(rows::paged(page, self.jobs_by_id(&ids).await?))
     }
 
@@ -185,69 +217,6 @@ impl Store {
         .fetch_all(&self.pool)
         .await?;
         found.into_iter().map(|row| Ok((row.seq, row.record()?))).collect()
-    }
-
-    /// Takes up to `limit` jobs: highest priority first, then the oldest. Two callers never get the same job.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn claim_jobs(
-        &self,
-        worker: WorkerId,
-        kinds: &[JobKind],
-        limit: u32,
-        lease: Duration,
-    ) -> Result<Vec<Lease>, StoreError> {
-        let kinds: Vec<String> = kinds.iter().map(|kind| kind.as_str().to_owned()).collect();
-        let claimed = sqlx::query!(
-            r#"-- jobs.claim
-             WITH claimable AS MATERIALIZED (
-                 SELECT job_id FROM job_queue
-                 WHERE state = 'queued' AND kind = ANY($2) AND not_before <= now()
-                 ORDER BY priority DESC, seq
-                 LIMIT $3
-                 FOR UPDATE SKIP LOCKED
-             ), leased AS (
-                 UPDATE job_queue q
-                 SET state = 'leased', not_before = NULL, directive = 'run', worker_id = $1,
-                     lease_token = nextval('lease_tokens'), heartbeat_at = now(),
-                     lease_until = now() + $4::bigint * interval '1 millisecond'
-                 FROM claimable c
-                 WHERE q.job_id = c.job_id
-                 RETURNING q.job_id, q.lease_token
-             ), counted AS (
-                 UPDATE jobs j
-                 SET attempts = attempts + 1, worker_id = $1, started_at = coalesce(started_at, now()), updated_at = now()
-                 FROM leased l
-                 WHERE j.id = l.job_id
-                 RETURNING j.id, j.seq, j.run_id, j.label, j.spec, j.priority, j.attempts, j.trace_parent, l.lease_token
-             ), kept AS (
-                 INSERT INTO job_attempts (job_id, attempt, lease_token, worker_id)
-                 SELECT id, attempts, lease_token, $1 FROM counted
-             )
-             SELECT id, run_id, label, spec, attempts, trace_parent, lease_token AS "lease_token!"
-             FROM counted
-             ORDER BY priority DESC, seq"#,
-            worker.0,
-            &kinds,
-            i64::from(limit),
-            milliseconds(lease),
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        claimed
-            .into_iter()
-            .map(|row| {
-                Ok(Lease {
-                    key: LeaseKey { job: JobId(row.id), token: LeaseToken(row.lease_token) },
-                    run: row.run_id.map(RunId),
-                    label: row.label,
-                    spec: rows::from_json(row.spec, &format!("jobs.spec of {}", row.id))?,
-                    attempt: rows::count(row.attempts),
-                    trace_parent: row.trace_parent,
-                })
-            })
-            .collect()
     }
 
     /// Says that the holder is alive and how far it is; brings back what its owner wants.
@@ -287,8 +256,23 @@ impl Store {
     /// # Errors
     /// [`StoreError::LeaseLost`].
     pub async fn complete_job(&self, lease: LeaseKey, outcome: &JobOutcome) -> Result<(), StoreError> {
-        let event = JobEvent::Complete { token: lease.token };
-        self.advance_job(lease.job, event, life::Detail::Outcome(outcome)).await
+        self.advance_job(completion(lease, outcome)).await
+    }
+
+    /// Ends jobs well, each for itself, as [`Self::complete_job`] does but in one transaction; says of each in turn
+    /// whether its lease still held.
+    ///
+    /// # Errors
+    /// The database's: then none of them ended.
+    pub async fn complete_jobs(
+        &self,
+        done: &[(LeaseKey, JobOutcome)],
+    ) -> Result<Vec<Result<(), StoreError>>, StoreError> {
+        let changes: Vec<Change<'_>> = done.iter().map(|(lease, outcome)| completion(*lease, outcome)).collect();
+        let mut tx = self.pool.begin().await?;
+        let answers = life::advance(&mut tx, &changes).await?;
+        tx.commit().await?;
+        Ok(answers)
     }
 
     /// Ends an attempt badly: the job waits for its next attempt, or fails for good.
@@ -297,7 +281,7 @@ impl Store {
     /// [`StoreError::LeaseLost`].
     pub async fn fail_job(&self, lease: LeaseKey, class: FailureClass, error: &str) -> Result<(), StoreError> {
         let event = JobEvent::Fail { token: lease.token, class };
-        self.advance_job(lease.job, event, life::Detail::Error(error)).await
+        self.advance_job(Change { job: lease.job, event, detail: Detail::Error(error) }).await
     }
 
     /// Gives a job back unfinished; no attempt is lost. It waits for a worker, for a resume, or is cancelled, as its
@@ -307,16 +291,14 @@ impl Store {
     /// [`StoreError::LeaseLost`].
     pub async fn release_job(&self, lease: LeaseKey, reason: &str) -> Result<(), StoreError> {
         let event = JobEvent::Release { token: lease.token };
-        self.advance_job(lease.job, event, life::Detail::Reason(reason)).await
+        self.advance_job(Change { job: lease.job, event, detail: Detail::Reason(reason) }).await
     }
 
-    async fn advance_job(&self, id: JobId, event: JobEvent, detail: life::Detail<'_>) -> Result<(), StoreError> {
+    async fn advance_job(&self, change: Change<'_>) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
-        match life::advance(&mut tx, id, event, detail).await {
-            Ok(topics) => {
-                notify::wake(&mut tx, &topics).await?;
-                Ok(tx.commit().await?)
-            }
+        let advanced = life::advance(&mut tx, &[change]).await;
+        match advanced.and_then(|answers| answers.into_iter().collect()) {
+            Ok(()) => Ok(tx.commit().await?),
             Err(refused) => {
                 // A transaction that is only dropped keeps its locks a moment longer, and a claim would pass the job over.
                 match tx.rollback().await {
@@ -333,7 +315,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::WrongState`] when it is over or being cancelled.
     pub async fn request_job(&self, id: JobId, directive: Directive) -> Result<JobRecord, StoreError> {
-        self.advance_job(id, life::request(directive), life::Detail::Nothing).await?;
+        self.advance_job(Change { job: id, event: life::request(directive), detail: Detail::Nothing }).await?;
         self.job(id).await
     }
 
@@ -348,7 +330,7 @@ impl Store {
             let overdue = sqlx::query_scalar!(
                 "-- jobs.overdue
                  SELECT job_id FROM job_queue
-                 WHERE state = 'leased' AND lease_until <= now()
+                 WHERE state = 'leased' AND lease_token IS NOT NULL AND lease_until <= now()
                  ORDER BY lease_until
                  LIMIT $1
                  FOR UPDATE SKIP LOCKED",
@@ -356,11 +338,9 @@ impl Store {
             )
             .fetch_all(&mut *tx)
             .await?;
-            let mut topics = Vec::new();
-            for id in &overdue {
-                topics.extend(life::advance(&mut tx, JobId(*id), JobEvent::Expire, life::Detail::Nothing).await?);
-            }
-            notify::wake(&mut tx, &topics).await?;
+            let expire = |id: &Uuid| Change { job: JobId(*id), event: JobEvent::Expire, detail: Detail::Nothing };
+            let expired_now: Vec<Change<'_>> = overdue.iter().map(expire).collect();
+            life::advance(&mut tx, &expired_now).await?.into_iter().collect::<Result<(), _>>()?;
             tx.commit().await?;
             expired += overdue.len() as u64;
             if (overdue.len() as i64) < EXPIRE_BATCH {
@@ -430,48 +410,8 @@ pub(crate) async fn hold(conn: &mut PgConnection, lease: LeaseKey) -> Result<(),
     held.map(|_| ()).ok_or(StoreError::LeaseLost(lease.job))
 }
 
-/// A job on its way into the tables.
-pub(crate) struct QueuedJob<'a> {
-    pub(crate) id: JobId,
-    pub(crate) job: &'a NewJob,
-    /// Which of the run's models it is about, and that model's name.
-    pub(crate) model: Option<(serde_json::Value, String)>,
-    /// The trace that it is a part of.
-    pub(crate) trace_parent: Option<&'a str>,
-}
-
-/// Inserts a job and its queue row.
-pub(crate) async fn insert_job(conn: &mut PgConnection, new: &QueuedJob<'_>) -> Result<(), StoreError> {
-    let (model, model_name) = new.model.clone().unzip();
-    let job = new.job;
-    let inserted = sqlx::query!(
-        "-- jobs.insert
-         WITH job AS (
-             INSERT INTO jobs (id, run_id, model, model_name, kind, label, spec, priority, max_attempts, backoff_ms, backoff_max_ms, trace_parent)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-             RETURNING id, kind, priority, seq
-         )
-         INSERT INTO job_queue (job_id, kind, priority, seq, state, not_before)
-         SELECT id, kind, priority, seq, 'queued', now() FROM job",
-        new.id.0,
-        job.run.map(|id| id.0),
-        model,
-        model_name,
-        job.spec.kind().as_str(),
-        rows::text(&job.label),
-        rows::to_json(&job.spec, "job spec")?,
-        job.priority,
-        i32::try_from(job.retry.max_attempts.max(1)).unwrap_or(i32::MAX),
-        rows::signed(job.retry.backoff_ms),
-        rows::signed(job.retry.backoff_max_ms),
-        new.trace_parent,
-    )
-    .execute(conn)
-    .await;
-    match (inserted, job.run) {
-        (Err(sqlx::Error::Database(e)), Some(run)) if e.is_foreign_key_violation() => Err(rows::not_found("run", run)),
-        (inserted, _) => Ok(inserted.map(|_| ())?),
-    }
+fn completion(lease: LeaseKey, outcome: &JobOutcome) -> Change<'_> {
+    Change { job: lease.job, event: JobEvent::Complete { token: lease.token }, detail: Detail::Outcome(outcome) }
 }
 
 struct JobRow {

@@ -140,6 +140,7 @@ pub struct Store {
     pub(crate) objects: Arc<objects::Objects>,
     pub(crate) wakeups: Arc<tokio::sync::OnceCell<notify::Wakeups>>,
     trace_parent: Option<Arc<str>>,
+    pub(crate) claim_starts: Arc<jobs::ClaimStarts>,
 }
 
 impl Store {
@@ -149,16 +150,25 @@ impl Store {
     /// The database or the object store cannot be reached, or the configuration is wrong.
     pub async fn connect(config: &StoreConfig) -> Result<Self, StoreError> {
         let options: PgConnectOptions = config.database_url.parse()?;
-        let options = options
-            .application_name("inheritune")
-            .options([("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_LIMIT)]);
+        let options = options.application_name("inheritune").options([
+            ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_LIMIT),
+            // Statements are short and repeated: planning, or compiling, each one anew takes as long as what it does.
+            ("plan_cache_mode", "force_generic_plan"),
+            ("jit", "off"),
+        ]);
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections.max(2))
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_with(options)
             .await?;
         let objects = objects::Objects::new(&config.objects)?;
-        Ok(Self { pool, objects: Arc::new(objects), wakeups: Arc::default(), trace_parent: None })
+        Ok(Self {
+            pool,
+            objects: Arc::new(objects),
+            wakeups: Arc::default(),
+            claim_starts: Arc::default(),
+            trace_parent: None,
+        })
     }
 
     /// The same store: runs and jobs that are created through it, and the jobs of these runs, are parts of a trace,
@@ -178,6 +188,11 @@ impl Store {
     /// [`StoreError::Migrate`].
     pub async fn migrate(&self) -> Result<(), StoreError> {
         Ok(sqlx::migrate!("../../migrations").run(&self.pool).await?)
+    }
+
+    /// A transaction whose statements are planned for the values they get: for lists with filters that may be absent.
+    pub(crate) async fn begin_list(&self) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, StoreError> {
+        Ok(self.pool.begin_with("BEGIN; SET LOCAL plan_cache_mode = force_custom_plan").await?)
     }
 
     /// Whether the database answers.

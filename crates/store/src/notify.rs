@@ -108,14 +108,15 @@ async fn fan_out(mut listener: PgListener, topics: [watch::Sender<u64>; 3]) {
     }
 }
 
+/// Names of the topics' channels, as `pg_notify` takes them. A transaction that announces one twice announces it once.
+pub(crate) fn channels(topics: &[Topic]) -> Vec<String> {
+    topics.iter().map(|topic| topic.channel().to_owned()).collect()
+}
+
 /// Announces `topics` when the transaction commits.
 pub(crate) async fn wake(conn: &mut PgConnection, topics: &[Topic]) -> Result<(), StoreError> {
-    let channels: Vec<String> =
-        Topic::ALL.into_iter().filter(|topic| topics.contains(topic)).map(|topic| topic.channel().to_owned()).collect();
-    if !channels.is_empty() {
-        sqlx::query!("-- notify.wake\nSELECT pg_notify(channel, '') FROM unnest($1::text[]) AS channel", &channels)
-            .execute(conn)
-            .await?;
-    }
+    sqlx::query!("-- notify.wake\nSELECT pg_notify(channel, '') FROM unnest($1::text[]) AS channel", &channels(topics))
+        .execute(conn)
+        .await?;
     Ok(())
 }

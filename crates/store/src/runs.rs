@@ -6,7 +6,7 @@
 
 use inheritune_domain::id::{JobId, RunId};
 use inheritune_domain::job::{JobStatus, RetryPolicy};
-use inheritune_domain::run::{JobsRequest, Run, RunEvent, RunState, Submission};
+use inheritune_domain::run::{Run, RunEvent, RunState, Submission};
 use inheritune_domain::spec::{Recipe, RunSpec};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -104,6 +104,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Location`] for a page token that is not one.
     pub async fn list_runs(&self, status: Option<JobStatus>, page: &Page) -> Result<Paged<RunRecord>, StoreError> {
+        let mut tx = self.begin_list().await?;
         let ids = sqlx::query_scalar!(
             "-- runs.list
              SELECT id FROM runs
@@ -114,8 +115,9 @@ impl Store {
             rows::after_seq(page)?,
             rows::row_limit(page),
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *tx)
         .await?;
+        tx.commit().await?;
         Ok(rows::paged(page, self.runs_by_id(&ids).await?))
     }
 
@@ -257,13 +259,8 @@ async fn drive(
     id: RunId,
     (state, trace_parent): (serde_json::Value, Option<String>),
 ) -> Result<bool, StoreError> {
-    let mut step = Step {
-        id,
-        trace_parent,
-        run: rows::from_json(state, &format!("runs.state of {id}"))?,
-        notes: Vec::new(),
-        topics: vec![Topic::Updates],
-    };
+    let mut step =
+        Step { id, trace_parent, run: rows::from_json(state, &format!("runs.state of {id}"))?, notes: Vec::new() };
     let inbox = sqlx::query!(
         "-- run_inbox.list
          SELECT seq, event FROM run_inbox WHERE run_id = $1 ORDER BY seq LIMIT $2",
@@ -282,10 +279,8 @@ async fn drive(
     }
     sqlx::query!("-- run_inbox.delete\nDELETE FROM run_inbox WHERE seq = ANY($1)", &seqs).execute(&mut *conn).await?;
     step.write(conn).await?;
-    if seqs.len() as i64 == INBOX_BATCH {
-        step.topics.push(Topic::Runs);
-    }
-    notify::wake(conn, &step.topics).await?;
+    let more = seqs.len() as i64 == INBOX_BATCH;
+    notify::wake(conn, if more { &[Topic::Updates, Topic::Runs] } else { &[Topic::Updates] }).await?;
     Ok(true)
 }
 
@@ -308,7 +303,6 @@ struct Step {
     trace_parent: Option<String>,
     run: Run,
     notes: Vec<String>,
-    topics: Vec<Topic>,
 }
 
 impl Step {
@@ -327,12 +321,12 @@ impl Step {
             self.submit(conn, submission).await?;
         }
         if let Some(request) = transition.request {
-            self.request(conn, request).await?;
+            jobs::request_of_run(conn, self.id, request).await?;
         }
         Ok(())
     }
 
-    async fn submit(&mut self, conn: &mut PgConnection, submission: Submission) -> Result<(), StoreError> {
+    async fn submit(&self, conn: &mut PgConnection, submission: Submission) -> Result<(), StoreError> {
         let model = match self.run.state {
             RunState::Slicing(model) | RunState::Training(model) | RunState::Evaluating(model) => {
                 Some((rows::to_json(&model, "model")?, self.run.model_name(model)))
@@ -350,14 +344,8 @@ impl Step {
             retry: RetryPolicy::default(),
             run: Some(self.id),
         };
-        self.topics.push(Topic::Jobs);
         let trace_parent = self.trace_parent.as_deref();
-        jobs::insert_job(conn, &QueuedJob { id: JobId(Uuid::now_v7()), job: &job, model, trace_parent }).await
-    }
-
-    async fn request(&mut self, conn: &mut PgConnection, request: JobsRequest) -> Result<(), StoreError> {
-        self.topics.extend(jobs::request_of_run(conn, self.id, request).await?);
-        Ok(())
+        jobs::insert_jobs(conn, &[QueuedJob { id: JobId(Uuid::now_v7()), job: &job, model, trace_parent }]).await
     }
 
     async fn write(&self, conn: &mut PgConnection) -> Result<(), StoreError> {

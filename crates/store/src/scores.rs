@@ -47,6 +47,7 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn model_scores(&self, run: Option<RunId>) -> Result<Vec<ModelScores>, StoreError> {
+        let mut tx = self.begin_list().await?;
         let found = sqlx::query!(
             r#"-- scores.leaderboard
              SELECT model AS "model!", published_in, task AS "task!", metric AS "metric!", value AS "value!", stderr, n,
@@ -59,8 +60,9 @@ impl Store {
             run.map(|run| run.0),
             MAX_SCORES,
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *tx)
         .await?;
+        tx.commit().await?;
         let mut models: Vec<ModelScores> = Vec::new();
         for row in found {
             let score = Score {

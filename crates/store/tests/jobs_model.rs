@@ -23,6 +23,8 @@ use time::OffsetDateTime;
 
 const HISTORIES: u32 = 200;
 const MANY_HISTORIES: u32 = 10_000;
+/// Jobs of one history.
+const JOBS: usize = 3;
 const LEASE: Duration = Duration::from_secs(1_000);
 /// How far the model's clock, which stands still between steps, may lag behind the database's.
 const LAG: time::Duration = time::Duration::seconds(60);
@@ -31,14 +33,26 @@ const LAG: time::Duration = time::Duration::seconds(60);
 /// that is over for one is over for the other.
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    Claim,
+    Claim {
+        limit: usize,
+    },
+    One(usize, Write),
+    /// Completions in one call, several of one job among them.
+    CompleteAll([(usize, Fence); 3]),
+    Expire,
+    Request(usize, Directive),
+    Wait {
+        seconds: i64,
+    },
+}
+
+/// What a worker writes about one job.
+#[derive(Debug, Clone, Copy)]
+enum Write {
     Heartbeat(Fence),
     Complete(Fence),
     Fail(Fence, FailureClass),
     Release(Fence),
-    Expire,
-    Request(Directive),
-    Wait { seconds: i64 },
 }
 
 /// Whose token a worker's write carries.
@@ -56,14 +70,19 @@ fn step() -> impl Strategy<Value = Step> {
     let class = prop_oneof![4 => Just(FailureClass::Retryable), 1 => Just(FailureClass::Permanent)];
     let directive = prop_oneof![3 => Just(Directive::Pause), 4 => Just(Directive::Run), 1 => Just(Directive::Cancel)];
     let seconds = prop_oneof![Just(200), Just(500), Just(1_000), Just(3_000)];
+    let write = prop_oneof![
+        4 => fence().prop_map(Write::Heartbeat),
+        1 => fence().prop_map(Write::Complete),
+        3 => (fence(), class).prop_map(|(fence, class)| Write::Fail(fence, class)),
+        3 => fence().prop_map(Write::Release),
+    ];
+    let completions = [(0..JOBS, fence()), (0..JOBS, fence()), (0..JOBS, fence())];
     prop_oneof![
-        8 => Just(Step::Claim),
-        4 => fence().prop_map(Step::Heartbeat),
-        1 => fence().prop_map(Step::Complete),
-        3 => (fence(), class).prop_map(|(fence, class)| Step::Fail(fence, class)),
-        3 => fence().prop_map(Step::Release),
+        8 => (1..=JOBS + 1).prop_map(|limit| Step::Claim { limit }),
+        11 => (0..JOBS, write).prop_map(|(job, write)| Step::One(job, write)),
+        1 => completions.prop_map(Step::CompleteAll),
         4 => Just(Step::Expire),
-        5 => directive.prop_map(Step::Request),
+        5 => (0..JOBS, directive).prop_map(|(job, directive)| Step::Request(job, directive)),
         5 => seconds.prop_map(|seconds| Step::Wait { seconds }),
     ]
 }
@@ -79,12 +98,16 @@ struct Counts {
     stale_refused: Cell<u64>,
 }
 
-/// One job, in the tables and as the specification has it.
+/// Some jobs, in the tables and as the specification has them.
 struct Play<'a> {
     store: &'a Store,
     counts: &'a Counts,
-    job: JobId,
     now: OffsetDateTime,
+    jobs: Vec<Job>,
+}
+
+struct Job {
+    id: JobId,
     life: JobLife,
     tokens: Vec<LeaseToken>,
 }
@@ -130,50 +153,39 @@ impl<'a> Play<'a> {
     async fn new(store: &'a Store, counts: &'a Counts, retry: RetryPolicy) -> Self {
         // What the history before this one left would be claimed, too.
         sqlx::query("DELETE FROM jobs").execute(store.pool()).await.unwrap();
-        let job = store.submit_job(&NewJob { retry, ..support::new_job(JobKind::Train) }, None).await.unwrap().id;
+        let new = NewJob { retry, ..support::new_job(JobKind::Train) };
+        let ids = store.submit_jobs(&vec![new; JOBS]).await.unwrap();
         let now = OffsetDateTime::now_utc();
-        Self { store, counts, job, now, life: JobLife::new(now, retry), tokens: Vec::new() }
+        let job = |id| Job { id, life: JobLife::new(now, retry), tokens: Vec::new() };
+        Self { store, counts, now, jobs: ids.into_iter().map(job).collect() }
     }
 
     async fn step(&mut self, step: Step) {
         self.counts.steps.set(self.counts.steps.get() + 1);
         match step {
-            Step::Claim => self.claim().await,
-            Step::Heartbeat(fence) => {
-                let key = self.key(fence);
-                let event = JobEvent::Heartbeat { token: key.token, lease: lease() };
-                let result = self.store.heartbeat(key, None, LEASE).await;
-                let told = self.worker_wrote(event, result);
-                if let (Some(told), JobState::Leased { directive, .. }) = (told, self.life.state) {
-                    assert_eq!(told, directive);
+            Step::Claim { limit } => self.claim(limit).await,
+            Step::One(job, write) => self.write(job, write).await,
+            Step::CompleteAll(completions) => {
+                let done =
+                    completions.map(|(job, fence)| (self.key(job, fence), support::outcome(JobKind::Train, 0.0)));
+                let answers = self.store.complete_jobs(&done).await.unwrap();
+                assert_eq!(answers.len(), done.len());
+                for (((job, _), (key, _)), answer) in completions.into_iter().zip(done).zip(answers) {
+                    self.worker_wrote(job, JobEvent::Complete { token: key.token }, answer);
                 }
-            }
-            Step::Complete(fence) => {
-                let key = self.key(fence);
-                let result = self.store.complete_job(key, &support::outcome(JobKind::Train, 0.0)).await;
-                self.worker_wrote(JobEvent::Complete { token: key.token }, result);
-            }
-            Step::Fail(fence, class) => {
-                let key = self.key(fence);
-                let result = self.store.fail_job(key, class, "failed").await;
-                self.worker_wrote(JobEvent::Fail { token: key.token, class }, result);
-            }
-            Step::Release(fence) => {
-                let key = self.key(fence);
-                let result = self.store.release_job(key, "given back").await;
-                self.worker_wrote(JobEvent::Release { token: key.token }, result);
             }
             Step::Expire => {
                 let expired = self.store.expire_leases().await.unwrap();
-                match self.life.advance(self.now, JobEvent::Expire) {
-                    Ok(life) => {
-                        assert_eq!(expired, 1);
-                        self.life = life;
+                let mut expected = 0;
+                for job in &mut self.jobs {
+                    if let Ok(life) = job.life.advance(self.now, JobEvent::Expire) {
+                        expected += 1;
+                        job.life = life;
                     }
-                    Err(_) => assert_eq!(expired, 0),
                 }
+                assert_eq!(expired, expected);
             }
-            Step::Request(directive) => self.request(directive).await,
+            Step::Request(job, directive) => self.request(job, directive).await,
             Step::Wait { seconds } => {
                 self.now += time::Duration::seconds(seconds);
                 // The database's clock cannot be moved, so all that it is compared with is.
@@ -184,34 +196,66 @@ impl<'a> Play<'a> {
         }
     }
 
-    async fn claim(&mut self) {
+    /// The oldest that can be claimed are, in order.
+    async fn claim(&mut self, limit: usize) {
         let worker = support::worker();
-        let claimed = self.store.claim_jobs(worker, &JobKind::ALL, 2, LEASE).await.unwrap();
-        assert!(claimed.len() <= 1, "a job was claimed twice");
-        // Of a refused claim the token does not matter.
-        let token = claimed.first().map_or(LeaseToken(0), |lease| lease.key.token);
-        match self.life.advance(self.now, JobEvent::Claim { token, worker, lease: lease() }) {
-            Ok(life) => {
-                let lease = claimed.first().expect("a claimable job was not claimed");
-                assert!(self.tokens.last().is_none_or(|last| *last < token), "fences must grow");
-                self.tokens.push(token);
-                assert_eq!((lease.key.job, lease.attempt as usize), (self.job, self.tokens.len()));
-                self.life = life;
+        let mut claimed = self.store.claim_jobs(worker, &JobKind::ALL, limit as u32, LEASE).await.unwrap().into_iter();
+        let mut free = limit;
+        for job in &mut self.jobs {
+            // Of a refused claim the token does not matter.
+            let token = claimed.as_slice().first().map_or(LeaseToken(0), |lease| lease.key.token);
+            let event = JobEvent::Claim { token, worker, lease: lease() };
+            let Some(life) = job.life.advance(self.now, event).ok().filter(|_| free > 0) else { continue };
+            let lease = claimed.next().expect("a claimable job was not claimed");
+            assert!(job.tokens.last().is_none_or(|last| *last < token), "fences must grow");
+            job.tokens.push(token);
+            assert_eq!((lease.key.job, lease.attempt as usize), (job.id, job.tokens.len()));
+            job.life = life;
+            free -= 1;
+        }
+        assert_eq!(claimed.next(), None, "claimed what cannot be claimed");
+    }
+
+    async fn write(&mut self, job: usize, write: Write) {
+        match write {
+            Write::Heartbeat(fence) => {
+                let key = self.key(job, fence);
+                let event = JobEvent::Heartbeat { token: key.token, lease: lease() };
+                let result = self.store.heartbeat(key, None, LEASE).await;
+                let told = self.worker_wrote(job, event, result);
+                if let (Some(told), JobState::Leased { directive, .. }) = (told, self.jobs[job].life.state) {
+                    assert_eq!(told, directive);
+                }
             }
-            Err(_) => assert!(claimed.is_empty(), "claimed in state {:?}", self.life.state),
+            Write::Complete(fence) => {
+                let key = self.key(job, fence);
+                let result = self.store.complete_job(key, &support::outcome(JobKind::Train, 0.0)).await;
+                self.worker_wrote(job, JobEvent::Complete { token: key.token }, result);
+            }
+            Write::Fail(fence, class) => {
+                let key = self.key(job, fence);
+                let result = self.store.fail_job(key, class, "failed").await;
+                self.worker_wrote(job, JobEvent::Fail { token: key.token, class }, result);
+            }
+            Write::Release(fence) => {
+                let key = self.key(job, fence);
+                let result = self.store.release_job(key, "given back").await;
+                self.worker_wrote(job, JobEvent::Release { token: key.token }, result);
+            }
         }
     }
 
-    async fn request(&mut self, directive: Directive) {
+    async fn request(&mut self, job: usize, directive: Directive) {
         let event = match directive {
             Directive::Run => JobEvent::RequestResume,
             Directive::Pause => JobEvent::RequestPause,
             Directive::Cancel => JobEvent::RequestCancel,
         };
-        match (self.store.request_job(self.job, directive).await, self.life.advance(self.now, event)) {
-            (Ok(job), Ok(life)) => {
-                assert_eq!(job.status, life.state.status());
-                self.life = life;
+        let job = &mut self.jobs[job];
+        match (self.store.request_job(job.id, directive).await, job.life.advance(self.now, event)) {
+            (Ok(record), Ok(life)) => {
+                assert_eq!(record.status, life.state.status());
+                job.life = life;
             }
             (Err(StoreError::WrongState(_)), Err(InvalidJobEvent::WrongState)) => {}
             (tables, model) => panic!("{directive:?}: the tables say {tables:?}, the model {model:?}"),
@@ -219,14 +263,20 @@ impl<'a> Play<'a> {
     }
 
     /// Compares what a worker was answered; what it got when the write counted.
-    fn worker_wrote<T: std::fmt::Debug>(&mut self, event: JobEvent, result: Result<T, StoreError>) -> Option<T> {
-        match (result, self.life.advance(self.now, event)) {
+    fn worker_wrote<T: std::fmt::Debug>(
+        &mut self,
+        job: usize,
+        event: JobEvent,
+        result: Result<T, StoreError>,
+    ) -> Option<T> {
+        let job = &mut self.jobs[job];
+        match (result, job.life.advance(self.now, event)) {
             (Ok(got), Ok(life)) => {
-                self.life = life;
+                job.life = life;
                 Some(got)
             }
-            (Err(StoreError::LeaseLost(job)), Err(InvalidJobEvent::StaleLease)) => {
-                assert_eq!(job, self.job);
+            (Err(StoreError::LeaseLost(id)), Err(InvalidJobEvent::StaleLease)) => {
+                assert_eq!(id, job.id);
                 self.counts.stale_refused.set(self.counts.stale_refused.get() + 1);
                 None
             }
@@ -234,24 +284,31 @@ impl<'a> Play<'a> {
         }
     }
 
-    fn key(&self, fence: Fence) -> LeaseKey {
-        let newest = self.tokens.last().copied().unwrap_or(LeaseToken(0));
+    fn key(&self, job: usize, fence: Fence) -> LeaseKey {
+        let job = &self.jobs[job];
+        let newest = job.tokens.last().copied().unwrap_or(LeaseToken(0));
         let token = match fence {
             Fence::Newest => newest,
-            Fence::Older(back) => self.tokens.iter().rev().nth(back).copied().unwrap_or(LeaseToken(0)),
+            Fence::Older(back) => job.tokens.iter().rev().nth(back).copied().unwrap_or(LeaseToken(0)),
             Fence::Invented => LeaseToken(newest.0 + 1_000_000),
         };
-        LeaseKey { job: self.job, token }
+        LeaseKey { job: job.id, token }
     }
 
     async fn compare(&self, step: Step) {
+        for job in &self.jobs {
+            self.compare_job(job, step).await;
+        }
+    }
+
+    async fn compare_job(&self, job: &Job, step: Step) {
         let query = "SELECT now(), q.state, q.not_before, q.lease_token, q.lease_until, q.worker_id, q.directive,
                             j.final_status, j.failed_attempts, j.attempts, job_status(j.final_status, q.state, q.directive),
                             (SELECT count(*) FROM job_attempts a WHERE a.job_id = j.id),
                             (SELECT count(*) FROM job_attempts a WHERE a.job_id = j.id AND a.ended IS NULL),
                             (SELECT max(a.lease_token) FROM job_attempts a WHERE a.job_id = j.id AND a.ended IS NULL)
                      FROM jobs j LEFT JOIN job_queue q ON q.job_id = j.id WHERE j.id = $1";
-        let row = sqlx::query(query).bind(self.job.0).fetch_one(self.store.pool()).await.unwrap();
+        let row = sqlx::query(query).bind(job.id.0).fetch_one(self.store.pool()).await.unwrap();
         let at = |time: OffsetDateTime| self.now + (time - row.get::<OffsetDateTime, _>(0));
         let state = match row.get::<Option<&str>, _>(1) {
             Some("queued") => JobState::Queued { not_before: at(row.get(2)) },
@@ -275,13 +332,13 @@ impl<'a> Play<'a> {
             },
             other => panic!("{other:?}"),
         };
-        assert!(agree(state, self.life.state), "after {step:?}: tables {state:?}, model {:?}", self.life.state);
-        assert_eq!(row.get::<i32, _>(8) as u32, self.life.failed_attempts, "after {step:?}: failed attempts");
-        assert_eq!(row.get::<&str, _>(10), self.life.state.status().as_str(), "after {step:?}: status");
+        assert!(agree(state, job.life.state), "after {step:?}: tables {state:?}, model {:?}", job.life.state);
+        assert_eq!(row.get::<i32, _>(8) as u32, job.life.failed_attempts, "after {step:?}: failed attempts");
+        assert_eq!(row.get::<&str, _>(10), job.life.state.status().as_str(), "after {step:?}: status");
         // Every attempt is kept, and the one that is open is the lease's.
-        let claims = self.tokens.len();
+        let claims = job.tokens.len();
         assert_eq!((row.get::<i32, _>(9) as usize, row.get::<i64, _>(11) as usize), (claims, claims));
-        let open = match self.life.state {
+        let open = match job.life.state {
             JobState::Leased { token, .. } => Some(token.0),
             _ => None,
         };

@@ -1,16 +1,17 @@
 //! `JobService`.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use futures::stream::BoxStream;
 use inheritune_api::convert::job::SubmittedJob;
 use inheritune_api::v1::job_service_server::JobService;
 use inheritune_api::{convert, status, v1};
 use inheritune_domain::id::{JobId, RunId};
-use inheritune_domain::job::{Directive, MetricPoint};
+use inheritune_domain::job::{Directive, JobStatus, MetricPoint};
 use inheritune_store::jobs::{JobFilter, NewJob};
 use tonic::{Request, Response, Status};
 
+use super::rounds::{JobWatch, Round};
 use super::watch::{Look, Watched, stream};
 use super::{Shared, page, store_status};
 
@@ -106,24 +107,31 @@ impl JobService for Jobs {
         let names = if request.metrics.is_empty() { job.spec.curves() } else { request.metrics };
         let grant = self.shared.watch().await?;
         let after = names.into_iter().map(|name| (name, request.after_step)).collect();
-        Ok(Response::new(stream(WatchedJob { shared: self.shared.clone(), id, after, sent: None }, grant)))
+        let watch = grant.rounds.watch_job(id);
+        Ok(Response::new(stream(WatchedJob { id, after, sent: None, _watch: watch }, grant)))
     }
 }
 
 struct WatchedJob {
-    shared: Shared,
     id: JobId,
     /// The last step sent, by metric: they are written at different steps, and at different times.
-    after: HashMap<String, Option<u64>>,
+    after: BTreeMap<String, Option<u64>>,
     sent: Option<v1::Job>,
+    _watch: JobWatch,
 }
 
 impl Watched for WatchedJob {
     type Response = v1::WatchJobResponse;
 
-    async fn look(&mut self) -> Result<Look<v1::WatchJobResponse>, Status> {
-        let record = self.shared.store.job(self.id).await.map_err(|e| store_status(&e))?;
-        let mut points = self.new_points().await?;
+    async fn look(&mut self, round: &Round) -> Result<Look<v1::WatchJobResponse>, Status> {
+        let record = round.job(self.id).await?;
+        let job = v1::Job::from(record.as_ref());
+        let unchanged = self.sent.as_ref() == Some(&job);
+        if unchanged && matches!(record.status, JobStatus::Queued | JobStatus::Paused) {
+            // Only a worker that holds a job writes points.
+            return Ok(Look::Same);
+        }
+        let mut points = self.new_points(round).await?;
         // More than fits: the rest comes with the next look, before the last word.
         let more = points.len() > MAX_POINTS;
         points.truncate(MAX_POINTS);
@@ -132,8 +140,7 @@ impl Watched for WatchedJob {
                 *after = Some(point.step);
             }
         }
-        let job = v1::Job::from(&record);
-        if self.sent.as_ref() == Some(&job) && points.is_empty() {
+        if unchanged && points.is_empty() {
             return Ok(Look::Same);
         }
         self.sent = Some(job.clone());
@@ -145,13 +152,13 @@ impl Watched for WatchedJob {
 
 impl WatchedJob {
     /// Points that were not sent, by step.
-    async fn new_points(&self) -> Result<Vec<MetricPoint>, Status> {
-        let names: Vec<&str> = self.after.keys().map(String::as_str).collect();
+    async fn new_points(&self, round: &Round) -> Result<Vec<MetricPoint>, Status> {
+        let names: Vec<String> = self.after.keys().cloned().collect();
         // The metric that is furthest behind decides what is read; what others had already is dropped.
         let oldest = self.after.values().min().copied().flatten();
-        let points = self.shared.store.metrics(self.id, &names, oldest).await.map_err(|e| store_status(&e))?;
-        let is_new = |point: &MetricPoint| self.after.get(&point.name).is_some_and(|after| Some(point.step) > *after);
-        let mut points: Vec<MetricPoint> = points.into_iter().filter(is_new).collect();
+        let points = round.points(self.id, names, oldest).await?;
+        let is_new = |point: &&MetricPoint| self.after.get(&point.name).is_some_and(|after| Some(point.step) > *after);
+        let mut points: Vec<MetricPoint> = points.iter().filter(is_new).cloned().collect();
         points.sort_by(|a, b| (a.step, &a.name).cmp(&(b.step, &b.name)));
         Ok(points)
     }

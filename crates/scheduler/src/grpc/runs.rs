@@ -8,15 +8,12 @@ use inheritune_api::v1::run_service_server::RunService;
 use inheritune_api::{convert, status, v1};
 use inheritune_domain::id::RunId;
 use inheritune_domain::run::RunEvent;
-use inheritune_store::jobs::{JobFilter, Page};
 use inheritune_store::runs::{RunNote, RunRecord};
 use tonic::{Request, Response, Status};
 
+use super::rounds::Round;
 use super::watch::{Look, Watched, stream};
-use super::{Shared, page, store_status};
-
-/// A run's newest jobs that are looked at: it has one unfinished job at a time, and this many may end between looks.
-const RECENT_JOBS: u32 = 32;
+use super::{Shared, page, recent_jobs, store_status};
 
 /// `RunService` over the store.
 pub(super) struct Runs {
@@ -40,7 +37,7 @@ impl Runs {
         let notes = store.run_notes(record.id, 0).await.map_err(|e| store_status(&e))?;
         let mut run = brief(record);
         run.notes = notes.iter().map(note).collect();
-        run.current_jobs = recent_jobs(&self.shared, record.id).await?;
+        run.current_jobs = recent_jobs(store, record.id).await.map_err(|e| store_status(&e))?;
         run.current_jobs.retain(|job| !is_final(job));
         Ok(run)
     }
@@ -105,13 +102,8 @@ impl RunService for Runs {
         // An id that does not exist fails the call, not its stream.
         self.shared.store.run(id).await.map_err(|e| store_status(&e))?;
         let grant = self.shared.watch().await?;
-        let watched = WatchedRun {
-            shared: self.shared.clone(),
-            id,
-            last_note: request.after_note_seq.max(0),
-            sent_run: None,
-            sent_jobs: HashMap::new(),
-        };
+        let watched =
+            WatchedRun { id, last_note: request.after_note_seq.max(0), sent_run: None, sent_jobs: HashMap::new() };
         Ok(Response::new(stream(watched, grant)))
     }
 
@@ -127,7 +119,6 @@ impl RunService for Runs {
 }
 
 struct WatchedRun {
-    shared: Shared,
     id: RunId,
     last_note: i64,
     sent_run: Option<v1::Run>,
@@ -137,12 +128,11 @@ struct WatchedRun {
 impl Watched for WatchedRun {
     type Response = v1::WatchRunResponse;
 
-    async fn look(&mut self) -> Result<Look<v1::WatchRunResponse>, Status> {
-        let store = &self.shared.store;
+    async fn look(&mut self, round: &Round) -> Result<Look<v1::WatchRunResponse>, Status> {
         // In this order: when the run is final, its notes and jobs, read later, are final too.
-        let record = store.run(self.id).await.map_err(|e| store_status(&e))?;
-        let notes = store.run_notes(self.id, self.last_note).await.map_err(|e| store_status(&e))?;
-        let jobs = recent_jobs(&self.shared, self.id).await?;
+        let record = round.run(self.id).await?;
+        let notes = round.notes(self.id, self.last_note).await?;
+        let jobs = round.recent_jobs(self.id).await?;
         let run = brief(&record);
 
         let first = self.sent_run.is_none();
@@ -151,11 +141,10 @@ impl Watched for WatchedRun {
             .filter(|job| self.sent_jobs.get(&job.id) != Some(job) && (!first || !is_final(job)))
             .cloned()
             .collect();
-        self.sent_jobs = jobs.into_iter().map(|job| (job.id.clone(), job)).collect();
-        let same = self.sent_run.as_ref() == Some(&run) && notes.is_empty() && changed.is_empty();
-        if same {
+        if self.sent_run.as_ref() == Some(&run) && notes.is_empty() && changed.is_empty() {
             return Ok(Look::Same);
         }
+        self.sent_jobs = jobs.iter().map(|job| (job.id.clone(), job.clone())).collect();
         self.last_note = notes.last().map_or(self.last_note, |note| note.seq);
         self.sent_run = Some(run.clone());
         let response = v1::WatchRunResponse { run: Some(run), notes: notes.iter().map(note).collect(), jobs: changed };
@@ -171,14 +160,6 @@ fn brief(record: &RunRecord) -> v1::Run {
 
 fn note(note: &RunNote) -> v1::RunNote {
     v1::RunNote { seq: note.seq, time: Some(convert::time::timestamp(note.at)), text: note.text.clone() }
-}
-
-/// The run's newest jobs, oldest first.
-async fn recent_jobs(shared: &Shared, run: RunId) -> Result<Vec<v1::Job>, Status> {
-    let filter = JobFilter { run: Some(run), ..JobFilter::default() };
-    let page = Page { size: RECENT_JOBS, token: None };
-    let listed = shared.store.list_jobs(&filter, &page).await.map_err(|e| store_status(&e))?;
-    Ok(listed.items.iter().rev().map(v1::Job::from).collect())
 }
 
 fn is_final(job: &v1::Job) -> bool {

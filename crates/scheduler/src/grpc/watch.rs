@@ -1,20 +1,15 @@
-//! How any watch goes: look, send what is new, wait for a change, look again. Nothing is buffered: the next look is
+//! How any watch goes: look, send what is new, wait for the next round, look again. Nothing is buffered: the next look is
 //! made when the client has taken the last response, and never when it has gone.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use futures::stream::BoxStream;
 use inheritune_api::status;
 use inheritune_runtime::store_status::RETRY_AFTER;
-use inheritune_store::notify::Topic;
 use tonic::Status;
 
 use super::WatchGrant;
-
-/// Longest wait between two looks: a notification is only a hint.
-const POLL: Duration = Duration::from_secs(1);
-/// Shortest wait between two looks, however many changes there are.
-const PAUSE: Duration = Duration::from_millis(200);
+use super::rounds::Round;
 
 /// What a look has found.
 pub(super) enum Look<T> {
@@ -31,14 +26,16 @@ pub(super) trait Watched: Send + 'static {
     /// What is sent.
     type Response: Send + 'static;
 
-    /// Looks once.
-    fn look(&mut self) -> impl Future<Output = Result<Look<Self::Response>, Status>> + Send;
+    /// Looks once, with the eyes of a round.
+    fn look(&mut self, round: &Round) -> impl Future<Output = Result<Look<Self::Response>, Status>> + Send;
 }
 
 /// The stream of what `watched` has to say. It ends after its last word, with an error, or with UNAVAILABLE when the
 /// service stops.
 pub(super) fn stream<W: Watched>(watched: W, grant: WatchGrant) -> BoxStream<'static, Result<W::Response, Status>> {
-    let state = State { watched, grant, next: Next::Look };
+    // The first look is its own: what the client did just before is in it.
+    let round = Arc::new(Round::new(&grant.store, Vec::new()));
+    let state = State { watched, grant, next: Next::Look(round) };
     Box::pin(futures::stream::unfold(state, |mut state| async move {
         let item = state.next().await?;
         if item.is_err() {
@@ -55,7 +52,7 @@ struct State<W> {
 }
 
 enum Next {
-    Look,
+    Look(Arc<Round>),
     Wait,
     End,
 }
@@ -63,16 +60,20 @@ enum Next {
 impl<W: Watched> State<W> {
     async fn next(&mut self) -> Option<Result<W::Response, Status>> {
         loop {
-            match self.next {
-                Next::End => return None,
-                Next::Wait => self.wait().await,
-                Next::Look => {}
-            }
-            if self.grant.stop.is_cancelled() {
+            let round = match std::mem::replace(&mut self.next, Next::Wait) {
+                Next::Look(round) => Some(round),
+                Next::Wait => self.grant.stop.clone().run_until_cancelled(self.grant.rounds.next()).await,
+                Next::End => {
+                    self.next = Next::End;
+                    return None;
+                }
+            };
+            let Some(round) = round.filter(|_| !self.grant.stop.is_cancelled()) else {
                 return Some(Err(status::unavailable("this service is stopping; watch again", RETRY_AFTER)));
-            }
-            self.next = Next::Wait;
-            match self.watched.look().await {
+            };
+            let look = self.watched.look(&round).await;
+            self.grant.rounds.skip();
+            match look {
                 Ok(Look::Same) => {}
                 Ok(Look::New(response)) => return Some(Ok(response)),
                 Ok(Look::Last(response)) => {
@@ -81,18 +82,6 @@ impl<W: Watched> State<W> {
                 }
                 Err(status) => return Some(Err(status)),
             }
-        }
-    }
-
-    async fn wait(&mut self) {
-        let WatchGrant { wakeups, stop, .. } = &mut self.grant;
-        let changed = async {
-            tokio::time::sleep(PAUSE).await;
-            wakeups.changed(Topic::Updates, POLL).await;
-        };
-        tokio::select! {
-            () = changed => {}
-            () = stop.cancelled() => {}
         }
     }
 }
