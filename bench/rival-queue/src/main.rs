@@ -33,13 +33,16 @@ const ROTATE_LEASES: Duration = Duration::from_millis(50);
 async fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let (url, words) = words.split_first().context("usage: rival-queue URL prepare|insert|fill|churn|work|latency …")?;
+    let (url, words) =
+        words.split_first().context("usage: rival-queue URL prepare|insert|fill|churn|work|latency …")?;
     let said = match words {
         ["prepare"] => prepare(url).await?,
         ["latency", jobs] => latency(url, jobs.parse()?).await?,
         ["fill", jobs] => {
             let limit = (Duration::from_secs(3600), jobs.parse()?);
-            Load { batch: FILL_BATCH, connections: FILL_CONNECTIONS, limit, submit: true, claim: false }.run(url).await?
+            Load { batch: FILL_BATCH, connections: FILL_CONNECTIONS, limit, submit: true, claim: false }
+                .run(url)
+                .await?
         }
         [what, batch, connections, seconds] => {
             let (submit, claim) = match *what {
@@ -73,12 +76,7 @@ fn storage() -> anyhow::Result<QueueStorage> {
 }
 
 /// A client of awa that works `queue` and does the upkeep.
-async fn client(
-    url: &str,
-    queue: &str,
-    (workers, batch): (usize, usize),
-    worker: Tell,
-) -> anyhow::Result<Client> {
+async fn client(url: &str, queue: &str, (workers, batch): (usize, usize), worker: Tell) -> anyhow::Result<Client> {
     let queue_config = QueueConfig {
         max_workers: workers as u32,
         claim_batch_size: batch,
