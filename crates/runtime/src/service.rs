@@ -91,7 +91,7 @@ pub struct WaysIn<'a> {
 /// Adds the servers of a process to its parts; says where gRPC is served.
 ///
 /// # Errors
-/// An address is taken, not ours, or not to be served without TLS; a file of the security section cannot be read.
+/// The database's schema is too old; an address is taken, not ours, or not to be served without TLS; a file of the security section cannot be read.
 pub async fn open<E>(
     parts: &mut Parts<E>,
     ways_in: &WaysIn<'_>,
@@ -101,6 +101,7 @@ pub async fn open<E>(
 where
     E: From<ServeError> + From<std::io::Error> + From<JoinError> + Send + 'static,
 {
+    store.check_schema().await?;
     let security = ways_in.security.load()?;
     security.check_grpc(ways_in.listen)?;
     let listener = bind(ways_in.listen).await?;

@@ -17,6 +17,7 @@ use inheritune_domain::spec::{JobKind, JobOutcome};
 use inheritune_store::Store;
 use inheritune_store::jobs::Lease;
 use inheritune_store::notify::{Topic, Wakeups};
+use inheritune_store::objects::FileCache;
 use serde::Deserialize;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -54,8 +55,11 @@ pub struct WorkerConfig {
     pub poll_ms: u64,
     /// Jobs at once.
     pub concurrency: u32,
-    /// Where jobs keep their files while they run; emptied after each.
+    /// Where jobs keep their files while they run, and where files that were fetched from a store are kept for the next
+    /// job. Workers may share it.
     pub cache_dir: PathBuf,
+    /// Bytes of fetched files that are kept; those that were not used for longest go first. Zero: none.
+    pub cache_max_bytes: u64,
     /// Threads of a job's computation; the library's own choice when absent.
     pub threads: Option<usize>,
     /// Longest time in which a job may make no progress at all before its attempt is given up.
@@ -72,6 +76,7 @@ impl Default for WorkerConfig {
             poll_ms: 1000,
             concurrency: 1,
             cache_dir: std::env::temp_dir().join("inheritune"),
+            cache_max_bytes: 16 << 30,
             threads: None,
             stall_ms: 3_600_000,
             shutdown_grace_ms: 30_000,
@@ -136,7 +141,8 @@ pub async fn run_worker<H: JobHandler>(
     let id = WorkerId(Uuid::now_v7());
     let scratch = scratch::Scratch::open(&config.cache_dir, id)?;
     tracing::info!(worker = %id, kinds = ?handler.kinds(), concurrency = config.concurrency, "worker started");
-    let worker = Arc::new(Worker { id, store, handler, config, scratch, stop });
+    let fetched = FileCache::new(config.cache_dir.join("fetched"), config.cache_max_bytes);
+    let worker = Arc::new(Worker { id, store, handler, config, scratch, fetched, stop });
     worker.claim_until_stopped().await;
     tracing::info!(worker = %worker.id, "worker stopped");
     Ok(())
@@ -148,6 +154,7 @@ struct Worker<H> {
     handler: H,
     config: WorkerConfig,
     scratch: scratch::Scratch,
+    fetched: FileCache,
     stop: CancellationToken,
 }
 

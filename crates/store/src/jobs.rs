@@ -9,10 +9,10 @@
 //! [`inheritune_domain::job::JobLife`] what becomes of them, and writes that down ([`life`]): one transaction, by the
 //! database's clock alone. A single job is a batch of one.
 
-mod submit;
 mod claim;
 mod claim_starts;
 mod life;
+mod submit;
 mod writes;
 
 use std::time::Duration;
@@ -358,7 +358,7 @@ impl Store {
         let wait_ms = sqlx::query_scalar!(
             r#"-- jobs.next_lease_end
              SELECT ceil(extract(epoch FROM min(lease_until) - now()) * 1000)::bigint AS "wait_ms?"
-             FROM job_queue WHERE state = 'leased'"#,
+             FROM job_queue WHERE lease_token IS NOT NULL"#,
         )
         .fetch_one(&self.pool)
         .await?;

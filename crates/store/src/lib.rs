@@ -32,6 +32,10 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
 /// A process that freezes inside a transaction keeps its locks no longer than this.
 const IDLE_IN_TRANSACTION_LIMIT: &str = "30s";
 
+/// Postgres's code for a table that is not there.
+const UNDEFINED_TABLE: &str = "42P01";
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations");
+
 /// Why a call on the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -187,7 +191,28 @@ impl Store {
     /// # Errors
     /// [`StoreError::Migrate`].
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        Ok(sqlx::migrate!("../../migrations").run(&self.pool).await?)
+        Ok(MIGRATIONS.run(&self.pool).await?)
+    }
+
+    /// Sees to it that all migrations this program knows have run; later ones may have, too.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongState`], saying what to do.
+    pub async fn check_schema(&self) -> Result<(), StoreError> {
+        let needed = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default();
+        // Not a checked query: the table is made by the first migration that runs.
+        let newest = "-- store.schema\nSELECT max(version) FROM _sqlx_migrations WHERE success";
+        let found = match sqlx::query_scalar::<_, Option<i64>>(newest).fetch_one(&self.pool).await {
+            Err(sqlx::Error::Database(e)) if e.code().as_deref() == Some(UNDEFINED_TABLE) => None,
+            found => found?,
+        };
+        match found {
+            Some(found) if found >= needed => Ok(()),
+            found => Err(StoreError::WrongState(format!(
+                "the database's schema is at migration {}, this program needs {needed}: run `inheritune-scheduler migrate`",
+                found.unwrap_or_default()
+            ))),
+        }
     }
 
     /// A transaction whose statements are planned for the values they get: for lists with filters that may be absent.

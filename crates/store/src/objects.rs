@@ -3,11 +3,13 @@
 //! Keys are immutable: an object is written once, under a key that no other writer uses, and later only read or
 //! deleted. Nothing here depends on conditional writes, which some servers accept and ignore.
 //!
-//! [`bucket`] is one store, [`source`] one readable file, [`folder`] reads a set of them, [`uris`] decides which URIs
+//! [`bucket`] is one store, [`source`] one readable file, [`folder`] reads a set of them, through a [`file_cache`] where
+//! there is one, [`uris`] decides which URIs
 //! may be read; [`upload`] writes one object piece by piece, [`assembly`] makes one out of parts of others.
 
 mod assembly;
 mod bucket;
+mod file_cache;
 mod folder;
 mod part_copier;
 mod source;
@@ -32,6 +34,7 @@ use uris::{Found, Uris};
 
 pub use assembly::{Chunk, Making, Segment, WrittenBytes};
 pub(crate) use assembly::{LocalFile, assemble_in_order, plan_digest};
+pub use file_cache::FileCache;
 pub use folder::{Folder, FolderFile, Stretch};
 pub(crate) use upload::{Finished, FinishedParts, Upload};
 

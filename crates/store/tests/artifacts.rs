@@ -16,7 +16,7 @@ use inheritune_domain::id::{ArtifactId, JobId, Sha256Digest};
 use inheritune_domain::spec::JobKind;
 use inheritune_store::artifacts::{ArtifactFilter, ArtifactWriter};
 use inheritune_store::jobs::{Lease, LeaseKey, Page};
-use inheritune_store::objects::{ObjectsConfig, StorageConfig};
+use inheritune_store::objects::{FileCache, ObjectsConfig, StorageConfig};
 use inheritune_store::{Store, StoreError};
 use s3::S3Server;
 use serde_json::json;
@@ -444,6 +444,34 @@ fn every_scenario_on_s3() {
         deleted_artifacts_are_gone(House::s3().await).await;
         damage_is_named(House::s3().await).await;
         orphans_are_swept(House::s3().await).await;
+    });
+}
+
+/// What was fetched comes from the cache the next time, and from the store again when it was evicted.
+#[test]
+fn what_was_fetched_from_s3_is_kept() {
+    s3::with_credentials("what_was_fetched_from_s3_is_kept", async {
+        let house = House::s3().await;
+        let traffic = house.s3.as_ref().unwrap().traffic();
+        let large = pattern(LARGE_BYTES);
+        let mut writer = house.begin().await;
+        writer.put_bytes("weights/large.bin", large.clone().into()).await.unwrap();
+        writer.put_bytes("empty", Bytes::new()).await.unwrap();
+        let artifact = writer.publish(None, json!({})).await.unwrap();
+        let cache = FileCache::new(house.dir.path().join("cache"), LARGE_BYTES as u64);
+        let fetch = async |name| {
+            let before = traffic.passed_bytes.load(Ordering::Relaxed);
+            let dir = house.dir.path().join(name);
+            house.store.open(&at(&artifact)).await.unwrap().fetch_cached(&dir, &cache).await.unwrap();
+            assert!(std::fs::read(dir.join("weights/large.bin")).unwrap() == large);
+            assert!(std::fs::read(dir.join("empty")).unwrap().is_empty());
+            traffic.passed_bytes.load(Ordering::Relaxed) - before
+        };
+        assert!(fetch("first").await >= LARGE_BYTES as u64);
+        let manifest_alone = fetch("second").await;
+        assert!(manifest_alone < 10_000, "{manifest_alone} bytes");
+        cache.clear();
+        assert!(fetch("third").await >= LARGE_BYTES as u64);
     });
 }
 

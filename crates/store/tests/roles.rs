@@ -115,6 +115,7 @@ const VIEWS: &str =
 /// Everything that services ask of the database.
 async fn live(store: &Store) {
     store.ping().await.unwrap();
+    store.check_schema().await.unwrap();
     let mut waiting = store.listen().await.unwrap();
     let lease = submit_and_claim(store, JobKind::Slice).await;
     waiting.changed(Topic::Jobs, Duration::from_secs(20)).await;
@@ -338,4 +339,21 @@ async fn passwords_are_wanted_and_are_in_no_log() {
         sqlx::query_scalar("SELECT current_setting('data_directory')").fetch_one(&mut superuser).await.unwrap();
     let log = std::fs::read_to_string(Path::new(&cluster).with_file_name("server.log")).unwrap();
     assert!(log.contains("statement: ") && !log.contains("canary"), "a password is in the log, or there is no log");
+}
+
+#[tokio::test]
+async fn a_schema_that_is_too_old_is_refused_and_a_newer_one_is_not() {
+    let objects = ObjectsConfig { storage: StorageConfig::Memory, allowed_uris: Vec::new() };
+    let store = support::connect(&support::database().await, objects).await;
+    let refused = async || store.check_schema().await.unwrap_err().to_string();
+    assert!(refused().await.contains("is at migration 0, this program needs "), "{}", refused().await);
+    store.migrate().await.unwrap();
+    store.check_schema().await.unwrap();
+    let change = async |sql: &'static str| sqlx::query(sql).execute(store.pool()).await.unwrap();
+    change("UPDATE _sqlx_migrations SET version = 999 WHERE version = (SELECT max(version) FROM _sqlx_migrations)")
+        .await;
+    store.check_schema().await.unwrap();
+    change("DELETE FROM _sqlx_migrations WHERE version > 5").await;
+    let told = refused().await;
+    assert!(told.contains("at migration 5,") && told.ends_with("run `inheritune-scheduler migrate`"), "{told}");
 }

@@ -90,6 +90,7 @@ impl<H: JobHandler> Attempt<'_, H> {
             stop: self.stop.clone(),
             progress: self.progress.clone(),
             cache_dir: cache_dir.clone(),
+            fetched: self.worker.fetched.clone(),
             threads: self.worker.config.threads,
         };
         let grace = Duration::from_millis(self.worker.config.shutdown_grace_ms);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use inheritune_domain::artifact::Location;
 use inheritune_domain::job::Progress;
 use inheritune_store::jobs::LeaseKey;
+use inheritune_store::objects::FileCache;
 use inheritune_store::{Store, StoreError};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -139,13 +140,15 @@ pub struct JobContext {
     pub progress: ProgressSender,
     /// An empty folder for this attempt, removed after it.
     pub cache_dir: PathBuf,
+    /// What this and other attempts fetched.
+    pub fetched: FileCache,
     /// Threads of the computation; the library's own choice when absent.
     pub threads: Option<usize>,
 }
 
 impl JobContext {
     /// Brings the files of `location` into the folder `name` of [`Self::cache_dir`], digests verified where known,
-    /// and gives back its path.
+    /// and gives back its path. The files are not to be written to.
     ///
     /// # Errors
     /// The location is not readable or not allowed, or a file is not what its manifest says;
@@ -157,7 +160,7 @@ impl JobContext {
                 .await
                 .map_err(|e| JobError::Retryable(format!("{}: {e}", dir.display())))?;
             let folder = self.store.open(location).await?;
-            folder.fetch(&dir).await?;
+            folder.fetch_cached(&dir, &self.fetched).await?;
             Ok(dir.clone())
         };
         tokio::select! {

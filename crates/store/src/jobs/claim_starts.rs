@@ -96,3 +96,59 @@ impl ClaimStarts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIND: JobKind = JobKind::Train;
+
+    fn found(starts: &ClaimStarts, from: Place, first: Place, took: Duration) {
+        starts.found(KIND, from, (first, took));
+    }
+
+    #[test]
+    fn a_front_with_few_dead_rows_is_never_avoided() {
+        let starts = ClaimStarts::default();
+        starts.counted(CROWDED - 1);
+        found(&starts, FRONT, (0, 7), Duration::from_secs(60));
+        assert_eq!(starts.begin(KIND), FRONT);
+    }
+
+    #[test]
+    fn a_crowded_front_is_looked_at_now_and_then() {
+        let starts = ClaimStarts::default();
+        starts.counted(CROWDED);
+        assert_eq!(starts.begin(KIND), FRONT);
+        // A look that takes no time may be had at any time.
+        found(&starts, FRONT, (0, 7), Duration::ZERO);
+        assert_eq!(starts.begin(KIND), FRONT);
+        found(&starts, FRONT, (0, 7), Duration::from_secs(60));
+        assert_eq!(starts.begin(KIND), (0, 7));
+        // Claims go on from there, whichever answers first.
+        found(&starts, (0, 7), (0, 9), Duration::ZERO);
+        found(&starts, (0, 7), (0, 8), Duration::ZERO);
+        assert_eq!(starts.begin(KIND), (0, 9));
+        // A look from the front finds what was put back there.
+        found(&starts, FRONT, (-1, 3), Duration::from_secs(60));
+        assert_eq!(starts.begin(KIND), (-1, 3));
+        assert_eq!(starts.begin(JobKind::Slice), FRONT);
+        starts.counted(0);
+        starts.counted(CROWDED);
+        assert_eq!(starts.begin(KIND), FRONT);
+    }
+
+    #[test]
+    fn one_caller_looks_while_the_others_go_on() {
+        let starts = ClaimStarts::default();
+        starts.counted(CROWDED);
+        found(&starts, FRONT, (0, 7), Duration::from_millis(1));
+        // The spare time of so short a look is over soon.
+        std::thread::sleep(Duration::from_millis(1) * (SPARE + 5));
+        assert_eq!(starts.begin(KIND), FRONT);
+        found(&starts, FRONT, (0, 8), Duration::from_secs(60));
+        assert_eq!(starts.begin(KIND), (0, 8));
+        assert!(starts.is_count_due());
+        assert!(!starts.is_count_due());
+    }
+}

@@ -1,6 +1,6 @@
 //! Reading a set of files, wherever they are.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -12,6 +12,7 @@ use inheritune_domain::artifact::{Damage, DigestCheck, FileDigest};
 use inheritune_domain::id::Sha256Digest;
 use tempfile::NamedTempFile;
 
+use super::file_cache::FileCache;
 use super::on_disk;
 use super::source::{Expected, Source, Version};
 use crate::StoreError;
@@ -154,8 +155,28 @@ impl Folder {
     /// # Errors
     /// [`StoreError::Corrupt`] naming the file; [`StoreError::File`]; the object store's.
     pub async fn fetch(&self, dir: &Path) -> Result<(), StoreError> {
+        self.fetch_with(dir, None).await
+    }
+
+    /// As [`Folder::fetch`]; what a manifest lists and has to come from a store is looked for in `cache` first, and kept
+    /// there. No file is to be written to.
+    ///
+    /// # Errors
+    /// As [`Folder::fetch`].
+    pub async fn fetch_cached(&self, dir: &Path, cache: &FileCache) -> Result<(), StoreError> {
+        match self.fetch_with(dir, Some(cache)).await {
+            Err(StoreError::File { path, source }) if source.kind() == io::ErrorKind::StorageFull => {
+                tracing::warn!(path, "the disk is full: emptying the cache of fetched files");
+                cache.clear();
+                self.fetch_with(dir, Some(cache)).await
+            }
+            fetched => fetched,
+        }
+    }
+
+    async fn fetch_with(&self, dir: &Path, cache: Option<&FileCache>) -> Result<(), StoreError> {
         let fetches =
-            self.files.iter().zip(&self.origins).map(|(file, origin)| self.fetch_one(file, &origin.source, dir));
+            self.files.iter().zip(&self.origins).map(|(file, origin)| self.fetch_one(file, &origin.source, dir, cache));
         // Each future is boxed: a stream of borrowing ones is not provably `Send`.
         let fetches: Vec<_> = fetches.map(futures::FutureExt::boxed).collect();
         futures::stream::iter(fetches).buffer_unordered(FILES_AT_ONCE).try_collect().await
@@ -167,15 +188,32 @@ impl Folder {
     /// [`StoreError::NotFound`]; else as [`Folder::fetch`].
     pub async fn fetch_file(&self, name: &str, dir: &Path) -> Result<(), StoreError> {
         let (file, Origin { source, .. }) = self.find(name)?;
-        self.fetch_one(file, source, dir).await
+        self.fetch_one(file, source, dir, None).await
     }
 
-    async fn fetch_one(&self, file: &FolderFile, source: &Source, dir: &Path) -> Result<(), StoreError> {
+    async fn fetch_one(
+        &self,
+        file: &FolderFile,
+        source: &Source,
+        dir: &Path,
+        cache: Option<&FileCache>,
+    ) -> Result<(), StoreError> {
         let expected = self.expected(file);
         if file.size_bytes == 0 {
             source.check_empty(&expected).await?;
         }
         let path = dir.join(&file.name);
+        // What is on this machine already need not be kept on it twice.
+        let cached = match (cache, &file.digest, source) {
+            (Some(cache), Some(digest), Source::Object { .. }) => Some((cache.clone(), digest.clone())),
+            _ => None,
+        };
+        if let Some((cache, digest)) = cached.clone() {
+            let (target, size_bytes) = (path.clone(), file.size_bytes);
+            if on_disk(&path, move || Ok(cache.take(&digest, size_bytes, &target))).await? {
+                return Ok(());
+            }
+        }
         let (target, digest) = (path.clone(), file.digest.clone());
         let mut part = on_disk(&path, move || Partial::create(&target, digest)).await?;
         let mut bytes = pieces(source.clone(), expected.clone(), 0..file.size_bytes);
@@ -187,7 +225,14 @@ impl Folder {
         if let Some(check) = part.check.take() {
             check.finish().map_err(|damage| corrupt(&expected.shown, damage))?;
         }
-        on_disk(&path.clone(), move || part.keep(&path)).await
+        on_disk(&path.clone(), move || {
+            part.keep(&path)?;
+            if let Some((cache, digest)) = cached {
+                cache.keep(&digest, &path);
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Where a client gets each of the files.
@@ -248,7 +293,7 @@ struct Partial {
 }
 
 impl Partial {
-    fn create(path: &Path, digest: Option<FileDigest>) -> std::io::Result<Self> {
+    fn create(path: &Path, digest: Option<FileDigest>) -> io::Result<Self> {
         let parent = path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(parent)?;
         let file = tempfile::Builder::new()
@@ -260,13 +305,13 @@ impl Partial {
     }
 
     /// Says as well whether the piece is what it should be.
-    fn write(mut self, piece: &[u8]) -> std::io::Result<(Self, Result<(), Damage>)> {
+    fn write(mut self, piece: &[u8]) -> io::Result<(Self, Result<(), Damage>)> {
         let checked = self.check.as_mut().map_or(Ok(()), |check| check.update(piece));
         self.file.write_all(piece)?;
         Ok((self, checked))
     }
 
-    fn keep(self, path: &Path) -> std::io::Result<()> {
+    fn keep(self, path: &Path) -> io::Result<()> {
         self.file.persist(path).map(|_| ()).map_err(|e| e.error)
     }
 }

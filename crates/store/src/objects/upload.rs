@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use inheritune_domain::artifact::SegmentDigest;
@@ -25,6 +26,8 @@ const MAX_PARTS: usize = 10_000;
 pub(super) const MIN_PART_BYTES: u64 = 5 << 20;
 /// Parts on their way at once.
 const PARTS_AT_ONCE: usize = 3;
+/// How long parts on their way are waited for where the upload is given up.
+const ARRIVAL_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes handled between two looks at the parts on their way.
 const PIECE_BYTES: usize = 1 << 20;
 
@@ -332,12 +335,15 @@ impl Parts {
         }
     }
 
-    /// None of the parts on their way may arrive after the end.
+    /// A store may keep a part that arrives after the end, as S3 says of its own: those on their way are waited for.
     async fn abort(self) -> Result<(), StoreError> {
-        for part in self.sent {
-            part.abort();
-            drop(part.await);
-        }
+        let arrival = async {
+            for part in self.sent {
+                drop(part.await);
+            }
+        };
+        // Those that are late are given up with it.
+        drop(tokio::time::timeout(ARRIVAL_LIMIT, arrival).await);
         Ok(self.store.abort_multipart(&self.key, &self.id).await?)
     }
 }
