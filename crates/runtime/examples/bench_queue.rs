@@ -166,7 +166,8 @@ async fn submit(store: &Store, jobs: &[NewJob]) -> anyhow::Result<()> {
 }
 
 async fn complete(store: &Store, leases: &[Lease]) -> anyhow::Result<()> {
-    let done: Vec<(LeaseKey, JobOutcome)> = leases.iter().map(|lease| (lease.key, outcome())).collect();
+    let outcome = outcome();
+    let done: Vec<(LeaseKey, &JobOutcome)> = leases.iter().map(|lease| (lease.key, &outcome)).collect();
     for answer in store.complete_jobs(&done).await? {
         answer?;
     }

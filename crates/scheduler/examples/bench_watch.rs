@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use futures::StreamExt as _;
-use inheritune_api::client::Client;
+use inheritune_api::client::{Client, Server};
 use inheritune_api::v1;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -26,7 +26,8 @@ async fn main() -> anyhow::Result<()> {
         anyhow::bail!("usage: bench_watch ADDRESS STREAMS JOBS CHANGES")
     };
     let (streams, jobs, changes): (usize, usize, usize) = (streams.parse()?, jobs.parse()?, changes.parse()?);
-    let owner = Client::connect(address).await?;
+    let server = Server { address: address.clone(), ..Server::default() };
+    let owner = Client::connect(&server).await?;
     let mut ids = Vec::new();
     for _ in 0..jobs {
         ids.push(submit(&owner).await?);
@@ -37,7 +38,7 @@ async fn main() -> anyhow::Result<()> {
     let mut client = owner.clone();
     for stream in 0..streams {
         if stream % STREAMS_OF_CONNECTION == 0 {
-            client = Client::connect(address).await?;
+            client = Client::connect(&server).await?;
         }
         let (client, id, news) = (client.clone(), ids[stream % jobs].clone(), news.clone());
         watches.spawn(watch(client, id, stream % jobs, news));

@@ -5,12 +5,13 @@
 //!  job_queue  one row per job not yet over   queued | leased | paused
 //!  job_attempts  one row per claim
 //! ```
-//! Claims and heartbeats, the frequent calls, are one SQL statement each. Everything else locks the jobs' rows, asks
+//! Claims, heartbeats and completions, the frequent calls, are one SQL statement each. Everything else locks the jobs' rows, asks
 //! [`inheritune_domain::job::JobLife`] what becomes of them, and writes that down ([`life`]): one transaction, by the
 //! database's clock alone. A single job is a batch of one.
 
 mod claim;
 mod claim_starts;
+mod complete;
 mod life;
 mod submit;
 mod writes;
@@ -19,14 +20,15 @@ use std::time::Duration;
 
 use inheritune_domain::id::{JobId, LeaseToken, RunId, WorkerId};
 use inheritune_domain::job::{Directive, FailureClass, JobEvent, JobRecord, JobStatus, Progress, RetryPolicy};
-use inheritune_domain::spec::{JobKind, JobOutcome, JobSpec};
+use inheritune_domain::spec::{JobKind, JobSpec};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::notify::Topic;
 use crate::rows::{self, Request};
 use crate::{Store, StoreError};
 
-use life::{Change, Detail};
+use life::Change;
 
 pub(crate) use claim_starts::ClaimStarts;
 pub(crate) use life::request_of_run;
@@ -133,10 +135,11 @@ impl Store {
         }
         insert_jobs(&mut tx, &[QueuedJob { id, job, model: None, trace_parent: self.trace_parent() }]).await?;
         tx.commit().await?;
+        self.announcer.announce(&[Topic::Jobs, Topic::Updates]);
         self.job(id).await
     }
 
-    /// Puts jobs into the queue, all of them or none, and says their ids: one statement and one wake-up, however many.
+    /// Puts jobs into the queue, all of them or none, and says their ids: one statement, however many.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] for an unknown run.
@@ -148,6 +151,7 @@ impl Store {
         let mut tx = self.pool.begin().await?;
         insert_jobs(&mut tx, &queued).await?;
         tx.commit().await?;
+        self.announcer.announce(&[Topic::Jobs, Topic::Updates]);
         Ok(ids)
     }
 
@@ -251,37 +255,13 @@ impl Store {
         }
     }
 
-    /// Ends a job well. If it belongs to a run, the run is told in the same transaction.
-    ///
-    /// # Errors
-    /// [`StoreError::LeaseLost`].
-    pub async fn complete_job(&self, lease: LeaseKey, outcome: &JobOutcome) -> Result<(), StoreError> {
-        self.advance_job(completion(lease, outcome)).await
-    }
-
-    /// Ends jobs well, each for itself, as [`Self::complete_job`] does but in one transaction; says of each in turn
-    /// whether its lease still held.
-    ///
-    /// # Errors
-    /// The database's: then none of them ended.
-    pub async fn complete_jobs(
-        &self,
-        done: &[(LeaseKey, JobOutcome)],
-    ) -> Result<Vec<Result<(), StoreError>>, StoreError> {
-        let changes: Vec<Change<'_>> = done.iter().map(|(lease, outcome)| completion(*lease, outcome)).collect();
-        let mut tx = self.pool.begin().await?;
-        let answers = life::advance(&mut tx, &changes).await?;
-        tx.commit().await?;
-        Ok(answers)
-    }
-
     /// Ends an attempt badly: the job waits for its next attempt, or fails for good.
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`].
     pub async fn fail_job(&self, lease: LeaseKey, class: FailureClass, error: &str) -> Result<(), StoreError> {
         let event = JobEvent::Fail { token: lease.token, class };
-        self.advance_job(Change { job: lease.job, event, detail: Detail::Error(error) }).await
+        self.advance_job(Change { job: lease.job, event, text: Some(error) }).await
     }
 
     /// Gives a job back unfinished; no attempt is lost. It waits for a worker, for a resume, or is cancelled, as its
@@ -291,14 +271,18 @@ impl Store {
     /// [`StoreError::LeaseLost`].
     pub async fn release_job(&self, lease: LeaseKey, reason: &str) -> Result<(), StoreError> {
         let event = JobEvent::Release { token: lease.token };
-        self.advance_job(Change { job: lease.job, event, detail: Detail::Reason(reason) }).await
+        self.advance_job(Change { job: lease.job, event, text: Some(reason) }).await
     }
 
     async fn advance_job(&self, change: Change<'_>) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
         let advanced = life::advance(&mut tx, &[change]).await;
         match advanced.and_then(|answers| answers.into_iter().collect()) {
-            Ok(()) => Ok(tx.commit().await?),
+            Ok(()) => {
+                tx.commit().await?;
+                self.announcer.announce(&Topic::ALL);
+                Ok(())
+            }
             Err(refused) => {
                 // A transaction that is only dropped keeps its locks a moment longer, and a claim would pass the job over.
                 match tx.rollback().await {
@@ -315,7 +299,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::WrongState`] when it is over or being cancelled.
     pub async fn request_job(&self, id: JobId, directive: Directive) -> Result<JobRecord, StoreError> {
-        self.advance_job(Change { job: id, event: life::request(directive), detail: Detail::Nothing }).await?;
+        self.advance_job(Change { job: id, event: life::request(directive), text: None }).await?;
         self.job(id).await
     }
 
@@ -338,10 +322,13 @@ impl Store {
             )
             .fetch_all(&mut *tx)
             .await?;
-            let expire = |id: &Uuid| Change { job: JobId(*id), event: JobEvent::Expire, detail: Detail::Nothing };
+            let expire = |id: &Uuid| Change { job: JobId(*id), event: JobEvent::Expire, text: None };
             let expired_now: Vec<Change<'_>> = overdue.iter().map(expire).collect();
             life::advance(&mut tx, &expired_now).await?.into_iter().collect::<Result<(), _>>()?;
             tx.commit().await?;
+            if !overdue.is_empty() {
+                self.announcer.announce(&Topic::ALL);
+            }
             expired += overdue.len() as u64;
             if (overdue.len() as i64) < EXPIRE_BATCH {
                 return Ok(expired);
@@ -370,6 +357,7 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn queue_depth(&self) -> Result<Vec<QueueDepth>, StoreError> {
+        let mut tx = self.begin_list().await?;
         let rows = sqlx::query!(
             r#"-- jobs.queue_depth
              SELECT q.kind, job_status(NULL, q.state, q.directive) AS "status!", count(*) AS "jobs!",
@@ -378,8 +366,9 @@ impl Store {
              FROM job_queue q JOIN jobs j ON j.id = q.job_id
              GROUP BY 1, 2 ORDER BY 1, 2"#,
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *tx)
         .await?;
+        tx.commit().await?;
         rows.into_iter()
             .map(|row| {
                 Ok(QueueDepth {
@@ -408,10 +397,6 @@ pub(crate) async fn hold(conn: &mut PgConnection, lease: LeaseKey) -> Result<(),
     .fetch_optional(conn)
     .await?;
     held.map(|_| ()).ok_or(StoreError::LeaseLost(lease.job))
-}
-
-fn completion(lease: LeaseKey, outcome: &JobOutcome) -> Change<'_> {
-    Change { job: lease.job, event: JobEvent::Complete { token: lease.token }, detail: Detail::Outcome(outcome) }
 }
 
 struct JobRow {

@@ -25,13 +25,18 @@ mod rows;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 /// Longest wait for a free connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
+/// A connection that was idle for longer is tried before it is used.
+const TRUSTED_IDLE: Duration = Duration::from_millis(500);
 /// A process that freezes inside a transaction keeps its locks no longer than this.
 const IDLE_IN_TRANSACTION_LIMIT: &str = "30s";
 
+const BEGIN_LIST: &str = "BEGIN; SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_seqscan = on; \
+                          SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on";
 /// Postgres's code for a table that is not there.
 const UNDEFINED_TABLE: &str = "42P01";
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations");
@@ -143,6 +148,7 @@ pub struct Store {
     pub(crate) pool: sqlx::PgPool,
     pub(crate) objects: Arc<objects::Objects>,
     pub(crate) wakeups: Arc<tokio::sync::OnceCell<notify::Wakeups>>,
+    pub(crate) announcer: notify::Announcer,
     trace_parent: Option<Arc<str>>,
     pub(crate) claim_starts: Arc<jobs::ClaimStarts>,
 }
@@ -156,17 +162,27 @@ impl Store {
         let options: PgConnectOptions = config.database_url.parse()?;
         let options = options.application_name("inheritune").options([
             ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_LIMIT),
-            // Statements are short and repeated: planning, or compiling, each one anew takes as long as what it does.
+            // Statements are short and repeated: planning, or compiling, each one anew takes as long as what it does. They find
+            // their rows by index, however small the table was when they were planned; see `begin_list` for the others.
             ("plan_cache_mode", "force_generic_plan"),
             ("jit", "off"),
+            ("enable_seqscan", "off"),
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
         ]);
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections.max(2))
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            // A connection that was used a moment ago need not be asked whether it still is one.
+            .test_before_acquire(false)
+            .before_acquire(|connection, metadata| {
+                Box::pin(async move { Ok(metadata.idle_for < TRUSTED_IDLE || connection.ping().await.is_ok()) })
+            })
             .connect_with(options)
             .await?;
         let objects = objects::Objects::new(&config.objects)?;
         Ok(Self {
+            announcer: notify::Announcer::start(pool.clone()),
             pool,
             objects: Arc::new(objects),
             wakeups: Arc::default(),
@@ -215,9 +231,10 @@ impl Store {
         }
     }
 
-    /// A transaction whose statements are planned for the values they get: for lists with filters that may be absent.
+    /// A transaction whose statements are planned for the values they get and the tables as they are: for lists with
+    /// filters that may be absent, and for what reads whole tables.
     pub(crate) async fn begin_list(&self) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, StoreError> {
-        Ok(self.pool.begin_with("BEGIN; SET LOCAL plan_cache_mode = force_custom_plan").await?)
+        Ok(self.pool.begin_with(BEGIN_LIST).await?)
     }
 
     /// Whether the database answers.

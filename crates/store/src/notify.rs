@@ -1,18 +1,22 @@
 //! Waking up: Postgres notifications as hints that polling need not wait for.
 //!
-//! One transaction sends at most one notification per topic. They may be lost (a connection breaks), so every waiter
-//! also has a timeout: the tables are the truth.
+//! They are sent after what they tell of was committed, and may be lost (a connection breaks, a process ends), so every
+//! waiter also has a timeout: the tables are the truth.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::PgConnection;
+use sqlx::PgPool;
 use sqlx::postgres::{PgListener, PgPoolOptions};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::{Store, StoreError};
 
+/// Shortest time between two announcements of one process.
+const PAUSE: Duration = Duration::from_millis(4);
+/// Announcements that are looked at together, at most.
+const MANY: usize = 1024;
 /// Wait before listening again after the listener failed.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -28,7 +32,7 @@ pub enum Topic {
 }
 
 impl Topic {
-    const ALL: [Self; 3] = [Self::Jobs, Self::Runs, Self::Updates];
+    pub(crate) const ALL: [Self; 3] = [Self::Jobs, Self::Runs, Self::Updates];
 
     fn channel(self) -> &'static str {
         match self {
@@ -108,15 +112,44 @@ async fn fan_out(mut listener: PgListener, topics: [watch::Sender<u64>; 3]) {
     }
 }
 
-/// Names of the topics' channels, as `pg_notify` takes them. A transaction that announces one twice announces it once.
-pub(crate) fn channels(topics: &[Topic]) -> Vec<String> {
-    topics.iter().map(|topic| topic.channel().to_owned()).collect()
+/// Tells the others, soon after a transaction has committed and for many transactions at once. One that announced
+/// something itself would keep all others that do waiting until its commit is on disk.
+#[derive(Debug, Clone)]
+pub(crate) struct Announcer(mpsc::UnboundedSender<Topic>);
+
+impl Announcer {
+    /// It ends with the last clone.
+    pub(crate) fn start(pool: PgPool) -> Self {
+        let (sender, asked) = mpsc::unbounded_channel();
+        tokio::spawn(announce_all(asked, pool));
+        Self(sender)
+    }
+
+    /// Announces `topics`, which others see by now.
+    pub(crate) fn announce(&self, topics: &[Topic]) {
+        for topic in topics {
+            // Fails when the runtime is being shut down.
+            let _unheard = self.0.send(*topic);
+        }
+    }
 }
 
-/// Announces `topics` when the transaction commits.
-pub(crate) async fn wake(conn: &mut PgConnection, topics: &[Topic]) -> Result<(), StoreError> {
-    sqlx::query!("-- notify.wake\nSELECT pg_notify(channel, '') FROM unnest($1::text[]) AS channel", &channels(topics))
-        .execute(conn)
-        .await?;
-    Ok(())
+async fn announce_all(mut asked: mpsc::UnboundedReceiver<Topic>, pool: PgPool) {
+    let mut topics = Vec::new();
+    while asked.recv_many(&mut topics, MANY).await > 0 {
+        let changed = Topic::ALL.into_iter().filter(|topic| topics.contains(topic));
+        let channels: Vec<String> = changed.map(|topic| topic.channel().to_owned()).collect();
+        // What may be lost need not be on disk.
+        let announced = sqlx::query!(
+            "-- notify.announce
+             SELECT set_config('synchronous_commit', 'off', true), pg_notify(channel, '')
+             FROM unnest($1::text[]) AS channel",
+            &channels
+        );
+        if let Err(error) = announced.fetch_all(&pool).await {
+            tracing::debug!(%error, ?channels, "not announced; polling goes on");
+        }
+        topics.clear();
+        tokio::time::sleep(PAUSE).await;
+    }
 }

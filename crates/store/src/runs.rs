@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::jobs::{self, NewJob, Page, Paged, QueuedJob};
-use crate::notify::{self, Topic};
+use crate::notify::Topic;
 use crate::rows::{self, Request};
 use crate::{Store, StoreError};
 
@@ -85,8 +85,8 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         insert_run_event(&mut tx, id, &RunEvent::Created).await?;
-        notify::wake(&mut tx, &[Topic::Runs, Topic::Updates]).await?;
         tx.commit().await?;
+        self.announcer.announce(&[Topic::Runs, Topic::Updates]);
         self.run(id).await
     }
 
@@ -159,8 +159,8 @@ impl Store {
         }
         let mut tx = self.pool.begin().await?;
         insert_run_event(&mut tx, id, event).await?;
-        notify::wake(&mut tx, &[Topic::Runs]).await?;
         tx.commit().await?;
+        self.announcer.announce(&[Topic::Runs]);
         self.run(id).await
     }
 
@@ -210,7 +210,11 @@ impl Store {
         let id = RunId(locked.id);
         let driven = drive(&mut tx, id, (locked.state, locked.trace_parent)).await;
         match driven {
-            Ok(true) => tx.commit().await?,
+            Ok(true) => {
+                tx.commit().await?;
+                // There may be more in the inbox.
+                self.announcer.announce(&Topic::ALL);
+            }
             Ok(false) | Err(_) => tx.rollback().await?,
         }
         Ok(Some((id, driven)))
@@ -279,8 +283,6 @@ async fn drive(
     }
     sqlx::query!("-- run_inbox.delete\nDELETE FROM run_inbox WHERE seq = ANY($1)", &seqs).execute(&mut *conn).await?;
     step.write(conn).await?;
-    let more = seqs.len() as i64 == INBOX_BATCH;
-    notify::wake(conn, if more { &[Topic::Updates, Topic::Runs] } else { &[Topic::Updates] }).await?;
     Ok(true)
 }
 

@@ -166,8 +166,8 @@ impl<'a> Play<'a> {
             Step::Claim { limit } => self.claim(limit).await,
             Step::One(job, write) => self.write(job, write).await,
             Step::CompleteAll(completions) => {
-                let done =
-                    completions.map(|(job, fence)| (self.key(job, fence), support::outcome(JobKind::Train, 0.0)));
+                let outcome = support::outcome(JobKind::Train, 0.0);
+                let done = completions.map(|(job, fence)| (self.key(job, fence), &outcome));
                 let answers = self.store.complete_jobs(&done).await.unwrap();
                 assert_eq!(answers.len(), done.len());
                 for (((job, _), (key, _)), answer) in completions.into_iter().zip(done).zip(answers) {

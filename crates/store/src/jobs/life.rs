@@ -10,7 +10,6 @@ use std::collections::HashMap;
 use inheritune_domain::id::{JobId, LeaseToken, RunId, WorkerId};
 use inheritune_domain::job::{Directive, InvalidJobEvent, JobEvent, JobLife, JobState, JobStatus, RetryPolicy};
 use inheritune_domain::run::JobsRequest;
-use inheritune_domain::spec::JobOutcome;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -19,25 +18,17 @@ use super::writes::Writes;
 use crate::StoreError;
 use crate::rows;
 
-/// What an event brings along.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Detail<'a> {
-    Nothing,
-    Outcome(&'a JobOutcome),
-    Error(&'a str),
-    Reason(&'a str),
-}
-
-/// An event on its way to a job.
+/// An event on its way to a job: any but claims, heartbeats and completions.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Change<'a> {
     pub(super) job: JobId,
     pub(super) event: JobEvent,
-    pub(super) detail: Detail<'a>,
+    /// The worker's error, or its reason.
+    pub(super) text: Option<&'a str>,
 }
 
-/// Carries out what can be carried out, announces it, and says of each change whether it was. Of several changes to one
-/// job at most one may be possible, as of several completions.
+/// Carries out what can be carried out, and says of each change whether it was. Of several changes to one job at most
+/// one may be possible.
 ///
 /// # Errors
 /// The database's; nothing was carried out then.
@@ -90,8 +81,7 @@ pub(crate) async fn request_of_run(
     )
     .fetch_all(&mut *conn)
     .await?;
-    let changes: Vec<Change<'_>> =
-        ids.into_iter().map(|id| Change { job: JobId(id), event, detail: Detail::Nothing }).collect();
+    let changes: Vec<Change<'_>> = ids.into_iter().map(|id| Change { job: JobId(id), event, text: None }).collect();
     for answer in advance(conn, &changes).await? {
         match answer {
             Ok(()) | Err(StoreError::WrongState(_)) => {}

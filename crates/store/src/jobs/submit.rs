@@ -7,7 +7,6 @@ use uuid::Uuid;
 
 use super::NewJob;
 use crate::StoreError;
-use crate::notify::{self, Topic};
 use crate::rows;
 
 /// A job with its id.
@@ -37,7 +36,7 @@ struct Columns {
     trace_parents: Vec<Option<String>>,
 }
 
-/// Inserts jobs and their queue rows, in this order, and announces them.
+/// Inserts jobs and their queue rows, in this order.
 ///
 /// # Errors
 /// [`StoreError::NotFound`] for an unknown run.
@@ -88,11 +87,9 @@ impl Columns {
                                            backoff_ms, backoff_max_ms, trace_parent, position)
                  ORDER BY position
                  RETURNING id, kind, priority, seq
-             ), queued AS (
-                 INSERT INTO job_queue (job_id, kind, priority, seq, state, not_before)
-                 SELECT id, kind, priority, seq, 'queued', now() FROM job
              )
-             SELECT pg_notify(channel, '') FROM unnest($13::text[]) AS channel",
+             INSERT INTO job_queue (job_id, kind, priority, seq, state, not_before)
+             SELECT id, kind, priority, seq, 'queued', now() FROM job",
             &self.ids,
             &self.runs as &[Option<Uuid>],
             &self.models as &[Option<Value>],
@@ -105,7 +102,6 @@ impl Columns {
             &self.backoff_ms,
             &self.backoff_max_ms,
             &self.trace_parents as &[Option<String>],
-            &notify::channels(&[Topic::Jobs, Topic::Updates]),
         );
         inserted.execute(conn).await.map(|_| ())
     }

@@ -1,17 +1,14 @@
 //! What events made of jobs, on its way into the tables: columns of rows, one statement for each kind of answer.
 
-use inheritune_domain::id::JobId;
 use inheritune_domain::job::{Directive, JobEvent, JobLife, JobState};
 use inheritune_domain::run::RunEvent;
-use inheritune_domain::spec::JobOutcome;
 use serde_json::Value;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::life::{Change, Detail, LockedJob};
+use super::life::{Change, LockedJob};
 use crate::StoreError;
-use crate::notify::{self, Topic};
 use crate::rows;
 
 /// Answers of one transaction, collected.
@@ -46,7 +43,6 @@ struct Finished {
     jobs: Vec<Uuid>,
     statuses: Vec<String>,
     failed_attempts: Vec<i32>,
-    outcomes: Vec<Option<Value>>,
     errors: Vec<Option<String>>,
     ended: Ended,
     runs: Vec<Option<Uuid>>,
@@ -65,7 +61,7 @@ impl Writes {
     /// Adds what `change` made of a job.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] for an outcome that could not be read back; nothing is added then.
+    /// [`StoreError::Corrupt`] for what JSON cannot say.
     pub(super) fn add(&mut self, job: &LockedJob, next: JobLife, change: &Change<'_>) -> Result<(), StoreError> {
         let error = error(job, next, change);
         let kept = match change.event {
@@ -80,7 +76,7 @@ impl Writes {
             JobState::Queued { not_before } => self.waiting.add((job, next, kept), "queued", Some(not_before)),
             JobState::Paused => self.waiting.add((job, next, kept), "paused", None),
             JobState::Succeeded | JobState::Failed | JobState::Cancelled => {
-                self.finished.add((job, next, kept), change.detail)?;
+                self.finished.add(job, next, kept)?;
             }
         }
         match next.state {
@@ -93,7 +89,7 @@ impl Writes {
         Ok(())
     }
 
-    /// Writes it all, and announces it.
+    /// Writes it all.
     pub(super) async fn write(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
         if !self.directed.jobs.is_empty() {
             self.directed.write(conn).await?;
@@ -112,15 +108,11 @@ impl Directed {
     async fn write(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
         sqlx::query!(
             "-- jobs.direct
-             WITH directed AS (
-                 UPDATE job_queue q SET directive = d.directive
-                 FROM unnest($1::uuid[], $2::text[]) AS d (job_id, directive)
-                 WHERE q.job_id = d.job_id
-             )
-             SELECT pg_notify(channel, '') FROM unnest($3::text[]) AS channel",
+             UPDATE job_queue q SET directive = d.directive
+             FROM unnest($1::uuid[], $2::text[]) AS d (job_id, directive)
+             WHERE q.job_id = d.job_id",
             &self.jobs,
             &self.directives,
-            &notify::channels(&[Topic::Updates]),
         )
         .execute(conn)
         .await?;
@@ -159,12 +151,10 @@ impl Waiting {
                  UPDATE job_attempts a SET ended_at = now(), ended = w.ended, error = w.attempt_error
                  FROM waiting w
                  WHERE a.lease_token = w.lease_token
-             ), kept AS (
-                 UPDATE jobs j SET failed_attempts = w.failed_attempts, error = w.error, updated_at = now()
-                 FROM waiting w
-                 WHERE j.id = w.job_id
              )
-             SELECT pg_notify(channel, '') FROM unnest($9::text[]) AS channel",
+             UPDATE jobs j SET failed_attempts = w.failed_attempts, error = w.error, updated_at = now()
+             FROM waiting w
+             WHERE j.id = w.job_id",
             &self.jobs,
             &self.states,
             &self.not_before as &[Option<OffsetDateTime>],
@@ -173,7 +163,6 @@ impl Waiting {
             &self.ended.tokens as &[Option<i64>],
             &self.ended.how,
             &self.ended.errors as &[Option<String>],
-            &notify::channels(&[Topic::Jobs, Topic::Updates]),
         )
         .execute(conn)
         .await?;
@@ -182,26 +171,15 @@ impl Waiting {
 }
 
 impl Finished {
-    fn add(
-        &mut self,
-        (job, next, error): (&LockedJob, JobLife, Option<String>),
-        detail: Detail<'_>,
-    ) -> Result<(), StoreError> {
-        let error = error.filter(|_| next.state != JobState::Succeeded);
-        let outcome = match detail {
-            Detail::Outcome(outcome) => Some(outcome_json(job.id, outcome)?),
-            Detail::Nothing | Detail::Error(_) | Detail::Reason(_) => None,
-        };
-        let event = match (next.state, detail) {
-            (JobState::Succeeded, Detail::Outcome(outcome)) => RunEvent::JobSucceeded { outcome: outcome.clone() },
-            (JobState::Cancelled, _) => RunEvent::JobCancelled,
+    fn add(&mut self, job: &LockedJob, next: JobLife, error: Option<String>) -> Result<(), StoreError> {
+        let event = match next.state {
+            JobState::Cancelled => RunEvent::JobCancelled,
             _ => RunEvent::JobFailed { message: format!("{}: {}", job.label, error.as_deref().unwrap_or("failed")) },
         };
         let event = job.run.map(|_| rows::to_json(&event, "run event")).transpose()?;
         self.jobs.push(job.id.0);
         self.statuses.push(next.state.status().as_str().to_owned());
         self.failed_attempts.push(next.failed_attempts as i32);
-        self.outcomes.push(outcome);
         self.errors.push(error);
         self.runs.push(job.run.map(|run| run.0));
         self.events.push(event);
@@ -210,44 +188,38 @@ impl Finished {
 
     /// Takes the jobs off the queue and tells their runs.
     async fn write(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
-        let tells = self.runs.iter().any(Option::is_some);
-        let topics: &[Topic] = if tells { &[Topic::Updates, Topic::Runs] } else { &[Topic::Updates] };
         sqlx::query!(
             "-- jobs.finish
              WITH over AS MATERIALIZED (
-                 SELECT * FROM unnest($1::uuid[], $2::text[], $3::int[], $4::jsonb[], $5::text[],
-                                      $6::bigint[], $7::text[], $8::text[], $9::uuid[], $10::jsonb[])
-                     WITH ORDINALITY AS o (job_id, final_status, failed_attempts, outcome, error,
+                 SELECT * FROM unnest($1::uuid[], $2::text[], $3::int[], $4::text[],
+                                      $5::bigint[], $6::text[], $7::text[], $8::uuid[], $9::jsonb[])
+                     WITH ORDINALITY AS o (job_id, final_status, failed_attempts, error,
                                            lease_token, ended, attempt_error, run_id, event, position)
              ), gone AS (
-                 DELETE FROM job_queue q USING over o WHERE q.job_id = o.job_id RETURNING q.job_id, q.progress
+                 DELETE FROM job_queue q USING over o WHERE q.job_id = o.job_id
+                 RETURNING o.job_id, o.final_status, o.failed_attempts, o.error, q.progress
              ), finished AS (
                  UPDATE jobs j
-                 SET final_status = o.final_status, finished_at = now(), updated_at = now(),
-                     failed_attempts = o.failed_attempts, outcome = o.outcome, error = o.error, progress = g.progress
-                 FROM over o
-                 JOIN gone g ON g.job_id = o.job_id
-                 WHERE j.id = o.job_id
+                 SET final_status = g.final_status, finished_at = now(), updated_at = now(),
+                     failed_attempts = g.failed_attempts, error = g.error, progress = g.progress
+                 FROM gone g
+                 WHERE j.id = g.job_id
              ), ended AS (
                  UPDATE job_attempts a SET ended_at = now(), ended = o.ended, error = o.attempt_error
                  FROM over o
                  WHERE a.lease_token = o.lease_token
-             ), told AS (
-                 INSERT INTO run_inbox (run_id, event)
-                 SELECT run_id, event FROM over WHERE run_id IS NOT NULL ORDER BY position
              )
-             SELECT pg_notify(channel, '') FROM unnest($11::text[]) AS channel",
+             INSERT INTO run_inbox (run_id, event)
+             SELECT run_id, event FROM over WHERE run_id IS NOT NULL ORDER BY position",
             &self.jobs,
             &self.statuses,
             &self.failed_attempts,
-            &self.outcomes as &[Option<Value>],
             &self.errors as &[Option<String>],
             &self.ended.tokens as &[Option<i64>],
             &self.ended.how,
             &self.ended.errors as &[Option<String>],
             &self.runs as &[Option<Uuid>],
             &self.events as &[Option<Value>],
-            &notify::channels(topics),
         )
         .execute(conn)
         .await?;
@@ -289,23 +261,15 @@ fn directive_name(directive: Directive) -> &'static str {
     }
 }
 
-/// JSON has no NaN: an outcome that could not be read back is refused while its worker can still be told.
-fn outcome_json(id: JobId, outcome: &JobOutcome) -> Result<Value, StoreError> {
-    let name = format!("outcome of job {id}");
-    let json = rows::to_json(outcome, &name)?;
-    rows::from_json::<JobOutcome>(json.clone(), &name)?;
-    Ok(json)
-}
-
 /// What is written beside the attempt that ends.
 fn error(job: &LockedJob, next: JobLife, change: &Change<'_>) -> Option<String> {
-    let error = match (change.event, change.detail) {
+    let error = match (change.event, change.text) {
         (JobEvent::Expire, _) => {
             let worker = job.worker.map_or_else(|| "?".to_owned(), |worker| worker.to_string());
             format!("worker {worker} fell silent in attempt {}: its lease ran out", job.attempts)
         }
-        (_, Detail::Error(text) | Detail::Reason(text)) => rows::text(text),
-        (_, Detail::Nothing | Detail::Outcome(_)) => return None,
+        (_, Some(text)) => rows::text(text),
+        (_, None) => return None,
     };
     let gave_up = next.state == JobState::Failed && next.failed_attempts >= job.life.retry.max_attempts;
     Some(if gave_up && next.failed_attempts > 1 {
