@@ -1,6 +1,6 @@
 """The job queue beside awa, a queue of its own kind (Rust, Postgres), in turns on one server; and many watches at once.
 
-The server is the one `postgres` that is found, with its own defaults (fsync and synchronous_commit on). Both have eight
+The server is the one `postgres` that is found, with its own defaults but for larger buffers (fsync is on). Both have eight
 connections. Ours are jobs of runs on the real schema: with fences, attempts, history and events in the runs' inboxes.
 """
 

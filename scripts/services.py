@@ -119,7 +119,7 @@ class Cluster:
         ]
         subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd=folder)
         port = free_port()
-        options = ["-k", folder, "-p", str(port), "-c", "listen_addresses=127.0.0.1"]
+        options = ["-k", folder, "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-c", "shared_buffers=512MB"]
         self._run("postgres", [*as_user, found, "-D", folder / "data", *options], cwd=folder)
         self._wait("postgres", lambda: answers(port))
         return f"postgres://inheritune@127.0.0.1:{port}/postgres"
