@@ -555,3 +555,33 @@ async fn times_are_in_order() {
     let times: [OffsetDateTime; 3] = [job.created_at, job.started_at.unwrap(), job.finished_at.unwrap()];
     assert!(times.is_sorted() && job.updated_at >= times[2], "{times:?}");
 }
+
+/// Heartbeats go on while a worker reports: none is waited for, and none brings a job back that has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heartbeats_beside_a_completion_change_nothing() {
+    let store = store().await;
+    for _ in 0..50 {
+        let lease = submit_and_claim(&store, JobKind::Train).await;
+        let mut beats = JoinSet::new();
+        for _ in 0..4 {
+            let store = store.clone();
+            beats.spawn(async move {
+                loop {
+                    if let Err(error) = store.heartbeat(lease.key, None, LEASE).await {
+                        return error;
+                    }
+                }
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        store.complete_job(lease.key, &outcome(JobKind::Train, 0.0)).await.unwrap();
+        while let Some(ended) = beats.join_next().await {
+            let error = ended.unwrap();
+            assert!(matches!(error, StoreError::LeaseLost(_)), "{error}");
+        }
+        assert_eq!(status(&store, lease.key.job).await, JobStatus::Succeeded);
+        let ended = attempts(&store, lease.key.job).await;
+        assert_eq!(ended, [(1, Some("succeeded".to_owned()), None)]);
+    }
+    assert!(store.queue_depth().await.unwrap().is_empty());
+}

@@ -93,13 +93,16 @@ impl Drop for JobWatch {
     }
 }
 
+/// Metrics of a job, after a step.
+type Curves = (JobId, Vec<String>, Option<u64>);
+
 /// What is read in one round, each thing at the first watch that asks.
 pub(super) struct Round {
     store: Store,
     watched: Vec<JobId>,
     jobs: OnceCell<Result<HashMap<JobId, Arc<JobRecord>>, Status>>,
     others: Once<JobId, Arc<JobRecord>>,
-    points: Once<(JobId, Vec<String>, Option<u64>), Arc<Vec<MetricPoint>>>,
+    points: Once<Curves, Arc<Vec<MetricPoint>>>,
     runs: Once<RunId, Arc<RunRecord>>,
     notes: Once<(RunId, i64), Arc<Vec<RunNote>>>,
     jobs_of_runs: Once<RunId, Arc<Vec<inheritune_api::v1::Job>>>,
@@ -162,9 +165,11 @@ impl Round {
     }
 }
 
+type Cell<V> = OnceCell<Result<V, Status>>;
+
 /// Values that are read once each; so are errors.
 struct Once<K, V> {
-    cells: Mutex<HashMap<K, Arc<OnceCell<Result<V, Status>>>>>,
+    cells: Mutex<HashMap<K, Arc<Cell<V>>>>,
 }
 
 impl<K, V> Default for Once<K, V> {
