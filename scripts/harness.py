@@ -84,10 +84,11 @@ def write_task(folder, name, definition, files, unused, *more):
     (folder / f"{name}.yaml").write_text("\n".join(lines) + "\n")
 
 
-def evaluate(lm, tasks, folder, index=False, limit=None, mmlu_limit=None, **options):
+def evaluate(lm, tasks, folder, index=False, limit=None, mmlu_limit=None, limits={}, **options):
     """What the harness reports of `tasks` that write_tasks has defined in `folder`, MMLU and the others in a run each.
 
-    With `index` it looks through its own tasks first, as it does when a person starts it.
+    Of each task `limits` takes the first so many documents, `limit` and `mmlu_limit` of all alike. With `index` it looks
+    through its own tasks first, as it does when a person starts it.
     """
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
@@ -96,9 +97,14 @@ def evaluate(lm, tasks, folder, index=False, limit=None, mmlu_limit=None, **opti
     report = {}
     mmlu = [task for task in tasks if task.startswith("mmlu")]
     others = [task for task in tasks if task not in mmlu]
+    subjects = [file.stem for file in Path(folder).glob("mmlu_*.yaml")]
     for names, shots, first in ((others, None, limit), (mmlu, MMLU_SHOTS, mmlu_limit or limit)):
         if names:
-            found = simple_evaluate(model=lm, tasks=names, num_fewshot=shots, limit=first, task_manager=manager, **options)
-            for key in ("results", "groups", "group_subtasks", "versions", "n-shot", "higher_is_better", "n-samples"):
-                report.setdefault(key, {}).update(found.get(key, {}))
+            leaves = {name: subjects if name == "mmlu" else [name] for name in names}
+            own = {leaf: list(range(limits[name])) for name in names if name in limits for leaf in leaves[name]}
+            found = simple_evaluate(
+                model=lm, tasks=names, num_fewshot=shots, limit=first, samples=own or None, task_manager=manager, **options
+            )
+            for key in ("results", "groups", "group_subtasks", "versions", "n-shot", "higher_is_better", "n-samples", "samples"):
+                report.setdefault(key, {}).update(found.get(key) or {})
     return report

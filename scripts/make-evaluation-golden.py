@@ -2,7 +2,7 @@
 """Makes crates/evaluator/tests/golden anew: what lm_eval 0.4.13 computes for tiny models on the data sets in its data/.
 
     .deps/lm-eval/bin/python scripts/make-evaluation-golden.py      # see harness.py for what it needs
-    .deps/lm-eval/bin/python scripts/make-evaluation-golden.py --data DIR --model DIR --out DIR [--limit N] [--batch-size B]
+    .deps/lm-eval/bin/python scripts/make-evaluation-golden.py --data DIR --model DIR --out DIR [--tasks a,b] [--limit N] [--batch-size B]
 
 The data sets are made up, with the hard cases that the benchmarks have; the models are made here:
     models/tiny-gpt2     random; a byte-level tokenizer that adds nothing
@@ -13,11 +13,13 @@ Of each model M:
                          task, doc_id, idx, n_ctx, ctx_sha256, cont_ids, ll, greedy; of a page of wikitext
                          task, doc_id, n_tokens, tokens_sha256, windows, ll. Digests are over ids of 4 bytes, little-endian.
     M.results.json       what the harness reports: metrics and their errors of tasks and groups, versions, shots, counts
+samples.jsonl            a line per document, of the harness's own log, whatever the model: task, doc_id, doc_hash, prompt_hash,
+                         target_hash, and arguments_sha256, the digest of all its requests' texts, each and a zero byte
 parquet/                 some of the data sets as the hub has them, under its names of files
 bootstrap.json           values, and the harness's error of their perplexity from 100,000 resamples
 
 Everything is float32 on one thread, and one sequence a batch unless said otherwise. The second form does the same for
-another model on other data, of which --limit takes the first documents of each task and --mmlu-limit of each subject.
+another model on other data, of all tasks or some; --limit takes the first documents of each, --mmlu-limit of each subject.
 Same versions and machine, same files; another machine may differ in the last bits, which training carries into the weights.
 """
 
@@ -177,13 +179,23 @@ def recorder(model, batch_size):
     return Recorder(pretrained=str(model), device="cpu", dtype="float32", batch_size=batch_size)
 
 
-def dump(data, model, out, scratch, batch_size=1, **limits):
-    tasks = harness.write_tasks(data, scratch / "tasks")
+def dump(data, model, out, scratch, batch_size=1, tasks=None, **limits):
+    found = harness.write_tasks(data, scratch / "tasks")
+    tasks = tasks or found
     lm = recorder(model, batch_size)
-    report = harness.evaluate(lm, tasks, scratch / "tasks", bootstrap_iters=100_000, log_samples=False, **limits)
+    report = harness.evaluate(lm, tasks, scratch / "tasks", bootstrap_iters=100_000, log_samples=True, **limits)
     out.mkdir(parents=True, exist_ok=True)
+    samples = [sample_record(task, sample) for task, samples in report.pop("samples").items() for sample in samples]
+    (out / "samples.jsonl").write_text("".join(json.dumps(record) + "\n" for record in samples))
     (out / f"{model.name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in lm.records))
     write_json(out / f"{model.name}.results.json", report)
+
+
+def sample_record(task, sample):
+    texts = [text for request in sample["arguments"] for text in request]
+    asked = hashlib.sha256("".join(f"{text}\0" for text in texts).encode()).hexdigest()
+    hashes = {key: sample[key] for key in ("doc_id", "doc_hash", "prompt_hash", "target_hash")}
+    return {"task": task} | hashes | {"arguments_sha256": asked}
 
 
 def make_bootstrap(file):
@@ -205,6 +217,7 @@ def main():
     parser = argparse.ArgumentParser()
     for name in ("data", "model", "out"):
         parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--tasks", type=lambda names: names.split(","))
     for name in ("limit", "mmlu-limit"):
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--batch-size", type=int, default=1)
@@ -217,7 +230,7 @@ def main():
         torch.set_num_threads(1)
         if arguments.model:
             limits = {"limit": arguments.limit, "mmlu_limit": arguments.mmlu_limit}
-            dump(arguments.data, arguments.model, arguments.out, scratch, arguments.batch_size, **limits)
+            dump(arguments.data, arguments.model, arguments.out, scratch, arguments.batch_size, arguments.tasks, **limits)
             return
         for make in (make_tiny_gpt2, make_tiny_llama):
             folder = GOLDEN / "models" / make.__name__.removeprefix("make_").replace("_", "-")

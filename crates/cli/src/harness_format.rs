@@ -1,5 +1,4 @@
-//! An evaluation as lm-evaluation-harness writes one: `results.json` and `samples_TASK.jsonl`, with its keys. What the rows do
-//! not hold is left out: the documents and requests themselves (`doc`, `arguments`), which are the data's.
+//! An evaluation as lm-evaluation-harness writes one: `results.json` and `samples_TASK.jsonl`, with its keys.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -7,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use inheritune_api::v1;
 use inheritune_domain::benchmark::{self, GROUPS, HARNESS_VERSION};
+use inheritune_domain::id::Sha256Digest;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::export::Existing;
@@ -14,6 +15,8 @@ use crate::failure::Failure;
 
 /// Files of a `scores` artifact.
 const ROWS_FILE: &str = "scores.jsonl";
+/// Older artifacts have none; samples are then without what it holds.
+const DOCUMENTS_FILE: &str = "documents.jsonl.zst";
 
 /// Writes the benchmarks of an evaluation, whose scores were fetched to `from`, into the folder `to`; gives the files.
 ///
@@ -35,14 +38,16 @@ pub fn write(
     if !is_empty && existing == Existing::Refuse {
         return Err(Failure::invalid(format!("{} is not empty; --force writes into it", to.display())));
     }
+    let documents = read_documents(&from.join(DOCUMENTS_FILE))?;
     let rows_path = from.join(ROWS_FILE);
     let mut samples: BTreeMap<String, String> = BTreeMap::new();
     let file = std::fs::File::open(&rows_path).map_err(local(&rows_path))?;
     for line in BufReader::new(file).lines() {
         let line = line.map_err(local(&rows_path))?;
         let row: Value = serde_json::from_str(&line).map_err(|e| Failure::local(&rows_path, e))?;
-        if let Some(sample) = sample(&row) {
-            let task = row["task"].as_str().unwrap_or_default().to_owned();
+        let task = row["task"].as_str().unwrap_or_default().to_owned();
+        let document = row["index"].as_u64().and_then(|index| documents.get(&(task.clone(), index)));
+        if let Some(sample) = sample(&row, document) {
             samples.entry(task).or_default().push_str(&format!("{sample}\n"));
         }
     }
@@ -57,8 +62,64 @@ pub fn write(
     Ok(files.into_iter().map(|(path, _)| path).collect())
 }
 
+/// What a benchmark read and asked, by task and place.
+type Documents = BTreeMap<(String, u64), Document>;
+
+/// A line of [`DOCUMENTS_FILE`].
+#[derive(Debug, Deserialize)]
+struct Document {
+    task: String,
+    index: u64,
+    doc: Value,
+    target: String,
+    question: Question,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Question {
+    Continuations { context: String, continuations: Vec<String> },
+    Contexts { contexts: Vec<String>, continuation: String },
+    Text(String),
+}
+
+impl Document {
+    /// Each request as the harness numbers requests and their parts.
+    fn arguments(&self) -> Value {
+        let requests: Vec<Vec<&str>> = match &self.question {
+            Question::Continuations { context, continuations } => {
+                continuations.iter().map(|continuation| vec![context.as_str(), continuation]).collect()
+            }
+            Question::Contexts { contexts, continuation } => {
+                contexts.iter().map(|context| vec![context.as_str(), continuation]).collect()
+            }
+            Question::Text(text) => vec![vec![text]],
+        };
+        let numbered = |what: &str, parts: Vec<Value>| {
+            let named = parts.into_iter().enumerate().map(|(number, part)| (format!("{what}_{number}"), part));
+            Value::Object(named.collect())
+        };
+        let request = |parts: Vec<&str>| numbered("arg", parts.into_iter().map(Value::from).collect());
+        numbered("gen_args", requests.into_iter().map(request).collect())
+    }
+}
+
+fn read_documents(path: &Path) -> Result<Documents, Failure> {
+    let failed = |e: std::io::Error| Failure::local(path, e);
+    let file = match std::fs::File::open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Documents::new()),
+        file => file.map_err(failed)?,
+    };
+    let lines = BufReader::new(zstd::Decoder::new(file).map_err(failed)?).lines();
+    let document = |line: std::io::Result<String>| {
+        let document: Document = serde_json::from_str(&line.map_err(failed)?).map_err(|e| Failure::local(path, e))?;
+        Ok(((document.task.clone(), document.index), document))
+    };
+    lines.map(document).collect()
+}
+
 /// One row as the harness logs a sample; none for what is no benchmark.
-fn sample(row: &Value) -> Option<Value> {
+fn sample(row: &Value, document: Option<&Document>) -> Option<Value> {
     let (likelihoods, greedy) = (row["log_likelihoods"].as_array()?, row["is_greedy"].as_array()?);
     let is_text = row.get("words").is_some();
     let answers = likelihoods.iter().zip(greedy).map(|(sum, greedy)| {
@@ -67,15 +128,27 @@ fn sample(row: &Value) -> Option<Value> {
     });
     let answers: Vec<Value> = answers.collect();
     let metrics = row["metrics"].as_object()?;
-    let mut sample = json!({
-        "doc_id": row["index"],
-        "target": row["gold"].as_u64().map(|gold| gold.to_string()),
-        "resps": answers.iter().map(|answer| json!([answer])).collect::<Vec<_>>(),
-        "filtered_resps": answers,
-        "filter": "none",
-        "metrics": metrics.keys().collect::<Vec<_>>(),
-        "prompt_hash": row["prompt_sha256"],
-    });
+    let mut sample = json!({ "doc_id": row["index"] });
+    match document {
+        Some(document) => {
+            sample["doc"] = document.doc.clone();
+            sample["target"] = json!(document.target);
+            sample["arguments"] = document.arguments();
+        }
+        None => sample["target"] = json!(row["gold"].as_u64().map(|gold| gold.to_string())),
+    }
+    sample["resps"] = answers.iter().map(|answer| json!([answer])).collect();
+    sample["filtered_resps"] = json!(answers);
+    sample["filter"] = json!("none");
+    sample["metrics"] = metrics.keys().cloned().collect();
+    if let Some(document) = document {
+        // `json.dumps(doc, indent=2, ensure_ascii=False)`
+        sample["doc_hash"] = json!(Sha256Digest::of(format!("{:#}", document.doc).as_bytes()));
+    }
+    sample["prompt_hash"] = row["prompt_sha256"].clone();
+    if let Some(document) = document {
+        sample["target_hash"] = json!(Sha256Digest::of(document.target.as_bytes()));
+    }
     for (metric, value) in metrics {
         sample[metric] = match metric.as_str() {
             "word_perplexity" => json!([value, row["words"]]),
@@ -150,6 +223,14 @@ mod tests {
         ];
         let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
         std::fs::write(from.path().join(ROWS_FILE), lines).unwrap();
+        let documents = [
+            json!({ "task": "piqa", "index": 0, "target": "1", "doc": { "goal": "To é.", "sol1": "a", "sol2": "b\n", "label": 1 },
+                    "question": { "continuations": { "context": "Question: To é.\nAnswer:", "continuations": [" a", " b\n"] } } }),
+            json!({ "task": "wikitext", "index": 0, "target": "page", "doc": { "page": " = page = " },
+                    "question": { "text": "page" } }),
+        ];
+        let lines: String = documents.iter().map(|document| format!("{document}\n")).collect();
+        std::fs::write(from.path().join(DOCUMENTS_FILE), zstd::encode_all(lines.as_bytes(), 0).unwrap()).unwrap();
         let score = |task: &str, metric: &str, stderr| v1::Score {
             task: task.into(),
             metric: metric.into(),
@@ -177,8 +258,23 @@ mod tests {
         let sample: Value = serde_json::from_slice(&std::fs::read(&files[1]).unwrap()).unwrap();
         assert_eq!(sample["filtered_resps"], json!([["-2.5", "False"], ["-1.0", "True"]]));
         assert_eq!((&sample["target"], &sample["acc"]), (&json!("1"), &json!(1.0)));
+        assert_eq!(sample["doc"], documents[0]["doc"]);
+        assert_eq!(
+            sample["arguments"],
+            json!({ "gen_args_0": { "arg_0": "Question: To é.\nAnswer:", "arg_1": " a" },
+                    "gen_args_1": { "arg_0": "Question: To é.\nAnswer:", "arg_1": " b\n" } })
+        );
+        // Python: hashlib.sha256(json.dumps(doc, indent=2, ensure_ascii=False).encode()), and of "1".
+        assert_eq!(sample["doc_hash"], "4c5e785be2453fd8d22052968b49ac81a923816b2fbc6db3dae0b64863da5dd3");
+        assert_eq!(sample["target_hash"], "6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b");
         let sample: Value = serde_json::from_slice(&std::fs::read(&files[2]).unwrap()).unwrap();
         assert_eq!((&sample["resps"], &sample["word_perplexity"]), (&json!([["-9.0"]]), &json!([-9.0, 3])));
+        assert_eq!(sample["arguments"], json!({ "gen_args_0": { "arg_0": "page" } }));
+        // An older artifact, without the documents.
+        std::fs::remove_file(from.path().join(DOCUMENTS_FILE)).unwrap();
+        write(&spec, &evaluated, from.path(), to.path(), Existing::Replace).unwrap();
+        let sample: Value = serde_json::from_slice(&std::fs::read(&files[1]).unwrap()).unwrap();
+        assert_eq!((&sample["target"], sample.get("doc_hash")), (&json!("1"), None));
         assert!(write(&spec, &evaluated, from.path(), to.path(), Existing::Refuse).is_err());
     }
 }

@@ -6,6 +6,7 @@ mod prompts;
 mod row;
 
 use inheritune_domain::benchmark::Benchmark;
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::metrics::TextLength;
@@ -13,6 +14,8 @@ use crate::metrics::TextLength;
 /// One row of a benchmark: what is asked, and what would be right.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Item {
+    /// The row, as the harness hands it on.
+    pub document: Value,
     /// What is asked.
     pub question: Question,
     /// How answers count.
@@ -20,7 +23,8 @@ pub struct Item {
 }
 
 /// What a model is asked: how likely continuations are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Question {
     /// Several continuations of one context.
     Continuations {
@@ -63,6 +67,21 @@ pub enum Target {
     Text(TextLength),
 }
 
+impl Item {
+    /// What the harness writes down as a document's target: the right choice's place, or the continuation.
+    pub fn target_text(&self) -> String {
+        match (&self.question, &self.target) {
+            (Question::Text(text), _) => text.clone(),
+            // Its first space is `target_delimiter`, which is no part of it.
+            (Question::Contexts { continuation, .. }, _) => continuation.chars().skip(1).collect(),
+            (Question::Continuations { continuations, .. }, Target::Word) => continuations.concat(),
+            (Question::Continuations { .. }, Target::Choice { gold, .. }) => gold.to_string(),
+            // The harness's own label of TruthfulQA, by which nothing is scored.
+            (Question::Continuations { .. }, Target::Mass { .. } | Target::Text(_)) => "0".to_owned(),
+        }
+    }
+}
+
 impl Question {
     /// What the first request begins with.
     pub fn prompt(&self) -> &str {
@@ -102,14 +121,17 @@ pub struct RowError {
 ///
 /// # Errors
 /// The first row that lacks a column, or holds something else than its benchmark needs.
-pub fn items(benchmark: &Benchmark, rows: &[Value], shots: &[Value]) -> Result<Vec<Item>, RowError> {
+pub fn items(benchmark: &Benchmark, rows: Vec<Value>, shots: &[Value]) -> Result<Vec<Item>, RowError> {
     let at = |split: &'static str| move |(row, problem)| RowError { split, row, problem };
     let preamble = prompts::preamble(benchmark.prompt, shots).map_err(at(rows::SHOTS_SPLIT))?;
-    rows.iter()
+    let item = |row| {
+        let document = prompts::document(benchmark.prompt, row)?;
+        let (question, target) = prompts::asked(benchmark.prompt, &preamble, row::Row(&document))?;
+        Ok(Item { document, question, target })
+    };
+    rows.into_iter()
         .enumerate()
-        .map(|(number, row)| {
-            prompts::item(benchmark.prompt, &preamble, row::Row(row)).map_err(|problem| (number, problem))
-        })
+        .map(|(number, row)| item(row).map_err(|problem| (number, problem)))
         .collect::<Result<_, _>>()
         .map_err(at(benchmark.dataset.split))
 }
@@ -122,7 +144,7 @@ mod tests {
     use serde_json::json;
 
     fn problem(name: &str, row: Value) -> String {
-        items(&benchmark::find(name).unwrap(), &[row], &[]).unwrap_err().to_string()
+        items(&benchmark::find(name).unwrap(), vec![row], &[]).unwrap_err().to_string()
     }
 
     #[test]
@@ -160,8 +182,7 @@ mod tests {
     fn a_bad_example_is_named_by_its_split() {
         let row = json!({ "question": "q", "choices": ["a", "b", "c", "d"], "answer": 0 });
         let shot = json!({ "question": "q", "choices": ["a", "b", "c", "d"], "answer": 4 });
-        let error = items(&benchmark::find("mmlu_anatomy").unwrap(), std::slice::from_ref(&row), &[row.clone(), shot])
-            .unwrap_err();
+        let error = items(&benchmark::find("mmlu_anatomy").unwrap(), vec![row.clone()], &[row, shot]).unwrap_err();
         assert_eq!(error.to_string(), "dev row 1: column `answer` is 4, which is not one of the labels 0 to 3");
     }
 }

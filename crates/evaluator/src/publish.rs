@@ -14,10 +14,12 @@ use serde_json::json;
 use crate::comparison::differences;
 use crate::metrics::benchmark::group_score;
 use crate::shift::Measured;
-use crate::tasks::{Row, TaskResult};
+use crate::tasks::{Row, Task, TaskResult};
 
 /// Per-sequence and per-document results, one JSON object a line.
 pub const ROWS_FILE: &str = "scores.jsonl";
+/// What the benchmarks read and asked, one JSON object a document and line: for people who want the requests themselves.
+pub const DOCUMENTS_FILE: &str = "documents.jsonl.zst";
 /// What was measured and what came of it.
 pub const SCORES_FILE: &str = "scores.json";
 /// Largest [`ROWS_FILE`] that is read.
@@ -39,8 +41,13 @@ pub(crate) async fn publish(
         Some(baseline) => compare_with(&results, baseline, &context.store).await?,
         None => Vec::new(),
     };
+    let written = |path: &Path, result: std::io::Result<()>| {
+        result.map_err(|e| JobError::Retryable(format!("{}: {e}", path.display())))
+    };
     let rows_path = context.cache_dir.join(ROWS_FILE);
-    write_rows(&rows_path, &results).map_err(|e| JobError::Retryable(format!("{}: {e}", rows_path.display())))?;
+    written(&rows_path, write_rows(&rows_path, &results))?;
+    let documents_path = context.cache_dir.join(DOCUMENTS_FILE);
+    written(&documents_path, write_documents(&documents_path, &prepared.tasks))?;
     let tasks = prepared
         .tasks
         .iter()
@@ -59,6 +66,7 @@ pub(crate) async fn publish(
     });
     let mut writer = context.store.begin_artifact(ArtifactKind::Scores, context.lease);
     writer.put_file(ROWS_FILE, &rows_path).await?;
+    writer.put_file(DOCUMENTS_FILE, &documents_path).await?;
     let summary =
         serde_json::to_vec_pretty(&summary).map_err(|e| JobError::Permanent(format!("{SCORES_FILE}: {e}")))?;
     writer.put_bytes(SCORES_FILE, summary.into()).await?;
@@ -110,6 +118,15 @@ pub async fn read_rows(store: &Store, scores: ArtifactId) -> Result<Vec<Row>, Jo
         serde_json::from_str(line).map_err(|e| JobError::Permanent(format!("{ROWS_FILE}: line {}: {e}", number + 1)))
     };
     text.lines().enumerate().map(row).collect()
+}
+
+fn write_documents(path: &Path, tasks: &[Task]) -> std::io::Result<()> {
+    let mut file = zstd::Encoder::new(BufWriter::new(std::fs::File::create(path)?), zstd::DEFAULT_COMPRESSION_LEVEL)?;
+    for document in tasks.iter().flat_map(Task::documents) {
+        serde_json::to_writer(&mut file, &document)?;
+        file.write_all(b"\n")?;
+    }
+    file.finish()?.into_inner()?.sync_all()
 }
 
 /// One row a sequence or document; those of different tasks after one another.

@@ -19,7 +19,7 @@ mod benchmark_task;
 mod rolling_perplexity;
 mod validation_loss;
 
-pub use benchmark_task::{BenchmarkRow, BenchmarkTask};
+pub use benchmark_task::{BenchmarkRow, BenchmarkTask, Document};
 use rolling_perplexity::RollingPerplexity;
 use validation_loss::ValidationLoss;
 
@@ -243,6 +243,15 @@ impl Task {
             Self::Benchmark(task) => task.benchmark().sha256().map(|_| task.is_known_data()),
             Self::ValidationLoss(_) | Self::RollingPerplexity(_) => None,
         }
+    }
+
+    /// What a benchmark read and asked, by item.
+    pub fn documents(&self) -> impl Iterator<Item = Document<'_>> {
+        let benchmark = match self {
+            Self::Benchmark(task) => Some(task),
+            Self::ValidationLoss(_) | Self::RollingPerplexity(_) => None,
+        };
+        benchmark.into_iter().flat_map(BenchmarkTask::documents)
     }
 
     /// Measures the items in `range`.

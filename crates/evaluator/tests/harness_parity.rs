@@ -152,6 +152,15 @@ fn check(model: &Path, data: &Path, golden: &Path, tasks: &[(&str, Option<u32>)]
             requests += 1;
         }
     }
+    let logged = lines(&golden.with_file_name("samples.jsonl"));
+    let documents: Vec<Value> = prepared.tasks.iter().flat_map(Task::documents).map(as_json).collect();
+    assert_eq!(logged.len(), documents.len());
+    let place =
+        |value: &Value, index: &str| (value["task"].as_str().unwrap().to_owned(), value[index].as_u64().unwrap());
+    let logged: BTreeMap<_, _> = logged.iter().map(|sample| (place(sample, "doc_id"), sample)).collect();
+    for document in &documents {
+        check_document(document, logged[&place(document, "index")]);
+    }
     let scores: Vec<&Score> = results.iter().flat_map(|result| &result.scores).collect();
     for score in &scores {
         check_score(score, &harness["results"][&score.task]);
@@ -171,6 +180,30 @@ fn check(model: &Path, data: &Path, golden: &Path, tasks: &[(&str, Option<u32>)]
         golden.display(),
         scores.len()
     );
+}
+
+fn as_json(value: impl serde::Serialize) -> Value {
+    serde_json::to_value(value).unwrap()
+}
+
+/// What is kept of a document and its requests is what the harness logs, by its own hashes.
+fn check_document(document: &Value, sample: &Value) {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let texts = |value: &Value| value.as_array().unwrap().iter().map(text).collect::<Vec<_>>();
+    let hash = |text: String| hex::encode(Sha256::digest(text));
+    let question = &document["question"];
+    let requests: Vec<Vec<String>> = if let Some(of) = question.get("continuations") {
+        texts(&of["continuations"]).into_iter().map(|continuation| vec![text(&of["context"]), continuation]).collect()
+    } else if let Some(of) = question.get("contexts") {
+        texts(&of["contexts"]).into_iter().map(|context| vec![context, text(&of["continuation"])]).collect()
+    } else {
+        vec![vec![text(&question["text"])]]
+    };
+    let prompt = requests[0][0].clone();
+    let asked = requests.concat().into_iter().map(|text| text + "\0").collect::<String>();
+    let found = [format!("{:#}", document["doc"]), prompt, text(&document["target"]), asked].map(hash);
+    let expected = ["doc_hash", "prompt_hash", "target_hash", "arguments_sha256"].map(|key| text(&sample[key]));
+    assert_eq!(found, expected, "{document}");
 }
 
 fn leaves(groups: &Value, members: &Value) -> Vec<String> {
@@ -211,23 +244,33 @@ fn a_llama_whose_tokenizer_adds_bos_is_scored_as_by_the_harness() {
     check(&golden().join("models/tiny-llama"), &golden().join("data"), &golden().join("tiny-llama"), &tasks);
 }
 
-/// A published model on the real data sets, where a folder with the harness's records of it is named.
+/// Any model on the real data sets, where the harness's records of it are named: of the tasks and rows that these have.
 #[test]
-fn a_published_model_is_scored_as_by_the_harness() {
+fn a_model_of_one_s_own_is_scored_as_by_the_harness() {
     let (Some(shared), Ok(model), Ok(records)) =
         (shared(), std::env::var("INHERITUNE_PARITY_MODEL"), std::env::var("INHERITUNE_PARITY_GOLDEN"))
     else {
         println!(
             "skipped: INHERITUNE_PARITY_MODEL=FOLDER and INHERITUNE_PARITY_GOLDEN=FOLDER/NAME are not set; \
-             scripts/make-evaluation-golden.py --data --model --limit 200 --mmlu-limit 20 makes the records"
+             scripts/make-evaluation-golden.py --data --model makes the records"
         );
         return;
     };
-    let subjects = inheritune_domain::benchmark::select("mmlu").unwrap();
-    let single = TASKS.iter().filter(|name| !name.starts_with("mmlu_"));
-    let single = single.filter(|name| !["arc_easy", "hellaswag", "sciq"].contains(name)).map(|name| (*name, Some(200)));
-    let tasks: Vec<_> = single.chain(subjects.iter().map(|subject| (subject.name, Some(20)))).collect();
-    check(Path::new(&model), &shared, Path::new(&records), &tasks);
+    let records = Path::new(&records);
+    let limits = rows_of_tasks(&lines(&records.with_extension("jsonl")));
+    let tasks: Vec<_> = limits.iter().map(|(name, rows)| (name.as_str(), Some(*rows))).collect();
+    check(Path::new(&model), &shared, records, &tasks);
+}
+
+/// The tasks of these records, and how many of their first rows.
+fn rows_of_tasks(records: &[Value]) -> BTreeMap<String, u32> {
+    let mut rows = BTreeMap::new();
+    for record in records {
+        let task = record["task"].as_str().unwrap().trim_start_matches("local_").to_owned();
+        let of_task = rows.entry(task).or_default();
+        *of_task = (record["doc_id"].as_u64().unwrap() as u32 + 1).max(*of_task);
+    }
+    rows
 }
 
 /// Golden records of ten documents a task of the real data sets, for two random models.
@@ -236,12 +279,8 @@ fn real_rows_are_scored_as_by_the_harness() {
     let Some(shared) = shared() else { return };
     for name in ["tiny-llama-bos", "tiny-llama-nobos"] {
         let records = lines(&shared.join(format!("golden/{name}.jsonl")));
-        let mut limits: BTreeMap<&str, u32> = BTreeMap::new();
-        for record in &records {
-            let rows = limits.entry(record["task"].as_str().unwrap().trim_start_matches("local_")).or_default();
-            *rows = (*rows).max(record["doc_id"].as_u64().unwrap() as u32 + 1);
-        }
-        let tasks: Vec<_> = limits.iter().map(|(name, rows)| (*name, Some(*rows))).collect();
+        let limits = rows_of_tasks(&records);
+        let tasks: Vec<_> = limits.iter().map(|(name, rows)| (name.as_str(), Some(*rows))).collect();
         let model = shared.join("tinymodels").join(name);
         let prepared = prepare(&model, &shared, &spec(&tasks));
         let results = measured(&model, &shared, spec(&tasks));
@@ -381,7 +420,7 @@ fn planted_slips_are_caught() {
         let exists = |name: &str| data.join(name).is_file();
         let shots = slip(read(rows::shots_file(&benchmark, exists).unwrap()));
         let scored = read(Some(rows::scored_file(&benchmark, exists).unwrap()));
-        benchmarks::items(&benchmark, &scored, &shots).unwrap()
+        benchmarks::items(&benchmark, scored, &shots).unwrap()
     };
     let first = |item: &Item, slip: &dyn Fn(&str) -> String| {
         let (context, continuation) = item.question.requests()[0];

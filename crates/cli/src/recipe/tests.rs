@@ -51,7 +51,7 @@ steps_factor = 100.0
             reference.architecture.family: unknown variant `bert`, expected one of `gpt2`, `llama`, `gpt_neox`, `opt`, `mpt`, `mosaic_gpt` (line 10)
             target.grow_by: invalid type: string "two", expected u32 (line 17)
             target.grow_bye: unknown field `grow_bye`, expected one of `start_layers`, `grow_by`, `max_rounds`, `tolerance_nats`, `match_by`, `growth_source`, `inherit`, `layer_map`, `data_fraction` (line 18)
-            training.betas: unknown field `betas`, expected one of `block_size`, `micro_batch`, `gradient_accumulation`, `precision`, `sampling`, `source_weights`, `document_mask`, `steps`, `epochs`, `lr_max`, `lr_min`, `warmup_steps`, `schedule`, `weight_decay`, `decay`, `beta1`, `beta2`, `adam_eps`, `clip_norm`, `log_every_steps`, `evaluate_every_steps`, `evaluate_sequences`, `checkpoint_every_steps`, `keep_newest`, `keep_best` (line 24)
+            training.betas: unknown field `betas`, expected one of `block_size`, `micro_batch`, `gradient_accumulation`, `precision`, `activation_checkpointing`, `sampling`, `source_weights`, `document_mask`, `steps`, `epochs`, `lr_max`, `lr_min`, `warmup_steps`, `schedule`, `weight_decay`, `decay`, `beta1`, `beta2`, `adam_eps`, `clip_norm`, `log_every_steps`, `evaluate_every_steps`, `evaluate_sequences`, `checkpoint_every_steps`, `keep_newest`, `keep_best` (line 24)
             training.micro_batch: is missing
             name: must be 1 to 128 bytes without control characters
             corpus.sources[0]: scheme `http` is unknown; use file://, s3:// or artifact://

@@ -4,9 +4,11 @@ use inheritune_domain::benchmark::Prompt;
 use serde_json::Value;
 
 use super::row::Row;
-use super::{Item, Question, Target};
+use super::{Question, Target};
 use crate::documents::wikitext;
 use crate::metrics::{TextLength, is_python_space};
+
+type Asked = (Question, Target);
 
 const LETTERS: [&str; 4] = ["A", "B", "C", "D"];
 
@@ -27,8 +29,17 @@ pub(super) fn preamble(prompt: Prompt, shots: &[Value]) -> Result<String, (usize
     }
 }
 
-/// One row's item.
-pub(super) fn item(prompt: Prompt, preamble: &str, row: Row) -> Result<Item, String> {
+/// A row as the harness hands it on: what its `process_docs` makes of it.
+pub(super) fn document(prompt: Prompt, row: Value) -> Result<Value, String> {
+    match prompt {
+        Prompt::Wsc273 => wsc273_document(row),
+        Prompt::Hellaswag => hellaswag_document(row),
+        _ => Ok(row),
+    }
+}
+
+/// What is asked about a document, and what would be right.
+pub(super) fn asked(prompt: Prompt, preamble: &str, row: Row) -> Result<Asked, String> {
     match prompt {
         Prompt::Wsc273 => wsc273(row),
         Prompt::Wsc => Ok(labelled(wsc(row)?, &["no", "yes"], row.label("label", 2)?)),
@@ -68,7 +79,7 @@ pub(super) fn item(prompt: Prompt, preamble: &str, row: Row) -> Result<Item, Str
         Prompt::Wikitext => {
             let page = row.text("page")?;
             let target = Target::Text(TextLength::of(page));
-            Ok(Item { question: Question::Text(wikitext::detokenize(page)), target })
+            Ok((Question::Text(wikitext::detokenize(page)), target))
         }
         Prompt::Lambada => lambada(row),
         Prompt::Arc => arc(row),
@@ -78,16 +89,16 @@ pub(super) fn item(prompt: Prompt, preamble: &str, row: Row) -> Result<Item, Str
 }
 
 /// `target_delimiter` before each choice; the likeliest is the answer.
-fn labelled(context: String, choices: &[&str], gold: usize) -> Item {
+fn labelled(context: String, choices: &[&str], gold: usize) -> Asked {
     let continuations = choices.iter().map(|choice| format!(" {choice}")).collect();
     let question = Question::Continuations { context, continuations };
-    Item { question, target: Target::Choice { gold, choices: choices.len(), lengths: None } }
+    (question, Target::Choice { gold, choices: choices.len(), lengths: None })
 }
 
 /// The same, for benchmarks with `acc_norm`: by Python's `len` of the choice without the delimiter.
-fn by_length(context: String, choices: &[&str], gold: usize) -> Item {
+fn by_length(context: String, choices: &[&str], gold: usize) -> Asked {
     let lengths = Some(choices.iter().map(|choice| choice.chars().count()).collect());
-    Item { target: Target::Choice { gold, choices: choices.len(), lengths }, ..labelled(context, choices, gold) }
+    (labelled(context, choices, gold).0, Target::Choice { gold, choices: choices.len(), lengths })
 }
 
 fn within(column: &'static str) -> impl Fn(String) -> String {
@@ -99,31 +110,51 @@ const POSSESSIVE: [&str; 5] = ["my", "his", "her", "our", "their"];
 /// First words of an option that are written small within a sentence.
 const CAPITALISED: [&str; 11] = ["A", "An", "The", "She", "He", "It", "They", "My", "His", "Her", "Their"];
 
-/// `tasks/wsc273`: positions count characters. The continuation begins with two spaces: its delimiter, and its own.
-fn wsc273(row: Row) -> Result<Item, String> {
-    let text: Vec<char> = row.text("text")?.replace("  ", " ").chars().collect();
+/// `process_doc` of `tasks/wsc273/utils.py`: the options as they read in the pronoun's place. Positions count characters.
+fn wsc273_document(mut row: Value) -> Result<Value, String> {
+    let text = Row(&row).text("text")?.replace("  ", " ");
+    let options = {
+        let (pronoun, at) = wsc273_pronoun(Row(&row), &text)?;
+        let characters: Vec<char> = text.chars().collect();
+        // Python's index -2 or -1 counts from the end.
+        let before = characters[if at >= 2 { at - 2 } else { (characters.len() + at).saturating_sub(2) }];
+        let options = Row(&row).exactly("options", 2)?.into_iter().map(|option| {
+            let mut option = option.to_owned();
+            if POSSESSIVE.contains(&pronoun.to_lowercase().as_str()) {
+                option.push_str("'s");
+            }
+            let first = option.split(is_python_space).find(|word| !word.is_empty()).unwrap_or_default().to_owned();
+            if before != '.' && CAPITALISED.contains(&first.as_str()) {
+                option = option.replace(&first, &first.to_lowercase());
+            }
+            option
+        });
+        options.collect::<Vec<_>>()
+    };
+    row["text"] = text.into();
+    row["options"] = options.into();
+    Ok(row)
+}
+
+/// The pronoun, and the place of its first character in `text`.
+fn wsc273_pronoun<'a>(row: Row<'a>, text: &str) -> Result<(&'a str, usize), String> {
     let (pronoun, at) = (row.text("pronoun")?, row.number("pronoun_loc")?);
-    let after = at.saturating_add(pronoun.chars().count());
-    if text.is_empty() || after > text.len() {
+    let length = text.chars().count();
+    if length == 0 || at.saturating_add(pronoun.chars().count()) > length {
         return Err(format!("column `pronoun_loc` is {at}, where no `{pronoun}` stands"));
     }
-    // Python's index -2 or -1 counts from the end.
-    let before = text[if at >= 2 { at - 2 } else { (text.len() + at).saturating_sub(2) }];
-    let contexts = row.exactly("options", 2)?.into_iter().map(|option| {
-        let mut option = option.to_owned();
-        if POSSESSIVE.contains(&pronoun.to_lowercase().as_str()) {
-            option.push_str("'s");
-        }
-        let first = option.split(is_python_space).find(|word| !word.is_empty()).unwrap_or_default().to_owned();
-        if before != '.' && CAPITALISED.contains(&first.as_str()) {
-            option = option.replace(&first, &first.to_lowercase());
-        }
-        text[..at].iter().collect::<String>() + &option
-    });
-    let contexts = contexts.collect();
-    let continuation = format!(" {}", text[after..].iter().collect::<String>());
+    Ok((pronoun, at))
+}
+
+/// `tasks/wsc273`. The continuation begins with two spaces: its delimiter, and its own.
+fn wsc273(row: Row) -> Result<Asked, String> {
+    let text = row.text("text")?;
+    let (pronoun, at) = wsc273_pronoun(row, text)?;
+    let before: String = text.chars().take(at).collect();
+    let after: String = text.chars().skip(at + pronoun.chars().count()).collect();
+    let contexts = row.exactly("options", 2)?.into_iter().map(|option| before.clone() + option).collect();
     let target = Target::Choice { gold: row.label("label", 2)?, choices: 2, lengths: None };
-    Ok(Item { question: Question::Contexts { contexts, continuation }, target })
+    Ok((Question::Contexts { contexts, continuation: format!(" {after}") }, target))
 }
 
 /// `tasks/super_glue/wsc/preprocess_wsc.py`.
@@ -156,7 +187,7 @@ fn undo_tokenization(mut text: String) -> String {
 }
 
 /// `tasks/winogrande/preprocess_winogrande.py`.
-fn winogrande(row: Row) -> Result<Item, String> {
+fn winogrande(row: Row) -> Result<Asked, String> {
     let (before, after) = row.text("sentence")?.split_once('_').ok_or("column `sentence` has no blank `_`")?;
     let contexts = vec![before.to_owned() + row.text("option1")?, before.to_owned() + row.text("option2")?];
     let continuation = format!(" {}", after.trim_matches(is_python_space));
@@ -165,14 +196,11 @@ fn winogrande(row: Row) -> Result<Item, String> {
         "2" => 1,
         other => return Err(format!("column `answer` is \"{other}\", which is neither \"1\" nor \"2\"")),
     };
-    Ok(Item {
-        question: Question::Contexts { contexts, continuation },
-        target: Target::Choice { gold, choices: 2, lengths: None },
-    })
+    Ok((Question::Contexts { contexts, continuation }, Target::Choice { gold, choices: 2, lengths: None }))
 }
 
 /// `tasks/logiqa/utils_logiqa.py`.
-fn logiqa(row: Row) -> Result<Item, String> {
+fn logiqa(row: Row) -> Result<Asked, String> {
     let options = row.exactly("options", 4)?;
     let listed: String = LETTERS.iter().zip(&options).map(|(letter, option)| format!("{letter}. {option}\n")).collect();
     let (passage, question) = (row.text("context")?, row.text("question")?);
@@ -209,27 +237,27 @@ fn truthfulqa(preamble: &str, row: Row) -> Result<String, String> {
 }
 
 /// `tasks/truthfulqa/utils.py`, `process_results_mc2` of version 3: by the labels, wherever they stand.
-fn truthfulqa_mc2(preamble: &str, row: Row) -> Result<Item, String> {
+fn truthfulqa_mc2(preamble: &str, row: Row) -> Result<Asked, String> {
     let targets = row.inner("mc2_targets")?;
     let choices = targets.texts("choices").map_err(within("mc2_targets"))?;
     let is_true = targets.flags("labels").map_err(within("mc2_targets"))?;
     if is_true.len() != choices.len() {
         return Err(format!("column `mc2_targets` has {} choices and {} labels", choices.len(), is_true.len()));
     }
-    let Item { question, .. } = labelled(truthfulqa(preamble, row)?, &choices, 0);
-    Ok(Item { question, target: Target::Mass { is_true } })
+    let (question, _) = labelled(truthfulqa(preamble, row)?, &choices, 0);
+    Ok((question, Target::Mass { is_true }))
 }
 
 /// `tasks/lambada/lambada_openai.yaml`: cut at single spaces.
-fn lambada(row: Row) -> Result<Item, String> {
+fn lambada(row: Row) -> Result<Asked, String> {
     let text = row.text("text")?;
     let (context, word) = text.rsplit_once(' ').unwrap_or(("", text));
     let question = Question::Continuations { context: context.to_owned(), continuations: vec![format!(" {word}")] };
-    Ok(Item { question, target: Target::Word })
+    Ok((question, Target::Word))
 }
 
 /// `tasks/arc/arc_easy.yaml`.
-fn arc(row: Row) -> Result<Item, String> {
+fn arc(row: Row) -> Result<Asked, String> {
     let choices = row.inner("choices")?;
     let (texts, labels) =
         (choices.texts("text").map_err(within("choices"))?, choices.texts("label").map_err(within("choices"))?);
@@ -240,7 +268,7 @@ fn arc(row: Row) -> Result<Item, String> {
 }
 
 /// `tasks/sciq/sciq.yaml`: the right answer comes last.
-fn sciq(row: Row) -> Result<Item, String> {
+fn sciq(row: Row) -> Result<Asked, String> {
     let support = row.text("support")?.trim_start_matches(is_python_space);
     let context = format!("{support}\nQuestion: {}\nAnswer:", row.text("question")?);
     let choices =
@@ -248,19 +276,32 @@ fn sciq(row: Row) -> Result<Item, String> {
     Ok(by_length(context, &choices, 3))
 }
 
-/// `tasks/hellaswag/utils.py`.
-fn hellaswag(row: Row) -> Result<Item, String> {
-    let ctx_b = row.text("ctx_b")?;
-    let mut letters = ctx_b.chars();
-    // Python's str.capitalize.
-    let capitalised = letters
-        .next()
-        .map(|first| first.to_uppercase().chain(letters.flat_map(char::to_lowercase)).collect::<String>())
-        .unwrap_or_default();
-    let context = hellaswag_text(&format!("{}: {} {capitalised}", row.text("activity_label")?, row.text("ctx_a")?));
-    let endings: Vec<String> = row.texts("endings")?.into_iter().map(hellaswag_text).collect();
-    let endings: Vec<&str> = endings.iter().map(String::as_str).collect();
-    Ok(by_length(context, &endings, row.label("label", endings.len())?))
+/// `process_docs` of `tasks/hellaswag/utils.py`.
+fn hellaswag_document(mut row: Value) -> Result<Value, String> {
+    let columns = {
+        let row = Row(&row);
+        let ctx_b = row.text("ctx_b")?;
+        let mut letters = ctx_b.chars();
+        // Python's str.capitalize.
+        let capitalised = letters
+            .next()
+            .map(|first| first.to_uppercase().chain(letters.flat_map(char::to_lowercase)).collect::<String>())
+            .unwrap_or_default();
+        let query = hellaswag_text(&format!("{}: {} {capitalised}", row.text("activity_label")?, row.text("ctx_a")?));
+        let choices: Vec<String> = row.texts("endings")?.into_iter().map(hellaswag_text).collect();
+        let gold = row.label("label", choices.len())?;
+        [("query", query.into()), ("choices", choices.into()), ("gold", gold.into())]
+    };
+    for (name, value) in columns {
+        row[name] = value;
+    }
+    Ok(row)
+}
+
+/// `tasks/hellaswag/hellaswag.yaml`.
+fn hellaswag(row: Row) -> Result<Asked, String> {
+    let choices = row.texts("choices")?;
+    Ok(by_length(row.text("query")?.to_owned(), &choices, row.label("gold", choices.len())?))
 }
 
 /// Takes WikiHow's marks out: titles, and whatever stands in brackets on one line.

@@ -54,6 +54,21 @@ pub struct BenchmarkRow {
     pub metrics: serde_json::Map<String, serde_json::Value>,
 }
 
+/// One line of `documents.jsonl.zst`.
+#[derive(Debug, Serialize)]
+pub struct Document<'a> {
+    /// The task's name.
+    task: &'a str,
+    /// The document's place, from 0.
+    index: u64,
+    /// The row, as the harness hands it on.
+    doc: &'a serde_json::Value,
+    /// What the harness writes down as its target.
+    target: String,
+    /// What was asked.
+    question: &'a Question,
+}
+
 impl BenchmarkTask {
     /// Reads the rows of `benchmark` below the folder `data`, and makes items of the first `limit`.
     pub(super) fn prepare(
@@ -79,7 +94,7 @@ impl BenchmarkTask {
         if shots.len() < benchmark.prompt.shots() {
             return problem(format!("{} examples are needed and {} are there", benchmark.prompt.shots(), shots.len()));
         }
-        let items = benchmarks::items(&benchmark, &scored, &shots)
+        let items = benchmarks::items(&benchmark, scored, &shots)
             .map_err(|error| named(JobError::Permanent(error.to_string())))?;
         Ok(Self {
             benchmark,
@@ -100,6 +115,17 @@ impl BenchmarkTask {
     /// Whether its rows are the whole split as it was published; not known of every benchmark.
     pub fn is_known_data(&self) -> bool {
         self.benchmark.sha256() == Some(self.digest(&(0..self.items())))
+    }
+
+    /// What was read, and asked about it, by row.
+    pub(super) fn documents(&self) -> impl Iterator<Item = Document<'_>> {
+        self.items.iter().enumerate().map(|(place, item)| Document {
+            task: self.benchmark.name,
+            index: place as u64,
+            doc: &item.document,
+            target: item.target_text(),
+            question: &item.question,
+        })
     }
 
     /// Rows.
