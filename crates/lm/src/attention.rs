@@ -68,11 +68,7 @@ impl Attention {
             q_BTHK = rope.rotate(&q_BTHK)?;
             k_BTGK = rope.rotate(&k_BTGK)?;
         }
-        // Rotations and norms of queries and keys are in fp32 even where products are not.
-        let kind = v_BTGK.f_kind()?;
-        let heads =
-            Heads { q_BTHK: q_BTHK.f_to_kind(kind)?, k_BTGK: k_BTGK.f_to_kind(kind)?, v_BTGK, scale: self.scale };
-        self.output.forward(&sequences.attend(&heads)?)
+        self.output.forward(&sequences.attend(&Heads { q_BTHK, k_BTGK, v_BTGK, scale: self.scale })?)
     }
 
     /// Queries [B, T, H, K], keys and values [B, T, G, K].

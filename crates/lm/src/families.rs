@@ -11,7 +11,7 @@ use tch::{Kind, TchError, Tensor};
 
 use crate::attention::{Attention, Projections};
 use crate::decoder::{Block, Parameter, Parts, PositionEmbedding, Residual};
-use crate::layers::{Activation, Linear, Mlp, Norm, Weight};
+use crate::layers::{Activation, Linear, Mlp, Norm, NormKind, Weight};
 
 /// Puts a model together from the parameters that `weights::read` has found complete; its products are computed in
 /// `compute`.
@@ -83,11 +83,15 @@ impl Named<'_> {
 
     fn layer_norm(&self, prefix: &str) -> Result<Norm, TchError> {
         let (weight_D, bias_D) = (self.get(&format!("{prefix}.weight"))?, self.find(&format!("{prefix}.bias")));
-        Ok(Norm::Layer { weight_D, bias_D, eps: self.config.norm_eps })
+        Ok(self.norm(NormKind::Layer { bias_D }, weight_D))
     }
 
     fn rms_norm(&self, prefix: &str) -> Result<Norm, TchError> {
-        Ok(Norm::Rms { weight_D: self.get(&format!("{prefix}.weight"))?, eps: self.config.norm_eps })
+        Ok(self.norm(NormKind::Rms, self.get(&format!("{prefix}.weight"))?))
+    }
+
+    fn norm(&self, kind: NormKind, weight_D: Tensor) -> Norm {
+        Norm { kind, weight_D, eps: self.config.norm_eps, compute: self.compute }
     }
 
     fn block(&self, layer: u32) -> Result<Block, TchError> {

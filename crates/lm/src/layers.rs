@@ -4,7 +4,9 @@
 //! and output, F width of the MLP.
 #![allow(non_snake_case)]
 
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
+
+use crate::shim;
 
 /// A projection.
 #[derive(Debug)]
@@ -26,39 +28,64 @@ pub(crate) enum Weight {
 
 impl Linear {
     pub(crate) fn forward(&self, x_NI: &Tensor) -> Result<Tensor, TchError> {
-        // Where a tensor is of that kind already, this is the tensor itself.
-        let cast = |tensor: &Tensor| tensor.f_to_kind(self.compute);
-        let (x_NI, b_O) = (cast(x_NI)?, self.b_O.as_ref().map(cast).transpose()?);
+        let (x_NI, b_O) = (self.cast(x_NI)?, self.cast_bias()?);
         match (&self.weight, b_O) {
-            (Weight::Conv1D { w_IO }, Some(b_O)) => b_O.f_addmm(&x_NI, &cast(w_IO)?),
-            (Weight::Conv1D { w_IO }, None) => x_NI.f_mm(&cast(w_IO)?),
-            (Weight::Linear { w_OI }, b_O) => x_NI.f_linear(&cast(w_OI)?, b_O.as_ref()),
+            (Weight::Conv1D { w_IO }, Some(b_O)) => b_O.f_addmm(&x_NI, &self.cast(w_IO)?),
+            (Weight::Conv1D { w_IO }, None) => x_NI.f_mm(&self.cast(w_IO)?),
+            (Weight::Linear { w_OI }, b_O) => x_NI.f_linear(&self.cast(w_OI)?, b_O.as_ref()),
         }
+    }
+
+    /// Of silu(gate) * up (Shazeer 2020, section 2), which is not kept for the way back.
+    fn forward_gated(&self, gate_NI: &Tensor, up_NI: &Tensor) -> Result<Tensor, TchError> {
+        let w_OI = match &self.weight {
+            Weight::Conv1D { w_IO } => self.cast(w_IO)?.f_tr()?,
+            Weight::Linear { w_OI } => self.cast(w_OI)?,
+        };
+        shim::swiglu_down(&self.cast(gate_NI)?, &self.cast(up_NI)?, &w_OI, self.cast_bias()?.as_ref())
+    }
+
+    /// Where a tensor is of that kind already, this is the tensor itself.
+    fn cast(&self, tensor: &Tensor) -> Result<Tensor, TchError> {
+        tensor.f_to_kind(self.compute)
+    }
+
+    fn cast_bias(&self) -> Result<Option<Tensor>, TchError> {
+        self.b_O.as_ref().map(|b_O| self.cast(b_O)).transpose()
     }
 }
 
 /// A norm over the last dimension.
 #[derive(Debug)]
-pub(crate) enum Norm {
+pub(crate) struct Norm {
+    pub(crate) kind: NormKind,
+    pub(crate) weight_D: Tensor,
+    pub(crate) eps: f64,
+    /// What products are computed in: what it gives back. It is computed in fp32, and rounded to what its weight is kept in.
+    pub(crate) compute: Kind,
+}
+
+/// Which norm.
+#[derive(Debug)]
+pub(crate) enum NormKind {
     /// Ba, Kiros and Hinton 2016.
-    Layer { weight_D: Tensor, bias_D: Option<Tensor>, eps: f64 },
+    Layer { bias_D: Option<Tensor> },
     /// Zhang and Sennrich 2019.
-    Rms { weight_D: Tensor, eps: f64 },
+    Rms,
 }
 
 impl Norm {
-    /// In what its weight is kept in.
     pub(crate) fn forward(&self, x_ND: &Tensor) -> Result<Tensor, TchError> {
-        let (Self::Layer { weight_D, .. } | Self::Rms { weight_D, .. }) = self;
+        let Self { kind, weight_D, eps, compute } = self;
         let x_ND = x_ND.f_to_kind(weight_D.f_kind()?)?;
-        match self {
-            Self::Layer { weight_D, bias_D, eps } => {
-                let (y_ND, _mean, _rstd) =
-                    x_ND.f_native_layer_norm(weight_D.size(), Some(weight_D), bias_D.as_ref(), *eps)?;
-                Ok(y_ND)
+        let y_ND = match kind {
+            NormKind::Layer { bias_D } => {
+                x_ND.f_native_layer_norm(weight_D.size(), Some(weight_D), bias_D.as_ref(), *eps)?.0
             }
-            Self::Rms { weight_D, eps } => x_ND.f_rms_norm(weight_D.size(), Some(weight_D), *eps),
-        }
+            NormKind::Rms if x_ND.device() == Device::Cpu => return shim::rms_norm(&x_ND, weight_D, *eps, *compute),
+            NormKind::Rms => x_ND.f_rms_norm(weight_D.size(), Some(weight_D), *eps)?,
+        };
+        y_ND.f_to_kind(*compute)
     }
 }
 
@@ -93,10 +120,7 @@ impl Mlp {
                     Activation::Relu => x_NF.f_relu()?,
                 })
             }
-            Self::SwiGlu { gate, up, down } => {
-                let gated_NF = gate.forward(x_ND)?.f_silu()?.f_mul(&up.forward(x_ND)?)?;
-                down.forward(&gated_NF)
-            }
+            Self::SwiGlu { gate, up, down } => down.forward_gated(&gate.forward(x_ND)?, &up.forward(x_ND)?),
         }
     }
 }

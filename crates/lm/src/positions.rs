@@ -8,6 +8,7 @@ use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::attention::{Heads, attend};
+use crate::shim;
 
 /// How the rows of one forward pass stand to each other: what is the same for every block's attention.
 pub(crate) trait Sequences {
@@ -130,17 +131,18 @@ impl Rope {
         Ok(Some(Self { cos_T1P: angle_T1P.f_cos()?, sin_T1P: angle_T1P.f_sin()? }))
     }
 
+    /// In fp32, whatever `x_BTHK` is in and is given back in.
     pub(crate) fn rotate(&self, x_BTHK: &Tensor) -> Result<Tensor, TchError> {
+        if x_BTHK.device() == Device::Cpu {
+            return shim::rotate(x_BTHK, &self.cos_T1P, &self.sin_T1P);
+        }
         let last = |x: &Tensor| x.size().last().copied().unwrap_or(0);
         let (width, half) = (last(x_BTHK), last(&self.cos_T1P));
         let (a_BTHP, b_BTHP) = (x_BTHK.f_narrow(-1, 0, half)?, x_BTHK.f_narrow(-1, half, half)?);
         let first_BTHP = a_BTHP.f_mul(&self.cos_T1P)?.f_sub(&b_BTHP.f_mul(&self.sin_T1P)?)?;
         let second_BTHP = b_BTHP.f_mul(&self.cos_T1P)?.f_add(&a_BTHP.f_mul(&self.sin_T1P)?)?;
-        let still = width - 2 * half;
-        if still == 0 {
-            return Tensor::f_cat(&[first_BTHP, second_BTHP], -1);
-        }
-        Tensor::f_cat(&[first_BTHP, second_BTHP, x_BTHK.f_narrow(-1, 2 * half, still)?], -1)
+        let still_BTHR = x_BTHK.f_narrow(-1, 2 * half, width - 2 * half)?;
+        Tensor::f_cat(&[first_BTHP, second_BTHP, still_BTHR], -1)?.f_to_kind(x_BTHK.f_kind()?)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString, OsStr, c_char, c_void};
 
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 /// Rows of scores, a token each, that the mean loss has in memory at once.
 pub const SCORE_ROWS: u32 = 512;
@@ -44,6 +44,9 @@ unsafe extern "C" {
         at_once: i64,
         loss: *mut *mut c_void,
     ) -> *mut c_char;
+    fn lm_rms_norm(x: RawTensor, w: RawTensor, eps: f64, is_bf16: bool, y: *mut *mut c_void) -> *mut c_char;
+    fn lm_swiglu_down(gate: RawTensor, up: RawTensor, w: RawTensor, b: RawTensor, y: *mut *mut c_void) -> *mut c_char;
+    fn lm_rotate(x: RawTensor, cosine: RawTensor, sine: RawTensor, y: *mut *mut c_void) -> *mut c_char;
 }
 
 /// Keeps up to `max_kept_bytes` of freed large blocks for later tensors on the CPU. Only the first call counts.
@@ -100,16 +103,53 @@ pub(crate) fn adamw<'a>(tensors: impl IntoIterator<Item = [&'a Tensor; 3]>, step
 /// never all in memory. `targets_N` are int64 below V.
 #[allow(unsafe_code, non_snake_case)]
 pub(crate) fn cross_entropy(x_ND: &Tensor, w_VD: &Tensor, targets_N: &Tensor) -> Result<Tensor, TchError> {
-    let mut loss = std::ptr::null_mut();
-    let (x, w, targets) = (x_ND.as_ptr().cast(), w_VD.as_ptr().cast(), targets_N.as_ptr().cast());
-    // SAFETY: as in `reset_gradients`; `loss` outlives the call.
-    check(unsafe { lm_cross_entropy(x, w, targets, SCORE_ROWS.into(), &raw mut loss) })?;
+    // SAFETY: as in `reset_gradients`; where the tensor is written outlives the call.
+    made(|loss| unsafe { lm_cross_entropy(one(x_ND), one(w_VD), one(targets_N), SCORE_ROWS.into(), loss) })
+}
+
+/// RMSNorm of `x_ND` by `w_D`, both of one kind, fp32 or bf16, on the CPU; given back as `kind`, one of these as well.
+#[allow(unsafe_code, non_snake_case)]
+pub(crate) fn rms_norm(x_ND: &Tensor, w_D: &Tensor, eps: f64, kind: Kind) -> Result<Tensor, TchError> {
+    // SAFETY: as in `cross_entropy`.
+    made(|y| unsafe { lm_rms_norm(one(x_ND), one(w_D), eps, kind == Kind::BFloat16, y) })
+}
+
+/// (silu(`gate_NF`) * `up_NF`) `w_DF`ᵀ + `b_D`; all are of one kind.
+#[allow(unsafe_code, non_snake_case)]
+pub(crate) fn swiglu_down(
+    gate_NF: &Tensor,
+    up_NF: &Tensor,
+    w_DF: &Tensor,
+    b_D: Option<&Tensor>,
+) -> Result<Tensor, TchError> {
+    let b = b_D.map_or(std::ptr::null(), one);
+    // SAFETY: as in `cross_entropy`.
+    made(|y| unsafe { lm_swiglu_down(one(gate_NF), one(up_NF), one(w_DF), b, y) })
+}
+
+/// Rotary positions of `x_BTHK`, fp32 or bf16, on the CPU, by the angles whose cosines and sines are given, fp32 and
+/// contiguous.
+#[allow(unsafe_code, non_snake_case)]
+pub(crate) fn rotate(x_BTHK: &Tensor, cos_T1P: &Tensor, sin_T1P: &Tensor) -> Result<Tensor, TchError> {
+    // SAFETY: as in `cross_entropy`.
+    made(|y| unsafe { lm_rotate(one(x_BTHK), one(cos_T1P), one(sin_T1P), y) })
+}
+
+/// The tensor that `make` writes a pointer to, unless it gives an error.
+#[allow(unsafe_code)]
+fn made(make: impl FnOnce(*mut *mut c_void) -> *mut c_char) -> Result<Tensor, TchError> {
+    let mut tensor = std::ptr::null_mut();
+    check(make(&raw mut tensor))?;
     // SAFETY: without an error it is a new tensor that nothing else refers to.
-    Ok(unsafe { Tensor::from_ptr(loss.cast()) })
+    Ok(unsafe { Tensor::from_ptr(tensor.cast()) })
+}
+
+fn one(tensor: &Tensor) -> RawTensor {
+    tensor.as_ptr().cast()
 }
 
 pub(crate) fn raw<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<RawTensor> {
-    tensors.into_iter().map(|tensor| tensor.as_ptr().cast()).collect()
+    tensors.into_iter().map(one).collect()
 }
 
 #[allow(unsafe_code)]
