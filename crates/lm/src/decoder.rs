@@ -38,6 +38,8 @@ pub struct Decoder {
     parts: Parts,
     /// Ends the documents within which attention stays; none where it does not.
     document_end: Option<u32>,
+    /// Whether a way back starts from the blocks' inputs alone.
+    checkpoints_activations: bool,
 }
 
 /// What a decoder computes with.
@@ -124,13 +126,20 @@ impl Decoder {
     pub fn from_weights(config: DecoderConfig, dir: &Path, device: Device) -> Result<Self, LmError> {
         let parameters = weights::read(dir, &config, device)?;
         let parts = families::assemble(&config, &parameters, Kind::Float)?;
-        Ok(Self { config, device, parameters, parts, document_end: None })
+        Ok(Self { config, device, parameters, parts, document_end: None, checkpoints_activations: false })
     }
 
     /// The same model, whose attention stays within documents that `end_of_text_id` ends. Positions go on through a
     /// sequence as without it.
     pub fn within_documents(self, end_of_text_id: u32) -> Self {
         Self { document_end: Some(end_of_text_id), ..self }
+    }
+
+    /// The same model, whose [`Decoder::add_gradients`] keeps only what each block begins with (Chen et al. 2016,
+    /// arXiv 1604.06174): the activations of one block are in memory at a time, and each is computed twice. The gradients of a batch are the same
+    /// bits; added to those of others, a tied head's and embedding's come in another order.
+    pub fn with_activation_checkpointing(self) -> Self {
+        Self { checkpoints_activations: true, ..self }
     }
 
     /// The same model kept and computed in `precision`; without it, in fp32.
@@ -206,6 +215,54 @@ impl Decoder {
         Ok(shim::cross_entropy(&x_ND, &head_VD, &targets_N)?)
     }
 
+    /// The value of [`Decoder::loss`]; adds its gradient, divided by `divisor`, to the parameters' gradients, unless it is
+    /// not finite.
+    ///
+    /// # Errors
+    /// As [`Decoder::losses`].
+    pub fn add_gradients(&self, inputs_BT: &Tensor, targets_BT: &Tensor, divisor: f64) -> Result<f64, LmError> {
+        let add = |loss: Tensor| -> Result<f64, TchError> {
+            let nats = loss.f_double_value(&[])?;
+            if nats.is_finite() {
+                loss.f_div_scalar(divisor)?.f_backward()?;
+            }
+            Ok(nats)
+        };
+        if !self.checkpoints_activations {
+            return Ok(add(self.loss(inputs_BT, targets_BT)?)?);
+        }
+        let (shape, targets_N) = self.check_targets(inputs_BT, targets_BT)?;
+        let tokens_BT = inputs_BT.f_to_device(self.device)?;
+        let mut batch = no_grad(|| Batch::new(&self.config, &tokens_BT, self.document_end))?;
+        let embedded = || self.embed(&tokens_BT, self.learned_positions(shape.1)?.as_ref());
+        let mut begins_with = Vec::with_capacity(self.parts.blocks.len());
+        let last_ND = no_grad(|| {
+            self.parts.blocks.iter().try_fold(embedded()?, |x_ND, block| {
+                let next_ND = block.forward(&x_ND, &mut batch);
+                begins_with.push(x_ND);
+                next_ND
+            })
+        })?;
+        // Each part is a graph of its own: what it begins with gets the gradient that the part before it ends with.
+        let last_ND = last_ND.f_set_requires_grad(true)?;
+        let x_ND = self.parts.final_norm.forward(&last_ND)?;
+        let nats = add(shim::cross_entropy(&x_ND, &self.head()?, &targets_N)?)?;
+        if !nats.is_finite() {
+            return Ok(nats);
+        }
+        // The gradient of a sum of products with `gradient_ND` is that times the part's own.
+        let follow = |y_ND: Tensor, gradient_ND: &Tensor| y_ND.f_mul(gradient_ND)?.f_sum(y_ND.f_kind()?)?.f_backward();
+        let mut gradient_ND = last_ND.f_grad()?;
+        for block in self.parts.blocks.iter().rev() {
+            let Some(x_ND) = begins_with.pop() else { break };
+            let x_ND = x_ND.f_set_requires_grad(true)?;
+            follow(block.forward(&x_ND, &mut batch)?, &gradient_ND)?;
+            gradient_ND = x_ND.f_grad()?;
+        }
+        follow(embedded()?, &gradient_ND)?;
+        Ok(nats)
+    }
+
     /// Writes `model.safetensors` (as parameters are kept, tied tensors once) into `dir`, whole or not at all. The caller
     /// carries `config.json` and the tokenizer over.
     ///
@@ -279,12 +336,15 @@ impl Decoder {
     /// What the scores are the product of: the residual stream after the final norm, and the head.
     fn head_factors(&self, tokens_BT: &Tensor, (_, time): (i64, i64)) -> Result<(Tensor, Tensor), TchError> {
         let tokens_BT = tokens_BT.f_to_device(self.device)?;
-        let learned_T = match &self.parts.position_embedding {
-            Some(PositionEmbedding { table_RD, first_row }) => Some(table_RD.f_narrow(0, *first_row, time)?),
-            None => None,
-        };
         let mut batch = no_grad(|| Batch::new(&self.config, &tokens_BT, self.document_end))?;
-        Ok((self.hidden(&tokens_BT, learned_T.as_ref(), &mut batch)?, self.head()?))
+        Ok((self.hidden(&tokens_BT, self.learned_positions(time)?.as_ref(), &mut batch)?, self.head()?))
+    }
+
+    /// Of sequences of `time` tokens from position 0 on [T, D], where positions are learned.
+    fn learned_positions(&self, time: i64) -> Result<Option<Tensor>, TchError> {
+        let of_table =
+            |PositionEmbedding { table_RD, first_row }: &PositionEmbedding| table_RD.f_narrow(0, *first_row, time);
+        self.parts.position_embedding.as_ref().map(of_table).transpose()
     }
 
     /// The head, in what products are computed in.
@@ -300,16 +360,20 @@ impl Decoder {
         learned_positions: Option<&Tensor>,
         sequences: &mut impl Sequences,
     ) -> Result<Tensor, TchError> {
-        let parts = &self.parts;
-        let mut x = Tensor::f_embedding(&parts.token_embedding_VD, tokens, NO_PADDING, false, false)?;
+        let mut x_ND = self.embed(tokens, learned_positions)?;
+        for block in &self.parts.blocks {
+            x_ND = block.forward(&x_ND, sequences)?;
+        }
+        self.parts.final_norm.forward(&x_ND)
+    }
+
+    /// What the first block begins with, [N, D].
+    fn embed(&self, tokens: &Tensor, learned_positions: Option<&Tensor>) -> Result<Tensor, TchError> {
+        let mut x = Tensor::f_embedding(&self.parts.token_embedding_VD, tokens, NO_PADDING, false, false)?;
         if let Some(learned) = learned_positions {
             x = x.f_add(learned)?;
         }
-        let mut x_ND = x.f_view([tokens.numel() as i64, -1])?;
-        for block in &parts.blocks {
-            x_ND = block.forward(&x_ND, sequences)?;
-        }
-        parts.final_norm.forward(&x_ND)?.f_to_kind(parts.compute)
+        x.f_view([tokens.numel() as i64, -1])
     }
 
     /// Learned positions, where the model has them.

@@ -151,6 +151,28 @@ fn gradients_are_those_of_transformers() {
     }
 }
 
+/// A batch's gradients in each precision, documents apart, to the last bit.
+#[test]
+fn activations_that_are_computed_twice_give_the_same_gradients() {
+    for case in Case::all() {
+        for precision in [Precision::Fp32, Precision::Bf16Mixed, Precision::Bf16] {
+            let gradients = |decoder: &Decoder| {
+                AdamW::new(decoder.parameters(), ADAMW).unwrap().zero_grad().unwrap();
+                let loss = decoder.add_gradients(case.inputs(), case.targets(), 2.0).unwrap();
+                let gradient = |parameter| gradient(parameter).unwrap().unwrap().copy();
+                (loss, decoder.parameters().iter().map(gradient).collect::<Vec<_>>())
+            };
+            let decoder = load(&golden_dir().join(&case.name)).within_documents(3).in_precision(precision).unwrap();
+            let kept = gradients(&decoder);
+            let (loss, gradients) = gradients(&decoder.with_activation_checkpointing());
+            assert_eq!(loss, kept.0, "{} {precision:?}", case.name);
+            for ((parameter, twice), once) in case.decoder.parameters().iter().zip(&gradients).zip(&kept.1) {
+                assert_eq!(twice, once, "{} {precision:?}: {}", case.name, parameter.name);
+            }
+        }
+    }
+}
+
 #[test]
 fn the_mean_loss_is_that_of_all_scores_at_once() {
     // 512 rows of scores are in memory at a time: some batches end with a few rows, one with exactly as many.

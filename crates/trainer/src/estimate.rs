@@ -39,7 +39,9 @@ pub struct Estimate {
 pub fn estimate(config: &DecoderConfig, training: &TrainingSpec, train_tokens: u64, peak_flops: f64) -> Estimate {
     let steps = training.total_steps(train_tokens);
     let tokens = steps.saturating_mul(training.tokens_per_step());
-    let flops = flops_per_token(config, training.block_size) * tokens as f64;
+    // Forward once, backward twice that; and forward once more where activations are not kept.
+    let recomputed = if training.activation_checkpointing { 4.0 / 3.0 } else { 1.0 };
+    let flops = recomputed * flops_per_token(config, training.block_size) * tokens as f64;
     Estimate {
         steps,
         tokens,
@@ -81,6 +83,7 @@ fn bytes_kept(precision: Precision) -> u64 {
 }
 
 fn activation_bytes(config: &DecoderConfig, training: &TrainingSpec) -> u64 {
+    let layers = u64::from(config.n_layers.0);
     // In mixed precision a copy of the weights is alive from the forward to the backward pass.
     let (bytes, weights) = match training.precision {
         Precision::Fp32 => (4, 0),
@@ -88,7 +91,14 @@ fn activation_bytes(config: &DecoderConfig, training: &TrainingSpec) -> u64 {
         Precision::Bf16 => (2, 0),
     };
     let tokens = u64::from(training.block_size) * u64::from(training.micro_batch);
-    let blocks = tokens * u64::from(config.n_layers.0) * u64::from(config.d_model) * ACTIVATION_NUMBERS * bytes;
+    let block = tokens * u64::from(config.d_model) * ACTIVATION_NUMBERS * bytes;
+    let (blocks, weights) = if training.activation_checkpointing {
+        // What each block begins with, and one block's activations and weights.
+        let inputs = tokens * u64::from(config.d_model) * layers * bytes_kept(training.precision);
+        (inputs + block, weights / layers)
+    } else {
+        (block * layers, weights)
+    };
     let scores = tokens.min(SCORE_ROWS.into()) * u64::from(config.vocab_size) * SCORE_ROW_BYTES;
     blocks + weights + scores
 }
@@ -133,6 +143,10 @@ mod tests {
         assert_eq!(mixed.state_bytes, found.state_bytes);
         assert_eq!(mixed.activation_bytes, 8192 * 12 * 768 * 34 + 512 * 50257 * 8 + 124_439_808 * 2);
         assert_eq!(in_bf16(Precision::Bf16).state_bytes, 124_439_808 * 8);
+        let training = TrainingSpec { activation_checkpointing: true, ..training };
+        let twice = estimate(&config, &training, 1_000_000, 1e12);
+        assert_eq!(twice.activation_bytes, 8192 * 768 * (12 * 4 + 68) + 512 * 50257 * 8);
+        assert_eq!(twice.flops, found.flops * 4.0 / 3.0);
     }
 
     #[test]

@@ -185,6 +185,9 @@ impl<'a> Session<'a> {
             None => Decoder::from_weights(config, &job.inputs.checkpoint, device).map_err(of_checkpoint)?,
         };
         let mut model = model.in_precision(training.precision)?;
+        if training.activation_checkpointing {
+            model = model.with_activation_checkpointing();
+        }
         if training.document_mask {
             let end = tokens.meta().end_of_text_id.ok_or_else(|| {
                 JobError::Permanent(
@@ -253,8 +256,7 @@ impl<'a> Session<'a> {
                 self.stop_if_told()?;
             }
             let Batch { inputs, targets, ranges } = self.batches.wait()?;
-            let loss = self.model.loss(&inputs, &targets)?;
-            let loss_nats = loss.f_double_value(&[])?;
+            let loss_nats = self.model.add_gradients(&inputs, &targets, micro_batches)?;
             loss_sum += loss_nats;
             if !loss_nats.is_finite() {
                 let starts: Vec<u64> = ranges.iter().map(|range| range.start).collect();
@@ -263,7 +265,6 @@ impl<'a> Session<'a> {
                 ));
                 break;
             }
-            loss.f_div_scalar(micro_batches)?.f_backward()?;
         }
         // Ranks stop together or not at all: what one of them has to say is a part of every exchange.
         let told = if self.gang.is_shared() && self.job.stop.requested().is_some() { 1.0 } else { 0.0 };

@@ -134,6 +134,7 @@ async fn every_precision_and_order_resumes_bit_for_bit() {
     for (precision, dtype) in [(Precision::Bf16Mixed, "float32"), (Precision::Bf16, "bfloat16")] {
         let spec = train_spec(model.clone(), tokens, LONG, |spec| {
             spec.training.precision = precision;
+            spec.training.activation_checkpointing = precision == Precision::Bf16;
             spec.training.sampling = Sampling::RandomOffsets;
             spec.training.source_weights = vec![3.0, 1.0];
             spec.training.document_mask = true;

@@ -55,12 +55,14 @@ prop_compose! {
         (log_every_steps, evaluate_every_steps, checkpoint_every_steps) in (1u64..100, 0u64..100, 0u64..100),
         evaluate_sequences in 1u32..100,
         precision in proptest::sample::select(vec![Precision::Fp32, Precision::Bf16Mixed, Precision::Bf16]),
+        activation_checkpointing in any::<bool>(),
         (sampling, document_mask) in (prop_oneof![Just(Sampling::Permutation), Just(Sampling::RandomOffsets)], any::<bool>()),
         (keep_newest, best) in (1u32..9, any::<bool>()),
         source_weights in prop_oneof![Just(Vec::new()), proptest::collection::vec(0.1f64..9.0, 2)],
     ) -> TrainingSpec {
         TrainingSpec {
-            block_size, micro_batch, gradient_accumulation, precision, sampling, source_weights, document_mask,
+            block_size, micro_batch, gradient_accumulation, precision, activation_checkpointing, sampling, source_weights,
+            document_mask,
             steps: by_steps.then_some(u64::from(amount)),
             epochs: (!by_steps).then_some(amount),
             lr_max, lr_min: lr_max * share, warmup_steps, schedule, weight_decay, decay, beta1, beta2, adam_eps,

@@ -106,6 +106,7 @@ pub(super) fn training_spec(field: &mut Field<'_>, message: v1::TrainingSpec) ->
         micro_batch: message.micro_batch,
         gradient_accumulation: message.gradient_accumulation.unwrap_or(1),
         precision: precision(&mut field.at("precision"), message.precision),
+        activation_checkpointing: message.activation_checkpointing,
         sampling: sampling(&mut field.at("sampling"), message.sampling),
         source_weights: message.source_weights,
         document_mask: message.document_mask,
@@ -256,6 +257,7 @@ impl From<&TrainingSpec> for v1::TrainingSpec {
             document_mask: spec.document_mask,
             keep_newest: Some(spec.keep_newest),
             keep_best: spec.keep_best,
+            activation_checkpointing: spec.activation_checkpointing,
         }
     }
 }

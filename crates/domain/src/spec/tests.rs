@@ -128,8 +128,10 @@ fn knobs_at_their_defaults_are_not_written() {
     // Training states carry a digest of the JSON: one made before a knob was there must stay of use.
     let spec: RunSpec = toml::from_str(FULL_DATA).unwrap();
     let json = serde_json::to_string(&spec.training).unwrap();
-    assert!(!json.contains("precision") && !json.contains("sampling") && !json.contains("document_mask"), "{json}");
-    let knobs = "lr_max = 1e-3\nprecision = \"bf16-mixed\"\nsampling = \"random-offsets\"\ndocument_mask = true";
+    let knobs = ["precision", "activation_checkpointing", "sampling", "document_mask"];
+    assert!(!knobs.iter().any(|knob| json.contains(knob)), "{json}");
+    let knobs = "lr_max = 1e-3\nprecision = \"bf16-mixed\"\nsampling = \"random-offsets\"\ndocument_mask = true\n\
+                 activation_checkpointing = true";
     let spec: RunSpec = toml::from_str(&FULL_DATA.replace("lr_max = 1e-3", knobs)).unwrap();
     let again: RunSpec = serde_json::from_str(&serde_json::to_string(&spec).unwrap()).unwrap();
     assert_eq!((again.training.precision, again.training.sampling), (Precision::Bf16Mixed, Sampling::RandomOffsets));

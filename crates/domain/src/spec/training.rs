@@ -19,6 +19,10 @@ pub struct TrainingSpec {
     /// What weights, activations and optimizer are kept and computed in.
     #[serde(default, skip_serializing_if = "is_default")]
     pub precision: Precision,
+    /// Keeps of the forward pass only what each block begins with, and computes the rest once more on the way back: less
+    /// memory, a third more work (Chen et al. 2016).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub activation_checkpointing: bool,
     /// Which blocks of the training tokens a step sees.
     #[serde(default, skip_serializing_if = "is_default")]
     pub sampling: Sampling,
