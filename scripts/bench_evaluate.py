@@ -12,13 +12,18 @@ import shutil
 import statistics
 from pathlib import Path
 
+import harness
 import services
 
 SCRIPTS = Path(__file__).resolve().parent
 SINGLE = ["wsc", "piqa", "boolq", "winogrande", "logiqa", "truthfulqa_mc2", "mnli", "qnli", "wnli", "wikitext", "lambada_openai"]
 TEXT_CHARACTERS = 1_000_000
 TRUTHFULQA = ["truthfulqa_mc1", "truthfulqa_mc2"]
-# Each suite is a list of runs of the harness: tasks, and how many documents of each.
+# Of MMLU's 14,042 questions one in sixty, in two whole subjects whose questions and examples are about as long as its mean
+# (409 and 1,983 characters; 466 and 2,467 over all).
+MMLU_SAMPLE = ["mmlu_econometrics", "mmlu_international_law"]
+# A suite is what one run of the harness measures: of each task the first so many documents, all (None), or one in so many
+# ("/60").
 SHAPES = {
     "tiny: 4 layers, d 64, vocabulary 8192": {
         "architecture": {
@@ -27,9 +32,9 @@ SHAPES = {
         },
         "vocab_size": 8192,
         "suites": {
-            "MMLU, 30 questions a subject": [(["mmlu"], 30)],
-            "TruthfulQA, all": [(TRUTHFULQA, None)],
-            "the poster's, 400 documents a task": [(["mmlu"], 30), (SINGLE, 400)],
+            "MMLU, 30 questions a subject": {"mmlu": 30},
+            "TruthfulQA, all": dict.fromkeys(TRUTHFULQA),
+            "the poster's, 400 documents a task": {"mmlu": 30} | dict.fromkeys(SINGLE, 400),
         },
     },
     "SmolLM2-135M: 30 layers, d 576, vocabulary 49152": {
@@ -39,9 +44,9 @@ SHAPES = {
         },
         "vocab_size": 49152,
         "suites": {
-            "MMLU, anatomy": [(["mmlu_anatomy"], None)],
-            "TruthfulQA, 48 questions": [(TRUTHFULQA, 48)],
-            "the poster's, 5 documents a task, anatomy": [(["mmlu_anatomy"], None), (SINGLE, 5)],
+            "MMLU, anatomy": {"mmlu_anatomy": None},
+            "TruthfulQA, 48 questions": dict.fromkeys(TRUTHFULQA, 48),
+            "the poster's, one document in sixty": dict.fromkeys(MMLU_SAMPLE) | dict.fromkeys(SINGLE, "/60"),
         },
     },
 }
@@ -63,15 +68,16 @@ def bench(directory, rounds, python, data):
         with services.Cluster(place, ["slicer", "trainer", "evaluator"], allowed, environment=environment) as cluster:
             checkpoint, model = random_model(cluster, text, shape)
             print(f"  {name}, medians of {rounds} rounds in turns:", flush=True)
-            for suite, runs in shape["suites"].items():
+            for suite, shares in shape["suites"].items():
+                tasks = {task: documents(data, task, share) for task, share in shares.items()}
                 ours, theirs, imports = [], [], []
                 for _ in range(rounds):
-                    seconds, scores = job(cluster, checkpoint, data, runs)
+                    seconds, scores = job(cluster, checkpoint, data, tasks)
                     ours.append(seconds)
-                    measured = [harness(python, place, model, data, run, threads) for run in runs]
-                    theirs.append(sum(run["seconds"] for run in measured))
-                    imports.append(sum(run["import_seconds"] for run in measured))
-                    check(scores, {task: found for run in measured for task, found in run["results"].items()})
+                    measured = lm_eval(python, place, model, data, tasks, threads)
+                    theirs.append(measured["seconds"])
+                    imports.append(measured["import_seconds"])
+                    check(scores, measured["results"])
                 mine, peer, start = map(statistics.median, (ours, theirs, imports))
                 print(
                     f"    {suite:<44} {mine:7.1f} s    lm_eval {peer:7.1f} s ({start:.1f} s imports)    "
@@ -97,21 +103,27 @@ def random_model(cluster, text, shape):
     return f"artifact://{checkpoint}", model
 
 
-def job(cluster, checkpoint, data, runs):
+def documents(data, task, share):
+    """How many documents of `task` a share is; None for all."""
+    if task not in harness.TASKS or share is None:
+        return share
+    _, dataset, split = harness.TASKS[task]
+    rows = len((data / dataset / f"{split}.jsonl").read_text().splitlines())
+    return max(1, rows // int(share[1:])) if isinstance(share, str) else min(share, rows)
+
+
+def job(cluster, checkpoint, data, tasks):
     """Seconds of an evaluate job, and its scores by task and metric."""
-    tasks = [
-        {"task": "benchmark", "name": task, "data": f"file://{data}", "limit": limit} for tasks, limit in runs for task in tasks
-    ]
+    tasks = [{"task": "benchmark", "name": task, "data": f"file://{data}", "limit": limit} for task, limit in tasks.items()]
     done = cluster.submit({"kind": "evaluate", "checkpoint": checkpoint, "batch_size": 8, "tasks": tasks})
     scores = done["outcome"]["evaluated"]["scores"]
     return services.seconds(done), {(score["task"], score["metric"]): score["value"] for score in scores}
 
 
-def harness(python, place, model, data, run, threads):
-    tasks, limit = run
-    arguments = [SCRIPTS / "harness_scores.py", model, data, place / "harness", "--tasks", ",".join(tasks)]
-    arguments += ["--threads", str(threads), "--batch-size", "8", *(["--limit", str(limit)] if limit else [])]
-    return services.peer(python, *arguments, quiet=True)
+def lm_eval(python, place, model, data, tasks, threads):
+    names = ",".join(f"{task}={limit}" if limit else task for task, limit in tasks.items())
+    arguments = [SCRIPTS / "harness_scores.py", model, data, place / "harness", "--tasks", names]
+    return services.peer(python, *arguments, "--threads", str(threads), "--batch-size", "8", quiet=True)
 
 
 def check(scores, results):

@@ -1,8 +1,8 @@
 """Scoring as a user of lm_eval has it: what the evaluator is held against.
 
-    .deps/lm-eval/bin/python scripts/harness_scores.py MODEL DATA OUT --tasks a,b,c [--limit N] [--threads T] [--batch-size B]
+    .deps/lm-eval/bin/python scripts/harness_scores.py MODEL DATA OUT --tasks a=20,b,c [--threads T] [--batch-size B]
 
-Runs lm_eval 0.4.13 on CPU in float32 with the local data of DATA, and keeps in OUT what it made of them, so that a second
+Runs lm_eval 0.4.13 on CPU in float32 with the local data of DATA, of task a the first 20 documents, and keeps in OUT what it made of them, so that a second
 run has the data sets converted already, and the report. Prints a line of JSON:
     seconds              from the start of the process to the scores
     import_seconds       of these, the imports'
@@ -24,7 +24,7 @@ def main():
     for name in ("model", "data", "out"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--tasks", required=True)
-    for name, default in (("limit", None), ("threads", 1), ("batch-size", 1), ("bootstrap-iters", 100_000)):
+    for name, default in (("threads", 1), ("batch-size", 1), ("bootstrap-iters", 100_000)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--index", action="store_true")
     arguments = parser.parse_args()
@@ -37,12 +37,14 @@ def main():
     imported = harness.process_seconds() - before
     torch.set_num_threads(arguments.threads)
     folder = arguments.out / "tasks"
+    tasks = [task.partition("=") for task in arguments.tasks.split(",")]
+    limits = {name: int(limit) for name, _, limit in tasks if limit}
     harness.write_tasks(arguments.data, folder)
     # The harness prints, and this script's output is one line.
     with contextlib.redirect_stdout(sys.stderr):
         lm = HFLM(pretrained=str(arguments.model), device="cpu", dtype="float32", batch_size=arguments.batch_size)
         report = harness.evaluate(
-            lm, arguments.tasks.split(","), folder, arguments.index, arguments.limit,
+            lm, [name for name, _, _ in tasks], folder, arguments.index, limits=limits,
             bootstrap_iters=arguments.bootstrap_iters, log_samples=False,
         )  # fmt: skip
     seconds = harness.process_seconds()
