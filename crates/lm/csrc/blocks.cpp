@@ -6,7 +6,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/linear.h>
@@ -18,6 +17,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "caught.h"
 
@@ -88,7 +88,7 @@ void rms_norm(const at::Tensor& x, const at::Tensor& w, double eps, at::Tensor& 
   over_rows(x.size(0), width, [=](int64_t, int64_t start, int64_t count) {
     for (int64_t row = start; row < start + count; ++row) {
       const In* from = all_x + row * width;
-      Out* to = all_y + row * width;
+      Out* __restrict to = all_y + row * width;
       const float squares = sum_of(width, [=](int64_t i) { return float(from[i]) * float(from[i]); });
       const float factor = 1.0f / std::sqrt(squares / float(width) + float(eps));
       factors[row] = factor;
@@ -111,12 +111,12 @@ void rms_norm_back(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& 
   In* all_dx = dx.mutable_data_ptr<In>();
   float* all_sums = sums.mutable_data_ptr<float>();
   over_rows(rows, width, [=](int64_t stretch, int64_t start, int64_t count) {
-    float* sum = all_sums + stretch * width;
+    float* __restrict sum = all_sums + stretch * width;
     std::fill(sum, sum + width, 0.0f);
     for (int64_t row = start; row < start + count; ++row) {
       const Out* gradient = all_dy + row * width;
       const In* from = all_x + row * width;
-      In* to = all_dx + row * width;
+      In* __restrict to = all_dx + row * width;
       const float factor = factors[row];
       const float mean = factor / float(width) * sum_of(width, [=](int64_t i) {
         return float(gradient[i]) * float(weight[i]) * float(from[i]);
