@@ -390,6 +390,27 @@ pub enum ArtifactCommand {
         #[arg(long)]
         force: bool,
     },
+    /// Keep an artifact: nothing deletes it while it is pinned
+    ///
+    /// A training deletes its older states as it goes on, and nearly all when it has ended; those that are pinned stay.
+    Pin {
+        /// The artifact
+        id: Uuid,
+    },
+    /// Let go of a pinned artifact
+    ///
+    /// A training that goes on may delete its state then; of one that has ended it stays until `artifact delete`.
+    Unpin {
+        /// The artifact
+        id: Uuid,
+    },
+    /// Delete an artifact that is not pinned; files that were registered stay
+    ///
+    /// There is no way back, and nothing is asked. Jobs that need it fail by its name.
+    Delete {
+        /// The artifact
+        id: Uuid,
+    },
 }
 
 /// `artifact import`.

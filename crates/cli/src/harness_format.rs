@@ -5,9 +5,8 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 
 use inheritune_api::v1;
-use inheritune_domain::benchmark::{self, GROUPS, HARNESS_VERSION};
+use inheritune_domain::benchmark::{self, AskedDocument, GROUPS, HARNESS_VERSION, Question};
 use inheritune_domain::id::Sha256Digest;
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::export::Existing;
@@ -63,45 +62,16 @@ pub fn write(
 }
 
 /// What a benchmark read and asked, by task and place.
-type Documents = BTreeMap<(String, u64), Document>;
+type Documents = BTreeMap<(String, u64), AskedDocument>;
 
-/// A line of [`DOCUMENTS_FILE`].
-#[derive(Debug, Deserialize)]
-struct Document {
-    task: String,
-    index: u64,
-    doc: Value,
-    target: String,
-    question: Question,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Question {
-    Continuations { context: String, continuations: Vec<String> },
-    Contexts { contexts: Vec<String>, continuation: String },
-    Text(String),
-}
-
-impl Document {
-    /// Each request as the harness numbers requests and their parts.
-    fn arguments(&self) -> Value {
-        let requests: Vec<Vec<&str>> = match &self.question {
-            Question::Continuations { context, continuations } => {
-                continuations.iter().map(|continuation| vec![context.as_str(), continuation]).collect()
-            }
-            Question::Contexts { contexts, continuation } => {
-                contexts.iter().map(|context| vec![context.as_str(), continuation]).collect()
-            }
-            Question::Text(text) => vec![vec![text]],
-        };
-        let numbered = |what: &str, parts: Vec<Value>| {
-            let named = parts.into_iter().enumerate().map(|(number, part)| (format!("{what}_{number}"), part));
-            Value::Object(named.collect())
-        };
-        let request = |parts: Vec<&str>| numbered("arg", parts.into_iter().map(Value::from).collect());
-        numbered("gen_args", requests.into_iter().map(request).collect())
-    }
+/// Each request as the harness numbers requests and their parts.
+fn arguments(question: &Question) -> Value {
+    let numbered = |what: &str, parts: Vec<Value>| {
+        let named = parts.into_iter().enumerate().map(|(number, part)| (format!("{what}_{number}"), part));
+        Value::Object(named.collect())
+    };
+    let request = |parts: Vec<&str>| numbered("arg", parts.into_iter().map(Value::from).collect());
+    numbered("gen_args", question.arguments().into_iter().map(request).collect())
 }
 
 fn read_documents(path: &Path) -> Result<Documents, Failure> {
@@ -112,14 +82,14 @@ fn read_documents(path: &Path) -> Result<Documents, Failure> {
     };
     let lines = BufReader::new(zstd::Decoder::new(file).map_err(failed)?).lines();
     let document = |line: std::io::Result<String>| {
-        let document: Document = serde_json::from_str(&line.map_err(failed)?).map_err(|e| Failure::local(path, e))?;
+        let document: AskedDocument = serde_json::from_str(&line.map_err(failed)?).map_err(|e| Failure::local(path, e))?;
         Ok(((document.task.clone(), document.index), document))
     };
     lines.map(document).collect()
 }
 
 /// One row as the harness logs a sample; none for what is no benchmark.
-fn sample(row: &Value, document: Option<&Document>) -> Option<Value> {
+fn sample(row: &Value, document: Option<&AskedDocument>) -> Option<Value> {
     let (likelihoods, greedy) = (row["log_likelihoods"].as_array()?, row["is_greedy"].as_array()?);
     let is_text = row.get("words").is_some();
     let answers = likelihoods.iter().zip(greedy).map(|(sum, greedy)| {
@@ -133,7 +103,7 @@ fn sample(row: &Value, document: Option<&Document>) -> Option<Value> {
         Some(document) => {
             sample["doc"] = document.doc.clone();
             sample["target"] = json!(document.target);
-            sample["arguments"] = document.arguments();
+            sample["arguments"] = arguments(&document.question);
         }
         None => sample["target"] = json!(row["gold"].as_u64().map(|gold| gold.to_string())),
     }

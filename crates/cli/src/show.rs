@@ -298,10 +298,11 @@ pub fn artifacts(artifacts: &[v1::Artifact]) -> String {
             bytes(artifact.size_bytes),
             artifact.step.map_or_else(String::new, |step| step.to_string()),
             moment(artifact.created_at.as_ref()),
+            if artifact.pinned { "pinned".to_owned() } else { String::new() },
             artifact.location.clone(),
         ]
     });
-    table(&["id", "kind", ">size", ">step", "created", "location"], rows)
+    table(&["id", "kind", ">size", ">step", "created", "pinned", "location"], rows)
 }
 
 /// One artifact in full.
@@ -316,6 +317,9 @@ pub fn artifact(artifact: &v1::Artifact, files: &[v1::ArtifactFile]) -> String {
     );
     if !artifact.job_id.is_empty() {
         out.push_str(&format!("\njob      {}", artifact.job_id));
+    }
+    if artifact.pinned {
+        out.push_str("\npinned   yes");
     }
     if !artifact.metadata_json.is_empty() {
         out.push_str(&format!("\nabout    {}", one_line(&artifact.metadata_json)));

@@ -82,6 +82,7 @@ fn no_server_is_3() {
         &["run", "create", "deploy/recipes/demo-full-data.toml"],
         &["job", "watch", ID],
         &["artifact", "export", ID, "--to", "/tmp/never"],
+        &["artifact", "pin", ID],
         &["artifact", "import", "models/x", "--watch", "--max-shard-size", "2GB"],
         &["slice", "plan", "models/x", "--layers", "1", "--inherit", "attention,norms"],
         &["eval", "tasks"],

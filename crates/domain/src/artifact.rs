@@ -109,6 +109,8 @@ pub struct Artifact {
     pub metadata: serde_json::Value,
     /// When its row was written, by the database's clock.
     pub created_at: OffsetDateTime,
+    /// Whether it is kept whatever the retention says, until it is unpinned.
+    pub pinned: bool,
 }
 
 /// Where a job finds something: an artifact of ours, or a URI outside.

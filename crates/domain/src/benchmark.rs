@@ -1,7 +1,10 @@
 //! The benchmarks: tasks of lm-evaluation-harness 0.4.13 under its names, where their data comes from, and how they are
 //! grouped. What a task asks is the evaluator's.
 
+mod document;
 mod mmlu;
+
+pub use document::{AskedDocument, Question};
 
 use crate::benchmark::mmlu::Category;
 use crate::id::Sha256Digest;

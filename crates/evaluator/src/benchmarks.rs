@@ -5,8 +5,7 @@ pub mod rows;
 mod prompts;
 mod row;
 
-use inheritune_domain::benchmark::Benchmark;
-use serde::Serialize;
+use inheritune_domain::benchmark::{Benchmark, Question};
 use serde_json::Value;
 
 use crate::metrics::TextLength;
@@ -20,28 +19,6 @@ pub struct Item {
     pub question: Question,
     /// How answers count.
     pub target: Target,
-}
-
-/// What a model is asked: how likely continuations are.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Question {
-    /// Several continuations of one context.
-    Continuations {
-        /// The context.
-        context: String,
-        /// One request each.
-        continuations: Vec<String>,
-    },
-    /// One continuation of several contexts ("partial evaluation", Trinh and Le 2018).
-    Contexts {
-        /// One request each.
-        contexts: Vec<String>,
-        /// The continuation.
-        continuation: String,
-    },
-    /// A whole text.
-    Text(String),
 }
 
 /// How answers count.
@@ -78,29 +55,6 @@ impl Item {
             (Question::Continuations { .. }, Target::Choice { gold, .. }) => gold.to_string(),
             // The harness's own label of TruthfulQA, by which nothing is scored.
             (Question::Continuations { .. }, Target::Mass { .. } | Target::Text(_)) => "0".to_owned(),
-        }
-    }
-}
-
-impl Question {
-    /// What the first request begins with.
-    pub fn prompt(&self) -> &str {
-        match self {
-            Self::Continuations { context: prompt, .. } | Self::Text(prompt) => prompt,
-            Self::Contexts { contexts, .. } => contexts.first().map_or("", String::as_str),
-        }
-    }
-
-    /// The requests, each a context and its continuation; a text has an empty context.
-    pub fn requests(&self) -> Vec<(&str, &str)> {
-        match self {
-            Self::Continuations { context, continuations } => {
-                continuations.iter().map(|continuation| (context.as_str(), continuation.as_str())).collect()
-            }
-            Self::Contexts { contexts, continuation } => {
-                contexts.iter().map(|context| (context.as_str(), continuation.as_str())).collect()
-            }
-            Self::Text(text) => vec![("", text)],
         }
     }
 }

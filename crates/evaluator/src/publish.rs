@@ -1,7 +1,7 @@
 //! What an evaluation leaves behind: every row, the scores, and how they differ from another model's.
 
 use std::io::{BufWriter, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use inheritune_domain::artifact::{ArtifactKind, Location};
 use inheritune_domain::benchmark::{GROUPS, HARNESS_VERSION};
@@ -31,23 +31,19 @@ pub(crate) async fn publish(
     measured: Measured,
     context: &JobContext,
 ) -> Result<Evaluated, JobError> {
-    let Measured { prepared, results, problems } = measured;
-    let scores = all_scores(&results);
-    let failed = problems.join("; ");
-    if results.iter().all(|result| result.rows.is_empty()) {
+    let failed = measured.problems.join("; ");
+    if measured.results.iter().all(|result| result.rows.is_empty()) {
         return Err(JobError::Permanent(failed));
     }
+    let (rows_path, documents_path) = (context.cache_dir.join(ROWS_FILE), context.cache_dir.join(DOCUMENTS_FILE));
+    let paths = (rows_path.clone(), documents_path.clone());
+    let written = context.run_blocking("write-scores", move || write_files(measured, paths)).await?;
+    let Measured { prepared, results, problems } = written;
+    let scores = all_scores(&results);
     let compared = match spec.baseline {
         Some(baseline) => compare_with(&results, baseline, &context.store).await?,
         None => Vec::new(),
     };
-    let written = |path: &Path, result: std::io::Result<()>| {
-        result.map_err(|e| JobError::Retryable(format!("{}: {e}", path.display())))
-    };
-    let rows_path = context.cache_dir.join(ROWS_FILE);
-    written(&rows_path, write_rows(&rows_path, &results))?;
-    let documents_path = context.cache_dir.join(DOCUMENTS_FILE);
-    written(&documents_path, write_documents(&documents_path, &prepared.tasks))?;
     let tasks = prepared
         .tasks
         .iter()
@@ -118,6 +114,14 @@ pub async fn read_rows(store: &Store, scores: ArtifactId) -> Result<Vec<Row>, Jo
         serde_json::from_str(line).map_err(|e| JobError::Permanent(format!("{ROWS_FILE}: line {}: {e}", number + 1)))
     };
     text.lines().enumerate().map(row).collect()
+}
+
+/// Writes what was answered and what was asked.
+fn write_files(measured: Measured, (rows, documents): (PathBuf, PathBuf)) -> Result<Measured, JobError> {
+    let named = |path: &Path, error: std::io::Error| JobError::Retryable(format!("{}: {error}", path.display()));
+    write_rows(&rows, &measured.results).map_err(|error| named(&rows, error))?;
+    write_documents(&documents, &measured.prepared.tasks).map_err(|error| named(&documents, error))?;
+    Ok(measured)
 }
 
 fn write_documents(path: &Path, tasks: &[Task]) -> std::io::Result<()> {

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use inheritune_domain::benchmark;
+use inheritune_domain::benchmark::{self, AskedDocument};
 use inheritune_domain::id::Sha256Digest;
 use inheritune_domain::spec::{EvaluateSpec, EvaluationTask, Score};
 use inheritune_lm::tokenizer::Tokenizer;
@@ -19,7 +19,7 @@ mod benchmark_task;
 mod rolling_perplexity;
 mod validation_loss;
 
-pub use benchmark_task::{BenchmarkRow, BenchmarkTask, Document};
+pub use benchmark_task::{BenchmarkRow, BenchmarkTask};
 use rolling_perplexity::RollingPerplexity;
 use validation_loss::ValidationLoss;
 
@@ -246,7 +246,7 @@ impl Task {
     }
 
     /// What a benchmark read and asked, by item.
-    pub fn documents(&self) -> impl Iterator<Item = Document<'_>> {
+    pub fn documents(&self) -> impl Iterator<Item = AskedDocument> {
         let benchmark = match self {
             Self::Benchmark(task) => Some(task),
             Self::ValidationLoss(_) | Self::RollingPerplexity(_) => None,

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use inheritune_domain::artifact::Location;
+use inheritune_domain::benchmark::AskedDocument;
 use inheritune_domain::spec::{EvaluateSpec, EvaluationTask, Score};
 use inheritune_evaluator::benchmarks::{self, Item, rows};
 use inheritune_evaluator::encoding::{Encoder, Memory};
@@ -153,13 +154,12 @@ fn check(model: &Path, data: &Path, golden: &Path, tasks: &[(&str, Option<u32>)]
         }
     }
     let logged = lines(&golden.with_file_name("samples.jsonl"));
-    let documents: Vec<Value> = prepared.tasks.iter().flat_map(Task::documents).map(as_json).collect();
+    let documents: Vec<AskedDocument> = prepared.tasks.iter().flat_map(Task::documents).collect();
     assert_eq!(logged.len(), documents.len());
-    let place =
-        |value: &Value, index: &str| (value["task"].as_str().unwrap().to_owned(), value[index].as_u64().unwrap());
-    let logged: BTreeMap<_, _> = logged.iter().map(|sample| (place(sample, "doc_id"), sample)).collect();
+    let place = |sample: &Value| (sample["task"].as_str().unwrap().to_owned(), sample["doc_id"].as_u64().unwrap());
+    let logged: BTreeMap<_, _> = logged.iter().map(|sample| (place(sample), sample)).collect();
     for document in &documents {
-        check_document(document, logged[&place(document, "index")]);
+        check_document(document, logged[&(document.task.clone(), document.index)]);
     }
     let scores: Vec<&Score> = results.iter().flat_map(|result| &result.scores).collect();
     for score in &scores {
@@ -182,28 +182,14 @@ fn check(model: &Path, data: &Path, golden: &Path, tasks: &[(&str, Option<u32>)]
     );
 }
 
-fn as_json(value: impl serde::Serialize) -> Value {
-    serde_json::to_value(value).unwrap()
-}
-
 /// What is kept of a document and its requests is what the harness logs, by its own hashes.
-fn check_document(document: &Value, sample: &Value) {
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let texts = |value: &Value| value.as_array().unwrap().iter().map(text).collect::<Vec<_>>();
+fn check_document(document: &AskedDocument, sample: &Value) {
     let hash = |text: String| hex::encode(Sha256::digest(text));
-    let question = &document["question"];
-    let requests: Vec<Vec<String>> = if let Some(of) = question.get("continuations") {
-        texts(&of["continuations"]).into_iter().map(|continuation| vec![text(&of["context"]), continuation]).collect()
-    } else if let Some(of) = question.get("contexts") {
-        texts(&of["contexts"]).into_iter().map(|context| vec![context, text(&of["continuation"])]).collect()
-    } else {
-        vec![vec![text(&question["text"])]]
-    };
-    let prompt = requests[0][0].clone();
-    let asked = requests.concat().into_iter().map(|text| text + "\0").collect::<String>();
-    let found = [format!("{:#}", document["doc"]), prompt, text(&document["target"]), asked].map(hash);
-    let expected = ["doc_hash", "prompt_hash", "target_hash", "arguments_sha256"].map(|key| text(&sample[key]));
-    assert_eq!(found, expected, "{document}");
+    let asked: String = document.question.arguments().concat().into_iter().map(|text| format!("{text}\0")).collect();
+    let prompt = document.question.prompt().to_owned();
+    let found = [format!("{:#}", document.doc), prompt, document.target.clone(), asked].map(hash);
+    let expected = ["doc_hash", "prompt_hash", "target_hash", "arguments_sha256"].map(|key| sample[key].as_str().unwrap());
+    assert_eq!(found, expected, "{document:?}");
 }
 
 fn leaves(groups: &Value, members: &Value) -> Vec<String> {

@@ -36,13 +36,13 @@ impl Linear {
         }
     }
 
-    /// Of silu(gate) * up (Shazeer 2020, section 2), which is not kept for the way back.
+    /// Of silu(gate) * up (Shazeer 2020, section 2), which is not kept for the way back; both are of [`Self::compute`].
     fn forward_gated(&self, gate_NI: &Tensor, up_NI: &Tensor) -> Result<Tensor, TchError> {
         let w_OI = match &self.weight {
             Weight::Conv1D { w_IO } => self.cast(w_IO)?.f_tr()?,
             Weight::Linear { w_OI } => self.cast(w_OI)?,
         };
-        shim::swiglu_down(&self.cast(gate_NI)?, &self.cast(up_NI)?, &w_OI, self.cast_bias()?.as_ref())
+        shim::swiglu_down(gate_NI, up_NI, &w_OI, self.cast_bias()?.as_ref())
     }
 
     /// Where a tensor is of that kind already, this is the tensor itself.

@@ -25,6 +25,16 @@ fn a_checkpoint_is_imported_and_can_be_used() {
         assert!(export.join(file).exists(), "{file} is missing");
     }
 
+    let pinned = server.json(&["artifact", "pin", id]);
+    assert_eq!((&pinned["id"], &pinned["pinned"]), (&id.into(), &true.into()));
+    assert!(server.ok(&["artifact", "list"]).contains(" pinned "));
+    let kept = server.inheritune(&["artifact", "delete", id]);
+    assert_eq!(kept.status.code(), Some(2), "{}", show(&kept));
+    assert!(show(&kept).contains(&format!("artifact {id} is pinned; unpin it first")), "{}", show(&kept));
+    assert!(server.json(&["artifact", "unpin", id])["pinned"] != true);
+    server.ok(&["artifact", "delete", id]);
+    assert!(show(&server.inheritune(&["artifact", "get", id])).contains("(deleted) does not exist"));
+
     let unwatched = server.ok(&["artifact", "import", root().join(golden).to_str().unwrap()]);
     assert!(unwatched.contains("Follow it with: inheritune job watch "), "{unwatched}");
     let output = server.inheritune(&["artifact", "import", "crates/slicer/tests/golden/not-read", "--watch"]);

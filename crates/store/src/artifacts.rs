@@ -69,7 +69,7 @@ impl Store {
             ArtifactRow,
             "-- artifacts.get
              SELECT id, seq, kind, location, manifest_sha256, size_bytes, job_id, run_id, step, metadata, created_at,
-                    deleted_at
+                    deleted_at, pinned
              FROM artifacts WHERE id = $1",
             id.0,
         )
@@ -92,7 +92,7 @@ impl Store {
             ArtifactRow,
             "-- artifacts.list
              SELECT id, seq, kind, location, manifest_sha256, size_bytes, job_id, run_id, step, metadata, created_at,
-                    deleted_at
+                    deleted_at, pinned
              FROM artifacts
              WHERE deleted_at IS NULL
                AND ($1::text IS NULL OR kind = $1)
@@ -179,7 +179,7 @@ impl Store {
             ArtifactRow,
             "-- artifacts.training_states
              SELECT id, seq, kind, location, manifest_sha256, size_bytes, job_id, run_id, step, metadata, created_at,
-                    deleted_at
+                    deleted_at, pinned
              FROM artifacts
              WHERE job_id = $1 AND kind = 'training_state' AND deleted_at IS NULL
              ORDER BY step DESC NULLS LAST, seq DESC",
@@ -190,21 +190,41 @@ impl Store {
         found.into_iter().map(ArtifactRow::artifact).collect()
     }
 
+    /// Pins an artifact, so that nothing deletes it, or lets go of it. One that is as wanted stays so.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], also when it was deleted.
+    pub async fn pin_artifact(&self, id: ArtifactId, pinned: bool) -> Result<Artifact, StoreError> {
+        sqlx::query!(
+            "-- artifacts.pin
+             UPDATE artifacts SET pinned = $2 WHERE id = $1 AND deleted_at IS NULL",
+            id.0,
+            pinned,
+        )
+        .execute(&self.pool)
+        .await?;
+        self.artifact(id).await
+    }
+
     /// Deletes an artifact: marks its row, then deletes its files. One that was deleted before is no error: files that
     /// a broken-off call left are deleted then. Of a registered one only the row is marked; its files are not ours.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; the object store's, when it is already marked and the call is to be repeated.
+    /// [`StoreError::NotFound`]; [`StoreError::WrongState`] when it is pinned; the object store's, when it is already
+    /// marked and the call is to be repeated.
     pub async fn delete_artifact(&self, id: ArtifactId) -> Result<(), StoreError> {
         let deleted = sqlx::query!(
             r#"-- artifacts.delete
-             UPDATE artifacts SET deleted_at = coalesce(deleted_at, now()) WHERE id = $1
+             UPDATE artifacts SET deleted_at = coalesce(deleted_at, now()) WHERE id = $1 AND NOT pinned
              RETURNING location, job_id IS NOT NULL AS "ours!""#,
             id.0,
         )
         .fetch_optional(&self.pool)
         .await?;
-        let deleted = deleted.ok_or_else(|| not_found("artifact", id))?;
+        let Some(deleted) = deleted else {
+            self.artifact(id).await?;
+            return Err(StoreError::WrongState(format!("artifact {id} is pinned; unpin it first")));
+        };
         if deleted.ours {
             self.objects.delete(&deleted.location).await?;
         }
@@ -268,6 +288,7 @@ struct ArtifactRow {
     metadata: serde_json::Value,
     created_at: time::OffsetDateTime,
     deleted_at: Option<time::OffsetDateTime>,
+    pinned: bool,
 }
 
 impl ArtifactRow {
@@ -289,6 +310,7 @@ impl ArtifactRow {
             step: self.step.map(rows::unsigned),
             metadata: self.metadata,
             created_at: self.created_at,
+            pinned: self.pinned,
         })
     }
 }

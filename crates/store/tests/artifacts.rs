@@ -308,6 +308,19 @@ async fn deleted_artifacts_are_gone(house: House) {
     let unknown = ArtifactId(Uuid::new_v4());
     let error = house.store.delete_artifact(unknown).await.unwrap_err();
     assert_eq!(error.to_string(), format!("artifact {unknown} does not exist"));
+
+    for _ in 0..2 {
+        assert!(house.store.pin_artifact(old.id, true).await.unwrap().pinned);
+    }
+    let error = house.store.delete_artifact(old.id).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("artifact {} is pinned; unpin it first", old.id));
+    house.store.open(&at(&old)).await.unwrap().fetch(&house.dir.path().join("pinned")).await.unwrap();
+    assert!(!house.store.pin_artifact(old.id, false).await.unwrap().pinned);
+    house.store.delete_artifact(old.id).await.unwrap();
+    for (id, named) in [(old.id, format!("{} (deleted)", old.id)), (unknown, unknown.to_string())] {
+        let error = house.store.pin_artifact(id, true).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("artifact {named} does not exist"));
+    }
 }
 
 async fn damage_is_named(house: House) {

@@ -157,13 +157,13 @@ pub async fn newest(context: &JobContext, spec: &TrainSpec) -> Result<Option<Sav
     Ok(None)
 }
 
-/// Deletes training states of `job` but for the newest and the best that `training` keeps. What cannot be deleted is logged
-/// and left.
+/// Deletes training states of `job` but for those that are pinned, and the newest and the best that `training` keeps. What
+/// cannot be deleted is logged and left.
 pub async fn prune(store: &Store, job: JobId, training: &TrainingSpec) {
     delete_states(store, job, (training.keep_newest as usize, training.keep_best)).await;
 }
 
-/// Deletes them but for the best, once the job's result is published: see [`crate::train::run`].
+/// Deletes them but for the pinned ones and the best, once the job's result is published: see [`crate::train::run`].
 pub async fn clear(store: &Store, job: JobId, training: &TrainingSpec) {
     delete_states(store, job, (0, training.keep_best)).await;
 }
@@ -214,9 +214,11 @@ async fn delete_states(store: &Store, job: JobId, keep: (usize, bool)) {
     }
 }
 
-/// Of `states`, newest first, those that are neither among the `newest` first nor, where the best is wanted, it.
+/// Of `states`, newest first, those that are neither pinned, nor among the `newest` first, nor, where the best is wanted,
+/// it.
 fn surplus(states: Vec<Artifact>, (newest, best): (usize, bool)) -> impl Iterator<Item = Artifact> {
     let loss = |state: &Artifact| state.metadata[BEST_KEY].as_f64().unwrap_or(f64::INFINITY);
     let lowest = states.iter().map(loss).fold(f64::INFINITY, f64::min);
-    states.into_iter().skip(newest).filter(move |state| !best || loss(state) > lowest || lowest == f64::INFINITY)
+    let is_best = move |state: &Artifact| best && lowest.is_finite() && loss(state) <= lowest;
+    states.into_iter().skip(newest).filter(move |state| !state.pinned && !is_best(state))
 }

@@ -166,7 +166,7 @@ async fn every_precision_and_order_resumes_bit_for_bit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_newest_and_the_best_states_are_kept() {
+async fn the_newest_the_best_and_the_pinned_states_are_kept() {
     let (bench, model, tokens) = bench().await;
     let spec = |steps| {
         train_spec(model.clone(), tokens, steps, |spec| {
@@ -179,14 +179,18 @@ async fn the_newest_and_the_best_states_are_kept() {
     let steps = async |job| -> Vec<Option<u64>> {
         bench.store.training_states(job).await.unwrap().iter().map(|state| state.step).collect()
     };
-    // While it runs: three in steps of 5, and perhaps an older one that was the best.
+    // While it runs: three in steps of 5, perhaps an older one that was the best, and one that was pinned early on.
     let job = bench.submit(spec(100_000)).await;
     let worker = bench.worker(1);
-    bench.until_step(job, 60).await;
+    bench.until_step(job, 10).await;
+    let pinned = bench.store.training_states(job).await.unwrap().remove(0);
+    bench.store.pin_artifact(pinned.id, true).await.unwrap();
+    bench.until_step(job, pinned.step.unwrap() + 60).await;
     bench.store.request_job(job, Directive::Pause).await.unwrap();
     bench.until(job, |record| record.status == JobStatus::Paused).await;
     worker.stop().await;
-    assert!((3..=4).contains(&steps(job).await.len()), "{:?}", steps(job).await);
+    let kept = steps(job).await;
+    assert!((4..=5).contains(&kept.len()) && kept.contains(&pinned.step), "{kept:?} without {:?}", pinned.step);
 
     let record = bench.work(spec(60)).await;
     let losses = bench.store.metrics(record.id, &["validation_loss"], None).await.unwrap();

@@ -139,6 +139,7 @@ impl From<&Artifact> for v1::Artifact {
             step: artifact.step,
             metadata_json: artifact.metadata.to_string(),
             created_at: Some(timestamp(artifact.created_at)),
+            pinned: artifact.pinned,
         }
     }
 }

@@ -23,8 +23,7 @@ pub(super) async fn run(global: &Global, command: ArtifactCommand) -> Result<(),
                 request_id: request_id.unwrap_or_else(Uuid::new_v4).to_string(),
             };
             let reply = connect(global).await?.artifacts().register_artifact(request).await?.into_inner();
-            let artifact = reply.artifact.ok_or_else(|| absent("artifact"))?;
-            print(global, &artifact, "Artifact", |artifact| show::artifact(artifact, &[]))
+            print_artifact(global, reply.artifact)
         }
         ArtifactCommand::Import(args) => import(global, args).await,
         ArtifactCommand::Get { id } => {
@@ -52,7 +51,27 @@ pub(super) async fn run(global: &Global, command: ArtifactCommand) -> Result<(),
                 Output::Json => say(&serde_json::json!({ "files": paths }).to_string()),
             }
         }
+        ArtifactCommand::Pin { id } => {
+            let request = v1::PinArtifactRequest { id: id.to_string() };
+            let reply = connect(global).await?.artifacts().pin_artifact(request).await?.into_inner();
+            print_artifact(global, reply.artifact)
+        }
+        ArtifactCommand::Unpin { id } => {
+            let request = v1::UnpinArtifactRequest { id: id.to_string() };
+            let reply = connect(global).await?.artifacts().unpin_artifact(request).await?.into_inner();
+            print_artifact(global, reply.artifact)
+        }
+        ArtifactCommand::Delete { id } => {
+            let request = v1::DeleteArtifactRequest { id: id.to_string() };
+            let reply = connect(global).await?.artifacts().delete_artifact(request).await?.into_inner();
+            print(global, &reply, "DeleteArtifactResponse", |_| format!("artifact {id} is deleted"))
+        }
     }
+}
+
+/// The artifact that a reply must have, without its files.
+fn print_artifact(global: &Global, artifact: Option<v1::Artifact>) -> Result<(), Failure> {
+    print(global, &artifact.ok_or_else(|| absent("artifact"))?, "Artifact", |artifact| show::artifact(artifact, &[]))
 }
 
 /// A slice job of all layers; how many there are is asked first.
@@ -83,8 +102,7 @@ async fn import(global: &Global, args: ImportCheckpoint) -> Result<(), Failure> 
         return Err(absent("imported checkpoint"));
     };
     let id = sliced.checkpoint_artifact_id.parse().map_err(|_| absent("artifact id"))?;
-    let artifact = get(&client, id).await?.artifact.ok_or_else(|| absent("artifact"))?;
-    print(global, &artifact, "Artifact", |artifact| show::artifact(artifact, &[]))
+    print_artifact(global, get(&client, id).await?.artifact)
 }
 
 /// Short enough for a label whatever the location; its end tells most.

@@ -1,10 +1,10 @@
 //! What each benchmark makes of a row. The harness's file is named at each; its templates are Jinja's or Python's.
 
-use inheritune_domain::benchmark::Prompt;
+use inheritune_domain::benchmark::{Prompt, Question};
 use serde_json::Value;
 
 use super::row::Row;
-use super::{Question, Target};
+use super::Target;
 use crate::documents::wikitext;
 use crate::metrics::{TextLength, is_python_space};
 

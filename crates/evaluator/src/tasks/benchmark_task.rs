@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use inheritune_domain::benchmark::Benchmark;
+use inheritune_domain::benchmark::{AskedDocument, Benchmark, Question};
 use inheritune_domain::id::Sha256Digest;
 use inheritune_domain::spec::EvaluateSpec;
 use inheritune_lm::tokenizer::Tokenizer;
@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Found, ModelFacts, Row, TaskResult, cut};
 use crate::answer::{Answer, Part};
-use crate::benchmarks::{self, Item, Question, Target, rows};
+use crate::benchmarks::{self, Item, Target, rows};
 use crate::encoding::{Encoder, EncodingError, Memory, Sequence};
 use crate::metrics::benchmark::{scores, shares};
 use crate::prefix_tree::Plan;
@@ -52,21 +52,6 @@ pub struct BenchmarkRow {
     pub length: Option<crate::metrics::TextLength>,
     /// The item's share in each metric: 0 or 1, a probability, or the log-likelihood that goes into a perplexity.
     pub metrics: serde_json::Map<String, serde_json::Value>,
-}
-
-/// One line of `documents.jsonl.zst`.
-#[derive(Debug, Serialize)]
-pub struct Document<'a> {
-    /// The task's name.
-    task: &'a str,
-    /// The document's place, from 0.
-    index: u64,
-    /// The row, as the harness hands it on.
-    doc: &'a serde_json::Value,
-    /// What the harness writes down as its target.
-    target: String,
-    /// What was asked.
-    question: &'a Question,
 }
 
 impl BenchmarkTask {
@@ -118,13 +103,13 @@ impl BenchmarkTask {
     }
 
     /// What was read, and asked about it, by row.
-    pub(super) fn documents(&self) -> impl Iterator<Item = Document<'_>> {
-        self.items.iter().enumerate().map(|(place, item)| Document {
-            task: self.benchmark.name,
+    pub(super) fn documents(&self) -> impl Iterator<Item = AskedDocument> {
+        self.items.iter().enumerate().map(|(place, item)| AskedDocument {
+            task: self.benchmark.name.to_owned(),
             index: place as u64,
-            doc: &item.document,
+            doc: item.document.clone(),
             target: item.target_text(),
-            question: &item.question,
+            question: item.question.clone(),
         })
     }
 

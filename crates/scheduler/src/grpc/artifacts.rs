@@ -3,7 +3,7 @@
 use inheritune_api::convert::artifact::NewArtifact;
 use inheritune_api::v1::artifact_service_server::ArtifactService;
 use inheritune_api::{convert, status, v1};
-use inheritune_domain::id::{JobId, RunId};
+use inheritune_domain::id::{ArtifactId, JobId, RunId};
 use inheritune_store::artifacts::{ArtifactFile, ArtifactFilter};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -18,6 +18,11 @@ pub(super) struct Artifacts {
 impl Artifacts {
     pub(super) fn new(shared: Shared) -> Self {
         Self { shared }
+    }
+
+    async fn pin(&self, id: &str, pinned: bool) -> Result<v1::Artifact, Status> {
+        let pinned = self.shared.store.pin_artifact(artifact_id(id)?, pinned).await;
+        Ok((&pinned.map_err(|e| store_status(&e))?).into())
     }
 }
 
@@ -38,7 +43,7 @@ impl ArtifactService for Artifacts {
         &self,
         request: Request<v1::GetArtifactRequest>,
     ) -> Result<Response<v1::GetArtifactResponse>, Status> {
-        let id = convert::id("id", &request.get_ref().id).map_err(|e| status::invalid_argument(&e))?;
+        let id = artifact_id(&request.get_ref().id)?;
         let store = &self.shared.store;
         let artifact = store.artifact(id).await.map_err(|e| store_status(&e))?;
         let files = store.artifact_files(id).await.map_err(|e| store_status(&e))?;
@@ -65,6 +70,35 @@ impl ArtifactService for Artifacts {
             next_page_token: listed.next.unwrap_or_default(),
         }))
     }
+
+    async fn pin_artifact(
+        &self,
+        request: Request<v1::PinArtifactRequest>,
+    ) -> Result<Response<v1::PinArtifactResponse>, Status> {
+        let artifact = Some(self.pin(&request.get_ref().id, true).await?);
+        Ok(Response::new(v1::PinArtifactResponse { artifact }))
+    }
+
+    async fn unpin_artifact(
+        &self,
+        request: Request<v1::UnpinArtifactRequest>,
+    ) -> Result<Response<v1::UnpinArtifactResponse>, Status> {
+        let artifact = Some(self.pin(&request.get_ref().id, false).await?);
+        Ok(Response::new(v1::UnpinArtifactResponse { artifact }))
+    }
+
+    async fn delete_artifact(
+        &self,
+        request: Request<v1::DeleteArtifactRequest>,
+    ) -> Result<Response<v1::DeleteArtifactResponse>, Status> {
+        let id = artifact_id(&request.get_ref().id)?;
+        self.shared.store.delete_artifact(id).await.map_err(|e| store_status(&e))?;
+        Ok(Response::new(v1::DeleteArtifactResponse {}))
+    }
+}
+
+fn artifact_id(id: &str) -> Result<ArtifactId, Status> {
+    convert::id("id", id).map_err(|e| status::invalid_argument(&e))
 }
 
 fn optional<T: From<Uuid>>(field: &str, text: &str) -> Result<Option<T>, Status> {

@@ -149,6 +149,18 @@ impl Cluster {
         child.wait().unwrap();
     }
 
+    /// The most addresses that a running service ever had, in KiB; none where the system does not tell.
+    pub fn peak_addresses_kib(&self, name: &str) -> Option<u64> {
+        let pid = self.services[name].child.as_ref().expect("it runs").id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("VmPeak:")?.trim().strip_suffix(" kB")?.parse().ok())
+    }
+
+    /// What a service has logged.
+    pub fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(&self.services[name].log).unwrap()
+    }
+
     /// Panics when a process has ended that nobody killed.
     pub fn check_all_run(&mut self) {
         for (name, service) in &mut self.services {

@@ -1,64 +1,19 @@
 //! A full disk, a damaged file, a missing one: the error names file and cause, and is tried again where that may help.
 
-use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use inheritune_domain::artifact::Location;
-use inheritune_domain::id::{ArtifactId, JobId};
-use inheritune_domain::job::{JobRecord, JobStatus, RetryPolicy};
-use inheritune_domain::spec::{EvaluateSpec, EvaluationTask, JobOutcome, JobSpec, TokenizeSpec, TokenizerSource};
-use inheritune_store::jobs::NewJob;
+use inheritune_domain::id::ArtifactId;
+use inheritune_domain::job::JobStatus;
+use inheritune_domain::spec::{EvaluateSpec, EvaluationTask, JobSpec};
 
 use crate::cluster::{Cluster, Setup};
-use crate::support::{LIMIT, root, write_corpus};
-
-async fn submit(cluster: &Cluster, spec: JobSpec) -> JobId {
-    let retry = RetryPolicy { backoff_ms: 4_000, ..RetryPolicy::default() };
-    let job = NewJob { label: "disks".to_owned(), spec, priority: 0, retry, run: None };
-    cluster.store.submit_job(&job, None).await.unwrap().id
-}
-
-async fn wait(cluster: &mut Cluster, job: JobId, reached: impl Fn(&JobRecord) -> bool) -> JobRecord {
-    let started = Instant::now();
-    loop {
-        let record = cluster.store.job(job).await.unwrap();
-        if reached(&record) {
-            return record;
-        }
-        cluster.check_all_run();
-        assert!(started.elapsed() < LIMIT && !record.status.is_final(), "{record:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-fn model() -> Location {
-    let path = root().join("crates/evaluator/tests/golden/models/tiny-gpt2");
-    Location::Uri(format!("file://{}", path.display()))
-}
+use crate::jobs::{model, submit, token_set, wait};
+use crate::support::root;
 
 fn validation_loss(tokens: ArtifactId) -> JobSpec {
     let task = EvaluationTask::ValidationLoss { tokens, block_size: 16, max_sequences: None };
     JobSpec::Evaluate(EvaluateSpec::new(model(), vec![task]))
-}
-
-/// A token set, and the largest of its files.
-async fn token_set(cluster: &mut Cluster) -> (ArtifactId, PathBuf) {
-    let corpus = write_corpus(cluster.dir.path());
-    let spec = JobSpec::Tokenize(TokenizeSpec {
-        sources: vec![Location::Uri(format!("file://{}", corpus.display()))],
-        tokenizer: TokenizerSource::From(model()),
-        validation_fraction: 0.1,
-    });
-    let job = submit(cluster, spec).await;
-    let record = wait(cluster, job, |job| job.status == JobStatus::Succeeded).await;
-    let Some(JobOutcome::Tokenized(tokenized)) = record.outcome else { panic!("{record:?}") };
-    let query = "SELECT location FROM artifacts WHERE id = $1";
-    let location: String =
-        sqlx::query_scalar(query).bind(tokenized.tokens.0).fetch_one(cluster.store.pool()).await.unwrap();
-    let files = std::fs::read_dir(cluster.dir.path().join("objects").join(location)).unwrap();
-    let largest = files.map(|file| file.unwrap().path()).max_by_key(|path| path.metadata().unwrap().len());
-    (tokenized.tokens, largest.unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,11 +7,13 @@ mod support;
 
 mod cluster;
 mod faulty_s3;
+mod jobs;
 
 mod disks;
 mod evaluation;
 mod failover;
 mod kills;
+mod memory;
 mod object_store;
 mod postgres;
 mod schedulers;

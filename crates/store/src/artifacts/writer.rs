@@ -248,6 +248,7 @@ impl ArtifactWriter {
             step,
             metadata,
             created_at: time::OffsetDateTime::UNIX_EPOCH,
+            pinned: false,
         };
         let store = self.store.clone();
         let inserted = store.publish_row(self.lease, artifact, file_count(manifest.files.len())).await;

@@ -1,0 +1,59 @@
+//! A trainer that has less memory than its job asks for: it takes smaller micro-batches, and makes the same model.
+
+use inheritune_domain::artifact::Location;
+use inheritune_domain::id::ArtifactId;
+use inheritune_domain::job::JobStatus;
+use inheritune_domain::spec::{JobOutcome, JobSpec, TrainSpec};
+use serde_json::json;
+
+use crate::cluster::{Cluster, Setup};
+use crate::jobs::{model, submit, token_set, wait};
+
+/// Sequences of a step.
+const SEQUENCES: u32 = 512;
+
+/// Trains in micro-batches of so many sequences, at the first try; gives the weights.
+async fn train(cluster: &mut Cluster, tokens: ArtifactId, micro_batch: u32) -> Vec<u8> {
+    let training = json!({
+        "block_size": 128, "micro_batch": micro_batch, "gradient_accumulation": SEQUENCES / micro_batch, "steps": 3,
+        "lr_max": 1e-3,
+    });
+    let spec = TrainSpec {
+        checkpoint: model(),
+        tokens,
+        training: serde_json::from_value(training).unwrap(),
+        data_fraction: 1.0,
+        seed: 7,
+        expect_inherited: false,
+    };
+    let job = submit(cluster, JobSpec::Train(spec)).await;
+    let record = wait(cluster, job, |job| job.status == JobStatus::Succeeded || job.error.is_some()).await;
+    assert_eq!((record.attempts, &record.error), (1, &None));
+    let Some(JobOutcome::Trained(trained)) = record.outcome else { panic!("{record:?}") };
+    let folder = cluster.store.open(&Location::Artifact(trained.checkpoint)).await.unwrap();
+    folder.read("model.safetensors", 1 << 30).await.unwrap().to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_large_micro_batches_are_halved_and_make_the_same_model() {
+    let mut cluster = Cluster::start(Setup { services: vec!["trainer"], ..Setup::default() }).await;
+    let tokens = token_set(&mut cluster).await.0;
+    let halves = train(&mut cluster, tokens, SEQUENCES / 2).await;
+    let Some(halves_kib) = cluster.peak_addresses_kib("trainer") else {
+        return eprintln!("skipped: this system has no /proc that tells how many addresses a process has had");
+    };
+    cluster.kill_9("trainer");
+    cluster.start_service("trainer");
+    train(&mut cluster, tokens, SEQUENCES).await;
+    let whole_kib = cluster.peak_addresses_kib("trainer").unwrap();
+    eprintln!("addresses: {halves_kib} KiB with halves, {whole_kib} KiB with whole micro-batches");
+    assert!(!cluster.log("trainer").contains("out of memory"));
+
+    cluster.kill_9("trainer");
+    let limit = format!("ulimit -v {} && exec \"$0\" \"$@\"", u64::midpoint(halves_kib, whole_kib));
+    cluster.start_within("trainer", &["sh", "-c", &limit]);
+    let weights = train(&mut cluster, tokens, SEQUENCES).await;
+    let log = cluster.log("trainer");
+    assert_eq!(log.matches("out of memory: trying once with smaller micro-batches").count(), 1, "{log}");
+    assert!(weights == halves, "the weights differ from those of a training with such micro-batches");
+}
