@@ -56,7 +56,9 @@ impl JobHandler for Evaluator {
         }
         let label = job.label;
         let measured = context.run_blocking("evaluate", move || shift.lead(measurement.prepare()?, &label)).await?;
-        publish::publish(&spec, measured, &context).await.map(JobOutcome::Evaluated)
+        let published = publish::publish(&spec, measured, &context).await;
+        device::release_memory();
+        published.map(JobOutcome::Evaluated)
     }
 }
 
@@ -158,6 +160,7 @@ impl Measurement {
         }
         let device = device::default_device().map_err(lm_error)?;
         let decoder = Decoder::load(&self.checkpoint, device)
+            .and_then(Decoder::frozen)
             .map_err(|e| lm_error(e).about(&format!("checkpoint {}", self.spec.checkpoint)))?;
         let config = decoder.config().clone();
         let parameters = decoder.parameters().iter().map(|p| p.tensor.numel() as u64).sum();

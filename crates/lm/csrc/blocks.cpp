@@ -3,13 +3,9 @@
 //
 // The conventions are shim.cpp's. RMSNorm and rotary positions take tensors of the CPU alone, SwiGLU any.
 
-#include <ATen/Parallel.h>
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/linear.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/silu.h>
 #include <ATen/ops/silu_backward.h>
@@ -20,6 +16,8 @@
 #include <optional>
 
 #include "caught.h"
+#include "products.h"
+#include "stretches.h"
 
 namespace {
 
@@ -37,17 +35,10 @@ int64_t stretch_rows(int64_t width) {
 
 int64_t stretches(int64_t rows, int64_t width) { return (rows + stretch_rows(width) - 1) / stretch_rows(width); }
 
-// Calls body(stretch, first row, rows) for every stretch, on all threads; what it does is no part of a graph.
+// Calls body(stretch, first row, rows) for every stretch.
 template <typename Body>
 void over_rows(int64_t rows, int64_t width, Body body) {
-  const int64_t each = stretch_rows(width);
-  at::parallel_for(0, stretches(rows, width), 1, [&](int64_t first, int64_t last) {
-    // The pool's threads know nothing of the caller's modes.
-    at::AutoDispatchBelowADInplaceOrView no_graph;
-    for (int64_t stretch = first; stretch < last; ++stretch) {
-      body(stretch, stretch * each, std::min(each, rows - stretch * each));
-    }
-  });
+  over_stretches(rows, stretch_rows(width), body);
 }
 
 // term(0) + ... + term(width - 1), in fp32. Sixteen sums side by side: a compiler may use vectors and keep the order.
@@ -163,7 +154,7 @@ struct SwiGluDown : torch::autograd::Function<SwiGluDown> {
                             const std::optional<at::Tensor>& b) {
     context->save_for_backward({gate, up, w});
     context->saved_data["has_bias"] = b.has_value();
-    return at::linear(gated(gate, up), w, b);
+    return products::affine(gated(gate, up), w.t(), b, products::are_onednn(w));
   }
 
   static variable_list backward(AutogradContext* context, variable_list gradients) {
@@ -171,7 +162,8 @@ struct SwiGluDown : torch::autograd::Function<SwiGluDown> {
     const auto &gate = saved[0], &up = saved[1], &w = saved[2];
     const auto& dy = gradients[0];
     // dgated first, then dup in the same memory; and gated once more.
-    auto dup = at::mm(dy, w);
+    const bool onednn = products::are_onednn(w);
+    auto dup = products::mm(dy, w, onednn);
     auto dgate = at::empty_like(gate), product = at::empty_like(gate);
     stretched(gate, [&](int64_t start, int64_t count) {
       auto part = [&](const at::Tensor& whole) { return whole.narrow(0, start, count); };
@@ -183,7 +175,7 @@ struct SwiGluDown : torch::autograd::Function<SwiGluDown> {
       d.mul_(h);
       h.mul_(u);
     });
-    auto dw = at::mm(dy.t(), product);
+    auto dw = products::mm(dy.t(), product, onednn);
     at::Tensor db = context->saved_data["has_bias"].toBool() ? dy.sum(0) : at::Tensor();
     return {dgate, dup, dw, db};
   }

@@ -16,14 +16,16 @@
 #include <ATen/ops/mm.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/stack.h>
-#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <numeric>
 #include <vector>
 
 #include "caught.h"
+#include "products.h"
+#include "stretches.h"
 
 namespace {
 
@@ -35,40 +37,57 @@ char* guarded(Body body) {
   });
 }
 
-// The mean over N rows of the cross-entropy of softmax(x w^T) with the targets, fp32; x [N, D] and w [V, D] of one type,
-// fp32 or bf16, targets [N]. Scores are products of that type and fp32 from there on.
+// Scores that go through the softmax together, so that a core's cache holds them.
+constexpr int64_t kStretchScores = int64_t(1) << 17;
+
+// Makes softmax(scores) less the target's one of scores [N, V], in place, and gives the sum of the rows' cross-entropies.
+// Both are computed in fp32.
+double softmax_less_target(at::Tensor& scores, const at::Tensor& targets) {
+  const int64_t rows = scores.size(0);
+  const int64_t each = scores.is_cpu() ? std::max<int64_t>(1, kStretchScores / scores.size(1)) : rows;
+  // A sum of each stretch: the total does not depend on which thread has which.
+  std::vector<double> sums((rows + each - 1) / each);
+  over_stretches(rows, each, [&](int64_t stretch, int64_t start, int64_t count) {
+    auto part = scores.narrow(0, start, count);
+    auto target = targets.narrow(0, start, count).unsqueeze(1);
+    auto logarithms = at::log_softmax(part, 1, at::kFloat);
+    sums[stretch] = -logarithms.gather(1, target).sum(at::kDouble).item<double>();
+    logarithms.exp_();
+    logarithms.scatter_add_(1, target, at::full({count, 1}, -1.0, logarithms.options()));
+    part.copy_(logarithms);
+  });
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
+}
+
+// The mean over N rows of the cross-entropy of softmax(x w^T) with the targets, fp32; x [N, D] and w [V, D], fp32 or bf16,
+// targets [N]. Scores are products of x's type and fp32 from there on.
 //
-// Scores are made for at_once rows at a time, and their gradient, softmax less the target's one, is used up at once: into
-// dx (of x's type) and dw (fp32), where they are wanted, both for the sum over rows. So [N, V] is never there.
-at::Tensor cross_entropy(const at::Tensor& x, const at::Tensor& w, const at::Tensor& targets, int64_t at_once,
+// Scores are made for at_once rows at a time, and their gradient is used up at once: into dx (of x's type) and dw (fp32),
+// where they are wanted, both for the sum over rows. So [N, V] is never there.
+at::Tensor cross_entropy(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& targets, int64_t at_once,
                          at::Tensor* dx, at::Tensor* dw) {
   const int64_t rows = x.size(0);
-  const bool single = x.scalar_type() == at::kFloat;
-  auto sum = at::zeros({}, x.options().dtype(at::kDouble));
+  const bool onednn = products::are_onednn(weight);
+  const auto w = weight.to(x.scalar_type());
+  double sum = 0;
   for (int64_t start = 0; start < rows; start += at_once) {
     const int64_t count = std::min(at_once, rows - start);
     auto x_part = x.narrow(0, start, count);
-    auto target = targets.narrow(0, start, count).unsqueeze(1);
-    auto scores = at::mm(x_part, w.t());
-    scores = at::log_softmax(scores, 1, at::kFloat);
-    sum.sub_(scores.gather(1, target).sum(at::kDouble));
-    if (dx == nullptr && dw == nullptr) continue;
-    scores.exp_();
-    scores.scatter_add_(1, target, at::full({count, 1}, -1.0, scores.options()));
-    scores = scores.to(x.scalar_type());
+    auto scores = products::mm(x_part, w.t(), onednn);
+    sum += softmax_less_target(scores, targets.narrow(0, start, count));
     if (dx != nullptr) {
       auto dx_part = dx->narrow(0, start, count);
-      at::mm_out(dx_part, scores, w);
+      products::mm_into(dx_part, 0, scores, w, onednn);
     }
     if (dw == nullptr) continue;
-    if (single) {
-      dw->addmm_(scores.t(), x_part, start == 0 ? 0.0 : 1.0);
+    if (x.scalar_type() == at::kFloat) {
+      products::mm_into(*dw, start == 0 ? 0 : 1, scores.t(), x_part, onednn);
     } else {
       auto part = at::mm(scores.t(), x_part);
       start == 0 ? dw->copy_(part) : dw->add_(part);
     }
   }
-  return sum.div_(static_cast<double>(rows)).to(at::kFloat);
+  return at::scalar_tensor(sum / static_cast<double>(rows), x.options().dtype(at::kFloat).requires_grad(false));
 }
 
 // The same as a step of a graph. Gradients are made on the way forward: on the way back they are only scaled.
@@ -81,7 +100,7 @@ struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
     auto loss = cross_entropy(x, w, targets, at_once, dx.defined() ? &dx : nullptr, dw.defined() ? &dw : nullptr);
     context->save_for_backward({dx, dw});
     context->saved_data["rows"] = x.size(0);
-    context->saved_data["type"] = x.scalar_type();
+    context->saved_data["type"] = w.scalar_type();
     return loss;
   }
 
@@ -90,9 +109,11 @@ struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
     auto saved = context->get_saved_variables();
     auto factor = loss_gradients[0].div(context->saved_data["rows"].toInt());
     for (auto& gradient : saved) {
-      if (gradient.defined()) gradient = gradient.mul_(factor).to(context->saved_data["type"].toScalarType());
+      if (gradient.defined()) gradient.mul_(factor);
     }
-    return {saved[0], saved[1], at::Tensor(), at::Tensor()};
+    auto &dx = saved[0], &dw = saved[1];
+    if (dw.defined()) dw = dw.to(context->saved_data["type"].toScalarType());
+    return {dx, dw, at::Tensor(), at::Tensor()};
   }
 };
 

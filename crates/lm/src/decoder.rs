@@ -142,6 +142,19 @@ impl Decoder {
         Self { checkpoints_activations: true, ..self }
     }
 
+    /// The same model, whose weights are only read: none of them requires a gradient. Its products are libtorch's own
+    /// choice; those of weights that are trained may be quicker, and their bits others.
+    ///
+    /// # Errors
+    /// [`LmError::Torch`].
+    pub fn frozen(self) -> Result<Self, LmError> {
+        // What the parts have are the same tensors.
+        for parameter in &self.parameters {
+            parameter.tensor.f_set_requires_grad(false)?;
+        }
+        Ok(self)
+    }
+
     /// The same model kept and computed in `precision`; without it, in fp32.
     ///
     /// # Errors
@@ -211,8 +224,8 @@ impl Decoder {
     /// As [`Decoder::losses`].
     pub fn loss(&self, inputs_BT: &Tensor, targets_BT: &Tensor) -> Result<Tensor, LmError> {
         let (shape, targets_N) = self.check_targets(inputs_BT, targets_BT)?;
-        let (x_ND, head_VD) = self.head_factors(inputs_BT, shape)?;
-        Ok(shim::cross_entropy(&x_ND, &head_VD, &targets_N)?)
+        let x_ND = self.last_hidden(inputs_BT, shape)?;
+        Ok(shim::cross_entropy(&x_ND, &self.parts.head_VD, &targets_N)?)
     }
 
     /// The value of [`Decoder::loss`]; adds its gradient, divided by `divisor`, to the parameters' gradients, unless it is
@@ -246,7 +259,7 @@ impl Decoder {
         // Each part is a graph of its own: what it begins with gets the gradient that the part before it ends with.
         let last_ND = last_ND.f_set_requires_grad(true)?;
         let x_ND = self.parts.final_norm.forward(&last_ND)?;
-        let nats = add(shim::cross_entropy(&x_ND, &self.head()?, &targets_N)?)?;
+        let nats = add(shim::cross_entropy(&x_ND, &self.parts.head_VD, &targets_N)?)?;
         if !nats.is_finite() {
             return Ok(nats);
         }
@@ -328,16 +341,16 @@ impl Decoder {
         Ok((batch, time))
     }
 
-    fn logits_flat(&self, tokens_BT: &Tensor, (batch, time): (i64, i64)) -> Result<Tensor, TchError> {
-        let (x_ND, head_VD) = self.head_factors(tokens_BT, (batch, time))?;
-        x_ND.f_linear::<&Tensor>(&head_VD, None)?.f_to_kind(Kind::Float)
+    fn logits_flat(&self, tokens_BT: &Tensor, shape: (i64, i64)) -> Result<Tensor, TchError> {
+        let x_ND = self.last_hidden(tokens_BT, shape)?;
+        x_ND.f_linear::<&Tensor>(&self.head()?, None)?.f_to_kind(Kind::Float)
     }
 
-    /// What the scores are the product of: the residual stream after the final norm, and the head.
-    fn head_factors(&self, tokens_BT: &Tensor, (_, time): (i64, i64)) -> Result<(Tensor, Tensor), TchError> {
+    /// [`Decoder::hidden`] of a batch of sequences.
+    fn last_hidden(&self, tokens_BT: &Tensor, (_, time): (i64, i64)) -> Result<Tensor, TchError> {
         let tokens_BT = tokens_BT.f_to_device(self.device)?;
         let mut batch = no_grad(|| Batch::new(&self.config, &tokens_BT, self.document_end))?;
-        Ok((self.hidden(&tokens_BT, self.learned_positions(time)?.as_ref(), &mut batch)?, self.head()?))
+        self.hidden(&tokens_BT, self.learned_positions(time)?.as_ref(), &mut batch)
     }
 
     /// Of sequences of `time` tokens from position 0 on [T, D], where positions are learned.

@@ -14,17 +14,19 @@ const PROBE_WIDTHS: (i64, i64) = (1024, 8192);
 /// Products are timed for at least so long, since others may use the machine meanwhile; the fastest counts.
 const PROBE_TIME: Duration = Duration::from_millis(500);
 
-/// Most bytes of freed large tensors that stay with the process for the next ones.
-const MAX_KEPT_BYTES: usize = 2 << 30;
-
 /// Sets how many threads libtorch computes with, in this process. Call it on the thread that computes,
 /// before the first tensor: sums are split by thread, so the count is part of what makes two runs equal
-/// bit for bit. 0 is taken as 1. From the first call on, up to 2 GiB of freed large tensors are kept for
-/// the next step instead of being given back to the system: 4 to 6 % of the CPU time
-/// of a 14M-parameter training step on one thread, most of it the system's zeroing of pages.
+/// bit for bit. 0 is taken as 1. From the first call on, freed large tensors are kept for the next step instead of being
+/// given back to the system, which would have to zero their pages: until [`release_memory`], and no more than were in use at
+/// once.
 pub fn set_threads(n: usize) {
-    shim::keep_large_blocks(MAX_KEPT_BYTES);
+    shim::keep_large_blocks();
     tch::set_num_threads(i32::try_from(n.max(1)).unwrap_or(i32::MAX));
+}
+
+/// Gives the memory of freed tensors back to the system: for when a job's own are dropped.
+pub fn release_memory() {
+    shim::release_large_blocks();
 }
 
 /// How many threads libtorch computes with.

@@ -28,12 +28,11 @@ pub(crate) enum Weight {
 
 impl Linear {
     pub(crate) fn forward(&self, x_NI: &Tensor) -> Result<Tensor, TchError> {
-        let (x_NI, b_O) = (self.cast(x_NI)?, self.cast_bias()?);
-        match (&self.weight, b_O) {
-            (Weight::Conv1D { w_IO }, Some(b_O)) => b_O.f_addmm(&x_NI, &self.cast(w_IO)?),
-            (Weight::Conv1D { w_IO }, None) => x_NI.f_mm(&self.cast(w_IO)?),
-            (Weight::Linear { w_OI }, b_O) => x_NI.f_linear(&self.cast(w_OI)?, b_O.as_ref()),
-        }
+        let (w, is_conv1d) = match &self.weight {
+            Weight::Conv1D { w_IO } => (w_IO, true),
+            Weight::Linear { w_OI } => (w_OI, false),
+        };
+        shim::project(&self.cast(x_NI)?, &self.cast(w)?, self.cast_bias()?.as_ref(), is_conv1d)
     }
 
     /// Of silu(gate) * up (Shazeer 2020, section 2), which is not kept for the way back; both are of [`Self::compute`].

@@ -25,7 +25,8 @@ pub(crate) struct AdamWStep {
 #[allow(unsafe_code)]
 // SAFETY: these are the functions of csrc, with the same types; build.rs links it.
 unsafe extern "C" {
-    fn lm_keep_large_blocks(max_kept_bytes: usize);
+    fn lm_keep_large_blocks();
+    fn lm_release_large_blocks();
     fn lm_load_cuda(folder: *const c_char) -> *mut c_char;
     fn lm_free_error(error: *mut c_char);
     fn lm_reset_gradients(parameters: *const RawTensor, count: usize) -> *mut c_char;
@@ -44,16 +45,24 @@ unsafe extern "C" {
         at_once: i64,
         loss: *mut *mut c_void,
     ) -> *mut c_char;
+    fn lm_project(x: RawTensor, w: RawTensor, b: RawTensor, is_conv1d: bool, y: *mut *mut c_void) -> *mut c_char;
     fn lm_rms_norm(x: RawTensor, w: RawTensor, eps: f64, is_bf16: bool, y: *mut *mut c_void) -> *mut c_char;
     fn lm_swiglu_down(gate: RawTensor, up: RawTensor, w: RawTensor, b: RawTensor, y: *mut *mut c_void) -> *mut c_char;
     fn lm_rotate(x: RawTensor, cosine: RawTensor, sine: RawTensor, y: *mut *mut c_void) -> *mut c_char;
 }
 
-/// Keeps up to `max_kept_bytes` of freed large blocks for later tensors on the CPU. Only the first call counts.
+/// Keeps freed large blocks for later tensors on the CPU. Only the first call counts.
 #[allow(unsafe_code)]
-pub(crate) fn keep_large_blocks(max_kept_bytes: usize) {
-    // SAFETY: it takes a number and may be called at any time; blocks made before keep their own allocator.
-    unsafe { lm_keep_large_blocks(max_kept_bytes) }
+pub(crate) fn keep_large_blocks() {
+    // SAFETY: it may be called at any time; blocks made before keep their own allocator.
+    unsafe { lm_keep_large_blocks() }
+}
+
+/// Gives the blocks that are kept back to the system.
+#[allow(unsafe_code)]
+pub(crate) fn release_large_blocks() {
+    // SAFETY: it may be called at any time; no tensor has a block that is kept.
+    unsafe { lm_release_large_blocks() }
 }
 
 /// Loads CUDA's part of libtorch from `folder`, or from beside the rest of it, where it need not be.
@@ -100,11 +109,20 @@ pub(crate) fn adamw<'a>(tensors: impl IntoIterator<Item = [&'a Tensor; 3]>, step
 }
 
 /// The mean cross-entropy, nats, of the head `w_VD` over `x_ND`: a differentiable scalar, for which the scores [N, V] are
-/// never all in memory. `targets_N` are int64 below V.
+/// never all in memory. Products are computed in the kind of `x_ND`, whatever `w_VD` is kept in; `targets_N` are int64 below V.
 #[allow(unsafe_code, non_snake_case)]
 pub(crate) fn cross_entropy(x_ND: &Tensor, w_VD: &Tensor, targets_N: &Tensor) -> Result<Tensor, TchError> {
     // SAFETY: as in `reset_gradients`; where the tensor is written outlives the call.
     made(|loss| unsafe { lm_cross_entropy(one(x_ND), one(w_VD), one(targets_N), SCORE_ROWS.into(), loss) })
+}
+
+/// `x_NI` `w`ᵀ + `b_O` for `w` [O, I], or `x_NI` `w` + `b_O` for `w` [I, O], as a Conv1D has it; all are of one kind. Where
+/// fp32 weights are trained, by the quickest library for this machine, whose bits differ from those of others.
+#[allow(unsafe_code, non_snake_case)]
+pub(crate) fn project(x_NI: &Tensor, w: &Tensor, b_O: Option<&Tensor>, is_conv1d: bool) -> Result<Tensor, TchError> {
+    let b = b_O.map_or(std::ptr::null(), one);
+    // SAFETY: as in `cross_entropy`.
+    made(|y| unsafe { lm_project(one(x_NI), one(w), b, is_conv1d, y) })
 }
 
 /// RMSNorm of `x_ND` by `w_D`, both of one kind, fp32 or bf16, on the CPU; given back as `kind`, one of these as well.

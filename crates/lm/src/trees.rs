@@ -67,8 +67,8 @@ pub struct Answer {
 
 impl Decoder {
     /// Reads `trees`, and answers `questions` about them in their order; gives the trunk of every tree that is to be one.
-    /// Questions about one place that follow each other cost the head's product once. On a CPU an answer does not depend, to
-    /// the last bit, on which other trees are read with its own.
+    /// Questions about one place that follow each other cost the head's product once. On a CPU an answer of a frozen model does
+    /// not depend, to the last bit, on which other trees are read with its own.
     ///
     /// # Errors
     /// [`LmError::BadTokens`] for a token outside the vocabulary, a tree that is longer than the model's longest sequence or

@@ -46,7 +46,7 @@ fn trees_say_what_their_sequences_say() {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let mut compared = 0;
     for (name, dir) in golden_cases() {
-        let decoder = load(&dir);
+        let decoder = load(&dir).frozen().unwrap();
         let vocab = decoder.config().vocab_size;
         let mut random = |n: usize| -> Vec<u32> { (0..n).map(|_| rng.random_range(0..vocab)).collect() };
         // A trunk, a trunk that grows from it, and trees from each and from nothing, all but the first in one pass.
@@ -93,7 +93,7 @@ fn trees_say_what_their_sequences_say() {
 #[test]
 fn what_is_no_tree_is_refused() {
     let (_, dir) = golden_cases().into_iter().next().unwrap();
-    let decoder = load(&dir);
+    let decoder = load(&dir).frozen().unwrap();
     let limit = decoder.config().max_positions as usize;
     let problem = |tokens: &[u32], parents: &[Option<u32>], questions: &[Question], is_trunk| {
         let trees = [Tree { trunk: None, tokens, parents, is_trunk }];

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use inheritune_domain::artifact::{Artifact, ArtifactKind, Location};
 use inheritune_domain::spec::{TrainSpec, Trained, TrainingSpec};
+use inheritune_lm::device;
 use inheritune_lm::tokenizer::vocabulary_sha256;
 use inheritune_lm::tokens::{TOKENS_FILE, TokenSetMeta};
 use inheritune_runtime::worker::{JobContext, JobError};
@@ -78,6 +79,7 @@ async fn train(
     };
     // The writer ends when the training drops its side, with all that was handed over written.
     let (ended, written) = tokio::join!(context.run_blocking("train", move || Ok(training.run(&ranks))), writer.run());
+    device::release_memory();
     // A writer that failed made the training stop: its error is the reason.
     written?;
     ended

@@ -1,0 +1,20 @@
+// Rows of tensors that go through together, which a core's cache holds, on all threads.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+
+#include <algorithm>
+#include <cstdint>
+
+// Calls body(stretch, first row, rows) for every stretch of `each` rows, on all threads; what it does is no part of a graph.
+template <typename Body>
+void over_stretches(int64_t rows, int64_t each, Body body) {
+  at::parallel_for(0, (rows + each - 1) / each, 1, [&](int64_t first, int64_t last) {
+    // The pool's threads know nothing of the caller's modes.
+    at::AutoDispatchBelowADInplaceOrView no_graph;
+    for (int64_t stretch = first; stretch < last; ++stretch) {
+      body(stretch, stretch * each, std::min(each, rows - stretch * each));
+    }
+  });
+}
