@@ -22,7 +22,7 @@ fn main() {
         // libtorch's own headers are not free of warnings.
         .warnings(false)
         .include("csrc/gloo-stub")
-        .files(["csrc/shim.cpp", "csrc/blocks.cpp", "csrc/products.cpp", "csrc/allocator.cpp", "csrc/c10d.cpp", "csrc/cuda.cpp"])
+        .files(["csrc/shim.cpp", "csrc/blocks.cpp", "csrc/products.cpp", "csrc/attention.cpp", "csrc/allocator.cpp", "csrc/c10d.cpp", "csrc/cuda.cpp"])
         .compile("inheritune_lm_shim");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", libtorch.join("lib").display());
 }

@@ -148,9 +148,9 @@ impl Decoder {
     /// # Errors
     /// [`LmError::Torch`].
     pub fn frozen(self) -> Result<Self, LmError> {
-        // What the parts have are the same tensors.
         for parameter in &self.parameters {
-            parameter.tensor.f_set_requires_grad(false)?;
+            // It is set in place, and what the parts have are the same tensors.
+            let _same = parameter.tensor.f_set_requires_grad(false)?;
         }
         Ok(self)
     }

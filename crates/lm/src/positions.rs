@@ -62,11 +62,16 @@ impl Sequences for Batch {
     }
 
     fn attend(&mut self, heads: &Heads) -> Result<Tensor, TchError> {
-        let bias = self.bias.as_ref().map(|bias| bias.f_to_kind(heads.v_BTGK.f_kind()?)).transpose()?;
-        let (q_BHTK, k_BGTK) = (heads.q_BTHK.f_transpose(1, 2)?, heads.k_BTGK.f_transpose(1, 2)?);
-        let y_BTD = attend(&q_BHTK, (&k_BGTK, &heads.v_BTGK.f_transpose(1, 2)?), bias.as_ref(), heads.scale)?;
-        let width = y_BTD.size().last().copied().unwrap_or(0);
-        y_BTD.f_view([-1, width])
+        let Heads { q_BTHK, k_BTGK, v_BTGK, scale } = heads;
+        if self.bias.is_none()
+            && let Some(y_BTHK) = shim::attend(q_BTHK, k_BTGK, v_BTGK, *scale)?
+        {
+            return y_BTHK.f_flatten(0, 1)?.f_flatten(1, 2);
+        }
+        let bias = self.bias.as_ref().map(|bias| bias.f_to_kind(v_BTGK.f_kind()?)).transpose()?;
+        let (q_BHTK, k_BGTK) = (q_BTHK.f_transpose(1, 2)?, k_BTGK.f_transpose(1, 2)?);
+        let y_BTD = attend(&q_BHTK, (&k_BGTK, &v_BTGK.f_transpose(1, 2)?), bias.as_ref(), *scale)?;
+        y_BTD.f_flatten(0, 1)
     }
 }
 

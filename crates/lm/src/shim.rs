@@ -48,6 +48,7 @@ unsafe extern "C" {
     fn lm_project(x: RawTensor, w: RawTensor, b: RawTensor, is_conv1d: bool, y: *mut *mut c_void) -> *mut c_char;
     fn lm_rms_norm(x: RawTensor, w: RawTensor, eps: f64, is_bf16: bool, y: *mut *mut c_void) -> *mut c_char;
     fn lm_swiglu_down(gate: RawTensor, up: RawTensor, w: RawTensor, b: RawTensor, y: *mut *mut c_void) -> *mut c_char;
+    fn lm_attend(q: RawTensor, k: RawTensor, v: RawTensor, scale: f64, y: *mut *mut c_void) -> *mut c_char;
     fn lm_rotate(x: RawTensor, cosine: RawTensor, sine: RawTensor, y: *mut *mut c_void) -> *mut c_char;
 }
 
@@ -151,6 +152,22 @@ pub(crate) fn swiglu_down(
 pub(crate) fn rotate(x_BTHK: &Tensor, cos_T1P: &Tensor, sin_T1P: &Tensor) -> Result<Tensor, TchError> {
     // SAFETY: as in `cross_entropy`.
     made(|y| unsafe { lm_rotate(one(x_BTHK), one(cos_T1P), one(sin_T1P), y) })
+}
+
+/// What `q_BTHK` finds in `v_BTGK` by `k_BTGK`, each query among the keys from the first to its own, [B, T, H, K]; none on a
+/// device or processor that csrc has no kernels for.
+#[allow(unsafe_code, non_snake_case)]
+pub(crate) fn attend(
+    q_BTHK: &Tensor,
+    k_BTGK: &Tensor,
+    v_BTGK: &Tensor,
+    scale: f64,
+) -> Result<Option<Tensor>, TchError> {
+    let mut y = std::ptr::null_mut();
+    // SAFETY: as in `cross_entropy`.
+    check(unsafe { lm_attend(one(q_BTHK), one(k_BTGK), one(v_BTGK), scale, &raw mut y) })?;
+    // SAFETY: what is not null is a new tensor that nothing else refers to.
+    Ok((!y.is_null()).then(|| unsafe { Tensor::from_ptr(y.cast()) }))
 }
 
 /// The tensor that `make` writes a pointer to, unless it gives an error.
