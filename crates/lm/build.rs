@@ -14,7 +14,8 @@ fn main() {
     let libtorch = Path::new(&libtorch);
     let include = libtorch.join("include");
     assert!(include.is_dir(), "{} is missing: run `make setup`", include.display());
-    cc::Build::new()
+    let mut build = cc::Build::new();
+    build
         .cpp(true)
         .std("c++17")
         .include(include.join("torch/csrc/api/include"))
@@ -22,7 +23,20 @@ fn main() {
         // libtorch's own headers are not free of warnings.
         .warnings(false)
         .include("csrc/gloo-stub")
-        .files(["csrc/shim.cpp", "csrc/blocks.cpp", "csrc/products.cpp", "csrc/attention.cpp", "csrc/allocator.cpp", "csrc/c10d.cpp", "csrc/cuda.cpp"])
-        .compile("inheritune_lm_shim");
+        .files([
+            "csrc/shim.cpp",
+            "csrc/blocks.cpp",
+            "csrc/products.cpp",
+            "csrc/attention.cpp",
+            "csrc/allocator.cpp",
+            "csrc/c10d.cpp",
+            "csrc/cuda.cpp",
+        ]);
+    // Without it ATen's own parallel loops have one thread, wherever they are compiled.
+    if build.get_compiler().is_like_gnu() {
+        build.flag("-fopenmp");
+        println!("cargo:rustc-link-lib=gomp");
+    }
+    build.compile("inheritune_lm_shim");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", libtorch.join("lib").display());
 }

@@ -82,7 +82,8 @@ fn read_documents(path: &Path) -> Result<Documents, Failure> {
     };
     let lines = BufReader::new(zstd::Decoder::new(file).map_err(failed)?).lines();
     let document = |line: std::io::Result<String>| {
-        let document: AskedDocument = serde_json::from_str(&line.map_err(failed)?).map_err(|e| Failure::local(path, e))?;
+        let document: AskedDocument =
+            serde_json::from_str(&line.map_err(failed)?).map_err(|e| Failure::local(path, e))?;
         Ok(((document.task.clone(), document.index), document))
     };
     lines.map(document).collect()

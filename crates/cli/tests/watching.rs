@@ -121,6 +121,27 @@ impl ArtifactService for Story {
     ) -> Result<Response<v1::ListArtifactsResponse>, Status> {
         Err(Status::unimplemented("not in this story"))
     }
+
+    async fn pin_artifact(
+        &self,
+        _: Request<v1::PinArtifactRequest>,
+    ) -> Result<Response<v1::PinArtifactResponse>, Status> {
+        Err(Status::unimplemented("not in this story"))
+    }
+
+    async fn unpin_artifact(
+        &self,
+        _: Request<v1::UnpinArtifactRequest>,
+    ) -> Result<Response<v1::UnpinArtifactResponse>, Status> {
+        Err(Status::unimplemented("not in this story"))
+    }
+
+    async fn delete_artifact(
+        &self,
+        _: Request<v1::DeleteArtifactRequest>,
+    ) -> Result<Response<v1::DeleteArtifactResponse>, Status> {
+        Err(Status::unimplemented("not in this story"))
+    }
 }
 
 fn run(status: v1::JobStatus) -> v1::Run {

@@ -188,7 +188,8 @@ fn check_document(document: &AskedDocument, sample: &Value) {
     let asked: String = document.question.arguments().concat().into_iter().map(|text| format!("{text}\0")).collect();
     let prompt = document.question.prompt().to_owned();
     let found = [format!("{:#}", document.doc), prompt, document.target.clone(), asked].map(hash);
-    let expected = ["doc_hash", "prompt_hash", "target_hash", "arguments_sha256"].map(|key| sample[key].as_str().unwrap());
+    let expected =
+        ["doc_hash", "prompt_hash", "target_hash", "arguments_sha256"].map(|key| sample[key].as_str().unwrap());
     assert_eq!(found, expected, "{document:?}");
 }
 

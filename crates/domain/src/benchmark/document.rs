@@ -65,7 +65,8 @@ impl Question {
     /// What the harness hands to a model for each request: a context and its continuation, or a text alone.
     pub fn arguments(&self) -> Vec<Vec<&str>> {
         let has_context = !matches!(self, Self::Text(_));
-        let arguments = |(context, continuation)| if has_context { vec![context, continuation] } else { vec![continuation] };
+        let arguments =
+            |(context, continuation)| if has_context { vec![context, continuation] } else { vec![continuation] };
         self.requests().into_iter().map(arguments).collect()
     }
 }

@@ -3,8 +3,8 @@
 use inheritune_domain::benchmark::{Prompt, Question};
 use serde_json::Value;
 
-use super::row::Row;
 use super::Target;
+use super::row::Row;
 use crate::documents::wikitext;
 use crate::metrics::{TextLength, is_python_space};
 
