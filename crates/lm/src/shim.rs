@@ -198,3 +198,100 @@ pub(crate) fn check(error: *mut c_char) -> Result<(), TchError> {
     unsafe { lm_free_error(error) };
     Err(TchError::Torch(text))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, non_snake_case)]
+mod tests {
+    use tch::{Device, Kind, Tensor};
+
+    use super::*;
+
+    fn random(size: &[i64], kind: Kind) -> Tensor {
+        Tensor::randn(size, (Kind::Float, Device::Cpu)).to_kind(kind).set_requires_grad(true)
+    }
+
+    /// How far `found` is from `expected`, relative to the largest number that is expected.
+    fn distance(found: &Tensor, expected: &Tensor) -> f64 {
+        let expected = expected.to_kind(Kind::Double);
+        let largest = expected.abs().max().double_value(&[]).max(1e-9);
+        (found.to_kind(Kind::Double) - expected).abs().max().double_value(&[]) / largest
+    }
+
+    /// Values and gradients of `ours` beside those of `theirs` in fp64.
+    fn check_beside(
+        name: &str,
+        inputs: &[&Tensor],
+        within: f64,
+        (ours, theirs): (impl Fn(&[Tensor]) -> Tensor, impl Fn(&[Tensor]) -> Tensor),
+    ) {
+        let copies = |kind: Kind| -> Vec<Tensor> {
+            inputs.iter().map(|x| x.detach().to_kind(kind).set_requires_grad(true)).collect()
+        };
+        let (own, exact) = (copies(inputs[0].kind()), copies(Kind::Double));
+        let (y, expected) = (ours(&own), theirs(&exact));
+        let weights = expected.detach().rand_like();
+        (&y * weights.to_kind(y.kind())).sum(Kind::Float).backward();
+        (&expected * weights.to_kind(y.kind()).to_kind(Kind::Double)).sum(Kind::Double).backward();
+        let mut pairs = vec![(y.detach(), expected.detach())];
+        pairs.extend(own.iter().zip(&exact).map(|(own, exact)| (own.grad(), exact.grad())));
+        for (place, (found, expected)) in pairs.iter().enumerate() {
+            let distance = distance(found, expected);
+            assert!(distance <= within, "{name}, {place}: {distance}");
+        }
+    }
+
+    #[test]
+    fn projections_are_those_of_fp64() {
+        tch::manual_seed(7);
+        for (n, i, o) in [(1, 64, 64), (37, 72, 130), (512, 96, 384)] {
+            let (x_NI, b_O) = (random(&[n, i], Kind::Float), random(&[o], Kind::Float));
+            for is_conv1d in [false, true] {
+                let w = random(&if is_conv1d { [i, o] } else { [o, i] }, Kind::Float);
+                let theirs = |x: &[Tensor]| x[0].matmul(&if is_conv1d { x[1].shallow_clone() } else { x[1].tr() });
+                let plain = |x: &[Tensor]| project(&x[0], &x[1], None, is_conv1d).unwrap();
+                let biased = |x: &[Tensor]| project(&x[0], &x[1], Some(&x[2]), is_conv1d).unwrap();
+                let name = format!("{n} x {i} -> {o}, {is_conv1d}");
+                check_beside(&name, &[&x_NI, &w], 1e-5, (plain, theirs));
+                check_beside(&name, &[&x_NI, &w, &b_O], 1e-5, (biased, |x: &[Tensor]| theirs(x) + &x[2]));
+            }
+        }
+    }
+
+    #[test]
+    fn attention_is_that_of_fp64() {
+        tch::manual_seed(7);
+        // Blocks of 64 queries and stretches of 512 keys, whole and broken off; heads of their own and shared.
+        let shapes = [(2, 1, 2, 1, 8), (2, 7, 4, 2, 16), (1, 65, 3, 3, 24), (2, 130, 4, 1, 64), (1, 577, 2, 1, 80)];
+        for (kind, within) in [(Kind::Float, 2e-6), (Kind::BFloat16, 2e-2)] {
+            for (batch, time, heads, groups, width) in shapes {
+                // Three parts of one tensor, as a fused projection makes them: rows that are further apart.
+                let qkv = random(&[batch, time, heads + 2 * groups, width], kind);
+                let parts = |x: &Tensor| {
+                    let part = |from: i64, n: i64| x.narrow(2, from, n);
+                    (part(0, heads), part(heads, groups), part(heads + groups, groups))
+                };
+                let (q, k, v) = parts(&qkv);
+                let scale = 1.0 / (width as f64).sqrt();
+                if attend(&q, &k, &v, scale).unwrap().is_none() {
+                    eprintln!("skipped: no kernels of {kind:?} for this processor");
+                    continue;
+                }
+                let ours = |x: &[Tensor]| {
+                    let (q, k, v) = parts(&x[0]);
+                    attend(&q, &k, &v, scale).unwrap().unwrap()
+                };
+                let theirs = |x: &[Tensor]| {
+                    let (q, k, v) = parts(&x[0]);
+                    let shared = heads / groups;
+                    let across = |x: &Tensor, n: i64| x.repeat_interleave_self_int(n, 2, None).transpose(1, 2);
+                    let (q, k, v) = (q.transpose(1, 2), across(&k, shared), across(&v, shared));
+                    let future = Tensor::ones([time, time], (Kind::Bool, Device::Cpu)).triu(1);
+                    let scores = (q.matmul(&k.transpose(2, 3)) * scale).masked_fill(&future, f64::NEG_INFINITY);
+                    scores.softmax(-1, Kind::Double).matmul(&v).transpose(1, 2)
+                };
+                let name = format!("{kind:?}: {batch} of {time}, {heads} and {groups} heads of {width}");
+                check_beside(&name, &[&qkv], within, (ours, theirs));
+            }
+        }
+    }
+}

@@ -29,7 +29,7 @@ fn a_checkpoint_is_imported_and_can_be_used() {
     assert_eq!((&pinned["id"], &pinned["pinned"]), (&id.into(), &true.into()));
     assert!(server.ok(&["artifact", "list"]).contains(" pinned "));
     let kept = server.inheritune(&["artifact", "delete", id]);
-    assert_eq!(kept.status.code(), Some(2), "{}", show(&kept));
+    assert_eq!(kept.status.code(), Some(5), "{}", show(&kept));
     assert!(show(&kept).contains(&format!("artifact {id} is pinned; unpin it first")), "{}", show(&kept));
     assert!(server.json(&["artifact", "unpin", id])["pinned"] != true);
     server.ok(&["artifact", "delete", id]);
