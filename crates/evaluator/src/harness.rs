@@ -52,6 +52,7 @@ impl JobHandler for Evaluator {
         let shift = Shift { spec: spec.clone(), context: context.clone(), runtime };
         if let Some(of) = spec.helps {
             let helped = context.run_blocking("evaluate", move || shift.help(measurement.prepare()?, of)).await?;
+            device::release_memory();
             return Ok(JobOutcome::Helped(Helped { units: helped }));
         }
         let label = job.label;

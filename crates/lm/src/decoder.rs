@@ -136,8 +136,8 @@ impl Decoder {
     }
 
     /// The same model, whose [`Decoder::add_gradients`] keeps only what each block begins with (Chen et al. 2016,
-    /// arXiv 1604.06174): the activations of one block are in memory at a time, and each is computed twice. The gradients of a batch are the same
-    /// bits; added to those of others, a tied head's and embedding's come in another order.
+    /// arXiv 1604.06174): the activations of one block are in memory at a time, and each is computed twice. The gradients
+    /// of a batch are the same bits; added to those of others, a tied head's and embedding's come in another order.
     pub fn with_activation_checkpointing(self) -> Self {
         Self { checkpoints_activations: true, ..self }
     }

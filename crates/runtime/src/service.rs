@@ -91,7 +91,8 @@ pub struct WaysIn<'a> {
 /// Adds the servers of a process to its parts; says where gRPC is served.
 ///
 /// # Errors
-/// The database's schema is too old; an address is taken, not ours, or not to be served without TLS; a file of the security section cannot be read.
+/// The database's schema is too old; an address is taken, not ours, or not to be served without TLS; a file of the security
+/// section cannot be read.
 pub async fn open<E>(
     parts: &mut Parts<E>,
     ways_in: &WaysIn<'_>,
