@@ -27,8 +27,8 @@ constexpr size_t kLargeBytes = size_t(1) << 17;
 // From here on a block is of huge pages, where the system has them.
 constexpr size_t kHugeBytes = size_t(1) << 22;
 constexpr size_t kHugePageBytes = size_t(1) << 21;
-// Of the most that was in use, what may be kept beside what is in use.
-constexpr size_t kSlack = 16;
+// What is in use and what is kept are together at most this part more than the most that was ever in use.
+constexpr size_t kSlackPart = 16;
 // What libtorch's own allocator aligns to; the block's size stands in front of the data.
 constexpr size_t kHeaderBytes = 64;
 constexpr size_t kPageBytes = 4096;
@@ -89,7 +89,7 @@ class KeepingAllocator final : public c10::Allocator {
 
   void* made(size_t block_bytes) {
     const size_t most = std::max(most_given_bytes_, given_bytes_ + block_bytes);
-    const size_t beside = most + most / kSlack - given_bytes_;
+    const size_t beside = most + most / kSlackPart - given_bytes_;
     keep_at_most(beside > block_bytes ? beside - block_bytes : 0);
     const bool huge = block_bytes >= kHugeBytes;
     const size_t aligned_to = huge ? kHugePageBytes : kPageBytes;

@@ -18,8 +18,8 @@
 #include "caught.h"
 #include "stretches.h"
 
-// Loops over numbers, compiled for several kinds of processors.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__gnu_linux__)
+// Loops over numbers, compiled for several kinds of processors by compilers that can.
+#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 12
 #define VECTORISED __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define VECTORISED
@@ -97,8 +97,8 @@ void product(int64_t m, int64_t n, int64_t k, Rows<const Number> a, Rows<const N
                               /*is_vnni=*/std::is_same_v<Number, BFloat16>);
 }
 
-// The right factor of a product as its kernel wants it: fp32 as it is, bf16 with each two rows side by side by the number
-// (k is even, `rows` of them are there and the last may be zeros).
+// The right factor of a product as its kernel wants it: fp32 as it is, bf16 with each two rows side by side by the number,
+// an odd last one beside zeros.
 void packed(int64_t rows, int64_t n, Rows<const float> b, float* to) {
   for (int64_t i = 0; i < rows; ++i) std::copy(b[i], b[i] + n, to + i * n);
 }
@@ -127,7 +127,7 @@ VECTORISED void across(int64_t n, int64_t k, Rows<const Number> b, int64_t to_st
   }
 }
 
-// The right factor that is the transpose of b [n, k]; k is even. A pair is then what stands side by side in b.
+// The right factor that is the transpose of b [n, k]; k and b's stride are even. A pair is then what stands side by side in b.
 void packed_across(int64_t n, int64_t k, Rows<const float> b, int64_t to_stride, float* to) {
   across(n, k, b, to_stride, to);
 }
@@ -248,6 +248,7 @@ VECTORISED void scores_back(int64_t keys, int64_t count, int64_t padded, int64_t
   }
 }
 
+// The sum of a_i b_i, in fp32.
 template <typename Number>
 VECTORISED float dot(const Number* a, const Number* b, int64_t count) {
   constexpr int64_t kLanes = 16;

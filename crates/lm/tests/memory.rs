@@ -12,6 +12,12 @@ fn filled(value: f64, elements: i64) -> Tensor {
     Tensor::full([elements], value, (Kind::Float, Device::Cpu))
 }
 
+/// Memory that this process has, where the system tells.
+fn resident_bytes() -> Option<u64> {
+    let pages: u64 = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * 4096)
+}
+
 #[test]
 fn freed_blocks_are_used_again() {
     let before = filled(7.0, 3 * LARGE);
@@ -67,6 +73,18 @@ fn freed_blocks_are_used_again() {
         gelu.sum(Kind::Float).backward();
         let density = (&x64 * &x64 / -2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
         assert!(max_difference(&x.grad(), &(&phi + &x64 * &density)) < 1e-6);
+    }
+    // Blocks of sizes that nobody asks for again do not add up, and go at the end of a job.
+    if let Some(start) = resident_bytes() {
+        for blocks in 10..30 {
+            drop(filled(1.0, blocks * LARGE));
+        }
+        let largest = 29 * LARGE as u64 * 4;
+        let kept = resident_bytes().unwrap();
+        assert!(kept < start + 2 * largest, "{start} bytes, then {kept}");
+        device::release_memory();
+        let released = resident_bytes().unwrap();
+        assert!(released + largest / 2 < kept, "{kept} bytes, then {released}");
     }
     // More than a process has addresses, so that nobody promises it.
     for elements in [1 << 46, 1 << 58] {
