@@ -18,6 +18,8 @@ fn main() {
     build
         .cpp(true)
         .std("c++17")
+        // In debug builds as well, as libtorch itself.
+        .opt_level(3)
         .include(include.join("torch/csrc/api/include"))
         .include(&include)
         // libtorch's own headers are not free of warnings.

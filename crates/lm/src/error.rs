@@ -85,12 +85,15 @@ impl LmError {
         }
     }
 
-    /// Whether a tensor found no memory. libtorch says so in words only: its CPU allocator, the one of csrc, CUDA's.
+    /// Whether a tensor found no memory. libtorch says so in words only: its CPU allocator, the one of csrc, CUDA's, C++'s; and
+    /// oneDNN, whose primitives need memory of their own and say no more than that they could not be run.
     pub fn is_out_of_memory(&self) -> bool {
         match self {
             Self::Torch(error) => {
                 let text = error.to_string();
-                ["not enough memory", "can't allocate memory", "out of memory"].iter().any(|words| text.contains(words))
+                let of_memory = ["not enough memory", "can't allocate memory", "out of memory", "bad_alloc"];
+                let of_onednn = ["could not execute a primitive", "could not create a primitive"];
+                of_memory.iter().chain(&of_onednn).any(|words| text.contains(words))
             }
             _ => false,
         }

@@ -10,12 +10,12 @@ use crate::cluster::{Cluster, Setup};
 use crate::jobs::{model, submit, token_set, wait};
 
 /// Sequences of a step.
-const SEQUENCES: u32 = 512;
+const SEQUENCES: u32 = 4096;
 
 /// Trains in micro-batches of so many sequences, at the first try; gives the weights.
 async fn train(cluster: &mut Cluster, tokens: ArtifactId, micro_batch: u32) -> Vec<u8> {
     let training = json!({
-        "block_size": 128, "micro_batch": micro_batch, "gradient_accumulation": SEQUENCES / micro_batch, "steps": 3,
+        "block_size": 128, "micro_batch": micro_batch, "gradient_accumulation": SEQUENCES / micro_batch, "steps": 1,
         "lr_max": 1e-3,
     });
     let spec = TrainSpec {
@@ -35,6 +35,7 @@ async fn train(cluster: &mut Cluster, tokens: ArtifactId, micro_batch: u32) -> V
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "minutes long; run by make test-slow"]
 async fn too_large_micro_batches_are_halved_and_make_the_same_model() {
     let mut cluster = Cluster::start(Setup { services: vec!["trainer"], ..Setup::default() }).await;
     let tokens = token_set(&mut cluster).await.0;
@@ -50,7 +51,8 @@ async fn too_large_micro_batches_are_halved_and_make_the_same_model() {
     assert!(!cluster.log("trainer").contains("out of memory"));
 
     cluster.kill_9("trainer");
-    let limit = format!("ulimit -v {} && exec \"$0\" \"$@\"", u64::midpoint(halves_kib, whole_kib));
+    // Whole ones could do with less than they took, and halves after a failed try need some more than in a fresh process.
+    let limit = format!("ulimit -v {} && exec \"$0\" \"$@\"", halves_kib + (whole_kib - halves_kib) / 3);
     cluster.start_within("trainer", &["sh", "-c", &limit]);
     let weights = train(&mut cluster, tokens, SEQUENCES).await;
     let log = cluster.log("trainer");
