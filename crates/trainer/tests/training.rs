@@ -183,8 +183,15 @@ async fn the_newest_the_best_and_the_pinned_states_are_kept() {
     let job = bench.submit(spec(100_000)).await;
     let worker = bench.worker(1);
     bench.until_step(job, 10).await;
-    let pinned = bench.store.training_states(job).await.unwrap().remove(0);
-    bench.store.pin_artifact(pinned.id, true).await.unwrap();
+    // States are saved beside the training: the first may not be there yet, and one that was there may be gone.
+    let pinned = loop {
+        if let Some(newest) = bench.store.training_states(job).await.unwrap().first()
+            && let Ok(pinned) = bench.store.pin_artifact(newest.id, true).await
+        {
+            break pinned;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    };
     bench.until_step(job, pinned.step.unwrap() + 60).await;
     bench.store.request_job(job, Directive::Pause).await.unwrap();
     bench.until(job, |record| record.status == JobStatus::Paused).await;
