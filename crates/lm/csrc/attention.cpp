@@ -340,23 +340,13 @@ void attend_back(const at::Tensor& dy, const at::Tensor& q, const at::Tensor& k,
 // A tensor whose heads are rows of pairs of numbers side by side.
 at::Tensor by_rows(const at::Tensor& x) { return x.stride(3) == 1 && x.stride(1) % 2 == 0 ? x : x.contiguous(); }
 
-template <typename Body>
-void with_number_of(const at::Tensor& x, Body body) {
-  if (x.scalar_type() == at::kFloat) {
-    body(float());
-  } else {
-    TORCH_CHECK(x.scalar_type() == at::kBFloat16, "fp32 or bf16 is needed, and this is ", x.scalar_type());
-    body(BFloat16());
-  }
-}
-
 struct CausalAttention : torch::autograd::Function<CausalAttention> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& queries, const at::Tensor& keys,
                             const at::Tensor& values, double scale) {
     const auto q = by_rows(queries), k = by_rows(keys), v = by_rows(values);
     auto y = at::empty(q.sizes(), q.options());
     auto logarithms = at::empty({q.size(0), q.size(2), q.size(1)}, q.options().dtype(at::kFloat));
-    with_number_of(q, [&](auto number) { attend<decltype(number)>(q, k, v, float(scale), y, logarithms); });
+    with_type_of(q, [&](auto number) { attend<decltype(number)>(q, k, v, float(scale), y, logarithms); });
     context->save_for_backward({q, k, v, y, logarithms});
     context->saved_data["scale"] = scale;
     return y;
@@ -368,7 +358,7 @@ struct CausalAttention : torch::autograd::Function<CausalAttention> {
     const auto dy = by_rows(gradients[0]);
     auto dq = at::empty(q.sizes(), q.options()), dk = at::empty(k.sizes(), k.options()), dv = at::empty(v.sizes(), v.options());
     const float scale = float(context->saved_data["scale"].toDouble());
-    with_number_of(q, [&](auto number) {
+    with_type_of(q, [&](auto number) {
       attend_back<decltype(number)>(dy, q, k, v, saved[3], saved[4], scale, dq, dk, dv);
     });
     return {dq, dk, dv, at::Tensor()};

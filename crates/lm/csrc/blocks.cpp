@@ -56,17 +56,6 @@ float sum_of(int64_t width, Term term) {
   return sum;
 }
 
-// Calls body with a number of x's type: fp32 or bf16.
-template <typename Body>
-void with_type_of(const at::Tensor& x, Body body) {
-  if (x.scalar_type() == at::kFloat) {
-    body(float());
-  } else {
-    TORCH_CHECK(x.scalar_type() == at::kBFloat16, "fp32 or bf16 is needed, and this is ", x.scalar_type());
-    body(c10::BFloat16());
-  }
-}
-
 // y = x r w with r = 1 / sqrt(mean(x^2) + eps) of each row (Zhang and Sennrich 2019, equation 4); x [N, D] and w [D] are of
 // one type, y may be of another. What stands before w is rounded to x's type, as in transformers.
 template <typename In, typename Out>

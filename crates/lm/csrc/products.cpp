@@ -110,7 +110,7 @@ char* lm_project(const at::Tensor* x, const at::Tensor* w, const at::Tensor* b, 
     if (products::are_onednn(*w)) {
       *y = new at::Tensor(products::Projection::apply(*x, *w, bias, is_conv1d));
     } else if (is_conv1d) {
-      *y = new at::Tensor(bias ? at::addmm(*bias, *x, *w) : at::mm(*x, *w));
+      *y = new at::Tensor(products::affine(*x, *w, bias, false));
     } else {
       *y = new at::Tensor(at::linear(*x, *w, bias));
     }

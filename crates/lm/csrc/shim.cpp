@@ -40,9 +40,9 @@ char* guarded(Body body) {
 // Scores that go through the softmax together, so that a core's cache holds them.
 constexpr int64_t kStretchScores = int64_t(1) << 17;
 
-// Makes softmax(scores) less the target's one of scores [N, V], in place, and gives the sum of the rows' cross-entropies.
-// Both are computed in fp32.
-double softmax_less_target(at::Tensor& scores, const at::Tensor& targets) {
+// The sum of the cross-entropies of the rows of scores [N, V]. Where `gradient` is wanted, makes softmax(scores) less the
+// target's one of them, in place. Both are computed in fp32.
+double row_losses(at::Tensor& scores, const at::Tensor& targets, bool gradient) {
   const int64_t rows = scores.size(0);
   const int64_t each = scores.is_cpu() ? std::max<int64_t>(1, kStretchScores / scores.size(1)) : rows;
   // A sum of each stretch: the total does not depend on which thread has which.
@@ -52,6 +52,7 @@ double softmax_less_target(at::Tensor& scores, const at::Tensor& targets) {
     auto target = targets.narrow(0, start, count).unsqueeze(1);
     auto logarithms = at::log_softmax(part, 1, at::kFloat);
     sums[stretch] = -logarithms.gather(1, target).sum(at::kDouble).item<double>();
+    if (!gradient) return;
     logarithms.exp_();
     logarithms.scatter_add_(1, target, at::full({count, 1}, -1.0, logarithms.options()));
     part.copy_(logarithms);
@@ -74,7 +75,7 @@ at::Tensor cross_entropy(const at::Tensor& x, const at::Tensor& weight, const at
     const int64_t count = std::min(at_once, rows - start);
     auto x_part = x.narrow(0, start, count);
     auto scores = products::mm(x_part, w.t(), onednn);
-    sum += softmax_less_target(scores, targets.narrow(0, start, count));
+    sum += row_losses(scores, targets.narrow(0, start, count), dx != nullptr || dw != nullptr);
     if (dx != nullptr) {
       auto dx_part = dx->narrow(0, start, count);
       products::mm_into(dx_part, 0, scores, w, onednn);

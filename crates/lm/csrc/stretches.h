@@ -1,8 +1,9 @@
-// Rows of tensors that go through together, which a core's cache holds, on all threads.
+// How csrc's own loops go over tensors: rows that a core's cache holds, on all threads, in fp32 or bf16.
 #pragma once
 
 #include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/Tensor.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -17,4 +18,15 @@ void over_stretches(int64_t rows, int64_t each, Body body) {
       body(stretch, stretch * each, std::min(each, rows - stretch * each));
     }
   });
+}
+
+// Calls body with a number of x's type: fp32 or bf16.
+template <typename Body>
+void with_type_of(const at::Tensor& x, Body body) {
+  if (x.scalar_type() == at::kFloat) {
+    body(float());
+  } else {
+    TORCH_CHECK(x.scalar_type() == at::kBFloat16, "fp32 or bf16 is needed, and this is ", x.scalar_type());
+    body(c10::BFloat16());
+  }
 }
