@@ -255,9 +255,7 @@ impl CorpusFile {
         let stored = StoredBytes::open(self, 0..self.size_bytes, bytes_read, runtime)?;
         let reader: Box<dyn Read + Send> = match self.packing {
             Packing::Plain => Box::new(stored),
-            Packing::Gzip => {
-                Box::new(BoundedDecoder::new(flate2::read::MultiGzDecoder::new(stored), self.size_bytes))
-            }
+            Packing::Gzip => Box::new(BoundedDecoder::new(flate2::read::MultiGzDecoder::new(stored), self.size_bytes)),
             Packing::Zstd => {
                 let unpacked = zstd::stream::read::Decoder::new(stored);
                 let unpacked = unpacked.map_err(|error| read_error(&self.shown, error))?;

@@ -1,5 +1,6 @@
 //! Shapes of models, and slices.
 
+use inheritune_domain::artifact::Location;
 use inheritune_domain::checkpoint::decoder_config::{Architecture, DecoderConfig, Family};
 use inheritune_domain::checkpoint::inherit_set::{InheritPart, InheritSet};
 use inheritune_domain::id::LayerCount;
@@ -23,11 +24,21 @@ pub fn planned_slice(request: &v1::PlanSliceRequest) -> Result<SliceSpec, Violat
     notes.into_result(spec)
 }
 
+/// The checkpoint that a [`v1::InspectRequest`] names.
+///
+/// # Errors
+/// It is no location.
+pub fn inspected(request: &v1::InspectRequest) -> Result<Location, Violations> {
+    let mut notes = Notes::default();
+    let location = Field::root(&mut notes).at("checkpoint").location(&request.checkpoint);
+    notes.into_result(location)
+}
+
 /// A path of the domain's validation of a slice as the path in [`v1::SliceSpec`].
 pub(super) fn renamed(path: &str) -> String {
     match path.strip_prefix("source.") {
         Some(rest) if rest.starts_with("architecture") || rest == "vocab_size" => format!("fresh.{rest}"),
-        Some(rest) => format!("reference.{rest}"),
+        Some(rest) => format!("reference.{}", rest.replace("layer_map[", "layer_map.list[")),
         None => path.to_owned(),
     }
 }
