@@ -160,3 +160,106 @@ fn s1_no_call_ends_the_server_or_fills_its_memory() {
     assert!(after_kb < before_kb + MEMORY_KB, "{before_kb} kB before, {after_kb} kB after");
     server.ok(&["run", "list"]);
 }
+
+/// A file of `bytes` that takes no room.
+fn sparse(path: &std::path::Path, bytes: u64) {
+    std::fs::File::create(path).unwrap().set_len(bytes).unwrap();
+}
+
+/// Submits a job file and waits for its end; gives its status and error.
+fn worked(server: &Server, dir: &std::path::Path, job: &serde_json::Value) -> (String, String) {
+    let path = dir.join("job.json");
+    std::fs::write(&path, job.to_string()).unwrap();
+    let submitted = server.json(&["job", "submit", path.to_str().unwrap()]);
+    let id = submitted["id"].as_str().unwrap();
+    let started = std::time::Instant::now();
+    loop {
+        let job = server.json(&["job", "get", id]);
+        let (status, error) = (job["status"].as_str().unwrap(), job["error"].as_str().unwrap_or_default());
+        if ["JOB_STATUS_SUCCEEDED", "JOB_STATUS_FAILED"].contains(&status) {
+            return (status.to_owned(), error.to_owned());
+        }
+        assert!(started.elapsed() < support::LIMIT, "{job}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Of a model's folder `config.json` is judged first, and only what a model is loaded from comes here.
+#[test]
+fn s7_a_model_s_folder_costs_what_the_model_costs() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(dir.path(), |command| command.args(["--max-job-bytes", "100000000"]));
+    let model = dir.path().join("model");
+    std::fs::create_dir_all(model.join("checkpoint-500")).unwrap();
+    let golden = support::root().join("crates/evaluator/tests/golden/models/tiny-gpt2");
+    for entry in std::fs::read_dir(golden).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, model.join(path.file_name().unwrap())).unwrap();
+    }
+    for name in
+        ["pytorch_model.bin", "optimizer.pt", "checkpoint-500/optimizer.pt", "consolidated.safetensors", "notes.log"]
+    {
+        sparse(&model.join(name), 1 << 40);
+    }
+    let text = support::write_corpus(dir.path());
+    let evaluate = |model: &std::path::Path, batch_size: u32| {
+        serde_json::json!({
+            "kind": "evaluate", "checkpoint": model, "batch_size": batch_size,
+            "tasks": [{ "task": "rolling_perplexity", "source": text }],
+        })
+    };
+    // A batch is as long as there are windows for it.
+    assert_eq!(
+        worked(&server, dir.path(), &evaluate(&model, 1 << 16)),
+        ("JOB_STATUS_SUCCEEDED".to_owned(), String::new())
+    );
+
+    let huge = dir.path().join("huge");
+    std::fs::create_dir(&huge).unwrap();
+    let config = serde_json::json!({
+        "model_type": "llama", "hidden_size": 65536, "num_attention_heads": 512, "num_hidden_layers": 1024,
+        "intermediate_size": 262_144, "vocab_size": 128_000, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
+        "hidden_act": "silu", "tie_word_embeddings": false,
+    });
+    std::fs::write(huge.join("config.json"), config.to_string()).unwrap();
+    sparse(&huge.join("model.safetensors"), 1 << 42);
+    let (status, error) = worked(&server, dir.path(), &evaluate(&huge, 1));
+    assert_eq!(status, "JOB_STATUS_FAILED");
+    assert!(error.contains("`ceilings.max_parameters`"), "{error}");
+
+    // A model whose numbers may be, and whose bytes may not.
+    std::fs::write(huge.join("config.json"), std::fs::read(model.join("config.json")).unwrap()).unwrap();
+    let (status, error) = worked(&server, dir.path(), &evaluate(&huge, 1));
+    assert_eq!(status, "JOB_STATUS_FAILED");
+    assert!(error.contains("`ceilings.max_job_bytes`"), "{error}");
+}
+
+/// What is too large for this server is refused at submission, by the setting; what its disk is too small for, before
+/// anything is written.
+#[test]
+fn s1_a_fresh_model_beyond_the_ceilings_is_refused_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(dir.path(), |command| command.args(["--max-job-bytes", "1000000"]));
+    let fresh = |n_layers: u32, d_model: u32, d_ff: u32, vocab_size: u32| {
+        let architecture = serde_json::json!({
+            "family": "llama", "n_layers": n_layers, "d_model": d_model, "n_heads": 1, "d_ff": d_ff, "max_positions": 8,
+        });
+        let source = serde_json::json!({ "architecture": { "architecture": architecture, "vocab_size": vocab_size } });
+        serde_json::json!({ "kind": "slice", "source": source, "tokenizer": null, "seed": 1 })
+    };
+    let refused = |job: serde_json::Value| {
+        let path = dir.path().join("job.json");
+        std::fs::write(&path, job.to_string()).unwrap();
+        let output = server.inheritune(&["job", "submit", path.to_str().unwrap()]);
+        assert!(!output.status.success(), "{job}");
+        support::show(&output)
+    };
+    let error = refused(fresh(1024, 65_536, 1_048_576, u32::MAX));
+    assert!(error.contains("vocab_size"), "{error}");
+    let error = refused(fresh(1024, 65_536, 1_048_576, 1 << 20));
+    assert!(error.contains("`ceilings.max_parameters`"), "{error}");
+    let (status, error) = worked(&server, dir.path(), &fresh(2, 1024, 4096, 1000));
+    assert_eq!(status, "JOB_STATUS_FAILED");
+    assert!(error.contains("`ceilings.max_job_bytes`"), "{error}");
+    assert_eq!(worked(&server, dir.path(), &fresh(2, 8, 8, 300)).0, "JOB_STATUS_SUCCEEDED");
+}

@@ -4,7 +4,9 @@ use inheritune_domain::artifact::Location;
 use inheritune_domain::checkpoint::decoder_config::{Architecture, DecoderConfig, Family};
 use inheritune_domain::checkpoint::inherit_set::{InheritPart, InheritSet};
 use inheritune_domain::id::LayerCount;
-use inheritune_domain::spec::{DEFAULT_MAX_SHARD_SIZE_BYTES, JobSpec, LayerMapRule, SliceSource, SliceSpec, Sliced};
+use inheritune_domain::spec::{
+    DEFAULT_MAX_SHARD_SIZE_BYTES, JobSpec, LayerMapRule, SliceSource, SliceSpec, Sliced, limits,
+};
 use inheritune_domain::violation::Violations;
 
 use super::fields::{Field, Notes};
@@ -138,8 +140,11 @@ pub(super) fn inherit(field: &mut Field<'_>, set: i32, parts: &[i32]) -> Inherit
 }
 
 fn inherit_parts(field: &mut Field<'_>, parts: &[i32]) -> InheritSet {
+    if !limits::INHERIT_PARTS.holds(parts.len()) {
+        field.bad(limits::INHERIT_PARTS.description());
+    }
     let mut known = Vec::new();
-    for (i, value) in parts.iter().enumerate() {
+    for (i, value) in parts.iter().enumerate().take(limits::INHERIT_PARTS.max) {
         let mut field = field.index(i);
         known.extend(match field.known(*value) {
             Some(v1::InheritPart::Unspecified) => {

@@ -53,16 +53,16 @@ steps_factor = 100.0
             target.grow_bye: unknown field `grow_bye`, expected one of `start_layers`, `grow_by`, `max_rounds`, `tolerance_nats`, `match_by`, `growth_source`, `inherit`, `layer_map`, `data_fraction` (line 18)
             training.betas: unknown field `betas`, expected one of `block_size`, `micro_batch`, `gradient_accumulation`, `precision`, `activation_checkpointing`, `sampling`, `source_weights`, `document_mask`, `steps`, `epochs`, `lr_max`, `lr_min`, `warmup_steps`, `schedule`, `weight_decay`, `decay`, `beta1`, `beta2`, `adam_eps`, `clip_norm`, `log_every_steps`, `evaluate_every_steps`, `evaluate_sequences`, `checkpoint_every_steps`, `keep_newest`, `keep_best` (line 24)
             training.micro_batch: is missing
-            name: must be 1 to 128 bytes without control characters
+            name: must be 1 to 128 bytes without control characters, and not blank
             corpus.sources[0]: scheme `http` is unknown; use file://, s3:// or artifact://
             corpus.validation_fraction: must be above 0 and at most 0.5
-            corpus.tokenizer.train.vocab_size: must be 257 (256 bytes and the end-of-text token) to 65536
+            corpus.tokenizer.train.vocab_size: must be 257 to 65536 entries
             reference.architecture.d_model: must be a multiple of n_heads (4)
             target.start_layers: 9 is more than the reference's 8 layers
             training.warmup_steps: must not exceed steps (10)
             training.lr_max: must be above 0 and at most 10
             training.lr_min: must be at least 0 and at most lr_max
-            controls[0].steps_factor: must be 0.1 to 10
+            controls[0].steps_factor: must be at least 0.1 and at most 10
         "#]],
     );
 }

@@ -73,6 +73,9 @@ impl Whole {
     /// What a value must be.
     pub fn description(&self) -> String {
         let unit = if self.unit.is_empty() { String::new() } else { format!(" {}", self.unit) };
+        if self.max == u64::MAX.into() {
+            return format!("must be at least {}{unit}", self.min);
+        }
         format!("must be {} to {}{unit}", self.min, self.max)
     }
 
