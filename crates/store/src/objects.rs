@@ -228,14 +228,15 @@ impl Objects {
 
     /// The folder or file at `uri`, called `shown` in messages, else by its URI.
     pub(crate) async fn open_uri(&self, shown: Option<String>, uri: &str) -> Result<Folder, StoreError> {
-        let (own, files) = match self.uris.open(uri).await? {
-            Found::Folder(files) => (uri.trim_end_matches('/'), files),
+        let (own, files, dangling) = match self.uris.open(uri).await? {
+            Found::Folder(files, dangling) => (uri.trim_end_matches('/'), files, dangling),
             // Of a file, the folder above: names follow it in messages.
             Found::File(file, origin) => {
-                (uri.trim_end_matches('/').rsplit_once('/').map_or(uri, |(above, _)| above), vec![(file, origin)])
+                let above = uri.trim_end_matches('/').rsplit_once('/').map_or(uri, |(above, _)| above);
+                (above, vec![(file, origin)], Vec::new())
             }
         };
-        Ok(Folder::new(shown.unwrap_or_else(|| own.to_owned()), files))
+        Ok(Folder::new(shown.unwrap_or_else(|| own.to_owned()), files).with_dangling(dangling))
     }
 
     /// Deletes one object; one that is gone already is no error.

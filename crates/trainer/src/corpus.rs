@@ -145,6 +145,9 @@ impl Corpus {
         let mut files = Vec::new();
         for (number, source) in sources.iter().enumerate() {
             let folder = Arc::new(store.open(source).await?);
+            if let Some(link) = folder.dangling_links().iter().find(|link| told_by_name(link).2) {
+                return Err(JobError::Permanent(format!("{source}: {link} is a link to nothing")));
+            }
             let alone = folder.files().len() == 1;
             let before = files.len();
             for file in folder.files() {
