@@ -264,7 +264,9 @@ impl Made {
                 Some(value) if self.keys.get(*own) == Some(value) => {}
                 Some(value) => {
                     let value = value.clone();
-                    let why = format!("written as {value}: `{alias}` is another name for it, and the one that transformers reads");
+                    let why = format!(
+                        "written as {value}: `{alias}` is another name for it, and the one that transformers reads"
+                    );
                     self.replace(own, value, &why);
                 }
             }
@@ -363,8 +365,30 @@ fn torch_name(dtype: Dtype) -> &'static str {
 
 /// Words in the names of settings that layers have.
 const LAYER_WORDS: [&str; 24] = [
-    "layer", "block", "pattern", "window", "sliding", "attention", "attn", "head", "mlp", "ffn", "moe", "expert", "rope",
-    "intermediate", "hidden", "inner", "width", "dim", "sparsity", "dropout", "scale", "mixer", "norm", "per_depth",
+    "layer",
+    "block",
+    "pattern",
+    "window",
+    "sliding",
+    "attention",
+    "attn",
+    "head",
+    "mlp",
+    "ffn",
+    "moe",
+    "expert",
+    "rope",
+    "intermediate",
+    "hidden",
+    "inner",
+    "width",
+    "dim",
+    "sparsity",
+    "dropout",
+    "scale",
+    "mixer",
+    "norm",
+    "per_depth",
 ];
 /// Names of lists that have nothing to do with layers, or their ends.
 const OTHER_LISTS: [&str; 14] = [

@@ -141,7 +141,8 @@ impl<'a> TensorNames<'a> {
             return format!("belongs to quantised weights, which are not read: {DEQUANTISE}");
         }
         if name.contains("lora_") || name.contains(".base_layer.") {
-            return "belongs to a LoRA adapter: merge it into its base model first (peft: `merge_and_unload`)".to_owned();
+            return "belongs to a LoRA adapter: merge it into its base model first (peft: `merge_and_unload`)"
+                .to_owned();
         }
         let bare = name.strip_prefix(&self.prefix).unwrap_or(name);
         let layer = bare.split('.').find_map(|part| part.parse::<u32>().ok());

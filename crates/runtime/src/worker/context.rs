@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use inheritune_domain::artifact::Location;
+use inheritune_domain::checkpoint::config_json;
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::checkpoint::needed_files::needed_files;
 use inheritune_domain::checkpoint::safetensors_header::SINGLE_FILE;
 use inheritune_domain::checkpoint::shard_index::{INDEX_FILE, MAX_INDEX_BYTES};
+use inheritune_domain::checkpoint::weights_files::CONFIG_FILE;
 use inheritune_domain::job::Progress;
 use inheritune_domain::spec::Ceilings;
 use inheritune_store::jobs::LeaseKey;
@@ -20,8 +22,6 @@ use inheritune_store::{Store, StoreError};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-/// A model's settings.
-const CONFIG_FILE: &str = "config.json";
 /// Longest file of settings.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
@@ -193,12 +193,13 @@ impl JobContext {
                 return Err(bad(format!("{CONFIG_FILE} is missing: a Hugging Face model folder is expected")));
             }
             let config = folder.read(CONFIG_FILE, MAX_CONFIG_BYTES).await?;
-            let config = serde_json::from_slice(&config).map_err(|e| bad(format!("{CONFIG_FILE}: {e}")))?;
-            let config = DecoderConfig::from_hf(&config).map_err(|e| bad(e.to_string()))?;
+            let config = config_json::parse(&config).map_err(|e| bad(format!("{CONFIG_FILE}: {e}")))?;
+            let config = DecoderConfig::from_hf(&config.json).map_err(|e| bad(e.to_string()))?;
             self.ceilings.check_model(&config).map_err(bad)?;
-            let index = match folder.has(SINGLE_FILE) || !folder.has(INDEX_FILE) {
-                true => None,
-                false => Some(folder.read(INDEX_FILE, MAX_INDEX_BYTES).await?),
+            let index = if folder.has(SINGLE_FILE) || !folder.has(INDEX_FILE) {
+                None
+            } else {
+                Some(folder.read(INDEX_FILE, MAX_INDEX_BYTES).await?)
             };
             let files = folder.files().iter().map(|file| (file.name.as_str(), file.size_bytes));
             let needed = folder.only(&needed_files(files, index.as_deref()));

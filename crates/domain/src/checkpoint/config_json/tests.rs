@@ -267,7 +267,8 @@ fn c6_both_names_of_a_key_say_the_same() {
 
 #[test]
 fn max_sequence_length_keys_left_at_the_classes_default_are_read_and_written() {
-    let config = with(without(llama(), "max_position_embeddings"), json!({"max_sequence_length": 128, "pad_token_id": -1}));
+    let config =
+        with(without(llama(), "max_position_embeddings"), json!({"max_sequence_length": 128, "pad_token_id": -1}));
     let (made, left_out) = cut(&config).unwrap();
     assert_eq!(made["max_position_embeddings"], 2048);
     assert_eq!(made.get("pad_token_id"), Some(&Value::Null));
@@ -299,7 +300,8 @@ fn swish_alias_and_what_would_be_computed_otherwise() {
 
 #[test]
 fn python_nan_infinity_and_a_byte_order_mark() {
-    let text = r#"{"a": 1, "limit": Infinity, "text": "an \"Infinity\" \\", "nested": {"x": [1, -Infinity, NaN]}, "z": 2}"#;
+    let text =
+        r#"{"a": 1, "limit": Infinity, "text": "an \"Infinity\" \\", "nested": {"x": [1, -Infinity, NaN]}, "z": 2}"#;
     for bytes in [text.as_bytes().to_vec(), [b"\xef\xbb\xbf", text.as_bytes()].concat()] {
         let read = parse(&bytes).unwrap();
         assert_eq!(read.json["limit"], "Infinity");
