@@ -185,7 +185,7 @@ fn worked(server: &Server, dir: &std::path::Path, job: &serde_json::Value) -> (S
     loop {
         let job = server.json(&["job", "get", id]);
         let (status, error) = (job["status"].as_str().unwrap(), job["error"].as_str().unwrap_or_default());
-        if ["JOB_STATUS_SUCCEEDED", "JOB_STATUS_FAILED"].contains(&status) {
+        if ["SUCCEEDED", "FAILED"].contains(&status) {
             return (status.to_owned(), error.to_owned());
         }
         assert!(started.elapsed() < support::LIMIT, "{job}");
@@ -218,10 +218,7 @@ fn s7_a_model_s_folder_costs_what_the_model_costs() {
         })
     };
     // A batch is as long as there are windows for it.
-    assert_eq!(
-        worked(&server, dir.path(), &evaluate(&model, 1 << 16)),
-        ("JOB_STATUS_SUCCEEDED".to_owned(), String::new())
-    );
+    assert_eq!(worked(&server, dir.path(), &evaluate(&model, 1 << 16)), ("SUCCEEDED".to_owned(), String::new()));
 
     let huge = dir.path().join("huge");
     std::fs::create_dir(&huge).unwrap();
@@ -233,13 +230,13 @@ fn s7_a_model_s_folder_costs_what_the_model_costs() {
     std::fs::write(huge.join("config.json"), config.to_string()).unwrap();
     sparse(&huge.join("model.safetensors"), 1 << 42);
     let (status, error) = worked(&server, dir.path(), &evaluate(&huge, 1));
-    assert_eq!(status, "JOB_STATUS_FAILED");
+    assert_eq!(status, "FAILED");
     assert!(error.contains("`ceilings.max_parameters`"), "{error}");
 
     // A model whose numbers may be, and whose bytes may not.
     std::fs::write(huge.join("config.json"), std::fs::read(model.join("config.json")).unwrap()).unwrap();
     let (status, error) = worked(&server, dir.path(), &evaluate(&huge, 1));
-    assert_eq!(status, "JOB_STATUS_FAILED");
+    assert_eq!(status, "FAILED");
     assert!(error.contains("`ceilings.max_job_bytes`"), "{error}");
 }
 
@@ -268,7 +265,7 @@ fn s1_a_fresh_model_beyond_the_ceilings_is_refused_before_anything_is_written() 
     let error = refused(fresh(1024, 65_536, 1_048_576, 1 << 20));
     assert!(error.contains("`ceilings.max_parameters`"), "{error}");
     let (status, error) = worked(&server, dir.path(), &fresh(2, 1024, 4096, 1000));
-    assert_eq!(status, "JOB_STATUS_FAILED");
+    assert_eq!(status, "FAILED");
     assert!(error.contains("`ceilings.max_job_bytes`"), "{error}");
-    assert_eq!(worked(&server, dir.path(), &fresh(2, 8, 8, 300)).0, "JOB_STATUS_SUCCEEDED");
+    assert_eq!(worked(&server, dir.path(), &fresh(2, 8, 8, 300)).0, "SUCCEEDED");
 }
