@@ -27,6 +27,8 @@ use serde_json::Value;
 
 use crate::error::{BadCheckpoint, SlicerError};
 
+/// Settings of how text is generated.
+pub const GENERATION_FILE: &str = "generation_config.json";
 /// Longest file of settings.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 /// Headers of shards read at once.
@@ -114,6 +116,20 @@ impl Checkpoint {
     /// Its shape.
     pub fn config(&self) -> &DecoderConfig {
         self.inventory.config()
+    }
+
+    /// Its `generation_config.json` without what transformers warns of, and what that is; none where it is written as it is.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn generation(&self) -> Result<Option<(Value, Vec<LeftOut>)>, SlicerError> {
+        if !self.folder.has(GENERATION_FILE) {
+            return Ok(None);
+        }
+        let bytes = self.folder.read(GENERATION_FILE, MAX_CONFIG_BYTES).await?;
+        // What is no JSON is carried along for its readers to judge.
+        let json = serde_json::from_slice(&bytes).unwrap_or_default();
+        Ok(config_json::generation(&json, self.config()))
     }
 
     /// What no target of it has, or says otherwise, whichever layers are taken.

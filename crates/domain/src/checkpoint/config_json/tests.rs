@@ -81,6 +81,7 @@ fn c1_keys_that_claim_what_the_weights_are_not_are_dropped_and_said() {
     }
     // Keys that hold nothing are no news.
     let (made, left_out) = cut(&with(llama(), json!({"pruned_heads": {}, "quantization_config": null}))).unwrap();
+    assert!(!names(&left_out).contains(&"pruned_heads"));
     assert!(made.get("pruned_heads").is_none() && left_out.is_empty());
     // Every installation can run these.
     let (made, _) = cut(&with(llama(), json!({"_attn_implementation": "eager"}))).unwrap();
@@ -267,7 +268,8 @@ fn c6_both_names_of_a_key_say_the_same() {
 
 #[test]
 fn max_sequence_length_keys_left_at_the_classes_default_are_read_and_written() {
-    let config = with(without(llama(), "max_position_embeddings"), json!({"max_sequence_length": 128, "pad_token_id": -1}));
+    let config =
+        with(without(llama(), "max_position_embeddings"), json!({"max_sequence_length": 128, "pad_token_id": -1}));
     let (made, left_out) = cut(&config).unwrap();
     assert_eq!(made["max_position_embeddings"], 2048);
     assert_eq!(made.get("pad_token_id"), Some(&Value::Null));
@@ -278,6 +280,32 @@ fn max_sequence_length_keys_left_at_the_classes_default_are_read_and_written() {
     }
     // Null is no default.
     assert!(cut(&with(llama(), json!({"hidden_size": null}))).is_err());
+}
+
+#[test]
+fn ids_without_a_row_and_defaults_without_one_are_null() {
+    let ids = json!({"eos_token_id": [3, 128001], "bos_token_id": 128000, "pad_token_id": 32000});
+    let (made, left_out) = cut(&with(llama(), ids)).unwrap();
+    assert_eq!(made["eos_token_id"], json!([3]));
+    assert_eq!((made.get("bos_token_id"), made.get("pad_token_id")), (Some(&Value::Null), Some(&Value::Null)));
+    assert_eq!(names(&left_out), ["bos_token_id", "eos_token_id", "pad_token_id"]);
+    // GPT-2's own default is 50256.
+    let (made, left_out) = cut(&gpt2()).unwrap();
+    assert_eq!((made.get("bos_token_id"), made.get("eos_token_id")), (Some(&Value::Null), Some(&Value::Null)));
+    assert!(left_out.is_empty());
+    let (made, _) = cut(&llama()).unwrap();
+    assert!(made.get("eos_token_id").is_none());
+}
+
+#[test]
+fn generation_settings_without_an_effect_are_left_out() {
+    let config = DecoderConfig::from_hf(&llama()).unwrap();
+    let idle = json!({"do_sample": false, "temperature": 0.9, "top_p": 0.6, "length_penalty": 2.0, "pad_token_id": -1, "eos_token_id": 2});
+    let (json, left_out) = generation(&idle, &config).unwrap();
+    assert_eq!(json, json!({"do_sample": false, "eos_token_id": 2}));
+    assert_eq!(left_out.len(), 4);
+    let busy = json!({"do_sample": true, "temperature": 0.9, "num_beams": 4, "length_penalty": 2.0, "pad_token_id": 0});
+    assert_eq!(generation(&busy, &config), None);
 }
 
 #[test]
@@ -299,7 +327,8 @@ fn swish_alias_and_what_would_be_computed_otherwise() {
 
 #[test]
 fn python_nan_infinity_and_a_byte_order_mark() {
-    let text = r#"{"a": 1, "limit": Infinity, "text": "an \"Infinity\" \\", "nested": {"x": [1, -Infinity, NaN]}, "z": 2}"#;
+    let text =
+        r#"{"a": 1, "limit": Infinity, "text": "an \"Infinity\" \\", "nested": {"x": [1, -Infinity, NaN]}, "z": 2}"#;
     for bytes in [text.as_bytes().to_vec(), [b"\xef\xbb\xbf", text.as_bytes()].concat()] {
         let read = parse(&bytes).unwrap();
         assert_eq!(read.json["limit"], "Infinity");

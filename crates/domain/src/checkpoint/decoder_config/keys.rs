@@ -131,7 +131,9 @@ pub(in crate::checkpoint) fn aliases(model_type: Option<&str>) -> &'static [(&'s
             ("num_attention_heads", "n_head"),
             ("num_hidden_layers", "n_layer"),
         ],
-        Some("mpt") => &[("hidden_size", "d_model"), ("num_attention_heads", "n_heads"), ("num_hidden_layers", "n_layers")],
+        Some("mpt") => {
+            &[("hidden_size", "d_model"), ("num_attention_heads", "n_heads"), ("num_hidden_layers", "n_layers")]
+        }
         _ => &[],
     }
 }
