@@ -5,7 +5,7 @@
 //! of a file mean), [`slice_plan`], [`config_json`] (a target's from its reference's), [`left_out`], then the
 //! files nobody here wrote: [`weights_files`] (which of a folder hold a model), [`safetensors_header`], [`shard_index`], and PyTorch's own format in [`zip_directory`],
 //! [`pickle`] and [`torch_archive`]. [`nanogpt`] and [`litgpt`] are checkpoints that are not in Hugging Face's layout. Of
-//! tokenizers: [`tokenizer_files`] and [`sentencepiece_model`].
+//! tokenizers: [`tokenizer_files`] and [`sentencepiece_model`]; of whole folders: [`needed_files`].
 
 pub mod decoder_config;
 pub mod gpt2;
@@ -29,4 +29,5 @@ pub mod torch_archive;
 pub mod nanogpt;
 pub mod litgpt;
 pub mod tokenizer_files;
+pub mod needed_files;
 pub mod sentencepiece_model;
