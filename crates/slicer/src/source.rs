@@ -155,7 +155,8 @@ fn is_of_a_model(name: &str) -> bool {
 
 /// How `config.json` says that weights are quantised.
 fn quantised_by(config: &Value) -> Option<String> {
-    let quantisation = config.get("quantization_config").or_else(|| config.get("compression_config"))?;
+    let keys = ["quantization_config", "compression_config", "quantization"];
+    let quantisation = keys.into_iter().find_map(|key| config.get(key))?;
     let quantisation = quantisation.as_object().filter(|settings| !settings.is_empty())?;
     let method = quantisation.get("quant_method").and_then(Value::as_str).unwrap_or("a method without a name");
     Some(method.chars().filter(|c| !c.is_control()).take(40).collect())

@@ -109,7 +109,10 @@ async fn bad_pickles_fail_for_good_and_say_what() {
         ("empty", "pytorch_model.bin is not a zip archive, or is truncated: it has no end record"),
         ("malicious", "names `posix.system` at byte 2, which is not a known part of a tensor; it is not read, nor run"),
         ("opcode", "protocol 105 is not read"),
-        ("renamed", "tensor `transformer.h.7.ln_1.weight` belongs to layer 7, but config.json says that there are 2 layers"),
+        (
+            "renamed",
+            "tensor `transformer.h.7.ln_1.weight` belongs to layer 7, but config.json says that there are 2 layers",
+        ),
         ("big-endian", "its byte order is `bigger`; only `little` is read"),
         ("compressed", "entry `pytorch_model/data.pkl` is compressed (method 8)"),
         ("legacy", "is a pickle of PyTorch before 1.6, which is not read: convert it with `torch.save(torch.load("),

@@ -24,12 +24,15 @@ const LAYERS: u32 = 4;
 
 /// References that transformers itself reads, so that its logits are the measure: as they are, and of each the layers that
 /// are taken.
-const READ_BY_TRANSFORMERS: [&str; 36] = [
+const READ_BY_TRANSFORMERS: [&str; 39] = [
     "llama_plain",
     "llama_bf16",
     "llama_tied_f16",
     "llama_v4",
     "llama_dynamic",
+    "llama_dynamic_2",
+    "llama_llama3_1",
+    "llama_yarn_1",
     "gpt2_plain",
     "gpt2_f16_hub_names",
     "gpt2_inverse_scale",

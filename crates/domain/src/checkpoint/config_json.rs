@@ -113,8 +113,9 @@ pub enum WeightsDtype {
 }
 
 /// Keys that say something of the reference's files, or of the program that wrote or ran them, and not of the target.
-const DROPPED: [(&str, &str); 20] = [
+const DROPPED: [(&str, &str); 21] = [
     ("quantization_config", NOT_QUANTISED),
+    ("quantization", NOT_QUANTISED),
     ("compression_config", NOT_QUANTISED),
     ("sparsity_config", NOT_QUANTISED),
     ("pre_quantization_dtype", NOT_QUANTISED),
@@ -353,6 +354,12 @@ impl Made {
 
     fn layers(&mut self, config: &DecoderConfig, layers: &LayerMap) -> Result<(), ConfigError> {
         let (before, after) = (config.n_layers.0, layers.layers().0);
+        // transformers 5 holds this one against the number of layers.
+        if let Some(types) = self.keys.get("layer_types").and_then(Value::as_array).filter(|t| t.len() as u32 != before)
+        {
+            let problem = format!("has {} entries, but the model has {before} layers", types.len());
+            return Err(bad_key("layer_types", &problem));
+        }
         let unchanged = before == after && layers.sources().iter().enumerate().all(|(to, from)| to as u32 == *from);
         if !unchanged {
             for (key, value) in &mut self.keys {

@@ -156,6 +156,10 @@ fn rope_linear_factor_1_and_other_scalings_that_change_nothing() {
         json!({"type": "linear", "factor": 1.0}),
         json!({"rope_type": "linear", "factor": 1}),
         json!({"type": "default"}),
+        json!({"rope_type": "llama3", "factor": 1.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16}),
+        json!({"rope_type": "yarn", "factor": 1.0, "original_max_position_embeddings": 32}),
+        json!({"rope_type": "longrope", "factor": 1.0, "short_factor": [1.0, 1.0], "long_factor": [1, 1]}),
         json!({"rope_type": "default", "factor": 8.0}),
         json!({"type": null}),
         json!({"rope_type": null, "type": "linear", "factor": 1.0}),
@@ -171,14 +175,18 @@ fn rope_linear_factor_1_and_other_scalings_that_change_nothing() {
         }
     }
     // Beyond the model's length this one changes something, and is kept.
-    let (made, _) = cut(&with(llama(), json!({"rope_scaling": {"type": "dynamic", "factor": 1.0}}))).unwrap();
-    assert_eq!(made["rope_scaling"], json!({"rope_type": "dynamic", "factor": 1.0}));
-    assert_eq!(made["rope_parameters"], json!({"rope_theta": 10000.0, "rope_type": "dynamic", "factor": 1.0}));
+    for factor in [1.0, 2.0] {
+        let (made, _) = cut(&with(llama(), json!({"rope_scaling": {"type": "dynamic", "factor": factor}}))).unwrap();
+        assert_eq!(made["rope_scaling"], json!({"rope_type": "dynamic", "factor": factor}));
+        assert_eq!(made["rope_parameters"], json!({"rope_theta": 10000.0, "rope_type": "dynamic", "factor": factor}));
+    }
     for rope in [
         json!({"type": "linear", "factor": 2.0}),
         json!({"type": "linear"}),
-        json!({"type": "dynamic", "factor": 2.0}),
-        json!({"rope_type": "yarn", "factor": 1.0}),
+        json!({"type": "dynamic", "factor": 0.5}),
+        json!({"rope_type": "yarn", "factor": 1.0, "attention_factor": 1.2}),
+        json!({"rope_type": "yarn", "factor": 1.0, "original_max_position_embeddings": 16}),
+        json!({"rope_type": "longrope", "factor": 1.0, "short_factor": [1.0, 2.0], "long_factor": [1.0, 1.0]}),
         json!({"full_attention": {"rope_type": "default"}}),
     ] {
         for key in ["rope_scaling", "rope_parameters"] {
@@ -235,6 +243,9 @@ fn c5_lists_of_layers_follow_the_map_whatever_their_key() {
     assert_eq!(made["tags"], config["tags"]);
     assert_eq!(made["betas"], config["betas"]);
     assert_eq!((&made["num_hidden_layers"], &made["n_layer"]), (&json!(3), &json!(3)));
+    let short = with(config.clone(), json!({"layer_types": ["full_attention"]}));
+    let error = mapped(&short, &[0, 1, 2, 3]).unwrap_err().to_string();
+    assert_eq!(error, "config.json: `layer_types` has 1 entries, but the model has 4 layers");
     // Where nothing moves, nothing has to be understood.
     let odd = with(config, json!({"zeta": [1, 2, 3, 4]}));
     let (made, _) = mapped(&odd, &[0, 1, 2, 3]).unwrap();
