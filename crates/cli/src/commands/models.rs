@@ -103,7 +103,7 @@ fn inspected(reply: &v1::InspectResponse) -> String {
         shape(reply.config.as_ref()),
         parameters(reply.total_parameters, reply.embedding_parameters, reply.block_parameters),
         show::bytes(reply.size_bytes),
-        show::table(&["tensor", "role", ">layer", ">shape", "dtype", ">size", "file"], rows),
+        show::table(&["tensor", "role?", ">layer?", ">shape", "dtype", ">size", "file?"], rows),
         left_out(&reply.left_out)
     )
 }
@@ -138,7 +138,7 @@ fn planned(reply: &v1::PlanSliceResponse) -> String {
         show::bytes(reply.fresh_bytes),
         roles(&reply.tensors, is_fresh),
         reply.weights_files,
-        show::table(&["tensor", "role", "origin", "from", ">shape", "dtype", ">size"], rows),
+        show::table(&["tensor", "role?", "origin", "from?", ">shape", "dtype?", ">size"], rows),
         left_out(&reply.left_out)
     )
 }
