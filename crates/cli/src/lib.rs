@@ -10,6 +10,7 @@
 
 pub mod args;
 mod commands;
+mod destination;
 pub mod export;
 pub mod harness_format;
 pub mod failure;
