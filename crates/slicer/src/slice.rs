@@ -17,7 +17,8 @@ use crate::layout;
 use crate::plan::PlannedSlice;
 use crate::record::{InheritanceRecord, RECORD_FILE, readme};
 
-const KINDS: [JobKind; 1] = [JobKind::Slice];
+/// What it works.
+pub const KINDS: [JobKind; 1] = [JobKind::Slice];
 
 /// Works slice jobs.
 #[derive(Debug, Clone)]
