@@ -175,11 +175,62 @@ impl RetryPolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureClass {
-    /// Another attempt may do better: a lost connection, a full disk.
+    /// Another attempt may do better.
     Retryable,
     /// No attempt can: bad input.
     Permanent,
+    /// What the job needs from outside is missing for now: space on a disk, the object store, the database. Waited for,
+    /// and never counted as a failure.
+    Unavailable,
+    /// The process that ran the job died by its own doing: a segmentation fault, an abort, memory beyond its limit.
+    Crashed,
+    /// The process that ran the job was killed from outside, by SIGKILL. The job may have nothing to do with it.
+    Killed,
 }
+
+impl FailureClass {
+    /// What an error of a file or a socket means for the job that met it. The only place where this is decided.
+    pub fn of_io(error: &std::io::Error) -> Self {
+        use std::io::ErrorKind;
+        match error.kind() {
+            ErrorKind::StorageFull
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::StaleNetworkFileHandle
+            | ErrorKind::ConnectionRefused
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::NotConnected
+            | ErrorKind::BrokenPipe
+            | ErrorKind::TimedOut
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+            | ErrorKind::NetworkDown
+            | ErrorKind::AddrNotAvailable
+            // No more threads or processes for this account: EAGAIN.
+            | ErrorKind::WouldBlock => Self::Unavailable,
+            // Broken content stays broken.
+            ErrorKind::InvalidData | ErrorKind::InvalidInput | ErrorKind::UnexpectedEof => Self::Permanent,
+            _ if error.raw_os_error().is_some_and(|code| DESCRIPTORS_USED_UP.contains(&code)) => Self::Unavailable,
+            _ => error.get_ref().and_then(|inner| Self::of_cause(inner)).unwrap_or(Self::Retryable),
+        }
+    }
+
+    /// The class of the system's error that `error` is, or that is behind it; none where there is no such error.
+    pub fn of_cause(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        let mut next = Some(error);
+        while let Some(cause) = next {
+            if let Some(io) = cause.downcast_ref() {
+                return Some(Self::of_io(io));
+            }
+            next = cause.source();
+        }
+        None
+    }
+}
+
+/// EMFILE and ENFILE, which have no [`std::io::ErrorKind`]; the same numbers on every Unix.
+const DESCRIPTORS_USED_UP: [i32; 2] = [24, 23];
 
 /// What happened to a job. `now` is the database's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -286,7 +337,11 @@ impl JobLife {
                 let held = self.held(now, token)?;
                 match class {
                     FailureClass::Permanent => with(JobState::Failed),
-                    FailureClass::Retryable => {
+                    // Counted like failures for now.
+                    FailureClass::Retryable
+                    | FailureClass::Unavailable
+                    | FailureClass::Crashed
+                    | FailureClass::Killed => {
                         let not_before = now + self.retry.backoff(self.failed_attempts.saturating_add(1));
                         Ok(self.lost_attempt(not_before, held.directive))
                     }

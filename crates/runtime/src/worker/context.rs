@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use inheritune_domain::artifact::Location;
-use inheritune_domain::job::Progress;
+use inheritune_domain::job::{FailureClass, Progress};
 use inheritune_store::jobs::LeaseKey;
 use inheritune_store::objects::FileCache;
 use inheritune_store::{Store, StoreError};
@@ -21,25 +21,61 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum JobError {
-    /// Another attempt may do better: a lost connection, a full disk.
+    /// Another attempt may do better.
     #[error("{0}")]
     Retryable(String),
     /// No attempt can: bad input.
     #[error("{0}")]
     Permanent(String),
+    /// What the job needs from outside is missing for now: a full disk, an object store or a database that does not answer.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The process that ran the job died by its own doing.
+    #[error("{0}")]
+    Crashed(String),
+    /// The process that ran the job was killed from outside.
+    #[error("{0}")]
+    Killed(String),
     /// The handler was told to stop, and did; the job goes back to the queue without a lost attempt.
     #[error("stopped")]
     Stopped,
 }
 
 impl JobError {
+    /// The error of a class.
+    pub fn new(class: FailureClass, message: String) -> Self {
+        match class {
+            FailureClass::Retryable => Self::Retryable(message),
+            FailureClass::Permanent => Self::Permanent(message),
+            FailureClass::Unavailable => Self::Unavailable(message),
+            FailureClass::Crashed => Self::Crashed(message),
+            FailureClass::Killed => Self::Killed(message),
+        }
+    }
+
+    /// What an error of the system at `place`, a file or whatever was asked for, means for the job.
+    pub fn io(place: impl std::fmt::Display, error: &std::io::Error) -> Self {
+        Self::new(FailureClass::of_io(error), format!("{place}: {error}"))
+    }
+
+    /// Its class and message; none when the handler was told to stop.
+    pub fn failure(self) -> Option<(FailureClass, String)> {
+        match self {
+            Self::Retryable(message) => Some((FailureClass::Retryable, message)),
+            Self::Permanent(message) => Some((FailureClass::Permanent, message)),
+            Self::Unavailable(message) => Some((FailureClass::Unavailable, message)),
+            Self::Crashed(message) => Some((FailureClass::Crashed, message)),
+            Self::Killed(message) => Some((FailureClass::Killed, message)),
+            Self::Stopped => None,
+        }
+    }
+
     /// The same error, with what it is about before its message.
     #[must_use]
     pub fn about(self, subject: &str) -> Self {
-        match self {
-            Self::Retryable(message) => Self::Retryable(format!("{subject}: {message}")),
-            Self::Permanent(message) => Self::Permanent(format!("{subject}: {message}")),
-            Self::Stopped => Self::Stopped,
+        match self.failure() {
+            Some((class, message)) => Self::new(class, format!("{subject}: {message}")),
+            None => Self::Stopped,
         }
     }
 }
@@ -48,8 +84,7 @@ impl From<StoreError> for JobError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::LeaseLost(_) => Self::Stopped,
-            error if error.is_retryable() => Self::Retryable(error.to_string()),
-            error => Self::Permanent(error.to_string()),
+            error => Self::new(error.class(), error.to_string()),
         }
     }
 }
@@ -162,9 +197,7 @@ impl JobContext {
     pub async fn fetch(&self, location: &Location, name: &str) -> Result<PathBuf, JobError> {
         let dir = self.cache_dir.join(name);
         let fetched = async {
-            tokio::fs::create_dir_all(&dir)
-                .await
-                .map_err(|e| JobError::Retryable(format!("{}: {e}", dir.display())))?;
+            tokio::fs::create_dir_all(&dir).await.map_err(|e| JobError::io(dir.display(), &e))?;
             let folder = self.store.open(location).await?;
             folder.fetch_cached(&dir, &self.fetched).await?;
             Ok(dir.clone())
@@ -196,7 +229,7 @@ impl JobContext {
                 // The receiver is gone when the attempt was given up: nobody wants the result.
                 let _unwanted = sender.send(result);
             })
-            .map_err(|e| JobError::Retryable(format!("thread {name}: {e}")))?;
+            .map_err(|e| JobError::io(format!("thread {name}"), &e))?;
         receiver.await.unwrap_or_else(|_| Err(JobError::Retryable(format!("thread {name} ended without a result"))))
     }
 }
