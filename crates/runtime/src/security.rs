@@ -65,15 +65,20 @@ impl SecurityConfig {
     /// A file cannot be read, a token is no visible ASCII, or one of certificate and key is given without the other.
     pub fn load(&self) -> Result<Security, ConfigError> {
         let field = |field, problem: &str| ConfigError::Field { field, problem: problem.to_owned() };
+        let secret = |name, path: &Path| read_secret(path).map_err(|error| field(name, &error.to_string()));
         let identity = match (&self.certificate_file, &self.key_file) {
-            (Some(certificate), Some(key)) => Some(Identity::from_pem(read_secret(certificate)?, read_secret(key)?)),
+            (Some(certificate), Some(key)) => Some(Identity::from_pem(
+                secret("security.certificate_file", certificate)?,
+                secret("security.key_file", key)?,
+            )),
             (None, None) => None,
             (Some(_), None) => return Err(field("security.key_file", "is missing; a certificate needs its key")),
             (None, Some(_)) => {
                 return Err(field("security.certificate_file", "is missing; a key needs its certificate"));
             }
         };
-        let token = self.bearer_token_file.as_deref().map(BearerToken::read).transpose()?;
+        let token = self.bearer_token_file.as_deref().map(BearerToken::read).transpose();
+        let token = token.map_err(|error| field("security.bearer_token_file", &error.to_string()))?;
         Ok(Security { plaintext: self.plaintext, callers: self.callers, identity, token })
     }
 }

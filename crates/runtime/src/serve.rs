@@ -48,10 +48,8 @@ impl GrpcServices {
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address is not free or not ours.
-    #[error("`{field}` {address} cannot be listened on: {source}")]
+    #[error("cannot listen on {address}: {source}")]
     Bind {
-        /// The setting.
-        field: &'static str,
         /// The address.
         address: SocketAddr,
         /// Why.
@@ -65,12 +63,12 @@ pub enum ServeError {
     Transport(#[from] tonic::transport::Error),
 }
 
-/// Binds `address`, which `field` names; port 0 takes any free one.
+/// Binds `address`; port 0 takes any free one.
 ///
 /// # Errors
 /// The address is in use or not ours.
-pub async fn bind(field: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address).await.map_err(|source| ServeError::Bind { field, address, source })
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, source })
 }
 
 /// Serves `services` with health (each service and `""`) and reflection (v1 and v1alpha) until `stop`; then reports

@@ -148,16 +148,26 @@ impl WaysIn<'_> {
     pub async fn bind(&self) -> Result<Listeners, ServiceError> {
         let security = self.security.load()?;
         security.check_grpc(self.listen)?;
-        let grpc = bind("listen", self.listen).await?;
+        let grpc = take("listen", self.listen).await?;
         let metrics = match self.metrics_listen {
             Some(address) => {
                 security.check_plaintext("telemetry.metrics_listen", address)?;
-                Some(bind("telemetry.metrics_listen", address).await?)
+                Some(take("telemetry.metrics_listen", address).await?)
             }
             None => None,
         };
         Ok(Listeners { grpc, metrics, security })
     }
+}
+
+async fn take(field: &'static str, address: SocketAddr) -> Result<TcpListener, ServiceError> {
+    bind(address).await.map_err(|error| match error {
+        ServeError::Bind { address, source } => {
+            let problem = format!("{address}: {source}; stop what listens there, or take another address");
+            ConfigError::Field { field, problem }.into()
+        }
+        error @ (ServeError::Reflection(_) | ServeError::Transport(_)) => error.into(),
+    })
 }
 
 /// Addresses that are taken, and not served yet.

@@ -166,7 +166,8 @@ async fn serve_on(
     (data_dir, options, telemetry): (PathBuf, Options, TelemetryConfig),
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let store = Store::connect(&store_config).await?;
+    let connected = Store::connect(&store_config).await;
+    let store = if options.database_url.is_some() { connected.context("--database-url")? } else { connected? };
     store.migrate().await?;
 
     let mut parts = Parts::<anyhow::Error>::new(&stop);

@@ -9,6 +9,7 @@ const FLAGS: [(&str, &str); 16] = [
     ("security.certificate_file", "--certificate-file"),
     ("`security.key_file`", "--key-file"),
     ("security.key_file", "--key-file"),
+    ("`security.bearer_token_file`", "--bearer-token-file"),
     ("security.bearer_token_file", "--bearer-token-file"),
     ("`telemetry.metrics_listen`", "--metrics-listen"),
     ("telemetry.otlp_endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT"),
@@ -17,7 +18,6 @@ const FLAGS: [(&str, &str); 16] = [
     ("worker.threads", "--threads"),
     ("worker.job_memory_max_bytes", "--job-memory-max-bytes"),
     ("worker.job_disk_max_bytes", "--job-disk-max-bytes"),
-    ("database: error with configuration", "--database-url"),
 ];
 
 /// `message` with the settings as the command line has them.

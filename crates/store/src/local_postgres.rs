@@ -50,7 +50,7 @@ pub enum LocalPostgresError {
     )]
     NoBinaries,
     /// The folder that was named holds none.
-    #[error("{0} does not hold the programs `postgres` and `initdb`")]
+    #[error("--pg-bin {0} does not hold the programs `postgres` and `initdb`")]
     NotBinaries(PathBuf),
     /// Another process owns the folder.
     #[error("{data_dir} is in use by another process (pid {owner})")]

@@ -71,7 +71,7 @@ fn work<H: JobHandler>(order: Order, pipe: File, build: impl FnOnce(&Store) -> H
     let (lease_until, grace) = (order.lease_until, Duration::from_millis(order.grace_ms));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return reporter.end(Err(JobError::Retryable(format!("threads of the job's process: {error}")))),
+        Err(error) => return reporter.end(Err(JobError::io("threads of the job's process", &error))),
     };
     // An error says that a recorder is there already: a test's.
     let _already_set = metrics::set_global_recorder(counted);
@@ -117,10 +117,15 @@ fn listen() -> Receiver<ToJob> {
     std::thread::spawn(move || {
         for line in io::stdin().lock().lines() {
             let Ok(line) = line else { return };
-            match serde_json::from_str(&line) {
-                Ok(message) if sender.send(message).is_err() => return,
-                Ok(_) => {}
-                Err(error) => tracing::warn!(%error, "a message of the worker makes no sense"),
+            let message = match serde_json::from_str(&line) {
+                Ok(message) => message,
+                Err(error) => {
+                    tracing::warn!(%error, "a message of the worker makes no sense");
+                    continue;
+                }
+            };
+            if sender.send(message).is_err() {
+                return;
             }
         }
     });

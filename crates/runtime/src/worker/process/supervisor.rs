@@ -112,7 +112,7 @@ impl Process {
     /// Starts this program again, on a thread that lives as long as the process: the kernel ends a child with the thread that
     /// started it.
     async fn start(arguments: &[String]) -> Result<Self, JobError> {
-        let failed = |error: io::Error| JobError::Retryable(format!("the job's process cannot be started: {error}"));
+        let failed = |error: io::Error| JobError::io("the job's process cannot be started", &error);
         let program = this_program();
         let mut command = Command::new(&program);
         if let Some(name) = std::env::args_os().next() {
@@ -352,25 +352,25 @@ const SIGNALS: [(Signal, &str); 13] = [
 fn death(status: ExitStatus, evidence: &Evidence, told: Option<StopReason>) -> JobError {
     let Some(signal) = status.signal() else {
         let code = status.code().unwrap_or_default();
-        return JobError::Retryable(format!("the job's process ended with exit status {code} and no result; its log says why"));
+        return JobError::Crashed(format!("the job's process ended with exit status {code} and no result; its log says why"));
     };
-    let signal = SIGNALS.into_iter().find(|(named, _)| named.as_raw() == signal).map_or(Err(signal), Ok);
+    let signal = SIGNALS.into_iter().find(|(named, _)| named.as_raw() == signal).ok_or(signal);
     let memory = evidence.memory();
     match signal {
         Ok((Signal::KILL, _)) if evidence.memory_ran_out() => {
-            JobError::Retryable(format!("{ENDED} 9 (SIGKILL): out of memory; {memory}"))
+            JobError::Crashed(format!("{ENDED} 9 (SIGKILL): out of memory; {memory}"))
         }
         // Somebody had reasons to end it: no fault of the job's.
         Ok((Signal::KILL | Signal::TERM | Signal::INT | Signal::HUP | Signal::QUIT, _)) if told.is_some() => {
             JobError::Stopped
         }
         Ok((signal @ (Signal::KILL | Signal::TERM | Signal::INT | Signal::HUP | Signal::QUIT), name)) => {
-            JobError::Retryable(format!("{ENDED} {} ({name}) from outside; {memory}", signal.as_raw()))
+            JobError::Killed(format!("{ENDED} {} ({name}) from outside; {memory}", signal.as_raw()))
         }
         Ok((signal, name)) => {
-            JobError::Retryable(format!("{ENDED} {} ({name}); {memory}; its log says why", signal.as_raw()))
+            JobError::Crashed(format!("{ENDED} {} ({name}); {memory}; its log says why", signal.as_raw()))
         }
-        Err(number) => JobError::Retryable(format!("{ENDED} {number}; {memory}; its log says why")),
+        Err(number) => JobError::Crashed(format!("{ENDED} {number}; {memory}; its log says why")),
     }
 }
 
@@ -395,15 +395,15 @@ mod tests {
     fn a_death_of_its_own_is_a_crash_and_one_from_outside_is_not() {
         for (signal, name) in [(Signal::SEGV, "11 (SIGSEGV)"), (Signal::ABORT, "6 (SIGABRT)"), (Signal::BUS, "SIGBUS")] {
             let error = after(signal, &CALM, Some(StopReason::Shutdown));
-            assert!(matches!(&error, JobError::Retryable(text) if text.contains(name)), "{error:?}");
+            assert!(matches!(&error, JobError::Crashed(text) if text.contains(name)), "{error:?}");
         }
         for signal in [Signal::KILL, Signal::TERM, Signal::HUP] {
             assert_eq!(after(signal, &CALM, Some(StopReason::Pause)), JobError::Stopped);
             let error = after(signal, &CALM, None);
-            assert!(matches!(&error, JobError::Retryable(text) if text.contains("from outside")), "{error:?}");
+            assert!(matches!(&error, JobError::Killed(text) if text.contains("from outside")), "{error:?}");
         }
         let error = death(ExitStatus::from_raw(101 << 8), &CALM, None);
-        assert!(matches!(&error, JobError::Retryable(text) if text.contains("exit status 101")), "{error:?}");
+        assert!(matches!(&error, JobError::Crashed(text) if text.contains("exit status 101")), "{error:?}");
     }
 
     #[test]
@@ -412,7 +412,7 @@ mod tests {
         let found = Evidence { kills_after: Some(4), ..CALM };
         for evidence in [full, found] {
             let error = after(Signal::KILL, &evidence, None);
-            assert!(matches!(&error, JobError::Retryable(text) if text.contains("out of memory")), "{error:?}");
+            assert!(matches!(&error, JobError::Crashed(text) if text.contains("out of memory")), "{error:?}");
         }
     }
 
