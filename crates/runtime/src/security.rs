@@ -199,7 +199,10 @@ mod tests {
         let anyone = SecurityConfig { callers: Callers::Anyone, ..nobody.clone() };
         for address in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "192.168.1.1:1", "[::ffff:127.0.0.1]:1"] {
             let refused = check(&nobody, address).unwrap_err();
-            assert!(refused.contains("security.callers") && refused.contains("security.bearer_token_file"), "{refused}");
+            assert!(
+                refused.contains("security.callers") && refused.contains("security.bearer_token_file"),
+                "{refused}"
+            );
             check(&with_token, address).unwrap();
             check(&anyone, address).unwrap();
         }

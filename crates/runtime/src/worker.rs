@@ -108,7 +108,11 @@ impl WorkerConfig {
         check(self.concurrency >= 1, "concurrency", "must be at least 1")?;
         let memory_fits = self.job_memory_max_bytes.is_none_or(|bytes| bytes >= process::MIN_MEMORY_BYTES);
         check(memory_fits, "job_memory_max_bytes", "must be at least 16777216 (16 MiB)")?;
-        check(self.job_disk_max_bytes != Some(0), "job_disk_max_bytes", "must be at least 1; leave it out for no limit")?;
+        check(
+            self.job_disk_max_bytes != Some(0),
+            "job_disk_max_bytes",
+            "must be at least 1; leave it out for no limit",
+        )?;
         check(self.threads != Some(0), "threads", "must be at least 1; leave it out for the library's own choice")
     }
 

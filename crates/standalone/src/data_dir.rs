@@ -42,7 +42,10 @@ fn set_mode(dir: &Path, mode: u32) -> std::io::Result<()> {
 /// A folder that has no URI: its name is not UTF-8, or it is gone.
 pub(crate) fn allowed_uris(given: &[String], data_dir: &Path) -> anyhow::Result<Vec<String>> {
     if !given.is_empty() {
-        return given.iter().map(|prefix| if prefix.contains("://") { Ok(prefix.clone()) } else { folder(prefix) }).collect();
+        return given
+            .iter()
+            .map(|prefix| if prefix.contains("://") { Ok(prefix.clone()) } else { folder(prefix) })
+            .collect();
     }
     let here = std::env::current_dir().context("the folder this was started in")?;
     let mut allowed = vec![uri_of(data_dir)?];

@@ -42,7 +42,10 @@ mod tests {
         let objects = ObjectsConfig { storage: StorageConfig::Memory, allowed_uris: vec!["http://x".to_owned()] };
         let errors = [
             (security.check_grpc(address).unwrap_err().to_string(), "--listen 0.0.0.0:1"),
-            (security.check_plaintext("telemetry.metrics_listen", address).unwrap_err().to_string(), "--metrics-listen"),
+            (
+                security.check_plaintext("telemetry.metrics_listen", address).unwrap_err().to_string(),
+                "--metrics-listen",
+            ),
             (half.load().map(|_| ()).unwrap_err().to_string(), "--key-file is missing"),
             (other_half.load().map(|_| ()).unwrap_err().to_string(), "--certificate-file is missing"),
             (Objects::new(&objects).unwrap_err().to_string(), "--allow-uri"),

@@ -20,7 +20,11 @@ fn refused(dir: &Path, arguments: &[&str]) -> String {
     command.env_remove("DATABASE_URL").env("RUST_BACKTRACE", "1").current_dir(dir).args(arguments);
     let output: Output = command.stdin(Stdio::null()).output().unwrap();
     let said = show(&output);
-    assert_eq!(output.status.code(), Some(if said.contains("Usage:") || said.contains("--help") { 2 } else { 1 }), "{said}");
+    assert_eq!(
+        output.status.code(),
+        Some(if said.contains("Usage:") || said.contains("--help") { 2 } else { 1 }),
+        "{said}"
+    );
     assert!(!said.contains("stack backtrace") && !said.contains("Caused by"), "{said}");
     said
 }

@@ -259,7 +259,9 @@ fn supervise(
     }
     if let Some(pid) = pid {
         // Not reaped yet, so that the number of its group is still its own when what it has started is ended.
-        while let Err(rustix::io::Errno::INTR) = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {}
+        while let Err(rustix::io::Errno::INTR) = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
+        {
+        }
     }
     group.kill();
     group.forget();
@@ -318,15 +320,20 @@ struct Evidence {
 
 impl Evidence {
     fn memory_ran_out(&self) -> bool {
-        let killer_was_here = matches!((self.kills_before, self.kills_after), (Some(before), Some(after)) if after > before);
+        let killer_was_here =
+            matches!((self.kills_before, self.kills_after), (Some(before), Some(after)) if after > before);
         killer_was_here || self.memory_max_bytes.is_some_and(|max| self.peak_bytes as f64 >= NEARLY_ALL * max as f64)
     }
 
     fn memory(&self) -> String {
-        let peak = format!("it had {} MiB of memory at most", self.peak_bytes >> 20);
+        // None was seen of one that died at once.
+        let seen = match self.peak_bytes >> 20 {
+            0 => String::new(),
+            mib => format!("; it was seen with {mib} MiB of memory at most"),
+        };
         match self.memory_max_bytes {
-            Some(max) => format!("{peak}, of the {} MiB that {} allows", max >> 20, self.memory_setting),
-            None => peak,
+            Some(max) => format!("{seen}; {} allows {} MiB", self.memory_setting, max >> 20),
+            None => seen,
         }
     }
 }
@@ -352,25 +359,27 @@ const SIGNALS: [(Signal, &str); 13] = [
 fn death(status: ExitStatus, evidence: &Evidence, told: Option<StopReason>) -> JobError {
     let Some(signal) = status.signal() else {
         let code = status.code().unwrap_or_default();
-        return JobError::Crashed(format!("the job's process ended with exit status {code} and no result; its log says why"));
+        return JobError::Crashed(format!(
+            "the job's process ended with exit status {code} and no result; its log says why"
+        ));
     };
     let signal = SIGNALS.into_iter().find(|(named, _)| named.as_raw() == signal).ok_or(signal);
     let memory = evidence.memory();
     match signal {
         Ok((Signal::KILL, _)) if evidence.memory_ran_out() => {
-            JobError::Crashed(format!("{ENDED} 9 (SIGKILL): out of memory; {memory}"))
+            JobError::Crashed(format!("{ENDED} 9 (SIGKILL): out of memory{memory}"))
         }
         // Somebody had reasons to end it: no fault of the job's.
         Ok((Signal::KILL | Signal::TERM | Signal::INT | Signal::HUP | Signal::QUIT, _)) if told.is_some() => {
             JobError::Stopped
         }
         Ok((signal @ (Signal::KILL | Signal::TERM | Signal::INT | Signal::HUP | Signal::QUIT), name)) => {
-            JobError::Killed(format!("{ENDED} {} ({name}) from outside; {memory}", signal.as_raw()))
+            JobError::Killed(format!("{ENDED} {} ({name}) from outside{memory}", signal.as_raw()))
         }
         Ok((signal, name)) => {
-            JobError::Crashed(format!("{ENDED} {} ({name}); {memory}; its log says why", signal.as_raw()))
+            JobError::Crashed(format!("{ENDED} {} ({name}){memory}; its log says why", signal.as_raw()))
         }
-        Err(number) => JobError::Crashed(format!("{ENDED} {number}; {memory}; its log says why")),
+        Err(number) => JobError::Crashed(format!("{ENDED} {number}{memory}; its log says why")),
     }
 }
 
@@ -393,7 +402,8 @@ mod tests {
 
     #[test]
     fn a_death_of_its_own_is_a_crash_and_one_from_outside_is_not() {
-        for (signal, name) in [(Signal::SEGV, "11 (SIGSEGV)"), (Signal::ABORT, "6 (SIGABRT)"), (Signal::BUS, "SIGBUS")] {
+        for (signal, name) in [(Signal::SEGV, "11 (SIGSEGV)"), (Signal::ABORT, "6 (SIGABRT)"), (Signal::BUS, "SIGBUS")]
+        {
             let error = after(signal, &CALM, Some(StopReason::Shutdown));
             assert!(matches!(&error, JobError::Crashed(text) if text.contains(name)), "{error:?}");
         }
