@@ -14,7 +14,7 @@ const FLAGS: [(&str, &str); 16] = [
     ("`telemetry.metrics_listen`", "--metrics-listen"),
     ("telemetry.otlp_endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT"),
     ("`listen`", "--listen"),
-    ("allowed_uris: `", "--allow-uri: `"),
+    ("objects.allowed_uris", "--allow-uri"),
     ("worker.threads", "--threads"),
     ("worker.job_memory_max_bytes", "--job-memory-max-bytes"),
     ("worker.job_disk_max_bytes", "--job-disk-max-bytes"),

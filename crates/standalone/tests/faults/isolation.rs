@@ -110,9 +110,11 @@ async fn s1_a_job_beyond_its_memory_fails_alone() {
     cluster.add_to_config("trainer", "[worker]\n", "job_memory_max_bytes = 400000000\n");
     cluster.start_service("trainer");
     // Activations of several GiB, whatever the micro-batches are halved to.
-    let job = submit(&cluster, training(tokens, 1, 200_000)).await;
+    let job = submit(&cluster, training(tokens, 1, 65_536)).await;
     let record = wait(&mut cluster, job, |job| job.error.is_some()).await;
-    eprintln!("{}", record.error.unwrap());
+    let error = record.error.unwrap();
+    eprintln!("{error}");
+    assert!(error.contains("memory"), "{error}");
     cluster.check_all_run();
     let job = submit(&cluster, training(tokens, 20, 8)).await;
     assert_eq!(trained(&mut cluster, job).await, (1, 20));
