@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use inheritune_domain::id::WorkerId;
-use inheritune_domain::spec::{JobKind, JobOutcome};
+use inheritune_domain::spec::{Ceilings, JobKind, JobOutcome};
 use inheritune_store::Store;
 use inheritune_store::jobs::Lease;
 use inheritune_store::notify::{Topic, Wakeups};
@@ -76,6 +76,8 @@ pub struct WorkerConfig {
     pub job_memory_max_bytes: Option<u64>,
     /// Bytes of a job's files in `cache_dir` at most; what the disk has when absent.
     pub job_disk_max_bytes: Option<u64>,
+    /// What a job may be at most on this machine.
+    pub ceilings: Ceilings,
 }
 
 impl Default for WorkerConfig {
@@ -92,6 +94,7 @@ impl Default for WorkerConfig {
             shutdown_grace_ms: 30_000,
             job_memory_max_bytes: None,
             job_disk_max_bytes: None,
+            ceilings: Ceilings::default(),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use inheritune_domain::spec::JobKind;
+use inheritune_domain::spec::{Ceilings, JobKind};
 use inheritune_runtime::config::Settings;
 use inheritune_runtime::security::{Callers, Plaintext, SecurityConfig};
 use inheritune_runtime::service::{CONNECTIONS_PER_JOB, Listeners, Parts, WaysIn, in_one_line};
@@ -74,6 +74,12 @@ pub struct Options {
     /// Threads of a training or evaluation; all cores when absent
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub threads: Option<usize>,
+    /// Parameters of a model at most; 200 billion when absent
+    #[arg(long, value_name = "N")]
+    pub max_parameters: Option<u64>,
+    /// Bytes that one job may fetch or write at most; 1 TB when absent
+    #[arg(long, value_name = "BYTES")]
+    pub max_job_bytes: Option<u64>,
     /// Folder, or prefix of URIs, that jobs may read; may be given more than once [default: the folder this was started in
     /// and the data folder]
     #[arg(long = "allow-uri", value_name = "PREFIX")]
@@ -171,7 +177,7 @@ async fn serve_on(
     store.migrate().await?;
 
     let mut parts = Parts::<anyhow::Error>::new(&stop);
-    let services = inheritune_scheduler::services(&store, &parts.stop())
+    let services = inheritune_scheduler::services(&store, options.ceilings(), &parts.stop())
         .merge(inheritune_slicer::services(&store))
         .merge(inheritune_trainer::services(&store))
         .merge(inheritune_evaluator::services(&store));
@@ -187,6 +193,7 @@ async fn serve_on(
         let worker = WorkerConfig {
             cache_dir: data_dir.join("cache").join(name),
             threads: options.threads,
+            ceilings: options.ceilings(),
             job_memory_max_bytes: options.job_memory_max_bytes,
             job_disk_max_bytes: options.job_disk_max_bytes,
             ..WorkerConfig::default()
@@ -213,6 +220,15 @@ async fn serve_on(
 }
 
 impl Options {
+    fn ceilings(&self) -> Ceilings {
+        let standard = Ceilings::default();
+        Ceilings {
+            max_parameters: self.max_parameters.unwrap_or(standard.max_parameters),
+            max_job_bytes: self.max_job_bytes.unwrap_or(standard.max_job_bytes),
+            ..standard
+        }
+    }
+
     fn security(&self) -> SecurityConfig {
         SecurityConfig {
             plaintext: if self.plaintext_anywhere { Plaintext::Anywhere } else { Plaintext::Loopback },

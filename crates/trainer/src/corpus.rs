@@ -18,6 +18,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use inheritune_domain::artifact::Location;
 use inheritune_domain::job::FailureClass;
+use inheritune_runtime::unpacking::BoundedDecoder;
 use inheritune_runtime::worker::JobError;
 use inheritune_store::objects::Folder;
 use inheritune_store::{Store, StoreError};
@@ -255,9 +256,11 @@ impl CorpusFile {
         let stored = StoredBytes::open(self, 0..self.size_bytes, bytes_read, runtime)?;
         let reader: Box<dyn Read + Send> = match self.packing {
             Packing::Plain => Box::new(stored),
-            Packing::Gzip => Box::new(flate2::read::MultiGzDecoder::new(stored)),
+            Packing::Gzip => Box::new(BoundedDecoder::new(flate2::read::MultiGzDecoder::new(stored), self.size_bytes)),
             Packing::Zstd => {
-                Box::new(zstd::stream::read::Decoder::new(stored).map_err(|error| read_error(&self.shown, error))?)
+                let unpacked = zstd::stream::read::Decoder::new(stored);
+                let unpacked = unpacked.map_err(|error| read_error(&self.shown, error))?;
+                Box::new(BoundedDecoder::new(unpacked, self.size_bytes))
             }
         };
         Ok(BufReader::with_capacity(READ_BYTES, reader))

@@ -103,6 +103,7 @@ impl<H: JobHandler> Attempt<'_, H> {
             fetched: self.worker.fetched.clone(),
             threads: self.worker.config.threads,
             lease_until,
+            ceilings: self.worker.config.ceilings,
         };
         let grace = Duration::from_millis(self.worker.config.shutdown_grace_ms);
         let grace_over = async {

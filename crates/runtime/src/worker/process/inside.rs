@@ -105,6 +105,7 @@ async fn attempt<H: JobHandler>(
         cache_dir: order.cache_dir,
         fetched: order.fetched,
         threads: order.threads,
+        ceilings: order.ceilings,
         // Watched by a thread of its own, whatever the handler does.
         lease_until: watch::Sender::new(tokio::time::Instant::now() + order.lease_until.remaining()).subscribe(),
     };

@@ -11,37 +11,6 @@ pub(in super::super) const MIN_MEMORY_BYTES: u64 = 16 << 20;
 /// Beside others' 0: where memory is short, the kernel ends the job and not its worker, database or neighbours.
 const OOM_SCORE: &str = "500";
 
-/// The memory of the machine, or of the control group that this process is in, if that has less.
-pub(super) fn memory_of_the_machine() -> Option<u64> {
-    [total_memory(), control_group_memory()].into_iter().flatten().min()
-}
-
-fn total_memory() -> Option<u64> {
-    field_kib(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
-}
-
-/// The smallest limit from this process's control group up to the root, of either version.
-fn control_group_memory() -> Option<u64> {
-    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let limits = groups.lines().filter_map(|line| {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (parts.next()?, parts.next()?);
-        let (root, file) = match controllers {
-            "" => ("/sys/fs/cgroup", "memory.max"),
-            names if names.split(',').any(|name| name == "memory") => {
-                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
-            }
-            _ => return None,
-        };
-        let limit_of = |dir: &Path| -> Option<u64> {
-            let below = dir.strip_prefix("/").ok()?;
-            std::fs::read_to_string(Path::new(root).join(below).join(file)).ok()?.trim().parse().ok()
-        };
-        Path::new(path).ancestors().filter_map(limit_of).min()
-    });
-    limits.min()
-}
-
 /// Confines this process. The limit is on its private writable memory: mapped weights and address space that was only
 /// reserved, as CUDA does, do not count. Nothing of a job is worth a core file, which would be as large as that.
 ///
@@ -105,10 +74,9 @@ mod tests {
 
     #[test]
     fn the_system_says_what_there_is() {
-        assert_eq!(field_kib("MemTotal:       12 kB\nMemFree: 1 kB\n", "MemTotal:"), Some(12 * 1024));
-        assert_eq!(field_kib("MemTotal: lots\n", "MemTotal:"), None);
+        assert_eq!(field_kib("VmPeak:\t 99 kB\nVmHWM:\t      12 kB\n", "VmHWM:"), Some(12 * 1024));
+        assert_eq!(field_kib("VmHWM: lots\n", "VmHWM:"), None);
         if cfg!(target_os = "linux") {
-            assert!(memory_of_the_machine().unwrap() >= MIN_MEMORY_BYTES);
             assert!(peak_memory(std::process::id()).unwrap() > 1 << 20);
             assert_eq!(peak_memory(u32::MAX), None);
         }

@@ -20,6 +20,7 @@ use tokio_util::codec::{FramedRead, LinesCodec};
 use super::super::{JobContext, JobError, JobHandler, StopReason};
 use super::wire::{FromJob, Moment, Order, ToJob};
 use super::{JobProcesses, counted, limits, this_program};
+use crate::machine::memory_bytes;
 use crate::telemetry::traces;
 
 /// How often a process is looked at, and is told what has changed.
@@ -43,7 +44,7 @@ impl JobHandler for JobProcesses {
     }
 
     async fn run(&self, job: Lease, mut context: JobContext) -> Result<JobOutcome, JobError> {
-        let memory_max_bytes = self.worker.job_memory_max_bytes.or_else(limits::memory_of_the_machine);
+        let memory_max_bytes = Some(self.worker.job_memory_max_bytes.unwrap_or_else(memory_bytes)).filter(|bytes| *bytes < u64::MAX);
         let order = Order {
             lease: job,
             lease_until: Moment::of(context.lease_until.borrow_and_update().into_std()),
@@ -51,6 +52,7 @@ impl JobHandler for JobProcesses {
             cache_dir: context.cache_dir.clone(),
             fetched: context.fetched.clone(),
             threads: context.threads,
+            ceilings: context.ceilings,
             memory_max_bytes,
             grace_ms: self.worker.shutdown_grace_ms,
             trace_parent: traces::current(),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use inheritune_domain::job::Progress;
-use inheritune_domain::spec::JobOutcome;
+use inheritune_domain::spec::{Ceilings, JobOutcome};
 use inheritune_store::StoreConfig;
 use inheritune_store::jobs::Lease;
 use inheritune_store::objects::FileCache;
@@ -23,6 +23,7 @@ pub(super) struct Order {
     pub(super) cache_dir: PathBuf,
     pub(super) fetched: FileCache,
     pub(super) threads: Option<usize>,
+    pub(super) ceilings: Ceilings,
     pub(super) memory_max_bytes: Option<u64>,
     /// Time to end in, once the lease has run out.
     pub(super) grace_ms: u64,
