@@ -44,7 +44,8 @@ impl JobHandler for JobProcesses {
     }
 
     async fn run(&self, job: Lease, mut context: JobContext) -> Result<JobOutcome, JobError> {
-        let memory_max_bytes = Some(self.worker.job_memory_max_bytes.unwrap_or_else(memory_bytes)).filter(|bytes| *bytes < u64::MAX);
+        let memory_max_bytes =
+            Some(self.worker.job_memory_max_bytes.unwrap_or_else(memory_bytes)).filter(|bytes| *bytes < u64::MAX);
         let order = Order {
             lease: job,
             lease_until: Moment::of(context.lease_until.borrow_and_update().into_std()),
