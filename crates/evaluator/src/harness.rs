@@ -23,7 +23,8 @@ use crate::scorer::{Scorer, lm_error};
 use crate::shift::Shift;
 use crate::tasks::{self, ModelFacts, Task, TaskResult};
 
-const KINDS: [JobKind; 1] = [JobKind::Evaluate];
+/// What it works.
+pub const KINDS: [JobKind; 1] = [JobKind::Evaluate];
 
 /// Works evaluate jobs.
 #[derive(Debug, Clone, Copy, Default)]
