@@ -239,8 +239,9 @@ limits! {
     /// An id: a UUID in any of its spellings. Empty where none need be given.
     ID: Text = text(
         &[
-            "GetRunRequest.id", "CancelRunRequest.id", "PauseRunRequest.id", "ResumeRunRequest.id", "WatchRunRequest.id",
-            "GetReportRequest.id", "GetJobRequest.id", "CancelJobRequest.id", "PauseJobRequest.id", "ResumeJobRequest.id",
+            "GetRunRequest.id", "CancelRunRequest.id", "PauseRunRequest.id", "ResumeRunRequest.id",
+            "RetryRunRequest.id", "WatchRunRequest.id", "GetReportRequest.id", "GetJobRequest.id",
+            "CancelJobRequest.id", "PauseJobRequest.id", "ResumeJobRequest.id", "RetryJobRequest.id",
             "WatchJobRequest.id", "GetArtifactRequest.id", "PinArtifactRequest.id", "UnpinArtifactRequest.id",
             "DeleteArtifactRequest.id", "CompareScoresRequest.first_id", "CompareScoresRequest.second_id",
             "ListModelScoresRequest.run_id", "ListJobsRequest.run_id", "ListArtifactsRequest.run_id",
