@@ -6,7 +6,7 @@ set -eu
 cd "$(dirname "$0")/.."
 (cd fuzz && cargo build --release --locked)
 host=$(rustc -vV | sed -n 's/^host: //p')
-for target in ${FUZZ_TARGET:-safetensors_header shard_index pickle torch_archive decoder_config}; do
+for target in ${FUZZ_TARGET:-safetensors_header shard_index pickle torch_archive decoder_config corpus_rows parquet_rows}; do
   case $target in
     pickle | torch_archive) dictionary=torch ;;
     *) dictionary=json ;;

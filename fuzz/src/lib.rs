@@ -2,3 +2,6 @@
 
 #[path = "../../crates/domain/tests/readers/mod.rs"]
 pub mod readers;
+
+#[path = "../../crates/data/tests/readers/mod.rs"]
+pub mod data_readers;

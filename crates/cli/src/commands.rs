@@ -13,6 +13,7 @@ use clap::CommandFactory as _;
 use inheritune_api::client::{Client, Server, Token};
 use inheritune_api::v1;
 use inheritune_domain::spec::RunSpec;
+use inheritune_domain::violation::Violations;
 use prost::Message;
 
 use crate::args::{CertsCommand, Cli, Command, Global, Output, RecipeCommand, Status};
@@ -48,12 +49,14 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
 
 fn check(global: &Global, path: &Path, explain: bool) -> Result<(), Failure> {
     let spec = read_recipe(path)?;
+    let corpus = recipe::corpus_files::describe(&spec.corpus).map_err(|violations| refused(path, violations))?;
     let plan = recipe::explain(&spec);
+    let with_corpus = |text: String| [vec![text], corpus.iter().map(|line| format!("  {line}")).collect()].concat().join("\n");
     match global.output {
-        Output::Table if explain => say(&plan.text()),
-        Output::Table => say(&format!("{}: good ({})", path.display(), show::one_line(&spec.name))),
+        Output::Table if explain => say(&with_corpus(plan.text())),
+        Output::Table => say(&with_corpus(format!("{}: good ({})", path.display(), show::one_line(&spec.name)))),
         Output::Json => {
-            let json = serde_json::json!({ "recipe": spec, "plan": plan });
+            let json = serde_json::json!({ "recipe": spec, "plan": plan, "corpus": corpus });
             say(&serde_json::to_string_pretty(&json).map_err(|e| Failure::local(path, e))?)
         }
     }
@@ -66,11 +69,13 @@ fn read_recipe(path: &Path) -> Result<RunSpec, Failure> {
 
 /// The recipe at `path` for another corpus, if any is named.
 fn read_recipe_for(path: &Path, corpus: &[String]) -> Result<RunSpec, Failure> {
-    recipe::parse_with_corpus(&read_file(path)?, corpus, &current_dir()?).map_err(|violations| {
-        let n = violations.0.len();
-        let fields = if n == 1 { "1 field".to_owned() } else { format!("{n} fields") };
-        Failure::Invalid { headline: format!("{}: {fields} cannot be accepted", path.display()), violations }
-    })
+    recipe::parse_with_corpus(&read_file(path)?, corpus, &current_dir()?).map_err(|violations| refused(path, violations))
+}
+
+fn refused(path: &Path, violations: Violations) -> Failure {
+    let n = violations.0.len();
+    let fields = if n == 1 { "1 field".to_owned() } else { format!("{n} fields") };
+    Failure::Invalid { headline: format!("{}: {fields} cannot be accepted", path.display()), violations }
 }
 
 fn read_file(path: &Path) -> Result<String, Failure> {

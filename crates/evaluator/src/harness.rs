@@ -98,10 +98,10 @@ async fn fetch_data(
         EvaluationTask::Benchmark { name, data: other, .. } if other == data => Some(name),
         _ => None,
     });
+    let all: Vec<String> = folder.files().iter().map(|file| file.name.clone()).collect();
     let mut files = BTreeSet::new();
     for benchmark in names.flat_map(|name| benchmark::select(name).unwrap_or_default()) {
-        files.extend(rows::scored_file(&benchmark, |file| folder.has(file)).ok());
-        files.extend(rows::shots_file(&benchmark, |file| folder.has(file)).ok().flatten());
+        files.extend(rows::needed(&benchmark, &all));
     }
     for file in files {
         tokio::select! {

@@ -208,14 +208,15 @@ impl Objects {
 
     /// The folder or file at `uri`, called `shown` in messages, else by its URI.
     pub(crate) async fn open_uri(&self, shown: Option<String>, uri: &str) -> Result<Folder, StoreError> {
-        let (own, files) = match self.uris.open(uri).await? {
-            Found::Folder(files) => (uri.trim_end_matches('/'), files),
+        let uri_of = |own: &str| shown.clone().unwrap_or_else(|| own.to_owned());
+        Ok(match self.uris.open(uri).await? {
+            Found::Folder(files) => Folder::new(uri_of(uri.trim_end_matches('/')), files),
             // Of a file, the folder above: names follow it in messages.
             Found::File(file, origin) => {
-                (uri.trim_end_matches('/').rsplit_once('/').map_or(uri, |(above, _)| above), vec![(file, origin)])
+                let above = uri.trim_end_matches('/').rsplit_once('/').map_or(uri, |(above, _)| above);
+                Folder::of_one_file(uri_of(above), file, origin)
             }
-        };
-        Ok(Folder::new(shown.unwrap_or_else(|| own.to_owned()), files))
+        })
     }
 
     /// Deletes one object; one that is gone already is no error.

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::limits::{
-    DEFAULT_BATCH_SIZE, DEFAULT_MAX_BATCH_TOKENS, DEFAULT_MAX_SHARD_SIZE_BYTES, MAX_VOCAB, MIN_MAX_SHARD_SIZE_BYTES,
-    MIN_VOCAB, fraction, validation_fraction,
+    DEFAULT_BATCH_SIZE, DEFAULT_MAX_BATCH_TOKENS, DEFAULT_MAX_SHARD_SIZE_BYTES, MAX_COLUMN_LEN, MAX_VOCAB, MIN_MAX_SHARD_SIZE_BYTES,
+    MIN_VOCAB, fraction, is_column, validation_fraction,
 };
 use super::recipe::LayerMapRule;
 use super::training::TrainingSpec;
@@ -64,6 +64,11 @@ impl JobSpec {
                     validation_fraction(spec.validation_fraction),
                     "validation_fraction",
                     "must be above 0 and at most 0.5",
+                );
+                v.check(
+                    spec.text_column.as_deref().is_none_or(is_column),
+                    "text_column",
+                    format!("must be 1 to {MAX_COLUMN_LEN} bytes without control characters"),
                 );
                 if let TokenizerSource::Train { vocab_size } = spec.tokenizer {
                     v.check(
@@ -123,13 +128,23 @@ impl JobKind {
 /// Text to a token set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TokenizeSpec {
-    /// Text, JSONL or Parquet (`text` column) or token files (`train.bin`), told apart by name; text and tokens plain, gzip or
-    /// zstd; locations, in this order.
+    /// Text, JSON lines or arrays, Parquet, or token files (`train.bin`), told apart by what they hold; all but Parquet plain,
+    /// gzip or zstd; locations, in this order.
     pub sources: Vec<Location>,
     /// Where the tokenizer comes from.
     pub tokenizer: TokenizerSource,
     /// Share of the tokens held out at the end of each source.
     pub validation_fraction: f64,
+    /// The column of rows that holds the text, `text` when absent; `a.b` is `b` within `a`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_column: Option<String>,
+    /// Rows that cannot be used (no JSON, no such column, no string) and may be left out, in all sources together.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub max_bad_rows: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// Where a tokenize job's tokenizer comes from.

@@ -6,6 +6,10 @@ pub const MAX_ROUNDS: u32 = 64;
 pub const MAX_NAME_LEN: usize = 128;
 /// Most sources of a corpus.
 pub const MAX_SOURCES: usize = 1024;
+/// The column of rows that holds the text where nothing else is said.
+pub const DEFAULT_TEXT_COLUMN: &str = "text";
+/// Longest name of a column.
+pub const MAX_COLUMN_LEN: usize = 256;
 /// Most controls, and most repetition arms, of a recipe.
 pub const MAX_ARMS: usize = 16;
 /// Fewest entries of a trained tokenizer: 256 bytes and the end-of-text token.
@@ -23,6 +27,10 @@ pub const MIN_MAX_SHARD_SIZE_BYTES: u64 = 1 << 20;
 
 pub(super) fn positive(x: f64) -> bool {
     x.is_finite() && x > 0.0
+}
+
+pub(super) fn is_column(name: &str) -> bool {
+    (1..=MAX_COLUMN_LEN).contains(&name.len()) && !name.contains(char::is_control)
 }
 
 pub(super) fn fraction(x: f64) -> bool {

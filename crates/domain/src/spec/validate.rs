@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::job::validate_benchmarks;
 use super::limits::{
-    MAX_ARMS, MAX_NAME_LEN, MAX_ROUNDS, MAX_SOURCES, MAX_VOCAB, MIN_VOCAB, fraction, validation_fraction,
+    MAX_ARMS, MAX_COLUMN_LEN, MAX_NAME_LEN, MAX_ROUNDS, MAX_SOURCES, MAX_VOCAB, MIN_VOCAB, fraction, is_column, validation_fraction,
 };
 use super::recipe::{
     CorpusSpec, EvaluationSpec, GrowthSource, LayerMapRule, Recipe, ReferenceSpec, RunSpec, TokenizerSpec,
@@ -210,6 +210,11 @@ impl CorpusSpec {
                 Ok(Location::Uri(_)) => {}
             }
         }
+        v.check(
+            self.text_column.as_deref().is_none_or(is_column),
+            "corpus.text_column",
+            format!("must be 1 to {MAX_COLUMN_LEN} bytes without control characters"),
+        );
         // Only a tokenize job of the run tells how many rows the embedding of a new model needs.
         v.check(
             self.token_set().is_none() || reference.checkpoint.is_some(),

@@ -45,6 +45,8 @@ pub async fn token_set(cluster: &mut Cluster) -> (ArtifactId, PathBuf) {
         sources: vec![Location::Uri(format!("file://{}", corpus.display()))],
         tokenizer: TokenizerSource::From(model()),
         validation_fraction: 0.1,
+        text_column: None,
+        max_bad_rows: 0,
     });
     let job = submit(cluster, spec).await;
     let record = wait(cluster, job, |job| job.status == JobStatus::Succeeded).await;
