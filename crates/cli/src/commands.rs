@@ -7,6 +7,7 @@ mod job;
 mod models;
 mod run;
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory as _;
@@ -18,7 +19,7 @@ use prost::Message;
 
 use crate::args::{CertsCommand, Cli, Command, Global, Output, RecipeCommand, Status};
 use crate::failure::Failure;
-use crate::recipe;
+use crate::recipe::{self, Missing, ReadRecipe};
 use crate::screen::Screen;
 use crate::show;
 
@@ -48,34 +49,62 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
 }
 
 fn check(global: &Global, path: &Path, explain: bool) -> Result<(), Failure> {
-    let spec = read_recipe(path)?;
+    let ReadRecipe { spec, missing } = read_recipe(path, &[])?;
     let corpus = recipe::corpus_files::describe(&spec.corpus).map_err(|violations| refused(path, violations))?;
     let plan = recipe::explain(&spec);
-    let with_corpus = |text: String| [vec![text], corpus.iter().map(|line| format!("  {line}")).collect()].concat().join("\n");
+    let with_corpus =
+        |text: String| [vec![text], corpus.iter().map(|line| format!("  {line}")).collect()].concat().join("\n");
+    warn_of(&missing);
     match global.output {
         Output::Table if explain => say(&with_corpus(plan.text())),
-        Output::Table => say(&with_corpus(format!("{}: good ({})", path.display(), show::one_line(&spec.name)))),
+        Output::Table if missing.is_empty() => {
+            say(&with_corpus(format!("{}: good ({})", path.display(), show::one_line(&spec.name))))
+        }
+        Output::Table => say(&with_corpus(format!(
+            "{}: every field is as it must be ({}), but {} of the files that it names not on this machine",
+            path.display(),
+            show::one_line(&spec.name),
+            if missing.len() == 1 { "1 is".to_owned() } else { format!("{} are", missing.len()) }
+        ))),
         Output::Json => {
-            let json = serde_json::json!({ "recipe": spec, "plan": plan, "corpus": corpus });
+            let not_here: Vec<_> =
+                missing.iter().map(|m| serde_json::json!({ "field": m.field, "path": m.path })).collect();
+            let json = serde_json::json!({ "recipe": spec, "plan": plan, "corpus": corpus, "missing_files": not_here });
             say(&serde_json::to_string_pretty(&json).map_err(|e| Failure::local(path, e))?)
         }
     }
 }
 
-/// The recipe at `path`, its relative paths taken from the current folder.
-fn read_recipe(path: &Path) -> Result<RunSpec, Failure> {
-    read_recipe_for(path, &[])
+/// The recipe at `path`, for another corpus, if any is named; its relative paths are taken from the current folder.
+fn read_recipe(path: &Path, corpus: &[String]) -> Result<ReadRecipe, Failure> {
+    recipe::read(&read_file(path)?, corpus, &current_dir()?).map_err(|violations| refused(path, violations))
 }
 
-/// The recipe at `path` for another corpus, if any is named.
-fn read_recipe_for(path: &Path, corpus: &[String]) -> Result<RunSpec, Failure> {
-    recipe::parse_with_corpus(&read_file(path)?, corpus, &current_dir()?).map_err(|violations| refused(path, violations))
+/// As [`read_recipe`], of a recipe that is about to be carried out: files of this folder must be there.
+fn read_recipe_to_run(path: &Path, corpus: &[String]) -> Result<RunSpec, Failure> {
+    let ReadRecipe { spec, missing } = read_recipe(path, corpus)?;
+    let (of_this_folder, elsewhere): (Vec<_>, Vec<_>) = missing.into_iter().partition(|missing| missing.is_relative);
+    let mut violations = Violations::default();
+    for Missing { field, path, .. } in of_this_folder {
+        violations.add(field, format!("{} does not exist", path.display()));
+    }
+    violations.into_result().map_err(|violations| refused(path, violations))?;
+    warn_of(&elsewhere);
+    Ok(spec)
 }
 
 fn refused(path: &Path, violations: Violations) -> Failure {
     let n = violations.0.len();
     let fields = if n == 1 { "1 field".to_owned() } else { format!("{n} fields") };
     Failure::Invalid { headline: format!("{}: {fields} cannot be accepted", path.display()), violations }
+}
+
+/// A server elsewhere may have what is not here.
+fn warn_of(missing: &[Missing]) {
+    for Missing { field, path, .. } in missing {
+        // Whoever closed standard error does not want to know.
+        let _ = writeln!(std::io::stderr(), "warning: {field}: {} is not on this machine", path.display());
+    }
 }
 
 fn read_file(path: &Path) -> Result<String, Failure> {
@@ -94,7 +123,11 @@ fn current_dir() -> Result<PathBuf, Failure> {
 
 /// A location as typed: a path is taken from the current folder.
 fn location(text: &str) -> Result<String, Failure> {
-    Ok(recipe::absolute_location(text, &current_dir()?))
+    let base = current_dir()?;
+    match recipe::written::problem(text, &base) {
+        Some(problem) => Err(Failure::invalid(problem)),
+        None => Ok(recipe::absolute_location(text, &base)),
+    }
 }
 
 async fn connect(global: &Global) -> Result<Client, Failure> {
@@ -114,7 +147,6 @@ fn screen(global: &Global) -> Screen {
 
 /// Prints a reply; a reader that has gone away (`| head`) is no error.
 fn say(text: &str) -> Result<(), Failure> {
-    use std::io::Write as _;
     match writeln!(std::io::stdout(), "{text}") {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Failure::Local(format!("cannot write to standard output: {e}")))

@@ -202,7 +202,10 @@ mod tests {
     #[test]
     fn d2_what_cannot_be_meant_is_refused() {
         for (folder, words) in [
-            (&[("a.txt", b"text" as &[u8]), ("train.bin", IDS)] as &[_], "holds tokens (train.bin) and text (a.txt, text)"),
+            (
+                &[("a.txt", b"text" as &[u8]), ("train.bin", IDS)] as &[_],
+                "holds tokens (train.bin) and text (a.txt, text)",
+            ),
             (&[("README.md", b"# card")], "holds no file that is read but README.md"),
             (&[("a.csv", b"text\n"), ("b.csv", b"text\n")], "tables in CSV or TSV"),
             (&[("a.csv", b"text\n")], "CSV or TSV, which is not read"),
@@ -213,7 +216,8 @@ mod tests {
             let problem = read(folder).unwrap_err();
             assert!(problem.contains(words), "{problem}");
         }
-        let (files, left_out) = read(&[("meta.pkl", b"\x80\x04"), ("train.bin", IDS), ("val.bin", IDS), ("x.bin", IDS)]).unwrap();
+        let (files, left_out) =
+            read(&[("meta.pkl", b"\x80\x04"), ("train.bin", IDS), ("val.bin", IDS), ("x.bin", IDS)]).unwrap();
         assert_eq!(files, ["train.bin: tokens", "val.bin: tokens"]);
         assert_eq!(left_out.len(), 2, "{left_out:?}");
     }

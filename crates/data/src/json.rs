@@ -248,7 +248,8 @@ impl<R: BufRead> Scanner<R> {
         for _ in 0..4 {
             let byte = self.take()?;
             let digit = char::from(byte).to_digit(16);
-            value = value << 4 | digit.ok_or_else(|| Fault::Syntax("`\\u` needs four hexadecimal digits".to_owned()))?;
+            value =
+                value << 4 | digit.ok_or_else(|| Fault::Syntax("`\\u` needs four hexadecimal digits".to_owned()))?;
         }
         Ok(value)
     }

@@ -198,7 +198,9 @@ fn known(head: &[u8]) -> Option<(&'static [u8], &'static str, &'static str)> {
     let found = found.filter(|(magic, ..)| !weak(magic) || !is_text(head));
     let tar = || head.get(257..262).filter(|at| *at == b"ustar").map(|_| (&b"ustar"[..], "a tar archive", "unpack it"));
     let pickle = || match head {
-        [0x80, 2..=5, ..] if !is_text(head) => Some((&b"\x80"[..], "a Python pickle", "write it as JSON lines or Parquet")),
+        [0x80, 2..=5, ..] if !is_text(head) => {
+            Some((&b"\x80"[..], "a Python pickle", "write it as JSON lines or Parquet"))
+        }
         _ => None,
     };
     let safetensors = || {
@@ -245,9 +247,11 @@ fn content_of(head: &[u8], is_whole: bool, hint: Hint, text_column: &str) -> Res
         return Err(format!("is called .parquet but seems to be {}", describe(head)));
     }
     if head.contains(&0) {
-        return Err("holds zero bytes: it is a binary file of no known kind, or text in UTF-16; text must be UTF-8, and \
+        return Err(
+            "holds zero bytes: it is a binary file of no known kind, or text in UTF-16; text must be UTF-8, and \
                     ready tokens must be called .bin"
-            .to_owned());
+                .to_owned(),
+        );
     }
     let text = dense(head);
     match text.first() {
@@ -307,7 +311,11 @@ fn object(text: &[u8], is_whole: bool, hint: Hint) -> Result<Content, String> {
             Err(format!("holds JSON objects over several lines; {JQ}"))
         }
         First::CutOff if !text.contains(&b'\n') => {
-            if is_whole && !rows_by_name { Ok(Content::Text) } else { Ok(Content::JsonLines) }
+            if is_whole && !rows_by_name {
+                Ok(Content::Text)
+            } else {
+                Ok(Content::JsonLines)
+            }
         }
         First::CutOff if is_whole && !rows_by_name => Ok(Content::Text),
         First::CutOff => Err(format!("begins with a JSON object over several lines; {JQ}")),

@@ -109,7 +109,9 @@ impl ReadAs {
         }
         let allowed = match self.max_bad_rows {
             0 => "(max_bad_rows says how many such rows may be left out; 0 now)".to_owned(),
-            most => format!("(more than max_bad_rows = {most}; the first was {})", first.as_deref().unwrap_or_default()),
+            most => {
+                format!("(more than max_bad_rows = {most}; the first was {})", first.as_deref().unwrap_or_default())
+            }
         };
         Err(DataError::Bad { file: file.to_owned(), problem: format!("{problem} {allowed}") })
     }

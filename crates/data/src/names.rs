@@ -2,15 +2,49 @@
 
 /// Beginnings, in lower case, of names of files that describe data; a full stop, a dash or nothing follows.
 const DESCRIPTIONS: [&str; 18] = [
-    "readme", "license", "licence", "copying", "notice", "citation", "changelog", "contributing", "code_of_conduct",
-    "security", "authors", "acknowledgements", "dataset_card", "datasheet", "sources", "credits", "unlicense", "requirements",
+    "readme",
+    "license",
+    "licence",
+    "copying",
+    "notice",
+    "citation",
+    "changelog",
+    "contributing",
+    "code_of_conduct",
+    "security",
+    "authors",
+    "acknowledgements",
+    "dataset_card",
+    "datasheet",
+    "sources",
+    "credits",
+    "unlicense",
+    "requirements",
 ];
 /// Names, in lower case, of files that say something about data or hold a tokenizer.
 const SETTINGS: [&str; 22] = [
-    "dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "metadata.json", "manifest.json",
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "chat_template.json", "package.json",
-    "index.json", "stats.json", "cmakelists.txt", "croissant.json",
+    "dataset_infos.json",
+    "dataset_info.json",
+    "dataset_dict.json",
+    "state.json",
+    "metadata.json",
+    "manifest.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "chat_template.json",
+    "package.json",
+    "index.json",
+    "stats.json",
+    "cmakelists.txt",
+    "croissant.json",
 ];
 /// Endings of files that programs leave beside data.
 const LEAVINGS: [&str; 9] = ["crc", "lock", "metadata", "md5", "sha256", "sha1", "incomplete", "tmp", "part"];
@@ -32,7 +66,12 @@ pub fn why_left_out(name: &str) -> Option<&'static str> {
     let file = file.to_lowercase();
     let describes = DESCRIPTIONS.iter().any(|word| {
         file.strip_prefix(word).is_some_and(|rest| {
-            rest.is_empty() || rest.starts_with(['.', '-']) && matches!(ending(&file), "" | "txt" | "md" | "rst" | "text" | "html" | "cff" | "mit" | "apache" | "bib")
+            rest.is_empty()
+                || rest.starts_with(['.', '-'])
+                    && matches!(
+                        ending(&file),
+                        "" | "txt" | "md" | "rst" | "text" | "html" | "cff" | "mit" | "apache" | "bib"
+                    )
         })
     });
     if describes {
@@ -54,25 +93,61 @@ pub fn ending(name: &str) -> &str {
     let file = name.rsplit('/').next().unwrap_or(name);
     let strip = |file: &'_ str| -> usize {
         let lower = file.to_ascii_lowercase();
-        [".gz", ".gzip", ".zst", ".zstd"].iter().find(|end| lower.ends_with(**end)).map_or(file.len(), |end| file.len() - end.len())
+        [".gz", ".gzip", ".zst", ".zstd"]
+            .iter()
+            .find(|end| lower.ends_with(**end))
+            .map_or(file.len(), |end| file.len() - end.len())
     };
     let stem = &file[..strip(file)];
     let ending = stem.rsplit_once('.').map_or("", |(_, ending)| ending);
-    KNOWN_ENDINGS.iter().find(|known| known.eq_ignore_ascii_case(ending)).copied().unwrap_or(if ending.is_empty() { "" } else { "?" })
+    KNOWN_ENDINGS.iter().find(|known| known.eq_ignore_ascii_case(ending)).copied().unwrap_or(if ending.is_empty() {
+        ""
+    } else {
+        "?"
+    })
 }
 
 /// Whether a file of this ending may be data.
 pub fn is_data(ending: &str) -> bool {
     matches!(
         ending,
-        "" | "txt" | "text" | "md" | "json" | "jsonl" | "ndjson" | "jsonlines" | "jl" | "csv" | "tsv" | "parquet" | "bin"
+        "" | "txt"
+            | "text"
+            | "md"
+            | "json"
+            | "jsonl"
+            | "ndjson"
+            | "jsonlines"
+            | "jl"
+            | "csv"
+            | "tsv"
+            | "parquet"
+            | "bin"
     )
 }
 
 /// Endings that mean something here.
 const KNOWN_ENDINGS: [&str; 20] = [
-    "txt", "text", "md", "json", "jsonl", "ndjson", "jsonlines", "jl", "csv", "tsv", "parquet", "bin", "rst", "html", "cff",
-    "mit", "apache", "bib", "arrow", "npy",
+    "txt",
+    "text",
+    "md",
+    "json",
+    "jsonl",
+    "ndjson",
+    "jsonlines",
+    "jl",
+    "csv",
+    "tsv",
+    "parquet",
+    "bin",
+    "rst",
+    "html",
+    "cff",
+    "mit",
+    "apache",
+    "bib",
+    "arrow",
+    "npy",
 ];
 
 #[cfg(test)]
@@ -104,14 +179,24 @@ mod tests {
         ] {
             assert_eq!(why_left_out(name), Some(why), "{name}");
         }
-        for name in ["a.jsonl", "readme_dataset.jsonl", "security-logs.jsonl", "notes.txt", "book.md", "data/part-0", "licenses.parquet"] {
+        for name in [
+            "a.jsonl",
+            "readme_dataset.jsonl",
+            "security-logs.jsonl",
+            "notes.txt",
+            "book.md",
+            "data/part-0",
+            "licenses.parquet",
+        ] {
             assert_eq!(why_left_out(name), None, "{name}");
         }
     }
 
     #[test]
     fn an_ending_is_what_stands_before_the_packing() {
-        for (name, expected) in [("a.JSONL.GZ", "jsonl"), ("x/b.txt", "txt"), ("c", ""), ("d.gz", ""), ("e.pdf", "?"), ("f.bin.zst", "bin")] {
+        for (name, expected) in
+            [("a.JSONL.GZ", "jsonl"), ("x/b.txt", "txt"), ("c", ""), ("d.gz", ""), ("e.pdf", "?"), ("f.bin.zst", "bin")]
+        {
             assert_eq!(ending(name), expected, "{name}");
         }
     }

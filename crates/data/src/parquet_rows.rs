@@ -28,7 +28,8 @@ pub(crate) struct ParquetRows<F: ChunkReader + 'static> {
     /// Of the open row group: its column, and rows read and to be read.
     open: Option<(ColumnReaderImpl<ByteArrayType>, i64, i64)>,
     row: u64,
-    ready: std::collections::VecDeque<Part>,
+    /// A cell that is handed out part by part, and from where on.
+    cell: Option<(ByteArray, usize)>,
 }
 
 impl<F: ChunkReader + 'static> ParquetRows<F> {
@@ -38,13 +39,12 @@ impl<F: ChunkReader + 'static> ParquetRows<F> {
         let bad = |problem: String| DataError::Bad { file: file.to_string(), problem };
         let column = text_column(schema, &read_as.text_column).map_err(bad)?;
         let max_def_level = schema.column(column).max_def_level();
-        let ready = std::collections::VecDeque::new();
-        Ok(Self { reader, file, read_as, column, max_def_level, group: 0, open: None, row: 0, ready })
+        Ok(Self { reader, file, read_as, column, max_def_level, group: 0, open: None, row: 0, cell: None })
     }
 
     pub(crate) fn next_part(&mut self) -> Result<Option<Part>, DataError> {
         loop {
-            if let Some(part) = self.ready.pop_front() {
+            if let Some(part) = self.next_of_cell() {
                 return Ok(Some(part));
             }
             match self.next_cell().map_err(|error| failed(&self.file, error))? {
@@ -52,11 +52,11 @@ impl<F: ChunkReader + 'static> ParquetRows<F> {
                 Next::Null => self.read_as.tally.count_empty(),
                 Next::Cell(cell) => match std::str::from_utf8(cell.data()) {
                     Ok(document) => {
-                        let document = document.strip_prefix(BYTE_ORDER_MARK).unwrap_or(document);
-                        if document.is_empty() {
+                        let at = if document.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len_utf8() } else { 0 };
+                        if document.len() == at {
                             self.read_as.tally.count_empty();
                         }
-                        self.ready.extend(text::parts(document));
+                        self.cell = Some((cell, at));
                     }
                     Err(_) => {
                         let column = &self.read_as.text_column;
@@ -66,6 +66,24 @@ impl<F: ChunkReader + 'static> ParquetRows<F> {
                 },
             }
         }
+    }
+
+    /// The next part of the cell that is open: a long one is not copied whole.
+    fn next_of_cell(&mut self) -> Option<Part> {
+        let (cell, at) = self.cell.as_mut()?;
+        let bytes = cell.data();
+        let mut end = bytes.len().min(*at + text::PART_BYTES);
+        // Not within a character: all of it is UTF-8.
+        while bytes.get(end).is_some_and(|byte| byte & 0xc0 == 0x80) {
+            end -= 1;
+        }
+        let text = String::from_utf8_lossy(&bytes[*at..end]).into_owned();
+        let part = Part { text, ends_document: end == bytes.len() };
+        *at = end;
+        if part.ends_document {
+            self.cell = None;
+        }
+        (!part.text.is_empty()).then_some(part)
     }
 
     fn next_cell(&mut self) -> Result<Next, ParquetError> {
@@ -137,13 +155,19 @@ fn text_column(schema: &SchemaDescriptor, wanted: &str) -> Result<usize, String>
             Some(column) if column.max_rep_level() > 0 => {
                 format!("column `{wanted}` holds a list in each row, not one text; join it to one text a row first")
             }
-            Some(_) => format!("column `{wanted}` has columns of its own; name one of them with text_column: {}", names()),
-            None => format!("has no column `{wanted}` but {}; name the one that holds the text with text_column", names()),
+            Some(_) => {
+                format!("column `{wanted}` has columns of its own; name one of them with text_column: {}", names())
+            }
+            None => {
+                format!("has no column `{wanted}` but {}; name the one that holds the text with text_column", names())
+            }
         });
     };
     let column = &columns[at];
     if column.max_rep_level() > 0 {
-        return Err(format!("column `{wanted}` holds a list in each row, not one text; join it to one text a row first"));
+        return Err(format!(
+            "column `{wanted}` holds a list in each row, not one text; join it to one text a row first"
+        ));
     }
     match column.physical_type() {
         PhysicalType::BYTE_ARRAY if !is_number(column) => Ok(at),
@@ -156,13 +180,16 @@ fn text_column(schema: &SchemaDescriptor, wanted: &str) -> Result<usize, String>
 }
 
 fn is_number(column: &ColumnDescriptor) -> bool {
-    matches!(column.logical_type_ref(), Some(LogicalType::Decimal { .. })) || column.converted_type() == ConvertedType::DECIMAL
+    matches!(column.logical_type_ref(), Some(LogicalType::Decimal { .. }))
+        || column.converted_type() == ConvertedType::DECIMAL
 }
 
 fn failed(file: &str, error: ParquetError) -> DataError {
     let problem = |error: String| DataError::Bad {
         file: file.to_owned(),
-        problem: format!("is not a Parquet file that is read: {error}; a file that was cut off has to be fetched again"),
+        problem: format!(
+            "is not a Parquet file that is read: {error}; a file that was cut off has to be fetched again"
+        ),
     };
     match error {
         // What the reader itself said, on its way through parquet.

@@ -89,8 +89,7 @@ impl<R: BufRead> TextFile<R> {
         self.ended = self.pending.bytes.len() < PART_BYTES && self.reader.fill_buf().map_err(DataError::Io)?.is_empty();
         let invalid = |bytes: &[u8]| std::str::from_utf8(bytes).err().map_or(0, |error| error.valid_up_to()) as u64;
         let wrong_at = self.offset + invalid(&self.pending.bytes);
-        let text =
-            if self.ended { std::mem::take(&mut self.pending).finish() } else { self.pending.take(PART_BYTES) };
+        let text = if self.ended { std::mem::take(&mut self.pending).finish() } else { self.pending.take(PART_BYTES) };
         let text = text.map_err(|()| DataError::Bad {
             file: self.file.to_string(),
             problem: format!("is not valid UTF-8 at byte {wrong_at}; convert it to UTF-8 first"),

@@ -98,8 +98,10 @@ impl<R: BufRead> TokenFile<R> {
             && (self.position > promised || (self.ended && self.position < promised))
         {
             let found = if self.ended { self.position.to_string() } else { "more".to_owned() };
-            return Err(self.bad(format!("its header promises {promised} tokens and it holds {found}; it was cut off or \
-                                         put together wrongly")));
+            return Err(self.bad(format!(
+                "its header promises {promised} tokens and it holds {found}; it was cut off or \
+                                         put together wrongly"
+            )));
         }
         Ok((!ids.is_empty()).then_some(ids))
     }
@@ -118,7 +120,8 @@ fn ids_of(bytes: &[u8], width: Width) -> Vec<u32> {
 
 /// How the file that begins with `bytes` is laid out, and its ids without a header.
 fn layout(bytes: &[u8], vocab_size: u32) -> Result<(Layout, &[u8]), String> {
-    let number = |at: usize| bytes.get(at * 4..).and_then(|rest| rest.first_chunk()).map(|four| u32::from_le_bytes(*four));
+    let number =
+        |at: usize| bytes.get(at * 4..).and_then(|rest| rest.first_chunk()).map(|four| u32::from_le_bytes(*four));
     let with_header = |width, version: u32| {
         let name = number(0).unwrap_or_default();
         match (number(1), number(2), bytes.get(HEADER_BYTES..)) {
@@ -149,8 +152,14 @@ fn width(bytes: &[u8], vocab_size: u32) -> Result<Width, String> {
     let swapped = |ids: &[u32]| ids.iter().all(|id| id.swap_bytes() >> 16 < vocab_size);
     let may_be_four = bytes.len() % 4 == 0 && fits(&four);
     let upper_is_zero = two.len() > 1 && two.iter().skip(1).step_by(2).all(|half| *half == 0);
-    if may_be_four && four.len() > 1 && four.iter().skip(1).step_by(2).all(|half| *half == 0) && !four.iter().all(|id| *id == 0) {
-        return Err("seems to hold 64-bit ids; write them with 16 or 32 bits: `ids.astype(\"uint16\").tofile(path)`".to_owned());
+    if may_be_four
+        && four.len() > 1
+        && four.iter().skip(1).step_by(2).all(|half| *half == 0)
+        && !four.iter().all(|id| *id == 0)
+    {
+        return Err(
+            "seems to hold 64-bit ids; write them with 16 or 32 bits: `ids.astype(\"uint16\").tofile(path)`".to_owned()
+        );
     }
     match (fits(&two), may_be_four) {
         // A vocabulary beyond 16 bits is written with 32; so short ids in it would be another's.

@@ -36,7 +36,7 @@ pub fn unpacked<'a>(
         Packing::Gzip => {
             let members = GzipMembers::new(BufReader::with_capacity(READ_BYTES, stored));
             Box::new(BoundedDecoder::new(members, stored_bytes))
-        },
+        }
         Packing::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::new(stored)?;
             decoder.window_log_max(MAX_WINDOW_LOG)?;

@@ -36,7 +36,8 @@ struct Read {
 }
 
 fn read_with(name: &str, bytes: &[u8], text_column: &str, max_bad_rows: u64) -> Result<Read, String> {
-    let head = Head { bytes: &bytes[..bytes.len().min(HEAD_BYTES as usize)], is_whole: bytes.len() as u64 <= HEAD_BYTES };
+    let head =
+        Head { bytes: &bytes[..bytes.len().min(HEAD_BYTES as usize)], is_whole: bytes.len() as u64 <= HEAD_BYTES };
     let kind = tell(name, head, text_column)?;
     let tally = std::sync::Arc::<Tally>::default();
     let read_as = ReadAs { text_column: text_column.into(), max_bad_rows, tally: tally.clone() };
@@ -72,7 +73,10 @@ fn d4_rows_as_the_world_writes_them() {
         ("{\"text\": \"a\u{2028}b\u{85}c\"}\n", vec!["a\u{2028}b\u{85}c"]),
         ("{\"text\": \"a\"},\n{\"text\": \"b\",},\n", vec!["a", "b"]),
         (r#"{"x": NaN, "y": -Infinity, "z": [1e5, {"q": null}], "text": "a", "w": true}"#, vec!["a"]),
-        (r#"{"text": "half \ud83d pair \ud83d\ude00 and \ude00 and \ud83d\u0041 \ud83d\n"}"#, vec!["half \u{fffd} pair 😀 and \u{fffd} and \u{fffd}A \u{fffd}\n"]),
+        (
+            r#"{"text": "half \ud83d pair \ud83d\ude00 and \ude00 and \ud83d\u0041 \ud83d\n"}"#,
+            vec!["half \u{fffd} pair 😀 and \u{fffd} and \u{fffd}A \u{fffd}\n"],
+        ),
         (r#"{"other": "\udfff", "text": "tab\t\u0000 \/"}"#, vec!["tab\t\0 /"]),
         ("\"a string\"\n{\"text\": \"b\"}\n", vec!["a string", "b"]),
     ] {
@@ -123,7 +127,13 @@ fn d4_bad_rows_are_named_and_left_out_up_to_a_number() {
     // Of an array, what cannot be read is the end; what can be read but not used is left out.
     let read = read_with("a.json", b"[{\"text\": 1}, {\"text\": \"a\"}, 5]", "text", 2).unwrap();
     assert_eq!((read.documents, read.bad), (vec!["a".to_owned()], 2));
-    for cut in ["[{\"text\": \"a\"}", "[{\"text\": \"a\"},", "[{\"text\": \"a", "[{\"text\": \"a\"} {\"text\": \"b\"}]", "[{\"text\": \"a\"}] x"] {
+    for cut in [
+        "[{\"text\": \"a\"}",
+        "[{\"text\": \"a\"},",
+        "[{\"text\": \"a",
+        "[{\"text\": \"a\"} {\"text\": \"b\"}]",
+        "[{\"text\": \"a\"}] x",
+    ] {
         assert!(read_with("a.json", cut.as_bytes(), "text", 9).is_err(), "{cut}");
     }
 }
@@ -137,7 +147,9 @@ fn d4_a_file_that_is_cut_off_is_an_error() {
             format!("{{\"text\": \"row {i} {numbers}\"}}\n")
         })
         .collect();
-    for (name, packed) in [("a.jsonl.gz", gzip(rows.as_bytes())), ("a.jsonl.zst", zstd::encode_all(rows.as_bytes(), 3).unwrap())] {
+    for (name, packed) in
+        [("a.jsonl.gz", gzip(rows.as_bytes())), ("a.jsonl.zst", zstd::encode_all(rows.as_bytes(), 3).unwrap())]
+    {
         assert_eq!(documents(name, &packed).unwrap().len(), 40_000);
         for end in [packed.len() - 1, packed.len() - 9, packed.len() / 2, 40] {
             assert!(documents(name, &packed[..end]).is_err(), "{name} of {} bytes, cut at {end}", packed.len());

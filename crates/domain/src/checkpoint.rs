@@ -4,7 +4,7 @@
 //! Hugging Face keys; [`block_parts`] is what several share), [`layer_map`], [`inherit_set`], [`slice_plan`], then the
 //! files nobody here wrote: [`safetensors_header`], [`shard_index`], and PyTorch's own format in [`zip_directory`],
 //! [`pickle`] and [`torch_archive`]. [`nanogpt`] and [`litgpt`] are checkpoints that are not in Hugging Face's layout. Of
-//! tokenizers: [`tokenizer_files`] and [`sentencepiece_model`].
+//! tokenizers: [`tokenizer_files`] and [`sentencepiece_model`]; of whole folders: [`needed_files`].
 
 pub mod decoder_config;
 pub mod gpt2;
@@ -24,4 +24,5 @@ pub mod torch_archive;
 pub mod nanogpt;
 pub mod litgpt;
 pub mod tokenizer_files;
+pub mod needed_files;
 pub mod sentencepiece_model;

@@ -128,7 +128,8 @@ where
 {
     for_each_line(path, reader, |number, line| {
         let problem = |problem: String| JobError::Permanent(format!("{}: line {number}: {problem}", path.display()));
-        let row: Row = serde_json::from_str(line.trim_start_matches('\u{feff}')).map_err(|e| problem(format!("is no JSON object with text: {e}")))?;
+        let row: Row = serde_json::from_str(line.trim_start_matches('\u{feff}'))
+            .map_err(|e| problem(format!("is no JSON object with text: {e}")))?;
         let document = match (row.text, row.page) {
             (Some(text), _) => Document { length: TextLength::of(&text), text },
             (None, Some(page)) => Document { length: TextLength::of(&page), text: wikitext::detokenize(&page) },

@@ -397,9 +397,7 @@ fn files_below(dir: &Path, prefix: &str) -> Vec<String> {
     let entries = std::fs::read_dir(dir.join(prefix)).unwrap();
     let names = entries.map(|entry| format!("{prefix}{}", entry.unwrap().file_name().to_string_lossy()));
     names
-        .flat_map(|name| {
-            if dir.join(&name).is_dir() { files_below(dir, &format!("{name}/")) } else { vec![name] }
-        })
+        .flat_map(|name| if dir.join(&name).is_dir() { files_below(dir, &format!("{name}/")) } else { vec![name] })
         .collect()
 }
 
@@ -429,7 +427,10 @@ fn d8_hub_layouts_ask_the_same() {
     write("winogrande/winogrande_xl/validation.json", as_lines(rows("winogrande/validation.jsonl", &number)));
     write("winogrande/winogrande_l/validation.json", "not read".to_owned());
     let unchanged = |_: &mut Value| ();
-    write("baber/piqa/plain_text/validation.jsonl", format!("\u{feff}{}", as_lines(rows("piqa/validation.jsonl", &unchanged))));
+    write(
+        "baber/piqa/plain_text/validation.jsonl",
+        format!("\u{feff}{}", as_lines(rows("piqa/validation.jsonl", &unchanged))),
+    );
     write("ai2_arc/ARC-Easy/test.json", Value::from(rows("arc_easy/test.jsonl", &unchanged)).to_string());
     write("lambada_openai/data/lambada_test_en.jsonl", as_lines(rows("lambada_openai/test.jsonl", &unchanged)));
     let flag = |row: &mut Value| row["label"] = (row["label"].as_u64().unwrap() == 1).into();
@@ -439,7 +440,8 @@ fn d8_hub_layouts_ask_the_same() {
         write(&to, String::new());
         std::fs::copy(golden().join(format!("parquet/mmlu/{split}/anatomy.parquet")), made.path().join(to)).unwrap();
     }
-    let tasks = ["boolq", "winogrande", "piqa", "arc_easy", "lambada_openai", "wnli", "mmlu_anatomy"].map(|name| (name, None));
+    let tasks =
+        ["boolq", "winogrande", "piqa", "arc_easy", "lambada_openai", "wnli", "mmlu_anatomy"].map(|name| (name, None));
     let model = golden().join("models/tiny-gpt2");
     let [own, hub] = [data.as_path(), made.path()].map(|data| prepare(&model, data, &spec(&tasks)));
     assert_eq!(own.tasks.len(), tasks.len());

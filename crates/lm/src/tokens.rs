@@ -285,7 +285,14 @@ impl TokenSetWriter {
             source_train_tokens: Vec::new(),
         };
         let train = BufWriter::with_capacity(COPY_BYTES, create(TRAIN_FILE)?);
-        Ok(Self { dir: dir.to_owned(), meta, train, validation: create(VALIDATION_FILE)?, source_start: 0, open_tokens: 0 })
+        Ok(Self {
+            dir: dir.to_owned(),
+            meta,
+            train,
+            validation: create(VALIDATION_FILE)?,
+            source_start: 0,
+            open_tokens: 0,
+        })
     }
 
     /// Appends a document of `text_bytes` bytes of text, and the end-of-text token after it. A document

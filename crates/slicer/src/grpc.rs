@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use inheritune_api::v1::slicing_service_server::{SlicingService, SlicingServiceServer};
 use inheritune_api::{convert, status, v1};
-use inheritune_domain::artifact::Location;
 use inheritune_domain::checkpoint::decoder_config::{BlockPart, DecoderConfig, TensorRole, TensorSpec};
 use inheritune_domain::checkpoint::slice_plan::{Origin, Placement, PlanError, Source, SourceTensor};
-use inheritune_domain::violation::Violations;
 use inheritune_runtime::serve::GrpcServices;
 use inheritune_runtime::store_status::{RETRY_AFTER, store_status};
 use inheritune_store::Store;
@@ -59,11 +57,7 @@ impl Slicing {
 #[tonic::async_trait]
 impl SlicingService for Slicing {
     async fn inspect(&self, request: Request<v1::InspectRequest>) -> Result<Response<v1::InspectResponse>, Status> {
-        let location: Location = request.into_inner().checkpoint.parse().map_err(|problem: String| {
-            let mut violations = Violations::default();
-            violations.add("checkpoint", problem);
-            status::invalid_argument(&violations)
-        })?;
+        let location = convert::slicing::inspected(request.get_ref()).map_err(|v| status::invalid_argument(&v))?;
         let checkpoint = self.in_turn(Checkpoint::open(&self.store, &location), "checkpoint").await?;
         Ok(Response::new(inspected(&checkpoint)))
     }

@@ -32,7 +32,7 @@ use folder::Origin;
 use source::{Expected, Source, Version};
 use uris::{Found, Uris};
 
-pub use assembly::{Chunk, Making, Segment, WrittenBytes};
+pub use assembly::{Chunk, Chunks, Making, Segment, WrittenBytes};
 pub(crate) use assembly::{LocalFile, assemble_in_order, plan_digest};
 pub use file_cache::FileCache;
 pub use folder::{Folder, FolderFile, Stretch};
@@ -126,6 +126,26 @@ impl Objects {
         };
         let uris = Uris::new(&config.allowed_uris, &s3)?;
         Ok(Self { own: Arc::new(own), prefix, uris, cleanups: TaskTracker::new() })
+    }
+
+    /// Whether `bytes` more fit into the store, as far as that can be known: into a local folder's disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Location`] where the whole disk is smaller; [`StoreError::File`] where it is too full just now.
+    pub async fn check_room(&self, bytes: u64) -> Result<(), StoreError> {
+        let Some(path) = self.own.local_path(&Key::default())? else { return Ok(()) };
+        let shown = path.display().to_string();
+        let disk = on_disk(&path.clone(), move || Ok(rustix::fs::statvfs(&path)?)).await?;
+        let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if bytes > disk.f_blocks.saturating_mul(disk.f_frsize) {
+            let problem = format!("its disk is smaller than the {bytes} bytes that are to be written");
+            return Err(StoreError::Location { location: "the object store".to_owned(), problem });
+        }
+        if bytes > free_bytes {
+            let problem = format!("{bytes} bytes are to be written, and {free_bytes} are free");
+            return Err(StoreError::File { path: shown, source: io::Error::new(io::ErrorKind::StorageFull, problem) });
+        }
+        Ok(())
     }
 
     /// Starts the object `name` under `location`.

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use inheritune_data::kind::{self, Content, HEAD_BYTES, Head, Kind};
 use inheritune_data::folder::{self, DataFile};
+use inheritune_data::kind::{self, Content, HEAD_BYTES, Head, Kind};
 use inheritune_data::{DataError, Tally};
 use inheritune_domain::artifact::Location;
 use inheritune_domain::spec::{CorpusFacts, FilesLeftOut, FilesOfKind};
@@ -201,11 +201,8 @@ impl Corpus {
     /// One pass over all documents of one source. To be read on a thread that is none of `runtime`'s.
     pub fn pieces<'a>(&self, source: usize, reading: Reading<'a>, runtime: &Handle) -> Pieces<'a> {
         let files = self.files.iter().filter(|file| file.source == source).cloned().collect();
-        let reader = stored::Reader {
-            bytes_read: self.bytes_read.clone(),
-            runtime: runtime.clone(),
-            stop: self.stop.clone(),
-        };
+        let reader =
+            stored::Reader { bytes_read: self.bytes_read.clone(), runtime: runtime.clone(), stop: self.stop.clone() };
         Pieces::new(files, reading, reader)
     }
 }
@@ -258,6 +255,10 @@ impl Source<'_> {
     }
 
     fn shown_file(&self, name: &str) -> String {
-        if self.folder.is_one_file() { self.shown.clone() } else { format!("{}/{name}", self.shown.trim_end_matches('/')) }
+        if self.folder.is_one_file() {
+            self.shown.clone()
+        } else {
+            format!("{}/{name}", self.shown.trim_end_matches('/'))
+        }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use inheritune_data::{ReadAs, Tally};
@@ -19,13 +19,13 @@ use inheritune_lm::tokens::{
     HeldOut, NewTokenSet, TOKENS_FILE, TRAIN_FILE, TokenSetMeta, TokenSetWriter, VALIDATION_FILE,
 };
 use inheritune_runtime::worker::{JobContext, JobError};
-use serde_json::json;
 use rayon::prelude::*;
+use serde_json::json;
 use tokio::runtime::Handle;
 
+use self::training_text::TrainingText;
 use crate::corpus::cutting::{Cutting, PIECE_BYTES};
 use crate::corpus::{Corpus, CorpusError, Piece, Reading};
-use self::training_text::TrainingText;
 use crate::{file_error, lm_error};
 
 mod training_text;
@@ -206,35 +206,41 @@ impl Work {
                 "the corpus holds token files: name the tokenizer that made them instead of training one".to_owned(),
             ));
         }
-        let mut failed: Option<JobError> = None;
         let reading = Reading { cutting: Cutting::Gpt2, read_as: self.read_as(), vocab_size };
-        let of_source = |source| self.corpus.pieces(source, reading.clone(), &self.runtime);
-        let mut pieces = (0..self.corpus.sources()).flat_map(of_source);
+        let (texts, received) = sync_channel::<String>(1);
+        let trained = train_aside(received, vocab_size)?;
         let mut enough = TrainingText::default();
-        let texts = std::iter::from_fn(|| {
-            if self.context.stop.requested().is_some() {
-                failed = Some(JobError::Stopped);
-            }
-            if failed.is_some() || enough.is_reached() {
-                return None;
-            }
-            match pieces.next()? {
-                Ok(Piece::Text { text, .. }) => {
-                    self.progress(2, "training the tokenizer");
-                    Some(enough.take(text))
+        'read: for source in 0..self.corpus.sources() {
+            for piece in self.corpus.pieces(source, reading.clone(), &self.runtime) {
+                if self.context.stop.requested().is_some() {
+                    return Err(JobError::Stopped);
                 }
-                Ok(Piece::Tokens { .. }) => None,
-                Err(error) => {
-                    failed = Some(error.into());
-                    None
+                if let Piece::Text { text, .. } = piece?
+                    && texts.send(enough.take(text)).is_err()
+                {
+                    break 'read;
+                }
+                self.progress(2, "training the tokenizer");
+                if enough.is_reached() {
+                    break 'read;
                 }
             }
-        });
-        let trained = Tokenizer::train_byte_bpe(texts, vocab_size);
-        match failed {
-            Some(error) => Err(error),
-            None if enough.bytes() == 0 => Err(self.empty(&reading.read_as.tally)),
-            None => trained.map_err(lm_error),
+        }
+        if enough.bytes() == 0 {
+            return Err(self.empty(&reading.read_as.tally));
+        }
+        drop(texts);
+        loop {
+            match trained.recv_timeout(LOOK_FOR_STOP) {
+                Ok(tokenizer) => return tokenizer.map_err(lm_error),
+                Err(RecvTimeoutError::Timeout) if self.context.stop.requested().is_some() => {
+                    return Err(JobError::Stopped);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(JobError::Retryable("the thread that trains the tokenizer ended".to_owned()));
+                }
+            }
         }
     }
 
@@ -282,6 +288,8 @@ impl Work {
                     return Ok(done);
                 }
                 done.tokens_held_out += self.write(&batch, tokenizer, (&mut text_bytes, writer))?;
+                // Two bytes a token at least.
+                self.context.ceilings.check_bytes(writer.tokens() * 2).map_err(JobError::Permanent)?;
                 self.progress(passes, &format!("{} tokens", writer.tokens()));
             }
         })
@@ -348,6 +356,25 @@ impl Work {
         };
         JobError::Permanent(format!("the corpus is empty: there is no text in {}{rows}", self.corpus.names()))
     }
+}
+
+/// Trains a tokenizer on what `texts` brings, on a thread that a job which is to stop need not wait for: the library's
+/// training cannot be broken off.
+fn train_aside(
+    texts: Receiver<String>,
+    vocab_size: u32,
+) -> Result<Receiver<Result<Tokenizer, inheritune_lm::LmError>>, JobError> {
+    let failed = |problem: String| JobError::Retryable(format!("thread of the tokenizer: {problem}"));
+    let threads = rayon::current_num_threads();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| failed(e.to_string()))?;
+    let (sender, trained) = sync_channel(1);
+    let train = move || {
+        let tokenizer = pool.install(|| Tokenizer::train_byte_bpe(texts.into_iter(), vocab_size));
+        // Nobody wants it when the job has stopped.
+        let _unwanted = sender.send(tokenizer);
+    };
+    std::thread::Builder::new().name("train tokenizer".to_owned()).spawn(train).map_err(|e| failed(e.to_string()))?;
+    Ok(trained)
 }
 
 /// What was written of a source.

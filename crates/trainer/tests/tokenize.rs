@@ -23,8 +23,7 @@ fn spec(sources: Vec<Location>, tokenizer: TokenizerSource) -> JobSpec {
 
 /// As [`spec`], changed.
 fn spec_of(sources: Vec<Location>, tokenizer: TokenizerSource, change: impl Fn(&mut TokenizeSpec)) -> JobSpec {
-    let mut spec =
-        TokenizeSpec { sources, tokenizer, validation_fraction: 0.1, text_column: None, max_bad_rows: 0 };
+    let mut spec = TokenizeSpec { sources, tokenizer, validation_fraction: 0.1, text_column: None, max_bad_rows: 0 };
     change(&mut spec);
     JobSpec::Tokenize(spec)
 }
@@ -129,15 +128,21 @@ async fn d5_parquet_rows_are_documents() {
         assert_eq!((made.documents, made.text_bytes), (plain.documents, plain.text_bytes), "{packing}");
         assert!(ids(&bench, made.tokens).await.0 == expected, "{packing}");
     }
-    for (name, words) in [("no-text.parquet", "no column `text` but content, id"), ("numbers.parquet", "holds INT64 values, no text"), ("lists.parquet", "a list in each row"), ("bytes.parquet", "row 1: column `text` holds bytes that are no UTF-8")] {
+    for (name, words) in [
+        ("no-text.parquet", "no column `text` but content, id"),
+        ("numbers.parquet", "holds INT64 values, no text"),
+        ("lists.parquet", "a list in each row"),
+        ("bytes.parquet", "row 1: column `text` holds bytes that are no UTF-8"),
+    ] {
         std::fs::copy(packed.join(name), bench.path(name)).unwrap();
         let error = bench.permanent_error(spec(vec![bench.uri(name)], train(300))).await;
         assert!(error.contains(name) && error.contains(words) && error.len() < 400, "{error}");
     }
     std::fs::copy(packed.join("nested.parquet"), bench.path("nested.parquet")).unwrap();
-    let inner = spec_of(vec![bench.uri("nested.parquet")], TokenizerSource::From(Location::Artifact(plain.tokens)), |spec| {
-        spec.text_column = Some("doc.text".to_owned());
-    });
+    let inner =
+        spec_of(vec![bench.uri("nested.parquet")], TokenizerSource::From(Location::Artifact(plain.tokens)), |spec| {
+            spec.text_column = Some("doc.text".to_owned());
+        });
     let made = tokenized(&bench, inner).await;
     assert!(ids(&bench, made.tokens).await.0 == expected, "d7: a column within a group");
     let cut = std::fs::read(packed.join("zstd.parquet")).unwrap();
@@ -182,7 +187,9 @@ async fn token_files_are_taken_as_they_are() {
 
     std::fs::write(bench.path("odd.bin"), b"abc").unwrap();
     std::fs::write(bench.path("large.bin"), bytes(&[i64::from(end), 400])).unwrap();
-    for (name, words) in [("odd.bin", "16-bit"), ("large.bin", "token 400 at position 1 is not below the vocabulary (400)")] {
+    for (name, words) in
+        [("odd.bin", "16-bit"), ("large.bin", "token 400 at position 1 is not below the vocabulary (400)")]
+    {
         let error = bench.permanent_error(spec(vec![bench.uri(name)], from())).await;
         assert!(error.contains(name) && error.contains(words), "{error}");
     }
@@ -403,7 +410,10 @@ async fn d4_bad_rows_are_left_out_up_to_a_number_and_said() {
     rows[9] = "no json".to_owned();
     std::fs::write(bench.path("bad.jsonl"), rows.join("\n")).unwrap();
     let error = bench.permanent_error(spec(vec![bench.uri("bad.jsonl")], train(300))).await;
-    assert!(error.contains("bad.jsonl: line 6: has no column `text` but body") && error.contains("max_bad_rows"), "{error}");
+    assert!(
+        error.contains("bad.jsonl: line 6: has no column `text` but body") && error.contains("max_bad_rows"),
+        "{error}"
+    );
     let tolerant = spec_of(vec![bench.uri("bad.jsonl")], train(300), |spec| spec.max_bad_rows = 2);
     let facts = tokenized(&bench, tolerant).await.corpus.unwrap();
     assert_eq!(facts.bad_rows, 2);

@@ -8,10 +8,11 @@ use inheritune_domain::comparison::Difference;
 use inheritune_domain::id::{ArtifactId, JobId, LayerCount};
 use inheritune_domain::job::Progress;
 use inheritune_domain::spec::{
-    ArmSpec, ControlSpec, CorpusFacts, CorpusSpec, FilesLeftOut, FilesOfKind, DecayOn, EvaluateSpec, Evaluated, EvaluationSpec, EvaluationTask, GrowthSource,
-    Helped, JobOutcome, JobSpec, LayerMapRule, MIN_MAX_SHARD_SIZE_BYTES, MatchBy, Precision, Recipe, ReferenceSpec,
-    RunSpec, Sampling, Schedule, Score, ScoreDifference, SliceSource, SliceSpec, Sliced, TargetSpec, TokenizeSpec,
-    Tokenized, TokenizerSource, TokenizerSpec, TrainSpec, Trained, TrainingSpec,
+    ArmSpec, ControlSpec, CorpusFacts, CorpusSpec, DecayOn, EvaluateSpec, Evaluated, EvaluationSpec, EvaluationTask,
+    FilesLeftOut, FilesOfKind, GrowthSource, Helped, JobOutcome, JobSpec, LayerMapRule, MIN_MAX_SHARD_SIZE_BYTES,
+    MatchBy, Precision, Recipe, ReferenceSpec, RunSpec, Sampling, Schedule, Score, ScoreDifference, SliceSource,
+    SliceSpec, Sliced, TargetSpec, TokenizeSpec, Tokenized, TokenizerSource, TokenizerSpec, TrainSpec, Trained,
+    TrainingSpec,
 };
 use inheritune_domain::violation::Violations;
 use proptest::array::uniform4;
@@ -19,7 +20,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::artifact::NewArtifact;
-use super::job::SubmittedJob;
+use super::job::{ListedJobs, SubmittedJob};
 use super::run::NewRun;
 use super::training::Estimate;
 use crate::v1;
@@ -502,8 +503,12 @@ fn every_bad_field_of_a_job_is_named_at_once() {
         spec.tokenize.sources: must name at least one source"#]],
     );
     let train = v1::tokenize_spec::Tokenizer::Train(v1::TrainTokenizer { vocab_size: 1 });
-    let tokenize =
-        v1::TokenizeSpec { sources: vec!["x".into()], tokenizer: Some(train), validation_fraction: Some(0.9), ..Default::default() };
+    let tokenize = v1::TokenizeSpec {
+        sources: vec!["x".into()],
+        tokenizer: Some(train),
+        validation_fraction: Some(0.9),
+        ..Default::default()
+    };
     check(
         submit(Spec::Tokenize(tokenize)),
         expect![[r#"
@@ -655,15 +660,29 @@ fn other_requests_name_every_bad_field_at_once() {
         training: must be given"#]],
     );
     check(super::slicing::planned_slice(&v1::PlanSliceRequest::default()), expect!["spec: must be given"]);
-    check(super::page::page_size(-1), expect!["page_size: -1 is negative; use 0 for 50, at most 1000"]);
     check(super::id::<ArtifactId>("id", ""), expect!["id: must be given: a UUID"]);
     check(super::id::<ArtifactId>("id", "zz"), expect!["id: `zz` is not a UUID: invalid character: found `z` at 0"]);
-    check(super::job::kind(17), expect!["kind: 17 is no value of this enum"]);
-    check(super::job::status(-1), expect!["status: -1 is no value of this enum"]);
+    check(
+        ListedJobs::try_from(&v1::ListJobsRequest {
+            run_id: "zz".into(),
+            kind: 17,
+            status: -1,
+            page_size: -1,
+            page_token: "a\nb".into(),
+        }),
+        expect![[r#"
+            run_id: `zz` is not a UUID: invalid character: found `z` at 0
+            kind: 17 is no value of this enum
+            status: -1 is no value of this enum
+            page_size: -1 is negative; use 0 for 50, at most 1000
+            page_token: must be at most 64 bytes without control characters"#]],
+    );
 }
 
 #[test]
 fn page_sizes_are_brought_into_range() {
-    let sizes: Vec<u32> = [0, 1, 50, 1000, 1001, i32::MAX].map(|n| super::page::page_size(n).unwrap()).to_vec();
+    let size =
+        |page_size| ListedJobs::try_from(&v1::ListJobsRequest { page_size, ..Default::default() }).unwrap().page.size;
+    let sizes: Vec<u32> = [0, 1, 50, 1000, 1001, i32::MAX].map(size).to_vec();
     assert_eq!(sizes, [50, 1, 50, 1000, 1000, 1000]);
 }

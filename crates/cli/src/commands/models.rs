@@ -27,7 +27,7 @@ pub(super) async fn slice(global: &Global, command: SliceCommand) -> Result<(), 
 
 pub(super) async fn train(global: &Global, command: TrainCommand) -> Result<(), Failure> {
     let TrainCommand::Estimate { checkpoint, recipe, tokens, train_tokens } = command;
-    let spec = read_recipe(&recipe)?;
+    let spec = read_recipe(&recipe, &[])?.spec;
     let tokens = match (tokens, train_tokens) {
         (Some(id), _) => Some(v1::estimate_request::Tokens::TokensArtifactId(id.to_string())),
         (None, Some(n)) => Some(v1::estimate_request::Tokens::TrainTokens(n)),

@@ -31,7 +31,8 @@ pub fn describe(spec: &CorpusSpec) -> Result<Vec<String>, Violations> {
     let column: Arc<str> = spec.text_column.as_deref().unwrap_or(DEFAULT_TEXT_COLUMN).into();
     let mut left = MAX_READ_BYTES;
     for (number, source) in spec.sources.iter().enumerate() {
-        let Some(path) = Url::parse(source).ok().and_then(|url| url.to_file_path().ok()).filter(|path| path.exists()) else {
+        let Some(path) = Url::parse(source).ok().and_then(|url| url.to_file_path().ok()).filter(|path| path.exists())
+        else {
             continue;
         };
         let read_as = ReadAs { text_column: column.clone(), max_bad_rows: spec.max_bad_rows, tally: Arc::default() };

@@ -5,7 +5,8 @@ use std::io::Write as _;
 use super::*;
 
 fn told(name: &str, bytes: &[u8]) -> String {
-    let head = Head { bytes: &bytes[..bytes.len().min(HEAD_BYTES as usize)], is_whole: bytes.len() as u64 <= HEAD_BYTES };
+    let head =
+        Head { bytes: &bytes[..bytes.len().min(HEAD_BYTES as usize)], is_whole: bytes.len() as u64 <= HEAD_BYTES };
     match tell(name, head, "text") {
         Ok(kind) => kind.to_string(),
         Err(problem) => format!("refused: {problem}"),

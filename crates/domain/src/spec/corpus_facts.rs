@@ -99,7 +99,8 @@ mod tests {
         let hidden = FilesLeftOut { reason: "hidden".to_owned(), files: 4, names: names(&[".a", ".b", ".c"]) };
         facts.left_out.push(hidden);
         facts.rows_without_text = 1;
-        (facts.bad_rows, facts.first_bad_row, facts.forced_cuts) = (2, Some("a.json.gz: line 3: is no object".to_owned()), 2);
+        (facts.bad_rows, facts.first_bad_row, facts.forced_cuts) =
+            (2, Some("a.json.gz: line 3: is no object".to_owned()), 2);
         assert_eq!(
             facts.summary(70),
             "70 documents from 3 files (1 text, 2 JSON lines in gzip); files left out: 4 hidden (.a, .b, .c, ...); 1 row \

@@ -18,9 +18,8 @@ use crate::documents::io_error;
 /// The split that examples are taken from.
 pub const SHOTS_SPLIT: &str = "dev";
 /// Endings of files of rows, the first that is there counts.
-const ENDINGS: [&str; 9] = [
-    ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".json", ".json.gz", ".json.zst", ".ndjson", ".csv",
-];
+const ENDINGS: [&str; 9] =
+    [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".json", ".json.gz", ".json.zst", ".ndjson", ".csv"];
 /// What the hub calls a configuration that has no name, or the folder of the only one.
 const UNNAMED: [&str; 4] = ["", "plain_text", "default", "data"];
 
@@ -193,7 +192,10 @@ fn table_of(path: &str, config: &str, split: &str) -> Option<(String, u32)> {
         return is_split(table, split).then(|| Some((table.to_owned(), number.parse().ok()?)))?;
     }
     let named = is_split(stem, split)
-        || stem.strip_prefix(config).and_then(|rest| rest.strip_prefix(['-', '_'])).is_some_and(|rest| is_split(rest, split))
+        || stem
+            .strip_prefix(config)
+            .and_then(|rest| rest.strip_prefix(['-', '_']))
+            .is_some_and(|rest| is_split(rest, split))
         || stem.split_once(['-', '_', '.']).is_some_and(|_| ends_in_split(stem, split));
     named.then(|| (format!("{stem}{ending}"), 0))
 }
@@ -325,17 +327,35 @@ mod tests {
             let files: Vec<&str> = others.into_iter().chain([file.as_str()]).collect();
             assert_eq!(found(benchmark, &files), Ok(vec![file.clone()]), "{benchmark}");
         }
-        let shards = ["mnli/validation_matched-00001-of-00002.parquet", "mnli/validation_matched-00000-of-00002.parquet"];
+        let shards =
+            ["mnli/validation_matched-00001-of-00002.parquet", "mnli/validation_matched-00000-of-00002.parquet"];
         assert_eq!(found("mnli", &shards).unwrap(), [shards[1], shards[0]], "in order");
     }
 
     #[test]
     fn d8_what_may_be_several_is_refused_by_names() {
         for (benchmark, files, words) in [
-            ("piqa", &["piqa/plain_text/validation/0000.parquet", "piqa/data/validation-00000-of-00001.parquet"] as &[&str], "several files"),
-            ("lambada_openai", &["lambada_openai/data/lambada_test_en.jsonl", "lambada_openai/data/lambada_test_de.jsonl"], "lambada_test_de.jsonl"),
-            ("mnli", &["mnli/validation_matched-00000-of-00002.parquet"], "only mnli/validation_matched-00000-of-00002.parquet"),
-            ("winogrande", &["winogrande/winogrande_l/validation-00000-of-00001.parquet"], "there is no winogrande/validation.jsonl"),
+            (
+                "piqa",
+                &["piqa/plain_text/validation/0000.parquet", "piqa/data/validation-00000-of-00001.parquet"]
+                    as &[&str],
+                "several files",
+            ),
+            (
+                "lambada_openai",
+                &["lambada_openai/data/lambada_test_en.jsonl", "lambada_openai/data/lambada_test_de.jsonl"],
+                "lambada_test_de.jsonl",
+            ),
+            (
+                "mnli",
+                &["mnli/validation_matched-00000-of-00002.parquet"],
+                "only mnli/validation_matched-00000-of-00002.parquet",
+            ),
+            (
+                "winogrande",
+                &["winogrande/winogrande_l/validation-00000-of-00001.parquet"],
+                "there is no winogrande/validation.jsonl",
+            ),
             ("wsc", &["validation-00000-of-00001.parquet"], "there is no wsc/validation.jsonl"),
             ("mmlu_anatomy", &["mmlu/all/test-00000-of-00001.parquet"], "there is no mmlu/test/anatomy.jsonl"),
         ] {

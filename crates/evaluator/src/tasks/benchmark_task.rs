@@ -67,7 +67,8 @@ impl BenchmarkTask {
         let named = |e: JobError| e.about(benchmark.name);
         let files = relative_files(data)?;
         let limit = limit.map_or(usize::MAX, |limit| limit as usize);
-        let scored = rows::scored_files(&benchmark, &files).and_then(|names| rows::read(data, &names, limit)).map_err(named)?;
+        let scored =
+            rows::scored_files(&benchmark, &files).and_then(|names| rows::read(data, &names, limit)).map_err(named)?;
         let shots = rows::shots_files(&benchmark, &files)?;
         let shots = rows::read(data, &shots, benchmark.prompt.shots()).map_err(named)?;
         let problem = |problem: String| Err(named(JobError::Permanent(problem)));

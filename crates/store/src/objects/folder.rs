@@ -1,5 +1,6 @@
 //! Reading a set of files, wherever they are.
 
+use std::collections::HashSet;
 use std::io::{self, Write as _};
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt as _;
@@ -186,6 +187,15 @@ impl Folder {
         }
     }
 
+    /// The same folder with these of its files alone.
+    #[must_use]
+    pub fn only(&self, names: &[&str]) -> Self {
+        let names: HashSet<&str> = names.iter().copied().collect();
+        let kept = self.files.iter().zip(&self.origins).filter(|(file, _)| names.contains(file.name.as_str()));
+        let found = kept.map(|(file, origin)| (file.clone(), origin.clone())).collect();
+        Self::new(self.shown.clone(), found)
+    }
+
     async fn fetch_with(&self, dir: &Path, cache: Option<&FileCache>) -> Result<(), StoreError> {
         let fetches =
             self.files.iter().zip(&self.origins).map(|(file, origin)| self.fetch_one(file, &origin.source, dir, cache));
@@ -257,8 +267,8 @@ impl Folder {
     }
 
     /// Size of all files.
-    pub(crate) fn size_bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.size_bytes).sum()
+    pub fn size_bytes(&self) -> u64 {
+        self.files.iter().fold(0, |sum, file| sum.saturating_add(file.size_bytes))
     }
 
     fn find(&self, name: &str) -> Result<(&FolderFile, &Origin), StoreError> {

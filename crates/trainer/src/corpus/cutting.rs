@@ -125,7 +125,8 @@ fn is_place(text: &str, at: usize) -> bool {
 
 /// A letter or digit in everybody's tables.
 fn is_letter(c: char) -> bool {
-    c.is_ascii_alphanumeric() || matches!(c, '\u{4e00}'..='\u{9fff}' | '\u{ac00}'..='\u{d7a3}' | 'ぁ'..='ん' | 'а'..='я')
+    c.is_ascii_alphanumeric()
+        || matches!(c, '\u{4e00}'..='\u{9fff}' | '\u{ac00}'..='\u{d7a3}' | 'ぁ'..='ん' | 'а'..='я')
 }
 
 /// No letter, digit or white space in anybody's tables.

@@ -104,7 +104,8 @@ impl<'a> Pieces<'a> {
             let documents = Documents::open(stored, kind, &shown, self.reading.read_as.clone())?;
             return Ok(Open::Documents(Box::new(documents)));
         }
-        let reader = unpacked(stored.whole().map_err(DataError::Io)?, size_bytes, kind.packing).map_err(DataError::Io)?;
+        let reader =
+            unpacked(stored.whole().map_err(DataError::Io)?, size_bytes, kind.packing).map_err(DataError::Io)?;
         Ok(Open::Tokens { file: TokenFile::new(reader, &shown, self.reading.vocab_size), held_out })
     }
 }

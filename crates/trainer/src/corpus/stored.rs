@@ -70,7 +70,11 @@ impl Stored {
     pub(super) fn whole(&self) -> io::Result<StoredBytes> {
         let range = 0..self.file.size_bytes;
         let stream = self.reader.runtime.block_on(self.file.folder.stream(&self.file.name, range));
-        Ok(StoredBytes::Stream { stream: stream.map_err(io::Error::other)?, rest: Bytes::new(), reader: self.reader.clone() })
+        Ok(StoredBytes::Stream {
+            stream: stream.map_err(io::Error::other)?,
+            rest: Bytes::new(),
+            reader: self.reader.clone(),
+        })
     }
 }
 

@@ -5,8 +5,11 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
 /// Text at most: word counts settle long before.
 const MAX_BYTES: usize = 1024 * 1024 * 1024;
-/// Bytes of different words at most: training holds some sixty for each.
-const MAX_WORD_BYTES: usize = 12 * 1024 * 1024;
+/// What different words may cost at most: a byte of a short word is one, for which training holds some 50 bytes, and of a
+/// long one three, with nearly 150.
+const MAX_COST: usize = 16 * 1024 * 1024;
+/// Bytes of a short word.
+const SHORT_WORD: usize = 16;
 /// Longer words teach nothing but their own pieces, and are left out.
 const MAX_WORD_LEN: usize = 4096;
 
@@ -14,7 +17,7 @@ const MAX_WORD_LEN: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct TrainingText {
     bytes: usize,
-    word_bytes: usize,
+    cost: usize,
     words: HashSet<u64>,
     hasher: BuildHasherDefault<DefaultHasher>,
 }
@@ -27,7 +30,7 @@ impl TrainingText {
 
     /// Whether no more is wanted.
     pub(super) fn is_reached(&self) -> bool {
-        self.bytes >= MAX_BYTES || self.word_bytes >= MAX_WORD_BYTES
+        self.bytes >= MAX_BYTES || self.cost >= MAX_COST
     }
 
     /// Counts `text`, and gives what of it is trained on.
@@ -37,7 +40,7 @@ impl TrainingText {
         for word in text.split_whitespace() {
             is_long |= word.len() > MAX_WORD_LEN;
             if word.len() <= MAX_WORD_LEN && self.words.insert(self.hasher.hash_one(word)) {
-                self.word_bytes += word.len();
+                self.cost += if word.len() <= SHORT_WORD { word.len() } else { 3 * word.len() };
             }
         }
         if !is_long {
@@ -58,7 +61,7 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(text.take("the same words again".to_owned()), "the same words again");
         }
-        assert_eq!((text.bytes(), text.word_bytes, text.is_reached()), (2000, 17, false));
+        assert_eq!((text.bytes(), text.cost, text.is_reached()), (2000, 17, false));
         let long = format!("a {} b", "x".repeat(MAX_WORD_LEN + 1));
         assert_eq!(text.take(long), "a b");
         let mut number = 0;
