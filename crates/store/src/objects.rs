@@ -230,7 +230,9 @@ impl Objects {
     pub(crate) async fn open_uri(&self, shown: Option<String>, uri: &str) -> Result<Folder, StoreError> {
         let uri_of = |own: &str| shown.clone().unwrap_or_else(|| own.to_owned());
         Ok(match self.uris.open(uri).await? {
-            Found::Folder(files) => Folder::new(uri_of(uri.trim_end_matches('/')), files),
+            Found::Folder(files, dangling) => {
+                Folder::new(uri_of(uri.trim_end_matches('/')), files).with_dangling(dangling)
+            }
             // Of a file, the folder above: names follow it in messages.
             Found::File(file, origin) => {
                 let above = uri.trim_end_matches('/').rsplit_once('/').map_or(uri, |(above, _)| above);

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use inheritune_data::folder::{self, DataFile};
 use inheritune_data::kind::{self, Content, HEAD_BYTES, Head, Kind};
-use inheritune_data::{DataError, Tally};
+use inheritune_data::{DataError, Tally, names};
 use inheritune_domain::artifact::Location;
 use inheritune_domain::spec::{CorpusFacts, FilesLeftOut, FilesOfKind};
 use inheritune_runtime::worker::{JobError, StopSignal};
@@ -134,6 +134,13 @@ impl Corpus {
         let (mut files, mut left_out) = (Vec::new(), LeftOut::default());
         for (number, source) in sources.iter().enumerate() {
             let folder = Arc::new(store.open(source).await?);
+            let is_data = |link: &&String| {
+                let ending = names::ending(link);
+                names::why_left_out(link).is_none() && !ending.is_empty() && names::is_data(ending)
+            };
+            if let Some(link) = folder.dangling_links().iter().find(is_data) {
+                return Err(JobError::Permanent(format!("{source}: {link} is a link to nothing")));
+            }
             let one_source = Source { folder, number, shown: source.to_string(), text_column };
             tokio::select! {
                 found = one_source.files(&mut left_out) => files.extend(found?),

@@ -127,7 +127,7 @@ pub(super) async fn export(
     screen: &Screen,
 ) -> Result<Vec<PathBuf>, Failure> {
     let files = get(client, id).await?.files;
-    let bar = screen.bytes(files.iter().map(|file| file.size_bytes).sum());
+    let bar = screen.bytes("export", files.iter().map(|file| file.size_bytes).sum());
     let written = export::export(&files, to, existing, &bar).await;
     bar.finish_and_clear();
     written

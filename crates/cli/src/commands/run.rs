@@ -9,6 +9,7 @@ use inheritune_domain::spec::RunSpec;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
+use super::asked::Asked;
 use super::{absent, artifact, connect, page, print, read_recipe_to_run, say, screen};
 use crate::args::{CreateRun, Ending, Global, Output, RunCommand};
 use crate::failure::Failure;
@@ -38,19 +39,19 @@ pub(super) async fn run(global: &Global, command: RunCommand) -> Result<(), Fail
         }
         RunCommand::Watch { id, ending } => follow(global, &connect(global).await?, id, &ending).await,
         RunCommand::Cancel { id } => {
-            let id = id.to_string();
-            let reply = connect(global).await?.runs().cancel_run(v1::CancelRunRequest { id }).await?;
-            print(global, &reply.into_inner().run.ok_or_else(|| absent("run"))?, "Run", show::run)
+            let client = connect(global).await?;
+            let reply = client.runs().cancel_run(v1::CancelRunRequest { id: id.to_string() }).await?;
+            print_asked(global, &client, Asked::Cancel, reply.into_inner().run).await
         }
         RunCommand::Pause { id } => {
-            let id = id.to_string();
-            let reply = connect(global).await?.runs().pause_run(v1::PauseRunRequest { id }).await?;
-            print(global, &reply.into_inner().run.ok_or_else(|| absent("run"))?, "Run", show::run)
+            let client = connect(global).await?;
+            let reply = client.runs().pause_run(v1::PauseRunRequest { id: id.to_string() }).await?;
+            print_asked(global, &client, Asked::Pause, reply.into_inner().run).await
         }
         RunCommand::Resume { id } => {
-            let id = id.to_string();
-            let reply = connect(global).await?.runs().resume_run(v1::ResumeRunRequest { id }).await?;
-            print(global, &reply.into_inner().run.ok_or_else(|| absent("run"))?, "Run", show::run)
+            let client = connect(global).await?;
+            let reply = client.runs().resume_run(v1::ResumeRunRequest { id: id.to_string() }).await?;
+            print_asked(global, &client, Asked::Resume, reply.into_inner().run).await
         }
         RunCommand::Report { id, output_dir } => {
             let paths = write_report(&connect(global).await?, id, &output_dir).await?;
@@ -60,6 +61,14 @@ pub(super) async fn run(global: &Global, command: RunCommand) -> Result<(), Fail
             }
         }
     }
+}
+
+/// Prints a run as soon as what was asked of it shows in its status.
+async fn print_asked(global: &Global, client: &Client, asked: Asked, run: Option<v1::Run>) -> Result<(), Failure> {
+    let run = run.ok_or_else(|| absent("run"))?;
+    let id = run.id.parse().map_err(|_| absent("run id"))?;
+    let run = asked.shown(run, |run| run.status, async || get(client, id).await).await?;
+    print(global, &run, "Run", show::run)
 }
 
 async fn create(global: &Global, args: CreateRun) -> Result<(), Failure> {
@@ -91,11 +100,11 @@ async fn run_of_recipe(client: &Client, spec: &RunSpec, screen: &Screen) -> Resu
         match run.status() {
             v1::JobStatus::Failed | v1::JobStatus::Cancelled | v1::JobStatus::Cancelling => {}
             v1::JobStatus::Paused | v1::JobStatus::Pausing => {
-                screen.say(&format!("run {0} is paused; let it go on with: inheritune run resume {0}", run.id));
+                screen.say(&format!("run {0} is paused; let it go on with: inheritune run resume {0}", run.id))?;
                 return Ok(run);
             }
             v1::JobStatus::Unspecified | v1::JobStatus::Queued | v1::JobStatus::Running | v1::JobStatus::Succeeded => {
-                screen.say(&format!("run {} ({})", run.id, show::one_line(&run.state)));
+                screen.say(&format!("run {} ({})", run.id, show::one_line(&run.state)))?;
                 return Ok(run);
             }
         }
@@ -124,14 +133,14 @@ async fn follow(global: &Global, client: &Client, id: Uuid, ending: &Ending) -> 
     if let Some(dir) = &ending.report {
         let paths = write_report(client, id, dir).await?;
         if let Some(page) = paths.first() {
-            screen.say(&format!("report: {}", page.display()));
+            screen.say(&format!("report: {}", page.display()))?;
         }
     }
     if let (Some(dir), v1::JobStatus::Succeeded) = (&ending.export, run.status()) {
         let artifact = run.winner.as_ref().and_then(|winner| winner.checkpoint.strip_prefix("artifact://"));
         let artifact = artifact.and_then(|id| id.parse().ok()).ok_or_else(|| absent("target checkpoint"))?;
         artifact::export(client, artifact, dir, super::artifact::existing(ending.force), &screen).await?;
-        screen.say(&format!("target: {}", dir.display()));
+        screen.say(&format!("target: {}", dir.display()))?;
     }
     print(global, &run, "Run", show::run)?;
     outcome(&run)

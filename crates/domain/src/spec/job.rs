@@ -321,7 +321,8 @@ pub(super) fn validate_benchmarks<'a>(named: impl IntoIterator<Item = (String, &
         match benchmark::select(name) {
             Ok(benchmarks) => {
                 if let Some(twice) = benchmarks.iter().find(|benchmark| !known.insert(benchmark.name)) {
-                    v.add(field, format!("{name}: {} is asked for twice", twice.name));
+                    let through = if twice.name == name { String::new() } else { format!("{name}: ") };
+                    v.add(field, format!("{through}{} is asked for twice", twice.name));
                 }
             }
             Err(problem) => v.add(field, problem),

@@ -40,12 +40,19 @@ pub enum JobError {
 }
 
 impl JobError {
-    /// The same error, with what it is about before its message.
+    /// The same error, with what it is about before its message, unless that says so already.
     #[must_use]
     pub fn about(self, subject: &str) -> Self {
+        let named = |message: String| {
+            if message.strip_prefix(subject).is_some_and(|rest| rest.starts_with([':', ' '])) {
+                message
+            } else {
+                format!("{subject}: {message}")
+            }
+        };
         match self {
-            Self::Retryable(message) => Self::Retryable(format!("{subject}: {message}")),
-            Self::Permanent(message) => Self::Permanent(format!("{subject}: {message}")),
+            Self::Retryable(message) => Self::Retryable(named(message)),
+            Self::Permanent(message) => Self::Permanent(named(message)),
             Self::Stopped => Self::Stopped,
         }
     }
@@ -270,6 +277,15 @@ mod tests {
         stop.request(StopReason::Cancel);
         assert_eq!(stop.requested(), Some(StopReason::LeaseLost));
         assert_eq!(StopReason::ALL.map(|reason| reason as usize), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn u4_a_subject_stands_once() {
+        let about = |message: &str| JobError::Permanent(message.to_owned()).about("piqa").to_string();
+        assert_eq!(about("its validation split has no rows"), "piqa: its validation split has no rows");
+        assert_eq!(about("piqa: there is no piqa/validation.jsonl"), "piqa: there is no piqa/validation.jsonl");
+        assert_eq!(about("piqa validation row 3: lacks `sol1`"), "piqa validation row 3: lacks `sol1`");
+        assert_eq!(about("piqa2: is another"), "piqa: piqa2: is another");
     }
 
     #[test]
