@@ -9,7 +9,8 @@ use std::sync::mpsc::{RecvError, sync_channel};
 use std::time::Instant;
 
 use inheritune_domain::artifact::{ArtifactKind, Location};
-use inheritune_domain::checkpoint::tokenizer_files::{TOKENIZER_FILES, VocabularyFiles};
+use inheritune_domain::checkpoint::carried_files::{Fate, MAX_CARRIED_FILE_BYTES, fates};
+use inheritune_domain::checkpoint::tokenizer_files::{VocabularyFiles, is_tokenizer_file, no_vocabulary};
 use inheritune_domain::job::Progress;
 use inheritune_domain::spec::{TokenizeSpec, Tokenized, TokenizerSource};
 use inheritune_lm::tokenizer::Tokenizer;
@@ -21,14 +22,13 @@ use serde_json::json;
 use tokio::runtime::Handle;
 
 use crate::corpus::{Corpus, CorpusError, Cutting, Piece};
+use crate::inputs::carried_of;
 use crate::{file_error, lm_error};
 
 /// Text that is encoded at once.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// A tokenizer is trained on this much of the corpus at most: word counts settle long before.
 const TOKENIZER_TRAINING_BYTES: usize = 1024 * 1024 * 1024;
-/// Largest tokenizer file that is carried over.
-const MAX_TOKENIZER_BYTES: u64 = 64 * 1024 * 1024;
 /// Fewest tokens of either part: one input and one target.
 const MIN_TOKENS: u64 = 2;
 
@@ -66,15 +66,17 @@ pub async fn run(spec: TokenizeSpec, context: JobContext) -> Result<Tokenized, J
 async fn fetch_tokenizer(context: &JobContext, location: &Location, dir: &Path) -> Result<(), JobError> {
     let folder = context.store.open(location).await?;
     if VocabularyFiles::find(|name| folder.has(name)).is_none() {
-        return Err(JobError::Permanent(format!(
-            "{location}: has no tokenizer.json, nor vocab.json and merges.txt, nor tokenizer.model; name a folder that \
-             has one of these, or train a tokenizer"
-        )));
+        return Err(JobError::Permanent(format!("{location}: {}", no_vocabulary(|name| folder.has(name)))));
     }
-    for name in TOKENIZER_FILES.into_iter().filter(|name| folder.has(name)) {
-        let path = dir.join(name);
-        let bytes = folder.read(name, MAX_TOKENIZER_BYTES).await?;
-        tokio::fs::write(&path, bytes).await.map_err(|error| file_error(&path, error))?;
+    let files = folder.files().iter().map(|file| (file.name.as_str(), file.size_bytes));
+    for (name, _) in fates(files, |_| false).into_iter().filter(|(_, fate)| *fate == Fate::Carried) {
+        if is_tokenizer_file(name) {
+            let path = dir.join(name);
+            let bytes = folder.read(name, MAX_CARRIED_FILE_BYTES).await?;
+            let parent = path.parent().unwrap_or(dir);
+            tokio::fs::create_dir_all(parent).await.map_err(|error| file_error(parent, error))?;
+            tokio::fs::write(&path, bytes).await.map_err(|error| file_error(&path, error))?;
+        }
     }
     Ok(())
 }
@@ -86,11 +88,9 @@ async fn publish(
     spec: &TokenizeSpec,
 ) -> Result<Tokenized, JobError> {
     let mut artifact = context.store.begin_artifact(ArtifactKind::TokenSet, context.lease);
-    for name in [TRAIN_FILE, VALIDATION_FILE, TOKENS_FILE].into_iter().chain(TOKENIZER_FILES) {
-        let path = dir.join(name);
-        if path.exists() {
-            artifact.put_file(name, &path).await?;
-        }
+    let tokenizer = carried_of(dir).await?.into_iter().filter(|name| is_tokenizer_file(name));
+    for name in [TRAIN_FILE, VALIDATION_FILE, TOKENS_FILE].map(str::to_owned).into_iter().chain(tokenizer) {
+        artifact.put_file(&name, &dir.join(&name)).await?;
     }
     let sources: Vec<String> = spec.sources.iter().map(Location::to_string).collect();
     let metadata = json!({
@@ -138,8 +138,9 @@ impl Work {
                 tokenizer.save(&self.dir).map_err(lm_error)?;
                 (tokenizer, Cutting::AtLineFeeds)
             }
-            TokenizerSource::From(_) => {
-                let tokenizer = Tokenizer::from_dir(&self.dir).map_err(lm_error)?;
+            TokenizerSource::From(location) => {
+                let shown = location.to_string();
+                let tokenizer = Tokenizer::from_dir(&self.dir).map_err(|e| lm_error(e.shown_as(&self.dir, &shown)))?;
                 let cutting = if tokenizer.can_cut_at_line_feeds() { Cutting::AtLineFeeds } else { Cutting::Never };
                 (tokenizer, cutting)
             }
@@ -152,7 +153,8 @@ impl Work {
                 tokenizer_sha256: Some(tokenizer.sha256()),
             },
         )
-        .map_err(lm_error)?;
+        .map_err(lm_error)?
+        .with_ids_below(tokenizer.ids());
         for source in 0..self.corpus.sources() {
             let held_out = self.encode(source, &tokenizer, (cutting, passes), &mut writer)?;
             let held_out = if held_out == 0 { HeldOut::Share(validation_fraction) } else { HeldOut::Last(held_out) };
