@@ -30,20 +30,28 @@ pub struct Cli {
 
 /// What holds for every command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// The server: http://host:port or https://host:port
+    /// The server
+    ///
+    /// http://host:port, or https://host:port where it has a certificate.
     #[arg(long, global = true, env = "INHERITUNE_SERVER", default_value = "http://127.0.0.1:7600", value_name = "URL")]
     pub server: String,
-    /// Authorities that may have signed the server's certificate (PEM); the system's own when absent
+    /// Who may have signed the server's certificate
+    ///
+    /// Certificates of authorities, PEM; the system's own when absent.
     #[arg(long, global = true, env = "INHERITUNE_CA_FILE", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
-    /// A file with the token that the server wants
+    /// A file with the server's token
     #[arg(long, global = true, env = "INHERITUNE_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// How results are printed to standard output
+    /// How results are printed
+    ///
+    /// Errors are printed likewise, to standard error: as JSON, one object on the last line with code, message,
+    /// violations (field and description) and hints.
     #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
     pub output: Output,
-    /// No bars and no progress lines while waiting
+    /// No progress while waiting
     #[arg(long, global = true)]
     pub no_progress: bool,
 }
@@ -108,7 +116,9 @@ pub enum CertsCommand {
 pub struct InitCerts {
     /// The folder; made when absent
     pub dir: PathBuf,
-    /// A name or address that clients use for the server; may be given more than once
+    /// A name or address that clients use for the server
+    ///
+    /// May be given more than once.
     #[arg(long = "host", required = true, value_name = "HOST")]
     pub hosts: Vec<String>,
     /// How long the server's certificate holds
@@ -157,6 +167,11 @@ pub enum RunCommand {
         /// The run
         id: Uuid,
     },
+    /// Let a failed run go on from where it failed
+    Retry {
+        /// The run
+        id: Uuid,
+    },
     /// Write index.html, report.md and the plots of a run, finished or not
     Report {
         /// The run
@@ -173,17 +188,22 @@ pub struct CreateRun {
     /// The recipe
     #[arg(value_name = "RECIPE.toml")]
     pub recipe: PathBuf,
-    /// Use this text instead of the recipe's corpus.sources; may be given several times
+    /// Use this text instead of the recipe's corpus.sources
+    ///
+    /// May be given several times.
     #[arg(long, value_name = "SOURCE")]
     pub corpus: Vec<String>,
     /// Follow it to its end
     #[arg(long)]
     pub watch: bool,
-    /// Make the call safe to repeat: the same UUID with the same recipe gives the same run
+    /// Make the call safe to repeat
+    ///
+    /// The same UUID with the same recipe gives the same run.
     #[arg(long, value_name = "UUID", conflicts_with = "request_id_from_recipe")]
     pub request_id: Option<Uuid>,
-    /// Go on with the run of exactly this recipe if there is one that has not failed or been cancelled, instead of
-    /// starting another
+    /// Go on with the run of exactly this recipe
+    ///
+    /// If there is one that has not failed or been cancelled; else another is started.
     #[arg(long)]
     pub request_id_from_recipe: bool,
     /// What to leave behind at the end; implies --watch
@@ -229,7 +249,9 @@ pub struct PageArgs {
     /// Most entries, 1 to 1000
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=1000), value_name = "N")]
     pub limit: i32,
-    /// Go on after a list that was cut: the token that it ended with
+    /// Go on after a list that was cut
+    ///
+    /// The token that it ended with.
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TOKEN")]
     pub page_token: String,
 }
@@ -268,9 +290,9 @@ pub enum JobCommand {
         /// The job
         id: Uuid,
     },
-    /// Show a training's curves: loss, learning rate, gradient norm, speed, memory and more; of an evaluation its scores
+    /// Show a training's curves, or an evaluation's scores
     ///
-    /// Follows a running job to its end. With --output json, every point.
+    /// Loss, learning rate, gradient norm, speed, memory and more. Follows a running job to its end. With --output json, every point.
     Metrics {
         /// The job
         id: Uuid,
@@ -290,6 +312,11 @@ pub enum JobCommand {
     },
     /// Let a paused job go on
     Resume {
+        /// The job
+        id: Uuid,
+    },
+    /// Try a failed job anew, from what it saved
+    Retry {
         /// The job
         id: Uuid,
     },
@@ -358,7 +385,9 @@ pub enum ArtifactCommand {
         /// What they are
         #[arg(value_enum)]
         kind: ArtifactKind,
-        /// The folder: a path or file:// URI that the server can read, or s3://bucket/key
+        /// The folder
+        ///
+        /// A path or file:// URI that the server can read, or s3://bucket/key.
         location: String,
         /// A JSON object to keep with it
         #[arg(long, default_value = "", hide_default_value = true, value_name = "JSON")]
@@ -416,9 +445,13 @@ pub enum ArtifactCommand {
 /// `artifact import`.
 #[derive(Debug, Args)]
 pub struct ImportCheckpoint {
-    /// The checkpoint: a path or file:// URI that the server can read, or s3://bucket/key
+    /// The checkpoint
+    ///
+    /// A path or file:// URI that the server can read, or s3://bucket/key.
     pub checkpoint: String,
-    /// Longest file of weights; a larger checkpoint is sharded: 5GB when absent, 500MB, 1GiB
+    /// Longest file of weights, 5GB when absent
+    ///
+    /// A larger checkpoint is sharded. 500MB, 1GiB and the like.
     #[arg(long, value_parser = size::parse, value_name = "SIZE")]
     pub max_shard_size: Option<u64>,
     /// What it is for, in your words; `import CHECKPOINT` when absent
@@ -464,7 +497,9 @@ pub enum ArtifactKind {
 pub enum SliceCommand {
     /// Show the shape and the tensors of a checkpoint
     Inspect {
-        /// artifact://ID, a path or file:// URI that the server can read, or s3://bucket/key
+        /// The checkpoint
+        ///
+        /// artifact://ID, a path or file:// URI that the server can read, or s3://bucket/key.
         checkpoint: String,
     },
     /// Show where every tensor of a target would come from, without making it
@@ -474,19 +509,27 @@ pub enum SliceCommand {
 /// `slice plan`.
 #[derive(Debug, Args)]
 pub struct PlanSlice {
-    /// The reference: artifact://ID, a path or file:// URI that the server can read, or s3://bucket/key
+    /// The reference
+    ///
+    /// artifact://ID, a path or file:// URI that the server can read, or s3://bucket/key.
     pub checkpoint: String,
     /// Layers of the target
     #[arg(long, value_name = "N", required_unless_present = "layer_map")]
     pub layers: Option<u32>,
-    /// Source layers in target order, instead of the first ones: 0,1,2,7
+    /// Source layers in target order: 0,1,2,7
+    ///
+    /// The first ones when absent.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub layer_map: Vec<u32>,
-    /// Which parts are inherited: all, official-code (what the released code copies: blocks and head), blocks, nothing;
-    /// or some of token_embedding, position_embedding, attention, mlp, norms, final_norm and head: attention,norms
+    /// Which parts are inherited
+    ///
+    /// all, official-code (what the released code copies: blocks and head), blocks, nothing; or some of token_embedding,
+    /// position_embedding, attention, mlp, norms, final_norm and head: attention,norms
     #[arg(long, default_value_t = InheritSet::ALL, value_name = "SET|PARTS")]
     pub inherit: InheritSet,
-    /// Longest file of weights; a larger target is sharded: 5GB when absent
+    /// Longest file of weights, 5GB when absent
+    ///
+    /// A larger target is sharded.
     #[arg(long, value_parser = size::parse, value_name = "SIZE")]
     pub max_shard_size: Option<u64>,
 }
@@ -496,7 +539,9 @@ pub struct PlanSlice {
 pub enum TrainCommand {
     /// Estimate steps, tokens, memory and time of training a checkpoint as a recipe says
     Estimate {
-        /// The model: artifact://ID, a path or file:// URI that the server can read, or s3://bucket/key
+        /// The model
+        ///
+        /// artifact://ID, a path or file:// URI that the server can read, or s3://bucket/key.
         checkpoint: String,
         /// The recipe whose [training] is used
         #[arg(long, value_name = "RECIPE.toml")]
@@ -513,18 +558,28 @@ pub enum TrainCommand {
 /// Commands about evaluation.
 #[derive(Debug, Subcommand)]
 pub enum EvalCommand {
-    /// List what can be measured
-    Tasks,
+    /// List what can be measured, or show single tasks in full
+    ///
+    /// In full: what data a task needs, and what a group holds.
+    Tasks {
+        /// Only these
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+    },
     /// Measure a model on benchmarks of lm-evaluation-harness
     ///
     /// The label names the model on the leaderboard: its location when absent.
     Run(RunBenchmarks),
-    /// Show the scores of an evaluation: error, chance, majority class, and whether they differ from guessing
+    /// Show the scores of an evaluation
+    ///
+    /// With their errors, chance, the majority class, and whether they differ from guessing.
     Scores {
         /// The evaluate job
         job: Uuid,
     },
-    /// Hold two models' scores against each other, pair by pair where both were measured on the same document
+    /// Hold two models' scores against each other
+    ///
+    /// Pair by pair where both were measured on the same document.
     Compare {
         /// An evaluate job, or its scores
         first: Uuid,
@@ -537,7 +592,9 @@ pub enum EvalCommand {
         #[arg(long, value_name = "ID")]
         run: Option<Uuid>,
     },
-    /// Write an evaluation's scores as lm-evaluation-harness writes its own: results.json and samples_TASK.jsonl
+    /// Write an evaluation's scores as lm-evaluation-harness does
+    ///
+    /// results.json and samples_TASK.jsonl.
     Export {
         /// The evaluate job
         job: Uuid,
@@ -553,28 +610,42 @@ pub enum EvalCommand {
 /// `eval run`.
 #[derive(Debug, Args)]
 pub struct RunBenchmarks {
-    /// The model: artifact://ID, a path or file:// URI that the server can read, or s3://bucket/key
+    /// The model
+    ///
+    /// artifact://ID, a path or file:// URI that the server can read, or s3://bucket/key.
     pub checkpoint: String,
-    /// Benchmarks and groups: piqa,mmlu; `poster` is all that the poster measures; `inheritune eval tasks` lists them
+    /// Benchmarks and groups: piqa,mmlu
+    ///
+    /// `poster` is all that the poster measures; `inheritune eval tasks` lists them.
     #[arg(long, value_delimiter = ',', required = true, value_name = "NAMES")]
     pub tasks: Vec<String>,
-    /// A folder with the data sets, each in a folder of its own (piqa/validation.jsonl or .parquet); a path or file:// URI
-    /// that the server can read, s3://bucket/key or artifact://ID
+    /// A folder with the data sets
+    ///
+    /// Each in a folder of its own (piqa/validation.jsonl or .parquet); a path or file:// URI that the server can read,
+    /// s3://bucket/key or artifact://ID.
     #[arg(long, value_name = "FOLDER")]
     pub data: String,
     /// Only the first so many rows of each benchmark
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,
-    /// Another model's scores, to be compared with pair by pair
+    /// Another model's scores to compare with
+    ///
+    /// Pair by pair.
     #[arg(long, value_name = "ID")]
     pub baseline: Option<Uuid>,
-    /// Whether the tokenizer's special tokens are added; whatever it does by itself when absent
+    /// Whether the tokenizer's special tokens are added
+    ///
+    /// Whatever it does by itself when absent.
     #[arg(long, value_name = "BOOL")]
     pub add_bos_token: Option<bool>,
-    /// Tokens a forward pass at most, but for a single longer request: bounds the memory; 2048 when absent
+    /// Tokens a forward pass at most, 2048 when absent
+    ///
+    /// But for a single longer request. It bounds the memory.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_batch_tokens: Option<u32>,
-    /// Read every request by itself, as the harness does with a batch size of 1: slow
+    /// Read every request by itself: slow
+    ///
+    /// As the harness does with a batch size of 1.
     #[arg(long)]
     pub one_by_one: bool,
     /// How it is handed in

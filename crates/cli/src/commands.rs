@@ -1,13 +1,13 @@
 //! Carries commands out.
 
 mod artifact;
+mod asked;
 mod certs;
 mod eval;
 mod job;
 mod models;
 mod run;
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory as _;
@@ -22,6 +22,9 @@ use crate::failure::Failure;
 use crate::recipe::{self, Missing, ReadRecipe};
 use crate::screen::Screen;
 use crate::show;
+use crate::streams;
+use crate::streams::out as say;
+use crate::table;
 
 /// Largest recipe or job file.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -32,6 +35,7 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 /// [`Failure`], which knows its exit code.
 pub async fn run(cli: Cli) -> Result<(), Failure> {
     let global = &cli.global;
+    table::fit_to(streams::out_columns());
     match cli.command {
         Command::Run(command) => run::run(global, command).await,
         Command::Job(command) => job::run(global, command).await,
@@ -40,33 +44,41 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Train(command) => models::train(global, command).await,
         Command::Eval(command) => eval::run(global, command).await,
         Command::Recipe(RecipeCommand::Check { recipe, explain }) => check(global, &recipe, explain),
-        Command::Certs(CertsCommand::Init(command)) => certs::init(&command),
+        Command::Certs(CertsCommand::Init(command)) => certs::init(global, &command),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "inheritune", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "inheritune", &mut script);
+            let script = String::from_utf8_lossy(&script);
+            match global.output {
+                Output::Table => say(script.trim_end()),
+                Output::Json => say(&serde_json::json!({ "shell": shell.to_string(), "script": script }).to_string()),
+            }
         }
     }
 }
 
 fn check(global: &Global, path: &Path, explain: bool) -> Result<(), Failure> {
     let ReadRecipe { spec, missing } = read_recipe(path, &[])?;
+    let corpus = recipe::corpus_files::describe(&spec.corpus).map_err(|violations| refused(path, violations))?;
     let plan = recipe::explain(&spec);
+    let with_corpus =
+        |text: String| [vec![text], corpus.iter().map(|line| format!("  {line}")).collect()].concat().join("\n");
     warn_of(&missing);
     match global.output {
-        Output::Table if explain => say(&plan.text()),
+        Output::Table if explain => say_text(&with_corpus(plan.text())),
         Output::Table if missing.is_empty() => {
-            say(&format!("{}: good ({})", path.display(), show::one_line(&spec.name)))
+            say(&with_corpus(format!("{}: good ({})", path.display(), show::one_line(&spec.name))))
         }
-        Output::Table => say(&format!(
+        Output::Table => say(&with_corpus(format!(
             "{}: every field is as it must be ({}), but {} of the files that it names not on this machine",
             path.display(),
             show::one_line(&spec.name),
             if missing.len() == 1 { "1 is".to_owned() } else { format!("{} are", missing.len()) }
-        )),
+        ))),
         Output::Json => {
             let not_here: Vec<_> =
                 missing.iter().map(|m| serde_json::json!({ "field": m.field, "path": m.path })).collect();
-            let json = serde_json::json!({ "recipe": spec, "plan": plan, "missing_files": not_here });
+            let json = serde_json::json!({ "recipe": spec, "plan": plan, "corpus": corpus, "missing_files": not_here });
             say(&serde_json::to_string_pretty(&json).map_err(|e| Failure::local(path, e))?)
         }
     }
@@ -100,7 +112,7 @@ fn refused(path: &Path, violations: Violations) -> Failure {
 fn warn_of(missing: &[Missing]) {
     for Missing { field, path, .. } in missing {
         // Whoever closed standard error does not want to know.
-        let _ = writeln!(std::io::stderr(), "warning: {field}: {} is not on this machine", path.display());
+        let _unread = streams::err(&format!("warning: {field}: {} is not on this machine", path.display()));
     }
 }
 
@@ -142,14 +154,9 @@ fn screen(global: &Global) -> Screen {
     if global.no_progress { Screen::silent() } else { Screen::new() }
 }
 
-/// Prints a reply; a reader that has gone away (`| head`) is no error.
-fn say(text: &str) -> Result<(), Failure> {
-    match writeln!(std::io::stdout(), "{text}") {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::Local(format!("cannot write to standard output: {e}")))
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
+/// Prints a text for people, which fits the terminal.
+fn say_text(text: &str) -> Result<(), Failure> {
+    say(&table::folded(text))
 }
 
 /// Prints a reply as asked for: `message` of type `name`, or what `table` makes of it.
@@ -160,7 +167,7 @@ fn print<M: Message>(
     table: impl FnOnce(&M) -> String,
 ) -> Result<(), Failure> {
     match global.output {
-        Output::Table => say(&table(message)),
+        Output::Table => say_text(&table(message)),
         Output::Json => say(&show::json(message, name)?),
     }
 }

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use inheritune_api::client::{ConnectError, Failure as Refusal};
-use inheritune_domain::violation::Violations;
+use inheritune_domain::violation::{Violation, Violations};
+use serde_json::{Value, json};
 use tonic::{Code, Status};
 
 /// Why a command failed. Each variant has its own exit code: see [`EXIT_CODES`].
@@ -15,7 +16,7 @@ pub enum Failure {
     /// What the user wrote cannot be accepted, one line a field.
     #[error("{}", lines(.headline, .violations))]
     Invalid {
-        /// What is not accepted.
+        /// What is not accepted; empty where the fields say it all.
         headline: String,
         /// Every bad field; may be empty.
         violations: Violations,
@@ -26,7 +27,17 @@ pub enum Failure {
     /// The server knows no such thing.
     #[error("{0}")]
     NotFound(String),
-    /// Anything else that the server says.
+    /// Anything else that the server refuses.
+    #[error("{message}")]
+    Refused {
+        /// gRPC's word for it.
+        code: Code,
+        /// The server's own word for it, `WRONG_STATE`; empty where it has none.
+        reason: String,
+        /// For people.
+        message: String,
+    },
+    /// The server's reply makes no sense.
     #[error("{0}")]
     Server(String),
     /// A file or folder of this machine, or a download, went wrong.
@@ -35,6 +46,9 @@ pub enum Failure {
     /// Ctrl-C.
     #[error("{0}")]
     Interrupted(String),
+    /// Nobody reads standard output or standard error any more: `| head -1`.
+    #[error("the output is not read any more")]
+    Closed,
 }
 
 /// For `--help`.
@@ -47,7 +61,8 @@ Exit codes:
   4    not found
   5    another error of the server
   6    a local file or a download went wrong
-  130  interrupted with Ctrl-C; what was watched goes on";
+  130  interrupted with Ctrl-C; what was watched goes on
+  141  the output was closed before its end (| head); what was watched goes on";
 
 impl Failure {
     /// For the shell.
@@ -57,9 +72,75 @@ impl Failure {
             Self::Invalid { .. } => 2,
             Self::Unreachable(_) => 3,
             Self::NotFound(_) => 4,
-            Self::Server(_) => 5,
+            Self::Refused { .. } | Self::Server(_) => 5,
             Self::Local(_) => 6,
             Self::Interrupted(_) => 130,
+            // As of a program that SIGPIPE ends.
+            Self::Closed => 141,
+        }
+    }
+
+    /// For programs, one line: `--output json`.
+    pub fn to_json(&self) -> String {
+        let (message, violations) = match self {
+            Self::Invalid { headline, violations } if headline.is_empty() => {
+                (count_of_fields(violations), &violations.0[..])
+            }
+            Self::Invalid { headline, violations } => (headline.clone(), &violations.0[..]),
+            other => (other.to_string(), &[][..]),
+        };
+        let violations: Vec<Value> =
+            violations.iter().map(|v| json!({ "field": v.field, "description": v.description })).collect();
+        let reason = match self {
+            Self::Refused { reason, .. } if !reason.is_empty() => Some(reason),
+            _ => None,
+        };
+        json!({
+            "code": self.code(),
+            "reason": reason,
+            "message": message,
+            "violations": violations,
+            "hints": self.hints(),
+            "exit_code": self.exit_code(),
+        })
+        .to_string()
+    }
+
+    fn code(&self) -> String {
+        match self {
+            Self::Unsuccessful(_) => "UNSUCCESSFUL".to_owned(),
+            Self::Invalid { .. } => "INVALID_ARGUMENT".to_owned(),
+            Self::Unreachable(_) => "UNAVAILABLE".to_owned(),
+            Self::NotFound(_) => "NOT_FOUND".to_owned(),
+            Self::Refused { code, .. } => screaming(&format!("{code:?}")),
+            Self::Server(_) => "INTERNAL".to_owned(),
+            Self::Local(_) => "LOCAL".to_owned(),
+            Self::Interrupted(_) => "INTERRUPTED".to_owned(),
+            Self::Closed => "CLOSED".to_owned(),
+        }
+    }
+
+    /// What to do about it, where that does not depend on what the message says.
+    fn hints(&self) -> Vec<&'static str> {
+        match self {
+            Self::Unreachable(_) => vec![
+                "start the server: inheritune-standalone, or docker compose up",
+                "name another one with --server or INHERITUNE_SERVER",
+            ],
+            Self::NotFound(_) => vec!["inheritune run list, job list and artifact list show what there is"],
+            Self::Refused { code: Code::Unauthenticated, .. } => {
+                vec!["name the file with the token by --token-file or INHERITUNE_TOKEN_FILE"]
+            }
+            Self::Invalid { violations, .. } if violations.0.is_empty() => {
+                vec!["--help after a command explains its options"]
+            }
+            Self::Unsuccessful(_)
+            | Self::Invalid { .. }
+            | Self::Refused { .. }
+            | Self::Server(_)
+            | Self::Local(_)
+            | Self::Interrupted(_)
+            | Self::Closed => Vec::new(),
         }
     }
 
@@ -86,7 +167,10 @@ impl From<Status> for Failure {
             return Self::Unreachable(format!("{message}; is gRPC served there? with TLS, it is at https://"));
         }
         match refusal.code {
-            Code::InvalidArgument | Code::OutOfRange => Self::invalid(message),
+            Code::InvalidArgument | Code::OutOfRange if refusal.violations.is_empty() => Self::invalid(message),
+            Code::InvalidArgument | Code::OutOfRange => {
+                Self::Invalid { headline: String::new(), violations: Violations(refusal.violations) }
+            }
             Code::NotFound => Self::NotFound(message),
             Code::Unavailable => Self::Unreachable(message),
             Code::Ok
@@ -101,7 +185,7 @@ impl From<Status> for Failure {
             | Code::Unimplemented
             | Code::Internal
             | Code::DataLoss
-            | Code::Unauthenticated => Self::Server(message),
+            | Code::Unauthenticated => Self::Refused { code: refusal.code, reason: refusal.reason, message },
         }
     }
 }
@@ -124,10 +208,39 @@ impl From<ConnectError> for Failure {
     }
 }
 
+/// The headline, and a field a line; the server's refusal of one field is a line of its own.
 fn lines(headline: &str, violations: &Violations) -> String {
-    let mut text = headline.to_owned();
+    let stated = |v: &Violation| match v.field.as_str() {
+        "" => v.description.clone(),
+        field => format!("{field}: {}", v.description),
+    };
+    let mut text = match (headline, violations.0.as_slice()) {
+        ("", [one]) => return stated(one),
+        ("", _) => format!("{}:", count_of_fields(violations)),
+        _ => headline.to_owned(),
+    };
     for violation in &violations.0 {
-        text.push_str(&format!("\n  {}: {}", violation.field, violation.description));
+        text.push_str("\n  ");
+        text.push_str(&stated(violation));
+    }
+    text
+}
+
+fn count_of_fields(violations: &Violations) -> String {
+    match violations.0.len() {
+        1 => "1 field cannot be accepted".to_owned(),
+        n => format!("{n} fields cannot be accepted"),
+    }
+}
+
+/// `FailedPrecondition` as `FAILED_PRECONDITION`.
+pub(crate) fn screaming(name: &str) -> String {
+    let mut text = String::new();
+    for (i, c) in name.char_indices() {
+        if i > 0 && c.is_uppercase() {
+            text.push('_');
+        }
+        text.push(c.to_ascii_uppercase());
     }
     text
 }

@@ -1,7 +1,7 @@
 //! Tables of scores: one evaluation's, two models' against each other, all models' side by side.
 
 use inheritune_api::v1;
-use inheritune_domain::benchmark::{GROUPS, POSTER_NINE};
+use inheritune_domain::benchmark::{self, GROUPS, POSTER_NINE, Prompt};
 
 use crate::report::numbers;
 use crate::show::{one_line, score_value, table};
@@ -9,12 +9,39 @@ use crate::show::{one_line, score_value, table};
 /// A difference less likely than this by chance is said to be one.
 const SIGNIFICANT: f64 = 0.05;
 
-/// What can be measured.
+/// What can be measured. The subjects of MMLU, which differ in nothing else, stand below by their names.
 pub fn tasks(reply: &v1::ListTasksResponse) -> String {
-    let row = |task: &v1::TaskInfo| {
-        vec![task.name.clone(), task.metrics.join(", "), task.description.clone(), task.input.clone()]
+    let (subjects, others): (Vec<&v1::TaskInfo>, Vec<&v1::TaskInfo>) = reply
+        .tasks
+        .iter()
+        .partition(|task| benchmark::find(&task.name).is_some_and(|found| matches!(found.prompt, Prompt::Mmlu { .. })));
+    let row = |task: &&v1::TaskInfo| vec![task.name.clone(), task.metrics.join(", "), task.description.clone()];
+    let mut text = table(&["task", "metrics?", "what it measures"], others.iter().map(row));
+    if let Some(one) = subjects.first() {
+        let names: Vec<String> = subjects.iter().map(|task| one_line(&task.name)).collect();
+        text.push_str(&format!("\n\nEach a task of its own ({}): {}", one_line(&one.description), names.join(", ")));
+    }
+    text + "\n\nWhat data a task needs: inheritune eval tasks NAME"
+}
+
+/// Single tasks in full.
+pub fn tasks_in_full(reply: &v1::ListTasksResponse) -> String {
+    let one = |task: &v1::TaskInfo| {
+        let mut text = format!("task      {}\nmeasures  {}", one_line(&task.name), one_line(&task.description));
+        if !task.metrics.is_empty() {
+            text.push_str(&format!("\nmetrics   {}", task.metrics.join(", ")));
+        }
+        text.push_str(&format!("\nneeds     {}", one_line(&task.input)));
+        if benchmark::find(&task.name).is_none() {
+            let members = benchmark::select(&task.name).unwrap_or_default();
+            let names: Vec<&str> = members.iter().map(|member| member.name).collect();
+            if !names.is_empty() {
+                text.push_str(&format!("\nholds     {}", names.join(", ")));
+            }
+        }
+        text
     };
-    table(&["task", "metrics", "what it measures", "needs"], reply.tasks.iter().map(row))
+    reply.tasks.iter().map(one).collect::<Vec<_>>().join("\n\n")
 }
 
 /// One evaluation's scores, with what they are to be held against.
@@ -30,7 +57,7 @@ pub fn evaluated(evaluated: &v1::Evaluated) -> String {
             against_chance(score),
         ]
     };
-    let heads = ["task", "metric", "value ± error", "n", "chance", "majority", "against guessing"];
+    let heads = ["task", "metric", "value ± error", "n", "chance?", "majority?", "against guessing"];
     let mut text = table(&heads, evaluated.scores.iter().map(row));
     if !evaluated.differences.is_empty() {
         text = format!("{text}\n\nAgainst the baseline, pair by pair\n\n{}", differences(&evaluated.differences));
@@ -77,7 +104,7 @@ pub fn compared(reply: &v1::CompareScoresResponse) -> String {
         row.extend(difference_cells(difference));
         row
     };
-    let heads = ["task", "metric", "first", "second", "first - second", "95 % interval", "n", "verdict"];
+    let heads = ["task", "metric", "first?", "second?", "first - second", "95 % interval?", "n?", "verdict"];
     format!("{places}\n\n{}", table(&heads, reply.differences.iter().map(row)))
 }
 
@@ -87,7 +114,7 @@ fn differences(differences: &[v1::ScoreDifference]) -> String {
         row.extend(difference_cells(difference));
         row
     };
-    let heads = ["task", "metric", "this - baseline", "95 % interval", "n", "verdict"];
+    let heads = ["task", "metric", "this - baseline", "95 % interval?", "n?", "verdict"];
     table(&heads, differences.iter().map(row))
 }
 

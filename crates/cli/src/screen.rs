@@ -4,19 +4,18 @@ use std::collections::HashMap;
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use inheritune_api::convert::time::from_timestamp;
 use inheritune_api::v1::{self, JobStatus};
 
+use crate::bar::{self, Standing};
+use crate::failure::Failure;
 use crate::report::numbers;
-use crate::show::{one_line, progress_line, status};
+use crate::show::{bytes, one_line, progress_line, speed, status};
+use crate::streams;
 
 /// Least time between two plain lines about one job.
 const LINE_EVERY: Duration = Duration::from_secs(10);
-/// Steps of a bar.
-const BAR_STEPS: u64 = 1000;
-/// Width of a job's label before its bar.
-const LABEL_WIDTH: usize = 38;
 
 /// Where progress goes.
 #[derive(Debug)]
@@ -54,17 +53,24 @@ impl Screen {
     }
 
     /// One line that stays.
-    pub fn say(&self, text: &str) {
+    ///
+    /// # Errors
+    /// [`Failure::Closed`] where nobody reads it any more.
+    pub fn say(&self, text: &str) -> Result<(), Failure> {
         match &self.mode {
             Mode::Silent => {}
-            Mode::Lines(_) => eprintln!("{text}"),
+            Mode::Lines(_) => streams::err(text)?,
             // A terminal that is gone is no reason to stop.
             Mode::Bars { all, .. } => drop(all.println(text)),
         }
+        Ok(())
     }
 
     /// A job as it is now.
-    pub fn job(&mut self, job: &v1::Job) {
+    ///
+    /// # Errors
+    /// [`Failure::Closed`] where nobody reads it any more.
+    pub fn job(&mut self, job: &v1::Job) -> Result<(), Failure> {
         let now = Instant::now();
         match &mut self.mode {
             Mode::Silent => {}
@@ -72,7 +78,7 @@ impl Screen {
                 let last = shown.get(&job.id);
                 let changed = last.is_none_or(|last| last.status != job.status);
                 if changed || last.is_some_and(|last| now.duration_since(last.at) >= LINE_EVERY) {
-                    eprintln!("{}", plain_line(job));
+                    streams::err(&plain_line(job))?;
                     shown.insert(job.id.clone(), Shown { status: job.status, at: now });
                 }
             }
@@ -82,35 +88,31 @@ impl Screen {
                         bar.finish_and_clear();
                     }
                     drop(all.println(plain_line(job)));
-                    return;
+                    return Ok(());
                 }
-                let bar = jobs.entry(job.id.clone()).or_insert_with(|| all.add(new_bar(&job.label)));
-                let progress = job.progress.clone().unwrap_or_default();
-                let share = progress.progress_percentage.unwrap_or(0.0) / 100.0;
-                bar.set_position((share * BAR_STEPS as f64) as u64);
-                bar.set_message(match job.status() {
-                    JobStatus::Running if progress.total > 0 => progress_line(&progress),
-                    JobStatus::Queued => "waits for a worker".to_owned(),
-                    JobStatus::Unspecified
-                    | JobStatus::Running
-                    | JobStatus::Pausing
-                    | JobStatus::Paused
-                    | JobStatus::Cancelling
-                    | JobStatus::Succeeded
-                    | JobStatus::Failed
-                    | JobStatus::Cancelled => status(job.status).to_lowercase(),
-                });
+                let standing = standing(job);
+                let bar = jobs.entry(job.id.clone()).or_insert_with(|| all.add(ProgressBar::no_length()));
+                // Drawn when shown, so that the next line after a change of the terminal's width fits again.
+                bar.set_style(style(move |_| standing.clone()));
+                bar.tick();
             }
         }
+        Ok(())
     }
 
     /// A bar over so many bytes; hidden where there is no terminal.
-    pub fn bytes(&self, total: u64) -> ProgressBar {
+    pub fn bytes(&self, label: &'static str, total: u64) -> ProgressBar {
         match &self.mode {
             Mode::Silent | Mode::Lines(_) => ProgressBar::hidden(),
             Mode::Bars { all, .. } => {
                 let bar = all.add(ProgressBar::new(total));
-                bar.set_style(style("{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left"));
+                bar.set_style(style(move |state| Standing {
+                    label: label.to_owned(),
+                    share: Some(if total == 0 { 1.0 } else { state.pos() as f64 / total as f64 }),
+                    left_s: Some(state.eta().as_secs_f64()),
+                    message: format!("{} of {}", bytes(state.pos()), bytes(total)),
+                    speed: format!("{}/s", bytes(state.per_sec() as u64)),
+                }));
                 bar
             }
         }
@@ -131,16 +133,31 @@ impl Default for Screen {
     }
 }
 
-fn new_bar(label: &str) -> ProgressBar {
-    let bar = ProgressBar::new(BAR_STEPS);
-    bar.set_style(style("{prefix} {bar:20} {wide_msg}"));
-    let label: String = one_line(label).chars().take(LABEL_WIDTH).collect();
-    bar.set_prefix(format!("{label:LABEL_WIDTH$}"));
-    bar
+/// One line that fits the terminal, whatever its width is by then.
+fn style(standing: impl Fn(&ProgressState) -> Standing + Clone + Send + Sync + 'static) -> ProgressStyle {
+    let line = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        // The last column stays free: some terminals wrap when it is written.
+        let columns = streams::err_columns().saturating_sub(1);
+        // A line that cannot be drawn is drawn the next time.
+        let _drawn = out.write_str(&bar::line(&standing(state), columns));
+    };
+    // The template is ours and has one key.
+    ProgressStyle::with_template("{line}").unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("line", line)
 }
 
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸ ")
+/// How a job that has not ended stands.
+fn standing(job: &v1::Job) -> Standing {
+    let label = one_line(&job.label);
+    match (job.status(), job.progress.as_ref()) {
+        (JobStatus::Running, Some(progress)) if progress.total > 0 || !progress.message.is_empty() => Standing {
+            label,
+            share: progress.progress_percentage.map(|percentage| percentage / 100.0),
+            left_s: progress.estimated_remaining_seconds,
+            message: one_line(&progress.message),
+            speed: speed(progress).unwrap_or_default(),
+        },
+        _ => Standing { label, message: rest(job), ..Standing::default() },
+    }
 }
 
 /// Nothing happens any more.
@@ -156,9 +173,9 @@ pub fn is_final(status: i32) -> bool {
     }
 }
 
-fn plain_line(job: &v1::Job) -> String {
-    let label = one_line(&job.label);
-    let rest = match job.status() {
+/// How a job stands, in words.
+fn rest(job: &v1::Job) -> String {
+    match job.status() {
         JobStatus::Running => match job.progress.as_ref().map(progress_line).filter(|line| !line.is_empty()) {
             Some(line) => line,
             None => "running".to_owned(),
@@ -180,7 +197,11 @@ fn plain_line(job: &v1::Job) -> String {
         | JobStatus::Paused
         | JobStatus::Cancelling
         | JobStatus::Cancelled => status(job.status).to_lowercase(),
-    };
+    }
+}
+
+fn plain_line(job: &v1::Job) -> String {
+    let (label, rest) = (one_line(&job.label), rest(job));
     let mark = match job.status() {
         JobStatus::Succeeded => "✓",
         JobStatus::Failed | JobStatus::Cancelled => "✗",

@@ -1,15 +1,15 @@
 //! Replies on standard output: tables for people, JSON for programs.
 
-use comfy_table::presets::NOTHING;
-use comfy_table::{CellAlignment, Table};
 use inheritune_api::convert::time::from_timestamp;
+use inheritune_api::convert::training;
 use inheritune_api::v1;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, Kind, MessageDescriptor, SerializeOptions};
 use serde_json::Value;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, screaming};
 use crate::report::numbers;
+pub use crate::table::table;
 
 /// A reply as JSON: field names as in the .proto files, numbers as numbers, every field there, enum values without
 /// their prefix (`RUNNING`, as in the `ops` views).
@@ -43,7 +43,7 @@ fn shorten_enums(value: &mut Value, descriptor: &MessageDescriptor) {
         match kind {
             Kind::Message(inner) => items.iter_mut().for_each(|item| shorten_enums(item, &inner)),
             Kind::Enum(kind) => {
-                let prefix = screaming(kind.name());
+                let prefix = screaming(kind.name()) + "_";
                 for item in items {
                     if let Some(short) = item.as_str().and_then(|text| text.strip_prefix(&prefix)) {
                         *item = Value::String(short.to_owned());
@@ -53,38 +53,6 @@ fn shorten_enums(value: &mut Value, descriptor: &MessageDescriptor) {
             _ => {}
         }
     }
-}
-
-/// `JobStatus` as the prefix of its values: `JOB_STATUS_`.
-fn screaming(name: &str) -> String {
-    let mut prefix = String::new();
-    for (i, c) in name.char_indices() {
-        if i > 0 && c.is_uppercase() {
-            prefix.push('_');
-        }
-        prefix.push(c.to_ascii_uppercase());
-    }
-    prefix.push('_');
-    prefix
-}
-
-/// A table with these heads; those that begin with `>` stand to the right.
-pub fn table(heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_preset(NOTHING);
-    table.set_header(heads.iter().map(|head| head.trim_start_matches('>').to_uppercase()));
-    for row in rows {
-        table.add_row(row.iter().map(|cell| one_line(cell)));
-    }
-    for (i, head) in heads.iter().enumerate() {
-        if let Some(column) = table.column_mut(i) {
-            column.set_padding((0, 2));
-            if head.starts_with('>') {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
-    }
-    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
 /// Without anything that could steer the terminal.
@@ -127,6 +95,10 @@ pub fn run(run: &v1::Run) -> String {
         out.push_str("\n\n");
         out.push_str(&jobs(&run.current_jobs));
     }
+    for job in run.current_jobs.iter().filter(|job| job.waiting_since.is_some()) {
+        let since = moment(job.waiting_since.as_ref());
+        out.push_str(&format!("\nwaiting  since {since}, {}: {}", one_line(&job.label), one_line(&job.error)));
+    }
     out
 }
 
@@ -144,7 +116,7 @@ pub fn models(run: &v1::Run) -> String {
             model.wall_s.map_or_else(absent, numbers::duration),
         ]
     });
-    table(&["model", ">layers", ">steps", ">validation loss", ">parameters", ">tokens", ">wall time"], rows)
+    table(&["model", ">layers", ">steps", ">validation loss", ">parameters?", ">tokens?", ">wall time?"], rows)
 }
 
 /// Runs, one a line.
@@ -152,7 +124,7 @@ pub fn runs(runs: &[v1::Run]) -> String {
     let rows = runs.iter().map(|run| {
         vec![run.id.clone(), status(run.status), run.name.clone(), run.state.clone(), moment(run.created_at.as_ref())]
     });
-    table(&["id", "status", "name", "state", "created"], rows)
+    table(&["id", "status", "name", "state", "created?"], rows)
 }
 
 /// Jobs, one a line.
@@ -169,7 +141,7 @@ pub fn jobs(jobs: &[v1::Job]) -> String {
             moment(job.created_at.as_ref()),
         ]
     });
-    table(&["id", "kind", "status", "label", ">done", ">attempts", "created"], rows)
+    table(&["id", "kind", "status", "label", ">done?", ">attempts?", "created?"], rows)
 }
 
 /// Curves, one a line, in the order in which they begin.
@@ -194,7 +166,7 @@ pub fn metrics(points: &[v1::MetricPoint]) -> String {
             last.step.to_string(),
         ]
     });
-    table(&["metric", ">points", ">first", ">lowest", ">highest", ">last", ">at step"], rows)
+    table(&["metric", ">points?", ">first", ">lowest?", ">highest?", ">last", ">at step?"], rows)
 }
 
 /// A number of any size, as exactly as a table can hold it.
@@ -224,6 +196,10 @@ pub fn job(job: &v1::Job) -> String {
     if let Some(progress) = job.progress.as_ref().filter(|p| p.total > 0) {
         out.push_str(&format!("\nprogress {}", progress_line(progress)));
     }
+    let counts = attempt_counts(job);
+    if !counts.is_empty() {
+        out.push_str(&format!("\nin a row {counts}"));
+    }
     if !job.error.is_empty() {
         out.push_str(&format!("\nerror    {}", one_line(&job.error)));
     }
@@ -233,15 +209,29 @@ pub fn job(job: &v1::Job) -> String {
     out
 }
 
+/// `1 failed, 2 waited (since 2026-11-30 18:40 UTC)`: what attempts came to since the job last got on.
+fn attempt_counts(job: &v1::Job) -> String {
+    let counted = [
+        (job.failed_attempts, "failed"),
+        (job.lost_attempts, "lost with their worker"),
+        (job.crashed_attempts, "crashed"),
+        (job.waits, "waited for something outside"),
+    ];
+    let mut parts: Vec<String> =
+        counted.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    if job.waiting_since.is_some() {
+        parts.push(format!("waiting since {}", moment(job.waiting_since.as_ref())));
+    }
+    parts.join(", ")
+}
+
 /// `45 %  12.3 K tokens/s  2 min 04 s left  step 120/400 loss 4.31`
 pub fn progress_line(progress: &v1::Progress) -> String {
     let mut parts = Vec::new();
     if let Some(percentage) = progress.progress_percentage {
         parts.push(format!("{percentage:.0} %"));
     }
-    if progress.per_second > 0.0 {
-        parts.push(format!("{} {}/s", numbers::short(progress.per_second), one_line(&progress.unit)));
-    }
+    parts.extend(speed(progress));
     if let Some(left) = progress.estimated_remaining_seconds {
         parts.push(format!("{} left", numbers::duration(left)));
     }
@@ -251,13 +241,25 @@ pub fn progress_line(progress: &v1::Progress) -> String {
     parts.join("  ")
 }
 
+/// `12.3 K tokens/s`, where it is known.
+pub fn speed(progress: &v1::Progress) -> Option<String> {
+    (progress.per_second > 0.0)
+        .then(|| format!("{} {}/s", numbers::short(progress.per_second), one_line(&progress.unit)))
+}
+
 fn outcome_line(outcome: &v1::job_outcome::Outcome) -> String {
     use v1::job_outcome::Outcome;
     match outcome {
-        Outcome::Tokenized(o) => format!(
-            "token set {}: {} training and {} validation tokens, vocabulary {}",
-            o.tokens_artifact_id, o.train_tokens, o.validation_tokens, o.vocab_size
-        ),
+        Outcome::Tokenized(o) => {
+            let read = o.corpus.clone().map_or_else(
+                || format!("{} documents", o.documents),
+                |corpus| one_line(&training::corpus_facts(corpus).summary(o.documents)),
+            );
+            format!(
+                "token set {}: {} training and {} validation tokens, vocabulary {}; {read}",
+                o.tokens_artifact_id, o.train_tokens, o.validation_tokens, o.vocab_size
+            )
+        }
         Outcome::Sliced(o) => format!(
             "checkpoint {}: {} parameters, {} tensors copied, {} fresh",
             o.checkpoint_artifact_id,
@@ -302,7 +304,7 @@ pub fn artifacts(artifacts: &[v1::Artifact]) -> String {
             artifact.location.clone(),
         ]
     });
-    table(&["id", "kind", ">size", ">step", "created", "pinned", "location"], rows)
+    table(&["id", "kind", ">size", ">step?", "created?", "pinned?", "location?"], rows)
 }
 
 /// One artifact in full.
@@ -334,7 +336,7 @@ pub fn artifact(artifact: &v1::Artifact, files: &[v1::ArtifactFile]) -> String {
             };
             vec![f.name.clone(), bytes(f.size_bytes), sha256]
         });
-        out.push_str(&table(&["file", ">size", "sha256"], rows));
+        out.push_str(&table(&["file", ">size", "sha256?"], rows));
     }
     out
 }

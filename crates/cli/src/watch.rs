@@ -88,13 +88,13 @@ async fn follow_run(client: &Client, id: Uuid, screen: &mut Screen, again: &str)
                         Err(status) => break status,
                         Ok(None) => break Status::unavailable("the server ended the watch"),
                         Ok(Some(change)) => {
-                            link.is_good(screen);
+                            link.is_good(screen)?;
                             for note in &change.notes {
                                 after_note_seq = after_note_seq.max(note.seq);
-                                screen.say(&format!("» {}", one_line(&note.text)));
+                                screen.say(&format!("» {}", one_line(&note.text)))?;
                             }
                             for job in &change.jobs {
-                                screen.job(job);
+                                screen.job(job)?;
                             }
                             if let Some(run) = change.run.filter(|run| is_final(run.status)) {
                                 return Ok(run);
@@ -129,10 +129,10 @@ async fn follow_job(
                             None => break Status::unavailable("the server ended the watch"),
                         },
                         Ok(Some(change)) => {
-                            link.is_good(screen);
+                            link.is_good(screen)?;
                             let more = take(change.metric_points)?;
                             let Some(job) = change.job else { continue };
-                            screen.job(&job);
+                            screen.job(&job)?;
                             match more {
                                 More::Nothing if is_final(job.status) => return Ok(job),
                                 More::Nothing => {}
@@ -173,11 +173,9 @@ impl<'a> Link<'a> {
         Self { again, last_good: Instant::now(), told: false }
     }
 
-    fn is_good(&mut self, screen: &Screen) {
+    fn is_good(&mut self, screen: &Screen) -> Result<(), Failure> {
         self.last_good = Instant::now();
-        if std::mem::take(&mut self.told) {
-            screen.say("the server is back");
-        }
+        if std::mem::take(&mut self.told) { screen.say("the server is back") } else { Ok(()) }
     }
 
     /// Waits a little where another attempt may do better.
@@ -195,7 +193,7 @@ impl<'a> Link<'a> {
         }
         if !std::mem::replace(&mut self.told, true) {
             let wait = RECONNECT_FOR.as_secs();
-            screen.say(&format!("lost the server ({}); trying again for {wait} s", one_line(status.message())));
+            screen.say(&format!("lost the server ({}); trying again for {wait} s", one_line(status.message())))?;
         }
         tokio::time::sleep(RECONNECT_EVERY).await;
         Ok(())

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use clap::CommandFactory as _;
+use expect_test::expect_file;
 use inheritune_cli::args::Cli;
+use unicode_width::UnicodeWidthStr as _;
 
 fn inheritune(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_inheritune"))
@@ -46,6 +48,52 @@ fn help_names_the_exit_codes() {
         "INHERITUNE_SERVER",
     ] {
         assert!(help.contains(needle), "no {needle} in:\n{help}");
+    }
+}
+
+/// Help as it is on a terminal of 80 columns.
+fn help(args: &[&str]) -> String {
+    let mut command = Cli::command().term_width(80);
+    let refused = command.try_get_matches_from_mut([&["inheritune"], args].concat()).unwrap_err();
+    let text = refused.render().to_string();
+    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n") + "\n"
+}
+
+#[test]
+fn u9_help_begins_with_the_command_s_own_options() {
+    expect_file!["golden/help.txt"].assert_eq(&help(&["--help"]));
+    expect_file!["golden/help-run-create-short.txt"].assert_eq(&help(&["run", "create", "-h"]));
+    expect_file!["golden/help-run-create.txt"].assert_eq(&help(&["run", "create", "--help"]));
+    expect_file!["golden/help-eval-run-short.txt"].assert_eq(&help(&["eval", "run", "-h"]));
+}
+
+#[test]
+fn u9_every_help_has_the_global_options_last_and_short_texts_first() {
+    let mut cli = Cli::command();
+    cli.build();
+    let mut walk: Vec<(Vec<String>, clap::Command)> = vec![(Vec::new(), cli)];
+    while let Some((path, command)) = walk.pop() {
+        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            walk.push(([path.clone(), vec![sub.get_name().to_owned()]].concat(), sub.clone()));
+        }
+        let mut args: Vec<&str> = path.iter().map(String::as_str).collect();
+        args.push("-h");
+        let short = help(&args);
+        args[path.len()] = "--help";
+        let long = help(&args);
+        for text in [&short, &long] {
+            let global = text.find("\nGlobal options:").unwrap_or_else(|| panic!("{path:?}: {text}"));
+            let own = text.find("\nOptions:").unwrap_or_else(|| panic!("{path:?}: {text}"));
+            assert!(own < global && text.find("--server").unwrap() > global, "{path:?}: {text}");
+            // clap does not wrap usage.
+            let fits = |line: &str| line.width() <= 80 || line.starts_with("Usage: ");
+            assert!(text.lines().all(fits), "{path:?}: {text}");
+        }
+        // One sentence each; the rest is for --help.
+        for arg in command.get_arguments() {
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.chars().count() <= 80, "{path:?} {}: {help}", arg.get_id());
+        }
     }
 }
 

@@ -228,14 +228,24 @@ impl Objects {
 
     /// The folder or file at `uri`, called `shown` in messages, else by its URI.
     pub(crate) async fn open_uri(&self, shown: Option<String>, uri: &str) -> Result<Folder, StoreError> {
-        let (own, files) = match self.uris.open(uri).await? {
-            Found::Folder(files) => (uri.trim_end_matches('/'), files),
+        let uri_of = |own: &str| shown.clone().unwrap_or_else(|| own.to_owned());
+        Ok(match self.uris.open(uri).await? {
+            Found::Folder(files, dangling) => {
+                Folder::new(uri_of(uri.trim_end_matches('/')), files).with_dangling(dangling)
+            }
             // Of a file, the folder above: names follow it in messages.
             Found::File(file, origin) => {
-                (uri.trim_end_matches('/').rsplit_once('/').map_or(uri, |(above, _)| above), vec![(file, origin)])
+                let above = uri.trim_end_matches('/').rsplit_once('/').map_or(uri, |(above, _)| above);
+                Folder::of_one_file(uri_of(above), file, origin)
             }
-        };
-        Ok(Folder::new(shown.unwrap_or_else(|| own.to_owned()), files))
+        })
+    }
+
+    /// The folder `top` of a store on a disk, where it is not there though something was written below it: then the disk is
+    /// most likely not mounted.
+    pub(crate) fn unmounted(&self, top: &str) -> Option<PathBuf> {
+        let path = self.own.local_path(&self.key(top, "").ok()?).ok()??;
+        (!path.is_dir()).then_some(path)
     }
 
     /// Deletes one object; one that is gone already is no error.

@@ -5,14 +5,16 @@ use std::time::Duration;
 use inheritune_api::v1::training_service_server::{TrainingService, TrainingServiceServer};
 use inheritune_api::{convert, status, v1};
 use inheritune_domain::artifact::Location;
+use inheritune_domain::checkpoint::config_json;
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
+use inheritune_domain::spec::used_tokens;
 use inheritune_lm::tokens::{TOKENS_FILE, TokenSetMeta};
 use inheritune_lm::{Kind, device};
 use inheritune_runtime::store_status::{RETRY_AFTER, store_status};
 use inheritune_store::{Store, StoreError};
 use tonic::{Request, Response, Status};
 
-use crate::data_order::{DataOrder, StepShape, used_tokens};
+use crate::data_order::{DataOrder, StepShape};
 use crate::estimate::{ASSUMED_UTILISATION, Estimate, estimate};
 
 /// Full name of the service, for health and reflection.
@@ -68,6 +70,8 @@ impl Training {
         let shape = StepShape::of(training);
         let order = DataOrder::new(used, shape, training.sampling, 0)
             .map_err(|e| status::unusable("tokens", &e.to_string()))?;
+        let fits = training.check_tokens(used);
+        fits.map_err(|violations| status::invalid_argument(&violations.under("training")))?;
         let peak_flops = measured_peak().await?;
         let found = estimate(&config, training, used, peak_flops);
         let mut notes = vec![format!(
@@ -86,8 +90,8 @@ impl Training {
 
     async fn checkpoint_config(&self, location: &Location) -> Result<DecoderConfig, Status> {
         let json = self.read(location, "config.json").await.map_err(|e| store_status(&e, "checkpoint"))?;
-        let config = serde_json::from_slice(&json).map_err(|e| e.to_string());
-        let config = config.and_then(|json| DecoderConfig::from_hf(&json).map_err(|e| e.to_string()));
+        let read = config_json::parse(&json);
+        let config = read.and_then(|read| DecoderConfig::from_hf(&read.json).map_err(|e| e.to_string()));
         config.map_err(|problem| status::unusable("checkpoint", &format!("{location}/config.json: {problem}")))
     }
 

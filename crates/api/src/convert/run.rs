@@ -134,7 +134,13 @@ fn corpus_spec(message: v1::CorpusSpec) -> CorpusSpec {
         Some(Tokenizer::Train(train)) => TokenizerSpec::Train { vocab_size: train.vocab_size },
         Some(Tokenizer::Uri(uri)) => TokenizerSpec::Uri(uri),
     };
-    CorpusSpec { sources: message.sources, validation_fraction: message.validation_fraction.unwrap_or(0.05), tokenizer }
+    CorpusSpec {
+        sources: message.sources,
+        text_column: message.text_column,
+        max_bad_rows: message.max_bad_rows,
+        validation_fraction: message.validation_fraction.unwrap_or(0.05),
+        tokenizer,
+    }
 }
 
 fn reference_spec(field: &mut Field<'_>, message: v1::ReferenceSpec) -> ReferenceSpec {
@@ -214,6 +220,8 @@ impl From<&CorpusSpec> for v1::CorpusSpec {
         Self {
             sources: spec.sources.clone(),
             validation_fraction: Some(spec.validation_fraction),
+            text_column: spec.text_column.clone(),
+            max_bad_rows: spec.max_bad_rows,
             tokenizer: Some(v1::TokenizerSpec { tokenizer: Some(tokenizer) }),
         }
     }
@@ -316,6 +324,8 @@ fn model_record(run: &Run, record: &ModelRecord) -> v1::ModelRecord {
         }),
         benchmarks: record.benchmarks.iter().map(Into::into).collect(),
         scores_artifact_id: record.scores.map(|id| id.to_string()).unwrap_or_default(),
+        benchmarks_problem: record.benchmarks_problem.clone().unwrap_or_default(),
+        given_up: record.given_up.clone().unwrap_or_default(),
     }
 }
 

@@ -7,10 +7,11 @@ use std::path::Path;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
+use serde_json::json;
 use time::{Duration, OffsetDateTime};
 
-use super::{read_file, say};
-use crate::args::InitCerts;
+use super::{read_file, say, say_text};
+use crate::args::{Global, InitCerts, Output};
 use crate::failure::Failure;
 
 /// How long an authority holds.
@@ -19,7 +20,7 @@ const AUTHORITY_DAYS: i64 = 3650;
 const BEFORE: Duration = Duration::hours(1);
 
 /// Carries `certs init` out.
-pub(super) fn init(command: &InitCerts) -> Result<(), Failure> {
+pub(super) fn init(global: &Global, command: &InitCerts) -> Result<(), Failure> {
     let dir = &command.dir;
     let path = |name: &str| dir.join(name);
     if !command.force && (path("server.pem").exists() || path("server.key").exists()) {
@@ -47,13 +48,24 @@ pub(super) fn init(command: &InitCerts) -> Result<(), Failure> {
     let certificate = server.signed_by(&key, &issuer).map_err(made)?;
     write(&path("server.key"), &key.serialize_pem(), SECRET)?;
     write(&path("server.pem"), &(certificate.pem() + &authority_pem), PUBLIC)?;
-    say(&format!(
-        "{}: a certificate for {}, good for {} days\n  services: [security] certificate_file = server.pem, key_file = server.key\n  \
-         clients:  --ca-file ca.pem",
-        dir.display(),
-        command.hosts.join(", "),
-        command.days,
-    ))
+    match global.output {
+        Output::Table => say_text(&format!(
+            "{}: a certificate for {}, good for {} days\n  services: [security] certificate_file = server.pem, \
+             key_file = server.key\n  clients:  --ca-file ca.pem",
+            dir.display(),
+            command.hosts.join(", "),
+            command.days,
+        )),
+        Output::Json => say(&json!({
+            "folder": dir,
+            "hosts": command.hosts,
+            "days": command.days,
+            "certificate_file": path("server.pem"),
+            "key_file": path("server.key"),
+            "ca_file": path("ca.pem"),
+        })
+        .to_string()),
+    }
 }
 
 fn new_authority(dir: &Path) -> Result<(String, Issuer<'static, KeyPair>), Failure> {

@@ -2,10 +2,12 @@
 
 use inheritune_api::client::Client;
 use inheritune_api::v1;
+use inheritune_domain::benchmark;
 use uuid::Uuid;
 
-use super::{absent, artifact, connect, job, location, print, say, screen};
+use super::{absent, artifact, connect, job, location, print, say, say_text, screen};
 use crate::args::{EvalCommand, Global, Output, RunBenchmarks};
+use crate::destination::check_destination;
 use crate::failure::Failure;
 use crate::harness_format;
 use crate::scores;
@@ -14,9 +16,17 @@ use crate::show;
 pub(super) async fn run(global: &Global, command: EvalCommand) -> Result<(), Failure> {
     let client = connect(global).await?;
     match command {
-        EvalCommand::Tasks => {
-            let reply = client.evaluation().list_tasks(v1::ListTasksRequest {}).await?.into_inner();
-            print(global, &reply, "ListTasksResponse", scores::tasks)
+        EvalCommand::Tasks { names } => {
+            let mut reply = client.evaluation().list_tasks(v1::ListTasksRequest {}).await?.into_inner();
+            if names.is_empty() {
+                return print(global, &reply, "ListTasksResponse", scores::tasks);
+            }
+            if let Some(unknown) = names.iter().find(|name| !reply.tasks.iter().any(|task| task.name == **name)) {
+                let problem = benchmark::select(unknown).err();
+                return Err(Failure::invalid(problem.unwrap_or_else(|| format!("the server has no task `{unknown}`"))));
+            }
+            reply.tasks.retain(|task| names.contains(&task.name));
+            print(global, &reply, "ListTasksResponse", scores::tasks_in_full)
         }
         EvalCommand::Run(args) => measure(global, &client, args).await,
         EvalCommand::Scores { job } => {
@@ -34,6 +44,7 @@ pub(super) async fn run(global: &Global, command: EvalCommand) -> Result<(), Fai
             print(global, &reply, "ListModelScoresResponse", scores::leaderboard)
         }
         EvalCommand::Export { job, to, force } => {
+            check_destination(&to, artifact::existing(force))?;
             let (spec, evaluated) = evaluation(&client, job).await?;
             let id = evaluated.scores_artifact_id.parse().map_err(|_| absent("scores"))?;
             let scratch = tempfile::tempdir().map_err(|e| Failure::Local(format!("a temporary folder: {e}")))?;
@@ -79,7 +90,7 @@ async fn measure(global: &Global, client: &Client, args: RunBenchmarks) -> Resul
     }
     let done = job::followed(global, client, submitted.id.parse().map_err(|_| absent("job id"))?).await?;
     match global.output {
-        Output::Table => say(&format!("job {}\n\n{}", done.id, scores::evaluated(&outcome(&done)?))),
+        Output::Table => say_text(&format!("job {}\n\n{}", done.id, scores::evaluated(&outcome(&done)?))),
         Output::Json => say(&show::json(&done, "Job")?),
     }
 }

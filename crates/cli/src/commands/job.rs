@@ -6,8 +6,11 @@ use inheritune_api::client::Client;
 use inheritune_api::v1;
 use uuid::Uuid;
 
+use super::asked::Asked;
 use super::{absent, connect, current_dir, page, print, read_file, screen};
 use crate::args::{Global, JobCommand, JobKind, Submission, SubmitJob};
+use crate::destination::check_destination;
+use crate::export::Existing;
 use crate::failure::Failure;
 use crate::job_file;
 use crate::show;
@@ -18,9 +21,8 @@ pub(super) async fn run(global: &Global, command: JobCommand) -> Result<(), Fail
     match command {
         JobCommand::Submit(args) => submit(global, args).await,
         JobCommand::Get { id } => {
-            let id = id.to_string();
-            let reply = connect(global).await?.jobs().get_job(v1::GetJobRequest { id }).await?;
-            print(global, &reply.into_inner().job.ok_or_else(|| absent("job"))?, "Job", show::job)
+            let job = get(&connect(global).await?, id).await?;
+            print(global, &job, "Job", show::job)
         }
         JobCommand::List(args) => {
             let kind = match args.kind {
@@ -43,21 +45,39 @@ pub(super) async fn run(global: &Global, command: JobCommand) -> Result<(), Fail
         JobCommand::Watch { id } => follow(global, &connect(global).await?, id).await,
         JobCommand::Metrics { id, tensorboard } => metrics(global, id, tensorboard).await,
         JobCommand::Cancel { id } => {
-            let id = id.to_string();
-            let reply = connect(global).await?.jobs().cancel_job(v1::CancelJobRequest { id }).await?;
-            print(global, &reply.into_inner().job.ok_or_else(|| absent("job"))?, "Job", show::job)
+            let client = connect(global).await?;
+            let reply = client.jobs().cancel_job(v1::CancelJobRequest { id: id.to_string() }).await?;
+            print_asked(global, &client, Asked::Cancel, reply.into_inner().job).await
         }
         JobCommand::Pause { id } => {
-            let id = id.to_string();
-            let reply = connect(global).await?.jobs().pause_job(v1::PauseJobRequest { id }).await?;
-            print(global, &reply.into_inner().job.ok_or_else(|| absent("job"))?, "Job", show::job)
+            let client = connect(global).await?;
+            let reply = client.jobs().pause_job(v1::PauseJobRequest { id: id.to_string() }).await?;
+            print_asked(global, &client, Asked::Pause, reply.into_inner().job).await
         }
         JobCommand::Resume { id } => {
+            let client = connect(global).await?;
+            let reply = client.jobs().resume_job(v1::ResumeJobRequest { id: id.to_string() }).await?;
+            print_asked(global, &client, Asked::Resume, reply.into_inner().job).await
+        }
+        JobCommand::Retry { id } => {
             let id = id.to_string();
-            let reply = connect(global).await?.jobs().resume_job(v1::ResumeJobRequest { id }).await?;
+            let reply = connect(global).await?.jobs().retry_job(v1::RetryJobRequest { id }).await?;
             print(global, &reply.into_inner().job.ok_or_else(|| absent("job"))?, "Job", show::job)
         }
     }
+}
+
+async fn get(client: &Client, id: Uuid) -> Result<v1::Job, Failure> {
+    let request = v1::GetJobRequest { id: id.to_string() };
+    client.jobs().get_job(request).await?.into_inner().job.ok_or_else(|| absent("job"))
+}
+
+/// Prints a job as soon as what was asked of it shows in its status.
+async fn print_asked(global: &Global, client: &Client, asked: Asked, job: Option<v1::Job>) -> Result<(), Failure> {
+    let job = job.ok_or_else(|| absent("job"))?;
+    let id = job.id.parse().map_err(|_| absent("job id"))?;
+    let job = asked.shown(job, |job| job.status, async || get(client, id).await).await?;
+    print(global, &job, "Job", show::job)
 }
 
 async fn submit(global: &Global, args: SubmitJob) -> Result<(), Failure> {
@@ -102,6 +122,9 @@ pub(super) async fn followed(global: &Global, client: &Client, id: Uuid) -> Resu
 }
 
 async fn metrics(global: &Global, id: Uuid, tensorboard: Option<PathBuf>) -> Result<(), Failure> {
+    if let Some(dir) = &tensorboard {
+        check_destination(dir, Existing::Replace)?;
+    }
     let client = connect(global).await?;
     let mut events = tensorboard.map(|dir| EventFile::create(&dir)).transpose()?;
     let mut metric_points = Vec::new();

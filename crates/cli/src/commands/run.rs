@@ -9,8 +9,11 @@ use inheritune_domain::spec::RunSpec;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
+use super::asked::Asked;
 use super::{absent, artifact, connect, page, print, read_recipe_to_run, say, screen};
 use crate::args::{CreateRun, Ending, Global, Output, RunCommand};
+use crate::destination::{check_apart, check_destination};
+use crate::export::Existing;
 use crate::failure::Failure;
 use crate::report;
 use crate::screen::{Screen, is_final};
@@ -36,23 +39,35 @@ pub(super) async fn run(global: &Global, command: RunCommand) -> Result<(), Fail
             let reply = connect(global).await?.runs().list_runs(request).await?.into_inner();
             print(global, &reply, "ListRunsResponse", |r| page(show::runs(&r.runs), &r.next_page_token))
         }
-        RunCommand::Watch { id, ending } => follow(global, &connect(global).await?, id, &ending).await,
+        RunCommand::Watch { id, ending } => {
+            let client = connect(global).await?;
+            if ending.is_something() {
+                check_ending(&ending, !is_final(get(&client, id).await?.status))?;
+            }
+            follow(global, &client, id, &ending).await
+        }
         RunCommand::Cancel { id } => {
-            let id = id.to_string();
-            let reply = connect(global).await?.runs().cancel_run(v1::CancelRunRequest { id }).await?;
-            print(global, &reply.into_inner().run.ok_or_else(|| absent("run"))?, "Run", show::run)
+            let client = connect(global).await?;
+            let reply = client.runs().cancel_run(v1::CancelRunRequest { id: id.to_string() }).await?;
+            print_asked(global, &client, Asked::Cancel, reply.into_inner().run).await
         }
         RunCommand::Pause { id } => {
-            let id = id.to_string();
-            let reply = connect(global).await?.runs().pause_run(v1::PauseRunRequest { id }).await?;
-            print(global, &reply.into_inner().run.ok_or_else(|| absent("run"))?, "Run", show::run)
+            let client = connect(global).await?;
+            let reply = client.runs().pause_run(v1::PauseRunRequest { id: id.to_string() }).await?;
+            print_asked(global, &client, Asked::Pause, reply.into_inner().run).await
         }
         RunCommand::Resume { id } => {
+            let client = connect(global).await?;
+            let reply = client.runs().resume_run(v1::ResumeRunRequest { id: id.to_string() }).await?;
+            print_asked(global, &client, Asked::Resume, reply.into_inner().run).await
+        }
+        RunCommand::Retry { id } => {
             let id = id.to_string();
-            let reply = connect(global).await?.runs().resume_run(v1::ResumeRunRequest { id }).await?;
+            let reply = connect(global).await?.runs().retry_run(v1::RetryRunRequest { id }).await?;
             print(global, &reply.into_inner().run.ok_or_else(|| absent("run"))?, "Run", show::run)
         }
         RunCommand::Report { id, output_dir } => {
+            check_destination(&output_dir, Existing::Replace)?;
             let paths = write_report(&connect(global).await?, id, &output_dir).await?;
             match global.output {
                 Output::Table => paths.iter().try_for_each(|path| say(&path.display().to_string())),
@@ -62,8 +77,19 @@ pub(super) async fn run(global: &Global, command: RunCommand) -> Result<(), Fail
     }
 }
 
+/// Prints a run as soon as what was asked of it shows in its status.
+async fn print_asked(global: &Global, client: &Client, asked: Asked, run: Option<v1::Run>) -> Result<(), Failure> {
+    let run = run.ok_or_else(|| absent("run"))?;
+    let id = run.id.parse().map_err(|_| absent("run id"))?;
+    let run = asked.shown(run, |run| run.status, async || get(client, id).await).await?;
+    print(global, &run, "Run", show::run)
+}
+
 async fn create(global: &Global, args: CreateRun) -> Result<(), Failure> {
     let spec = read_recipe_to_run(&args.recipe, &args.corpus)?;
+    // A request that was made before may have been exported before, too.
+    let is_new = !args.request_id_from_recipe && args.request_id.is_none();
+    check_ending(&args.ending, is_new)?;
     let client = connect(global).await?;
     let run = if args.request_id_from_recipe {
         run_of_recipe(&client, &spec, &screen(global)).await?
@@ -91,11 +117,11 @@ async fn run_of_recipe(client: &Client, spec: &RunSpec, screen: &Screen) -> Resu
         match run.status() {
             v1::JobStatus::Failed | v1::JobStatus::Cancelled | v1::JobStatus::Cancelling => {}
             v1::JobStatus::Paused | v1::JobStatus::Pausing => {
-                screen.say(&format!("run {0} is paused; let it go on with: inheritune run resume {0}", run.id));
+                screen.say(&format!("run {0} is paused; let it go on with: inheritune run resume {0}", run.id))?;
                 return Ok(run);
             }
             v1::JobStatus::Unspecified | v1::JobStatus::Queued | v1::JobStatus::Running | v1::JobStatus::Succeeded => {
-                screen.say(&format!("run {} ({})", run.id, show::one_line(&run.state)));
+                screen.say(&format!("run {} ({})", run.id, show::one_line(&run.state)))?;
                 return Ok(run);
             }
         }
@@ -117,6 +143,20 @@ async fn get(client: &Client, id: Uuid) -> Result<v1::Run, Failure> {
     client.runs().get_run(request).await?.into_inner().run.ok_or_else(|| absent("run"))
 }
 
+/// Whether what is to be left behind can be written; a run that `is_new` cannot have been exported yet.
+fn check_ending(ending: &Ending, is_new: bool) -> Result<(), Failure> {
+    if let Some(dir) = &ending.report {
+        check_destination(dir, Existing::Replace)?;
+    }
+    let Some(dir) = &ending.export else { return Ok(()) };
+    let existing = super::artifact::existing(ending.force);
+    check_destination(dir, if is_new { existing } else { Existing::Replace })?;
+    match &ending.report {
+        Some(report) if existing == Existing::Refuse => check_apart(report, dir),
+        Some(_) | None => Ok(()),
+    }
+}
+
 async fn follow(global: &Global, client: &Client, id: Uuid, ending: &Ending) -> Result<(), Failure> {
     let mut screen = screen(global);
     watch::run(client, id, &mut screen).await?;
@@ -124,14 +164,14 @@ async fn follow(global: &Global, client: &Client, id: Uuid, ending: &Ending) -> 
     if let Some(dir) = &ending.report {
         let paths = write_report(client, id, dir).await?;
         if let Some(page) = paths.first() {
-            screen.say(&format!("report: {}", page.display()));
+            screen.say(&format!("report: {}", page.display()))?;
         }
     }
     if let (Some(dir), v1::JobStatus::Succeeded) = (&ending.export, run.status()) {
         let artifact = run.winner.as_ref().and_then(|winner| winner.checkpoint.strip_prefix("artifact://"));
         let artifact = artifact.and_then(|id| id.parse().ok()).ok_or_else(|| absent("target checkpoint"))?;
         artifact::export(client, artifact, dir, super::artifact::existing(ending.force), &screen).await?;
-        screen.say(&format!("target: {}", dir.display()));
+        screen.say(&format!("target: {}", dir.display()))?;
     }
     print(global, &run, "Run", show::run)?;
     outcome(&run)

@@ -136,7 +136,7 @@ impl<H: JobHandler> Attempt<'_, H> {
         result
     }
 
-    /// Tells the database how it went; says how the attempt ended: succeeded, failed, released or lost.
+    /// Tells the database how it went; says how the attempt ended: succeeded, released, lost, or how it failed.
     async fn report(&self, result: Result<JobOutcome, JobError>) -> &'static str {
         let report = match result {
             Ok(outcome) => {
@@ -241,7 +241,10 @@ impl Report {
     fn ended(&self) -> &'static str {
         match self {
             Self::Complete(_) => "succeeded",
-            Self::Fail(..) => "failed",
+            Self::Fail(FailureClass::Retryable | FailureClass::Permanent, _) => "failed",
+            Self::Fail(FailureClass::Unavailable, _) => "unavailable",
+            Self::Fail(FailureClass::Crashed, _) => "crashed",
+            Self::Fail(FailureClass::Killed, _) => "killed",
             Self::Release(_) => "released",
         }
     }

@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use inheritune_domain::artifact::Location;
+use inheritune_domain::checkpoint::config_json;
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::checkpoint::needed_files::needed_files;
 use inheritune_domain::checkpoint::safetensors_header::SINGLE_FILE;
 use inheritune_domain::checkpoint::shard_index::{INDEX_FILE, MAX_INDEX_BYTES};
+use inheritune_domain::checkpoint::weights_files::CONFIG_FILE;
 use inheritune_domain::job::{FailureClass, Progress};
 use inheritune_domain::spec::Ceilings;
 use inheritune_store::jobs::LeaseKey;
@@ -22,8 +24,6 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// A model's settings.
-const CONFIG_FILE: &str = "config.json";
 /// Longest file of settings.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
@@ -80,11 +80,15 @@ impl JobError {
         }
     }
 
-    /// The same error, with what it is about before its message.
+    /// The same error, with what it is about before its message, unless that says so already.
     #[must_use]
     pub fn about(self, subject: &str) -> Self {
+        let named = |message: String| match message.strip_prefix(subject) {
+            Some(rest) if rest.starts_with([':', ' ']) => message,
+            Some(_) | None => format!("{subject}: {message}"),
+        };
         match self.failure() {
-            Some((class, message)) => Self::new(class, format!("{subject}: {message}")),
+            Some((class, message)) => Self::new(class, named(message)),
             None => Self::Stopped,
         }
     }
@@ -227,12 +231,13 @@ impl JobContext {
                 return Err(bad(format!("{CONFIG_FILE} is missing: a Hugging Face model folder is expected")));
             }
             let config = folder.read(CONFIG_FILE, MAX_CONFIG_BYTES).await?;
-            let config = serde_json::from_slice(&config).map_err(|e| bad(format!("{CONFIG_FILE}: {e}")))?;
-            let config = DecoderConfig::from_hf(&config).map_err(|e| bad(e.to_string()))?;
+            let config = config_json::parse(&config).map_err(|e| bad(format!("{CONFIG_FILE}: {e}")))?;
+            let config = DecoderConfig::from_hf(&config.json).map_err(|e| bad(e.to_string()))?;
             self.ceilings.check_model(&config).map_err(bad)?;
-            let index = match folder.has(SINGLE_FILE) || !folder.has(INDEX_FILE) {
-                true => None,
-                false => Some(folder.read(INDEX_FILE, MAX_INDEX_BYTES).await?),
+            let index = if folder.has(SINGLE_FILE) || !folder.has(INDEX_FILE) {
+                None
+            } else {
+                Some(folder.read(INDEX_FILE, MAX_INDEX_BYTES).await?)
             };
             let files = folder.files().iter().map(|file| (file.name.as_str(), file.size_bytes));
             let needed = folder.only(&needed_files(files, index.as_deref()));
@@ -244,8 +249,7 @@ impl JobContext {
     async fn fetch_folder(&self, folder: &Folder, name: &str) -> Result<PathBuf, JobError> {
         self.ceilings.check_bytes(folder.size_bytes()).map_err(JobError::Permanent)?;
         let dir = self.cache_dir.join(name);
-        let made = tokio::fs::create_dir_all(&dir).await;
-        made.map_err(|e| JobError::io(dir.display(), &e))?;
+        tokio::fs::create_dir_all(&dir).await.map_err(|e| JobError::io(dir.display(), &e))?;
         folder.fetch_cached(&dir, &self.fetched).await?;
         Ok(dir)
     }
@@ -311,6 +315,15 @@ mod tests {
         stop.request(StopReason::Cancel);
         assert_eq!(stop.requested(), Some(StopReason::LeaseLost));
         assert_eq!(StopReason::ALL.map(|reason| reason as usize), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn u4_a_subject_stands_once() {
+        let about = |message: &str| JobError::Permanent(message.to_owned()).about("piqa").to_string();
+        assert_eq!(about("its validation split has no rows"), "piqa: its validation split has no rows");
+        assert_eq!(about("piqa: there is no piqa/validation.jsonl"), "piqa: there is no piqa/validation.jsonl");
+        assert_eq!(about("piqa validation row 3: lacks `sol1`"), "piqa validation row 3: lacks `sol1`");
+        assert_eq!(about("piqa2: is another"), "piqa: piqa2: is another");
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub struct Cluster {
     /// What tests look through: the same tables and files, by a way of its own.
     pub store: Store,
     postgres: Option<LocalPostgres>,
-    objects: PathBuf,
+    pub objects: PathBuf,
     pub dir: TempDir,
 }
 
@@ -149,6 +149,7 @@ impl Cluster {
         child.wait().unwrap();
     }
 
+    /// The process of a running service.
     pub fn pid(&self, name: &str) -> u32 {
         self.services[name].child.as_ref().expect("it runs").id()
     }

@@ -60,16 +60,39 @@ pub struct Stretch {
 pub struct Folder {
     /// What messages call it.
     shown: String,
+    /// It is one file that was named itself, not a folder's only one.
+    is_one_file: bool,
     files: Vec<FolderFile>,
     /// Where the bytes are; one for each of `files`.
     origins: Vec<Origin>,
+    /// Links to nothing.
+    dangling: Vec<String>,
 }
 
 impl Folder {
     pub(super) fn new(shown: String, mut found: Vec<(FolderFile, Origin)>) -> Self {
         found.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
         let (files, origins) = found.into_iter().unzip();
-        Self { shown, files, origins }
+        Self { shown, is_one_file: false, files, origins, dangling: Vec::new() }
+    }
+
+    /// One file that was named itself.
+    pub(super) fn of_one_file(shown: String, file: FolderFile, origin: Origin) -> Self {
+        Self { is_one_file: true, ..Self::new(shown, vec![(file, origin)]) }
+    }
+
+    /// Whether it is one file that was named itself, not a folder.
+    pub fn is_one_file(&self) -> bool {
+        self.is_one_file
+    }
+
+    pub(super) fn with_dangling(self, dangling: Vec<String>) -> Self {
+        Self { dangling, ..self }
+    }
+
+    /// Links to nothing, which are none of its files: they matter to who would read them.
+    pub fn dangling_links(&self) -> &[String] {
+        &self.dangling
     }
 
     /// The files, by name.
@@ -261,7 +284,13 @@ impl Folder {
 
     fn find(&self, name: &str) -> Result<(&FolderFile, &Origin), StoreError> {
         let at = self.files.binary_search_by(|file| file.name.as_str().cmp(name));
-        let at = at.map_err(|_| not_found("file", format!("{}/{name}", self.shown)))?;
+        let at = at.map_err(|_| {
+            let shown = format!("{}/{name}", self.shown);
+            if self.dangling.iter().any(|link| link == name) {
+                return StoreError::Location { location: shown, problem: "is a link to nothing".to_owned() };
+            }
+            not_found("file", shown)
+        })?;
         Ok((&self.files[at], &self.origins[at]))
     }
 
