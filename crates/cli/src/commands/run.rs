@@ -72,7 +72,7 @@ async fn print_asked(global: &Global, client: &Client, asked: Asked, run: Option
 }
 
 async fn create(global: &Global, args: CreateRun) -> Result<(), Failure> {
-    let spec = read_recipe_to_run(&args.recipe, &args.corpus)?;
+    let spec = read_recipe_to_run(global, &args.recipe, &args.corpus)?;
     let client = connect(global).await?;
     let run = if args.request_id_from_recipe {
         run_of_recipe(&client, &spec, &screen(global)).await?
