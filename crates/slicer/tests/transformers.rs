@@ -24,12 +24,15 @@ const LAYERS: u32 = 4;
 
 /// References that transformers itself reads, so that its logits are the measure: as they are, and of each the layers that
 /// are taken.
-const READ_BY_TRANSFORMERS: [&str; 33] = [
+const READ_BY_TRANSFORMERS: [&str; 39] = [
     "llama_plain",
     "llama_bf16",
     "llama_tied_f16",
     "llama_v4",
     "llama_dynamic",
+    "llama_dynamic_2",
+    "llama_llama3_1",
+    "llama_yarn_1",
     "gpt2_plain",
     "gpt2_f16_hub_names",
     "gpt2_inverse_scale",
@@ -58,10 +61,13 @@ const READ_BY_TRANSFORMERS: [&str; 33] = [
     "rope_linear_factor_1",
     "max_sequence_length",
     "python_nan_infinity",
+    "gpt2_default_ids",
+    "llama_how_to_run",
+    "llama_idle_generation",
 ];
 /// References whose own numbers transformers reads with a word of warning, or not at all; the measure is a plain one that
 /// holds the same numbers.
-const MEASURED_BY_ANOTHER: [(&str, &str); 12] = [
+const MEASURED_BY_ANOTHER: [(&str, &str); 13] = [
     ("quantization_config_left", "llama_plain"),
     ("gpt2_claims", "gpt2_plain"),
     ("config_bom", "llama_plain"),
@@ -74,6 +80,7 @@ const MEASURED_BY_ANOTHER: [(&str, &str); 12] = [
     ("llama_torch_dtype_auto", "llama_plain"),
     ("index_wrong_shard", "llama_plain"),
     ("layer_types_left_by_converter", "llama_plain"),
+    ("llama_ids_without_rows", "llama_plain"),
 ];
 /// Heads with numbers of their own beside a tied flag.
 const OWN_HEADS: [&str; 2] = ["tied_flag_but_own_head", "gpt_neox_own_head_bin"];

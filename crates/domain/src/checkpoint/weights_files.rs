@@ -107,9 +107,10 @@ pub fn find(files: &[&str]) -> Result<WeightsFiles, NotAModel> {
             "is one of several files of weights, of which not all are there: copy the others, and their index";
         return Err(NotAModel(format!("{} {problem}", shortened(part))));
     }
-    for (format, ends) in
-        [(ShardFormat::Safetensors, [".safetensors"].as_slice()), (ShardFormat::Pickle, &[".bin", ".pt", ".pth"])]
-    {
+    for (format, ends) in [
+        (ShardFormat::Safetensors, [".safetensors"].as_slice()),
+        (ShardFormat::Pickle, &[".bin", ".pt", ".pth", ".ckpt"]),
+    ] {
         match other_names(files, ends).as_slice() {
             [] => {}
             [one] => return Ok(WeightsFiles::Single(format, (*one).to_owned())),

@@ -242,7 +242,7 @@ limits! {
             "GetRunRequest.id", "CancelRunRequest.id", "PauseRunRequest.id", "ResumeRunRequest.id", "WatchRunRequest.id",
             "GetReportRequest.id", "GetJobRequest.id", "CancelJobRequest.id", "PauseJobRequest.id", "ResumeJobRequest.id",
             "WatchJobRequest.id", "GetArtifactRequest.id", "PinArtifactRequest.id", "UnpinArtifactRequest.id",
-            "DeleteArtifactRequest.id", "CompareScoresRequest.first_id", "CompareScoresRequest.second_id",
+            "DeleteArtifactRequest.id", "RetryRunRequest.id", "RetryJobRequest.id", "CompareScoresRequest.first_id", "CompareScoresRequest.second_id",
             "ListModelScoresRequest.run_id", "ListJobsRequest.run_id", "ListArtifactsRequest.run_id",
             "ListArtifactsRequest.job_id", "CreateRunRequest.request_id", "SubmitJobRequest.request_id",
             "RegisterArtifactRequest.request_id", "TrainSpec.tokens_artifact_id", "EstimateRequest.tokens_artifact_id",
