@@ -133,7 +133,7 @@ def standalone(programs, work, recipe, to):
     address = work / "address"
     command = [
         programs / "inheritune-standalone", "--data-dir", work / "server", "--listen", "127.0.0.1:0", "--address-file", address,
-        "--threads", str(THREADS),
+        "--threads", str(THREADS), "--allow-uri", "file:///",
     ]
     with open(work / "log", "w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)

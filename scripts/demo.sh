@@ -42,6 +42,7 @@ fi
 
 rm -f "$dir/address"
 target/release/inheritune-standalone --data-dir "$dir/data" --listen 127.0.0.1:0 --address-file "$dir/address" \
+  --allow-uri . --allow-uri "$dir" --allow-uri "$(dirname "$corpus")" \
   > "$dir/standalone.log" 2>&1 &
 server=$!
 echo "$$ $server" > "$dir/running"

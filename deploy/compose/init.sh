@@ -100,7 +100,7 @@ render() {
     if [ -n "$CLUSTER_THREADS" ]; then sed -e "s|^# threads = .*|threads = $CLUSTER_THREADS|"; else cat; fi |
     if [ -s "$dir/tls/server.key" ]; then
       sed -e 's|^# \(certificate_file = \)|\1|' -e 's|^# \(key_file = \)|\1|' \
-        -e 's|^# \(bearer_token_file = \)|\1|'
+        -e 's|^# \(bearer_token_file = \)|\1|' -e 's|^callers = |# &|'
     else cat; fi
 }
 for service in scheduler slicer trainer evaluator; do

@@ -2,5 +2,8 @@
 
 #[path = "../../crates/domain/tests/readers/mod.rs"]
 pub mod readers;
+
+#[path = "../../crates/data/tests/readers/mod.rs"]
+pub mod data_readers;
 #[path = "../../crates/cli/tests/readers/mod.rs"]
 pub mod specs;

@@ -59,23 +59,26 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
 
 fn check(global: &Global, path: &Path, explain: bool) -> Result<(), Failure> {
     let ReadRecipe { spec, missing } = read_recipe(path, &[])?;
+    let corpus = recipe::corpus_files::describe(&spec.corpus).map_err(|violations| refused(path, violations))?;
     let plan = recipe::explain(&spec);
+    let with_corpus =
+        |text: String| [vec![text], corpus.iter().map(|line| format!("  {line}")).collect()].concat().join("\n");
     warn_of(global, &missing);
     match global.output {
-        Output::Table if explain => say_text(&plan.text()),
+        Output::Table if explain => say_text(&with_corpus(plan.text())),
         Output::Table if missing.is_empty() => {
-            say(&format!("{}: good ({})", path.display(), show::one_line(&spec.name)))
+            say(&with_corpus(format!("{}: good ({})", path.display(), show::one_line(&spec.name))))
         }
-        Output::Table => say(&format!(
+        Output::Table => say(&with_corpus(format!(
             "{}: every field is as it must be ({}), but {} of the files that it names not on this machine",
             path.display(),
             show::one_line(&spec.name),
             if missing.len() == 1 { "1 is".to_owned() } else { format!("{} are", missing.len()) }
-        )),
+        ))),
         Output::Json => {
             let not_here: Vec<_> =
                 missing.iter().map(|m| serde_json::json!({ "field": m.field, "path": m.path })).collect();
-            let json = serde_json::json!({ "recipe": spec, "plan": plan, "missing_files": not_here });
+            let json = serde_json::json!({ "recipe": spec, "plan": plan, "corpus": corpus, "missing_files": not_here });
             say(&serde_json::to_string_pretty(&json).map_err(|e| Failure::local(path, e))?)
         }
     }

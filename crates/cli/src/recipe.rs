@@ -4,6 +4,7 @@
 //! `demo/corpus.txt`, is taken from the folder the command runs in and becomes an absolute `file://` URI before it is
 //! validated and sent, because the server knows nothing of the client's folder.
 
+pub mod corpus_files;
 mod explain;
 mod lenient;
 pub(crate) mod written;

@@ -1,6 +1,7 @@
 //! Replies on standard output: tables for people, JSON for programs.
 
 use inheritune_api::convert::time::from_timestamp;
+use inheritune_api::convert::training;
 use inheritune_api::v1;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, Kind, MessageDescriptor, SerializeOptions};
@@ -249,10 +250,16 @@ pub fn speed(progress: &v1::Progress) -> Option<String> {
 fn outcome_line(outcome: &v1::job_outcome::Outcome) -> String {
     use v1::job_outcome::Outcome;
     match outcome {
-        Outcome::Tokenized(o) => format!(
-            "token set {}: {} training and {} validation tokens, vocabulary {}",
-            o.tokens_artifact_id, o.train_tokens, o.validation_tokens, o.vocab_size
-        ),
+        Outcome::Tokenized(o) => {
+            let read = o.corpus.clone().map_or_else(
+                || format!("{} documents", o.documents),
+                |corpus| one_line(&training::corpus_facts(corpus).summary(o.documents)),
+            );
+            format!(
+                "token set {}: {} training and {} validation tokens, vocabulary {}; {read}",
+                o.tokens_artifact_id, o.train_tokens, o.validation_tokens, o.vocab_size
+            )
+        }
         Outcome::Sliced(o) => format!(
             "checkpoint {}: {} parameters, {} tensors copied, {} fresh",
             o.checkpoint_artifact_id,

@@ -180,8 +180,12 @@ impl Run {
                     train_tokens: Some(tokenized.train_tokens),
                     vocab_size: Some(tokenized.vocab_size),
                 });
+                let read = tokenized
+                    .corpus
+                    .as_ref()
+                    .map_or_else(String::new, |corpus| format!("; {}", corpus.summary(tokenized.documents)));
                 let note = format!(
-                    "tokenized: {} training and {} validation tokens, vocabulary {}",
+                    "tokenized: {} training and {} validation tokens, vocabulary {}{read}",
                     tokenized.train_tokens, tokenized.validation_tokens, tokenized.vocab_size
                 );
                 Some((run, AfterJob::Tokens { train_tokens: tokenized.train_tokens, note }))

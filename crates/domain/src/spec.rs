@@ -10,13 +10,16 @@ mod ceilings;
 mod validate;
 mod job;
 mod outcome;
+mod corpus_facts;
 
 pub use ceilings::Ceilings;
+pub use corpus_facts::{CorpusFacts, FilesLeftOut, FilesOfKind};
 pub use job::{
     EvaluateSpec, EvaluationTask, JobKind, JobSpec, SliceSource, SliceSpec, TokenizeSpec, TokenizerSource, TrainSpec,
 };
 pub use limits::{
-    DEFAULT_BATCH_SIZE, DEFAULT_MAX_BATCH_TOKENS, DEFAULT_MAX_SHARD_SIZE_BYTES, MIN_MAX_SHARD_SIZE_BYTES,
+    DEFAULT_BATCH_SIZE, DEFAULT_MAX_BATCH_TOKENS, DEFAULT_MAX_SHARD_SIZE_BYTES, DEFAULT_TEXT_COLUMN,
+    MIN_MAX_SHARD_SIZE_BYTES,
 };
 pub use outcome::{Evaluated, Helped, JobOutcome, Score, ScoreDifference, Sliced, Tokenized, Trained};
 pub use recipe::{

@@ -1,10 +1,13 @@
 //! Text files as documents: plain text or JSONL, each as it is or compressed with gzip or zstd.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
-use inheritune_runtime::unpacking::BoundedDecoder;
+use inheritune_data::folder;
+use inheritune_data::kind::{self, Content, HEAD_BYTES, Head, Kind};
+use inheritune_data::unpack::unpacked;
+use inheritune_domain::spec::DEFAULT_TEXT_COLUMN;
 use inheritune_runtime::worker::JobError;
 use serde::Deserialize;
 
@@ -26,9 +29,9 @@ pub struct Document {
 
 /// Calls `each` with every document of the files below `dir`, in the order of their names and then of their lines.
 ///
-/// A file called `*.jsonl` or `*.ndjson` has a document a line: an object with `text`, or with `page`, WikiText's
-/// column, which is detokenized as lm-evaluation-harness does it ([`wikitext::detokenize`]). Any other file is one
-/// document as it stands. `.gz` and `.zst` after either are unpacked. Documents without a character are left out.
+/// A file of JSON lines, told by its content, has a document a line: an object with `text`, or with `page`, WikiText's
+/// column, which is detokenized as lm-evaluation-harness does it ([`wikitext::detokenize`]). A file of text is one document
+/// as it stands. Both may be packed with gzip or zstd. Documents without a character are left out.
 ///
 /// # Errors
 /// A file cannot be read, is no UTF-8, or has a line that is no such object; what `each` returns.
@@ -36,22 +39,57 @@ pub fn for_each_document<F>(dir: &Path, mut each: F) -> Result<(), JobError>
 where
     F: FnMut(Document) -> Result<(), JobError>,
 {
-    let mut paths = Vec::new();
-    list_files(dir, &mut paths)?;
-    paths.sort();
-    for path in &paths {
-        let (reader, name) = open(path)?;
-        if name.ends_with(".jsonl") || name.ends_with(".ndjson") {
-            for_each_row(path, reader, &mut each)?;
-        } else {
-            let mut text = String::new();
-            read_limited(path, "the file", reader, |limited| limited.read_to_string(&mut text))?;
-            if !text.is_empty() {
-                each(Document { length: TextLength::of(&text), text })?;
+    let all = relative_files(dir)?;
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let mut candidates = folder::candidates(&all, all.len() == 1);
+    let mut told = Vec::with_capacity(candidates.files.len());
+    for place in &candidates.files {
+        told.push(tell(&dir.join(all[*place]), all[*place])?);
+    }
+    let files = folder::files(&all, &mut candidates, told, all.len() == 1).map_err(|(place, problem)| {
+        let subject = place.map_or_else(String::new, |place| format!("{}: ", all[place]));
+        JobError::Permanent(format!("{subject}{problem}"))
+    })?;
+    for file in files {
+        let path = dir.join(all[file.place]);
+        match file.kind.content {
+            Content::Text => {
+                let mut text = String::new();
+                read_limited(&path, "the file", open(&path, file.kind)?, |limited| limited.read_to_string(&mut text))?;
+                let text = text.strip_prefix('\u{feff}').map_or(text.clone(), str::to_owned);
+                if !text.is_empty() {
+                    each(Document { length: TextLength::of(&text), text })?;
+                }
+            }
+            Content::JsonLines => for_each_row(&path, open(&path, file.kind)?, &mut each)?,
+            Content::Empty => {}
+            Content::JsonArray | Content::Parquet | Content::Tokens => {
+                return Err(JobError::Permanent(format!(
+                    "{}: is {}; documents to measure are text or JSON lines",
+                    all[file.place], file.kind
+                )));
             }
         }
     }
     Ok(())
+}
+
+/// What the file at `path` is.
+fn tell(path: &Path, name: &str) -> Result<Result<Kind, String>, JobError> {
+    let failed = |e| io_error(path, &e);
+    let file = File::open(path).map_err(failed)?;
+    let size_bytes = file.metadata().map_err(failed)?.len();
+    let mut head = Vec::new();
+    file.take(HEAD_BYTES).read_to_end(&mut head).map_err(failed)?;
+    Ok(kind::tell(name, Head { bytes: &head, is_whole: head.len() as u64 == size_bytes }, DEFAULT_TEXT_COLUMN))
+}
+
+/// The unpacked content.
+fn open(path: &Path, kind: Kind) -> Result<Box<dyn BufRead>, JobError> {
+    let failed = |e| io_error(path, &e);
+    let file = File::open(path).map_err(failed)?;
+    let size_bytes = file.metadata().map_err(failed)?.len();
+    Ok(Box::new(unpacked(file, size_bytes, kind.packing).map_err(failed)?))
 }
 
 fn list_files(dir: &Path, paths: &mut Vec<PathBuf>) -> Result<(), JobError> {
@@ -66,21 +104,16 @@ fn list_files(dir: &Path, paths: &mut Vec<PathBuf>) -> Result<(), JobError> {
     Ok(())
 }
 
-/// The unpacked content, and the name without the compression's suffix.
-pub(crate) fn open(path: &Path) -> Result<(Box<dyn BufRead>, String), JobError> {
-    let file = File::open(path).map_err(|e| io_error(path, &e))?;
-    let stored_bytes = file.metadata().map_err(|e| io_error(path, &e))?.len();
-    let file = BufReader::new(file);
-    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-    if let Some(name) = name.strip_suffix(".gz") {
-        let unpacked = flate2::bufread::MultiGzDecoder::new(file);
-        return Ok((Box::new(BufReader::new(BoundedDecoder::new(unpacked, stored_bytes))), name.to_owned()));
+/// The names of all files below `dir`, which may be absent, relative to it.
+pub(crate) fn relative_files(dir: &Path) -> Result<Vec<String>, JobError> {
+    let mut paths = Vec::new();
+    if dir.is_dir() {
+        list_files(dir, &mut paths)?;
     }
-    if let Some(name) = name.strip_suffix(".zst") {
-        let unpacked = zstd::stream::read::Decoder::with_buffer(file).map_err(|e| io_error(path, &e))?;
-        return Ok((Box::new(BufReader::new(BoundedDecoder::new(unpacked, stored_bytes))), name.to_owned()));
-    }
-    Ok((Box::new(file), name))
+    let relative = paths.iter().filter_map(|path| Some(path.strip_prefix(dir).ok()?.to_string_lossy().into_owned()));
+    let mut names: Vec<String> = relative.collect();
+    names.sort();
+    Ok(names)
 }
 
 #[derive(Deserialize)]
@@ -95,7 +128,8 @@ where
 {
     for_each_line(path, reader, |number, line| {
         let problem = |problem: String| JobError::Permanent(format!("{}: line {number}: {problem}", path.display()));
-        let row: Row = serde_json::from_str(line).map_err(|e| problem(format!("is no JSON object with text: {e}")))?;
+        let row: Row = serde_json::from_str(line.trim_start_matches('\u{feff}'))
+            .map_err(|e| problem(format!("is no JSON object with text: {e}")))?;
         let document = match (row.text, row.page) {
             (Some(text), _) => Document { length: TextLength::of(&text), text },
             (None, Some(page)) => Document { length: TextLength::of(&page), text: wikitext::detokenize(&page) },
@@ -106,7 +140,7 @@ where
 }
 
 /// Calls `each` with every line that is not blank, and its number from 1.
-pub(crate) fn for_each_line<F>(path: &Path, mut reader: Box<dyn BufRead>, mut each: F) -> Result<(), JobError>
+fn for_each_line<F>(path: &Path, mut reader: Box<dyn BufRead>, mut each: F) -> Result<(), JobError>
 where
     F: FnMut(u64, &str) -> Result<(), JobError>,
 {
@@ -140,6 +174,6 @@ where
     Ok(count)
 }
 
-fn io_error(path: &Path, error: &std::io::Error) -> JobError {
+pub(crate) fn io_error(path: &Path, error: &std::io::Error) -> JobError {
     JobError::io(path.display(), error)
 }

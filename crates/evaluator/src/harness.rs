@@ -23,7 +23,8 @@ use crate::scorer::{Scorer, lm_error};
 use crate::shift::Shift;
 use crate::tasks::{self, ModelFacts, Task, TaskResult};
 
-const KINDS: [JobKind; 1] = [JobKind::Evaluate];
+/// What it works.
+pub const KINDS: [JobKind; 1] = [JobKind::Evaluate];
 
 /// Works evaluate jobs.
 #[derive(Debug, Clone, Copy, Default)]
@@ -98,10 +99,10 @@ async fn fetch_data(
         EvaluationTask::Benchmark { name, data: other, .. } if other == data => Some(name),
         _ => None,
     });
+    let all: Vec<String> = folder.files().iter().map(|file| file.name.clone()).collect();
     let mut files = BTreeSet::new();
     for benchmark in names.flat_map(|name| benchmark::select(name).unwrap_or_default()) {
-        files.extend(rows::scored_file(&benchmark, |file| folder.has(file)).ok());
-        files.extend(rows::shots_file(&benchmark, |file| folder.has(file)).ok().flatten());
+        files.extend(rows::needed(&benchmark, &all));
     }
     let names: Vec<&str> = files.iter().map(String::as_str).collect();
     context.ceilings.check_bytes(folder.only(&names).size_bytes()).map_err(JobError::Permanent)?;

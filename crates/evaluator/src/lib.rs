@@ -25,7 +25,7 @@ mod shift;
 pub mod grpc;
 
 pub use grpc::{SERVICE_NAME, services};
-pub use harness::Evaluator;
+pub use harness::{Evaluator, KINDS};
 
 /// The evaluator's configuration file: what every worker service has.
 pub type EvaluatorConfig = inheritune_runtime::service::ServiceConfig;

@@ -1,27 +1,55 @@
 //! `inheritune-evaluator`: works evaluate jobs until SIGTERM.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 use inheritune_evaluator::EvaluatorConfig;
-use inheritune_runtime::{config, service, shutdown, telemetry};
+use inheritune_runtime::service::{JobProgram, report_end, run_worker_service};
+use inheritune_runtime::worker::run_job;
+use inheritune_runtime::{config, shutdown, telemetry};
 
 /// Measures checkpoints: works the evaluate jobs of an Inheritune deployment.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Serve,
+}
+
+#[derive(Debug, Args)]
+struct Serve {
     /// The configuration file; deploy/config/evaluator.toml is a sample.
-    #[arg(long)]
-    config: PathBuf,
+    #[arg(long, required = true)]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Do the one job that standard input names; an evaluator starts these
+    #[command(hide = true)]
+    RunJob,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        Some(Command::RunJob) => run_job(|_| inheritune_evaluator::handler()),
+        None => report_end(serve(arguments.serve)),
+    }
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
-    let config: EvaluatorConfig = config::load(&arguments.config)?;
+async fn serve(arguments: Serve) -> anyhow::Result<()> {
+    let config: EvaluatorConfig = config::load(&arguments.config.unwrap_or_default())?;
     let _telemetry = telemetry::init("inheritune-evaluator", &config.telemetry)?;
-    let stop = shutdown::stop_on_signals();
-    let build = |store: &_| (inheritune_evaluator::handler(), inheritune_evaluator::services(store));
-    service::run_worker_service(config, build, stop).await?;
+    let program = JobProgram {
+        service: "inheritune-evaluator",
+        kinds: &inheritune_evaluator::KINDS,
+        arguments: vec!["run-job".to_owned()],
+    };
+    run_worker_service(config, program, inheritune_evaluator::services, shutdown::stop_on_signals()).await?;
     Ok(())
 }

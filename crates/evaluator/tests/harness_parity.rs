@@ -20,7 +20,7 @@ use inheritune_evaluator::tasks::{Task, TaskResult};
 use inheritune_lm::tokenizer::Tokenizer;
 use inheritune_lm::{Device, Kind, Tensor};
 use inheritune_runtime::worker::{ProgressSender, StopSignal};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use support::{answers, assert_close, measure_as};
 
@@ -392,6 +392,68 @@ fn parquet_gives_the_rows_of_json_lines() {
     }
 }
 
+/// The names of all files below `dir`.
+fn files_below(dir: &Path, prefix: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(dir.join(prefix)).unwrap();
+    let names = entries.map(|entry| format!("{prefix}{}", entry.unwrap().file_name().to_string_lossy()));
+    names
+        .flat_map(|name| if dir.join(&name).is_dir() { files_below(dir, &format!("{name}/")) } else { vec![name] })
+        .collect()
+}
+
+/// The rows as the hub's repositories have them, with its types, ask what the rows here ask: so their scores are the same.
+#[test]
+fn d8_hub_layouts_ask_the_same() {
+    let made = tempfile::tempdir().unwrap();
+    let data = golden().join("data");
+    let write = |name: &str, content: String| {
+        let path = made.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    };
+    let rows = |name: &str, change: &dyn Fn(&mut Value)| -> Vec<Value> {
+        let mut rows = lines(&data.join(name));
+        rows.iter_mut().for_each(change);
+        rows
+    };
+    let as_lines = |rows: Vec<Value>| rows.iter().map(|row| format!("{row}\n")).collect::<String>();
+    write("google/boolq/README.md", "# card".to_owned());
+    let answers = |row: &mut Value| {
+        let label = row["label"].as_u64().unwrap() == 1;
+        *row = json!({ "question": row["question"], "answer": label, "passage": row["passage"] });
+    };
+    write("boolq/data/validation.jsonl", as_lines(rows("boolq/validation.jsonl", &answers)));
+    let number = |row: &mut Value| row["answer"] = row["answer"].as_str().unwrap().parse::<u64>().unwrap().into();
+    write("winogrande/winogrande_xl/validation.json", as_lines(rows("winogrande/validation.jsonl", &number)));
+    write("winogrande/winogrande_l/validation.json", "not read".to_owned());
+    let unchanged = |_: &mut Value| ();
+    write(
+        "baber/piqa/plain_text/validation.jsonl",
+        format!("\u{feff}{}", as_lines(rows("piqa/validation.jsonl", &unchanged))),
+    );
+    write("ai2_arc/ARC-Easy/test.json", Value::from(rows("arc_easy/test.jsonl", &unchanged)).to_string());
+    write("lambada_openai/data/lambada_test_en.jsonl", as_lines(rows("lambada_openai/test.jsonl", &unchanged)));
+    let flag = |row: &mut Value| row["label"] = (row["label"].as_u64().unwrap() == 1).into();
+    write("glue/wnli/validation.jsonl", as_lines(rows("wnli/validation.jsonl", &flag)));
+    for split in ["dev", "test"] {
+        let to = format!("mmlu/anatomy/{split}-00000-of-00001.parquet");
+        write(&to, String::new());
+        std::fs::copy(golden().join(format!("parquet/mmlu/{split}/anatomy.parquet")), made.path().join(to)).unwrap();
+    }
+    let tasks =
+        ["boolq", "winogrande", "piqa", "arc_easy", "lambada_openai", "wnli", "mmlu_anatomy"].map(|name| (name, None));
+    let model = golden().join("models/tiny-gpt2");
+    let [own, hub] = [data.as_path(), made.path()].map(|data| prepare(&model, data, &spec(&tasks)));
+    assert_eq!(own.tasks.len(), tasks.len());
+    assert_eq!(hub.tasks.len(), tasks.len());
+    for (own, hub) in own.tasks.iter().zip(&hub.tasks) {
+        assert_eq!(own.items(), hub.items(), "{}", own.name());
+        assert_eq!(own.digest(&(0..own.items())), hub.digest(&(0..hub.items())), "{}", own.name());
+        let targets = |task: &Task| task.documents().map(|document| document.target).collect::<Vec<_>>();
+        assert_eq!(targets(own), targets(hub), "{}", own.name());
+    }
+}
+
 /// What the checks above are worth: a slip that a harness of one's own makes easily is found by the ids alone.
 #[test]
 fn planted_slips_are_caught() {
@@ -403,10 +465,10 @@ fn planted_slips_are_caught() {
     let items = |task: &str, slip: &dyn Fn(Vec<Value>) -> Vec<Value>| {
         let benchmark = inheritune_domain::benchmark::find(task).unwrap();
         let data = golden().join("data");
-        let read = |name: Option<String>| name.map_or_else(Vec::new, |name| rows::read(&data.join(name), 5).unwrap());
-        let exists = |name: &str| data.join(name).is_file();
-        let shots = slip(read(rows::shots_file(&benchmark, exists).unwrap()));
-        let scored = read(Some(rows::scored_file(&benchmark, exists).unwrap()));
+        let read = |names: Vec<String>| rows::read(&data, &names, 5).unwrap();
+        let files = files_below(&data, "");
+        let shots = slip(read(rows::shots_files(&benchmark, &files).unwrap()));
+        let scored = read(rows::scored_files(&benchmark, &files).unwrap());
         benchmarks::items(&benchmark, scored, &shots).unwrap()
     };
     let first = |item: &Item, slip: &dyn Fn(&str) -> String| {

@@ -13,6 +13,7 @@
 //! A tokenizer that was read is written again byte for byte, so that its digest names it wherever it goes.
 
 mod byte_level;
+mod chunks;
 mod sentencepiece;
 mod settings;
 
@@ -30,6 +31,8 @@ use self::sentencepiece::{Scratch, SentencePiece};
 use self::settings::Settings;
 use crate::error::LmError;
 use crate::files;
+
+pub use self::chunks::Join;
 
 /// The special token that ends a document, in GPT-2's vocabulary and in those trained here.
 pub const END_OF_TEXT: &str = "<|endoftext|>";

@@ -243,6 +243,8 @@ pub struct TokenSetWriter {
     validation: File,
     /// Where the open source starts in `train`.
     source_start: u64,
+    /// Tokens of the document that is not ended yet.
+    open_tokens: u64,
 }
 
 /// Which tokens at a source's end go into the validation part.
@@ -283,7 +285,14 @@ impl TokenSetWriter {
             source_train_tokens: Vec::new(),
         };
         let train = BufWriter::with_capacity(COPY_BYTES, create(TRAIN_FILE)?);
-        Ok(Self { dir: dir.to_owned(), meta, train, validation: create(VALIDATION_FILE)?, source_start: 0 })
+        Ok(Self {
+            dir: dir.to_owned(),
+            meta,
+            train,
+            validation: create(VALIDATION_FILE)?,
+            source_start: 0,
+            open_tokens: 0,
+        })
     }
 
     /// Appends a document of `text_bytes` bytes of text, and the end-of-text token after it. A document
@@ -292,10 +301,28 @@ impl TokenSetWriter {
     /// # Errors
     /// [`LmError::BadTokens`] for an id outside the vocabulary, [`LmError::Io`].
     pub fn push_document(&mut self, tokens: &[u32], text_bytes: u64) -> Result<(), LmError> {
-        if tokens.is_empty() {
+        self.push_part(tokens)?;
+        self.end_document(text_bytes)
+    }
+
+    /// Appends tokens of a document that [`TokenSetWriter::end_document`] ends.
+    ///
+    /// # Errors
+    /// As [`TokenSetWriter::push_document`].
+    pub fn push_part(&mut self, tokens: &[u32]) -> Result<(), LmError> {
+        self.write(tokens)?;
+        self.open_tokens += tokens.len() as u64;
+        Ok(())
+    }
+
+    /// Ends the document whose parts were pushed; one without a token is not counted.
+    ///
+    /// # Errors
+    /// As [`TokenSetWriter::push_document`].
+    pub fn end_document(&mut self, text_bytes: u64) -> Result<(), LmError> {
+        if std::mem::take(&mut self.open_tokens) == 0 {
             return Ok(());
         }
-        self.write(tokens)?;
         let end = self.meta.end_of_text_id;
         self.write(end.as_slice())?;
         self.meta.documents += 1;

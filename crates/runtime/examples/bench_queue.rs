@@ -245,6 +245,8 @@ fn new_job(run: RunId) -> NewJob {
         sources: vec![Location::Uri("file:///corpus.txt".to_owned())],
         tokenizer: TokenizerSource::Train { vocab_size: 512 },
         validation_fraction: 0.1,
+        text_column: None,
+        max_bad_rows: 0,
     };
     NewJob {
         label: "bench".to_owned(),
@@ -263,6 +265,7 @@ fn outcome() -> JobOutcome {
         vocab_size: 512,
         documents: 3,
         text_bytes: 4_000_000,
+        corpus: None,
     })
 }
 

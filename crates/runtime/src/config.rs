@@ -41,6 +41,26 @@ pub enum ConfigError {
     },
 }
 
+/// How whoever runs a process sets it up, and hence what it calls its settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settings {
+    /// By a file: `worker.threads`.
+    File,
+    /// By the command line: `--threads`.
+    Flags,
+}
+
+impl Settings {
+    /// What the field `worker.threads` is called.
+    #[must_use]
+    pub fn name(self, field: &str) -> String {
+        match self {
+            Self::File => field.to_owned(),
+            Self::Flags => format!("--{}", field.rsplit('.').next().unwrap_or(field).replace('_', "-")),
+        }
+    }
+}
+
 /// Reads the TOML file at `path`. Types refuse unknown fields with `#[serde(deny_unknown_fields)]`.
 ///
 /// # Errors
@@ -149,7 +169,7 @@ mod tests {
                   |
                 7 | lease_sm = 9000
                   | ^^^^^^^^
-                unknown field `lease_sm`, expected one of `heartbeat_ms`, `lease_ms`, `poll_ms`, `concurrency`, `cache_dir`, `cache_max_bytes`, `threads`, `stall_ms`, `shutdown_grace_ms`, `ceilings`
+                unknown field `lease_sm`, expected one of `heartbeat_ms`, `lease_ms`, `poll_ms`, `concurrency`, `cache_dir`, `cache_max_bytes`, `threads`, `stall_ms`, `shutdown_grace_ms`, `job_memory_max_bytes`, `job_disk_max_bytes`, `ceilings`
             "#]],
         );
     }

@@ -1,16 +1,35 @@
 //! What the machine has, as far as this process may use it.
 
 use std::fs;
+use std::path::Path;
 
-/// Where the limit of a container stands.
-const CGROUP_LIMITS: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-
-/// Bytes of memory: the machine's, or the container's limit where that is less. As much as there can be where neither
-/// is known.
+/// Bytes of memory: the machine's, or the limit of the control group (a container's) where that is less. As much as there can
+/// be where neither is known.
 pub fn memory_bytes() -> u64 {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_of(&text));
-    let container = CGROUP_LIMITS.iter().filter_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok());
-    container.chain(machine).min().unwrap_or(u64::MAX)
+    [machine, control_group_memory()].into_iter().flatten().min().unwrap_or(u64::MAX)
+}
+
+/// The smallest limit from this process's control group up to the root, of either version.
+fn control_group_memory() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let limits = groups.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            names if names.split(',').any(|name| name == "memory") => {
+                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
+            _ => return None,
+        };
+        let limit_of = |dir: &Path| -> Option<u64> {
+            let below = dir.strip_prefix("/").ok()?;
+            fs::read_to_string(Path::new(root).join(below).join(file)).ok()?.trim().parse().ok()
+        };
+        Path::new(path).ancestors().filter_map(limit_of).min()
+    });
+    limits.min()
 }
 
 fn total_of(meminfo: &str) -> Option<u64> {

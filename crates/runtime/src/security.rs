@@ -23,6 +23,19 @@ pub struct SecurityConfig {
     pub key_file: Option<PathBuf>,
     /// A file with the token that calls must carry: `authorization: Bearer …`. Health and reflection need none.
     pub bearer_token_file: Option<PathBuf>,
+    /// Who may call where there is no token.
+    pub callers: Callers,
+}
+
+/// Who may call where there is no token.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Callers {
+    /// Whoever is on this machine.
+    #[default]
+    Local,
+    /// Whoever reaches the listener: something else decides who that is.
+    Anyone,
 }
 
 /// Where listeners without TLS may be: gRPC without a certificate, and metrics always.
@@ -40,6 +53,7 @@ pub enum Plaintext {
 #[derive(Clone, Default)]
 pub struct Security {
     plaintext: Plaintext,
+    callers: Callers,
     identity: Option<Identity>,
     token: Option<BearerToken>,
 }
@@ -51,16 +65,21 @@ impl SecurityConfig {
     /// A file cannot be read, a token is no visible ASCII, or one of certificate and key is given without the other.
     pub fn load(&self) -> Result<Security, ConfigError> {
         let field = |field, problem: &str| ConfigError::Field { field, problem: problem.to_owned() };
+        let secret = |name, path: &Path| read_secret(path).map_err(|error| field(name, &error.to_string()));
         let identity = match (&self.certificate_file, &self.key_file) {
-            (Some(certificate), Some(key)) => Some(Identity::from_pem(read_secret(certificate)?, read_secret(key)?)),
+            (Some(certificate), Some(key)) => Some(Identity::from_pem(
+                secret("security.certificate_file", certificate)?,
+                secret("security.key_file", key)?,
+            )),
             (None, None) => None,
             (Some(_), None) => return Err(field("security.key_file", "is missing; a certificate needs its key")),
             (None, Some(_)) => {
                 return Err(field("security.certificate_file", "is missing; a key needs its certificate"));
             }
         };
-        let token = self.bearer_token_file.as_deref().map(BearerToken::read).transpose()?;
-        Ok(Security { plaintext: self.plaintext, identity, token })
+        let token = self.bearer_token_file.as_deref().map(BearerToken::read).transpose();
+        let token = token.map_err(|error| field("security.bearer_token_file", &error.to_string()))?;
+        Ok(Security { plaintext: self.plaintext, callers: self.callers, identity, token })
     }
 }
 
@@ -68,11 +87,21 @@ impl Security {
     /// Whether gRPC may be served on `address`.
     ///
     /// # Errors
-    /// It would be plaintext on an interface that others reach, and the configuration does not say so in words.
+    /// It would be plaintext, or for anyone, on an interface that others reach, and the configuration does not say so in words.
     pub fn check_grpc(&self, address: SocketAddr) -> Result<(), ConfigError> {
-        match self.identity {
-            Some(_) => Ok(()),
-            None => self.check_plaintext("listen", address),
+        if self.identity.is_none() {
+            self.check_plaintext("listen", address)?;
+        }
+        match (&self.token, self.callers) {
+            (Some(_), _) | (None, Callers::Anyone) => Ok(()),
+            (None, Callers::Local) if address.ip().is_loopback() => Ok(()),
+            (None, Callers::Local) => Err(ConfigError::Field {
+                field: "listen",
+                problem: format!(
+                    "{address} is no loopback address, and whoever reaches it could call; use 127.0.0.1, or demand a token \
+                     with security.bearer_token_file, or say security.callers = \"anyone\""
+                ),
+            }),
         }
     }
 
@@ -156,7 +185,28 @@ mod tests {
             let refused = check(&loopback, address).unwrap_err();
             assert!(refused.contains(address) && refused.contains("security.plaintext"), "{refused}");
         }
-        check(&SecurityConfig { plaintext: Plaintext::Anywhere, ..loopback }, "0.0.0.0:1").unwrap();
+        let open = SecurityConfig { plaintext: Plaintext::Anywhere, callers: Callers::Anyone, ..loopback };
+        check(&open, "0.0.0.0:1").unwrap();
+    }
+
+    #[test]
+    fn s5_others_need_a_token_unless_said_in_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let token = dir.path().join("token");
+        std::fs::write(&token, "s3cret-token\n").unwrap();
+        let nobody = SecurityConfig { plaintext: Plaintext::Anywhere, ..SecurityConfig::default() };
+        let with_token = SecurityConfig { bearer_token_file: Some(token), ..nobody.clone() };
+        let anyone = SecurityConfig { callers: Callers::Anyone, ..nobody.clone() };
+        for address in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "192.168.1.1:1", "[::ffff:127.0.0.1]:1"] {
+            let refused = check(&nobody, address).unwrap_err();
+            assert!(
+                refused.contains("security.callers") && refused.contains("security.bearer_token_file"),
+                "{refused}"
+            );
+            check(&with_token, address).unwrap();
+            check(&anyone, address).unwrap();
+        }
+        check(&nobody, "127.0.0.1:1").unwrap();
     }
 
     #[test]

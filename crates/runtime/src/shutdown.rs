@@ -21,6 +21,17 @@ pub fn stop_on_signals() -> CancellationToken {
     stop
 }
 
+/// From here on SIGTERM and SIGINT do nothing: whoever started this process tells it when to stop. Must be called inside a
+/// tokio runtime.
+pub(crate) fn leave_signals_to_parent() {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        // The first call for a kind puts a handler in the place of the default for as long as the process lives.
+        if let Err(error) = signal(kind) {
+            tracing::warn!(%error, "a signal to all processes ends this one before it has saved");
+        }
+    }
+}
+
 async fn watch(mut terminate: Signal, mut interrupt: Signal, stop: CancellationToken) {
     loop {
         let name = tokio::select! {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
@@ -21,7 +21,7 @@ const TRACED: &str = "off,inheritune=info,inheritune_runtime=info,inheritune_sch
 const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 
 /// What is logged, counted and traced.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TelemetryConfig {
     /// For people or for machines.
@@ -41,8 +41,15 @@ impl Default for TelemetryConfig {
     }
 }
 
+impl TelemetryConfig {
+    /// The same for the process of a job: its worker serves the metrics.
+    pub(crate) fn of_a_job(&self) -> Self {
+        Self { metrics_listen: None, ..self.clone() }
+    }
+}
+
 /// For whom logs are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// One readable line an event.

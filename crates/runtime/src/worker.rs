@@ -5,6 +5,9 @@
 //!    └─► attempt ─┬─ heartbeat, a task of its own: sends progress, brings directives, watches the lease's end
 //!                 └─ handler, told to stop by StopSignal ─► complete | fail | release
 //! ```
+//! Services take [`JobProcesses`] for their handler: it has each job done by a process of its own, in which [`run_job`] calls
+//! the handler that knows how.
+//!
 //! A worker that cannot reach the database goes on until the lease would end by its own monotonic clock, and then
 //! stops the job: another worker may have it.
 
@@ -29,9 +32,11 @@ use crate::telemetry::metric;
 mod attempt;
 mod context;
 mod heartbeat;
+mod process;
 mod scratch;
 
 pub use context::{JobContext, JobError, ProgressSender, StopReason, StopSignal};
+pub use process::{JobProcesses, be_part_of_a_job, run_job, this_program};
 
 /// What a service does with the jobs of its kinds.
 pub trait JobHandler: Send + Sync + 'static {
@@ -66,6 +71,11 @@ pub struct WorkerConfig {
     pub stall_ms: u64,
     /// Time that running jobs get to save when the process is told to stop.
     pub shutdown_grace_ms: u64,
+    /// Private writable memory of a job's process at most, and of each rank of a training; what the machine, or this process's
+    /// control group, has when absent.
+    pub job_memory_max_bytes: Option<u64>,
+    /// Bytes of a job's files in `cache_dir` at most; what the disk has when absent.
+    pub job_disk_max_bytes: Option<u64>,
     /// What a job may be at most on this machine.
     pub ceilings: Ceilings,
 }
@@ -82,6 +92,8 @@ impl Default for WorkerConfig {
             threads: None,
             stall_ms: 3_600_000,
             shutdown_grace_ms: 30_000,
+            job_memory_max_bytes: None,
+            job_disk_max_bytes: None,
             ceilings: Ceilings::default(),
         }
     }
@@ -97,6 +109,13 @@ impl WorkerConfig {
         check(self.poll_ms >= 1, "poll_ms", "must be at least 1")?;
         check(self.stall_ms >= 1, "stall_ms", "must be at least 1")?;
         check(self.concurrency >= 1, "concurrency", "must be at least 1")?;
+        let memory_fits = self.job_memory_max_bytes.is_none_or(|bytes| bytes >= process::MIN_MEMORY_BYTES);
+        check(memory_fits, "job_memory_max_bytes", "must be at least 16777216 (16 MiB)")?;
+        check(
+            self.job_disk_max_bytes != Some(0),
+            "job_disk_max_bytes",
+            "must be at least 1; leave it out for no limit",
+        )?;
         check(self.threads != Some(0), "threads", "must be at least 1; leave it out for the library's own choice")
     }
 

@@ -59,6 +59,8 @@ impl Bench {
             sources: vec![Location::Uri("file:///nowhere".to_owned())],
             tokenizer: TokenizerSource::Train { vocab_size: 300 },
             validation_fraction: 0.1,
+            text_column: None,
+            max_bad_rows: 0,
         };
         let job = NewJob {
             label: label.to_owned(),
@@ -140,6 +142,7 @@ fn outcome() -> JobOutcome {
         vocab_size: 300,
         documents: 1,
         text_bytes: 10,
+        corpus: None,
     })
 }
 

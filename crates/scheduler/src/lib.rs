@@ -12,7 +12,8 @@
 use std::time::Duration;
 
 use inheritune_domain::spec::Ceilings;
-use inheritune_store::{Store, StoreError};
+use inheritune_store::Store;
+use inheritune_store::notify::Wakeups;
 use serde::Deserialize;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -62,9 +63,6 @@ impl SchedulerConfig {
 /// Why the scheduler ended.
 #[derive(Debug, thiserror::Error)]
 pub enum SchedulerError {
-    /// The store could not be listened to at the start.
-    #[error(transparent)]
-    Store(#[from] StoreError),
     /// One of its loops panicked.
     #[error("a scheduler task ended: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -73,9 +71,9 @@ pub enum SchedulerError {
 /// Drives runs and reaps leases until `stop`. A database that does not answer is waited for, not an error.
 ///
 /// # Errors
-/// The store cannot be listened to at the start, or a loop panics.
+/// A loop panics.
 pub async fn run(store: Store, config: SchedulerConfig, stop: CancellationToken) -> Result<(), SchedulerError> {
-    let wakeups = store.listen().await?;
+    let Some(wakeups) = listen(&store, &config, &stop).await else { return Ok(()) };
     let mut loops = JoinSet::new();
     loops.spawn(run_driver::drive(store.clone(), wakeups, config.poll(), stop.clone()));
     loops.spawn(reaper::reap(store.clone(), config, stop.clone()));
@@ -84,4 +82,18 @@ pub async fn run(store: Store, config: SchedulerConfig, stop: CancellationToken)
         ended?;
     }
     Ok(())
+}
+
+/// Listens as soon as the database answers; none when it is to stop first.
+async fn listen(store: &Store, config: &SchedulerConfig, stop: &CancellationToken) -> Option<Wakeups> {
+    loop {
+        match store.listen().await {
+            Ok(wakeups) => return Some(wakeups),
+            Err(error) => tracing::warn!(%error, "cannot listen for notifications yet; trying on"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(config.poll()) => {}
+            () = stop.cancelled() => return None,
+        }
+    }
 }

@@ -1,9 +1,10 @@
 //! `inheritune-scheduler`: serves the API and keeps runs moving until SIGTERM.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use inheritune_runtime::service::{Parts, WaysIn, open};
+use inheritune_runtime::service::{Parts, WaysIn, report_end};
 use inheritune_runtime::{config, shutdown, telemetry};
 use inheritune_scheduler::config::ServiceConfig;
 use inheritune_store::Store;
@@ -27,9 +28,12 @@ enum Command {
     Serve,
 }
 
+fn main() -> ExitCode {
+    report_end(run(Arguments::parse()))
+}
+
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let config: ServiceConfig = config::load(&arguments.config)?;
     let _telemetry = telemetry::init("inheritune-scheduler", &config.telemetry)?;
     let store = Store::connect(&config.database.store_config(config.objects.clone())?).await?;
@@ -48,7 +52,7 @@ async fn serve_until_stopped(config: ServiceConfig, store: Store) -> anyhow::Res
     let services = inheritune_scheduler::services(&store, config.scheduler.ceilings, &parts.stop());
     let ways_in =
         WaysIn { listen: config.listen, metrics_listen: config.telemetry.metrics_listen, security: &config.security };
-    open(&mut parts, &ways_in, services, &store).await?;
+    ways_in.bind().await?.open(&mut parts, services, &store).await?;
     parts.add(inheritune_scheduler::run(store, config.scheduler, parts.stop()));
     parts.run().await
 }

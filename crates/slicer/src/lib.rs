@@ -25,4 +25,4 @@ pub mod transpose;
 
 pub use error::SlicerError;
 pub use grpc::{SERVICE_NAME, services};
-pub use slice::{SliceHandler, handler};
+pub use slice::{KINDS, SliceHandler, handler};

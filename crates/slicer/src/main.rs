@@ -1,27 +1,54 @@
 //! `inheritune-slicer --config slicer.toml`: works slice jobs and serves `SlicingService`.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-use clap::Parser;
-use inheritune_runtime::service::{ServiceConfig, run_worker_service};
+use clap::{Args, Parser, Subcommand};
+use inheritune_runtime::service::{JobProgram, ServiceConfig, report_end, run_worker_service};
+use inheritune_runtime::worker::run_job;
 use inheritune_runtime::{config, shutdown, telemetry};
 
 /// The slicer service
 #[derive(Debug, Parser)]
-#[command(name = "inheritune-slicer", version)]
+#[command(name = "inheritune-slicer", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Serve,
+}
+
+#[derive(Debug, Args)]
+struct Serve {
     /// The service's configuration; deploy/config/slicer.toml is a sample
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[arg(long, required = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Do the one job that standard input names; a slicer starts these
+    #[command(hide = true)]
+    RunJob,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        Some(Command::RunJob) => run_job(inheritune_slicer::handler),
+        None => report_end(serve(arguments.serve)),
+    }
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
-    let config: ServiceConfig = config::load(&arguments.config)?;
+async fn serve(arguments: Serve) -> anyhow::Result<()> {
+    let config: ServiceConfig = config::load(&arguments.config.unwrap_or_default())?;
     let _telemetry = telemetry::init("inheritune-slicer", &config.telemetry)?;
-    let stop = shutdown::stop_on_signals();
-    run_worker_service(config, |store| (inheritune_slicer::handler(store), inheritune_slicer::services(store)), stop)
-        .await?;
+    let program = JobProgram {
+        service: "inheritune-slicer",
+        kinds: &inheritune_slicer::KINDS,
+        arguments: vec!["run-job".to_owned()],
+    };
+    run_worker_service(config, program, inheritune_slicer::services, shutdown::stop_on_signals()).await?;
     Ok(())
 }

@@ -18,7 +18,8 @@ use crate::plan::PlannedSlice;
 use crate::record::{InheritanceRecord, RECORD_FILE, readme};
 use crate::source::GENERATION_FILE;
 
-const KINDS: [JobKind; 1] = [JobKind::Slice];
+/// What it works.
+pub const KINDS: [JobKind; 1] = [JobKind::Slice];
 
 /// Works slice jobs.
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@
 //! Owns: putting the parts together. The services are the same code as in a cluster and meet in the same tables; only
 //! their process is shared.
 //!
-//! Entry point: [`run`].
+//! Entry points: [`run`]; [`jobs`] for the processes of its jobs.
 //!
 //! Must never: do anything that a cluster could not do, or hold state of its own.
 
@@ -11,16 +11,26 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use inheritune_domain::spec::Ceilings;
-use inheritune_runtime::security::{Plaintext, SecurityConfig};
-use inheritune_runtime::service::{Parts, WaysIn, open};
-use inheritune_runtime::worker::{WorkerConfig, run_worker};
+use inheritune_domain::spec::{Ceilings, JobKind};
+use inheritune_runtime::config::Settings;
+use inheritune_runtime::security::{Callers, Plaintext, SecurityConfig};
+use inheritune_runtime::service::{CONNECTIONS_PER_JOB, Listeners, Parts, WaysIn, in_one_line};
+use inheritune_runtime::telemetry::TelemetryConfig;
+use inheritune_runtime::worker::{JobProcesses, WorkerConfig, run_worker};
 use inheritune_scheduler::SchedulerConfig;
-use inheritune_store::local_postgres::LocalPostgres;
-use inheritune_store::objects::{ObjectsConfig, StorageConfig};
+use inheritune_store::local_postgres::{LocalPostgres, LocalPostgresError, TakenFolder};
+use inheritune_store::objects::{Objects, ObjectsConfig, StorageConfig};
 use inheritune_store::{Store, StoreConfig};
-use inheritune_trainer::gang::Ranks;
 use tokio_util::sync::CancellationToken;
+
+mod data_dir;
+mod jobs;
+mod words;
+
+pub use jobs::{Jobs, jobs};
+
+/// Names the process in traces.
+pub const SERVICE: &str = "inheritune-standalone";
 
 /// Database connections of the process: four services share them.
 const MAX_CONNECTIONS: u32 = 16;
@@ -28,7 +38,7 @@ const MAX_CONNECTIONS: u32 = 16;
 /// What a user may set.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// Where the database, the artifacts and the workers' caches live; made when absent
+    /// Where the database, the artifacts and the workers' caches live, for this user alone; made when absent
     #[arg(long, default_value = "inheritune-data", value_name = "DIR")]
     pub data_dir: PathBuf,
     /// Where gRPC is served; port 0 takes any free one
@@ -40,6 +50,9 @@ pub struct Options {
     /// Serve without TLS on addresses that others reach: only where something else guards the network
     #[arg(long)]
     pub plaintext_anywhere: bool,
+    /// Take calls without a token on addresses that others reach: only where something else says who may call
+    #[arg(long)]
+    pub callers_anyone: bool,
     /// The server's certificate (PEM): gRPC is served over TLS; `inheritune certs init` makes one
     #[arg(long, requires = "key_file", value_name = "FILE")]
     pub certificate_file: Option<PathBuf>,
@@ -59,7 +72,7 @@ pub struct Options {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Option<String>,
     /// Threads of a training or evaluation; all cores when absent
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub threads: Option<usize>,
     /// Parameters of a model at most; 200 billion when absent
     #[arg(long, value_name = "N")]
@@ -67,48 +80,100 @@ pub struct Options {
     /// Bytes that one job may fetch or write at most; 1 TB when absent
     #[arg(long, value_name = "BYTES")]
     pub max_job_bytes: Option<u64>,
-    /// Prefix of URIs that jobs may read; may be given more than once
-    #[arg(long = "allow-uri", default_value = "file:///", value_name = "PREFIX")]
+    /// Folder, or prefix of URIs, that jobs may read; may be given more than once [default: the folder this was started in
+    /// and the data folder]
+    #[arg(long = "allow-uri", value_name = "PREFIX")]
     pub allowed_uris: Vec<String>,
+    /// Private memory of each job's process at most; what the machine has when absent
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(16_777_216..))]
+    pub job_memory_max_bytes: Option<u64>,
+    /// Disk space of each job's working files at most; what the disk has when absent
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub job_disk_max_bytes: Option<u64>,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1; leave it out for all cores".to_owned()),
+        Ok(n) => Ok(n),
+        Err(error) => Err(format!("{error}")),
+    }
 }
 
 /// Serves and works until `stop`; then saves, gives leases back and stops the database.
 ///
 /// # Errors
-/// A part could not start, or failed.
-pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&options.data_dir)
-        .with_context(|| format!("cannot make {}", options.data_dir.display()))?;
-    let data_dir = options.data_dir.canonicalize()?;
-    let postgres = match options.database_url {
+/// A part could not start, or failed; in the words of the command line.
+pub async fn run(options: Options, telemetry: TelemetryConfig, stop: CancellationToken) -> anyhow::Result<()> {
+    let run = run_in_folder(options, telemetry, stop).await;
+    run.map_err(|error| anyhow::Error::msg(words::in_flags(in_one_line(&error))))
+}
+
+async fn run_in_folder(options: Options, telemetry: TelemetryConfig, stop: CancellationToken) -> anyhow::Result<()> {
+    let data_dir = data_dir::make_private(&options.data_dir)?;
+    // Whatever may be wrong with the options is said before a database is made.
+    let folder = match options.database_url {
         Some(_) => None,
-        None => Some(LocalPostgres::start(&data_dir.join("postgres"), options.pg_bin.as_deref()).await?),
+        None => Some(TakenFolder::take(&data_dir.join("postgres")).await.map_err(|error| in_use(error, &data_dir))?),
     };
-    let served = match postgres.as_ref().map(LocalPostgres::url).or(options.database_url.as_deref()) {
-        Some(url) => serve_on(url, &data_dir, &options, stop).await,
-        None => Ok(()),
+    let objects = ObjectsConfig {
+        storage: StorageConfig::folder(data_dir.join("objects")),
+        allowed_uris: data_dir::allowed_uris(&options.allowed_uris, &data_dir)?,
     };
-    if let Some(postgres) = postgres {
-        postgres.stop().await?;
+    Objects::new(&objects)?;
+    let security = options.security();
+    let ways_in = WaysIn { listen: options.listen, metrics_listen: options.metrics_listen, security: &security };
+    let listeners = ways_in.bind().await?;
+    let serve = |database_url: &str| {
+        let store = StoreConfig { database_url: database_url.to_owned(), max_connections: MAX_CONNECTIONS, objects };
+        serve_on(store, listeners, (data_dir.clone(), options.clone(), telemetry), stop)
+    };
+    match (folder, &options.database_url) {
+        (Some(folder), _) => {
+            let mut postgres = start_postgres(&folder, &data_dir, options.pg_bin.as_deref()).await?;
+            let serving = serve(postgres.url());
+            let served = tokio::select! {
+                served = serving => served,
+                // Everything of ours needs it: whoever started this process is to know at once.
+                error = postgres.keep_running() => return Err(error.into()),
+            };
+            postgres.stop().await?;
+            served
+        }
+        (None, Some(url)) => serve(url).await,
+        (None, None) => Ok(()),
     }
-    served
+}
+
+/// A private Postgres. Where it runs as another account than ours, that account gets through the data folder, if it must.
+async fn start_postgres(folder: &TakenFolder, data_dir: &Path, pg_bin: Option<&Path>) -> anyhow::Result<LocalPostgres> {
+    match LocalPostgres::start_on(folder, pg_bin).await {
+        Err(LocalPostgresError::NoAccount { uid, .. }) => {
+            data_dir::let_through(data_dir, uid)?;
+            Ok(LocalPostgres::start_on(folder, pg_bin).await?)
+        }
+        started => Ok(started?),
+    }
+}
+
+fn in_use(error: LocalPostgresError, data_dir: &Path) -> anyhow::Error {
+    match error {
+        LocalPostgresError::InUse { owner, .. } => anyhow::anyhow!(
+            "--data-dir {} is in use by another inheritune-standalone (pid {owner}): stop that one, or name another folder",
+            data_dir.display()
+        ),
+        error => error.into(),
+    }
 }
 
 async fn serve_on(
-    database_url: &str,
-    data_dir: &Path,
-    options: &Options,
+    store_config: StoreConfig,
+    listeners: Listeners,
+    (data_dir, options, telemetry): (PathBuf, Options, TelemetryConfig),
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let store = Store::connect(&StoreConfig {
-        database_url: database_url.to_owned(),
-        max_connections: MAX_CONNECTIONS,
-        objects: ObjectsConfig {
-            storage: StorageConfig::folder(data_dir.join("objects")),
-            allowed_uris: options.allowed_uris.clone(),
-        },
-    })
-    .await?;
+    let connected = Store::connect(&store_config).await;
+    let store = if options.database_url.is_some() { connected.context("--database-url")? } else { connected? };
     store.migrate().await?;
 
     let mut parts = Parts::<anyhow::Error>::new(&stop);
@@ -116,21 +181,34 @@ async fn serve_on(
         .merge(inheritune_slicer::services(&store))
         .merge(inheritune_trainer::services(&store))
         .merge(inheritune_evaluator::services(&store));
-    let security = options.security();
-    let ways_in = WaysIn { listen: options.listen, metrics_listen: options.metrics_listen, security: &security };
-    let address = open(&mut parts, &ways_in, services, &store).await?;
+    let address = listeners.open(&mut parts, services, &store).await?;
 
     parts.add(inheritune_scheduler::run(store.clone(), SchedulerConfig::default(), parts.stop()));
-    let worker = |name: &str| WorkerConfig {
-        cache_dir: data_dir.join("cache").join(name),
-        threads: options.threads,
-        ceilings: options.ceilings(),
-        ..WorkerConfig::default()
-    };
-    parts.add(run_worker(store.clone(), inheritune_slicer::handler(&store), worker("slicer"), parts.stop()));
-    let trainer = inheritune_trainer::handler(Ranks::alone());
-    parts.add(run_worker(store.clone(), trainer, worker("trainer"), parts.stop()));
-    parts.add(run_worker(store.clone(), inheritune_evaluator::handler(), worker("evaluator"), parts.stop()));
+    let workers: [(&str, &[JobKind]); 3] = [
+        ("slicer", &inheritune_slicer::KINDS),
+        ("trainer", &inheritune_trainer::KINDS),
+        ("evaluator", &inheritune_evaluator::KINDS),
+    ];
+    for (name, kinds) in workers {
+        let worker = WorkerConfig {
+            cache_dir: data_dir.join("cache").join(name),
+            threads: options.threads,
+            ceilings: options.ceilings(),
+            job_memory_max_bytes: options.job_memory_max_bytes,
+            job_disk_max_bytes: options.job_disk_max_bytes,
+            ..WorkerConfig::default()
+        };
+        let processes = JobProcesses {
+            kinds: kinds.to_vec(),
+            arguments: vec!["run-job".to_owned()],
+            store: StoreConfig { max_connections: CONNECTIONS_PER_JOB, ..store_config.clone() },
+            worker: worker.clone(),
+            service: SERVICE.to_owned(),
+            telemetry: telemetry.clone(),
+            settings: Settings::Flags,
+        };
+        parts.add(run_worker(store.clone(), processes, worker, parts.stop()));
+    }
 
     let scheme = if options.certificate_file.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{address}");
@@ -157,6 +235,7 @@ impl Options {
             certificate_file: self.certificate_file.clone(),
             key_file: self.key_file.clone(),
             bearer_token_file: self.bearer_token_file.clone(),
+            callers: if self.callers_anyone { Callers::Anyone } else { Callers::Local },
         }
     }
 }
@@ -166,5 +245,5 @@ fn publish_address(path: &Path, url: &str) -> anyhow::Result<()> {
     let part = path.with_extension("part");
     std::fs::write(&part, url)
         .and_then(|()| std::fs::rename(&part, path))
-        .with_context(|| format!("cannot write {}", path.display()))
+        .with_context(|| format!("--address-file {} cannot be written", path.display()))
 }

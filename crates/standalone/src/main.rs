@@ -1,24 +1,44 @@
 //! `inheritune-standalone`: see the library.
 
-use clap::Parser;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use inheritune_runtime::service::report_end;
 use inheritune_runtime::shutdown::stop_on_signals;
 use inheritune_runtime::telemetry::{self, TelemetryConfig};
-use inheritune_standalone::{Options, run};
+use inheritune_runtime::worker::run_job;
+use inheritune_standalone::{Options, SERVICE, jobs, run};
 
-/// Every Inheritune service in one process, on a private Postgres and a local folder.
+/// Every Inheritune service in one process, on a private Postgres and a local folder; each job has a process of its own.
 ///
 /// SIGTERM or Ctrl-C: training saves what it has, and the next start on the same folder goes on from there.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     #[command(flatten)]
     options: Options,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Do the one job that standard input names; the server starts these
+    #[command(hide = true)]
+    RunJob,
+}
+
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let config = TelemetryConfig { metrics_listen: arguments.options.metrics_listen, ..TelemetryConfig::default() };
-    let _telemetry = telemetry::init("inheritune-standalone", &config)?;
-    run(arguments.options, stop_on_signals()).await
+    match arguments.command {
+        Some(Command::RunJob) => run_job(jobs),
+        None => report_end(serve(arguments.options)),
+    }
+}
+
+#[tokio::main]
+async fn serve(options: Options) -> anyhow::Result<()> {
+    let config = TelemetryConfig { metrics_listen: options.metrics_listen, ..TelemetryConfig::default() };
+    let _telemetry = telemetry::init(SERVICE, &config)?;
+    run(options, config, stop_on_signals()).await
 }

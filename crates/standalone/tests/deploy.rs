@@ -35,3 +35,17 @@ fn compose_waits_for_a_worker_that_saves() {
         assert!(Duration::from_millis(config.worker.shutdown_grace_ms) < grace, "{name}");
     }
 }
+
+#[test]
+fn s5_the_listeners_of_compose_are_allowed() {
+    let scheduler: SchedulerConfig = load(&compose_file("scheduler.toml")).unwrap();
+    let mut listeners = vec![("scheduler.toml", scheduler.listen, scheduler.security)];
+    for name in ["slicer.toml", "trainer.toml", "evaluator.toml"] {
+        let config: ServiceConfig = load(&compose_file(name)).unwrap();
+        listeners.push((name, config.listen, config.security));
+    }
+    for (name, listen, security) in listeners {
+        let allowed = security.load().unwrap().check_grpc(listen);
+        assert!(allowed.is_ok(), "{name}: {allowed:?}");
+    }
+}

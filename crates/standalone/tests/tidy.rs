@@ -6,17 +6,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Which crate may depend on which: see ARCHITECTURE.md. Any other edge fails.
-const EDGES: [(&str, &[&str]); 11] = [
+const EDGES: [(&str, &[&str]); 12] = [
     ("domain", &[]),
+    ("data", &[]),
     ("api", &["domain"]),
     ("store", &["domain"]),
     ("runtime", &["domain", "api", "store"]),
     ("lm", &["domain"]),
     ("slicer", &["domain", "api", "store", "runtime"]),
-    ("trainer", &["domain", "api", "store", "runtime", "lm"]),
-    ("evaluator", &["domain", "api", "store", "runtime", "lm"]),
+    ("trainer", &["domain", "data", "api", "store", "runtime", "lm"]),
+    ("evaluator", &["domain", "data", "api", "store", "runtime", "lm"]),
     ("scheduler", &["domain", "api", "store", "runtime"]),
-    ("cli", &["domain", "api"]),
+    ("cli", &["domain", "data", "api"]),
     ("standalone", &["domain", "api", "store", "runtime", "slicer", "trainer", "evaluator", "scheduler"]),
 ];
 

@@ -53,7 +53,7 @@ pub struct NewJob {
 }
 
 /// What every write of a worker carries: the job and the fence of its claim.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct LeaseKey {
     /// The job.
     pub job: JobId,
@@ -62,7 +62,7 @@ pub struct LeaseKey {
 }
 
 /// A job in a worker's hands.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Lease {
     /// Goes with every write.
     pub key: LeaseKey,

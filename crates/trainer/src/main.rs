@@ -1,10 +1,13 @@
 //! `inheritune-trainer`: works tokenize and train jobs until SIGTERM, or is one rank of a training.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use inheritune_runtime::service::{JobProgram, report_end, run_worker_service};
 use inheritune_runtime::telemetry::{self, TelemetryConfig};
-use inheritune_runtime::{config, service, shutdown};
+use inheritune_runtime::worker::{be_part_of_a_job, run_job, this_program};
+use inheritune_runtime::{config, shutdown};
 use inheritune_trainer::TrainerConfig;
 use inheritune_trainer::gang::{self, Ranks};
 
@@ -31,6 +34,13 @@ struct Serve {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Do the one job that standard input names; a trainer starts these
+    #[command(hide = true)]
+    RunJob {
+        /// As the trainer was told
+        #[arg(long, default_value_t = 1)]
+        ranks: u32,
+    },
     /// Be one process of a training; a trainer with --ranks starts these
     #[command(hide = true)]
     Rank {
@@ -46,15 +56,20 @@ enum Command {
     },
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command {
         // Nothing of it is asynchronous.
         Some(Command::Rank { orders, rank, port }) => {
+            be_part_of_a_job();
             telemetry::init_logs(&TelemetryConfig::default());
-            Ok(gang::follow(&orders, rank, port)?)
+            report_end(gang::follow(&orders, rank, port))
         }
-        None => serve(arguments.serve),
+        Some(Command::RunJob { ranks }) => {
+            let ranks = Ranks { size: ranks, program: this_program() };
+            run_job(|_| inheritune_trainer::handler(ranks))
+        }
+        None => report_end(serve(arguments.serve)),
     }
 }
 
@@ -63,9 +78,11 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
     let path = arguments.config.unwrap_or_default();
     let config: TrainerConfig = config::load(&path)?;
     let _telemetry = telemetry::init("inheritune-trainer", &config.telemetry)?;
-    let stop = shutdown::stop_on_signals();
-    let ranks = Ranks { size: arguments.ranks, program: std::env::current_exe()? };
-    let build = |store: &_| (inheritune_trainer::handler(ranks), inheritune_trainer::services(store));
-    service::run_worker_service(config, build, stop).await?;
+    let program = JobProgram {
+        service: "inheritune-trainer",
+        kinds: &inheritune_trainer::KINDS,
+        arguments: vec!["run-job".to_owned(), format!("--ranks={}", arguments.ranks)],
+    };
+    run_worker_service(config, program, inheritune_trainer::services, shutdown::stop_on_signals()).await?;
     Ok(())
 }

@@ -5,28 +5,35 @@
 //! threads: pieces are encoded in parallel and written in order.
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{RecvError, sync_channel};
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
 
+use inheritune_data::{ReadAs, Tally};
 use inheritune_domain::artifact::{ArtifactKind, Location};
 use inheritune_domain::checkpoint::tokenizer_files::{TOKENIZER_FILES, VocabularyFiles};
 use inheritune_domain::job::Progress;
-use inheritune_domain::spec::{TokenizeSpec, Tokenized, TokenizerSource};
+use inheritune_domain::spec::{CorpusFacts, DEFAULT_TEXT_COLUMN, TokenizeSpec, Tokenized, TokenizerSource};
 use inheritune_lm::tokenizer::Tokenizer;
 use inheritune_lm::tokens::{
     HeldOut, NewTokenSet, TOKENS_FILE, TRAIN_FILE, TokenSetMeta, TokenSetWriter, VALIDATION_FILE,
 };
 use inheritune_runtime::worker::{JobContext, JobError};
+use rayon::prelude::*;
 use serde_json::json;
 use tokio::runtime::Handle;
 
-use crate::corpus::{Corpus, CorpusError, Cutting, Piece};
+use self::training_text::TrainingText;
+use crate::corpus::cutting::{Cutting, PIECE_BYTES};
+use crate::corpus::{Corpus, CorpusError, Piece, Reading};
 use crate::{file_error, lm_error};
 
+mod training_text;
+
 /// Text that is encoded at once.
-const BATCH_BYTES: usize = 8 * 1024 * 1024;
-/// A tokenizer is trained on this much of the corpus at most: word counts settle long before.
-const TOKENIZER_TRAINING_BYTES: usize = 1024 * 1024 * 1024;
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// How often a thread that waits for text looks whether it is to stop.
+const LOOK_FOR_STOP: Duration = Duration::from_millis(200);
 /// Largest tokenizer file that is carried over.
 const MAX_TOKENIZER_BYTES: u64 = 64 * 1024 * 1024;
 /// Fewest tokens of either part: one input and one target.
@@ -35,11 +42,12 @@ const MIN_TOKENS: u64 = 2;
 /// Carries out one tokenize job.
 ///
 /// # Errors
-/// Permanent: a source that is missing, empty, not UTF-8, or not what its name says; a tokenizer that cannot be read.
+/// Permanent: a source that is missing, empty, not UTF-8, or of a kind that is not read; a tokenizer that cannot be read.
 pub async fn run(spec: TokenizeSpec, context: JobContext) -> Result<Tokenized, JobError> {
     let dir = context.cache_dir.join("tokens");
     tokio::fs::create_dir_all(&dir).await.map_err(|error| file_error(&dir, error))?;
-    let corpus = Corpus::open(&context.store, &spec.sources).await?;
+    let text_column: Arc<str> = spec.text_column.as_deref().unwrap_or(DEFAULT_TEXT_COLUMN).into();
+    let corpus = Corpus::open(&context.store, &spec.sources, &text_column, &context.stop).await?;
     if let TokenizerSource::From(location) = &spec.tokenizer {
         fetch_tokenizer(&context, location, &dir).await?;
     }
@@ -47,11 +55,13 @@ pub async fn run(spec: TokenizeSpec, context: JobContext) -> Result<Tokenized, J
         corpus,
         context: context.clone(),
         runtime: Handle::current(),
+        text_column,
+        max_bad_rows: spec.max_bad_rows,
         started: Instant::now(),
         dir: dir.clone(),
     };
     let (tokenizer, fraction, threads) = (spec.tokenizer.clone(), spec.validation_fraction, context.threads);
-    let meta = context
+    let (meta, facts) = context
         .run_blocking("tokenize", move || {
             // 0 is rayon's own choice: one a core.
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).build();
@@ -59,7 +69,7 @@ pub async fn run(spec: TokenizeSpec, context: JobContext) -> Result<Tokenized, J
             pool.install(|| work.tokenize(&tokenizer, fraction))
         })
         .await?;
-    publish(&context, &dir, &meta, &spec).await
+    publish(&context, &dir, (&meta, facts), &spec).await
 }
 
 /// Copies the tokenizer's files alone: weights may lie beside them.
@@ -82,7 +92,7 @@ async fn fetch_tokenizer(context: &JobContext, location: &Location, dir: &Path) 
 async fn publish(
     context: &JobContext,
     dir: &Path,
-    meta: &TokenSetMeta,
+    (meta, facts): (&TokenSetMeta, CorpusFacts),
     spec: &TokenizeSpec,
 ) -> Result<Tokenized, JobError> {
     let mut artifact = context.store.begin_artifact(ArtifactKind::TokenSet, context.lease);
@@ -104,6 +114,7 @@ async fn publish(
             TokenizerSource::From(location) => location.to_string(),
         },
         "sources": sources,
+        "read": facts,
     });
     let artifact = artifact.publish(None, metadata).await?;
     tracing::info!(artifact = %artifact.id, train_tokens = meta.train_tokens, documents = meta.documents, "token set published");
@@ -114,6 +125,7 @@ async fn publish(
         vocab_size: meta.vocab_size,
         documents: meta.documents,
         text_bytes: meta.text_bytes,
+        corpus: Some(facts),
     })
 }
 
@@ -122,27 +134,25 @@ struct Work {
     corpus: Corpus,
     context: JobContext,
     runtime: Handle,
+    text_column: Arc<str>,
+    max_bad_rows: u64,
     started: Instant,
     dir: PathBuf,
 }
 
 impl Work {
-    fn tokenize(&self, source: &TokenizerSource, validation_fraction: f64) -> Result<TokenSetMeta, JobError> {
-        let passes = match source {
-            TokenizerSource::Train { .. } => 2,
-            TokenizerSource::From(_) => 1,
-        };
-        let (tokenizer, cutting) = match source {
+    fn tokenize(
+        &self,
+        source: &TokenizerSource,
+        validation_fraction: f64,
+    ) -> Result<(TokenSetMeta, CorpusFacts), JobError> {
+        let (tokenizer, passes) = match source {
             TokenizerSource::Train { vocab_size } => {
-                let tokenizer = self.train_tokenizer(*vocab_size, passes)?;
+                let tokenizer = self.train_tokenizer(*vocab_size)?;
                 tokenizer.save(&self.dir).map_err(lm_error)?;
-                (tokenizer, Cutting::AtLineFeeds)
+                (tokenizer, 2)
             }
-            TokenizerSource::From(_) => {
-                let tokenizer = Tokenizer::from_dir(&self.dir).map_err(lm_error)?;
-                let cutting = if tokenizer.can_cut_at_line_feeds() { Cutting::AtLineFeeds } else { Cutting::Never };
-                (tokenizer, cutting)
-            }
+            TokenizerSource::From(_) => (Tokenizer::from_dir(&self.dir).map_err(lm_error)?, 1),
         };
         let mut writer = TokenSetWriter::create(
             &self.dir,
@@ -153,13 +163,24 @@ impl Work {
             },
         )
         .map_err(lm_error)?;
+        let read_as = self.read_as();
+        let mut forced_cuts = 0;
         for source in 0..self.corpus.sources() {
-            let held_out = self.encode(source, &tokenizer, (cutting, passes), &mut writer)?;
-            let held_out = if held_out == 0 { HeldOut::Share(validation_fraction) } else { HeldOut::Last(held_out) };
+            let reading = Reading {
+                cutting: Cutting::By(&tokenizer),
+                read_as: read_as.clone(),
+                vocab_size: tokenizer.vocab_size(),
+            };
+            let done = self.encode(source, reading, passes, &mut writer)?;
+            forced_cuts += done.forced_cuts;
+            let held_out = match done.tokens_held_out {
+                0 => HeldOut::Share(validation_fraction),
+                tokens => HeldOut::Last(tokens),
+            };
             writer.end_source(held_out).map_err(lm_error)?;
         }
         if writer.tokens() == 0 {
-            return Err(self.empty());
+            return Err(self.empty(&read_as.tally));
         }
         let meta = writer.finish(validation_fraction).map_err(lm_error)?;
         if meta.train_tokens < MIN_TOKENS || meta.validation_tokens < MIN_TOKENS {
@@ -169,118 +190,139 @@ impl Work {
                 meta.train_tokens, meta.validation_tokens
             )));
         }
-        Ok(meta)
+        let facts = self.corpus.facts(&read_as.tally, forced_cuts);
+        tracing::info!(documents = meta.documents, "{}", facts.summary(meta.documents));
+        Ok((meta, facts))
     }
 
-    fn train_tokenizer(&self, vocab_size: u32, passes: u64) -> Result<Tokenizer, JobError> {
-        let mut failed: Option<JobError> = None;
-        let of_source = |source| self.corpus.pieces(source, Cutting::AtLineFeeds, &self.runtime);
-        let mut pieces = (0..self.corpus.sources()).flat_map(of_source);
-        let mut taken = 0;
-        let texts = std::iter::from_fn(|| {
-            if self.context.stop.requested().is_some() {
-                failed = Some(JobError::Stopped);
-            }
-            if failed.is_some() || taken >= TOKENIZER_TRAINING_BYTES {
-                return None;
-            }
-            match pieces.next()? {
-                Ok(Piece::Text { text, .. }) => {
-                    taken += text.len();
-                    self.progress(passes, "training the tokenizer");
-                    Some(text)
+    /// For one pass.
+    fn read_as(&self) -> ReadAs {
+        ReadAs { text_column: self.text_column.clone(), max_bad_rows: self.max_bad_rows, tally: Arc::default() }
+    }
+
+    fn train_tokenizer(&self, vocab_size: u32) -> Result<Tokenizer, JobError> {
+        if self.corpus.has_tokens() {
+            return Err(JobError::Permanent(
+                "the corpus holds token files: name the tokenizer that made them instead of training one".to_owned(),
+            ));
+        }
+        let reading = Reading { cutting: Cutting::Gpt2, read_as: self.read_as(), vocab_size };
+        let (texts, received) = sync_channel::<String>(1);
+        let trained = train_aside(received, vocab_size)?;
+        let mut enough = TrainingText::default();
+        'read: for source in 0..self.corpus.sources() {
+            for piece in self.corpus.pieces(source, reading.clone(), &self.runtime) {
+                if self.context.stop.requested().is_some() {
+                    return Err(JobError::Stopped);
                 }
-                Ok(Piece::Tokens { .. }) => {
-                    failed = Some(JobError::Permanent(
-                        "the corpus holds token files: name the tokenizer that made them instead of training one"
-                            .to_owned(),
-                    ));
-                    None
+                if let Piece::Text { text, .. } = piece?
+                    && texts.send(enough.take(text)).is_err()
+                {
+                    break 'read;
                 }
-                Err(error) => {
-                    failed = Some(error.into());
-                    None
+                self.progress(2, "training the tokenizer");
+                if enough.is_reached() {
+                    break 'read;
                 }
             }
-        });
-        let trained = Tokenizer::train_byte_bpe(texts, vocab_size);
-        match failed {
-            Some(error) => Err(error),
-            None if taken == 0 => Err(self.empty()),
-            None => trained.map_err(lm_error),
+        }
+        if enough.bytes() == 0 {
+            return Err(self.empty(&reading.read_as.tally));
+        }
+        drop(texts);
+        loop {
+            match trained.recv_timeout(LOOK_FOR_STOP) {
+                Ok(tokenizer) => return tokenizer.map_err(lm_error),
+                Err(RecvTimeoutError::Timeout) if self.context.stop.requested().is_some() => {
+                    return Err(JobError::Stopped);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(JobError::Retryable("the thread that trains the tokenizer ended".to_owned()));
+                }
+            }
         }
     }
 
-    /// Writes one source's tokens; gives how many at its end are held out.
+    /// Writes one source's tokens.
     fn encode(
         &self,
         source: usize,
-        tokenizer: &Tokenizer,
-        (cutting, passes): (Cutting, u64),
+        reading: Reading<'_>,
+        passes: u64,
         writer: &mut TokenSetWriter,
-    ) -> Result<u64, JobError> {
-        let mut pieces = self.corpus.pieces(source, cutting, &self.runtime);
+    ) -> Result<Encoded, JobError> {
+        let Cutting::By(tokenizer) = reading.cutting else {
+            return Err(JobError::Permanent("there is no tokenizer to encode with".to_owned()));
+        };
+        let mut pieces = self.corpus.pieces(source, reading, &self.runtime);
         // One batch is read and unpacked while another is encoded, and no more.
         let (sender, batches) = sync_channel(0);
-        let mut document = Document::default();
-        let mut tokens_held_out = 0;
+        let mut text_bytes = 0;
+        let mut done = Encoded::default();
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 loop {
-                    let batch = next_batch(&mut pieces);
-                    let last = batch.as_ref().map_or(true, Vec::is_empty);
+                    let batch = next_batch(&mut pieces).map(|batch| (batch, pieces.forced_cuts()));
+                    let last = batch.as_ref().map_or(true, |(batch, _)| batch.is_empty());
                     if sender.send(batch).is_err() || last {
                         return;
                     }
                 }
             });
-            // Dropped with the closure, which ends the thread that waits to send.
+            // Dropped with the closure, which ends the thread that waits to send; one that waits for bytes looks itself.
             let batches = batches;
             loop {
                 if self.context.stop.requested().is_some() {
                     return Err(JobError::Stopped);
                 }
-                let batch = match batches.recv() {
+                let (batch, forced_cuts) = match batches.recv_timeout(LOOK_FOR_STOP) {
                     Ok(batch) => batch?,
-                    Err(RecvError) => {
+                    Err(RecvTimeoutError::Timeout) => continue,
+                    Err(RecvTimeoutError::Disconnected) => {
                         return Err(JobError::Retryable("the thread that reads the corpus ended".to_owned()));
                     }
                 };
+                done.forced_cuts = forced_cuts;
                 if batch.is_empty() {
-                    return Ok(tokens_held_out);
+                    return Ok(done);
                 }
-                tokens_held_out += self.write(&batch, tokenizer, (&mut document, writer))?;
+                done.tokens_held_out += self.write(&batch, tokenizer, (&mut text_bytes, writer))?;
                 // Two bytes a token at least.
                 self.context.ceilings.check_bytes(writer.tokens() * 2).map_err(JobError::Permanent)?;
-                self.progress(passes, &format!("{} tokens", writer.tokens() + document.tokens.len() as u64));
+                self.progress(passes, &format!("{} tokens", writer.tokens()));
             }
         })
     }
 
-    /// Encodes a batch and writes the documents that end in it; gives how many of its tokens are held out.
+    /// Encodes a batch and writes it; gives how many of its tokens are held out.
     fn write(
         &self,
         batch: &[Piece],
         tokenizer: &Tokenizer,
-        (document, writer): (&mut Document, &mut TokenSetWriter),
+        (text_bytes, writer): (&mut u64, &mut TokenSetWriter),
     ) -> Result<u64, JobError> {
-        let texts: Vec<&str> = batch
-            .iter()
-            .filter_map(|piece| match piece {
-                Piece::Text { text, .. } => Some(text.as_str()),
-                Piece::Tokens { .. } => None,
+        let encode = |text: &str| match self.context.stop.requested() {
+            Some(_) => Err(JobError::Stopped),
+            None => tokenizer.encode(text).map_err(lm_error),
+        };
+        // A long piece needs the memory of many, so it is encoded alone, below.
+        let encoded: Vec<Option<Vec<u32>>> = batch
+            .par_iter()
+            .map(|piece| match piece {
+                Piece::Text { text, .. } if text.len() <= 2 * PIECE_BYTES => encode(text).map(Some),
+                Piece::Text { .. } | Piece::Tokens { .. } => Ok(None),
             })
-            .collect();
-        let mut encoded = tokenizer.encode_batch(&texts).map_err(lm_error)?.into_iter();
+            .collect::<Result<_, JobError>>()?;
         let mut tokens_held_out = 0;
-        for piece in batch {
+        for (piece, encoded) in batch.iter().zip(encoded) {
             match piece {
                 Piece::Text { text, ends_document } => {
-                    document.tokens.extend(encoded.next().unwrap_or_default());
-                    document.text_bytes += text.len() as u64;
+                    let tokens = encoded.map_or_else(|| encode(text), Ok)?;
+                    writer.push_part(&tokens).map_err(lm_error)?;
+                    *text_bytes += text.len() as u64;
                     if *ends_document {
-                        writer.push_document(&document.tokens, document.text_bytes).map_err(lm_error)?;
-                        *document = Document::default();
+                        writer.end_document(std::mem::take(text_bytes)).map_err(lm_error)?;
                     }
                 }
                 Piece::Tokens { ids, held_out } => {
@@ -306,16 +348,40 @@ impl Work {
         });
     }
 
-    fn empty(&self) -> JobError {
-        JobError::Permanent(format!("the corpus is empty: there is no text in {}", self.corpus.names()))
+    fn empty(&self, tally: &Tally) -> JobError {
+        let rows = match (tally.rows_without_text(), tally.first_bad_row()) {
+            (0, None) => String::new(),
+            (empty, None) => format!(" ({empty} rows are without text)"),
+            (_, Some(first)) => format!(" ({} rows are bad, the first: {first})", tally.bad_rows()),
+        };
+        JobError::Permanent(format!("the corpus is empty: there is no text in {}{rows}", self.corpus.names()))
     }
 }
 
-/// The document that is being put together from its pieces.
+/// Trains a tokenizer on what `texts` brings, on a thread that a job which is to stop need not wait for: the library's
+/// training cannot be broken off.
+fn train_aside(
+    texts: Receiver<String>,
+    vocab_size: u32,
+) -> Result<Receiver<Result<Tokenizer, inheritune_lm::LmError>>, JobError> {
+    let failed = |problem: String| JobError::Retryable(format!("thread of the tokenizer: {problem}"));
+    let threads = rayon::current_num_threads();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| failed(e.to_string()))?;
+    let (sender, trained) = sync_channel(1);
+    let train = move || {
+        let tokenizer = pool.install(|| Tokenizer::train_byte_bpe(texts.into_iter(), vocab_size));
+        // Nobody wants it when the job has stopped.
+        let _unwanted = sender.send(tokenizer);
+    };
+    std::thread::Builder::new().name("train tokenizer".to_owned()).spawn(train).map_err(|e| failed(e.to_string()))?;
+    Ok(trained)
+}
+
+/// What was written of a source.
 #[derive(Default)]
-struct Document {
-    tokens: Vec<u32>,
-    text_bytes: u64,
+struct Encoded {
+    tokens_held_out: u64,
+    forced_cuts: u64,
 }
 
 fn next_batch(pieces: &mut impl Iterator<Item = Result<Piece, CorpusError>>) -> Result<Vec<Piece>, JobError> {

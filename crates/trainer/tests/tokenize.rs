@@ -12,11 +12,20 @@ use inheritune_domain::id::ArtifactId;
 use inheritune_domain::spec::{JobOutcome, JobSpec, TokenizeSpec, Tokenized, TokenizerSource};
 use inheritune_lm::tokenizer::Tokenizer;
 use inheritune_lm::tokens::TokenSet;
+use inheritune_trainer::corpus::Piece;
+use inheritune_trainer::corpus::cutting::{Cutter, Cutting, MAX_UNCUT_BYTES};
 use serde_json::json;
 use support::Bench;
 
 fn spec(sources: Vec<Location>, tokenizer: TokenizerSource) -> JobSpec {
-    JobSpec::Tokenize(TokenizeSpec { sources, tokenizer, validation_fraction: 0.1 })
+    spec_of(sources, tokenizer, |_| {})
+}
+
+/// As [`spec`], changed.
+fn spec_of(sources: Vec<Location>, tokenizer: TokenizerSource, change: impl Fn(&mut TokenizeSpec)) -> JobSpec {
+    let mut spec = TokenizeSpec { sources, tokenizer, validation_fraction: 0.1, text_column: None, max_bad_rows: 0 };
+    change(&mut spec);
+    JobSpec::Tokenize(spec)
 }
 
 fn train(vocab_size: u32) -> TokenizerSource {
@@ -101,7 +110,7 @@ async fn rows_and_packings_do_not_change_the_tokens() {
 
 /// What pyarrow packed in each way (scripts/make-parquet.py) is what the same rows are as JSONL.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn parquet_rows_are_documents() {
+async fn d5_parquet_rows_are_documents() {
     let bench = Bench::new().await;
     let mut texts = vec!["first row".to_owned(), "zwölf Wörter\nund 漢字 🦀".to_owned(), "no more\n\n".repeat(300)];
     texts.extend((0..40).map(|i| format!("row {i}")));
@@ -110,7 +119,8 @@ async fn parquet_rows_are_documents() {
     let plain = tokenized(&bench, spec(vec![bench.uri("rows.jsonl")], train(300))).await;
     let (expected, _) = ids(&bench, plain.tokens).await;
     let packed = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parquet");
-    for packing in ["none", "snappy", "gzip", "zstd", "lz4"] {
+    // `binary`, `large` and `dictionary` are other types of the text column.
+    for packing in ["none", "snappy", "gzip", "zstd", "lz4", "brotli", "binary", "large", "dictionary"] {
         let name = format!("{packing}.parquet");
         std::fs::copy(packed.join(&name), bench.path(&name)).unwrap();
         let from = TokenizerSource::From(Location::Artifact(plain.tokens));
@@ -118,11 +128,23 @@ async fn parquet_rows_are_documents() {
         assert_eq!((made.documents, made.text_bytes), (plain.documents, plain.text_bytes), "{packing}");
         assert!(ids(&bench, made.tokens).await.0 == expected, "{packing}");
     }
-    for (name, words) in [("no-text.parquet", "no column `text` but content, id"), ("numbers.parquet", "no string")] {
+    for (name, words) in [
+        ("no-text.parquet", "no column `text` but content, id"),
+        ("numbers.parquet", "holds INT64 values, no text"),
+        ("lists.parquet", "a list in each row"),
+        ("bytes.parquet", "row 1: column `text` holds bytes that are no UTF-8"),
+    ] {
         std::fs::copy(packed.join(name), bench.path(name)).unwrap();
         let error = bench.permanent_error(spec(vec![bench.uri(name)], train(300))).await;
-        assert!(error.contains(name) && error.contains(words), "{error}");
+        assert!(error.contains(name) && error.contains(words) && error.len() < 400, "{error}");
     }
+    std::fs::copy(packed.join("nested.parquet"), bench.path("nested.parquet")).unwrap();
+    let inner =
+        spec_of(vec![bench.uri("nested.parquet")], TokenizerSource::From(Location::Artifact(plain.tokens)), |spec| {
+            spec.text_column = Some("doc.text".to_owned());
+        });
+    let made = tokenized(&bench, inner).await;
+    assert!(ids(&bench, made.tokens).await.0 == expected, "d7: a column within a group");
     let cut = std::fs::read(packed.join("zstd.parquet")).unwrap();
     std::fs::write(bench.path("cut.parquet"), &cut[..cut.len() / 2]).unwrap();
     let error = bench.permanent_error(spec(vec![bench.uri("cut.parquet")], train(300))).await;
@@ -165,7 +187,9 @@ async fn token_files_are_taken_as_they_are() {
 
     std::fs::write(bench.path("odd.bin"), b"abc").unwrap();
     std::fs::write(bench.path("large.bin"), bytes(&[i64::from(end), 400])).unwrap();
-    for (name, words) in [("odd.bin", "16-bit"), ("large.bin", "token 400 is not below the vocabulary (400)")] {
+    for (name, words) in
+        [("odd.bin", "16-bit"), ("large.bin", "token 400 at position 1 is not below the vocabulary (400)")]
+    {
         let error = bench.permanent_error(spec(vec![bench.uri(name)], from())).await;
         assert!(error.contains(name) && error.contains(words), "{error}");
     }
@@ -284,4 +308,231 @@ async fn bad_input_is_named() {
     let outside = Location::Uri("file:///etc/hostname".to_owned());
     let error = bench.permanent_error(spec(vec![outside], train(300))).await;
     assert!(error.contains("/etc/hostname"), "{error}");
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
+}
+
+/// C4, RedPajama and Dolma call JSON lines `.json`; files are called anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d1_the_kind_of_a_file_is_told_by_its_content() {
+    let bench = Bench::new().await;
+    let documents: Vec<String> = text().split("\n\n").filter(|text| !text.is_empty()).map(str::to_owned).collect();
+    let rows: String = documents.iter().map(|text| json!({ "url": "x", "text": text }).to_string() + "\n").collect();
+    let array = serde_json::Value::from(documents.clone()).to_string();
+    std::fs::write(bench.path("rows.jsonl"), &rows).unwrap();
+    let plain = tokenized(&bench, spec(vec![bench.uri("rows.jsonl")], train(300))).await;
+    let (expected, _) = ids(&bench, plain.tokens).await;
+    let zstd_long = {
+        let mut packed = zstd::Encoder::new(Vec::new(), 3).unwrap();
+        packed.long_distance_matching(true).unwrap();
+        packed.window_log(28).unwrap();
+        packed.write_all(rows.as_bytes()).unwrap();
+        packed.finish().unwrap()
+    };
+    for (name, bytes, kind) in [
+        ("a.json", rows.as_bytes().to_vec(), "1 JSON lines"),
+        ("c4-train.00000-of-01024.json.gz", gzip(rows.as_bytes()), "1 JSON lines in gzip"),
+        ("d.json.zst", zstd_long, "1 JSON lines in zstd"),
+        ("e.jsonl.gz", rows.as_bytes().to_vec(), "1 JSON lines"),
+        ("f.jsonl", gzip(rows.as_bytes()), "1 JSON lines in gzip"),
+        ("g.txt", rows.as_bytes().to_vec(), "1 JSON lines"),
+        ("h.json", array.into_bytes(), "1 JSON array"),
+    ] {
+        std::fs::write(bench.path(name), bytes).unwrap();
+        let from = TokenizerSource::From(Location::Artifact(plain.tokens));
+        let made = tokenized(&bench, spec(vec![bench.uri(name)], from)).await;
+        assert_eq!(made.documents, documents.len() as u64, "{name}");
+        assert!(ids(&bench, made.tokens).await.0 == expected, "{name}");
+        let facts = made.corpus.unwrap().summary(made.documents);
+        assert_eq!(facts, format!("{} documents from 1 file ({kind})", documents.len()), "{name}");
+    }
+    for (name, bytes, words) in [
+        ("a.csv", &b"text\n\"one\"\n"[..], "CSV or TSV, which is not read"),
+        ("one.json", b"{\n  \"text\": \"a\"\n}\n", "one JSON object over several lines"),
+        ("b.jsonl.bz2", b"BZh91AY&SY\0\0", "bzip2"),
+        ("utf16.txt", b"\xff\xfea\0b\0", "UTF-16"),
+    ] {
+        std::fs::write(bench.path(name), bytes).unwrap();
+        let error = bench.permanent_error(spec(vec![bench.uri(name)], train(300))).await;
+        assert!(error.contains(name) && error.contains(words), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d2_files_that_are_no_data_are_left_out_and_said() {
+    let bench = Bench::new().await;
+    let rows: String = text().lines().map(|text| json!({ "text": text }).to_string() + "\n").collect();
+    let folder = bench.path("hub");
+    let write = |name: &str, content: &str| {
+        std::fs::create_dir_all(folder.join(name).parent().unwrap()).unwrap();
+        std::fs::write(folder.join(name), content).unwrap();
+    };
+    write("data/train-00000-of-00001.jsonl", &rows);
+    let alone = tokenized(&bench, spec(vec![bench.uri("hub")], train(300))).await;
+    for name in ["README.md", "LICENSE.txt", ".gitattributes", "_SUCCESS", "dataset_infos.json", "data/.a.jsonl.crc"] {
+        write(name, "not data");
+    }
+    write(".ipynb_checkpoints/a-checkpoint.jsonl", &rows);
+    write(".cache/huggingface/download/data/train.jsonl", &rows);
+    let made = tokenized(&bench, spec(vec![bench.uri("hub")], train(300))).await;
+    assert_eq!((made.documents, made.text_bytes), (alone.documents, alone.text_bytes));
+    let facts = made.corpus.unwrap();
+    let left_out: Vec<(&str, u64)> = facts.left_out.iter().map(|files| (files.reason.as_str(), files.files)).collect();
+    assert_eq!(left_out, [("documentation", 2), ("hidden", 5), ("settings", 1)]);
+    // A file that is named itself is meant.
+    let named = bench.uri("hub/.ipynb_checkpoints/a-checkpoint.jsonl");
+    assert_eq!(tokenized(&bench, spec(vec![named], train(300))).await.documents, alone.documents);
+    write("train.bin", "\u{1}\u{2}\u{3}\u{4}");
+    let error = bench.permanent_error(spec(vec![bench.uri("hub")], train(300))).await;
+    assert!(error.contains("holds tokens (train.bin) and text"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d4_bad_rows_are_left_out_up_to_a_number_and_said() {
+    let bench = Bench::new().await;
+    let mut rows: Vec<String> = text().lines().map(|text| json!({ "text": text }).to_string()).collect();
+    rows[0] = format!("\u{feff}{}", rows[0]);
+    rows[3] = r#"{"text": null, "score": NaN}"#.to_owned();
+    rows[7] = r#"{"text": "half an emoji \ud83d here"}"#.to_owned();
+    std::fs::write(bench.path("a.jsonl"), rows.join("\r\n")).unwrap();
+    let good = tokenized(&bench, spec(vec![bench.uri("a.jsonl")], train(300))).await;
+    let facts = good.corpus.clone().unwrap();
+    assert!(facts.rows_without_text > 0 && facts.bad_rows == 0, "{facts:?}");
+    let (all, dir) = ids(&bench, good.tokens).await;
+    let all: Vec<u32> = all.into_iter().map(|id| id as u32).collect();
+    let decoded = Tokenizer::from_dir(&dir).unwrap().decode(&all).unwrap();
+    assert!(decoded.contains("half an emoji \u{fffd} here") && !decoded.contains('\u{feff}'));
+    rows[5] = r#"{"body": "another column"}"#.to_owned();
+    rows[9] = "no json".to_owned();
+    std::fs::write(bench.path("bad.jsonl"), rows.join("\n")).unwrap();
+    let error = bench.permanent_error(spec(vec![bench.uri("bad.jsonl")], train(300))).await;
+    assert!(
+        error.contains("bad.jsonl: line 6: has no column `text` but body") && error.contains("max_bad_rows"),
+        "{error}"
+    );
+    let tolerant = spec_of(vec![bench.uri("bad.jsonl")], train(300), |spec| spec.max_bad_rows = 2);
+    let facts = tokenized(&bench, tolerant).await.corpus.unwrap();
+    assert_eq!(facts.bad_rows, 2);
+    assert!(facts.first_bad_row.unwrap().contains("line 6"));
+    std::fs::write(bench.path("a.txt"), format!("\u{feff}{}", text())).unwrap();
+    let made = tokenized(&bench, spec(vec![bench.uri("a.txt")], train(300))).await;
+    assert_eq!(made.text_bytes, text().len() as u64, "the byte order mark is no text");
+    let packed = gzip(rows.join("\n").as_bytes());
+    std::fs::write(bench.path("cut.jsonl.gz"), &packed[..packed.len() - 8]).unwrap();
+    let error = bench.permanent_error(spec(vec![bench.uri("cut.jsonl.gz")], train(300))).await;
+    assert!(error.contains("cut.jsonl.gz"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d7_the_text_may_be_in_another_column() {
+    let bench = Bench::new().await;
+    let row = |text: &str| json!({ "text": "not this", "content": text, "raw": { "body": text } }).to_string() + "\n";
+    std::fs::write(bench.path("a.jsonl"), text().lines().map(row).collect::<String>()).unwrap();
+    let of = |column: &str| {
+        let column = Some(column.to_owned());
+        spec_of(vec![bench.uri("a.jsonl")], train(300), |spec| spec.text_column = column.clone())
+    };
+    let made = tokenized(&bench, of("content")).await;
+    assert_eq!(made.text_bytes, text().lines().map(str::len).sum::<usize>() as u64);
+    let nested = tokenized(&bench, of("raw.body")).await;
+    assert!(ids(&bench, nested.tokens).await.0 == ids(&bench, made.tokens).await.0);
+    let error = bench.permanent_error(of("body")).await;
+    assert!(error.contains("has no column `body` but text, content, raw"), "{error}");
+}
+
+/// A special token that is written out in a text is that token, as in transformers, in files of every kind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn u13_special_tokens_in_text_are_special_tokens() {
+    let bench = Bench::new().await;
+    std::fs::write(bench.path("license.txt"), text()).unwrap();
+    let made = tokenized(&bench, spec(vec![bench.uri("license.txt")], train(300))).await;
+    let dir = ids(&bench, made.tokens).await.1;
+    let end = i64::from(Tokenizer::from_dir(&dir).unwrap().end_of_text_id().unwrap());
+    let document = "one document<|endoftext|>and another, to the model".repeat(20);
+    std::fs::write(bench.path("a.txt"), &document).unwrap();
+    std::fs::write(bench.path("a.jsonl"), json!({ "text": document }).to_string()).unwrap();
+    let mut all = Vec::new();
+    for name in ["a.txt", "a.jsonl"] {
+        let from = TokenizerSource::From(Location::Artifact(made.tokens));
+        let taken = tokenized(&bench, spec(vec![bench.uri(name)], from)).await;
+        assert_eq!(taken.documents, 1, "{name}: rows and files are counted");
+        let (found, _) = ids(&bench, taken.tokens).await;
+        assert_eq!(found.iter().filter(|id| **id == end).count(), 21, "{name}");
+        all.push(found);
+    }
+    assert!(all[0] == all[1]);
+}
+
+/// The ids of a document's pieces are those of the whole document, for tokenizers of every kind.
+#[test]
+fn d6_pieces_have_the_ids_of_the_whole() {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lm/tests/tokenizers");
+    let words = "The quick  brown fox (aged 1234567) doesn't   jump; naïve café, 漢字かな交じり文。 x=[1, 2]\n\tif a:\r\n  pass ";
+    let lines = words.repeat(2500);
+    let one_line = words.replace(['\n', '\r', '\t'], " ").repeat(2500);
+    let han: String = "天地玄黄、宇宙洪荒。日月盈昃，辰宿列張。".repeat(5000);
+    let trained = Tokenizer::train_byte_bpe([lines.as_str(), &han].into_iter(), 600).unwrap();
+    let mut tokenizers = vec![("trained".to_owned(), trained)];
+    for entry in std::fs::read_dir(&cases).unwrap() {
+        let path = entry.unwrap().path();
+        if let Ok(tokenizer) = Tokenizer::from_dir(&path) {
+            tokenizers.push((path.file_name().unwrap().to_string_lossy().into_owned(), tokenizer));
+        }
+    }
+    assert!(tokenizers.len() > 3, "{}", tokenizers.len());
+    for (name, tokenizer) in &tokenizers {
+        for (kind, document) in [("lines", &lines), ("one line", &one_line), ("no spaces", &han)] {
+            let mut cutter = Cutter::new(Cutting::By(tokenizer));
+            let pieces = cutter.push(document, true);
+            let mut ids = Vec::new();
+            for piece in &pieces {
+                let Piece::Text { text, .. } = piece else { panic!("{piece:?}") };
+                assert!(text.len() <= MAX_UNCUT_BYTES);
+                ids.extend(tokenizer.encode(text).unwrap());
+            }
+            if cutter.forced() == 0 {
+                // A vocabulary without spaces to cut at keeps what is not too long whole.
+                assert!(pieces.len() > 2 || kind == "no spaces", "{name}, {kind}: {} pieces", pieces.len());
+                assert!(ids == tokenizer.encode(document).unwrap(), "{name}, {kind}");
+            } else {
+                assert_eq!(kind, "no spaces", "{name} cannot be cut");
+            }
+        }
+    }
+}
+
+/// Bytes that this process has held at most since the last [`forget_peak`].
+fn peak_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+fn forget_peak() {
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+}
+
+/// One line of 24 MB, which took 160 bytes of memory a byte, as JSON and as text; trained on and encoded.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d6_one_long_document_takes_little_memory() {
+    let bench = Bench::new().await;
+    let line = text().replace('\n', " ");
+    let long = line.repeat((24 << 20) / line.len());
+    std::fs::write(bench.path("a.txt"), &long).unwrap();
+    std::fs::write(bench.path("a.jsonl"), json!({ "id": 1, "text": long, "n": 2 }).to_string()).unwrap();
+    let bytes = long.len() as u64;
+    drop(long);
+    forget_peak();
+    let before = peak_bytes();
+    for name in ["a.txt", "a.jsonl"] {
+        let made = tokenized(&bench, spec(vec![bench.uri(name)], train(400))).await;
+        assert_eq!((made.documents, made.text_bytes), (1, bytes), "{name}");
+        assert_eq!(made.corpus.unwrap().forced_cuts, 0, "{name}");
+    }
+    let took = peak_bytes().saturating_sub(before);
+    assert!(took < 1 << 30, "{took} bytes beyond {before}");
 }

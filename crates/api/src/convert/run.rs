@@ -134,7 +134,13 @@ fn corpus_spec(message: v1::CorpusSpec) -> CorpusSpec {
         Some(Tokenizer::Train(train)) => TokenizerSpec::Train { vocab_size: train.vocab_size },
         Some(Tokenizer::Uri(uri)) => TokenizerSpec::Uri(uri),
     };
-    CorpusSpec { sources: message.sources, validation_fraction: message.validation_fraction.unwrap_or(0.05), tokenizer }
+    CorpusSpec {
+        sources: message.sources,
+        text_column: message.text_column,
+        max_bad_rows: message.max_bad_rows,
+        validation_fraction: message.validation_fraction.unwrap_or(0.05),
+        tokenizer,
+    }
 }
 
 fn reference_spec(field: &mut Field<'_>, message: v1::ReferenceSpec) -> ReferenceSpec {
@@ -214,6 +220,8 @@ impl From<&CorpusSpec> for v1::CorpusSpec {
         Self {
             sources: spec.sources.clone(),
             validation_fraction: Some(spec.validation_fraction),
+            text_column: spec.text_column.clone(),
+            max_bad_rows: spec.max_bad_rows,
             tokenizer: Some(v1::TokenizerSpec { tokenizer: Some(tokenizer) }),
         }
     }

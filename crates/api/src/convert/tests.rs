@@ -8,10 +8,11 @@ use inheritune_domain::comparison::Difference;
 use inheritune_domain::id::{ArtifactId, JobId, LayerCount};
 use inheritune_domain::job::Progress;
 use inheritune_domain::spec::{
-    ArmSpec, ControlSpec, CorpusSpec, DecayOn, EvaluateSpec, Evaluated, EvaluationSpec, EvaluationTask, GrowthSource,
-    Helped, JobOutcome, JobSpec, LayerMapRule, MIN_MAX_SHARD_SIZE_BYTES, MatchBy, Precision, Recipe, ReferenceSpec,
-    RunSpec, Sampling, Schedule, Score, ScoreDifference, SliceSource, SliceSpec, Sliced, TargetSpec, TokenizeSpec,
-    Tokenized, TokenizerSource, TokenizerSpec, TrainSpec, Trained, TrainingSpec,
+    ArmSpec, ControlSpec, CorpusFacts, CorpusSpec, DecayOn, EvaluateSpec, Evaluated, EvaluationSpec, EvaluationTask,
+    FilesLeftOut, FilesOfKind, GrowthSource, Helped, JobOutcome, JobSpec, LayerMapRule, MIN_MAX_SHARD_SIZE_BYTES,
+    MatchBy, Precision, Recipe, ReferenceSpec, RunSpec, Sampling, Schedule, Score, ScoreDifference, SliceSource,
+    SliceSpec, Sliced, TargetSpec, TokenizeSpec, Tokenized, TokenizerSource, TokenizerSpec, TrainSpec, Trained,
+    TrainingSpec,
 };
 use inheritune_domain::violation::Violations;
 use proptest::array::uniform4;
@@ -182,6 +183,8 @@ prop_compose! {
             corpus: CorpusSpec {
                 sources,
                 validation_fraction: fraction,
+                text_column: own.then(|| "content".to_owned()),
+                max_bad_rows: u64::from(low),
                 tokenizer: if own { TokenizerSpec::Reference } else { tokenizer },
             },
             reference, target, training,
@@ -233,7 +236,13 @@ fn job() -> impl Strategy<Value = JobSpec> {
     prop_oneof![
         (proptest::collection::vec(location(), 1..4), tokenizer, 0.01f64..0.5).prop_map(
             |(sources, tokenizer, validation_fraction)| {
-                JobSpec::Tokenize(TokenizeSpec { sources, tokenizer, validation_fraction })
+                JobSpec::Tokenize(TokenizeSpec {
+                    text_column: (sources.len() > 1).then(|| "a.b".to_owned()),
+                    max_bad_rows: sources.len() as u64,
+                    sources,
+                    tokenizer,
+                    validation_fraction,
+                })
             }
         ),
         slice().prop_map(JobSpec::Slice),
@@ -267,6 +276,18 @@ fn config() -> impl Strategy<Value = DecoderConfig> {
     (architecture(), 1u32..9999).prop_map(|(architecture, vocab_size)| architecture.config(vocab_size))
 }
 
+fn facts(n: u64) -> CorpusFacts {
+    let names = vec!["a.json.gz".to_owned()];
+    CorpusFacts {
+        files: vec![FilesOfKind { kind: "JSON lines in gzip".to_owned(), files: n, names: names.clone() }],
+        left_out: vec![FilesLeftOut { reason: "hidden".to_owned(), files: n, names }],
+        rows_without_text: n,
+        bad_rows: n / 2,
+        first_bad_row: (n % 3 == 0).then(|| "a: line 1: is no object".to_owned()),
+        forced_cuts: n / 3,
+    }
+}
+
 fn outcome() -> impl Strategy<Value = JobOutcome> {
     prop_oneof![
         (artifact_id(), any::<[u64; 4]>(), any::<u32>()).prop_map(|(tokens, n, vocab_size)| {
@@ -278,6 +299,7 @@ fn outcome() -> impl Strategy<Value = JobOutcome> {
                 vocab_size,
                 documents,
                 text_bytes,
+                corpus: (documents % 2 == 0).then(|| facts(train_tokens)),
             })
         }),
         (artifact_id(), config(), any::<[u32; 3]>(), any::<[u64; 2]>()).prop_map(|(checkpoint, config, n, m)| {
@@ -481,8 +503,12 @@ fn every_bad_field_of_a_job_is_named_at_once() {
             spec.tokenize.sources: must be 1 to 1024 sources"#]],
     );
     let train = v1::tokenize_spec::Tokenizer::Train(v1::TrainTokenizer { vocab_size: 1 });
-    let tokenize =
-        v1::TokenizeSpec { sources: vec!["x".into()], tokenizer: Some(train), validation_fraction: Some(0.9) };
+    let tokenize = v1::TokenizeSpec {
+        sources: vec!["x".into()],
+        tokenizer: Some(train),
+        validation_fraction: Some(0.9),
+        ..Default::default()
+    };
     check(
         submit(Spec::Tokenize(tokenize)),
         expect![[r#"

@@ -4,8 +4,8 @@ use inheritune_domain::artifact::Location;
 use inheritune_domain::checkpoint::decoder_config::Architecture;
 use inheritune_domain::id::ArtifactId;
 use inheritune_domain::spec::{
-    DecayOn, Precision, Sampling, Schedule, TokenizeSpec, Tokenized, TokenizerSource, TrainSpec, Trained, TrainingSpec,
-    limits,
+    CorpusFacts, DecayOn, FilesLeftOut, FilesOfKind, Precision, Sampling, Schedule, TokenizeSpec, Tokenized,
+    TokenizerSource, TrainSpec, Trained, TrainingSpec, limits,
 };
 use inheritune_domain::violation::Violations;
 use uuid::Uuid;
@@ -183,7 +183,13 @@ pub(super) fn tokenize_spec(field: &mut Field<'_>, message: v1::TokenizeSpec) ->
             TokenizerSource::From(Location::Artifact(ArtifactId(Uuid::nil())))
         }
     };
-    TokenizeSpec { sources, tokenizer, validation_fraction: message.validation_fraction.unwrap_or(0.05) }
+    TokenizeSpec {
+        sources,
+        tokenizer,
+        validation_fraction: message.validation_fraction.unwrap_or(0.05),
+        text_column: message.text_column,
+        max_bad_rows: message.max_bad_rows,
+    }
 }
 
 pub(super) fn trained(field: &mut Field<'_>, message: v1::Trained) -> Trained {
@@ -206,6 +212,36 @@ pub(super) fn tokenized(field: &mut Field<'_>, message: v1::Tokenized) -> Tokeni
         vocab_size: message.vocab_size,
         documents: message.documents,
         text_bytes: message.text_bytes,
+        corpus: message.corpus.map(corpus_facts),
+    }
+}
+
+/// What a corpus was read as.
+pub fn corpus_facts(message: v1::CorpusFacts) -> CorpusFacts {
+    let of_kind = |v1::FilesOfKind { kind, files, names }| FilesOfKind { kind, files, names };
+    let left_out = |v1::FilesLeftOut { reason, files, names }| FilesLeftOut { reason, files, names };
+    CorpusFacts {
+        files: message.files.into_iter().map(of_kind).collect(),
+        left_out: message.left_out.into_iter().map(left_out).collect(),
+        rows_without_text: message.rows_without_text,
+        bad_rows: message.bad_rows,
+        first_bad_row: message.first_bad_row,
+        forced_cuts: message.forced_cuts,
+    }
+}
+
+impl From<&CorpusFacts> for v1::CorpusFacts {
+    fn from(facts: &CorpusFacts) -> Self {
+        let of_kind = |FilesOfKind { kind, files, names }| v1::FilesOfKind { kind, files, names };
+        let left_out = |FilesLeftOut { reason, files, names }| v1::FilesLeftOut { reason, files, names };
+        Self {
+            files: facts.files.iter().cloned().map(of_kind).collect(),
+            left_out: facts.left_out.iter().cloned().map(left_out).collect(),
+            rows_without_text: facts.rows_without_text,
+            bad_rows: facts.bad_rows,
+            first_bad_row: facts.first_bad_row.clone(),
+            forced_cuts: facts.forced_cuts,
+        }
     }
 }
 
@@ -284,6 +320,8 @@ impl From<&TokenizeSpec> for v1::TokenizeSpec {
             sources: spec.sources.iter().map(Location::to_string).collect(),
             tokenizer: Some(tokenizer),
             validation_fraction: Some(spec.validation_fraction),
+            text_column: spec.text_column.clone(),
+            max_bad_rows: spec.max_bad_rows,
         }
     }
 }
@@ -311,6 +349,7 @@ impl From<&Tokenized> for v1::Tokenized {
             vocab_size: tokenized.vocab_size,
             documents: tokenized.documents,
             text_bytes: tokenized.text_bytes,
+            corpus: tokenized.corpus.as_ref().map(Into::into),
         }
     }
 }

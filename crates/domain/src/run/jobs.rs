@@ -21,6 +21,8 @@ impl Run {
             sources: self.spec.corpus.sources.iter().map(|source| parse_location(source)).collect(),
             tokenizer,
             validation_fraction: self.spec.corpus.validation_fraction,
+            text_column: self.spec.corpus.text_column.clone(),
+            max_bad_rows: self.spec.corpus.max_bad_rows,
         });
         self.submit(RunState::Tokenizing, "tokenize the corpus".to_owned(), spec, Vec::new())
     }

@@ -53,6 +53,7 @@ fn answer(job: &JobSpec, depth: &mut u32, loss: f64) -> JobOutcome {
             vocab_size: 512,
             documents: 3,
             text_bytes: 40_000,
+            corpus: None,
         }),
         JobSpec::Slice(slice) => {
             *depth = match &slice.source {

@@ -58,6 +58,8 @@ impl JobSpec {
             Self::Tokenize(spec) => {
                 validate_sources(&spec.sources, "sources", &mut v);
                 limits::VALIDATION_FRACTION.check(&mut v, "validation_fraction", spec.validation_fraction);
+                limits::COLUMN.check_optional(&mut v, "text_column", spec.text_column.as_deref());
+                limits::BAD_ROWS.check(&mut v, "max_bad_rows", spec.max_bad_rows);
                 match &spec.tokenizer {
                     TokenizerSource::Train { vocab_size } => {
                         limits::TRAINED_VOCAB.check(&mut v, "tokenizer.train.vocab_size", *vocab_size);
@@ -116,13 +118,23 @@ impl JobKind {
 /// Text to a token set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TokenizeSpec {
-    /// Text, JSONL or Parquet (`text` column) or token files (`train.bin`), told apart by name; text and tokens plain, gzip or
-    /// zstd; locations, in this order.
+    /// Text, JSON lines or arrays, Parquet, or token files (`train.bin`), told apart by what they hold; all but Parquet plain,
+    /// gzip or zstd; locations, in this order.
     pub sources: Vec<Location>,
     /// Where the tokenizer comes from.
     pub tokenizer: TokenizerSource,
     /// Share of the tokens held out at the end of each source.
     pub validation_fraction: f64,
+    /// The column of rows that holds the text, `text` when absent; `a.b` is `b` within `a`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_column: Option<String>,
+    /// Rows that cannot be used (no JSON, no such column, no string) and may be left out, in all sources together.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub max_bad_rows: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// Where a tokenize job's tokenizer comes from.

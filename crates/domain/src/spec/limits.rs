@@ -8,6 +8,8 @@
 use crate::checkpoint::decoder_config::{MAX_DIMENSION, MAX_LAYERS};
 use crate::violation::Violations;
 
+/// The column of rows that holds the text where nothing else is said.
+pub const DEFAULT_TEXT_COLUMN: &str = "text";
 /// Longest file of a checkpoint's weights where nothing else is said: transformers' own default, 5 GB.
 pub const DEFAULT_MAX_SHARD_SIZE_BYTES: u64 = 5_000_000_000;
 /// Shortest that may be asked for: less is a slip, such as 5 for 5 GB.
@@ -166,6 +168,13 @@ impl Text {
             v.add(field, problem);
         }
     }
+
+    /// As [`Text::check`], where there is a text.
+    pub fn check_optional(&self, v: &mut Violations, field: impl Into<String>, text: Option<&str>) {
+        if let Some(text) = text {
+            self.check(v, field, text);
+        }
+    }
 }
 
 /// Bounds of a list.
@@ -239,10 +248,11 @@ limits! {
     /// An id: a UUID in any of its spellings. Empty where none need be given.
     ID: Text = text(
         &[
-            "GetRunRequest.id", "CancelRunRequest.id", "PauseRunRequest.id", "ResumeRunRequest.id", "WatchRunRequest.id",
-            "GetReportRequest.id", "GetJobRequest.id", "CancelJobRequest.id", "PauseJobRequest.id", "ResumeJobRequest.id",
+            "GetRunRequest.id", "CancelRunRequest.id", "PauseRunRequest.id", "ResumeRunRequest.id",
+            "RetryRunRequest.id", "WatchRunRequest.id", "GetReportRequest.id", "GetJobRequest.id",
+            "CancelJobRequest.id", "PauseJobRequest.id", "ResumeJobRequest.id", "RetryJobRequest.id",
             "WatchJobRequest.id", "GetArtifactRequest.id", "PinArtifactRequest.id", "UnpinArtifactRequest.id",
-            "DeleteArtifactRequest.id", "RetryRunRequest.id", "RetryJobRequest.id", "CompareScoresRequest.first_id", "CompareScoresRequest.second_id",
+            "DeleteArtifactRequest.id", "CompareScoresRequest.first_id", "CompareScoresRequest.second_id",
             "ListModelScoresRequest.run_id", "ListJobsRequest.run_id", "ListArtifactsRequest.run_id",
             "ListArtifactsRequest.job_id", "CreateRunRequest.request_id", "SubmitJobRequest.request_id",
             "RegisterArtifactRequest.request_id", "TrainSpec.tokens_artifact_id", "EstimateRequest.tokens_artifact_id",
@@ -295,6 +305,12 @@ limits! {
     SOURCES: List = list(&["CorpusSpec.sources", "TokenizeSpec.sources"], 1, 1024, "sources");
     /// Bytes of all sources' locations: a list of runs shows them all.
     SOURCES_BYTES: Whole = whole(&[], 0, 256 << 10, "bytes in all");
+    /// The column of rows that holds the text.
+    COLUMN: Text = text(&["CorpusSpec.text_column", "TokenizeSpec.text_column"], 1, 256);
+    /// Rows that may be left out.
+    BAD_ROWS: Whole = whole(
+        &["CorpusSpec.max_bad_rows", "TokenizeSpec.max_bad_rows"], 0, MAX_COUNT as i128, "rows",
+    );
     /// Share of the tokens that is held out.
     VALIDATION_FRACTION: Real = positive(&["CorpusSpec.validation_fraction", "TokenizeSpec.validation_fraction"], 0.5);
     /// Entries of a tokenizer that is trained: 256 bytes and the end-of-text token, to what 16 bits hold.

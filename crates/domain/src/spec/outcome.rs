@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::corpus_facts::CorpusFacts;
 use crate::benchmark;
 use crate::checkpoint::decoder_config::DecoderConfig;
 use crate::comparison::Difference;
@@ -38,6 +39,9 @@ pub struct Tokenized {
     pub documents: u64,
     /// Bytes of text.
     pub text_bytes: u64,
+    /// What the corpus was read as; jobs of earlier releases did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corpus: Option<CorpusFacts>,
 }
 
 /// An untrained target.

@@ -65,9 +65,19 @@ impl RunSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CorpusSpec {
-    /// Text, JSONL or Parquet (`text` column), or token files (nanoGPT's `train.bin`), text and tokens plain or gzip or zstd; or
-    /// one `artifact://` token set.
+    /// Text, JSON lines or arrays, Parquet, or token files (nanoGPT's `train.bin`), told apart by what they hold; all but
+    /// Parquet plain, gzip or zstd; or one `artifact://` token set. Of a folder, hidden files and documentation are left out.
+    /// A text file is one document, and so is a row. Special tokens that are written out in a text, such as
+    /// `<|endoftext|>`, become those tokens, as in transformers, in files of every kind: a row that holds one is two
+    /// documents to the model. (SentencePiece's own never do.)
     pub sources: Vec<String>,
+    /// The column of rows that holds the text, `text` when absent; `a.b` is `b` within `a`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_column: Option<String>,
+    /// Rows that cannot be used (no JSON, no such column, no string) and may be left out, in all sources together; 0 when
+    /// absent. A null or empty text is no bad row.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub max_bad_rows: u64,
     /// Share of the tokens held out at the end of each source for validation; above 0, at most 0.5.
     #[serde(default = "default_validation_fraction")]
     pub validation_fraction: f64,
@@ -281,6 +291,10 @@ impl ArmSpec {
     pub fn training(&self, training: &TrainingSpec) -> TrainingSpec {
         TrainingSpec { steps: None, epochs: Some(self.epochs), ..training.clone() }
     }
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 fn default_seed() -> u64 {

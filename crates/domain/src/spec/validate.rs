@@ -241,6 +241,8 @@ impl CorpusSpec {
                 Ok(Location::Uri(_)) => {}
             }
         }
+        limits::COLUMN.check_optional(v, "corpus.text_column", self.text_column.as_deref());
+        limits::BAD_ROWS.check(v, "corpus.max_bad_rows", self.max_bad_rows);
         // Only a tokenize job of the run tells how many rows the embedding of a new model needs.
         v.check(
             self.token_set().is_none() || reference.checkpoint.is_some(),

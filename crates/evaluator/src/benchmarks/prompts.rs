@@ -49,7 +49,9 @@ pub(super) fn asked(prompt: Prompt, preamble: &str, row: Row) -> Result<Asked, S
         }
         Prompt::Boolq => {
             let context = format!("{}\nQuestion: {}?\nAnswer:", row.text("passage")?, row.text("question")?);
-            Ok(labelled(context, &["no", "yes"], row.label("label", 2)?))
+            // `google/boolq` has true and false in `answer`.
+            let label = if row.has("label") { "label" } else { "answer" };
+            Ok(labelled(context, &["no", "yes"], row.label(label, 2)?))
         }
         Prompt::Winogrande => winogrande(row),
         Prompt::Logiqa => logiqa(row),
@@ -191,7 +193,7 @@ fn winogrande(row: Row) -> Result<Asked, String> {
     let (before, after) = row.text("sentence")?.split_once('_').ok_or("column `sentence` has no blank `_`")?;
     let contexts = vec![before.to_owned() + row.text("option1")?, before.to_owned() + row.text("option2")?];
     let continuation = format!(" {}", after.trim_matches(is_python_space));
-    let gold = match row.text("answer")? {
+    let gold = match row.word("answer")?.as_str() {
         "1" => 0,
         "2" => 1,
         other => return Err(format!("column `answer` is \"{other}\", which is neither \"1\" nor \"2\"")),
@@ -261,7 +263,7 @@ fn arc(row: Row) -> Result<Asked, String> {
     let choices = row.inner("choices")?;
     let (texts, labels) =
         (choices.texts("text").map_err(within("choices"))?, choices.texts("label").map_err(within("choices"))?);
-    let key = row.text("answerKey")?;
+    let key = row.word("answerKey")?;
     let gold = labels.iter().position(|label| *label == key).filter(|gold| *gold < texts.len());
     let gold = gold.ok_or_else(|| format!("column `answerKey` is \"{key}\", which is none of the choices' labels"))?;
     Ok(by_length(format!("Question: {}\nAnswer:", row.text("question")?), &texts, gold))

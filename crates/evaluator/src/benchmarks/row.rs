@@ -19,17 +19,32 @@ impl<'a> Row<'a> {
         self.column(name)?.as_str().ok_or_else(|| format!("column `{name}` is no text"))
     }
 
+    /// Whether it has this column.
+    pub(super) fn has(self, name: &str) -> bool {
+        self.0.get(name).is_some()
+    }
+
+    /// A text; a whole number will do.
+    pub(super) fn word(self, name: &str) -> Result<String, String> {
+        match self.column(name)? {
+            Value::String(text) => Ok(text.clone()),
+            Value::Number(number) if number.is_u64() => Ok(number.to_string()),
+            other => Err(format!("column `{name}` is {other}, no text")),
+        }
+    }
+
     /// A number from 0 on.
     pub(super) fn number(self, name: &str) -> Result<usize, String> {
         let number = self.column(name)?.as_u64().and_then(|number| usize::try_from(number).ok());
         number.ok_or_else(|| format!("column `{name}` is no number from 0 on but {}", self.0[name]))
     }
 
-    /// The place of one of `n` choices; text that is a number will do.
+    /// The place of one of `n` choices; text that is a number will do, and so will true (1) and false (0).
     pub(super) fn label(self, name: &str, n: usize) -> Result<usize, String> {
         let value = self.column(name)?;
         let number = match value {
-            Value::String(text) => text.parse().ok(),
+            Value::String(text) => text.trim().parse().ok(),
+            Value::Bool(is_true) => Some(u64::from(*is_true)),
             other => other.as_u64(),
         };
         let label = number.and_then(|number| usize::try_from(number).ok()).filter(|label| *label < n);

@@ -1,87 +1,366 @@
 //! Where a benchmark's rows are in a folder of data sets, and how they are read.
+//!
+//! The folder may hold a folder of each benchmark's own (`piqa/validation.jsonl`), repositories of the Hugging Face hub as
+//! `hf download` or its cache lays them out (`super_glue/boolq/validation-00000-of-00001.parquet`), their Parquet revisions
+//! (`piqa/plain_text/validation/0000.parquet`), or be one of those itself.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
+use inheritune_data::{DataError, names, values};
 use inheritune_domain::benchmark::Benchmark;
 use inheritune_runtime::worker::JobError;
-use parquet::file::reader::FileReader as _;
-use parquet::file::serialized_reader::SerializedFileReader;
 use serde_json::Value;
 
-use crate::documents::{for_each_line, open};
+use crate::documents::io_error;
 
 /// The split that examples are taken from.
 pub const SHOTS_SPLIT: &str = "dev";
-/// What a file of rows may be called after its split, the first that is there counts.
-const ENDINGS: [&str; 5] = [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", "-00000-of-00001.parquet"];
+/// Endings of files of rows, the first that is there counts.
+const ENDINGS: [&str; 9] =
+    [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".json", ".json.gz", ".json.zst", ".ndjson", ".csv"];
+/// What the hub calls a configuration that has no name, or the folder of the only one.
+const UNNAMED: [&str; 4] = ["", "plain_text", "default", "data"];
 
-/// Most text of a benchmark's rows, all of which are held at once: the largest have a twentieth of it.
-const MAX_ROWS_BYTES: usize = 1 << 30;
-
-/// The file of a benchmark's scored rows among those that `exists` knows, by its name below the folder of data sets.
-///
-/// # Errors
-/// There is none; the message names the files that were looked for.
-pub fn scored_file(benchmark: &Benchmark, exists: impl Fn(&str) -> bool) -> Result<String, JobError> {
-    file(benchmark, benchmark.dataset.split, exists)
+/// Why there are no rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoRows {
+    /// None of the files is them.
+    Absent,
+    /// Several may be.
+    Ambiguous(Vec<String>),
+    /// Only these of their parts are there.
+    Incomplete(Vec<String>),
 }
 
-/// The file that examples are taken from, for a benchmark that shows some.
-///
-/// # Errors
-/// As [`scored_file`].
-pub fn shots_file(benchmark: &Benchmark, exists: impl Fn(&str) -> bool) -> Result<Option<String>, JobError> {
-    (benchmark.prompt.shots() > 0).then(|| file(benchmark, SHOTS_SPLIT, exists)).transpose()
+impl NoRows {
+    fn error(&self, benchmark: &Benchmark, split: &str) -> JobError {
+        let (folder, hub, name) = (benchmark.dataset.folder, benchmark.dataset.hub, benchmark.name);
+        let stem = match name.strip_prefix("mmlu_") {
+            Some(subject) => format!("{folder}/{split}/{subject}"),
+            None => format!("{folder}/{split}"),
+        };
+        JobError::Permanent(match self {
+            Self::Absent => format!(
+                "{name}: there is no {stem}.jsonl and no {stem}.parquet, and no folder as `hf download` makes it; they are \
+                 the rows of {hub} on the Hugging Face hub, with its columns"
+            ),
+            Self::Incomplete(files) => {
+                format!("{name}: of its {split} split only {} is there; fetch the other parts", files.join(", "))
+            }
+            Self::Ambiguous(files) => format!(
+                "{name}: several files may be its {split} split: {}; keep one, or call it {stem} with its own ending",
+                files.join(", ")
+            ),
+        })
+    }
 }
 
-fn file(benchmark: &Benchmark, split: &str, exists: impl Fn(&str) -> bool) -> Result<String, JobError> {
+/// The files of a benchmark's scored rows among `files`, in order, by their names below the folder of data sets.
+///
+/// # Errors
+/// There are none, or it is not clear which they are; the message names what was looked for or found.
+pub fn scored_files(benchmark: &Benchmark, files: &[String]) -> Result<Vec<String>, JobError> {
+    let split = benchmark.dataset.split;
+    find(benchmark, split, files).map_err(|none| none.error(benchmark, split))
+}
+
+/// The files that examples are taken from, for a benchmark that shows some; none for the others.
+///
+/// # Errors
+/// As [`scored_files`].
+pub fn shots_files(benchmark: &Benchmark, files: &[String]) -> Result<Vec<String>, JobError> {
+    if benchmark.prompt.shots() == 0 {
+        return Ok(Vec::new());
+    }
+    find(benchmark, SHOTS_SPLIT, files).map_err(|none| none.error(benchmark, SHOTS_SPLIT))
+}
+
+/// What has to be fetched to measure `benchmark`: its files, or all among which it is not clear which are.
+pub fn needed(benchmark: &Benchmark, files: &[String]) -> Vec<String> {
+    let splits = [Some(benchmark.dataset.split), (benchmark.prompt.shots() > 0).then_some(SHOTS_SPLIT)];
+    let found = splits.into_iter().flatten().map(|split| match find(benchmark, split, files) {
+        Ok(files) | Err(NoRows::Ambiguous(files) | NoRows::Incomplete(files)) => files,
+        Err(NoRows::Absent) => Vec::new(),
+    });
+    found.flatten().collect()
+}
+
+fn find(benchmark: &Benchmark, split: &str, files: &[String]) -> Result<Vec<String>, NoRows> {
     let folder = benchmark.dataset.folder;
-    let stem = match benchmark.name.strip_prefix("mmlu_") {
+    let (repository, config) = benchmark.dataset.hub.split_once(' ').unwrap_or((benchmark.dataset.hub, ""));
+    let subject = benchmark.name.strip_prefix("mmlu_");
+    let config = subject.unwrap_or(config);
+    let visible = |name: &&String| names::why_left_out(name).is_none_or(|why| why != "hidden");
+    // Ours first: it is what the documents say.
+    let own = match subject {
         Some(subject) => format!("{folder}/{split}/{subject}"),
         None => format!("{folder}/{split}"),
     };
-    ENDINGS.iter().map(|ending| format!("{stem}{ending}")).find(|name| exists(name)).ok_or_else(|| {
-        JobError::Permanent(format!(
-            "{}: there is no {stem}.jsonl and no {stem}.parquet; they are the rows of {} on the Hugging Face hub, with its \
-             columns",
-            benchmark.name, benchmark.dataset.hub
-        ))
-    })
+    if let Some(name) = ENDINGS.iter().map(|ending| format!("{own}{ending}")).find(|name| files.contains(name)) {
+        return Ok(vec![name]);
+    }
+    let short = repository.rsplit('/').next().unwrap_or(repository);
+    let cached = format!("datasets--{}", repository.replace('/', "--"));
+    for place in [folder, repository, short, &cached, ""] {
+        let inside: Vec<Inside> = files.iter().filter(visible).filter_map(|name| Inside::of(name, place)).collect();
+        let configs: &[&[&str]] = match (config, subject) {
+            ("", _) => &[&UNNAMED],
+            // One folder for all subjects would have to say which.
+            (config, Some(_)) => &[&[config]],
+            (config, None) => &[&[config], &UNNAMED],
+        };
+        for names in configs {
+            // What belongs to no benchmark in particular is only taken where a folder says which one it is of.
+            if place.is_empty() && !names.contains(&config) {
+                continue;
+            }
+            let tables = tables(&inside, names, split);
+            match tables.len() {
+                0 => {}
+                1 => {
+                    let files = tables.into_values().next().unwrap_or_default();
+                    let parts = files.first().and_then(|name| parts_of(name));
+                    let is_whole = parts.is_none_or(|parts| parts == files.len());
+                    return if is_whole { Ok(files) } else { Err(NoRows::Incomplete(files)) };
+                }
+                _ => {
+                    let all: Vec<String> = tables.into_values().flatten().collect();
+                    return preferred(&all).ok_or(NoRows::Ambiguous(all));
+                }
+            }
+        }
+    }
+    Err(NoRows::Absent)
 }
 
-/// The first `limit` rows of a file, all without one: JSON objects a line, or Parquet.
+/// A file below a repository's folder.
+struct Inside<'a> {
+    name: &'a str,
+    /// Its path there, without the snapshot of the hub's cache.
+    path: &'a str,
+}
+
+impl<'a> Inside<'a> {
+    fn of(name: &'a str, place: &str) -> Option<Self> {
+        let path = match place {
+            "" => name,
+            place => name.strip_prefix(place)?.strip_prefix('/')?,
+        };
+        let path = match path.strip_prefix("snapshots/").and_then(|rest| rest.split_once('/')) {
+            Some((_revision, path)) => path,
+            None => path,
+        };
+        Some(Self { name, path })
+    }
+}
+
+/// The tables that may be `split` in one of the folders `configs`, each as its files in order.
+fn tables(inside: &[Inside<'_>], configs: &[&str], split: &str) -> BTreeMap<String, Vec<String>> {
+    let mut tables: BTreeMap<String, BTreeMap<u32, String>> = BTreeMap::new();
+    for file in inside {
+        for config in configs {
+            // `data/` may stand before a configuration's own folder as well.
+            let below = [config.to_string(), format!("data/{config}")];
+            let path = below.iter().find_map(|config| match config.as_str() {
+                "" => Some(file.path),
+                config => file.path.strip_prefix(config)?.strip_prefix('/'),
+            });
+            if let Some((table, shard)) = path.and_then(|path| table_of(path, config, split)) {
+                tables.entry(format!("{config}/{table}")).or_default().insert(shard, file.name.to_owned());
+                break;
+            }
+        }
+    }
+    tables.into_iter().map(|(table, shards)| (table, shards.into_values().collect())).collect()
+}
+
+/// Which table of `split` the file at `path` below a configuration is of, and its place in it.
+fn table_of(path: &str, config: &str, split: &str) -> Option<(String, u32)> {
+    let stem = ENDINGS.iter().filter_map(|ending| path.strip_suffix(ending)).min_by_key(|stem| stem.len())?;
+    let ending = &path[stem.len()..];
+    // The Parquet revision: `validation/0000.parquet`.
+    if let Some((folder, number)) = stem.split_once('/') {
+        let is_number = number.len() == 4 && number.bytes().all(|b| b.is_ascii_digit());
+        return (is_split(folder, split) && is_number).then(|| Some((folder.to_owned(), number.parse().ok()?)))?;
+    }
+    // `validation-00000-of-00001.parquet`
+    if let Some((table, number)) = stem.split_once("-0")
+        && let Some((number, _of)) = number.split_once("-of-")
+    {
+        return is_split(table, split).then(|| Some((table.to_owned(), number.parse().ok()?)))?;
+    }
+    let named = is_split(stem, split)
+        || stem
+            .strip_prefix(config)
+            .and_then(|rest| rest.strip_prefix(['-', '_']))
+            .is_some_and(|rest| is_split(rest, split))
+        || stem.split_once(['-', '_', '.']).is_some_and(|_| ends_in_split(stem, split));
+    named.then(|| (format!("{stem}{ending}"), 0))
+}
+
+/// How many files a name says that its table has: `-of-00002`.
+fn parts_of(name: &str) -> Option<usize> {
+    name.rsplit_once("-of-")?.1.split('.').next()?.parse().ok()
+}
+
+/// Whether `name` means `split`.
+fn is_split(name: &str, split: &str) -> bool {
+    match split {
+        "validation" => matches!(name, "validation" | "val" | "valid" | "dev"),
+        "validation_matched" => matches!(name, "validation_matched" | "dev_matched"),
+        split => name == split,
+    }
+}
+
+/// Whether a word of `stem`, `lambada_test_en`, means `split`, which is one word.
+fn ends_in_split(stem: &str, split: &str) -> bool {
+    !split.contains('_') && stem.split(['-', '_', '.']).any(|word| is_split(word, split))
+}
+
+/// Of several tables, the one whose file is called after nothing but the split.
+fn preferred(names: &[String]) -> Option<Vec<String>> {
+    let plain = |name: &&String| {
+        let file = name.rsplit('/').next().unwrap_or(name);
+        let stem = file.split(['.', '-']).next().unwrap_or(file);
+        matches!(stem, "validation" | "test" | "dev" | "validation_matched")
+    };
+    let mut plain = names.iter().filter(plain);
+    match (plain.next(), plain.next()) {
+        (Some(only), None) => Some(vec![only.clone()]),
+        _ => None,
+    }
+}
+
+/// The first `limit` rows of `files` below the folder `data`, one after the other: JSON lines or arrays, or Parquet.
 ///
 /// # Errors
-/// The file cannot be read; the message names it and the row.
-pub fn read(path: &Path, limit: usize) -> Result<Vec<Value>, JobError> {
-    if path.extension().is_some_and(|extension| extension == "parquet") {
-        return read_parquet(path, limit)
-            .map_err(|problem| JobError::Permanent(format!("{}: {problem}", path.display())));
+/// A file cannot be read; the message names it and the row.
+pub fn read(data: &Path, files: &[String], limit: usize) -> Result<Vec<Value>, JobError> {
+    let mut rows = Vec::new();
+    for name in files {
+        let path = data.join(name);
+        let file = File::open(&path).map_err(|e| io_error(&path, &e))?;
+        let more = values(file, &path.display().to_string(), limit - rows.len()).map_err(|error| match error {
+            DataError::Io(error) => io_error(&path, &error),
+            error @ DataError::Bad { .. } => JobError::Permanent(error.to_string()),
+        })?;
+        rows.extend(more);
     }
-    let (mut rows, mut bytes) = (Vec::new(), 0);
-    for_each_line(path, open(path)?.0, |number, line| {
-        if rows.len() < limit {
-            bytes += line.len();
-            if bytes > MAX_ROWS_BYTES {
-                let problem = format!("holds more than {MAX_ROWS_BYTES} bytes of rows, the most that are read");
-                return Err(JobError::Permanent(format!("{}: {problem}", path.display())));
-            }
-            let row = serde_json::from_str(line);
-            let bad = |e| JobError::Permanent(format!("{}: line {number}: is no JSON object: {e}", path.display()));
-            rows.push(row.map_err(bad)?);
-        }
-        Ok(())
-    })?;
     Ok(rows)
 }
 
-fn read_parquet(path: &Path, limit: usize) -> Result<Vec<Value>, String> {
-    let file = File::open(path).map_err(|e| e.to_string())?;
-    let reader = SerializedFileReader::new(file).map_err(|e| format!("is not a Parquet file that is read: {e}"))?;
-    let rows = reader.get_row_iter(None).map_err(|e| e.to_string())?;
-    rows.take(limit)
-        .enumerate()
-        .map(|(number, row)| row.map(|row| row.to_json_value()).map_err(|e| format!("row {number}: {e}")))
-        .collect()
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use inheritune_domain::benchmark;
+
+    fn found(benchmark: &str, files: &[&str]) -> Result<Vec<String>, String> {
+        let files: Vec<String> = files.iter().map(|name| (*name).to_owned()).collect();
+        scored_files(&benchmark::find(benchmark).unwrap(), &files).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn d8_hub_layouts_are_found_as_they_are() {
+        let shard = "-00000-of-00001.parquet";
+        for (benchmark, file) in [
+            ("piqa", "piqa/validation.jsonl".to_owned()),
+            ("piqa", "piqa/validation.parquet".to_owned()),
+            ("piqa", "piqa/plain_text/validation/0000.parquet".to_owned()),
+            ("piqa", format!("piqa/plain_text/validation{shard}")),
+            ("piqa", "baber/piqa/data/validation.json".to_owned()),
+            ("piqa", "datasets--baber--piqa/snapshots/0123abc/plain_text/validation-00000-of-00001.parquet".to_owned()),
+            ("boolq", format!("boolq/data/validation{shard}")),
+            ("boolq", format!("super_glue/boolq/validation{shard}")),
+            ("boolq", format!("aps/super_glue/boolq/validation{shard}")),
+            ("boolq", "boolq/default/validation/0000.parquet".to_owned()),
+            ("wsc", format!("super_glue/wsc.fixed/validation{shard}")),
+            ("wsc", format!("wsc/wsc.fixed/validation{shard}")),
+            ("wsc", format!("wsc.fixed/validation{shard}")),
+            ("winogrande", format!("winogrande/winogrande_xl/validation{shard}")),
+            ("winogrande", "winogrande/winogrande_xl/validation/0000.parquet".to_owned()),
+            ("winogrande", "winogrande/winogrande_xl/winogrande-validation.parquet".to_owned()),
+            ("logiqa", "logiqa/logiqa/test/0000.parquet".to_owned()),
+            ("logiqa", "logiqa/logiqa/logiqa-test.parquet".to_owned()),
+            ("mnli", format!("glue/mnli/validation_matched{shard}")),
+            ("mnli", format!("nyu-mll/glue/mnli/validation_matched{shard}")),
+            ("mnli", format!("mnli/validation_matched{shard}")),
+            ("qnli", format!("glue/qnli/validation{shard}")),
+            ("wnli", format!("wnli/wnli/validation{shard}")),
+            ("truthfulqa_mc2", format!("truthful_qa/multiple_choice/validation{shard}")),
+            ("truthfulqa_mc1", format!("truthfulqa_mc/multiple_choice/validation{shard}")),
+            ("truthfulqa_mc1", format!("multiple_choice/validation{shard}")),
+            ("wikitext", "wikitext/wikitext-2-raw-v1/test/0000.parquet".to_owned()),
+            ("wikitext", format!("wikitext_document_level/wikitext-2-raw-v1/test{shard}")),
+            ("lambada_openai", "lambada_openai/data/lambada_test_en.jsonl".to_owned()),
+            ("lambada_openai", "lambada_openai/default/test/0000.parquet".to_owned()),
+            ("lambada_standard", format!("lambada/plain_text/test{shard}")),
+            ("arc_easy", format!("ai2_arc/ARC-Easy/test{shard}")),
+            ("arc_easy", format!("ARC-Easy/test{shard}")),
+            ("sciq", format!("sciq/data/test{shard}")),
+            ("hellaswag", format!("hellaswag/data/validation{shard}")),
+            ("hellaswag", "hellaswag/data/hellaswag_val.jsonl".to_owned()),
+            ("wsc273", "winograd_wsc/wsc273/test/0000.parquet".to_owned()),
+            ("mmlu_anatomy", format!("mmlu/anatomy/test{shard}")),
+            ("mmlu_anatomy", format!("cais/mmlu/anatomy/test{shard}")),
+            ("mmlu_anatomy", "mmlu/test/anatomy.jsonl".to_owned()),
+            ("mmlu_anatomy", format!("anatomy/test{shard}")),
+        ] {
+            // Beside what a download has as well: other splits, other configurations, other data sets.
+            let others = [
+                "README.md",
+                "piqa/README.md",
+                ".cache/huggingface/download/piqa/validation.jsonl.metadata",
+                "boolq/data/train-00000-of-00001.parquet",
+                "super_glue/copa/validation-00000-of-00001.parquet",
+                "winogrande/winogrande_l/validation-00000-of-00001.parquet",
+                "glue/mnli/validation_mismatched-00000-of-00001.parquet",
+                "truthful_qa/generation/validation-00000-of-00001.parquet",
+                "mmlu/all/test-00000-of-00001.parquet",
+                "mmlu/astronomy/test-00000-of-00001.parquet",
+                "ai2_arc/ARC-Challenge/test-00000-of-00001.parquet",
+                "unrelated/validation-00000-of-00001.parquet",
+            ];
+            let files: Vec<&str> = others.into_iter().chain([file.as_str()]).collect();
+            assert_eq!(found(benchmark, &files), Ok(vec![file.clone()]), "{benchmark}");
+        }
+        let shards =
+            ["mnli/validation_matched-00001-of-00002.parquet", "mnli/validation_matched-00000-of-00002.parquet"];
+        assert_eq!(found("mnli", &shards).unwrap(), [shards[1], shards[0]], "in order");
+    }
+
+    #[test]
+    fn d8_what_may_be_several_is_refused_by_names() {
+        for (benchmark, files, words) in [
+            (
+                "piqa",
+                &["piqa/plain_text/validation/0000.parquet", "piqa/data/validation-00000-of-00001.parquet"]
+                    as &[&str],
+                "several files",
+            ),
+            (
+                "lambada_openai",
+                &["lambada_openai/data/lambada_test_en.jsonl", "lambada_openai/data/lambada_test_de.jsonl"],
+                "lambada_test_de.jsonl",
+            ),
+            (
+                "mnli",
+                &["mnli/validation_matched-00000-of-00002.parquet"],
+                "only mnli/validation_matched-00000-of-00002.parquet",
+            ),
+            (
+                "winogrande",
+                &["winogrande/winogrande_l/validation-00000-of-00001.parquet"],
+                "there is no winogrande/validation.jsonl",
+            ),
+            ("wsc", &["validation-00000-of-00001.parquet"], "there is no wsc/validation.jsonl"),
+            ("mmlu_anatomy", &["mmlu/all/test-00000-of-00001.parquet"], "there is no mmlu/test/anatomy.jsonl"),
+        ] {
+            let problem = found(benchmark, files).unwrap_err();
+            assert!(problem.contains(words), "{problem}");
+        }
+    }
 }

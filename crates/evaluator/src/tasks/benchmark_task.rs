@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Found, ModelFacts, Row, TaskResult, cut};
 use crate::answer::{Answer, Part};
 use crate::benchmarks::{self, Item, Target, rows};
+use crate::documents::relative_files;
 use crate::encoding::{Encoder, EncodingError, Memory, Sequence};
 use crate::metrics::benchmark::{scores, shares};
 use crate::prefix_tree::Plan;
@@ -64,14 +65,12 @@ impl BenchmarkTask {
         spec: &EvaluateSpec,
     ) -> Result<Self, JobError> {
         let named = |e: JobError| e.about(benchmark.name);
-        let exists = |name: &str| data.join(name).is_file();
-        let read = |name: String, limit| rows::read(&data.join(name), limit);
+        let files = relative_files(data)?;
         let limit = limit.map_or(usize::MAX, |limit| limit as usize);
-        let scored = rows::scored_file(&benchmark, exists).and_then(|name| read(name, limit)).map_err(named)?;
-        let shots = match rows::shots_file(&benchmark, exists)? {
-            Some(name) => read(name, benchmark.prompt.shots()).map_err(named)?,
-            None => Vec::new(),
-        };
+        let scored =
+            rows::scored_files(&benchmark, &files).and_then(|names| rows::read(data, &names, limit)).map_err(named)?;
+        let shots = rows::shots_files(&benchmark, &files)?;
+        let shots = rows::read(data, &shots, benchmark.prompt.shots()).map_err(named)?;
         let problem = |problem: String| Err(named(JobError::Permanent(problem)));
         if scored.is_empty() {
             return problem(format!("its {} split has no rows", benchmark.dataset.split));

@@ -9,6 +9,7 @@ use inheritune_domain::job::FailureClass;
 use inheritune_domain::spec::JobOutcome;
 use inheritune_store::StoreError;
 use inheritune_store::jobs::{Lease, LeaseKey};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::Instrument as _;
@@ -28,6 +29,15 @@ const MAX_ERROR_BYTES: usize = 8 * 1024;
 
 /// Does one job, from its claim (requested at `claimed_at`) to its report.
 pub(super) async fn run<H: JobHandler>(worker: &Worker<H>, lease: Lease, claimed_at: Instant) {
+    let span = span(&lease, lease.trace_parent.as_deref(), "consumer");
+    Attempt { worker, key: lease.key, stop: StopSignal::default(), progress: ProgressSender::default() }
+        .run(lease, claimed_at)
+        .instrument(span)
+        .await;
+}
+
+/// The span of a job, in its worker or in its own process, as a part of the trace `trace_parent`.
+pub(super) fn span(lease: &Lease, trace_parent: Option<&str>, kind: &'static str) -> tracing::Span {
     let span = tracing::info_span!(
         "job",
         job = %lease.key.job,
@@ -35,14 +45,11 @@ pub(super) async fn run<H: JobHandler>(worker: &Worker<H>, lease: Lease, claimed
         attempt = lease.attempt,
         run = lease.run.map(tracing::field::display),
         otel.name = format!("{} {}", lease.spec.kind().as_str(), lease.label),
-        otel.kind = "consumer",
+        otel.kind = kind,
         ended = tracing::field::Empty,
     );
-    traces::continue_from(&span, lease.trace_parent.as_deref());
-    Attempt { worker, key: lease.key, stop: StopSignal::default(), progress: ProgressSender::default() }
-        .run(lease, claimed_at)
-        .instrument(span)
-        .await;
+    traces::continue_from(&span, trace_parent);
+    span
 }
 
 struct Attempt<'w, H> {
@@ -54,11 +61,14 @@ struct Attempt<'w, H> {
 
 impl<H: JobHandler> Attempt<'_, H> {
     async fn run(self, lease: Lease, claimed_at: Instant) {
+        let lease_until = watch::Sender::new(claimed_at + self.worker.config.lease() * 9 / 10);
+        let until = lease_until.subscribe();
         let heartbeat = Heartbeat {
             store: self.worker.store.clone(),
             lease: self.key,
             stop: self.stop.clone(),
             progress: self.progress.clone(),
+            lease_until,
         };
         // Goes on through the report, so that the lease lasts for it; dropped, and thereby ended, after it.
         let mut heartbeats = JoinSet::new();
@@ -67,7 +77,7 @@ impl<H: JobHandler> Attempt<'_, H> {
         let kind = lease.spec.kind().as_str();
         metrics::counter!(metric::JOBS_CLAIMED, "kind" => kind).increment(1);
         metrics::gauge!(metric::JOBS_RUNNING, "kind" => kind).increment(1.0);
-        let result = self.work(lease).await;
+        let result = self.work(lease, until).await;
         let ended = self.report(result).await;
         tracing::Span::current().record("ended", ended);
         metrics::gauge!(metric::JOBS_RUNNING, "kind" => kind).decrement(1.0);
@@ -77,7 +87,7 @@ impl<H: JobHandler> Attempt<'_, H> {
     }
 
     /// Runs the handler; gives it up when it has not stopped within the grace of a shutdown.
-    async fn work(&self, lease: Lease) -> Result<JobOutcome, JobError> {
+    async fn work(&self, lease: Lease, lease_until: watch::Receiver<Instant>) -> Result<JobOutcome, JobError> {
         if self.worker.stop.is_cancelled() {
             self.stop.request(StopReason::Shutdown);
             return Err(JobError::Stopped);
@@ -92,6 +102,7 @@ impl<H: JobHandler> Attempt<'_, H> {
             cache_dir: cache_dir.clone(),
             fetched: self.worker.fetched.clone(),
             threads: self.worker.config.threads,
+            lease_until,
             ceilings: self.worker.config.ceilings,
         };
         let grace = Duration::from_millis(self.worker.config.shutdown_grace_ms);
@@ -107,21 +118,20 @@ impl<H: JobHandler> Attempt<'_, H> {
             () = self.progress.stalled(Duration::from_millis(self.worker.config.stall_ms)) => {
                 let last = self.progress.newest().map_or_else(String::new, |progress| format!(" after {}", progress.message));
                 let limit_s = self.worker.config.stall_ms as f64 / 1000.0;
-                // A thread that hangs cannot be ended; as above, its folder is left to the next worker.
                 self.stop.request(StopReason::Shutdown);
-                return Err(JobError::Retryable(format!(
-                    "no progress for {limit_s} s{last} (worker.stall_ms): the attempt is given up; restart this worker if it \
-                     hangs again"
-                )));
+                Err(JobError::Retryable(format!("no progress for {limit_s} s{last} (worker.stall_ms): it was ended")))
             }
             () = grace_over => {
                 tracing::warn!(grace_ms = grace.as_millis() as u64, "the job did not stop in time; giving it up");
-                // Its thread may still write to the folder, which the next worker on this machine removes.
-                return Err(JobError::Stopped);
+                Err(JobError::Stopped)
             }
         };
-        if let Err(error) = tokio::fs::remove_dir_all(&cache_dir).await {
-            tracing::warn!(path = %cache_dir.display(), %error, "the job's folder cannot be removed");
+        // A process that was killed a moment ago may still write.
+        if tokio::fs::remove_dir_all(&cache_dir).await.is_err() {
+            tokio::time::sleep(REPORT_RETRY_MAX).await;
+            if let Err(error) = tokio::fs::remove_dir_all(&cache_dir).await {
+                tracing::warn!(path = %cache_dir.display(), %error, "the job's folder cannot be removed");
+            }
         }
         result
     }

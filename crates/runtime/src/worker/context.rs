@@ -19,14 +19,17 @@ use inheritune_domain::spec::Ceilings;
 use inheritune_store::jobs::LeaseKey;
 use inheritune_store::objects::{FileCache, Folder};
 use inheritune_store::{Store, StoreError};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Longest file of settings.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// Why an attempt ended without an outcome.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum JobError {
     /// Another attempt may do better.
     #[error("{0}")]
@@ -101,7 +104,8 @@ impl From<StoreError> for JobError {
 }
 
 /// Why a handler is to stop; the graver one wins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum StopReason {
     /// The process ends: save, another worker goes on.
     Shutdown,
@@ -193,6 +197,8 @@ pub struct JobContext {
     pub fetched: FileCache,
     /// Threads of the computation; the library's own choice when absent.
     pub threads: Option<usize>,
+    /// How long the lease lasts at least, as far as is known: it grows with each heartbeat.
+    pub lease_until: watch::Receiver<Instant>,
     /// What a job may be at most on this machine.
     pub ceilings: Ceilings,
 }

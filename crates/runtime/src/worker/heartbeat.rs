@@ -5,6 +5,7 @@ use std::time::Duration;
 use inheritune_domain::job::Directive;
 use inheritune_store::jobs::LeaseKey;
 use inheritune_store::{Store, StoreError};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::telemetry::metric;
@@ -40,6 +41,8 @@ pub(super) struct Heartbeat {
     pub(super) lease: LeaseKey,
     pub(super) stop: StopSignal,
     pub(super) progress: ProgressSender,
+    /// Until when the lease lasts, for a job that does not take this process's word for it.
+    pub(super) lease_until: watch::Sender<Instant>,
 }
 
 impl Heartbeat {
@@ -64,6 +67,7 @@ impl Heartbeat {
                     }
                     failures = 0;
                     last_try = sent + timing.lease - 2 * timing.margin;
+                    self.lease_until.send_replace(sent + timing.lease - timing.margin);
                     next = sent + timing.interval;
                     self.obey(directive);
                     continue;

@@ -154,11 +154,26 @@ impl Cluster {
         self.services[name].child.as_ref().expect("it runs").id()
     }
 
-    /// The most addresses that a running service ever had, in KiB; none where the system does not tell.
+    /// Puts lines after one of a service's configuration, for its next start.
+    pub fn add_to_config(&self, name: &str, after: &str, lines: &str) {
+        let path = self.dir.path().join(format!("{name}.toml"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(after), "{text}");
+        std::fs::write(&path, text.replacen(after, &format!("{after}{lines}"), 1)).unwrap();
+    }
+
+    pub fn add_argument(&mut self, name: &str, argument: &str) {
+        self.services.get_mut(name).unwrap().command.push(argument.to_owned());
+    }
+
+    /// The most addresses that the processes of a service's jobs have had so far, in KiB; none where there are none, or the
+    /// system does not tell.
     pub fn peak_addresses_kib(&self, name: &str) -> Option<u64> {
-        let pid = self.pid(name);
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        status.lines().find_map(|line| line.strip_prefix("VmPeak:")?.trim().strip_suffix(" kB")?.parse().ok())
+        let peak = |pid: u32| -> Option<u64> {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            status.lines().find_map(|line| line.strip_prefix("VmPeak:")?.trim().strip_suffix(" kB")?.parse().ok())
+        };
+        below(self.pid(name)).into_iter().filter_map(peak).max()
     }
 
     /// What a service has logged.
@@ -341,6 +356,15 @@ impl Drop for Service {
             let _ = child.wait();
         }
     }
+}
+
+/// The children of a process, and theirs.
+pub fn below(pid: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let of_task = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+    let children: Vec<u32> =
+        tasks.flat_map(|task| of_task(task).split_whitespace().flat_map(str::parse).collect::<Vec<u32>>()).collect();
+    children.iter().copied().chain(children.iter().flat_map(|child| below(*child))).collect()
 }
 
 /// `kill -SIGNAL`.

@@ -119,6 +119,8 @@ impl House {
             sources: vec![Location::Uri("file:///nowhere".to_owned())],
             tokenizer: TokenizerSource::Train { vocab_size: 300 },
             validation_fraction: 0.1,
+            text_column: None,
+            max_bad_rows: 0,
         });
         let job = NewJob { label: "held".to_owned(), spec, priority: 0, retry: RetryPolicy::default(), run: None };
         self.cluster.store.submit_job(&job, None).await.unwrap().id

@@ -52,6 +52,8 @@ pub fn tokenize(cluster: &Cluster) -> JobSpec {
         sources: vec![Location::Uri(format!("file://{}", corpus.display()))],
         tokenizer: TokenizerSource::From(model()),
         validation_fraction: 0.1,
+        text_column: None,
+        max_bad_rows: 0,
     })
 }
 

@@ -124,7 +124,7 @@ async fn r1_a_failed_run_is_retried_once_its_reason_is_gone() {
     }
     std::fs::write(&corpus, text).unwrap();
     let retried = cluster.json(&["run", "retry", &run.to_string()]).await;
-    assert_eq!(retried["status"], "JOB_STATUS_RUNNING", "{retried}");
+    assert_eq!(retried["status"], "RUNNING", "{retried}");
     cluster.finish(run).await.check_equals_calm().await;
 }
 

@@ -12,6 +12,7 @@ mod jobs;
 mod disks;
 mod evaluation;
 mod failover;
+mod isolation;
 mod kills;
 mod memory;
 mod object_store;

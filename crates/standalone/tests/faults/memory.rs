@@ -1,5 +1,7 @@
 //! A trainer that has less memory than its job asks for: it takes smaller micro-batches, and makes the same model.
 
+use std::time::Duration;
+
 use inheritune_domain::artifact::Location;
 use inheritune_domain::id::ArtifactId;
 use inheritune_domain::job::JobStatus;
@@ -12,8 +14,8 @@ use crate::jobs::{model, submit, token_set, wait};
 /// Sequences of a step.
 const SEQUENCES: u32 = 4096;
 
-/// Trains in micro-batches of so many sequences, at the first try; gives the weights.
-async fn train(cluster: &mut Cluster, tokens: ArtifactId, micro_batch: u32) -> Vec<u8> {
+/// Trains in micro-batches of so many sequences, at the first try; gives the weights, and the most addresses that took.
+async fn train(cluster: &mut Cluster, tokens: ArtifactId, micro_batch: u32) -> (Vec<u8>, Option<u64>) {
     let training = json!({
         "block_size": 128, "micro_batch": micro_batch, "gradient_accumulation": SEQUENCES / micro_batch, "steps": 1,
         "lr_max": 1e-3,
@@ -27,11 +29,17 @@ async fn train(cluster: &mut Cluster, tokens: ArtifactId, micro_batch: u32) -> V
         expect_inherited: false,
     };
     let job = submit(cluster, JobSpec::Train(spec)).await;
+    let mut peak_kib = None;
+    while !cluster.store.job(job).await.unwrap().status.is_final() {
+        peak_kib = cluster.peak_addresses_kib("trainer").max(peak_kib);
+        cluster.check_all_run();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let record = wait(cluster, job, |job| job.status == JobStatus::Succeeded || job.error.is_some()).await;
     assert_eq!((record.attempts, &record.error), (1, &None));
     let Some(JobOutcome::Trained(trained)) = record.outcome else { panic!("{record:?}") };
     let folder = cluster.store.open(&Location::Artifact(trained.checkpoint)).await.unwrap();
-    folder.read("model.safetensors", 1 << 30).await.unwrap().to_vec()
+    (folder.read("model.safetensors", 1 << 30).await.unwrap().to_vec(), peak_kib)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -39,14 +47,11 @@ async fn train(cluster: &mut Cluster, tokens: ArtifactId, micro_batch: u32) -> V
 async fn too_large_micro_batches_are_halved_and_make_the_same_model() {
     let mut cluster = Cluster::start(Setup { services: vec!["trainer"], ..Setup::default() }).await;
     let tokens = token_set(&mut cluster).await.0;
-    let halves = train(&mut cluster, tokens, SEQUENCES / 2).await;
-    let Some(halves_kib) = cluster.peak_addresses_kib("trainer") else {
+    let (halves, halves_kib) = train(&mut cluster, tokens, SEQUENCES / 2).await;
+    let Some(halves_kib) = halves_kib else {
         return eprintln!("skipped: this system has no /proc that tells how many addresses a process has had");
     };
-    cluster.kill_9("trainer");
-    cluster.start_service("trainer");
-    train(&mut cluster, tokens, SEQUENCES).await;
-    let whole_kib = cluster.peak_addresses_kib("trainer").unwrap();
+    let whole_kib = train(&mut cluster, tokens, SEQUENCES).await.1.unwrap();
     eprintln!("addresses: {halves_kib} KiB with halves, {whole_kib} KiB with whole micro-batches");
     assert!(!cluster.log("trainer").contains("out of memory"));
 
@@ -54,7 +59,7 @@ async fn too_large_micro_batches_are_halved_and_make_the_same_model() {
     // Whole ones could do with less than they took, and halves after a failed try need some more than in a fresh process.
     let limit = format!("ulimit -v {} && exec \"$0\" \"$@\"", halves_kib + (whole_kib - halves_kib) / 3);
     cluster.start_within("trainer", &["sh", "-c", &limit]);
-    let weights = train(&mut cluster, tokens, SEQUENCES).await;
+    let weights = train(&mut cluster, tokens, SEQUENCES).await.0;
     let log = cluster.log("trainer");
     assert_eq!(log.matches("out of memory: trying once with smaller micro-batches").count(), 1, "{log}");
     assert!(weights == halves, "the weights differ from those of a training with such micro-batches");

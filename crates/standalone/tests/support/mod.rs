@@ -35,14 +35,23 @@ impl Server {
         Self::start_with(dir, |command| command)
     }
 
-    /// With more arguments or variables.
+    /// With more arguments or variables. Jobs may read every file: recipes of tests lie where they like.
     pub fn start_with(dir: &Path, set_up: impl FnOnce(&mut Command) -> &mut Command) -> Self {
+        Self::start_as_users_do(dir, |command| set_up(command.args(["--allow-uri", "file:///"])))
+    }
+
+    /// With nothing that users do not say.
+    pub fn start_as_users_do(dir: &Path, set_up: impl FnOnce(&mut Command) -> &mut Command) -> Self {
+        Self::start_on(dir, "127.0.0.1:0", set_up)
+    }
+
+    pub fn start_on(dir: &Path, listen: &str, set_up: impl FnOnce(&mut Command) -> &mut Command) -> Self {
         let address_file = dir.join("address");
         let _ = std::fs::remove_file(&address_file);
         let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("server.log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_inheritune-standalone"));
         command
-            .args(["--listen", "127.0.0.1:0", "--threads", "1", "--data-dir"])
+            .args(["--listen", listen, "--threads", "1", "--data-dir"])
             .arg(dir.join("data"))
             .arg("--address-file")
             .arg(&address_file)
@@ -66,14 +75,26 @@ impl Server {
         }
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// SIGKILL: what a power cut looks like to everyone else.
     pub fn kill_9(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for its end, which nobody asks for.
+    pub fn wait(mut self, limit: Duration) -> std::process::ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(started.elapsed() < limit, "it does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// SIGTERM; true when it ended by itself within 10 s.

@@ -110,6 +110,16 @@ impl Server {
         Err(LocalPostgresError::NotStopped { pid: self.process.id().cast_signed(), data_dir: self.data_dir.clone() })
     }
 
+    /// Waits until it ends by itself; says how.
+    pub(super) async fn ended(&mut self) -> Result<String, LocalPostgresError> {
+        loop {
+            match self.process.try_wait().map_err(|e| file_error(&self.data_dir, e))? {
+                Some(status) => return Ok(status.to_string()),
+                None => tokio::time::sleep(POLL * 10).await,
+            }
+        }
+    }
+
     async fn answers(&mut self) -> Result<(), String> {
         let url = self.url("postgres");
         let deadline = Instant::now() + START_LIMIT;

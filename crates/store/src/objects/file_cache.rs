@@ -19,7 +19,7 @@ const PIECE_BYTES: usize = 1 << 20;
 const KEPT_MODE: u32 = 0o444;
 
 /// A folder of files that were fetched. What goes wrong with it is logged, and costs no more than fetching again.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct FileCache {
     dir: PathBuf,
     max_bytes: u64,

@@ -60,6 +60,8 @@ pub struct Stretch {
 pub struct Folder {
     /// What messages call it.
     shown: String,
+    /// It is one file that was named itself, not a folder's only one.
+    is_one_file: bool,
     files: Vec<FolderFile>,
     /// Where the bytes are; one for each of `files`.
     origins: Vec<Origin>,
@@ -71,7 +73,17 @@ impl Folder {
     pub(super) fn new(shown: String, mut found: Vec<(FolderFile, Origin)>) -> Self {
         found.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
         let (files, origins) = found.into_iter().unzip();
-        Self { shown, files, origins, dangling: Vec::new() }
+        Self { shown, is_one_file: false, files, origins, dangling: Vec::new() }
+    }
+
+    /// One file that was named itself.
+    pub(super) fn of_one_file(shown: String, file: FolderFile, origin: Origin) -> Self {
+        Self { is_one_file: true, ..Self::new(shown, vec![(file, origin)]) }
+    }
+
+    /// Whether it is one file that was named itself, not a folder.
+    pub fn is_one_file(&self) -> bool {
+        self.is_one_file
     }
 
     pub(super) fn with_dangling(self, dangling: Vec<String>) -> Self {

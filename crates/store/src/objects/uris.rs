@@ -102,8 +102,8 @@ impl Uris {
         let texts: Vec<&str> = self.allowed.iter().map(|prefix| prefix.text.as_str()).collect();
         let allowed = if texts.is_empty() { "nothing".to_owned() } else { texts.join(", ") };
         format!(
-            "may not be read by this service; allowed: {allowed}. Put it there, or add its folder to \
-             `allowed_uris` of the service's configuration"
+            "may not be read by this service; allowed: {allowed}. Put it there, or allow its folder: `--allow-uri` of \
+             inheritune-standalone, `allowed_uris` of a service's configuration"
         )
     }
 }

@@ -133,6 +133,8 @@ pub fn job_spec(kind: JobKind) -> JobSpec {
             sources: vec![Location::Uri("file:///c.txt".to_owned())],
             tokenizer: TokenizerSource::Train { vocab_size: 512 },
             validation_fraction: 0.1,
+            text_column: None,
+            max_bad_rows: 0,
         }),
         JobKind::Slice => JobSpec::Slice(SliceSpec {
             source: SliceSource::Architecture {
@@ -168,6 +170,7 @@ pub fn outcome(kind: JobKind, loss: f64) -> JobOutcome {
             vocab_size: 512,
             documents: 3,
             text_bytes: 40_000,
+            corpus: None,
         }),
         JobKind::Slice => JobOutcome::Sliced(Sliced {
             checkpoint: ArtifactId(Uuid::from_u128(2)),

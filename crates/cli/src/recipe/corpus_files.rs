@@ -1,0 +1,189 @@
+//! What the local sources of a corpus hold, told as the server will tell it: kinds by first bytes, rows counted as far as a
+//! check may take time.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use inheritune_data::kind::{self, Content, HEAD_BYTES, Head, Kind};
+use inheritune_data::{Documents, ReadAs, Tally, folder, row_count};
+use inheritune_domain::spec::{CorpusFacts, CorpusSpec, DEFAULT_TEXT_COLUMN, FilesLeftOut, FilesOfKind};
+use inheritune_domain::violation::Violations;
+use url::Url;
+
+/// Text that is read to count documents.
+const MAX_READ_BYTES: usize = 64 << 20;
+/// Files of a folder that are looked at.
+const MAX_FILES: usize = 10_000;
+/// Folders inside folders.
+const MAX_DEPTH: usize = 32;
+/// Names of files that are kept for each kind.
+const NAMES_SHOWN: usize = 3;
+
+/// What each source of `spec` that is on this machine holds, one line each.
+///
+/// # Errors
+/// What the tokenize job would refuse, by its source.
+pub fn describe(spec: &CorpusSpec) -> Result<Vec<String>, Violations> {
+    let (mut lines, mut violations) = (Vec::new(), Violations::default());
+    let column: Arc<str> = spec.text_column.as_deref().unwrap_or(DEFAULT_TEXT_COLUMN).into();
+    let mut left = MAX_READ_BYTES;
+    for (number, source) in spec.sources.iter().enumerate() {
+        let Some(path) = Url::parse(source).ok().and_then(|url| url.to_file_path().ok()).filter(|path| path.exists())
+        else {
+            continue;
+        };
+        let read_as = ReadAs { text_column: column.clone(), max_bad_rows: spec.max_bad_rows, tally: Arc::default() };
+        match LocalSource::open(&path, &column).and_then(|found| found.count(read_as, &mut left)) {
+            Ok(line) => lines.push(format!("corpus.sources[{number}]: {line}")),
+            Err(problem) => violations.add(format!("corpus.sources[{number}]"), problem),
+        }
+    }
+    violations.into_result().map(|()| lines)
+}
+
+struct LocalSource {
+    files: Vec<(PathBuf, String, Kind)>,
+    left_out: BTreeMap<&'static str, FilesLeftOut>,
+}
+
+impl LocalSource {
+    fn open(path: &Path, text_column: &str) -> Result<Self, String> {
+        let (base, mut names) = (path.to_owned(), Vec::new());
+        let is_one_file = path.is_file();
+        if is_one_file {
+            names.push(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
+        } else {
+            list(path, "", 0, &mut names)?;
+            names.sort();
+        }
+        let all: Vec<&str> = names.iter().map(String::as_str).collect();
+        let place = |place: usize| if is_one_file { base.clone() } else { base.join(all[place]) };
+        let mut candidates = folder::candidates(&all, is_one_file);
+        let mut told = Vec::with_capacity(candidates.files.len());
+        for at in &candidates.files {
+            told.push(tell(&place(*at), all[*at], text_column)?);
+        }
+        let files = folder::files(&all, &mut candidates, told, is_one_file).map_err(|(at, problem)| {
+            let shown = at.map_or_else(|| base.clone(), place);
+            format!("{}: {problem}", shown.display())
+        })?;
+        let mut left_out: BTreeMap<&'static str, FilesLeftOut> = BTreeMap::new();
+        for (at, reason) in &candidates.left_out {
+            let new = || FilesLeftOut { reason: (*reason).to_owned(), files: 0, names: Vec::new() };
+            let files = left_out.entry(reason).or_insert_with(new);
+            files.files += 1;
+            if files.names.len() < NAMES_SHOWN {
+                files.names.push(all[*at].to_owned());
+            }
+        }
+        let files = files.into_iter().map(|file| (place(file.place), all[file.place].to_owned(), file.kind)).collect();
+        Ok(Self { files, left_out })
+    }
+
+    /// Counts documents, reading at most `left` bytes of text.
+    fn count(self, read_as: ReadAs, left: &mut usize) -> Result<String, String> {
+        let tally: Arc<Tally> = read_as.tally.clone();
+        let (mut documents, mut is_whole) = (0, true);
+        let mut kinds: BTreeMap<Kind, FilesOfKind> = BTreeMap::new();
+        for (path, name, kind) in &self.files {
+            let new = || FilesOfKind { kind: kind.to_string(), files: 0, names: Vec::new() };
+            let of_kind = kinds.entry(*kind).or_insert_with(new);
+            of_kind.files += 1;
+            if of_kind.names.len() < NAMES_SHOWN {
+                of_kind.names.push(name.clone());
+            }
+            let shown = path.display().to_string();
+            let open = || File::open(path).map_err(|e| format!("{shown}: {e}"));
+            match kind.content {
+                Content::Parquet => {
+                    documents += row_count(open()?, &shown, &read_as.text_column).map_err(|e| e.to_string())?;
+                }
+                Content::Text => documents += 1,
+                Content::JsonLines | Content::JsonArray => {
+                    let failed = |error: inheritune_data::DataError| match error {
+                        inheritune_data::DataError::Io(error) => format!("{shown}: {error}"),
+                        error @ inheritune_data::DataError::Bad { .. } => error.to_string(),
+                    };
+                    let mut reader = Documents::open(open()?, *kind, &shown, read_as.clone()).map_err(failed)?;
+                    while *left > 0
+                        && let Some(part) = reader.next_part().map_err(failed)?
+                    {
+                        *left = left.saturating_sub(part.text.len());
+                        documents += u64::from(part.ends_document);
+                    }
+                    is_whole &= *left > 0;
+                }
+                Content::Tokens | Content::Empty => {}
+            }
+        }
+        let facts = CorpusFacts {
+            files: kinds.into_values().collect(),
+            left_out: self.left_out.into_values().collect(),
+            rows_without_text: tally.rows_without_text(),
+            bad_rows: tally.bad_rows(),
+            first_bad_row: tally.first_bad_row(),
+            forced_cuts: 0,
+        };
+        let summary = facts.summary(documents);
+        Ok(if is_whole { summary } else { format!("at least {summary}; not read to the end") })
+    }
+}
+
+fn list(dir: &Path, prefix: &str, depth: usize, names: &mut Vec<String>) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", dir.display());
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        if entry.path().is_dir() && depth < MAX_DEPTH {
+            list(&entry.path(), &format!("{name}/"), depth + 1, names)?;
+        } else if names.len() < MAX_FILES {
+            names.push(name);
+        }
+    }
+    Ok(())
+}
+
+fn tell(path: &Path, name: &str, text_column: &str) -> Result<Result<Kind, String>, String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    let file = File::open(path).map_err(failed)?;
+    let size_bytes = file.metadata().map_err(failed)?.len();
+    let mut head = Vec::new();
+    file.take(HEAD_BYTES).read_to_end(&mut head).map_err(failed)?;
+    Ok(kind::tell(name, Head { bytes: &head, is_whole: head.len() as u64 == size_bytes }, text_column))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn check(dir: &Path, source: &str) -> Result<String, String> {
+        let source = Url::from_file_path(dir.join(source)).unwrap().to_string();
+        let spec: CorpusSpec = serde_json::from_value(serde_json::json!({ "sources": [source] })).unwrap();
+        describe(&spec).map(|lines| lines.concat()).map_err(|violations| violations.0[0].description.clone())
+    }
+
+    #[test]
+    fn d1_a_check_says_what_local_sources_hold() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, content: &str| std::fs::write(dir.path().join(name), content).unwrap();
+        std::fs::create_dir(dir.path().join("folder")).unwrap();
+        write("folder/README.md", "# card");
+        write("folder/a.json", "{\"text\": \"one\"}\n{\"text\": null}\n{\"text\": \"two\"}\n");
+        write("folder/b.txt", "words");
+        write("c.csv", "text\n\"one\"\n");
+        write("d.jsonl", "{\"body\": \"one\"}\n");
+        assert_eq!(
+            check(dir.path(), "folder").unwrap(),
+            "corpus.sources[0]: 3 documents from 2 files (1 text, 1 JSON lines); files left out: 1 documentation (README.md); \
+             1 row without text"
+        );
+        assert!(check(dir.path(), "c.csv").unwrap_err().contains("CSV or TSV, which is not read"));
+        assert!(check(dir.path(), "d.jsonl").unwrap_err().contains("has no column `text` but body"));
+        assert_eq!(check(dir.path(), "elsewhere").unwrap(), "", "may be the server's");
+    }
+}

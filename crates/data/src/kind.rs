@@ -1,0 +1,370 @@
+//! What a file is, told by its first bytes. Its name is a hint where the bytes leave room: whether `{` begins a row or a
+//! text, and that bytes without any mark are tokens. Where both contradict each other the file is read as what it is, or
+//! refused by a message that says what it seems to be.
+
+use std::fmt;
+
+use crate::json::{Fault, Scanner, Within};
+use crate::unpack::{self, Packing};
+
+/// Bytes from a file's start that are enough to tell.
+pub const HEAD_BYTES: u64 = 64 * 1024;
+/// Bytes of a token file that must not read as text.
+const FEWEST_TEXT_BYTES: usize = 32;
+
+/// What a file holds, and how it is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Kind {
+    /// How it is packed.
+    pub packing: Packing,
+    /// What it holds.
+    pub content: Content,
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Content {
+    /// Plain text: one document.
+    Text,
+    /// A JSON object a line.
+    JsonLines,
+    /// One JSON array of objects or strings.
+    JsonArray,
+    /// A Parquet file.
+    Parquet,
+    /// Token ids.
+    Tokens,
+    /// Nothing.
+    Empty,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let content = match self.content {
+            Content::Text => "text",
+            Content::JsonLines => "JSON lines",
+            Content::JsonArray => "JSON array",
+            Content::Parquet => "Parquet",
+            Content::Tokens => "tokens",
+            Content::Empty => "empty",
+        };
+        let packing = match self.packing {
+            Packing::Plain => "",
+            Packing::Gzip => " in gzip",
+            Packing::Zstd => " in zstd",
+        };
+        write!(f, "{content}{packing}")
+    }
+}
+
+/// The first bytes of a file, as they are stored.
+#[derive(Debug, Clone, Copy)]
+pub struct Head<'a> {
+    /// At most [`HEAD_BYTES`] of them.
+    pub bytes: &'a [u8],
+    /// They are the whole file.
+    pub is_whole: bool,
+}
+
+/// The kind of the file called `name`, whose rows have their text in `text_column`.
+///
+/// # Errors
+/// It is of a kind that is not read: what it seems to be, and what to do.
+pub fn tell(name: &str, head: Head<'_>, text_column: &str) -> Result<Kind, String> {
+    let hint = Hint::of(name);
+    let packing = packing_of(head.bytes);
+    let unpacked = unpack::head(head.bytes, packing, HEAD_BYTES as usize);
+    // What could not be unpacked to its end may be cut off or only continue.
+    let is_whole = head.is_whole && packing == Packing::Plain;
+    let content = content_of(&unpacked, is_whole, hint, text_column);
+    match (packing, content) {
+        (Packing::Plain, content) => content.map(|content| Kind { packing, content }),
+        (_, Ok(Content::Parquet)) => Err("is a Parquet file that is packed once more; unpack it".to_owned()),
+        (_, Ok(Content::Empty)) if !head.is_whole || head.bytes.len() > 64 => {
+            Err(format!("cannot be unpacked, though it begins as {} does", of_packing(packing)))
+        }
+        (_, Err(_)) if packing_of(&unpacked) != Packing::Plain => Err("is packed twice; unpack it once".to_owned()),
+        (_, Ok(content)) => Ok(Kind { packing, content }),
+        (_, Err(problem)) => Err(format!("{problem} (unpacked from {})", of_packing(packing))),
+    }
+}
+
+/// What a file seems to be, for messages.
+pub fn describe(head: &[u8]) -> &'static str {
+    match packing_of(head) {
+        Packing::Gzip => return "gzip",
+        Packing::Zstd => return "zstd",
+        Packing::Plain => {}
+    }
+    if let Some((_, what, _)) = known(head) {
+        return what;
+    }
+    let dense = dense(head);
+    match dense.first() {
+        _ if head.starts_with(b"PAR1") => "Parquet",
+        _ if !is_text(head) => "a binary file of no known kind",
+        Some(b'{' | b'[') => "JSON",
+        Some(b'<') => "HTML or XML",
+        Some(_) => "plain text",
+        None => "an empty file",
+    }
+}
+
+fn of_packing(packing: Packing) -> &'static str {
+    match packing {
+        Packing::Plain => "a plain file",
+        Packing::Gzip => "gzip",
+        Packing::Zstd => "zstd",
+    }
+}
+
+fn packing_of(head: &[u8]) -> Packing {
+    match head {
+        [0x1f, 0x8b, 8, ..] => Packing::Gzip,
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Packing::Zstd,
+        _ => Packing::Plain,
+    }
+}
+
+/// What a name leads one to expect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hint {
+    Text,
+    Json,
+    Table,
+    Parquet,
+    Tokens,
+    Nothing,
+}
+
+impl Hint {
+    fn of(name: &str) -> Self {
+        match crate::names::ending(name) {
+            "txt" | "text" | "md" => Self::Text,
+            "json" | "jsonl" | "ndjson" | "jsonlines" | "jl" => Self::Json,
+            "csv" | "tsv" => Self::Table,
+            "parquet" => Self::Parquet,
+            "bin" => Self::Tokens,
+            _ => Self::Nothing,
+        }
+    }
+}
+
+const JQ: &str = "write one object a line, as `jq -c '.[]'` or `jq -c .` does, or use Parquet";
+
+/// Magic bytes of kinds that are not read: where they stand, what they are, and what to do.
+const KNOWN: [(&[u8], &str, &str); 35] = [
+    (b"\x93NUMPY", "a NumPy array (.npy)", "write its ids with `.tofile(\"train.bin\")`"),
+    (b"MMIDIDX\0\0", "the index (.idx) of a Megatron data set", "convert its tokens to nanoGPT's train.bin"),
+    (b"TNTIDX\0\0", "the index of a fairseq data set", "convert its tokens to nanoGPT's train.bin"),
+    (b"LITPKDS", "a packed data set of lit-gpt", "convert its tokens to nanoGPT's train.bin"),
+    (b"PARE", "an encrypted Parquet file", "decrypt it"),
+    (b"ARROW1\0\0", "an Arrow IPC (Feather) file", "write it as Parquet: `Dataset.to_parquet`"),
+    (b"\xff\xff\xff\xff\x10\0\0\0", "an Arrow IPC stream", "write it as Parquet: `Dataset.to_parquet`"),
+    (b"\xff\xff\xff\xff", "an Arrow IPC stream", "write it as Parquet: `Dataset.to_parquet`"),
+    (b"FEA1", "a Feather file", "write it as Parquet"),
+    (b"Obj\x01", "an Avro file", "write it as Parquet"),
+    (b"ORC", "an ORC file", "write it as Parquet"),
+    (b"\x89HDF\r\n", "an HDF5 file", "write it as Parquet"),
+    (b"SQLite format 3\0", "an SQLite database", "write it as Parquet"),
+    (b"PK\x03\x04", "a zip archive", "unpack it"),
+    (b"PK\x05\x06", "a zip archive without a file", "unpack it"),
+    (b"BZh", "bzip2", "unpack it, or pack it with gzip or zstd"),
+    (b"\xfd7zXZ\0", "xz", "unpack it, or pack it with gzip or zstd"),
+    (b"\x04\x22\x4d\x18", "lz4", "unpack it, or pack it with gzip or zstd"),
+    (b"\xff\x06\0\0sNaPpY", "snappy", "unpack it, or pack it with gzip or zstd"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack it"),
+    (b"Rar!\x1a\x07", "a RAR archive", "unpack it"),
+    (b"%PDF-", "a PDF file", "take its text out first"),
+    (b"{\\rtf", "an RTF file", "take its text out first"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office file", "take its text out first"),
+    (b"\x7fELF", "a program (ELF)", "name the data"),
+    (b"\x89PNG\r\n", "an image (PNG)", "name the data"),
+    (b"\xff\xd8\xff", "an image (JPEG)", "name the data"),
+    (b"GIF8", "an image (GIF)", "name the data"),
+    (b"RIFF", "a RIFF file (image, sound or video)", "name the data"),
+    (b"GGUF", "a GGUF model", "name the data"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "fetch it: `git lfs pull`"),
+    (b"\0\0\xfe\xff", "UTF-32 text", "convert it: `iconv -f UTF-32 -t UTF-8`"),
+    (b"\xff\xfe\0\0", "UTF-32 text", "convert it: `iconv -f UTF-32 -t UTF-8`"),
+    (b"\xff\xfe", "UTF-16 text", "convert it: `iconv -f UTF-16 -t UTF-8`"),
+    (b"\xfe\xff", "UTF-16 text", "convert it: `iconv -f UTF-16 -t UTF-8`"),
+];
+
+fn known(head: &[u8]) -> Option<(&'static [u8], &'static str, &'static str)> {
+    let found = KNOWN.iter().copied().find(|(magic, ..)| head.starts_with(magic));
+    let weak = |magic: &[u8]| magic.iter().all(u8::is_ascii_alphanumeric) && magic.len() <= 4;
+    // Letters may also begin a text.
+    let found = found.filter(|(magic, ..)| !weak(magic) || !is_text(head));
+    let tar = || head.get(257..262).filter(|at| *at == b"ustar").map(|_| (&b"ustar"[..], "a tar archive", "unpack it"));
+    let pickle = || match head {
+        [0x80, 2..=5, ..] if !is_text(head) => {
+            Some((&b"\x80"[..], "a Python pickle", "write it as JSON lines or Parquet"))
+        }
+        _ => None,
+    };
+    let safetensors = || {
+        let length = u64::from_le_bytes(*head.first_chunk()?);
+        (head.get(8) == Some(&b'{') && (2..1 << 32).contains(&length) && !is_text(head)).then_some((
+            &b""[..],
+            "a safetensors file",
+            "name the data",
+        ))
+    };
+    found.or_else(tar).or_else(pickle).or_else(safetensors)
+}
+
+/// Without NUL and valid UTF-8, but for a character that the head cuts off.
+fn is_text(head: &[u8]) -> bool {
+    !head.contains(&0) && std::str::from_utf8(head).err().is_none_or(|error| error.error_len().is_none())
+}
+
+fn dense(head: &[u8]) -> &[u8] {
+    head.strip_prefix("\u{feff}".as_bytes()).unwrap_or(head).trim_ascii_start()
+}
+
+fn content_of(head: &[u8], is_whole: bool, hint: Hint, text_column: &str) -> Result<Content, String> {
+    if head.is_empty() {
+        return Ok(Content::Empty);
+    }
+    if head.starts_with(b"PAR1") {
+        return Ok(Content::Parquet);
+    }
+    if let Some((magic, what, advice)) = known(head) {
+        // Two bytes are no mark where any number may stand first.
+        if hint != Hint::Tokens || magic.len() > 3 {
+            return Err(format!("seems to be {what}; {advice}"));
+        }
+    }
+    if hint == Hint::Tokens {
+        return if head.len() >= FEWEST_TEXT_BYTES && is_text(head) && mostly_printable(head) {
+            Err("is called .bin, as a file of tokens is, but holds text; call it .txt or .jsonl".to_owned())
+        } else {
+            Ok(Content::Tokens)
+        };
+    }
+    if hint == Hint::Parquet {
+        return Err(format!("is called .parquet but seems to be {}", describe(head)));
+    }
+    if head.contains(&0) {
+        return Err(
+            "holds zero bytes: it is a binary file of no known kind, or text in UTF-16; text must be UTF-8, and \
+                    ready tokens must be called .bin"
+                .to_owned(),
+        );
+    }
+    let text = dense(head);
+    match text.first() {
+        Some(b'{') => object(text, is_whole, hint),
+        Some(b'[') => array(text, hint),
+        Some(b'<') if hint == Hint::Json => {
+            Err("is called JSON but seems to be HTML or XML: a web page saved in place of a file?".to_owned())
+        }
+        _ if hint == Hint::Json => Ok(Content::JsonLines),
+        Some(_) | None if hint == Hint::Table || is_table(text, text_column) => {
+            Err("seems to be a table in CSV or TSV, which is not read; write it as JSON lines or Parquet, as \
+                 `pandas.read_csv(f).to_json(out, orient=\"records\", lines=True)` does"
+                .to_owned())
+        }
+        Some(_) | None => Ok(Content::Text),
+    }
+}
+
+/// Ids rarely are the codes of letters, two at a time.
+fn mostly_printable(head: &[u8]) -> bool {
+    let printable = head.iter().filter(|byte| **byte >= b' ' || matches!(byte, b'\n' | b'\r' | b'\t')).count();
+    printable * 100 >= head.len() * 99
+}
+
+/// A heading in which one of several columns, or the only one before a quoted cell, has the text column's name.
+fn is_table(text: &[u8], text_column: &str) -> bool {
+    let text = String::from_utf8_lossy(text);
+    let mut lines = text.lines();
+    let (heading, second) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let is_column = |cell: &str| cell.trim().trim_matches('"') == text_column;
+    [',', '\t', ';', '|'].iter().any(|separator| {
+        let cells: Vec<&str> = heading.split(*separator).collect();
+        let several = cells.len() > 1 && cells.iter().all(|cell| cell.len() <= 64) && second.contains(*separator);
+        cells.iter().any(|cell| is_column(cell)) && (several || (cells.len() == 1 && second.starts_with('"')))
+    })
+}
+
+fn object(text: &[u8], is_whole: bool, hint: Hint) -> Result<Content, String> {
+    let rows_by_name = hint == Hint::Json;
+    match first_value(text) {
+        First::Whole { end } => {
+            let (value, after) = text.split_at(end);
+            let line = after.iter().position(|byte| *byte == b'\n').map_or(after, |at| &after[..at]);
+            let alone_on_line = line.iter().all(|byte| byte.is_ascii_whitespace() || *byte == b',');
+            if !value.contains(&b'\n') {
+                return match (alone_on_line, rows_by_name) {
+                    (true, _) => Ok(Content::JsonLines),
+                    // The row's own error says where.
+                    (false, true) => Ok(Content::JsonLines),
+                    (false, false) => Ok(Content::Text),
+                };
+            }
+            let rest = after.trim_ascii();
+            if is_whole && rest.is_empty() {
+                return Err(format!("is one JSON object over several lines, not rows; {JQ}"));
+            }
+            Err(format!("holds JSON objects over several lines; {JQ}"))
+        }
+        First::CutOff if !text.contains(&b'\n') => {
+            if is_whole && !rows_by_name {
+                Ok(Content::Text)
+            } else {
+                Ok(Content::JsonLines)
+            }
+        }
+        First::CutOff if is_whole && !rows_by_name => Ok(Content::Text),
+        First::CutOff => Err(format!("begins with a JSON object over several lines; {JQ}")),
+        First::Wrong if rows_by_name => Ok(Content::JsonLines),
+        First::Wrong => Ok(Content::Text),
+    }
+}
+
+fn array(text: &[u8], hint: Hint) -> Result<Content, String> {
+    let rows_by_name = hint == Hint::Json;
+    let inside = text[1..].trim_ascii_start();
+    let is_line = |end: usize| !text[..end].contains(&b'\n') && !text[end..].trim_ascii().is_empty();
+    if let First::Whole { end } = first_value(text)
+        && is_line(end)
+    {
+        return match rows_by_name {
+            true => Err(format!("holds a list a line, not an object; {JQ}")),
+            false => Ok(Content::Text),
+        };
+    }
+    let first = first_value(inside);
+    let is_followed = |end: usize| matches!(inside[end..].trim_ascii_start().first(), Some(b',' | b']') | None);
+    match (inside.first(), first) {
+        (Some(b'{' | b'"'), First::Whole { end }) if is_followed(end) => Ok(Content::JsonArray),
+        (Some(b'{'), First::CutOff) if rows_by_name || inside[1..].trim_ascii_start().starts_with(b"\"") => {
+            Ok(Content::JsonArray)
+        }
+        (Some(b'"'), First::CutOff) if rows_by_name => Ok(Content::JsonArray),
+        (Some(b']') | None, _) if rows_by_name => Ok(Content::JsonArray),
+        (Some(b'{' | b'"'), _) if rows_by_name => Ok(Content::JsonArray),
+        _ if rows_by_name => Err(format!("is a JSON array of something else than objects or strings; {JQ}")),
+        _ => Ok(Content::Text),
+    }
+}
+
+enum First {
+    Whole { end: usize },
+    CutOff,
+    Wrong,
+}
+
+fn first_value(text: &[u8]) -> First {
+    let mut scanner = Scanner::new(text, Within::File);
+    match scanner.skip_value(0) {
+        Ok(()) => First::Whole { end: scanner.offset as usize },
+        Err(Fault::Ended) => First::CutOff,
+        Err(Fault::Io(_) | Fault::Syntax(_)) => First::Wrong,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! Which files of a folder are no data, told by their names. A file that a user names by itself is read whatever its name.
+
+/// Beginnings, in lower case, of names of files that describe data; a full stop, a dash or nothing follows.
+const DESCRIPTIONS: [&str; 18] = [
+    "readme",
+    "license",
+    "licence",
+    "copying",
+    "notice",
+    "citation",
+    "changelog",
+    "contributing",
+    "code_of_conduct",
+    "security",
+    "authors",
+    "acknowledgements",
+    "dataset_card",
+    "datasheet",
+    "sources",
+    "credits",
+    "unlicense",
+    "requirements",
+];
+/// Names, in lower case, of files that say something about data or hold a tokenizer.
+const SETTINGS: [&str; 22] = [
+    "dataset_infos.json",
+    "dataset_info.json",
+    "dataset_dict.json",
+    "state.json",
+    "metadata.json",
+    "manifest.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "chat_template.json",
+    "package.json",
+    "index.json",
+    "stats.json",
+    "cmakelists.txt",
+    "croissant.json",
+];
+/// Endings of files that programs leave beside data.
+const LEAVINGS: [&str; 9] = ["crc", "lock", "metadata", "md5", "sha256", "sha1", "incomplete", "tmp", "part"];
+/// Words in names of lists of digests.
+const DIGESTS: [&str; 5] = ["checksum", "sha256sum", "sha1sum", "md5sum", "sha512sum"];
+/// Folders whose content is no data.
+const FOLDERS: [&str; 3] = ["__macosx", "__pycache__", "checkpoints"];
+
+/// Why the file called `name`, by its path below the folder that was named, is no data.
+pub fn why_left_out(name: &str) -> Option<&'static str> {
+    let (folders, file) = name.rsplit_once('/').unwrap_or(("", name));
+    let is_hidden = |part: &str| part.starts_with(['.', '_']);
+    if folders.split('/').any(|part| FOLDERS.contains(&part.to_lowercase().as_str())) {
+        return Some("in folders of no data");
+    }
+    if folders.split('/').any(is_hidden) || is_hidden(file) {
+        return Some("hidden");
+    }
+    let file = file.to_lowercase();
+    let describes = DESCRIPTIONS.iter().any(|word| {
+        file.strip_prefix(word).is_some_and(|rest| {
+            rest.is_empty()
+                || rest.starts_with(['.', '-'])
+                    && matches!(
+                        ending(&file),
+                        "" | "txt" | "md" | "rst" | "text" | "html" | "cff" | "mit" | "apache" | "bib"
+                    )
+        })
+    });
+    if describes {
+        return Some("documentation");
+    }
+    if SETTINGS.contains(&file.as_str()) {
+        return Some("settings");
+    }
+    let outer = file.rsplit_once('.').map_or("", |(_, ending)| ending);
+    if LEAVINGS.contains(&outer) || DIGESTS.iter().any(|word| file.contains(word)) || file.ends_with('~') {
+        return Some("left by programs");
+    }
+    None
+}
+
+/// The ending that says what a file holds, without the one that says how it is packed; in `name`'s own case where that is
+/// lower, else none.
+pub fn ending(name: &str) -> &str {
+    let file = name.rsplit('/').next().unwrap_or(name);
+    let strip = |file: &'_ str| -> usize {
+        let lower = file.to_ascii_lowercase();
+        [".gz", ".gzip", ".zst", ".zstd"]
+            .iter()
+            .find(|end| lower.ends_with(**end))
+            .map_or(file.len(), |end| file.len() - end.len())
+    };
+    let stem = &file[..strip(file)];
+    let ending = stem.rsplit_once('.').map_or("", |(_, ending)| ending);
+    KNOWN_ENDINGS.iter().find(|known| known.eq_ignore_ascii_case(ending)).copied().unwrap_or(if ending.is_empty() {
+        ""
+    } else {
+        "?"
+    })
+}
+
+/// Whether a file of this ending may be data.
+pub fn is_data(ending: &str) -> bool {
+    matches!(
+        ending,
+        "" | "txt"
+            | "text"
+            | "md"
+            | "json"
+            | "jsonl"
+            | "ndjson"
+            | "jsonlines"
+            | "jl"
+            | "csv"
+            | "tsv"
+            | "parquet"
+            | "bin"
+    )
+}
+
+/// Endings that mean something here.
+const KNOWN_ENDINGS: [&str; 20] = [
+    "txt",
+    "text",
+    "md",
+    "json",
+    "jsonl",
+    "ndjson",
+    "jsonlines",
+    "jl",
+    "csv",
+    "tsv",
+    "parquet",
+    "bin",
+    "rst",
+    "html",
+    "cff",
+    "mit",
+    "apache",
+    "bib",
+    "arrow",
+    "npy",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d2_what_is_no_data_is_told_by_its_name() {
+        for (name, why) in [
+            ("README.md", "documentation"),
+            ("en/README.txt", "documentation"),
+            ("LICENSE", "documentation"),
+            ("LICENSE-MIT.txt", "documentation"),
+            ("CITATION.cff", "documentation"),
+            (".gitattributes", "hidden"),
+            (".cache/huggingface/download/a.jsonl.metadata", "hidden"),
+            (".ipynb_checkpoints/a-checkpoint.jsonl", "hidden"),
+            ("_SUCCESS", "hidden"),
+            ("_temporary/0/part-0.json", "hidden"),
+            ("._a.jsonl", "hidden"),
+            ("__MACOSX/a.jsonl", "in folders of no data"),
+            ("checkpoints/a.jsonl", "in folders of no data"),
+            ("dataset_infos.json", "settings"),
+            ("merges.txt", "settings"),
+            ("a.jsonl.lock", "left by programs"),
+            ("a.jsonl.crc", "left by programs"),
+            ("sha256sums.txt", "left by programs"),
+            ("a.txt~", "left by programs"),
+        ] {
+            assert_eq!(why_left_out(name), Some(why), "{name}");
+        }
+        for name in [
+            "a.jsonl",
+            "readme_dataset.jsonl",
+            "security-logs.jsonl",
+            "notes.txt",
+            "book.md",
+            "data/part-0",
+            "licenses.parquet",
+        ] {
+            assert_eq!(why_left_out(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_ending_is_what_stands_before_the_packing() {
+        for (name, expected) in
+            [("a.JSONL.GZ", "jsonl"), ("x/b.txt", "txt"), ("c", ""), ("d.gz", ""), ("e.pdf", "?"), ("f.bin.zst", "bin")]
+        {
+            assert_eq!(ending(name), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Rows of Parquet: the strings of one column, one document a row. Only that column's bytes are read, and one row at a time:
+//! a batch of rows would hold the pages of all of them.
+
+use std::sync::Arc;
+
+use parquet::basic::{ConvertedType, LogicalType, Type as PhysicalType};
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::errors::ParquetError;
+use parquet::file::reader::{ChunkReader, FileReader};
+use parquet::file::serialized_reader::SerializedFileReader;
+use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
+
+use crate::text::{self, BYTE_ORDER_MARK};
+use crate::{DataError, Part, ReadAs};
+
+/// Columns that a message names at most.
+const NAMES_SHOWN: usize = 40;
+
+/// The documents of a Parquet file.
+pub(crate) struct ParquetRows<F: ChunkReader + 'static> {
+    reader: SerializedFileReader<F>,
+    file: Arc<str>,
+    read_as: ReadAs,
+    column: usize,
+    max_def_level: i16,
+    group: usize,
+    /// Of the open row group: its column, and rows read and to be read.
+    open: Option<(ColumnReaderImpl<ByteArrayType>, i64, i64)>,
+    row: u64,
+    /// A cell that is handed out part by part, and from where on.
+    cell: Option<(ByteArray, usize)>,
+}
+
+impl<F: ChunkReader + 'static> ParquetRows<F> {
+    pub(crate) fn open(stored: F, file: Arc<str>, read_as: ReadAs) -> Result<Self, DataError> {
+        let reader = SerializedFileReader::new(stored).map_err(|error| failed(&file, error))?;
+        let schema = reader.metadata().file_metadata().schema_descr();
+        let bad = |problem: String| DataError::Bad { file: file.to_string(), problem };
+        let column = text_column(schema, &read_as.text_column).map_err(bad)?;
+        let max_def_level = schema.column(column).max_def_level();
+        Ok(Self { reader, file, read_as, column, max_def_level, group: 0, open: None, row: 0, cell: None })
+    }
+
+    pub(crate) fn next_part(&mut self) -> Result<Option<Part>, DataError> {
+        loop {
+            if let Some(part) = self.next_of_cell() {
+                return Ok(Some(part));
+            }
+            match self.next_cell().map_err(|error| failed(&self.file, error))? {
+                Next::End => return Ok(None),
+                Next::Null => self.read_as.tally.count_empty(),
+                Next::Cell(cell) => match std::str::from_utf8(cell.data()) {
+                    Ok(document) => {
+                        let at = if document.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len_utf8() } else { 0 };
+                        if document.len() == at {
+                            self.read_as.tally.count_empty();
+                        }
+                        self.cell = Some((cell, at));
+                    }
+                    Err(_) => {
+                        let column = &self.read_as.text_column;
+                        let problem = format!("row {}: column `{column}` holds bytes that are no UTF-8 text", self.row);
+                        self.read_as.bad_row(&self.file, &problem)?;
+                    }
+                },
+            }
+        }
+    }
+
+    /// The next part of the cell that is open: a long one is not copied whole.
+    fn next_of_cell(&mut self) -> Option<Part> {
+        let (cell, at) = self.cell.as_mut()?;
+        let bytes = cell.data();
+        let mut end = bytes.len().min(*at + text::PART_BYTES);
+        // Not within a character: all of it is UTF-8.
+        while bytes.get(end).is_some_and(|byte| byte & 0xc0 == 0x80) {
+            end -= 1;
+        }
+        let text = String::from_utf8_lossy(&bytes[*at..end]).into_owned();
+        let part = Part { text, ends_document: end == bytes.len() };
+        *at = end;
+        if part.ends_document {
+            self.cell = None;
+        }
+        (!part.text.is_empty()).then_some(part)
+    }
+
+    fn next_cell(&mut self) -> Result<Next, ParquetError> {
+        loop {
+            let Some((column, read, rows)) = &mut self.open else {
+                if self.group == self.reader.num_row_groups() {
+                    return Ok(Next::End);
+                }
+                let group = self.reader.get_row_group(self.group)?;
+                self.group += 1;
+                let ColumnReader::ByteArrayColumnReader(column) = group.get_column_reader(self.column)? else {
+                    return Err(ParquetError::General("its text column changes its type".to_owned()));
+                };
+                self.open = Some((column, 0, group.metadata().num_rows()));
+                continue;
+            };
+            let (mut levels, mut values) = (Vec::new(), Vec::new());
+            let (records, _, _) = column.read_records(1, Some(&mut levels), None, &mut values)?;
+            if records == 0 {
+                if *read < *rows {
+                    return Err(ParquetError::EOF(format!("a row group of {rows} rows ends after {read}")));
+                }
+                self.open = None;
+                continue;
+            }
+            *read += 1;
+            self.row += 1;
+            let is_null = self.max_def_level > 0 && levels.first().is_none_or(|level| *level < self.max_def_level);
+            return Ok(match values.pop() {
+                Some(cell) if !is_null => Next::Cell(cell),
+                Some(_) | None => Next::Null,
+            });
+        }
+    }
+}
+
+enum Next {
+    Cell(ByteArray),
+    Null,
+    End,
+}
+
+/// Rows of a Parquet file, as its end says.
+///
+/// # Errors
+/// It is no Parquet file, or has no column of text called `text_column`.
+pub fn row_count(stored: impl ChunkReader + 'static, file: &str, text_column: &str) -> Result<u64, DataError> {
+    let reader = SerializedFileReader::new(stored).map_err(|error| failed(file, error))?;
+    let metadata = reader.metadata().file_metadata();
+    let bad = |problem: String| DataError::Bad { file: file.to_owned(), problem };
+    self::text_column(metadata.schema_descr(), text_column).map_err(bad)?;
+    Ok(u64::try_from(metadata.num_rows()).unwrap_or(0))
+}
+
+/// The place of the column called `wanted`, which holds one string a row.
+fn text_column(schema: &SchemaDescriptor, wanted: &str) -> Result<usize, String> {
+    let columns = schema.columns();
+    let names = || {
+        let mut names: Vec<String> = columns.iter().take(NAMES_SHOWN).map(|column| column.path().string()).collect();
+        if columns.len() > NAMES_SHOWN {
+            names.push(format!("{} more", columns.len() - NAMES_SHOWN));
+        }
+        names.join(", ")
+    };
+    let below = format!("{wanted}.");
+    let found = columns.iter().position(|column| column.path().string() == wanted);
+    let Some(at) = found else {
+        return Err(match columns.iter().find(|column| column.path().string().starts_with(&below)) {
+            Some(column) if column.max_rep_level() > 0 => {
+                format!("column `{wanted}` holds a list in each row, not one text; join it to one text a row first")
+            }
+            Some(_) => {
+                format!("column `{wanted}` has columns of its own; name one of them with text_column: {}", names())
+            }
+            None => {
+                format!("has no column `{wanted}` but {}; name the one that holds the text with text_column", names())
+            }
+        });
+    };
+    let column = &columns[at];
+    if column.max_rep_level() > 0 {
+        return Err(format!(
+            "column `{wanted}` holds a list in each row, not one text; join it to one text a row first"
+        ));
+    }
+    match column.physical_type() {
+        PhysicalType::BYTE_ARRAY if !is_number(column) => Ok(at),
+        other => Err(format!(
+            "column `{wanted}` holds {}, no text; the columns are {}",
+            if other == PhysicalType::BYTE_ARRAY { "decimal numbers".to_owned() } else { format!("{other} values") },
+            names()
+        )),
+    }
+}
+
+fn is_number(column: &ColumnDescriptor) -> bool {
+    matches!(column.logical_type_ref(), Some(LogicalType::Decimal { .. }))
+        || column.converted_type() == ConvertedType::DECIMAL
+}
+
+fn failed(file: &str, error: ParquetError) -> DataError {
+    let problem = |error: String| DataError::Bad {
+        file: file.to_owned(),
+        problem: format!(
+            "is not a Parquet file that is read: {error}; a file that was cut off has to be fetched again"
+        ),
+    };
+    match error {
+        // What the reader itself said, on its way through parquet.
+        ParquetError::External(source) => match source.downcast::<std::io::Error>() {
+            Ok(error) => DataError::Io(*error),
+            Err(source) => match source.downcast::<DataError>() {
+                Ok(error) => *error,
+                Err(source) => problem(source.to_string()),
+            },
+        },
+        error => problem(error.to_string()),
+    }
+}

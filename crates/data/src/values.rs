@@ -1,0 +1,90 @@
+//! Small tables, row by row: what a benchmark's data are.
+
+use std::io::Read as _;
+
+use parquet::file::reader::{ChunkReader, FileReader as _};
+use parquet::file::serialized_reader::SerializedFileReader;
+use serde_json::{Map, Value};
+
+use crate::DataError;
+use crate::kind::{self, Content, HEAD_BYTES, Head};
+use crate::unpack::unpacked;
+
+/// Largest unpacked file of JSON.
+const MAX_JSON_BYTES: u64 = 256 << 20;
+
+/// The first `limit` rows of a file called `name` in messages: JSON lines or an array, packed or not, or Parquet, with its
+/// columns as JSON has them.
+///
+/// # Errors
+/// It cannot be read, or is of another kind; the message names the row.
+pub fn values<F>(stored: F, name: &str, limit: usize) -> Result<Vec<Value>, DataError>
+where
+    F: ChunkReader + 'static,
+    F::T: Send + 'static,
+{
+    let bad = |problem: String| DataError::Bad { file: name.to_owned(), problem };
+    let length = stored.len();
+    let head_bytes = length.min(HEAD_BYTES);
+    let head = stored.get_bytes(0, head_bytes as usize).map_err(|error| bad(error.to_string()))?;
+    let kind = kind::tell(name, Head { bytes: &head, is_whole: head_bytes == length }, "").map_err(bad)?;
+    match kind.content {
+        Content::Parquet => parquet_values(stored, limit).map_err(bad),
+        Content::JsonLines | Content::JsonArray => {
+            let stored = stored.get_read(0).map_err(|error| bad(error.to_string()))?;
+            let mut text = String::new();
+            let reader = unpacked(stored, length, kind.packing).map_err(DataError::Io)?;
+            let count = reader.take(MAX_JSON_BYTES + 1).read_to_string(&mut text).map_err(|e| bad(e.to_string()))?;
+            if count as u64 > MAX_JSON_BYTES {
+                return Err(bad(format!("is longer than {MAX_JSON_BYTES} bytes, the most a benchmark may have")));
+            }
+            let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+            if kind.content == Content::JsonArray {
+                let rows: Vec<Value> =
+                    serde_json::from_str(text).map_err(|e| bad(format!("is no JSON array of objects: {e}")))?;
+                return Ok(rows.into_iter().take(limit).collect());
+            }
+            let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).take(limit);
+            lines
+                .map(|(number, line)| {
+                    let row = serde_json::from_str(line.trim_start_matches('\u{feff}'));
+                    row.map_err(|e| bad(format!("line {}: is no JSON object: {e}", number + 1)))
+                })
+                .collect()
+        }
+        Content::Empty => Ok(Vec::new()),
+        Content::Text | Content::Tokens => {
+            Err(bad(format!("seems to be {}, and rows must be JSON lines or Parquet", kind::describe(&head))))
+        }
+    }
+}
+
+fn parquet_values(stored: impl ChunkReader + 'static, limit: usize) -> Result<Vec<Value>, String> {
+    let reader = SerializedFileReader::new(stored).map_err(|e| format!("is not a Parquet file that is read: {e}"))?;
+    let rows = reader.get_row_iter(None).map_err(|e| e.to_string())?;
+    rows.take(limit)
+        .enumerate()
+        .map(|(number, row)| {
+            let row = row.map_err(|e| format!("row {number}: {e}"))?;
+            Ok(Value::Object(columns(&row)))
+        })
+        .collect()
+}
+
+fn columns(row: &parquet::record::Row) -> Map<String, Value> {
+    row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect()
+}
+
+/// As `Field::to_json_value`, but that bytes are the text they hold: some writers do not say that a column is a string.
+fn value(field: &parquet::record::Field) -> Value {
+    use parquet::record::Field;
+    match field {
+        Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
+            Ok(text) => Value::String(text.to_owned()),
+            Err(_) => field.to_json_value(),
+        },
+        Field::Group(row) => Value::Object(columns(row)),
+        Field::ListInternal(list) => Value::Array(list.elements().iter().map(value).collect()),
+        other => other.to_json_value(),
+    }
+}

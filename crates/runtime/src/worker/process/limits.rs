@@ -1,0 +1,96 @@
+//! What the process of a job may take of the machine, and what it has taken.
+
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// With less, no process of ours gets as far as its job.
+pub(in super::super) const MIN_MEMORY_BYTES: u64 = 16 << 20;
+/// Beside others' 0: where memory is short, the kernel ends the job and not its worker, database or neighbours.
+const OOM_SCORE: &str = "500";
+
+/// Confines this process. The limit is on its private writable memory: mapped weights and address space that was only
+/// reserved, as CUDA does, do not count. Nothing of a job is worth a core file, which would be as large as that.
+///
+/// # Errors
+/// The system refuses.
+pub(super) fn confine(memory_max_bytes: Option<u64>) -> io::Result<()> {
+    let set = |resource, bytes: u64| {
+        // Nobody but root gets beyond the limit there was.
+        let maximum = getrlimit(resource).maximum.map_or(bytes, |maximum| maximum.min(bytes));
+        setrlimit(resource, Rlimit { current: Some(maximum), maximum: Some(maximum) })
+    };
+    set(Resource::Core, 0)?;
+    if let Some(bytes) = memory_max_bytes {
+        set(Resource::Data, bytes)?;
+    }
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE) {
+        tracing::debug!(%error, "the kernel may end another process than the job's where memory is short");
+    }
+    Ok(())
+}
+
+/// Ends this process when the thread that started it ends. Not every system can; closed standard input is the other sign.
+pub(super) fn end_with_parent() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)) {
+        tracing::debug!(%error, "this process is not told of its parent's end");
+    }
+}
+
+/// The most memory that process `pid` ever had in its hands.
+pub(super) fn peak_memory(pid: u32) -> Option<u64> {
+    field_kib(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmHWM:")
+}
+
+/// How many processes the kernel has ended for lack of memory since it started.
+pub(super) fn out_of_memory_kills() -> Option<u64> {
+    let counts = std::fs::read_to_string("/proc/vmstat").ok()?;
+    counts.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+}
+
+/// What the files below `dir` take on the disk. One that disappears meanwhile takes nothing.
+pub(super) fn disk_bytes(dir: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let bytes_of = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => disk_bytes(&entry.path()),
+        Ok(metadata) => metadata.blocks() * 512,
+        Err(_) => 0,
+    };
+    entries.flatten().map(bytes_of).sum()
+}
+
+fn field_kib(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_system_says_what_there_is() {
+        assert_eq!(field_kib("VmPeak:\t 99 kB\nVmHWM:\t      12 kB\n", "VmHWM:"), Some(12 * 1024));
+        assert_eq!(field_kib("VmHWM: lots\n", "VmHWM:"), None);
+        if cfg!(target_os = "linux") {
+            assert!(peak_memory(std::process::id()).unwrap() > 1 << 20);
+            assert_eq!(peak_memory(u32::MAX), None);
+        }
+    }
+
+    #[test]
+    fn files_count_where_they_lie() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(disk_bytes(dir.path()), 0);
+        std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        std::fs::write(dir.path().join("a/b/c"), vec![1; 100_000]).unwrap();
+        std::fs::write(dir.path().join("d"), vec![1; 50_000]).unwrap();
+        let bytes = disk_bytes(dir.path());
+        assert!((150_000..200_000).contains(&bytes), "{bytes}");
+        assert_eq!(disk_bytes(&dir.path().join("none")), 0);
+    }
+}
