@@ -15,7 +15,7 @@ use crate::copy::Copier;
 use crate::error::SlicerError;
 use crate::layout;
 use crate::plan::PlannedSlice;
-use crate::record::{InheritanceRecord, RECORD_FILE, readme};
+use crate::record::{CARD_FILE, InheritanceRecord, RECORD_FILE, metadata, readme};
 
 const KINDS: [JobKind; 1] = [JobKind::Slice];
 
@@ -86,7 +86,8 @@ impl SliceHandler {
         let record = InheritanceRecord::new(planned, seed, &copier.into_digests());
         artifact.put_bytes("config.json", Bytes::from(format!("{:#}\n", planned.config_json))).await?;
         artifact.put_bytes(RECORD_FILE, Bytes::from(record.to_json())).await?;
-        artifact.put_bytes("README.md", Bytes::from(readme(planned, seed))).await?;
+        let card = readme(planned, &metadata(planned).await, seed);
+        artifact.put_bytes(CARD_FILE, Bytes::from(card)).await?;
         for source in &planned.tokenizer {
             for name in source.names() {
                 artifact.put_bytes(name, source.read(name).await?).await?;
