@@ -5,7 +5,7 @@ CARGO ?= cargo
 # docker-compose 1.29 where docker has no plugin for it.
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
-.PHONY: help setup build check test test-slow test-cluster cluster-up cluster-down fuzz bench install uninstall demo demo-low-data golden pickles sqlx clean-demo
+.PHONY: help setup build build-demo check test test-slow test-cluster cluster-up cluster-down fuzz bench install uninstall demo demo-low-data golden pickles sqlx clean-demo
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -16,12 +16,13 @@ setup: ## Fetch libtorch and, where the system has none, Postgres binaries; name
 build: setup ## Build every service and the CLI in release mode.
 	$(CARGO) build --release --locked --bins
 
-check: setup ## Formatting, lints, licenses and sources of dependencies, shell syntax.
+check: setup ## Formatting, lints, licenses and sources of dependencies, shell syntax, a few seconds of every fuzz target.
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	cd fuzz && $(CARGO) fmt --check
-	sh scripts/check-dependencies.sh
-	@for script in scripts/*.sh deploy/*/*.sh .ci/run; do sh -n $$script || exit 1; done
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	CARGO="$(CARGO)" sh scripts/check-dependencies.sh
+	@for script in scripts/*.sh deploy/*/*.sh .ci/run; do bash -n $$script || exit 1; done
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-5} sh scripts/fuzz.sh
 
 test: setup ## All tests that fit in CI; real Postgres, real files, real models.
 	sh scripts/test.sh
@@ -55,10 +56,13 @@ install: setup ## Install the client and the server into PREFIX (~/.local; as ro
 uninstall: ## Remove what `make install` put into PREFIX.
 	sh scripts/install.sh --uninstall "$(PREFIX)"
 
-demo: build ## Derive a small model from a reference, end to end, on real text (full-data recipe).
+build-demo: setup ## Build the two programs of the demo: the client and the server with every service in it.
+	$(CARGO) build --release --locked --bin inheritune --bin inheritune-standalone
+
+demo: build-demo ## Derive a small model from a reference, end to end, on real text (full-data recipe).
 	sh scripts/demo.sh deploy/recipes/demo-full-data.toml
 
-demo-low-data: build ## The low-data recipe and the paper's repetition experiment.
+demo-low-data: build-demo ## The low-data recipe and the paper's repetition experiment.
 	sh scripts/demo.sh deploy/recipes/demo-low-data.toml
 
 golden: ## Make the golden files of crates/lm anew (needs torch, transformers and safetensors for Python).

@@ -1,4 +1,6 @@
-//! What the targets in `bin/` share with `cargo test`: see `crates/domain/tests/readers/mod.rs`.
+//! What the targets in `bin/` share with `cargo test`: see `readers/mod.rs` of each crate's tests.
 
 #[path = "../../crates/domain/tests/readers/mod.rs"]
 pub mod readers;
+#[path = "../../crates/cli/tests/readers/mod.rs"]
+pub mod specs;

@@ -14,11 +14,12 @@ use clap::CommandFactory as _;
 use inheritune_api::client::{Client, Server, Token};
 use inheritune_api::v1;
 use inheritune_domain::spec::RunSpec;
+use inheritune_domain::violation::Violations;
 use prost::Message;
 
 use crate::args::{CertsCommand, Cli, Command, Global, Output, RecipeCommand, Status};
 use crate::failure::Failure;
-use crate::recipe;
+use crate::recipe::{self, Missing, ReadRecipe};
 use crate::screen::Screen;
 use crate::show;
 use crate::streams;
@@ -57,30 +58,59 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
 }
 
 fn check(global: &Global, path: &Path, explain: bool) -> Result<(), Failure> {
-    let spec = read_recipe(path)?;
+    let ReadRecipe { spec, missing } = read_recipe(path, &[])?;
     let plan = recipe::explain(&spec);
+    warn_of(&missing);
     match global.output {
         Output::Table if explain => say_text(&plan.text()),
-        Output::Table => say(&format!("{}: good ({})", path.display(), show::one_line(&spec.name))),
+        Output::Table if missing.is_empty() => {
+            say(&format!("{}: good ({})", path.display(), show::one_line(&spec.name)))
+        }
+        Output::Table => say(&format!(
+            "{}: every field is as it must be ({}), but {} of the files that it names not on this machine",
+            path.display(),
+            show::one_line(&spec.name),
+            if missing.len() == 1 { "1 is".to_owned() } else { format!("{} are", missing.len()) }
+        )),
         Output::Json => {
-            let json = serde_json::json!({ "recipe": spec, "plan": plan });
+            let not_here: Vec<_> =
+                missing.iter().map(|m| serde_json::json!({ "field": m.field, "path": m.path })).collect();
+            let json = serde_json::json!({ "recipe": spec, "plan": plan, "missing_files": not_here });
             say(&serde_json::to_string_pretty(&json).map_err(|e| Failure::local(path, e))?)
         }
     }
 }
 
-/// The recipe at `path`, its relative paths taken from the current folder.
-fn read_recipe(path: &Path) -> Result<RunSpec, Failure> {
-    read_recipe_for(path, &[])
+/// The recipe at `path`, for another corpus, if any is named; its relative paths are taken from the current folder.
+fn read_recipe(path: &Path, corpus: &[String]) -> Result<ReadRecipe, Failure> {
+    recipe::read(&read_file(path)?, corpus, &current_dir()?).map_err(|violations| refused(path, violations))
 }
 
-/// The recipe at `path` for another corpus, if any is named.
-fn read_recipe_for(path: &Path, corpus: &[String]) -> Result<RunSpec, Failure> {
-    recipe::parse_with_corpus(&read_file(path)?, corpus, &current_dir()?).map_err(|violations| {
-        let n = violations.0.len();
-        let fields = if n == 1 { "1 field".to_owned() } else { format!("{n} fields") };
-        Failure::Invalid { headline: format!("{}: {fields} cannot be accepted", path.display()), violations }
-    })
+/// As [`read_recipe`], of a recipe that is about to be carried out: files of this folder must be there.
+fn read_recipe_to_run(path: &Path, corpus: &[String]) -> Result<RunSpec, Failure> {
+    let ReadRecipe { spec, missing } = read_recipe(path, corpus)?;
+    let (of_this_folder, elsewhere): (Vec<_>, Vec<_>) = missing.into_iter().partition(|missing| missing.is_relative);
+    let mut violations = Violations::default();
+    for Missing { field, path, .. } in of_this_folder {
+        violations.add(field, format!("{} does not exist", path.display()));
+    }
+    violations.into_result().map_err(|violations| refused(path, violations))?;
+    warn_of(&elsewhere);
+    Ok(spec)
+}
+
+fn refused(path: &Path, violations: Violations) -> Failure {
+    let n = violations.0.len();
+    let fields = if n == 1 { "1 field".to_owned() } else { format!("{n} fields") };
+    Failure::Invalid { headline: format!("{}: {fields} cannot be accepted", path.display()), violations }
+}
+
+/// A server elsewhere may have what is not here.
+fn warn_of(missing: &[Missing]) {
+    for Missing { field, path, .. } in missing {
+        // Whoever closed standard error does not want to know.
+        let _unread = streams::err(&format!("warning: {field}: {} is not on this machine", path.display()));
+    }
 }
 
 fn read_file(path: &Path) -> Result<String, Failure> {
@@ -99,7 +129,11 @@ fn current_dir() -> Result<PathBuf, Failure> {
 
 /// A location as typed: a path is taken from the current folder.
 fn location(text: &str) -> Result<String, Failure> {
-    Ok(recipe::absolute_location(text, &current_dir()?))
+    let base = current_dir()?;
+    match recipe::written::problem(text, &base) {
+        Some(problem) => Err(Failure::invalid(problem)),
+        None => Ok(recipe::absolute_location(text, &base)),
+    }
 }
 
 async fn connect(global: &Global) -> Result<Client, Failure> {

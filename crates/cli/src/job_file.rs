@@ -7,7 +7,7 @@ use inheritune_domain::spec::JobSpec;
 use serde_json::Value;
 
 use crate::failure::Failure;
-use crate::recipe::absolute_location;
+use crate::recipe::{absolute_location, written};
 
 /// Fields that hold a location, wherever they are in a spec.
 const LOCATION_FIELDS: [&str; 5] = ["checkpoint", "source", "sources", "from", "data"];
@@ -61,6 +61,9 @@ fn read_locations(value: &mut Value, base: &Path) -> Result<(), String> {
 }
 
 fn location(text: &str, base: &Path) -> Result<Value, String> {
+    if let Some(problem) = written::problem(text, base) {
+        return Err(problem);
+    }
     let location: Location = absolute_location(text, base).parse()?;
     serde_json::to_value(location).map_err(|e| e.to_string())
 }

@@ -6,34 +6,67 @@
 
 mod explain;
 mod lenient;
+pub(crate) mod written;
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use inheritune_domain::spec::{RunSpec, TokenizerSpec};
 use inheritune_domain::violation::Violations;
-use url::Url;
 
 pub use explain::{Plan, explain};
+pub use written::absolute_location;
 
 /// The recipe in `text`, its relative paths taken from `base`.
 ///
 /// # Errors
 /// Every bad field at once: unknown and missing ones, wrong types, and what [`RunSpec::validate`] finds.
 pub fn parse(text: &str, base: &Path) -> Result<RunSpec, Violations> {
-    parse_with_corpus(text, &[], base)
+    read(text, &[], base).map(|read| read.spec)
 }
 
-/// As [`parse`], with `corpus` in the place of the recipe's sources where it names any.
+/// A recipe as a file has it, and what of it is not on this machine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReadRecipe {
+    /// The recipe, its locations absolute.
+    pub spec: RunSpec,
+    /// Files that it names and that are not here; a server elsewhere may have them.
+    pub missing: Vec<Missing>,
+}
+
+/// A file that a recipe names and that is not on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// The field that names it.
+    pub field: String,
+    /// Where it should be.
+    pub path: PathBuf,
+    /// Whether it was looked for in the folder that the command runs in: then no server will find it either.
+    pub is_relative: bool,
+}
+
+/// As [`parse`], with `corpus` in the place of the recipe's sources where it names any, and a look at the files that are
+/// named.
 ///
 /// # Errors
 /// Those of [`parse`].
-pub fn parse_with_corpus(text: &str, corpus: &[String], base: &Path) -> Result<RunSpec, Violations> {
+pub fn read(text: &str, corpus: &[String], base: &Path) -> Result<ReadRecipe, Violations> {
     let (spec, mut violations) = lenient::parse(text);
     let Some(mut spec) = spec else { return Err(violations) };
     if !corpus.is_empty() {
         spec.corpus.sources = corpus.to_vec();
     }
-    make_absolute(&mut spec, base);
+    let mut missing = Vec::new();
+    for (field, location) in locations(&mut spec) {
+        if let Some(problem) = written::problem(location, base) {
+            violations.add(field, problem);
+            continue;
+        }
+        let is_relative = written::is_relative(location);
+        *location = absolute_location(location, base);
+        if let Some(path) = written::local_path(location).filter(|path| !path.exists()) {
+            missing.push(Missing { field, path, is_relative });
+        }
+    }
     if let Err(found) = spec.validate() {
         // A field that could not be read stands at a stand-in value: what follows from it says nothing.
         let known: Vec<String> = violations.0.iter().map(|v| v.field.clone()).collect();
@@ -44,51 +77,24 @@ pub fn parse_with_corpus(text: &str, corpus: &[String], base: &Path) -> Result<R
         };
         violations.0.extend(found.0.into_iter().filter(|v| !follows(&v.field)));
     }
-    violations.into_result().map(|()| spec)
+    violations.into_result().map(|()| ReadRecipe { spec, missing })
 }
 
-/// A location as people write it, made absolute: URIs stay, paths become `file://` URIs.
-pub fn absolute_location(text: &str, base: &Path) -> String {
-    let path = match text.strip_prefix("file:") {
-        Some(rest) if rest.starts_with("//") => return text.to_owned(),
-        Some(rest) => rest,
-        None if has_scheme(text) || text.is_empty() => return text.to_owned(),
-        None => text,
-    };
-    let path = normal(&base.join(path));
-    Url::from_file_path(&path).map_or_else(|()| text.to_owned(), |url| url.to_string())
-}
-
-fn make_absolute(spec: &mut RunSpec, base: &Path) {
-    let locations = spec.corpus.sources.iter_mut().chain(spec.reference.checkpoint.as_mut());
+/// Every location of a recipe, with its field.
+fn locations(spec: &mut RunSpec) -> Vec<(String, &mut String)> {
     let tokenizer = match &mut spec.corpus.tokenizer {
         TokenizerSpec::Uri(uri) => Some(uri),
         TokenizerSpec::Reference | TokenizerSpec::Train { .. } => None,
     };
-    for location in locations.chain(tokenizer).chain(spec.evaluation.benchmark_data.as_mut()) {
-        *location = absolute_location(location, base);
-    }
-}
-
-fn has_scheme(text: &str) -> bool {
-    text.split_once("://").is_some_and(|(scheme, _)| {
-        !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
-    })
-}
-
-/// Without `.` and `..`, as far as that can be done without asking the file system.
-fn normal(path: &Path) -> PathBuf {
-    let mut out = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::CurDir => {}
-            Component::ParentDir => {
-                out.pop();
-            }
-            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => out.push(part),
-        }
-    }
-    out
+    let sources = spec.corpus.sources.iter_mut().enumerate();
+    let sources = sources.map(|(i, source)| (format!("corpus.sources[{i}]"), source));
+    let others = [
+        ("reference.checkpoint", spec.reference.checkpoint.as_mut()),
+        ("corpus.tokenizer.uri", tokenizer),
+        ("evaluation.benchmark_data", spec.evaluation.benchmark_data.as_mut()),
+    ];
+    let others = others.into_iter().filter_map(|(field, location)| Some((field.to_owned(), location?)));
+    sources.chain(others).collect()
 }
 
 #[cfg(test)]

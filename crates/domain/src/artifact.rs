@@ -8,6 +8,10 @@ mod digest;
 pub use digest::{Damage, DigestCheck, FileDigest, SegmentDigest};
 
 use crate::id::{ArtifactId, JobId, RunId, Sha256Digest};
+use crate::spec::limits;
+
+/// Characters of a location that a message repeats.
+const MAX_SHOWN_CHARS: usize = 200;
 
 /// What an artifact holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -137,18 +141,90 @@ impl std::str::FromStr for Location {
 
     /// Reads `artifact://ID`, `file:///path` or `s3://bucket/key`.
     fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(problem) = limits::LOCATION.problem(text) {
+            return Err(problem);
+        }
+        let shown = shown(text);
+        if text.trim() != text {
+            return Err(format!("`{shown}` begins or ends with white space"));
+        }
         if let Some(id) = text.strip_prefix("artifact://") {
-            let id = id.parse().map_err(|e| format!("`{text}` is not an artifact id: {e}"))?;
+            let id = id.parse().map_err(|e| format!("`{shown}` is not an artifact id: {e}"))?;
             return Ok(Self::Artifact(id));
         }
         let url = url::Url::parse(text)
-            .map_err(|e| format!("`{text}` is not a URI ({e}); use file:///path, s3://bucket/key or artifact://ID"))?;
+            .map_err(|e| format!("`{shown}` is not a URI ({e}); use file:///path, s3://bucket/key or artifact://ID"))?;
+        let host = url.host_str().unwrap_or_default();
         match url.scheme() {
-            "file" if url.path().len() > 1 => Ok(Self::Uri(text.to_owned())),
-            "s3" if url.host_str().is_some() => Ok(Self::Uri(text.to_owned())),
-            "file" => Err(format!("`{text}` names no path; use file:///absolute/path")),
-            "s3" => Err(format!("`{text}` names no bucket; use s3://bucket/key")),
-            scheme => Err(format!("scheme `{scheme}` is unknown; use file://, s3:// or artifact://")),
+            "file" if !matches!(host, "" | "localhost") => {
+                return Err(format!("`{shown}` names the machine {host}; write file:/// with three slashes"));
+            }
+            "file" if url.path().len() <= 1 => {
+                return Err(format!("`{shown}` names no path; use file:///absolute/path"));
+            }
+            "s3" if host.is_empty() => return Err(format!("`{shown}` names no bucket; use s3://bucket/key")),
+            "file" | "s3" => {}
+            scheme => return Err(format!("scheme `{scheme}` is unknown; use file://, s3:// or artifact://")),
         }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(format!("`{shown}` has a query or a fragment; write ? as %3F and # as %23"));
+        }
+        if url.port().is_some() || !url.username().is_empty() || url.password().is_some() {
+            return Err(format!("`{shown}` has a port or a user, which no file or bucket has"));
+        }
+        if url.path().contains("%00") {
+            return Err(format!("`{shown}` holds U+0000, which no name has"));
+        }
+        Ok(Self::Uri(text.to_owned()))
+    }
+}
+
+/// A location for a message.
+fn shown(text: &str) -> String {
+    match text.char_indices().nth(MAX_SHOWN_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn u7_what_names_no_place_is_no_location() {
+        for bad in [
+            "",
+            " ",
+            "s3://",
+            "s3:///key",
+            "file://",
+            "file:///",
+            "file://data/x.jsonl",
+            "file:///a?b",
+            "file:///a#b",
+            "s3://user@bucket/x",
+            "s3://bucket:9000/x",
+            "file:///a\0b",
+            "file:///a%00b",
+            "file:///a\nb",
+            " file:///a",
+            "file:///a ",
+            "http://host/a",
+            "~/x",
+            "data/x",
+            "artifact://7",
+        ] {
+            assert!(bad.parse::<Location>().is_err(), "{bad:?}");
+        }
+        for good in ["s3://bucket", "s3://bucket/a b", "file:///a%20b", "file://localhost/a", "file:///ä/*"] {
+            assert_eq!(good.parse::<Location>().unwrap(), Location::Uri(good.to_owned()));
+        }
+        let long = format!("file:///{}", "x".repeat(4089));
+        assert_eq!(long.parse::<Location>().unwrap_err(), limits::LOCATION.description());
+        let unknown = format!("nope{}", "x".repeat(4000));
+        assert!(unknown.parse::<Location>().unwrap_err().len() < 1000, "messages stay short");
     }
 }

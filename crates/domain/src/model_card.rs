@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use crate::benchmark;
+use crate::benchmark::{self, Prompt};
 
 /// The task and the metric whose perplexity is told as well.
 const VALIDATION_LOSS_TASK: &str = "validation_loss";
@@ -80,6 +80,15 @@ pub fn quoted(text: &str) -> String {
     }
     out.push('"');
     out
+}
+
+/// A number that YAML 1.1 takes for one: with a point, and a sign in its exponent.
+fn number(value: f64) -> String {
+    let text = format!("{value:?}");
+    let Some((mantissa, exponent)) = text.split_once('e') else { return text };
+    let point = if mantissa.contains('.') { "" } else { ".0" };
+    let sign = if exponent.starts_with('-') { "" } else { "+" };
+    format!("{mantissa}{point}e{sign}{exponent}")
 }
 
 /// The name of the model at `location`: the hub's where it lies in a cache of the hub's (`models--owner--name`), else its
@@ -229,8 +238,7 @@ impl ResultOfDataset {
         }
         text.push_str("    metrics:\n");
         for (kind, value, name) in &self.metrics {
-            let _ =
-                writeln!(text, "    - type: {}\n      value: {value:?}\n      name: {}", quoted(kind), quoted(name));
+            let _ = writeln!(text, "    - type: {}\n      value: {}\n      name: {}", quoted(kind), number(*value), quoted(name));
         }
         text
     }
@@ -258,11 +266,12 @@ fn results(measured: &[Measured]) -> Vec<ResultOfDataset> {
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// A task's data set, without metrics.
+/// A task's data set, without metrics. One that the hub does not have is called as the task is: the hub tells results apart
+/// by their data sets.
 fn of_task(task: &str) -> ResultOfDataset {
     let none = ResultOfDataset {
         name: task.to_owned(),
-        dataset: "text".to_owned(),
+        dataset: task.to_owned(),
         config: None,
         split: None,
         metrics: Vec::new(),
@@ -274,8 +283,14 @@ fn of_task(task: &str) -> ResultOfDataset {
     let found = benchmark::find(task).map(|found| (found, true));
     match found.or_else(|| group()?.members().first().map(|first| (*first, false))) {
         Some((found, is_whole)) => {
-            let (id, config) =
-                found.dataset.hub.split_once(' ').map_or((found.dataset.hub, None), |(id, c)| (id, Some(c)));
+            let (id, config) = match found.dataset.hub.split_once(' ') {
+                Some((id, config)) => (id, Some(config)),
+                // A subject of MMLU is a configuration there.
+                None if matches!(found.prompt, Prompt::Mmlu { .. }) => {
+                    (found.dataset.hub, found.name.strip_prefix("mmlu_"))
+                }
+                None => (found.dataset.hub, None),
+            };
             ResultOfDataset {
                 dataset: id.to_owned(),
                 config: config.filter(|_| is_whole).map(str::to_owned),
@@ -359,6 +374,7 @@ mod tests {
             assert!(with.contains(line), "no {line} in:\n{with}");
         }
         assert!(!with.contains("NaN"), "{with}");
+        assert_eq!([1e-7, 1.5e300, 0.5, 2.0].map(number), ["1.0e-7", "1.5e+300", "0.5", "2.0"]);
         assert_eq!(with_results(&with, "n", &measured, &[]), None);
         assert_eq!(with_results("---\ntags:\n- theirs\n---\n", "n", &measured, &[]), None);
         assert_eq!(with_results(&card, "n", &[], &[]), None);

@@ -5,17 +5,18 @@
 
 mod recipe;
 mod training;
-mod limits;
+pub mod limits;
+mod ceilings;
 mod validate;
 mod job;
 mod outcome;
 
+pub use ceilings::Ceilings;
 pub use job::{
     EvaluateSpec, EvaluationTask, JobKind, JobSpec, SliceSource, SliceSpec, TokenizeSpec, TokenizerSource, TrainSpec,
 };
 pub use limits::{
-    DEFAULT_BATCH_SIZE, DEFAULT_MAX_BATCH_TOKENS, DEFAULT_MAX_SHARD_SIZE_BYTES, MAX_ARMS, MAX_NAME_LEN, MAX_ROUNDS,
-    MAX_SOURCES, MAX_VOCAB, MIN_MAX_SHARD_SIZE_BYTES, MIN_VOCAB,
+    DEFAULT_BATCH_SIZE, DEFAULT_MAX_BATCH_TOKENS, DEFAULT_MAX_SHARD_SIZE_BYTES, MIN_MAX_SHARD_SIZE_BYTES,
 };
 pub use outcome::{Evaluated, Helped, JobOutcome, Score, ScoreDifference, Sliced, Tokenized, Trained};
 pub use recipe::{

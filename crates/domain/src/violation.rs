@@ -11,6 +11,9 @@ pub struct Violation {
     pub description: String,
 }
 
+/// Bad fields that are kept: a list of a million wrong entries must not become a million messages.
+const MAX_KEPT: usize = 4096;
+
 /// All the bad fields of one spec; never empty when it is an error.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Violations(pub Vec<Violation>);
@@ -39,7 +42,9 @@ impl Violations {
 
     /// Notes `description` against `field`.
     pub fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
-        self.0.push(Violation { field: field.into(), description: description.into() });
+        if self.0.len() < MAX_KEPT {
+            self.0.push(Violation { field: field.into(), description: description.into() });
+        }
     }
 
     /// Takes over the violations of a nested spec, their fields put under `prefix`.

@@ -4,18 +4,18 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod changes;
 mod readers;
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use changes::{Dice, Told, change};
 use inheritune_domain::checkpoint::safetensors_header::MAX_TENSORS;
 use readers::{READERS, Reader, decoder_config, pickle, safetensors_header, shard_index, torch_archive};
 
 /// Changed files of each kind; a minute of `make fuzz` reads a thousand times as many.
 const CHANGED_FILES: u32 = 1000;
-/// Changes of one file, at most.
-const MAX_CHANGES: u64 = 6;
 
 /// Memory is counted for the whole process: one test at a time.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -59,17 +59,6 @@ fn changed_files_are_answered() {
     }
 }
 
-/// Which file it was, when a check of it panics. To print every name would take memory while it is counted.
-struct Told(String);
-
-impl Drop for Told {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            println!("the file was {}", self.0);
-        }
-    }
-}
-
 /// A copy of `file` with a few changes; of an archive also one entry of an archive that stays whole.
 fn changed(reader: Reader, file: &[u8], other: &[u8], dice: &mut Dice) -> Vec<u8> {
     if reader.name == "torch_archive"
@@ -83,41 +72,6 @@ fn changed(reader: Reader, file: &[u8], other: &[u8], dice: &mut Dice) -> Vec<u8
     let mut file = file.to_vec();
     change(&mut file, other, dice);
     file
-}
-
-fn change(file: &mut Vec<u8>, other: &[u8], dice: &mut Dice) {
-    for _ in 0..=dice.next() % MAX_CHANGES {
-        let at = dice.below(file.len() + 1);
-        let length = dice.below(16).min(file.len() - at);
-        match dice.next() % 6 {
-            0 => drop(file.drain(at..at + length)),
-            1 => drop(file.splice(at..at, file[at..at + length].to_vec())),
-            2 => drop(file.splice(at..at, [0xff; 8].into_iter().take(length))),
-            3 => {
-                let from = dice.below(other.len() + 1);
-                let to = (from + dice.below(64)).min(other.len());
-                drop(file.splice(at..at, other[from..to].iter().copied()));
-            }
-            _ if at < file.len() => file[at] = dice.next() as u8,
-            _ => {}
-        }
-    }
-}
-
-/// Numbers that are the same in every run (xorshift64).
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 >> 16
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
-    }
 }
 
 /// JSON of `length` bytes at most that repeats `item`, which may be told its number.

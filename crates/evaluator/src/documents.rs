@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use inheritune_runtime::unpacking::BoundedDecoder;
 use inheritune_runtime::worker::JobError;
 use serde::Deserialize;
 
@@ -67,15 +68,17 @@ fn list_files(dir: &Path, paths: &mut Vec<PathBuf>) -> Result<(), JobError> {
 
 /// The unpacked content, and the name without the compression's suffix.
 pub(crate) fn open(path: &Path) -> Result<(Box<dyn BufRead>, String), JobError> {
-    let file = BufReader::new(File::open(path).map_err(|e| io_error(path, &e))?);
+    let file = File::open(path).map_err(|e| io_error(path, &e))?;
+    let stored_bytes = file.metadata().map_err(|e| io_error(path, &e))?.len();
+    let file = BufReader::new(file);
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
     if let Some(name) = name.strip_suffix(".gz") {
         let unpacked = flate2::bufread::MultiGzDecoder::new(file);
-        return Ok((Box::new(BufReader::new(unpacked)), name.to_owned()));
+        return Ok((Box::new(BufReader::new(BoundedDecoder::new(unpacked, stored_bytes))), name.to_owned()));
     }
     if let Some(name) = name.strip_suffix(".zst") {
         let unpacked = zstd::stream::read::Decoder::with_buffer(file).map_err(|e| io_error(path, &e))?;
-        return Ok((Box::new(BufReader::new(unpacked)), name.to_owned()));
+        return Ok((Box::new(BufReader::new(BoundedDecoder::new(unpacked, stored_bytes))), name.to_owned()));
     }
     Ok((Box::new(file), name))
 }

@@ -4,7 +4,7 @@ use inheritune_api::convert;
 use inheritune_api::v1::evaluation_service_server::{EvaluationService, EvaluationServiceServer};
 use inheritune_api::{status, v1};
 use inheritune_domain::artifact::ArtifactKind;
-use inheritune_domain::id::{ArtifactId, JobId, RunId};
+use inheritune_domain::id::{ArtifactId, JobId};
 use inheritune_domain::spec::{Evaluated, JobOutcome, JobSpec};
 use inheritune_runtime::serve::GrpcServices;
 use inheritune_runtime::store_status::store_status;
@@ -44,9 +44,10 @@ impl EvaluationService for Evaluation {
         &self,
         request: Request<v1::CompareScoresRequest>,
     ) -> Result<Response<v1::CompareScoresResponse>, Status> {
-        let v1::CompareScoresRequest { first_id, second_id } = request.into_inner();
-        let first = self.evaluation("first_id", &first_id).await?;
-        let second = self.evaluation("second_id", &second_id).await?;
+        let compared = convert::evaluation::compared(request.get_ref());
+        let [first, second] = compared.map_err(|violations| status::invalid_argument(&violations))?;
+        let first = self.evaluation("first_id", first).await?;
+        let second = self.evaluation("second_id", second).await?;
         let differences = differences(&first.rows, &second.rows);
         Ok(Response::new(v1::CompareScoresResponse {
             first_checkpoint: first.checkpoint,
@@ -61,10 +62,8 @@ impl EvaluationService for Evaluation {
         &self,
         request: Request<v1::ListModelScoresRequest>,
     ) -> Result<Response<v1::ListModelScoresResponse>, Status> {
-        let run_id = request.into_inner().run_id;
-        let run: Option<RunId> = (!run_id.is_empty())
-            .then(|| convert::id("run_id", &run_id).map_err(|violations| status::invalid_argument(&violations)))
-            .transpose()?;
+        let run = convert::evaluation::model_scores(request.get_ref());
+        let run = run.map_err(|violations| status::invalid_argument(&violations))?;
         let models = self.store.model_scores(run).await.map_err(|e| store_status(&e, "run_id"))?;
         Ok(Response::new(v1::ListModelScoresResponse { models: models.into_iter().map(model_scores).collect() }))
     }
@@ -79,8 +78,7 @@ struct Ended {
 
 impl Evaluation {
     /// The evaluation that a job or its scores name.
-    async fn evaluation(&self, field: &str, text: &str) -> Result<Ended, Status> {
-        let id: Uuid = convert::id(field, text).map_err(|violations| status::invalid_argument(&violations))?;
+    async fn evaluation(&self, field: &str, id: Uuid) -> Result<Ended, Status> {
         let no_scores = |problem: &str| status::failed_precondition(field, &format!("{id}: {problem}"));
         let job = match self.store.job(JobId(id)).await {
             Err(StoreError::NotFound { .. }) => {

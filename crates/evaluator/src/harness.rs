@@ -38,7 +38,7 @@ impl JobHandler for Evaluator {
         let JobSpec::Evaluate(spec) = job.spec else {
             return Err(JobError::Permanent(format!("an evaluator was given a {} job", job.spec.kind().as_str())));
         };
-        let checkpoint = context.fetch(&spec.checkpoint, "checkpoint").await?;
+        let (checkpoint, _) = context.fetch_checkpoint(&spec.checkpoint, "checkpoint").await?;
         let inputs = fetch_inputs(&spec, &context).await?;
         let measurement = Measurement {
             checkpoint,
@@ -103,6 +103,8 @@ async fn fetch_data(
         files.extend(rows::scored_file(&benchmark, |file| folder.has(file)).ok());
         files.extend(rows::shots_file(&benchmark, |file| folder.has(file)).ok().flatten());
     }
+    let names: Vec<&str> = files.iter().map(String::as_str).collect();
+    context.ceilings.check_bytes(folder.only(&names).size_bytes()).map_err(JobError::Permanent)?;
     for file in files {
         tokio::select! {
             fetched = folder.fetch_file(&file, &dir) => fetched?,

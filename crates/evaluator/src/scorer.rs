@@ -56,7 +56,8 @@ impl Scorer {
         I: IntoIterator<Item = Result<Window, JobError>>,
     {
         let mut answers = vec![Answer { log_likelihood: 0.0, tokens: 0, is_greedy: false }; units];
-        let mut batch: Vec<Window> = Vec::with_capacity(self.batch_size);
+        // As long as there are windows for it: the batch size is a caller's number.
+        let mut batch: Vec<Window> = Vec::new();
         for window in windows {
             let window = window?;
             let other_length = batch.first().is_some_and(|first| first.input.len() != window.input.len());

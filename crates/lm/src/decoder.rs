@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use inheritune_domain::checkpoint::config_json;
 use inheritune_domain::checkpoint::decoder_config::{ConfigError, DecoderConfig};
 use inheritune_domain::spec::Precision;
 use tch::{Device, Kind, Reduction, TchError, Tensor, no_grad};
@@ -110,7 +111,8 @@ impl Decoder {
     /// A file that is missing or malformed, or of an unknown family. The error names it.
     pub fn read_config(dir: &Path) -> Result<DecoderConfig, LmError> {
         let path = dir.join("config.json");
-        let json: serde_json::Value = files::read_json(&path)?;
+        let read = config_json::parse(&files::read(&path, files::MAX_JSON_BYTES)?);
+        let json = read.map_err(|problem| LmError::file(&path, problem))?.json;
         DecoderConfig::from_hf(&json).map_err(|error| match error {
             ConfigError::UnknownFamily { found } => {
                 LmError::file(&path, format!("model_type `{found}` is not supported"))

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use inheritune_domain::checkpoint::decoder_config::{DecoderConfig, NameInFile};
 use inheritune_domain::checkpoint::safetensors_header::{self as header, HeaderError, HeaderTensor, SafetensorsHeader};
 use inheritune_domain::checkpoint::shard_index::{INDEX_FILE, IndexError, MAX_INDEX_BYTES, ShardFormat, ShardIndex};
+use inheritune_domain::checkpoint::tensor_names::TensorNames;
 use safetensors::tensor::{Dtype, SafeTensorError, View};
 use tch::{Device, Kind, Tensor};
 
@@ -79,14 +80,8 @@ impl Source {
             IndexError::Tensor { tensor, problem, .. } => LmError::tensor(&path, &tensor, problem),
         };
         let index = ShardIndex::parse(&files::read(&path, MAX_INDEX_BYTES)?, ShardFormat::Safetensors).map_err(bad)?;
-        let mut shards = Vec::new();
-        let mut files = Vec::new();
-        for name in index.files() {
-            let file = TensorFile::open(&dir.join(name))?;
-            shards.push((name.to_owned(), file.header.clone()));
-            files.push(file);
-        }
-        index.check(&shards).map_err(bad)?;
+        // What the shards hold counts: an index may name what is nowhere.
+        let files = index.files().into_iter().map(|name| TensorFile::open(&dir.join(name))).collect::<Result<_, _>>()?;
         Ok(Self { path, files })
     }
 }
@@ -94,13 +89,15 @@ impl Source {
 /// Every tensor of the files under its canonical name, fp32, on the CPU.
 fn read_files(source: &Source, config: &DecoderConfig) -> Result<HashMap<String, Tensor>, LmError> {
     let shapes: HashMap<String, Vec<u64>> = config.tensors().into_iter().map(|spec| (spec.name, spec.shape)).collect();
+    let all = source.files.iter().flat_map(|file| file.header.tensors().iter().map(|tensor| tensor.name.as_str()));
+    let names = TensorNames::new(config, all);
     let mut found = HashMap::new();
     for file in &source.files {
         for entry in file.header.tensors() {
             let bad = |problem: String| Err(LmError::tensor(&file.path, &entry.name, problem));
-            let canonical = match config.name_in_file(&entry.name) {
+            let canonical = match names.meaning(&entry.name) {
                 NameInFile::Tensor(canonical) => Some(canonical),
-                NameInFile::Buffer => continue,
+                NameInFile::NotNeeded(_) => continue,
                 NameInFile::Unknown => None,
             };
             // A name can look right and belong to no tensor: `h.01.ln_1.bias`.

@@ -149,7 +149,7 @@ mod tests {
                   |
                 7 | lease_sm = 9000
                   | ^^^^^^^^
-                unknown field `lease_sm`, expected one of `heartbeat_ms`, `lease_ms`, `poll_ms`, `concurrency`, `cache_dir`, `cache_max_bytes`, `threads`, `stall_ms`, `shutdown_grace_ms`
+                unknown field `lease_sm`, expected one of `heartbeat_ms`, `lease_ms`, `poll_ms`, `concurrency`, `cache_dir`, `cache_max_bytes`, `threads`, `stall_ms`, `shutdown_grace_ms`, `ceilings`
             "#]],
         );
     }

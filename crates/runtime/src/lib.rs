@@ -2,7 +2,8 @@
 //!
 //! Owns: configuration files ([`config`]), logs, metrics and traces ([`telemetry`]), stopping on signals ([`shutdown`]), who may
 //! call ([`security`]), the gRPC server with health and reflection ([`serve`]), the HTTP one for those who run it ([`operations`]),
-//! what a failed store call means to a caller ([`store_status`]), the claim loop that works jobs ([`worker`]), and how all of these are
+//! what a failed store call means to a caller ([`store_status`]), packed text that has an end ([`unpacking`]), what the machine has
+//! ([`machine`]), the claim loop that works jobs ([`worker`]), and how all of these are
 //! one process ([`service`]).
 //!
 //! Entry point: a `main` loads its configuration with [`config::load`], calls [`telemetry::init`] and
@@ -22,3 +23,5 @@ pub mod operations;
 pub mod worker;
 pub mod service;
 pub mod store_status;
+pub mod unpacking;
+pub mod machine;

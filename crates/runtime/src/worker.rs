@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use inheritune_domain::id::WorkerId;
-use inheritune_domain::spec::{JobKind, JobOutcome};
+use inheritune_domain::spec::{Ceilings, JobKind, JobOutcome};
 use inheritune_store::Store;
 use inheritune_store::jobs::Lease;
 use inheritune_store::notify::{Topic, Wakeups};
@@ -66,6 +66,8 @@ pub struct WorkerConfig {
     pub stall_ms: u64,
     /// Time that running jobs get to save when the process is told to stop.
     pub shutdown_grace_ms: u64,
+    /// What a job may be at most on this machine.
+    pub ceilings: Ceilings,
 }
 
 impl Default for WorkerConfig {
@@ -80,6 +82,7 @@ impl Default for WorkerConfig {
             threads: None,
             stall_ms: 3_600_000,
             shutdown_grace_ms: 30_000,
+            ceilings: Ceilings::default(),
         }
     }
 }

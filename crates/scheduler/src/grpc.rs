@@ -11,8 +11,9 @@ use std::sync::Arc;
 use inheritune_api::v1::artifact_service_server::ArtifactServiceServer;
 use inheritune_api::v1::job_service_server::JobServiceServer;
 use inheritune_api::v1::run_service_server::RunServiceServer;
-use inheritune_api::{status, v1};
+use inheritune_api::{convert, status, v1};
 use inheritune_domain::id::RunId;
+use inheritune_domain::spec::Ceilings;
 use inheritune_runtime::serve::GrpcServices;
 use inheritune_runtime::telemetry::traces;
 use inheritune_store::jobs::{JobFilter, Page};
@@ -31,10 +32,11 @@ const RECENT_JOBS: u32 = 32;
 pub const SERVICE_NAMES: [&str; 3] =
     ["inheritune.v1.RunService", "inheritune.v1.JobService", "inheritune.v1.ArtifactService"];
 
-/// What this crate serves. Watches end on `stop`.
-pub fn services(store: &Store, stop: &CancellationToken) -> GrpcServices {
+/// What this crate serves; what is beyond `ceilings` is refused. Watches end on `stop`.
+pub fn services(store: &Store, ceilings: Ceilings, stop: &CancellationToken) -> GrpcServices {
     let shared = Shared {
         store: store.clone(),
+        ceilings,
         stop: stop.clone(),
         rounds: Arc::new(OnceCell::new()),
         watches: Arc::new(Semaphore::new(MAX_WATCHES)),
@@ -49,6 +51,7 @@ pub fn services(store: &Store, stop: &CancellationToken) -> GrpcServices {
 #[derive(Clone)]
 struct Shared {
     store: Store,
+    ceilings: Ceilings,
     stop: CancellationToken,
     rounds: Arc<OnceCell<Rounds>>,
     watches: Arc<Semaphore>,
@@ -90,10 +93,9 @@ async fn recent_jobs(store: &Store, run: RunId) -> Result<Vec<v1::Job>, StoreErr
     Ok(listed.items.iter().rev().map(v1::Job::from).collect())
 }
 
-/// The page that a request asks for.
-fn page(size: i32, token: &str) -> Result<Page, Status> {
-    let size = inheritune_api::convert::page::page_size(size).map_err(|e| status::invalid_argument(&e))?;
-    Ok(Page { size, token: inheritune_api::convert::page::page_token(token) })
+/// The page that a request asks for, in the store's words.
+fn page(page: convert::page::Page) -> Page {
+    Page { size: page.size, token: page.token }
 }
 
 /// What a failed store call means to a caller, where no single field of the request is to blame.

@@ -11,6 +11,7 @@
 
 use std::time::Duration;
 
+use inheritune_domain::spec::Ceilings;
 use inheritune_store::{Store, StoreError};
 use serde::Deserialize;
 use tokio::task::JoinSet;
@@ -32,11 +33,13 @@ pub struct SchedulerConfig {
     pub sweep_ms: u64,
     /// The run driver's longest wait for a notification in milliseconds, at least 1.
     pub poll_ms: u64,
+    /// What runs and jobs may ask for at most: as much as the workers take.
+    pub ceilings: Ceilings,
 }
 
 impl Default for SchedulerConfig {
     fn default() -> Self {
-        Self { sweep_ms: 1000, poll_ms: 1000 }
+        Self { sweep_ms: 1000, poll_ms: 1000, ceilings: Ceilings::default() }
     }
 }
 

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
+use inheritune_domain::checkpoint::decoder_config::Init;
 use inheritune_domain::checkpoint::slice_plan::{Origin, Placement, Reading, SourceTensor};
 use inheritune_domain::id::Sha256Digest;
 use inheritune_domain::job::Progress;
 use inheritune_runtime::worker::{JobContext, ProgressSender, StopSignal};
 use inheritune_store::StoreError;
 use inheritune_store::artifacts::ArtifactWriter;
-use inheritune_store::objects::{Chunk, Folder, Making, Segment, WrittenBytes};
+use inheritune_store::objects::{Chunk, Chunks, Folder, Making, Segment, WrittenBytes};
 
 use crate::error::SlicerError;
 use crate::fresh::FreshChunk;
@@ -21,6 +22,8 @@ use crate::layout::WeightsFile;
 use crate::plan::PlannedSlice;
 use crate::transpose::transposed;
 
+/// Longest tensor that is held whole to be transposed: the projections of a model 16,384 wide.
+const MAX_TRANSPOSED_BYTES: u64 = 4 << 30;
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
@@ -81,14 +84,10 @@ impl<'a> Copier<'a> {
             Origin::Copied { source, tensor } => match self.planned.folder(*source) {
                 Some(folder) => copied(folder, tensor),
                 // A plan copies only from the sources it was made from.
-                None => Ok(Segment { chunks: Vec::new(), sha256: None }),
+                None => Ok(Segment::empty()),
             },
-            Origin::Tied { .. } => Ok(Segment { chunks: Vec::new(), sha256: None }),
-            Origin::Fresh { init } => {
-                let numbers = placement.target.shape.iter().product();
-                let chunks = FreshChunk::of(&placement.target.name, self.seed, numbers, (*init, placement.dtype));
-                Ok(Segment { chunks: chunks.map(fresh).collect(), sha256: None })
-            }
+            Origin::Tied { .. } => Ok(Segment::empty()),
+            Origin::Fresh { init } => Ok(Segment { chunks: fresh(placement, self.seed, *init), sha256: None }),
         }
     }
 }
@@ -98,12 +97,19 @@ fn copied(folder: &Arc<Folder>, tensor: &SourceTensor) -> Result<Segment, Slicer
     match tensor.reading {
         Reading::Whole => {
             let sha256 = folder.known_digest(file, bytes);
-            Ok(Segment { chunks: vec![Chunk::Copied(folder.stretch(file, bytes.clone())?)], sha256 })
+            Ok(Segment { chunks: vec![Chunk::Copied(folder.stretch(file, bytes.clone())?)].into(), sha256 })
         }
         Reading::Parts { first, length, step, count } => {
             let starts = (0..count).map(|part| bytes.start + first + part * step);
             let chunks = starts.map(|start| folder.stretch(file, start..start + length).map(Chunk::Copied));
-            Ok(Segment { chunks: chunks.collect::<Result<_, _>>()?, sha256: None })
+            Ok(Segment { chunks: chunks.collect::<Result<Vec<_>, _>>()?.into(), sha256: None })
+        }
+        Reading::Transposed if tensor.size_bytes() > MAX_TRANSPOSED_BYTES => {
+            let problem = format!(
+                "tensor `{}` is transposed in memory, and longer than {MAX_TRANSPOSED_BYTES} bytes",
+                tensor.name
+            );
+            Err(SlicerError::Store(StoreError::Corrupt { name: file.clone(), problem }))
         }
         Reading::Transposed => {
             let identity = format!("transposed {:?} {}", tensor.shape, folder.stretch(file, bytes.clone())?.identity());
@@ -113,7 +119,7 @@ fn copied(folder: &Arc<Folder>, tensor: &SourceTensor) -> Result<Segment, Slicer
                 identity,
                 make: Box::new(move || Box::pin(async move { read_transposed(&folder, &tensor).await })),
             };
-            Ok(Segment { chunks: vec![Chunk::Made(making)], sha256: None })
+            Ok(Segment { chunks: vec![Chunk::Made(making)].into(), sha256: None })
         }
     }
 }
@@ -128,9 +134,17 @@ async fn read_transposed(folder: &Folder, tensor: &SourceTensor) -> Result<Bytes
     in_a_thread(move || Bytes::from(transposed(&bytes, rows, number_bytes))).await
 }
 
-fn fresh(chunk: FreshChunk) -> Chunk {
-    let (size_bytes, identity) = (chunk.numbers * chunk.dtype.size_bytes(), format!("{chunk:?}"));
-    Chunk::Made(Making { size_bytes, identity, make: Box::new(move || Box::pin(in_a_thread(move || chunk.bytes()))) })
+/// The bytes of a fresh tensor, chunk by chunk when their turn comes.
+fn fresh(placement: &Placement, seed: u64, init: Init) -> Chunks {
+    let numbers = placement.target.shape.iter().product();
+    let what = (init, placement.dtype);
+    // All of its chunks follow from the whole.
+    let identity = format!("fresh {:?} {seed} {numbers} {what:?}", placement.target.name);
+    let chunks = FreshChunk::of(&placement.target.name, seed, numbers, what).map(|chunk| {
+        let (size_bytes, identity) = (chunk.numbers * chunk.dtype.size_bytes(), String::new());
+        Making { size_bytes, identity, make: Box::new(move || Box::pin(in_a_thread(move || chunk.bytes()))) }
+    });
+    Chunks::made(placement.size_bytes(), &identity, chunks)
 }
 
 async fn in_a_thread(work: impl FnOnce() -> Bytes + Send + 'static) -> Result<Bytes, StoreError> {
@@ -159,5 +173,29 @@ impl Meter {
             estimated_remaining_seconds: (per_second > 0.0).then(|| (self.total - done) as f64 / per_second),
             message: format!("writing {file}"),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use inheritune_domain::checkpoint::decoder_config::{TensorRole, TensorSpec};
+    use inheritune_domain::checkpoint::safetensors_header::Dtype;
+
+    use super::*;
+
+    #[test]
+    fn s1_of_a_fresh_tensor_no_chunk_is_there_before_its_turn() {
+        let init = Init::Normal { std: 0.02 };
+        let target = TensorSpec {
+            name: "lm_head.weight".to_owned(),
+            shape: vec![1 << 32, 1 << 24],
+            role: TensorRole::Head,
+            init,
+            tied_to: None,
+        };
+        let placement = Placement { target, dtype: Dtype::F32, origin: Origin::Fresh { init } };
+        // Collected, its 2^36 chunks would be terabytes.
+        let segment = Segment { chunks: fresh(&placement, 1, init), sha256: None };
+        assert_eq!(segment.size_bytes(), 1 << 58);
     }
 }

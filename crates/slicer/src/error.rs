@@ -5,6 +5,7 @@ use inheritune_domain::checkpoint::safetensors_header::HeaderError;
 use inheritune_domain::checkpoint::shard_index::IndexError;
 use inheritune_domain::checkpoint::slice_plan::PlanError;
 use inheritune_domain::checkpoint::torch_archive::ArchiveError;
+use inheritune_domain::checkpoint::weights_files::NotAModel;
 use inheritune_runtime::worker::JobError;
 use inheritune_store::StoreError;
 
@@ -75,6 +76,32 @@ pub enum BadCheckpoint {
         file: String,
         /// What is wrong.
         problem: String,
+    },
+    /// Another folder than a model's.
+    #[error(transparent)]
+    Folder(#[from] NotAModel),
+    /// A link whose file is not there.
+    #[error("{file} is a link to nothing: copy or download the file that it should lead to")]
+    DanglingLink {
+        /// The link.
+        file: String,
+    },
+    /// A file that Git LFS has not fetched.
+    #[error("{file} is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull` in the folder")]
+    LfsPointer {
+        /// The file.
+        file: String,
+    },
+    /// Weights that are no plain numbers.
+    #[error(
+        "config.json says that its weights are quantised ({method}), which is not read: name the model that was quantised, \
+         or dequantise this one first; {problem}"
+    )]
+    Quantised {
+        /// How.
+        method: String,
+        /// What was found to be wrong.
+        problem: Box<BadCheckpoint>,
     },
     /// Its `config.json`.
     #[error(transparent)]

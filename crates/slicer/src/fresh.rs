@@ -33,10 +33,16 @@ pub struct FreshChunk {
 
 impl FreshChunk {
     /// The chunks of a tensor of `numbers` numbers.
-    pub fn of(tensor: &str, seed: u64, numbers: u64, (init, dtype): (Init, Dtype)) -> impl Iterator<Item = Self> {
+    pub fn of(
+        tensor: &str,
+        seed: u64,
+        numbers: u64,
+        (init, dtype): (Init, Dtype),
+    ) -> impl Iterator<Item = Self> + Send + use<> {
+        let tensor = tensor.to_owned();
         (0..numbers.div_ceil(CHUNK_NUMBERS)).map(move |chunk| Self {
             seed,
-            tensor: tensor.to_owned(),
+            tensor: tensor.clone(),
             chunk,
             numbers: CHUNK_NUMBERS.min(numbers - chunk * CHUNK_NUMBERS),
             init,

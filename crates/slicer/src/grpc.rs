@@ -1,14 +1,14 @@
 //! `SlicingService`: looks into checkpoints and plans slices, from `config.json` and headers alone.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use inheritune_api::v1::slicing_service_server::{SlicingService, SlicingServiceServer};
 use inheritune_api::{convert, status, v1};
-use inheritune_domain::artifact::Location;
 use inheritune_domain::checkpoint::decoder_config::{BlockPart, DecoderConfig, TensorRole, TensorSpec};
+use inheritune_domain::checkpoint::left_out::{LeftOut, LeftOutKind};
 use inheritune_domain::checkpoint::slice_plan::{Origin, Placement, PlanError, Source, SourceTensor};
-use inheritune_domain::violation::Violations;
 use inheritune_runtime::serve::GrpcServices;
 use inheritune_runtime::store_status::{RETRY_AFTER, store_status};
 use inheritune_store::Store;
@@ -27,6 +27,9 @@ pub const SERVICE_NAME: &str = "inheritune.v1.SlicingService";
 const CALLS_AT_ONCE: usize = 4;
 /// Longest time for one call, waiting for its turn included.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
+
+/// Most things that are told to be left out for one reason.
+const MAX_TOLD: usize = 100;
 
 /// What this crate serves.
 pub fn services(store: &Store) -> GrpcServices {
@@ -59,11 +62,7 @@ impl Slicing {
 #[tonic::async_trait]
 impl SlicingService for Slicing {
     async fn inspect(&self, request: Request<v1::InspectRequest>) -> Result<Response<v1::InspectResponse>, Status> {
-        let location: Location = request.into_inner().checkpoint.parse().map_err(|problem: String| {
-            let mut violations = Violations::default();
-            violations.add("checkpoint", problem);
-            status::invalid_argument(&violations)
-        })?;
+        let location = convert::slicing::inspected(request.get_ref()).map_err(|v| status::invalid_argument(&v))?;
         let checkpoint = self.in_turn(Checkpoint::open(&self.store, &location), "checkpoint").await?;
         Ok(Response::new(inspected(&checkpoint)))
     }
@@ -98,6 +97,7 @@ fn inspected(checkpoint: &Checkpoint) -> v1::InspectResponse {
         embedding_parameters: outside_blocks(config),
         block_parameters: config.block_parameters(),
         size_bytes: tensors.iter().map(|tensor| tensor.size_bytes).sum(),
+        left_out: left_out(&checkpoint.left_out()),
         tensors,
     }
 }
@@ -144,7 +144,28 @@ fn planned_response(planned: &PlannedSlice, max_shard_size_bytes: u64) -> Result
         fresh_bytes: plan.size_bytes() - plan.copied_bytes(),
         missing: Vec::new(),
         weights_files: layout::count(plan, max_shard_size_bytes)?,
+        left_out: left_out(&planned.left_out),
     })
+}
+
+/// Of many that are left out for one reason, the first ones and how many more there are.
+fn left_out(all: &[LeftOut]) -> Vec<v1::LeftOut> {
+    let mut counts: BTreeMap<(LeftOutKind, &str), usize> = BTreeMap::new();
+    let mut told = Vec::new();
+    let one = |name: String, of: &LeftOut| v1::LeftOut { name, reason: of.why.clone(), kind: of.kind.as_str().to_owned() };
+    for left in all {
+        let count = counts.entry((left.kind, &left.why)).or_default();
+        *count += 1;
+        if *count <= MAX_TOLD {
+            told.push(one(left.name.clone(), left));
+        }
+    }
+    for left in all {
+        if let Some(count) = counts.remove(&(left.kind, left.why.as_str())).filter(|count| *count > MAX_TOLD) {
+            told.push(one(format!("… and {} more", count - MAX_TOLD), left));
+        }
+    }
+    told
 }
 
 fn planned_tensor(placement: &Placement) -> v1::PlannedTensor {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use inheritune_domain::artifact::Location;
+use inheritune_domain::checkpoint::config_json::{self, WeightsDtype};
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
+use inheritune_domain::checkpoint::left_out::LeftOut;
 use inheritune_domain::checkpoint::slice_plan::{Inheritance, SlicePlan, Source, layer_map};
 use inheritune_domain::id::LayerCount;
 use inheritune_domain::spec::{SliceSource, SliceSpec};
@@ -29,6 +31,8 @@ pub struct PlannedSlice {
     pub previous: Option<Checkpoint>,
     /// The target's tokenizer files.
     pub tokenizer: Vec<TokenizerFiles>,
+    /// What of the reference the target does not have, or says otherwise.
+    pub left_out: Vec<LeftOut>,
 }
 
 impl PlannedSlice {
@@ -50,6 +54,7 @@ impl PlannedSlice {
                     plan: SlicePlan::fresh(config),
                     reference: None,
                     previous: None,
+                    left_out: Vec::new(),
                     tokenizer: TokenizerFiles::choose(None, tokens.as_ref().map(|(tokens, _)| tokens)),
                 }
             }
@@ -67,9 +72,18 @@ impl PlannedSlice {
                     inherit: *inherit,
                     previous: previous.as_ref().map(|previous| &previous.inventory),
                 })?;
-                let family = plan.config().family;
+                let target = config_json::target(
+                    &reference.config_json,
+                    reference.config(),
+                    &layer_map,
+                    WeightsDtype::Copied(reference.dtype()),
+                );
+                let (config_json, changed) = target.map_err(|error| SlicerError::checkpoint(checkpoint, error))?;
+                let tensors = reference.inventory.left_out().iter().cloned();
+                let left_out = tensors.chain(reference.unwritable.iter().cloned()).chain(changed).collect();
                 Self {
-                    config_json: DecoderConfig::hf_with_layers(&reference.config_json, family, layer_map.layers()),
+                    config_json,
+                    left_out,
                     plan,
                     tokenizer: TokenizerFiles::choose(
                         Some(&reference.folder),

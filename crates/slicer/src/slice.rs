@@ -44,6 +44,9 @@ impl SliceHandler {
             copied_bytes = plan.copied_bytes(),
             "planned"
         );
+        context.ceilings.check_model(config).map_err(JobError::Permanent)?;
+        context.ceilings.check_bytes(plan.size_bytes()).map_err(JobError::Permanent)?;
+        context.store.objects().check_room(plan.size_bytes()).await?;
         let mut artifact = context.store.begin_artifact(ArtifactKind::Checkpoint, context.lease);
         let written = self.write(&planned, spec, (&mut artifact, context)).await.map_err(JobError::from);
         if let Err(error) = written {

@@ -1,8 +1,9 @@
-//! A checkpoint in the Hugging Face layout, read by ranges: `config.json` and the headers of its weights, which are
-//! those of safetensors files or the directories and pickles of PyTorch's archives.
+//! A checkpoint read by ranges: its settings and the headers of its weights, which are those of safetensors files or the
+//! directories and pickles of PyTorch's archives. Which files count is `weights_files`' choice.
 
 mod archive;
 mod foreign;
+mod head;
 mod safetensors;
 
 use std::ops::Range;
@@ -11,29 +12,29 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use inheritune_domain::artifact::Location;
+use inheritune_domain::checkpoint::config_json::{self, WeightsDtype};
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
-use inheritune_domain::checkpoint::litgpt::LITGPT_FILE;
-use inheritune_domain::checkpoint::nanogpt::NANOGPT_FILE;
-use inheritune_domain::checkpoint::safetensors_header::{HeaderTensor, SINGLE_FILE};
-use inheritune_domain::checkpoint::shard_index::{
-    INDEX_FILE, MAX_INDEX_BYTES, PICKLE_INDEX_FILE, ShardFormat, ShardIndex,
-};
+use inheritune_domain::checkpoint::layer_map::LayerMap;
+use inheritune_domain::checkpoint::left_out::LeftOut;
+use inheritune_domain::checkpoint::safetensors_header::{Dtype, HeaderTensor};
+use inheritune_domain::checkpoint::shard_index::{MAX_INDEX_BYTES, ShardFormat, ShardIndex};
 use inheritune_domain::checkpoint::slice_plan::Inventory;
-use inheritune_domain::checkpoint::torch_archive::{SINGLE_PICKLE_FILE, StateDict};
+use inheritune_domain::checkpoint::torch_archive::StateDict;
+use inheritune_domain::checkpoint::weights_files::{self, CONFIG_FILE, WeightsFiles};
 use inheritune_store::Store;
 use inheritune_store::objects::Folder;
 use serde_json::Value;
 
 use crate::error::{BadCheckpoint, SlicerError};
 
-/// Hugging Face's settings of a model.
-const CONFIG_FILE: &str = "config.json";
 /// Longest file of settings.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 /// Headers of shards read at once.
 const HEADERS_AT_ONCE: usize = 8;
 /// Pickles of shards read at once: one of 64 MiB can take three times as much to understand.
 const PICKLES_AT_ONCE: usize = 2;
+/// How a file begins that stands for one which Git LFS has not fetched.
+const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 /// A checkpoint whose shape is known and whose tensors are all there.
 #[derive(Debug, Clone)]
@@ -46,86 +47,146 @@ pub struct Checkpoint {
     pub config_json: Value,
     /// Its tensors.
     pub inventory: Inventory,
+    /// Keys of its `config.json` that cannot be written again.
+    pub unwritable: Vec<LeftOut>,
 }
 
 impl Checkpoint {
-    /// Opens the checkpoint at `location`; reads `config.json`, the index where there is one, and the headers.
+    /// Opens the checkpoint at `location`; reads `config.json`, the index where there is one, and the headers; and a head
+    /// that is stored beside the embedding which it should be.
     ///
     /// # Errors
     /// [`SlicerError::Checkpoint`] naming the location, the file and what is wrong; the store's errors.
     pub async fn open(store: &Store, location: &Location) -> Result<Self, SlicerError> {
         let folder = Arc::new(store.open(location).await?);
-        Self::read(location.clone(), folder).await
+        let checkpoint = Self::read(location.clone(), folder).await?;
+        head::decided(checkpoint).await
     }
 
     async fn read(location: Location, folder: Arc<Folder>) -> Result<Self, SlicerError> {
-        if !folder.has(CONFIG_FILE) && folder.has(NANOGPT_FILE) {
-            return foreign::nanogpt(location, folder).await;
+        let names: Vec<&str> = folder.files().iter().map(|file| file.name.as_str()).collect();
+        let found = weights_files::find(&names);
+        if let (Err(_), Some(link)) = (&found, folder.dangling_links().iter().find(|link| is_of_a_model(link))) {
+            let problem = BadCheckpoint::DanglingLink { file: link.clone() };
+            return Err(SlicerError::checkpoint(&location, problem));
         }
-        if !folder.has(CONFIG_FILE) && folder.has(LITGPT_FILE) {
-            return foreign::litgpt(location, folder).await;
+        match found.map_err(|problem| SlicerError::checkpoint(&location, problem))? {
+            WeightsFiles::NanoGpt(file) => foreign::nanogpt(location, folder, &file).await,
+            WeightsFiles::LitGpt(settings) => foreign::litgpt(location, folder, settings).await,
+            WeightsFiles::Single(format, file) => Self::hugging_face((location, folder), format, vec![file]).await,
+            WeightsFiles::Numbered(format, files) => Self::hugging_face((location, folder), format, files).await,
+            WeightsFiles::Indexed(format) => {
+                let files = indexed(&location, &folder, format).await?;
+                Self::hugging_face((location, folder), format, files).await
+            }
         }
+    }
+
+    async fn hugging_face(
+        (location, folder): (Location, Arc<Folder>),
+        format: ShardFormat,
+        files: Vec<String>,
+    ) -> Result<Self, SlicerError> {
         let bad = |problem: BadCheckpoint| SlicerError::checkpoint(&location, problem);
-        if !folder.has(CONFIG_FILE) {
-            let hint = ": a Hugging Face checkpoint folder is expected".to_owned();
-            return Err(bad(BadCheckpoint::MissingFile { file: CONFIG_FILE.to_owned(), hint }));
-        }
-        let config_json = json(&location, &folder, CONFIG_FILE).await?;
-        let config = DecoderConfig::from_hf(&config_json).map_err(|e| bad(e.into()))?;
-        let headers = headers(&location, &folder).await?;
-        let inventory = Inventory::new(config, &headers).map_err(|e| bad(e.into()))?;
-        Ok(Self { location, folder, config_json, inventory })
+        let read = config_json::parse(&small_file(&location, &folder, CONFIG_FILE).await?);
+        let read = read.map_err(|problem| bad(BadCheckpoint::Json { file: CONFIG_FILE.to_owned(), problem }))?;
+        let head = head::Claim::take(&read.json);
+        let config = DecoderConfig::from_hf(head.json()).map_err(|e| bad(e.into()))?;
+        let quantised = quantised_by(&read.json);
+        let inventory = async {
+            let headers = headers((&location, &folder), format, files).await?;
+            let inventory = Inventory::new(config, &headers).map_err(|e| SlicerError::checkpoint(&location, e))?;
+            head.check(&inventory).map_err(|e| SlicerError::checkpoint(&location, e))?;
+            Ok::<_, SlicerError>(inventory)
+        };
+        let inventory = inventory.await.map_err(|error| match (error, &quantised) {
+            // Of plain weights with such a key, nothing is wrong.
+            (SlicerError::Checkpoint { location, problem }, Some(method)) => {
+                let problem = BadCheckpoint::Quantised { method: method.clone(), problem: Box::new(problem) };
+                SlicerError::Checkpoint { location, problem }
+            }
+            (error, _) => error,
+        })?;
+        let (config_json, unwritable) = read.finite();
+        Ok(Self { location, folder, config_json, inventory, unwritable })
     }
 
     /// Its shape.
     pub fn config(&self) -> &DecoderConfig {
         self.inventory.config()
     }
-}
 
-async fn json(location: &Location, folder: &Folder, file: &str) -> Result<Value, SlicerError> {
-    let bytes = folder.read(file, MAX_CONFIG_BYTES).await?;
-    let bad = |problem: String| BadCheckpoint::Json { file: file.to_owned(), problem };
-    serde_json::from_slice(&bytes).map_err(|e| SlicerError::checkpoint(location, bad(e.to_string())))
-}
-
-/// The tensors of every file of weights. As transformers does, safetensors win over pickles, and a single file over
-/// an index.
-async fn headers(location: &Location, folder: &Arc<Folder>) -> Result<Vec<(String, Vec<HeaderTensor>)>, SlicerError> {
-    let source =
-        |name: &str| WeightsSource { location: location.clone(), folder: folder.clone(), name: name.to_owned() };
-    for (format, single) in [(ShardFormat::Safetensors, SINGLE_FILE), (ShardFormat::Pickle, SINGLE_PICKLE_FILE)] {
-        if folder.has(single) {
-            return Ok(vec![tensors(format, source(single)).await?]);
-        }
-        let index_file = format.index_file();
-        if !folder.has(index_file) {
-            continue;
-        }
-        let bytes = folder.read(index_file, MAX_INDEX_BYTES).await?;
-        let index = ShardIndex::parse(&bytes, format).map_err(|e| SlicerError::checkpoint(location, e))?;
-        let files: Vec<String> = index.files().into_iter().map(str::to_owned).collect();
-        if let Some(file) = files.iter().find(|file| !folder.has(file)) {
-            let hint = format!(", though {index_file} names it");
-            return Err(SlicerError::checkpoint(location, BadCheckpoint::MissingFile { file: file.clone(), hint }));
-        }
-        let at_once = match format {
-            ShardFormat::Safetensors => HEADERS_AT_ONCE,
-            ShardFormat::Pickle => PICKLES_AT_ONCE,
-        };
-        let headers: Vec<_> = futures::stream::iter(files)
-            .map(|file| tensors(format, source(&file)))
-            .buffered(at_once)
-            .try_collect()
-            .await?;
-        index.check(&headers).map_err(|e| SlicerError::checkpoint(location, e))?;
-        return Ok(headers);
+    /// What no target of it has, or says otherwise, whichever layers are taken.
+    pub fn left_out(&self) -> Vec<LeftOut> {
+        let layers = LayerMap::identity(self.config().n_layers);
+        let target = config_json::target(&self.config_json, self.config(), &layers, WeightsDtype::Copied(self.dtype()));
+        let changed = target.map(|(_, changed)| changed).unwrap_or_default();
+        self.inventory.left_out().iter().cloned().chain(self.unwritable.iter().cloned()).chain(changed).collect()
     }
-    let hint = format!(", and so are {INDEX_FILE}, {SINGLE_PICKLE_FILE} and {PICKLE_INDEX_FILE}");
-    Err(SlicerError::checkpoint(location, BadCheckpoint::MissingFile { file: SINGLE_FILE.to_owned(), hint }))
+
+    /// The one type that all of its weights have.
+    pub fn dtype(&self) -> Option<Dtype> {
+        let mut dtypes = self.inventory.tensors().map(|(_, tensor)| tensor.dtype);
+        let first = dtypes.next()?;
+        dtypes.all(|dtype| dtype == first).then_some(first)
+    }
+}
+
+/// Whether a folder could be a model's if this file were there.
+fn is_of_a_model(name: &str) -> bool {
+    name == CONFIG_FILE || [".safetensors", ".bin", ".pt", ".pth", ".index.json"].iter().any(|end| name.ends_with(end))
+}
+
+/// How `config.json` says that weights are quantised.
+fn quantised_by(config: &Value) -> Option<String> {
+    let quantisation = config.get("quantization_config").or_else(|| config.get("compression_config"))?;
+    let quantisation = quantisation.as_object().filter(|settings| !settings.is_empty())?;
+    let method = quantisation.get("quant_method").and_then(Value::as_str).unwrap_or("a method without a name");
+    Some(method.chars().filter(|c| !c.is_control()).take(40).collect())
+}
+
+async fn small_file(location: &Location, folder: &Folder, file: &str) -> Result<Bytes, SlicerError> {
+    let bytes = folder.read(file, MAX_CONFIG_BYTES).await?;
+    if bytes.starts_with(LFS_POINTER) {
+        return Err(SlicerError::checkpoint(location, BadCheckpoint::LfsPointer { file: file.to_owned() }));
+    }
+    Ok(bytes)
+}
+
+/// The files that the index names. What they hold is what counts: an index may name tensors that are nowhere, or put them
+/// into the wrong file.
+async fn indexed(location: &Location, folder: &Folder, format: ShardFormat) -> Result<Vec<String>, SlicerError> {
+    let index_file = format.index_file();
+    let bytes = folder.read(index_file, MAX_INDEX_BYTES).await?;
+    if bytes.starts_with(LFS_POINTER) {
+        return Err(SlicerError::checkpoint(location, BadCheckpoint::LfsPointer { file: index_file.to_owned() }));
+    }
+    let index = ShardIndex::parse(&bytes, format).map_err(|e| SlicerError::checkpoint(location, e))?;
+    let files: Vec<String> = index.files().into_iter().map(str::to_owned).collect();
+    if let Some(file) = files.iter().find(|file| !folder.has(file)) {
+        let hint = format!(", though {index_file} names it");
+        return Err(SlicerError::checkpoint(location, BadCheckpoint::MissingFile { file: file.clone(), hint }));
+    }
+    Ok(files)
+}
+
+/// The tensors of every file of weights.
+async fn headers(
+    (location, folder): (&Location, &Arc<Folder>),
+    format: ShardFormat,
+    files: Vec<String>,
+) -> Result<Vec<(String, Vec<HeaderTensor>)>, SlicerError> {
+    let source = |name: String| WeightsSource { location: location.clone(), folder: folder.clone(), name };
+    let at_once = match format {
+        ShardFormat::Safetensors => HEADERS_AT_ONCE,
+        ShardFormat::Pickle => PICKLES_AT_ONCE,
+    };
+    let files = files.into_iter().map(source);
+    futures::stream::iter(files).map(|file| tensors(format, file)).buffered(at_once).try_collect().await
 }
 
 async fn tensors(format: ShardFormat, file: WeightsSource) -> Result<(String, Vec<HeaderTensor>), SlicerError> {
+    file.refuse_pointer().await?;
     match format {
         ShardFormat::Safetensors => safetensors::tensors(file).await,
         ShardFormat::Pickle => {
@@ -146,6 +207,16 @@ struct WeightsSource {
 impl WeightsSource {
     fn size_bytes(&self) -> u64 {
         self.folder.files().iter().find(|f| f.name == self.name).map_or(0, |f| f.size_bytes)
+    }
+
+    /// Git LFS leaves a few lines in the place of a file that it has not fetched.
+    async fn refuse_pointer(&self) -> Result<(), SlicerError> {
+        // A pointer has about 130 bytes.
+        let size = self.size_bytes();
+        if size == 0 || size > 1024 || !self.read(0..size).await?.starts_with(LFS_POINTER) {
+            return Ok(());
+        }
+        Err(self.bad(BadCheckpoint::LfsPointer { file: self.name.clone() }))
     }
 
     /// All of `range`.

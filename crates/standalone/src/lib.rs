@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use inheritune_domain::spec::Ceilings;
 use inheritune_runtime::security::{Plaintext, SecurityConfig};
 use inheritune_runtime::service::{Parts, WaysIn, open};
 use inheritune_runtime::worker::{WorkerConfig, run_worker};
@@ -60,6 +61,12 @@ pub struct Options {
     /// Threads of a training or evaluation; all cores when absent
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+    /// Parameters of a model at most; 200 billion when absent
+    #[arg(long, value_name = "N")]
+    pub max_parameters: Option<u64>,
+    /// Bytes that one job may fetch or write at most; 1 TB when absent
+    #[arg(long, value_name = "BYTES")]
+    pub max_job_bytes: Option<u64>,
     /// Prefix of URIs that jobs may read; may be given more than once
     #[arg(long = "allow-uri", default_value = "file:///", value_name = "PREFIX")]
     pub allowed_uris: Vec<String>,
@@ -105,7 +112,7 @@ async fn serve_on(
     store.migrate().await?;
 
     let mut parts = Parts::<anyhow::Error>::new(&stop);
-    let services = inheritune_scheduler::services(&store, &parts.stop())
+    let services = inheritune_scheduler::services(&store, options.ceilings(), &parts.stop())
         .merge(inheritune_slicer::services(&store))
         .merge(inheritune_trainer::services(&store))
         .merge(inheritune_evaluator::services(&store));
@@ -117,6 +124,7 @@ async fn serve_on(
     let worker = |name: &str| WorkerConfig {
         cache_dir: data_dir.join("cache").join(name),
         threads: options.threads,
+        ceilings: options.ceilings(),
         ..WorkerConfig::default()
     };
     parts.add(run_worker(store.clone(), inheritune_slicer::handler(&store), worker("slicer"), parts.stop()));
@@ -134,6 +142,15 @@ async fn serve_on(
 }
 
 impl Options {
+    fn ceilings(&self) -> Ceilings {
+        let standard = Ceilings::default();
+        Ceilings {
+            max_parameters: self.max_parameters.unwrap_or(standard.max_parameters),
+            max_job_bytes: self.max_job_bytes.unwrap_or(standard.max_job_bytes),
+            ..standard
+        }
+    }
+
     fn security(&self) -> SecurityConfig {
         SecurityConfig {
             plaintext: if self.plaintext_anywhere { Plaintext::Anywhere } else { Plaintext::Loopback },

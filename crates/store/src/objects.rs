@@ -32,7 +32,7 @@ use folder::Origin;
 use source::{Expected, Source, Version};
 use uris::{Found, Uris};
 
-pub use assembly::{Chunk, Making, Segment, WrittenBytes};
+pub use assembly::{Chunk, Chunks, Making, Segment, WrittenBytes};
 pub(crate) use assembly::{LocalFile, assemble_in_order, plan_digest};
 pub use file_cache::FileCache;
 pub use folder::{Folder, FolderFile, Stretch};
@@ -128,6 +128,26 @@ impl Objects {
         Ok(Self { own: Arc::new(own), prefix, uris, cleanups: TaskTracker::new() })
     }
 
+    /// Whether `bytes` more fit into the store, as far as that can be known: into a local folder's disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Location`] where the whole disk is smaller; [`StoreError::File`] where it is too full just now.
+    pub async fn check_room(&self, bytes: u64) -> Result<(), StoreError> {
+        let Some(path) = self.own.local_path(&Key::default())? else { return Ok(()) };
+        let shown = path.display().to_string();
+        let disk = on_disk(&path.clone(), move || Ok(rustix::fs::statvfs(&path)?)).await?;
+        let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if bytes > disk.f_blocks.saturating_mul(disk.f_frsize) {
+            let problem = format!("its disk is smaller than the {bytes} bytes that are to be written");
+            return Err(StoreError::Location { location: "the object store".to_owned(), problem });
+        }
+        if bytes > free_bytes {
+            let problem = format!("{bytes} bytes are to be written, and {free_bytes} are free");
+            return Err(StoreError::File { path: shown, source: io::Error::new(io::ErrorKind::StorageFull, problem) });
+        }
+        Ok(())
+    }
+
     /// Starts the object `name` under `location`.
     pub(crate) fn upload(&self, location: &str, name: &str) -> Result<Upload, StoreError> {
         Ok(Upload::new(self.own.clone(), self.key(location, name)?))
@@ -208,14 +228,15 @@ impl Objects {
 
     /// The folder or file at `uri`, called `shown` in messages, else by its URI.
     pub(crate) async fn open_uri(&self, shown: Option<String>, uri: &str) -> Result<Folder, StoreError> {
-        let (own, files) = match self.uris.open(uri).await? {
-            Found::Folder(files) => (uri.trim_end_matches('/'), files),
+        let (own, files, dangling) = match self.uris.open(uri).await? {
+            Found::Folder(files, dangling) => (uri.trim_end_matches('/'), files, dangling),
             // Of a file, the folder above: names follow it in messages.
             Found::File(file, origin) => {
-                (uri.trim_end_matches('/').rsplit_once('/').map_or(uri, |(above, _)| above), vec![(file, origin)])
+                let above = uri.trim_end_matches('/').rsplit_once('/').map_or(uri, |(above, _)| above);
+                (above, vec![(file, origin)], Vec::new())
             }
         };
-        Ok(Folder::new(shown.unwrap_or_else(|| own.to_owned()), files))
+        Ok(Folder::new(shown.unwrap_or_else(|| own.to_owned()), files).with_dangling(dangling))
     }
 
     /// Deletes one object; one that is gone already is no error.

@@ -81,7 +81,7 @@ fn segments(folder: &Folder, source: &[u8]) -> (Vec<Segment>, Vec<Vec<u8>>) {
                 _ => making(source[*start..*end].to_vec()),
             }
         });
-        (Segment { chunks: chunks.collect(), sha256: None }, content)
+        (Segment { chunks: chunks.collect::<Vec<_>>().into(), sha256: None }, content)
     };
     RECIPES.iter().map(made).unzip()
 }
@@ -123,7 +123,7 @@ async fn parts_of_a_file_are_put_together(store: &Store, uri: &str) {
             at = range.end;
             let sha256 = folder.known_digest(NAME, &range);
             assert_eq!(sha256, Some(segment.sha256));
-            Segment { chunks: vec![Chunk::Copied(folder.stretch(NAME, range).unwrap())], sha256 }
+            Segment { chunks: vec![Chunk::Copied(folder.stretch(NAME, range).unwrap())].into(), sha256 }
         })
         .collect();
     assert_eq!(folder.known_digest(NAME, &(0..1001)), None);
@@ -191,7 +191,7 @@ fn what_is_known_does_not_pass_through_here() {
             let stretch = folder.stretch(NAME, 0..SOURCE_BYTES as u64).unwrap();
             vec![
                 Segment::of_bytes(Bytes::from_static(b"header")),
-                Segment { chunks: vec![Chunk::Copied(stretch)], sha256 },
+                Segment { chunks: vec![Chunk::Copied(stretch)].into(), sha256 },
             ]
         };
         let passed = || server.traffic().passed_bytes.swap(0, Ordering::Relaxed);
@@ -303,7 +303,7 @@ async fn whoever_gives_up_leaves_nothing() {
             })
         }),
     };
-    pieces.push(Segment { chunks: vec![Chunk::Made(never)], sha256: None });
+    pieces.push(Segment { chunks: vec![Chunk::Made(never)].into(), sha256: None });
     let mut writer = begin(&store).await;
     let given_up =
         tokio::time::timeout(Duration::from_millis(100), writer.assemble(NAME, pieces, &WrittenBytes::default())).await;
@@ -358,7 +358,7 @@ impl Unlucky {
 
     fn segments(&self, folder: &Folder, third: Third) -> Vec<Segment> {
         let copied =
-            |range| Segment { chunks: vec![Chunk::Copied(folder.stretch(NAME, range).unwrap())], sha256: None };
+            |range| Segment { chunks: vec![Chunk::Copied(folder.stretch(NAME, range).unwrap())].into(), sha256: None };
         let made = self.made.clone();
         let make = move || {
             made.fetch_add(1, Ordering::Relaxed);
@@ -380,7 +380,7 @@ impl Unlucky {
         };
         let making = |size_bytes, identity: &str, make: MakeBytes| {
             let making = Making { size_bytes, identity: identity.to_owned(), make };
-            Segment { chunks: vec![Chunk::Made(making)], sha256: None }
+            Segment { chunks: vec![Chunk::Made(making)].into(), sha256: None }
         };
         let size = SOURCE_BYTES as u64;
         vec![

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use inheritune_domain::artifact::Location;
+use inheritune_runtime::unpacking::BoundedDecoder;
 use inheritune_runtime::worker::JobError;
 use inheritune_store::objects::Folder;
 use inheritune_store::{Store, StoreError};
@@ -144,6 +145,9 @@ impl Corpus {
         let mut files = Vec::new();
         for (number, source) in sources.iter().enumerate() {
             let folder = Arc::new(store.open(source).await?);
+            if let Some(link) = folder.dangling_links().iter().find(|link| told_by_name(link).2) {
+                return Err(JobError::Permanent(format!("{source}: {link} is a link to nothing")));
+            }
             let alone = folder.files().len() == 1;
             let before = files.len();
             for file in folder.files() {
@@ -254,9 +258,11 @@ impl CorpusFile {
         let stored = StoredBytes::open(self, 0..self.size_bytes, bytes_read, runtime)?;
         let reader: Box<dyn Read + Send> = match self.packing {
             Packing::Plain => Box::new(stored),
-            Packing::Gzip => Box::new(flate2::read::MultiGzDecoder::new(stored)),
+            Packing::Gzip => Box::new(BoundedDecoder::new(flate2::read::MultiGzDecoder::new(stored), self.size_bytes)),
             Packing::Zstd => {
-                Box::new(zstd::stream::read::Decoder::new(stored).map_err(|error| read_error(&self.shown, error))?)
+                let unpacked = zstd::stream::read::Decoder::new(stored);
+                let unpacked = unpacked.map_err(|error| read_error(&self.shown, error))?;
+                Box::new(BoundedDecoder::new(unpacked, self.size_bytes))
             }
         };
         Ok(BufReader::with_capacity(READ_BYTES, reader))

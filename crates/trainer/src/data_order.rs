@@ -156,7 +156,7 @@ impl DataOrder {
 
     /// Passes over the data that `steps` steps make; over those of a mixture as a whole.
     pub fn epochs(&self, steps: u64) -> f64 {
-        (steps * self.shape.sequences()) as f64 / self.sequences() as f64
+        steps as f64 * self.shape.sequences() as f64 / self.sequences() as f64
     }
 
     /// The token ranges of one micro-batch, one a sequence, each `block_size + 1` long: inputs are all but the last,

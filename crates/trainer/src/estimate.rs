@@ -46,7 +46,7 @@ pub fn estimate(config: &DecoderConfig, training: &TrainingSpec, train_tokens: u
         steps,
         tokens,
         parameters: config.parameters(),
-        state_bytes: config.parameters() * PARAMETER_COPIES * bytes_kept(training.precision),
+        state_bytes: config.parameters().saturating_mul(PARAMETER_COPIES * bytes_kept(training.precision)),
         activation_bytes: activation_bytes(config, training),
         flops,
         seconds: flops / (peak_flops.max(1.0) * ASSUMED_UTILISATION),

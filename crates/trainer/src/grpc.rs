@@ -5,6 +5,7 @@ use std::time::Duration;
 use inheritune_api::v1::training_service_server::{TrainingService, TrainingServiceServer};
 use inheritune_api::{convert, status, v1};
 use inheritune_domain::artifact::Location;
+use inheritune_domain::checkpoint::config_json;
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_lm::tokens::{TOKENS_FILE, TokenSetMeta};
 use inheritune_lm::{Kind, device};
@@ -86,8 +87,8 @@ impl Training {
 
     async fn checkpoint_config(&self, location: &Location) -> Result<DecoderConfig, Status> {
         let json = self.read(location, "config.json").await.map_err(|e| store_status(&e, "checkpoint"))?;
-        let config = serde_json::from_slice(&json).map_err(|e| e.to_string());
-        let config = config.and_then(|json| DecoderConfig::from_hf(&json).map_err(|e| e.to_string()));
+        let read = config_json::parse(&json);
+        let config = read.and_then(|read| DecoderConfig::from_hf(&read.json).map_err(|e| e.to_string()));
         config.map_err(|problem| status::unusable("checkpoint", &format!("{location}/config.json: {problem}")))
     }
 

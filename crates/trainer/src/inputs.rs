@@ -2,12 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use inheritune_domain::checkpoint::config_json::{self, WeightsDtype};
+use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
+use inheritune_domain::checkpoint::layer_map::LayerMap;
+use inheritune_domain::checkpoint::safetensors_header::Dtype;
 use inheritune_domain::checkpoint::tokenizer_files::{TOKENIZER_FILES, VocabularyFiles};
 use inheritune_domain::spec::{Precision, TrainSpec};
 use inheritune_runtime::worker::JobError;
 use inheritune_store::artifacts::ArtifactWriter;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::file_error;
 
@@ -32,8 +36,7 @@ impl Inputs {
     /// # Errors
     /// A file cannot be read, or the store does not take it.
     pub async fn put_model_files(&self, artifact: &mut ArtifactWriter) -> Result<(), JobError> {
-        let config =
-            config_of_trained(read_json(&self.checkpoint.join(CONFIG_FILE)).await?, self.spec.training.precision);
+        let config = config_of_trained(&self.checkpoint.join(CONFIG_FILE), self.spec.training.precision).await?;
         artifact.put_bytes(CONFIG_FILE, format!("{config:#}\n").into()).await?;
         let tokenizer = if has_tokenizer(&self.checkpoint) { &self.checkpoint } else { &self.tokens };
         let carried = TOKENIZER_FILES.iter().map(|name| (tokenizer, name));
@@ -51,15 +54,20 @@ fn has_tokenizer(dir: &Path) -> bool {
     VocabularyFiles::find(|name| dir.join(name).exists()).is_some()
 }
 
-/// The trained weights are of the training's type, whatever the checkpoint's were.
-fn config_of_trained(mut config: Value, precision: Precision) -> Value {
-    // transformers calls it `dtype` from version 5 on, and reads both.
-    let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
-    config[key] = json!(match precision {
-        Precision::Fp32 | Precision::Bf16Mixed => "float32",
-        Precision::Bf16 => "bfloat16",
-    });
-    config
+/// The `config.json` of the trained weights, which are of the training's type, whatever the checkpoint's were.
+async fn config_of_trained(path: &Path, precision: Precision) -> Result<Value, JobError> {
+    let bad = |problem: String| JobError::Permanent(format!("{}: {problem}", path.display()));
+    let bytes = tokio::fs::read(path).await.map_err(|error| file_error(path, error))?;
+    let read = config_json::parse(&bytes).map_err(bad)?;
+    let config = DecoderConfig::from_hf(&read.json).map_err(|error| bad(error.to_string()))?;
+    let layers = LayerMap::identity(config.n_layers);
+    let dtype = match precision {
+        Precision::Fp32 | Precision::Bf16Mixed => Dtype::F32,
+        Precision::Bf16 => Dtype::Bf16,
+    };
+    let (json, _) = read.finite();
+    let target = config_json::target(&json, &config, &layers, WeightsDtype::Trained(dtype));
+    Ok(target.map_err(|error| bad(error.to_string()))?.0)
 }
 
 /// A small JSON file of an input.

@@ -250,6 +250,8 @@ impl Work {
                     return Ok(tokens_held_out);
                 }
                 tokens_held_out += self.write(&batch, tokenizer, (&mut document, writer))?;
+                // Two bytes a token at least.
+                self.context.ceilings.check_bytes(writer.tokens() * 2).map_err(JobError::Permanent)?;
                 self.progress(passes, &format!("{} tokens", writer.tokens() + document.tokens.len() as u64));
             }
         })

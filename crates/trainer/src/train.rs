@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use inheritune_domain::artifact::{Artifact, ArtifactKind, Location};
+use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::model_card::CardMetadata;
-use inheritune_domain::spec::{TrainSpec, Trained, TrainingSpec};
-use inheritune_lm::device;
+use inheritune_domain::spec::{Ceilings, TrainSpec, Trained, TrainingSpec};
 use inheritune_lm::tokenizer::vocabulary_sha256;
 use inheritune_lm::tokens::{TOKENS_FILE, TokenSetMeta};
+use inheritune_lm::{Device, device};
+use inheritune_runtime::machine;
 use inheritune_runtime::worker::{JobContext, JobError};
 use inheritune_store::artifacts::ArtifactFilter;
 use inheritune_store::jobs::Page;
@@ -15,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::data_order::StepShape;
+use crate::estimate::estimate;
 use crate::gang::Ranks;
 use crate::inputs::{Inputs, read_json};
 use crate::recorder;
@@ -44,7 +47,8 @@ pub async fn run(spec: TrainSpec, context: JobContext, ranks: &Ranks) -> Result<
     if let Some(trained) = published_before(&context, &spec.training).await? {
         return Ok(trained);
     }
-    let checkpoint = context.fetch(&spec.checkpoint, "checkpoint").await?;
+    let (checkpoint, config) = context.fetch_checkpoint(&spec.checkpoint, "checkpoint").await?;
+    check_memory(&context.ceilings, &config, &spec.training)?;
     let tokens = context.fetch(&Location::Artifact(spec.tokens), "tokens").await?;
     check_tokenizer(&checkpoint, &tokens).await?;
     let inputs = Inputs { spec, checkpoint, tokens };
@@ -109,6 +113,20 @@ fn trained(artifact: &Artifact) -> Result<Trained, JobError> {
         last_loss_nats: summary.last_loss_nats,
         wall_s: summary.wall_s,
     })
+}
+
+/// Refuses what cannot fit: where the site has set a ceiling by the whole estimate, in the smallest micro-batches that a
+/// lack of memory is answered with; else what weights, gradients and moments alone leave no room for.
+fn check_memory(ceilings: &Ceilings, config: &DecoderConfig, training: &TrainingSpec) -> Result<(), JobError> {
+    let micro_batch = StepShape::of(training).halved().map_or(training.micro_batch, |shape| shape.micro_batch);
+    let found = estimate(config, &TrainingSpec { micro_batch, ..training.clone() }, 0, 1.0);
+    let (bytes, machine_bytes) = match (ceilings.max_memory_bytes, device::default_device().map_err(lm_error)?) {
+        (Some(_), _) => (found.state_bytes.saturating_add(found.activation_bytes), u64::MAX),
+        (None, Device::Cpu) => (found.state_bytes, machine::memory_bytes()),
+        // What the device has, the allocation will tell.
+        (None, _) => return Ok(()),
+    };
+    ceilings.check_memory(bytes, machine_bytes).map_err(JobError::Permanent)
 }
 
 /// Refuses tokens whose ids mean other words to the model.

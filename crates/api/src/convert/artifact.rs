@@ -1,11 +1,13 @@
 //! Artifacts.
 
 use inheritune_domain::artifact::{Artifact, ArtifactKind, FileDigest, SegmentDigest};
-use inheritune_domain::id::Sha256Digest;
+use inheritune_domain::id::{JobId, RunId, Sha256Digest};
+use inheritune_domain::spec::limits;
 use inheritune_domain::violation::Violations;
 use uuid::Uuid;
 
 use super::fields::{Field, Notes};
+use super::page::{Page, page};
 use super::time::timestamp;
 use crate::v1;
 
@@ -46,14 +48,33 @@ impl TryFrom<&v1::RegisterArtifactRequest> for NewArtifact {
     }
 }
 
-/// The kind in a filter: none for every kind.
-///
-/// # Errors
-/// A value that this version does not know.
-pub fn kind(value: i32) -> Result<Option<ArtifactKind>, Violations> {
-    let mut notes = Notes::default();
-    let kind = kind_filter(&mut Field::root(&mut notes).at("kind"), value);
-    notes.into_result(kind)
+/// Which artifacts a [`v1::ListArtifactsRequest`] asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedArtifacts {
+    /// Those of this kind.
+    pub kind: Option<ArtifactKind>,
+    /// Those of this run.
+    pub run: Option<RunId>,
+    /// Those of this job.
+    pub job: Option<JobId>,
+    /// Which of them.
+    pub page: Page,
+}
+
+impl TryFrom<&v1::ListArtifactsRequest> for ListedArtifacts {
+    type Error = Violations;
+
+    fn try_from(request: &v1::ListArtifactsRequest) -> Result<Self, Violations> {
+        let mut notes = Notes::default();
+        let mut field = Field::root(&mut notes);
+        let listed = Self {
+            kind: kind_filter(&mut field.at("kind"), request.kind),
+            run: field.at("run_id").optional_id(&request.run_id),
+            job: field.at("job_id").optional_id(&request.job_id),
+            page: page(&mut field, request.page_size, &request.page_token),
+        };
+        notes.into_result(listed)
+    }
 }
 
 fn kind_filter(field: &mut Field<'_>, value: i32) -> Option<ArtifactKind> {
@@ -71,7 +92,15 @@ fn metadata(field: &mut Field<'_>, text: &str) -> serde_json::Value {
     if text.is_empty() {
         return empty();
     }
+    if let Some(problem) = limits::METADATA_JSON.problem(text) {
+        field.bad(problem);
+        return empty();
+    }
     match serde_json::from_str(text) {
+        Ok(value) if holds_nul(&value) => {
+            field.bad("holds U+0000, which is not kept");
+            empty()
+        }
         Ok(value @ serde_json::Value::Object(_)) => value,
         Ok(_) => {
             field.bad("must be a JSON object");
@@ -81,6 +110,17 @@ fn metadata(field: &mut Field<'_>, text: &str) -> serde_json::Value {
             field.bad(format!("is not JSON: {e}"));
             empty()
         }
+    }
+}
+
+/// Whether a name or a text in it holds U+0000, which JSON may write as an escape.
+fn holds_nul(value: &serde_json::Value) -> bool {
+    use serde_json::Value;
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(values) => values.iter().any(holds_nul),
+        Value::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || holds_nul(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 

@@ -2,11 +2,14 @@
 
 use inheritune_domain::artifact::Location;
 use inheritune_domain::comparison::Difference;
+use inheritune_domain::id::{ArtifactId, RunId};
 use inheritune_domain::spec::{
     DEFAULT_BATCH_SIZE, DEFAULT_MAX_BATCH_TOKENS, EvaluateSpec, Evaluated, EvaluationTask, Score, ScoreDifference,
 };
+use inheritune_domain::violation::Violations;
+use uuid::Uuid;
 
-use super::fields::Field;
+use super::fields::{Field, Notes};
 use super::slicing::config;
 use crate::v1;
 
@@ -30,12 +33,6 @@ fn evaluation_task(field: &mut Field<'_>, message: v1::EvaluationTask) -> Evalua
     match message.task {
         Some(v1::evaluation_task::Task::ValidationLoss(task)) => {
             let mut field = field.at("validation_loss");
-            if task.block_size == 0 {
-                field.at("block_size").bad("must be at least 1");
-            }
-            if task.max_sequences == Some(0) {
-                field.at("max_sequences").bad("must be at least 1, or absent for all");
-            }
             EvaluationTask::ValidationLoss {
                 tokens: field.at("tokens_artifact_id").id(&task.tokens_artifact_id),
                 block_size: task.block_size,
@@ -52,9 +49,45 @@ fn evaluation_task(field: &mut Field<'_>, message: v1::EvaluationTask) -> Evalua
         },
         None => {
             field.bad("give validation_loss, rolling_perplexity or benchmark");
-            EvaluationTask::RollingPerplexity { source: Location::Uri(String::new()) }
+            EvaluationTask::RollingPerplexity { source: Location::Artifact(ArtifactId(Uuid::nil())) }
         }
     }
+}
+
+/// A path of the domain's validation of an evaluation as the path in [`v1::EvaluateSpec`]: a task's fields are those of
+/// its kind.
+pub(super) fn renamed(spec: &EvaluateSpec, path: &str) -> String {
+    let task = || {
+        let (number, field) = path.strip_prefix("tasks[")?.split_once("].")?;
+        let kind = match spec.tasks.get(number.parse::<usize>().ok()?)? {
+            EvaluationTask::ValidationLoss { .. } => "validation_loss",
+            EvaluationTask::RollingPerplexity { .. } => "rolling_perplexity",
+            EvaluationTask::Benchmark { .. } => "benchmark",
+        };
+        Some(format!("tasks[{number}].{kind}.{field}"))
+    };
+    task().unwrap_or_else(|| path.to_owned())
+}
+
+/// The evaluations that a [`v1::CompareScoresRequest`] names: jobs, or scores.
+///
+/// # Errors
+/// Every bad field.
+pub fn compared(request: &v1::CompareScoresRequest) -> Result<[Uuid; 2], Violations> {
+    let mut notes = Notes::default();
+    let mut field = Field::root(&mut notes);
+    let ids = [field.at("first_id").id(&request.first_id), field.at("second_id").id(&request.second_id)];
+    notes.into_result(ids)
+}
+
+/// The run whose models a [`v1::ListModelScoresRequest`] asks for; none for all.
+///
+/// # Errors
+/// The id is none.
+pub fn model_scores(request: &v1::ListModelScoresRequest) -> Result<Option<RunId>, Violations> {
+    let mut notes = Notes::default();
+    let run = Field::root(&mut notes).at("run_id").optional_id(&request.run_id);
+    notes.into_result(run)
 }
 
 pub(super) fn evaluated(field: &mut Field<'_>, message: v1::Evaluated) -> Evaluated {

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use inheritune_domain::artifact::Location;
 use inheritune_domain::id::ArtifactId;
+use inheritune_domain::spec::limits::{Text, Whole};
 use inheritune_domain::violation::{Violation, Violations};
 use uuid::Uuid;
 
@@ -139,6 +140,20 @@ impl<'a> Field<'a> {
             self.bad(e);
             Location::Artifact(ArtifactId(Uuid::nil()))
         })
+    }
+
+    /// Notes a number that is not within `limit`.
+    pub(crate) fn whole(&mut self, limit: Whole, value: impl Into<i128>) {
+        if !limit.holds(value) {
+            self.bad(limit.description());
+        }
+    }
+
+    /// Notes a text that is not within `limit`.
+    pub(crate) fn text(&mut self, limit: Text, text: &str) {
+        if let Some(problem) = limit.problem(text) {
+            self.bad(problem);
+        }
     }
 
     /// An enum's value as the generated type; none, and a note, when this version does not know it.

@@ -1,21 +1,16 @@
 //! Jobs.
 
+use inheritune_domain::id::{JobId, RunId};
 use inheritune_domain::job::{JobRecord, JobStatus, MetricPoint, Progress, RetryPolicy};
-use inheritune_domain::spec::{Helped, JobKind, JobOutcome, JobSpec};
+use inheritune_domain::spec::{Helped, JobKind, JobOutcome, JobSpec, limits};
 use inheritune_domain::violation::Violations;
 use uuid::Uuid;
 
 use super::fields::{Field, Notes};
+use super::page::{Page, page};
 use super::time::timestamp;
 use super::{evaluation, slicing, training};
 use crate::v1;
-
-/// Longest label of a job in bytes.
-pub const MAX_LABEL_LEN: usize = 256;
-/// Most attempts a retry policy may allow.
-pub const MAX_ATTEMPTS: u32 = 100;
-/// Longest backoff in milliseconds: a day.
-pub const MAX_BACKOFF_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// What a [`v1::SubmitJobRequest`] asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,41 +37,86 @@ impl TryFrom<v1::SubmitJobRequest> for SubmittedJob {
         let spec = job_spec(&mut field.at("spec"), spec);
         let retry = retry_policy(&mut field.at("retry"), request.retry);
         let request_id = field.at("request_id").optional_id(&request.request_id);
-        if request.label.len() > MAX_LABEL_LEN || request.label.chars().any(char::is_control) {
-            field.at("label").bad(format!("must be at most {MAX_LABEL_LEN} bytes without control characters"));
-        }
-        if !(-100..=100).contains(&request.priority) {
-            field.at("priority").bad("must be -100 to 100");
-        }
+        field.at("label").text(limits::LABEL, &request.label);
+        field.at("priority").whole(limits::PRIORITY, request.priority);
         notes.domain(spec.validate(), |path| format!("spec.{}", renamed(&spec, path)));
         let label = if request.label.is_empty() { spec.kind().as_str().to_owned() } else { request.label };
         notes.into_result(Self { label, spec, priority: request.priority, retry, request_id })
     }
 }
 
+/// Which jobs a [`v1::ListJobsRequest`] asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedJobs {
+    /// Those of this run; of all runs, and of none, when absent.
+    pub run: Option<RunId>,
+    /// Those of this kind.
+    pub kind: Option<JobKind>,
+    /// Those in this status.
+    pub status: Option<JobStatus>,
+    /// Which of them.
+    pub page: Page,
+}
+
+impl TryFrom<&v1::ListJobsRequest> for ListedJobs {
+    type Error = Violations;
+
+    fn try_from(request: &v1::ListJobsRequest) -> Result<Self, Violations> {
+        let mut notes = Notes::default();
+        let mut field = Field::root(&mut notes);
+        let listed = Self {
+            run: field.at("run_id").optional_id(&request.run_id),
+            kind: kind(&mut field.at("kind"), request.kind),
+            status: status(&mut field.at("status"), request.status),
+            page: page(&mut field, request.page_size, &request.page_token),
+        };
+        notes.into_result(listed)
+    }
+}
+
+/// What a [`v1::WatchJobRequest`] asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchedJob {
+    /// The job.
+    pub id: JobId,
+    /// Names of its curves; the job's own when empty.
+    pub metrics: Vec<String>,
+    /// The step after which points are sent.
+    pub after_step: Option<u64>,
+}
+
+impl TryFrom<v1::WatchJobRequest> for WatchedJob {
+    type Error = Violations;
+
+    fn try_from(request: v1::WatchJobRequest) -> Result<Self, Violations> {
+        let mut notes = Notes::default();
+        let mut field = Field::root(&mut notes);
+        let id = field.at("id").id(&request.id);
+        let mut at = field.at("metrics");
+        if !limits::WATCHED_METRICS.holds(request.metrics.len()) {
+            at.bad(limits::WATCHED_METRICS.description());
+        }
+        for (i, name) in request.metrics.iter().enumerate().take(limits::WATCHED_METRICS.max) {
+            at.index(i).text(limits::METRIC_NAME, name);
+        }
+        notes.into_result(Self { id, metrics: request.metrics, after_step: request.after_step })
+    }
+}
+
 /// The kind in a filter: none for every kind.
-///
-/// # Errors
-/// A value that this version does not know.
-pub fn kind(value: i32) -> Result<Option<JobKind>, Violations> {
-    let mut notes = Notes::default();
-    let kind = match Field::root(&mut notes).at("kind").known(value) {
+fn kind(field: &mut Field<'_>, value: i32) -> Option<JobKind> {
+    match field.known(value) {
         None | Some(v1::JobKind::Unspecified) => None,
         Some(v1::JobKind::Tokenize) => Some(JobKind::Tokenize),
         Some(v1::JobKind::Slice) => Some(JobKind::Slice),
         Some(v1::JobKind::Train) => Some(JobKind::Train),
         Some(v1::JobKind::Evaluate) => Some(JobKind::Evaluate),
-    };
-    notes.into_result(kind)
+    }
 }
 
 /// The status in a filter: none for every status.
-///
-/// # Errors
-/// A value that this version does not know.
-pub fn status(value: i32) -> Result<Option<JobStatus>, Violations> {
-    let mut notes = Notes::default();
-    let status = match Field::root(&mut notes).at("status").known(value) {
+pub(super) fn status(field: &mut Field<'_>, value: i32) -> Option<JobStatus> {
+    match field.known(value) {
         None | Some(v1::JobStatus::Unspecified) => None,
         Some(v1::JobStatus::Queued) => Some(JobStatus::Queued),
         Some(v1::JobStatus::Running) => Some(JobStatus::Running),
@@ -86,8 +126,7 @@ pub fn status(value: i32) -> Result<Option<JobStatus>, Violations> {
         Some(v1::JobStatus::Succeeded) => Some(JobStatus::Succeeded),
         Some(v1::JobStatus::Failed) => Some(JobStatus::Failed),
         Some(v1::JobStatus::Cancelled) => Some(JobStatus::Cancelled),
-    };
-    notes.into_result(status)
+    }
 }
 
 impl TryFrom<v1::JobSpec> for JobSpec {
@@ -144,7 +183,7 @@ pub(super) fn renamed(spec: &JobSpec, path: &str) -> String {
         JobSpec::Tokenize(_) => format!("tokenize.{}", path.trim_start_matches("tokenizer.")),
         JobSpec::Slice(_) => format!("slice.{}", slicing::renamed(path)),
         JobSpec::Train(_) => format!("train.{path}"),
-        JobSpec::Evaluate(_) => format!("evaluate.{path}"),
+        JobSpec::Evaluate(spec) => format!("evaluate.{}", evaluation::renamed(spec, path)),
     }
 }
 
@@ -156,14 +195,9 @@ fn retry_policy(field: &mut Field<'_>, message: Option<v1::RetryPolicy>) -> Retr
         backoff_ms: message.backoff_ms.unwrap_or(standard.backoff_ms),
         backoff_max_ms: message.backoff_max_ms.unwrap_or(standard.backoff_max_ms),
     };
-    if !(1..=MAX_ATTEMPTS).contains(&policy.max_attempts) {
-        field.at("max_attempts").bad(format!("must be 1 to {MAX_ATTEMPTS}"));
-    }
-    for (name, ms) in [("backoff_ms", policy.backoff_ms), ("backoff_max_ms", policy.backoff_max_ms)] {
-        if ms > MAX_BACKOFF_MS {
-            field.at(name).bad(format!("must be at most {MAX_BACKOFF_MS}, a day"));
-        }
-    }
+    field.at("max_attempts").whole(limits::ATTEMPTS, policy.max_attempts);
+    field.at("backoff_ms").whole(limits::BACKOFF_MS, policy.backoff_ms);
+    field.at("backoff_max_ms").whole(limits::BACKOFF_MS, policy.backoff_max_ms);
     policy
 }
 

@@ -1,6 +1,7 @@
 //! Runs and recipes.
 
 use inheritune_domain::id::{LayerCount, RunId};
+use inheritune_domain::job::JobStatus;
 use inheritune_domain::run::{Model, ModelRecord, Run, RunState, TokenSetRef};
 use inheritune_domain::spec::{
     ArmSpec, ControlSpec, CorpusSpec, DEFAULT_BATCH_SIZE, EvaluationSpec, GrowthSource, MatchBy, Recipe, ReferenceSpec,
@@ -11,6 +12,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::fields::{Field, Notes};
+use super::job::status;
+use super::page::{Page, page};
 use super::slicing::{architecture, inherit, inherit_fields, layer_map};
 use super::time::timestamp;
 use super::training::training_spec;
@@ -47,6 +50,29 @@ impl TryFrom<v1::RunSpec> for RunSpec {
         let spec = run_spec(&mut Field::root(&mut notes), message);
         notes.domain(spec.validate(), renamed);
         notes.into_result(spec)
+    }
+}
+
+/// Which runs a [`v1::ListRunsRequest`] asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedRuns {
+    /// Those in this status.
+    pub status: Option<JobStatus>,
+    /// Which of them.
+    pub page: Page,
+}
+
+impl TryFrom<&v1::ListRunsRequest> for ListedRuns {
+    type Error = Violations;
+
+    fn try_from(request: &v1::ListRunsRequest) -> Result<Self, Violations> {
+        let mut notes = Notes::default();
+        let mut field = Field::root(&mut notes);
+        let listed = Self {
+            status: status(&mut field.at("status"), request.status),
+            page: page(&mut field, request.page_size, &request.page_token),
+        };
+        notes.into_result(listed)
     }
 }
 

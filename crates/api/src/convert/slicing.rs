@@ -1,9 +1,12 @@
 //! Shapes of models, and slices.
 
+use inheritune_domain::artifact::Location;
 use inheritune_domain::checkpoint::decoder_config::{Architecture, DecoderConfig, Family};
 use inheritune_domain::checkpoint::inherit_set::{InheritPart, InheritSet};
 use inheritune_domain::id::LayerCount;
-use inheritune_domain::spec::{DEFAULT_MAX_SHARD_SIZE_BYTES, JobSpec, LayerMapRule, SliceSource, SliceSpec, Sliced};
+use inheritune_domain::spec::{
+    DEFAULT_MAX_SHARD_SIZE_BYTES, JobSpec, LayerMapRule, SliceSource, SliceSpec, Sliced, limits,
+};
 use inheritune_domain::violation::Violations;
 
 use super::fields::{Field, Notes};
@@ -23,11 +26,21 @@ pub fn planned_slice(request: &v1::PlanSliceRequest) -> Result<SliceSpec, Violat
     notes.into_result(spec)
 }
 
+/// The checkpoint that a [`v1::InspectRequest`] names.
+///
+/// # Errors
+/// It is no location.
+pub fn inspected(request: &v1::InspectRequest) -> Result<Location, Violations> {
+    let mut notes = Notes::default();
+    let location = Field::root(&mut notes).at("checkpoint").location(&request.checkpoint);
+    notes.into_result(location)
+}
+
 /// A path of the domain's validation of a slice as the path in [`v1::SliceSpec`].
 pub(super) fn renamed(path: &str) -> String {
     match path.strip_prefix("source.") {
         Some(rest) if rest.starts_with("architecture") || rest == "vocab_size" => format!("fresh.{rest}"),
-        Some(rest) => format!("reference.{rest}"),
+        Some(rest) => format!("reference.{}", rest.replace("layer_map[", "layer_map.list[")),
         None => path.to_owned(),
     }
 }
@@ -127,8 +140,11 @@ pub(super) fn inherit(field: &mut Field<'_>, set: i32, parts: &[i32]) -> Inherit
 }
 
 fn inherit_parts(field: &mut Field<'_>, parts: &[i32]) -> InheritSet {
+    if !limits::INHERIT_PARTS.holds(parts.len()) {
+        field.bad(limits::INHERIT_PARTS.description());
+    }
     let mut known = Vec::new();
-    for (i, value) in parts.iter().enumerate() {
+    for (i, value) in parts.iter().enumerate().take(limits::INHERIT_PARTS.max) {
         let mut field = field.index(i);
         known.extend(match field.known(*value) {
             Some(v1::InheritPart::Unspecified) => {

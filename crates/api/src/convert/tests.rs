@@ -19,7 +19,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::artifact::NewArtifact;
-use super::job::SubmittedJob;
+use super::job::{ListedJobs, SubmittedJob};
 use super::run::NewRun;
 use super::training::Estimate;
 use crate::v1;
@@ -634,15 +634,29 @@ fn other_requests_name_every_bad_field_at_once() {
         training: must be given"#]],
     );
     check(super::slicing::planned_slice(&v1::PlanSliceRequest::default()), expect!["spec: must be given"]);
-    check(super::page::page_size(-1), expect!["page_size: -1 is negative; use 0 for 50, at most 1000"]);
     check(super::id::<ArtifactId>("id", ""), expect!["id: must be given: a UUID"]);
     check(super::id::<ArtifactId>("id", "zz"), expect!["id: `zz` is not a UUID: invalid character: found `z` at 0"]);
-    check(super::job::kind(17), expect!["kind: 17 is no value of this enum"]);
-    check(super::job::status(-1), expect!["status: -1 is no value of this enum"]);
+    check(
+        ListedJobs::try_from(&v1::ListJobsRequest {
+            run_id: "zz".into(),
+            kind: 17,
+            status: -1,
+            page_size: -1,
+            page_token: "a\nb".into(),
+        }),
+        expect![[r#"
+            run_id: `zz` is not a UUID: invalid character: found `z` at 0
+            kind: 17 is no value of this enum
+            status: -1 is no value of this enum
+            page_size: -1 is negative; use 0 for 50, at most 1000
+            page_token: must be at most 64 bytes without control characters"#]],
+    );
 }
 
 #[test]
 fn page_sizes_are_brought_into_range() {
-    let sizes: Vec<u32> = [0, 1, 50, 1000, 1001, i32::MAX].map(|n| super::page::page_size(n).unwrap()).to_vec();
+    let size =
+        |page_size| ListedJobs::try_from(&v1::ListJobsRequest { page_size, ..Default::default() }).unwrap().page.size;
+    let sizes: Vec<u32> = [0, 1, 50, 1000, 1001, i32::MAX].map(size).to_vec();
     assert_eq!(sizes, [50, 1, 50, 1000, 1000, 1000]);
 }

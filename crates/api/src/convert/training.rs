@@ -5,8 +5,10 @@ use inheritune_domain::checkpoint::decoder_config::Architecture;
 use inheritune_domain::id::ArtifactId;
 use inheritune_domain::spec::{
     DecayOn, Precision, Sampling, Schedule, TokenizeSpec, Tokenized, TokenizerSource, TrainSpec, Trained, TrainingSpec,
+    limits,
 };
 use inheritune_domain::violation::Violations;
+use uuid::Uuid;
 
 use super::fields::{Field, Notes};
 use super::slicing::fresh_source;
@@ -64,7 +66,7 @@ impl TryFrom<v1::EstimateRequest> for Estimate {
             }
             None => {
                 field.at("model").bad("give checkpoint or fresh");
-                EstimateModel::Checkpoint(Location::Uri(String::new()))
+                EstimateModel::Checkpoint(Location::Artifact(ArtifactId(Uuid::nil())))
             }
         };
         let tokens = match request.tokens {
@@ -72,9 +74,7 @@ impl TryFrom<v1::EstimateRequest> for Estimate {
                 EstimateTokens::Artifact(field.at("tokens_artifact_id").id(&text))
             }
             Some(v1::estimate_request::Tokens::TrainTokens(count)) => {
-                if count == 0 {
-                    field.at("train_tokens").bad("must be at least 1");
-                }
+                field.at("train_tokens").whole(limits::TRAIN_TOKENS, count);
                 EstimateTokens::Count(count)
             }
             None => {
@@ -83,18 +83,15 @@ impl TryFrom<v1::EstimateRequest> for Estimate {
             }
         };
         let data_fraction = request.data_fraction.unwrap_or(1.0);
-        if !(data_fraction > 0.0 && data_fraction <= 1.0) {
-            field.at("data_fraction").bad("must be above 0 and at most 1");
+        if !limits::DATA_FRACTION.holds(data_fraction) {
+            field.at("data_fraction").bad(limits::DATA_FRACTION.description());
         }
         let mut at = field.at("training");
         let message = at.required(request.training);
         let training = training_spec(&mut at, message);
         notes.domain(training.validate(), |path| format!("training.{path}"));
         if let EstimateModel::Fresh { architecture, vocab_size } = &model {
-            notes.domain(architecture.validate(), |path| format!("fresh.architecture.{path}"));
-            let mut v = Violations::default();
-            v.check(*vocab_size >= 1, "fresh.vocab_size", "must be at least 1");
-            notes.domain(v.into_result(), str::to_owned);
+            notes.domain(architecture.validate_with_vocabulary(*vocab_size), |path| format!("fresh.{path}"));
         }
         notes.into_result(Self { model, tokens, training, data_fraction })
     }
@@ -183,7 +180,7 @@ pub(super) fn tokenize_spec(field: &mut Field<'_>, message: v1::TokenizeSpec) ->
         Some(v1::tokenize_spec::Tokenizer::From(text)) => TokenizerSource::From(field.at("from").location(&text)),
         None => {
             field.at("tokenizer").bad("give train or from");
-            TokenizerSource::From(Location::Uri(String::new()))
+            TokenizerSource::From(Location::Artifact(ArtifactId(Uuid::nil())))
         }
     };
     TokenizeSpec { sources, tokenizer, validation_fraction: message.validation_fraction.unwrap_or(0.05) }

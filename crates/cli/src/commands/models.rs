@@ -27,7 +27,7 @@ pub(super) async fn slice(global: &Global, command: SliceCommand) -> Result<(), 
 
 pub(super) async fn train(global: &Global, command: TrainCommand) -> Result<(), Failure> {
     let TrainCommand::Estimate { checkpoint, recipe, tokens, train_tokens } = command;
-    let spec = read_recipe(&recipe)?;
+    let spec = read_recipe(&recipe, &[])?.spec;
     let tokens = match (tokens, train_tokens) {
         (Some(id), _) => Some(v1::estimate_request::Tokens::TokensArtifactId(id.to_string())),
         (None, Some(n)) => Some(v1::estimate_request::Tokens::TrainTokens(n)),
@@ -99,11 +99,12 @@ fn inspected(reply: &v1::InspectResponse) -> String {
         ]
     });
     format!(
-        "{}\n{}\nsize        {}\n\n{}",
+        "{}\n{}\nsize        {}\n\n{}{}",
         shape(reply.config.as_ref()),
         parameters(reply.total_parameters, reply.embedding_parameters, reply.block_parameters),
         show::bytes(reply.size_bytes),
-        show::table(&["tensor", "role?", ">layer?", ">shape", "dtype", ">size", "file?"], rows)
+        show::table(&["tensor", "role?", ">layer?", ">shape", "dtype", ">size", "file?"], rows),
+        left_out(&reply.left_out)
     )
 }
 
@@ -127,7 +128,7 @@ fn planned(reply: &v1::PlanSliceResponse) -> String {
     let is_fresh = |tensor: &v1::PlannedTensor| tensor.origin() == v1::TensorOrigin::Fresh;
     let is_tied = |tensor: &v1::PlannedTensor| tensor.origin() == v1::TensorOrigin::Tied;
     format!(
-        "{}\n{}\nlayer map   {} of the reference's {}\ncopied      {}{}\nfresh       {}{}\nfiles       {}\n\n{}",
+        "{}\n{}\nlayer map   {} of the reference's {}\ncopied      {}{}\nfresh       {}{}\nfiles       {}\n\n{}{}",
         shape(reply.config.as_ref()),
         parameters(reply.total_parameters, reply.embedding_parameters, reply.block_parameters),
         map.join(", "),
@@ -137,8 +138,18 @@ fn planned(reply: &v1::PlanSliceResponse) -> String {
         show::bytes(reply.fresh_bytes),
         roles(&reply.tensors, is_fresh),
         reply.weights_files,
-        show::table(&["tensor", "role?", "origin", "from?", ">shape", "dtype?", ">size"], rows)
+        show::table(&["tensor", "role?", "origin", "from?", ">shape", "dtype?", ">size"], rows),
+        left_out(&reply.left_out)
     )
+}
+
+/// What of the source a target does not take over as it is.
+fn left_out(all: &[v1::LeftOut]) -> String {
+    if all.is_empty() {
+        return String::new();
+    }
+    let rows = all.iter().map(|left| vec![show::one_line(&left.name), left.kind.clone(), show::one_line(&left.reason)]);
+    format!("\n\n{}", show::table(&["left out", "kind", "why"], rows))
 }
 
 /// How many tensors of a kind there are and what they are in the model: ` in 26 tensors: attention, norm`.

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::asked::Asked;
-use super::{absent, artifact, connect, page, print, read_recipe_for, say, screen};
+use super::{absent, artifact, connect, page, print, read_recipe_to_run, say, screen};
 use crate::args::{CreateRun, Ending, Global, Output, RunCommand};
 use crate::failure::Failure;
 use crate::report;
@@ -74,7 +74,7 @@ async fn print_asked(global: &Global, client: &Client, asked: Asked, run: Option
 }
 
 async fn create(global: &Global, args: CreateRun) -> Result<(), Failure> {
-    let spec = read_recipe_for(&args.recipe, &args.corpus)?;
+    let spec = read_recipe_to_run(&args.recipe, &args.corpus)?;
     let client = connect(global).await?;
     let run = if args.request_id_from_recipe {
         run_of_recipe(&client, &spec, &screen(global)).await?

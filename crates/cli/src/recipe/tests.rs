@@ -53,16 +53,16 @@ steps_factor = 100.0
             target.grow_bye: unknown field `grow_bye`, expected one of `start_layers`, `grow_by`, `max_rounds`, `tolerance_nats`, `match_by`, `growth_source`, `inherit`, `layer_map`, `data_fraction` (line 18)
             training.betas: unknown field `betas`, expected one of `block_size`, `micro_batch`, `gradient_accumulation`, `precision`, `activation_checkpointing`, `sampling`, `source_weights`, `document_mask`, `steps`, `epochs`, `lr_max`, `lr_min`, `warmup_steps`, `schedule`, `weight_decay`, `decay`, `beta1`, `beta2`, `adam_eps`, `clip_norm`, `log_every_steps`, `evaluate_every_steps`, `evaluate_sequences`, `checkpoint_every_steps`, `keep_newest`, `keep_best` (line 24)
             training.micro_batch: is missing
-            name: must be 1 to 128 bytes without control characters
+            name: must be 1 to 128 bytes without control characters, and not blank
             corpus.sources[0]: scheme `http` is unknown; use file://, s3:// or artifact://
             corpus.validation_fraction: must be above 0 and at most 0.5
-            corpus.tokenizer.train.vocab_size: must be 257 (256 bytes and the end-of-text token) to 65536
+            corpus.tokenizer.train.vocab_size: must be 257 to 65536 entries
             reference.architecture.d_model: must be a multiple of n_heads (4)
             target.start_layers: 9 is more than the reference's 8 layers
             training.warmup_steps: must not exceed steps (10)
             training.lr_max: must be above 0 and at most 10
             training.lr_min: must be at least 0 and at most lr_max
-            controls[0].steps_factor: must be 0.1 to 10
+            controls[0].steps_factor: must be at least 0.1 and at most 10
         "#]],
     );
 }
@@ -205,4 +205,98 @@ lr_max = 1e-3
         target.inherit: names no part: write "nothing" where nothing is to be inherited (line 8)
     "#]],
     );
+}
+
+/// A recipe that names this source.
+fn naming(source: &str) -> String {
+    let training = "block_size = 8\nmicro_batch = 1\nsteps = 10\nlr_max = 1e-3";
+    format!(
+        "name = \"x\"\nrecipe = \"full-data\"\n[corpus]\nsources = [{source:?}]\n[reference]\ncheckpoint = \"s3://b/m\"\n[target]\n\
+         [training]\n{training}\n"
+    )
+}
+
+#[test]
+fn u7_what_only_a_shell_would_understand_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let field = |source: &str| match read(&naming(source), &[], dir.path()) {
+        Ok(read) => format!("good, {} missing", read.missing.len()),
+        Err(violations) => {
+            assert_eq!(violations.0.len(), 1, "{violations}");
+            violations.0[0].field.clone()
+        }
+    };
+    for bad in [
+        "~/x.jsonl",
+        "~",
+        "~ann/x",
+        "file:~/x",
+        "$HOME/x",
+        "${DATA}/x",
+        "data/$(date)",
+        "data/*.jsonl",
+        "data/part-?.txt",
+        "data/[ab].txt",
+        "data/{a,b}.txt",
+        "file:///data/*.jsonl",
+        "C:\\data\\x.txt",
+        "data\\x.txt",
+        "",
+        " ",
+        "\t",
+        " x.txt",
+        "x.txt ",
+        "s3:bucket/x",
+        "s3://",
+        "s3:///x",
+        "http://host/x",
+        "https:x",
+        "hf://datasets/x",
+        "artifact:7",
+        "artifact://7",
+        "file://data/x.txt",
+        "file:///",
+        "file:///a?b",
+        "a\u{0}b",
+    ] {
+        assert_eq!(field(bad), "corpus.sources[0]", "{bad:?}");
+    }
+    assert_eq!(field("s3://bucket/x.jsonl"), "good, 0 missing");
+    assert_eq!(field("not here.txt"), "good, 1 missing");
+    // What has such a name is meant.
+    for name in ["~", "a*b.txt", "$HOME.txt", "{a}.txt", "s3:x"] {
+        std::fs::write(dir.path().join(name), "text").unwrap();
+        assert_eq!(field(name), "good, 0 missing", "{name}");
+    }
+}
+
+#[test]
+fn u7_messages_say_what_to_write() {
+    let problem = |source| read(&naming(source), &[], Path::new("/here")).unwrap_err().to_string();
+    let (glob, home) = (problem("data/*.jsonl"), problem("~/x.jsonl"));
+    assert!(glob.contains("`*` is not expanded here; name the folder `data`"), "{glob}");
+    assert!(home.contains("`~` is not expanded here; write the whole path"), "{home}");
+}
+
+#[test]
+fn u7_numbers_and_names_without_sense_are_refused() {
+    let good = naming("a.txt");
+    for (from, to, field) in [
+        ("steps = 10", "steps = 9223372036854775807", "training.steps"),
+        ("steps = 10", "steps = 10\nwarmup_steps = 4000000000", "training.warmup_steps"),
+        ("name = \"x\"", "name = \" \\t\"", "name"),
+        ("name = \"x\"", "name = \"\\u00a0\"", "name"),
+        ("block_size = 8", "block_size = 4294967295", "training.block_size"),
+        ("lr_max = 1e-3", "lr_max = inf", "training.lr_max"),
+        ("lr_max = 1e-3", "lr_max = nan", "training.lr_max"),
+        ("lr_max = 1e-3", "lr_max = 1e-3\nclip_norm = inf", "training.clip_norm"),
+        ("[target]", "[target]\ntolerance_nats = inf", "target.tolerance_nats"),
+        ("sources = [\"a.txt\"]", "sources = [\"a.txt\", \"./a.txt\"]", "corpus.sources[1]"),
+        ("sources = [\"a.txt\"]", "sources = []", "corpus.sources"),
+        ("[training]", "[evaluation]\nbatch_size = 4294967295\n[training]", "evaluation.batch_size"),
+    ] {
+        assert!(good.contains(from), "{from}");
+        let found = parse(&good.replace(from, to), Path::new("/here")).unwrap_err();
+        assert!(found.0.iter().any(|violation| violation.field == field), "{to}: {found}");
+    }
 }

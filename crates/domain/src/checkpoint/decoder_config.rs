@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::safetensors_header::shortened;
-use super::{gpt_neox, gpt2, llama, mpt, opt};
+use super::{gpt_neox, gpt2, llama, mpt, opt, tensor_names};
 use crate::id::LayerCount;
 
 mod architecture;
@@ -61,7 +61,7 @@ impl Family {
     }
 
     /// The key of `config.json` that holds the number of layers.
-    fn layers_key(self) -> &'static str {
+    pub(super) fn layers_key(self) -> &'static str {
         match self {
             Self::Gpt2 => "n_layer",
             Self::Llama | Self::GptNeox | Self::Opt => "num_hidden_layers",
@@ -70,7 +70,7 @@ impl Family {
     }
 
     /// What stands before the layer's index in the name of a block's tensor.
-    fn block_prefix(self) -> &'static str {
+    pub(super) fn block_prefix(self) -> &'static str {
         match self {
             Self::Gpt2 => gpt2::BLOCKS,
             Self::Llama => llama::BLOCKS,
@@ -227,8 +227,8 @@ impl TensorSpec {
 pub enum NameInFile {
     /// This canonical tensor.
     Tensor(String),
-    /// A buffer that is computed, not learned: dropped.
-    Buffer,
+    /// Nothing that a language model needs, and why: a buffer that is computed, a head for another task.
+    NotNeeded(&'static str),
     /// Nothing that this family has.
     Unknown,
 }
@@ -239,6 +239,12 @@ impl DecoderConfig {
     /// # Errors
     /// [`ConfigError`] naming the key; anything this project would compute wrongly is refused.
     pub fn from_hf(config: &Value) -> Result<Self, ConfigError> {
+        let config = &*keys::unaliased(config);
+        keys::refuse_unless(config, "is_causal", &true.into())?;
+        let per_layer = config.get("per_layer_config").filter(|layers| !layers.is_null());
+        if per_layer.is_some_and(|layers| layers.as_object().is_none_or(|layers| !layers.is_empty())) {
+            return Err(bad_key("per_layer_config", "gives layers settings of their own, which is not supported"));
+        }
         let config = match config.get("model_type").and_then(Value::as_str) {
             Some("gpt2") => gpt2::from_hf(config)?,
             Some("llama") => llama::from_hf(config)?,
@@ -271,17 +277,6 @@ impl DecoderConfig {
         }
     }
 
-    /// A copy of the reference's `config.json` with another depth; every other key as it was.
-    pub fn hf_with_layers(config: &Value, family: Family, layers: LayerCount) -> Value {
-        let mut config = config.clone();
-        if let Some(object) = config.as_object_mut() {
-            object.insert(family.layers_key().to_owned(), layers.0.into());
-            // Code that is not shipped cannot be loaded.
-            object.remove("auto_map");
-        }
-        config
-    }
-
     /// Every tensor, tied ones included, in the order of the forward pass.
     pub fn tensors(&self) -> Vec<TensorSpec> {
         match self.family {
@@ -295,6 +290,9 @@ impl DecoderConfig {
 
     /// What `name` in a file of this model means.
     pub fn name_in_file(&self, name: &str) -> NameInFile {
+        if let Some(why) = tensor_names::not_needed(name) {
+            return NameInFile::NotNeeded(why);
+        }
         match self.family {
             Family::Gpt2 => gpt2::name_in_file(self, name),
             Family::Llama => llama::name_in_file(self, name),

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::decoder_config::keys::{bad_key, bool_or, float_or, optional_u32, required_u32, text_or};
+use super::decoder_config::keys::{bad_key, bool_or, float_or, optional_u32, text_or, u32_or};
 use super::decoder_config::{BlockPart, ConfigError, DecoderConfig, Family, Init, NameInFile, TensorRole, TensorSpec};
 use super::safetensors_header::shortened;
+use super::tensor_names::CAUSAL_MASK;
 use crate::id::LayerCount;
 
 /// What stands before a layer's index.
@@ -13,14 +14,19 @@ const PREFIX: &str = "transformer.";
 /// Our own key, named after nanoGPT's: false where no projection and no LayerNorm has a bias (docs/adr/0005).
 const BIAS_KEY: &str = "bias";
 
+/// Which of its attentions transformers uses. Before version 5, only this one divides by the layer's index.
+pub(super) const ATTENTION_KEY: &str = "_attn_implementation";
+pub(super) const EAGER: &str = "eager";
+
 pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
-    let d_model = required_u32(config, "n_embd")?;
-    let n_heads = required_u32(config, "n_head")?;
+    let d_model = u32_or(config, "n_embd", 768)?;
+    let n_heads = u32_or(config, "n_head", 12)?;
     if d_model % n_heads != 0 {
         return Err(bad_key("n_embd", &format!("is {d_model}, not a multiple of n_head ({n_heads})")));
     }
     match text_or(config, "activation_function", "gelu_new")? {
-        "gelu_new" | "gelu_pytorch_tanh" => {}
+        // One formula, written several times in transformers.
+        "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_accurate" | "gelu_python_tanh" => {}
         other => {
             return Err(bad_key(
                 "activation_function",
@@ -39,14 +45,14 @@ pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
     }
     Ok(DecoderConfig {
         family: Family::Gpt2,
-        n_layers: LayerCount(required_u32(config, "n_layer")?),
+        n_layers: LayerCount(u32_or(config, "n_layer", 12)?),
         d_model,
         n_heads,
         n_kv_heads: n_heads,
         head_dim: d_model / n_heads,
         d_ff: optional_u32(config, "n_inner")?.unwrap_or(4 * d_model),
-        vocab_size: required_u32(config, "vocab_size")?,
-        max_positions: required_u32(config, "n_positions")?,
+        vocab_size: u32_or(config, "vocab_size", 50_257)?,
+        max_positions: u32_or(config, "n_positions", 1024)?,
         norm_eps: float_or(config, "layer_norm_epsilon", 1e-5)?,
         rope_theta: None,
         tied_head: true,
@@ -80,12 +86,18 @@ pub(super) fn to_hf(c: &DecoderConfig) -> Value {
         "scale_attn_by_inverse_layer_idx": c.inverse_layer_scale,
         "scale_attn_weights": true,
         "tie_word_embeddings": true,
+        "dtype": "float32",
         "torch_dtype": "float32",
         "use_cache": true,
         "vocab_size": c.vocab_size,
     });
-    if let Some(object) = config.as_object_mut().filter(|_| c.no_bias) {
-        object.insert(BIAS_KEY.to_owned(), false.into());
+    if let Some(object) = config.as_object_mut() {
+        if c.no_bias {
+            object.insert(BIAS_KEY.to_owned(), false.into());
+        }
+        if c.inverse_layer_scale {
+            object.insert(ATTENTION_KEY.to_owned(), EAGER.into());
+        }
     }
     config
 }
@@ -143,7 +155,7 @@ pub(super) fn name_in_file(c: &DecoderConfig, name: &str) -> NameInFile {
     }
     let bare = name.strip_prefix(PREFIX).unwrap_or(name);
     if bare.starts_with("h.") && (bare.ends_with(".attn.bias") || bare.ends_with(".attn.masked_bias")) {
-        return NameInFile::Buffer;
+        return NameInFile::NotNeeded(CAUSAL_MASK);
     }
     let canonical = format!("{PREFIX}{bare}");
     if is_tensor(c, bare) { NameInFile::Tensor(canonical) } else { NameInFile::Unknown }

@@ -3,14 +3,17 @@
 use serde_json::{Value, json};
 
 use super::block_parts::{self, Part, linear, norm};
-use super::decoder_config::keys::{bad_key, bool_or, float_or, refuse_unless, required_u32, text_or, unscaled_rope};
+use super::decoder_config::keys::{bad_key, bool_or, float_or, refuse_unless, rope, text_or, u32_or};
 use super::decoder_config::{BlockPart, ConfigError, DecoderConfig, Family, Init, NameInFile, TensorRole, TensorSpec};
 use super::safetensors_header::shortened;
+use super::tensor_names::CAUSAL_MASK;
 use crate::id::LayerCount;
 
 /// What stands before a layer's index.
 pub(super) const BLOCKS: &str = "gpt_neox.layers.";
+const PREFIX: &str = "gpt_neox.";
 const EMBEDDING: &str = "gpt_neox.embed_in.weight";
+const FINAL_NORM: [&str; 2] = ["gpt_neox.final_layer_norm.weight", "gpt_neox.final_layer_norm.bias"];
 const HEAD: &str = "embed_out.weight";
 /// The head's name inside transformers 5, which its own files do not use.
 const HEAD_IN_MEMORY: &str = "lm_head.weight";
@@ -18,17 +21,17 @@ const HEAD_IN_MEMORY: &str = "lm_head.weight";
 const ROTARY_PCT: f64 = 0.25;
 
 pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
-    let d_model = required_u32(config, "hidden_size")?;
-    let n_heads = required_u32(config, "num_attention_heads")?;
+    let d_model = u32_or(config, "hidden_size", 6144)?;
+    let n_heads = u32_or(config, "num_attention_heads", 64)?;
     if d_model % n_heads != 0 {
         let problem = format!("is {d_model}, not a multiple of num_attention_heads ({n_heads})");
         return Err(bad_key("hidden_size", &problem));
     }
     let head_dim = d_model / n_heads;
-    // gelu_fast and gelu_new are one formula, written twice in transformers.
+    // The tanh form is one formula, written several times in transformers.
     let tanh_gelu = match text_or(config, "hidden_act", "gelu")? {
-        "gelu" => false,
-        "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => true,
+        "gelu" | "gelu_python" => false,
+        "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" | "gelu_accurate" | "gelu_python_tanh" => true,
         other => {
             let problem =
                 format!("is `{}`; gelu, gelu_new, gelu_fast and gelu_pytorch_tanh are supported", shortened(other));
@@ -36,7 +39,7 @@ pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
         }
     };
     refuse_unless(config, "attention_bias", &true.into())?;
-    let (rope_theta, (pct_key, rotary_pct)) = rope(config)?;
+    let (rope_theta, (pct_key, rotary_pct)) = rotary(config)?;
     // As transformers counts them.
     let rotary_dims = (f64::from(head_dim) * rotary_pct) as u32;
     if rotary_pct > 1.0 || rotary_dims == 0 || !rotary_dims.is_multiple_of(2) {
@@ -47,14 +50,14 @@ pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
     }
     Ok(DecoderConfig {
         family: Family::GptNeox,
-        n_layers: LayerCount(required_u32(config, "num_hidden_layers")?),
+        n_layers: LayerCount(u32_or(config, "num_hidden_layers", 44)?),
         d_model,
         n_heads,
         n_kv_heads: n_heads,
         head_dim,
-        d_ff: required_u32(config, "intermediate_size")?,
-        vocab_size: required_u32(config, "vocab_size")?,
-        max_positions: required_u32(config, "max_position_embeddings")?,
+        d_ff: u32_or(config, "intermediate_size", 24_576)?,
+        vocab_size: u32_or(config, "vocab_size", 50_432)?,
+        max_positions: u32_or(config, "max_position_embeddings", 2048)?,
         norm_eps: float_or(config, "layer_norm_eps", 1e-5)?,
         rope_theta: Some(rope_theta),
         tied_head: bool_or(config, "tie_word_embeddings", false)?,
@@ -70,18 +73,14 @@ pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
 }
 
 /// RoPE's base, and the share of a head that it turns with the key that says so: `rotary_emb_base` and
-/// `rotary_pct` (transformers 4 and Pythia's files), or both in `rope_parameters` (transformers 5).
-fn rope(config: &Value) -> Result<(f64, (&'static str, f64)), ConfigError> {
-    let mut theta = float_or(config, "rotary_emb_base", 10_000.0)?;
-    let mut pct = ("rotary_pct", float_or(config, "rotary_pct", ROTARY_PCT)?);
-    for key in ["rope_scaling", "rope_parameters"] {
-        let Some(rope) = unscaled_rope(config, key)? else { continue };
-        theta = float_or(rope, "rope_theta", theta)?;
-        if rope.get("partial_rotary_factor").is_some() {
-            pct = ("partial_rotary_factor", float_or(rope, "partial_rotary_factor", pct.1)?);
-        }
-    }
-    Ok((theta, pct))
+/// `rotary_pct` (transformers 4 and Pythia's files), or both in `rope_parameters` (transformers 5), which win.
+fn rotary(config: &Value) -> Result<(f64, (&'static str, f64)), ConfigError> {
+    let rope = rope(config, "rotary_emb_base")?;
+    let pct = match rope.partial {
+        Some(partial) => ("partial_rotary_factor", partial),
+        None => ("rotary_pct", float_or(config, "rotary_pct", ROTARY_PCT)?),
+    };
+    Ok((rope.theta, pct))
 }
 
 pub(super) fn to_hf(c: &DecoderConfig) -> Value {
@@ -99,9 +98,16 @@ pub(super) fn to_hf(c: &DecoderConfig) -> Value {
         "max_position_embeddings": c.max_positions,
         "num_attention_heads": c.n_heads,
         "num_hidden_layers": c.n_layers.0,
+        "rope_parameters": {
+            "partial_rotary_factor": rotary_pct(c),
+            "rope_theta": c.rope_theta.unwrap_or(10_000.0),
+            "rope_type": "default",
+        },
+        "rope_scaling": null,
         "rotary_emb_base": c.rope_theta.unwrap_or(10_000.0),
         "rotary_pct": rotary_pct(c),
         "tie_word_embeddings": c.tied_head,
+        "dtype": "float32",
         "torch_dtype": "float32",
         "use_cache": true,
         "use_parallel_residual": c.parallel_residual,
@@ -136,24 +142,25 @@ pub(super) fn tensors(c: &DecoderConfig) -> Vec<TensorSpec> {
     let spec = TensorSpec::new;
     let mut all = vec![spec(EMBEDDING, &[vocab, d], TensorRole::TokenEmbedding, normal)];
     all.extend(block_parts::tensors(BLOCKS, c.n_layers.0, &parts(c)));
-    all.push(spec("gpt_neox.final_layer_norm.weight", &[d], TensorRole::FinalNorm, Init::Ones));
-    all.push(spec("gpt_neox.final_layer_norm.bias", &[d], TensorRole::FinalNorm, Init::Zeros));
+    all.push(spec(FINAL_NORM[0], &[d], TensorRole::FinalNorm, Init::Ones));
+    all.push(spec(FINAL_NORM[1], &[d], TensorRole::FinalNorm, Init::Zeros));
     let head = spec(HEAD, &[vocab, d], TensorRole::Head, normal);
     all.push(TensorSpec { tied_to: c.tied_head.then(|| EMBEDDING.to_owned()), ..head });
     all
 }
 
+/// Files of the bare model have no `gpt_neox.` prefix: both are read.
 pub(super) fn name_in_file(c: &DecoderConfig, name: &str) -> NameInFile {
-    match name {
-        HEAD_IN_MEMORY => return NameInFile::Tensor(HEAD.to_owned()),
-        HEAD | EMBEDDING | "gpt_neox.final_layer_norm.weight" | "gpt_neox.final_layer_norm.bias" => {
-            return NameInFile::Tensor(name.to_owned());
-        }
-        _ => {}
+    if matches!(name, HEAD | HEAD_IN_MEMORY) {
+        return NameInFile::Tensor(HEAD.to_owned());
     }
-    match block_parts::split(name, BLOCKS) {
-        Some((_, "attention.bias" | "attention.masked_bias" | "attention.rotary_emb.inv_freq")) => NameInFile::Buffer,
-        Some(block) if block_parts::has(block, c.n_layers.0, &parts(c)) => NameInFile::Tensor(name.to_owned()),
+    let canonical = if name.starts_with(PREFIX) { name.to_owned() } else { format!("{PREFIX}{name}") };
+    if canonical == EMBEDDING || FINAL_NORM.contains(&canonical.as_str()) {
+        return NameInFile::Tensor(canonical);
+    }
+    match block_parts::split(&canonical, BLOCKS) {
+        Some((_, "attention.bias" | "attention.masked_bias")) => NameInFile::NotNeeded(CAUSAL_MASK),
+        Some(block) if block_parts::has(block, c.n_layers.0, &parts(c)) => NameInFile::Tensor(canonical),
         Some(_) | None => NameInFile::Unknown,
     }
 }

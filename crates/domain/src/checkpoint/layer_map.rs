@@ -31,6 +31,11 @@ impl LayerMap {
         v.into_result().map(|()| Self(sources))
     }
 
+    /// Every layer of a source of `layers`, in its place.
+    pub fn identity(layers: LayerCount) -> Self {
+        Self((0..layers.0).collect())
+    }
+
     /// The source layers, in target order.
     pub fn sources(&self) -> &[u32] {
         &self.0

@@ -1,26 +1,32 @@
 //! Lit-GPT's `lit_model.pth` and `lit_config.json`: the Llama family under names of its own.
 //!
+//! Since 2024 the settings are `model_config.yaml`, and the fused projection is `attn.qkv`: all query heads, then all key
+//! heads, then all value heads.
+//!
 //! Source: `lit_gpt/config.py`, `lit_gpt/model.py` and `scripts/convert_hf_checkpoint.py` of Lightning-AI/litgpt. The
 //! query, key and value projections are one tensor, interleaved by group: for each key head its query heads, then the
 //! key head, then the value head. Rotary positions are in Hugging Face's form, so rows are copied as they are.
 
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 
 use super::decoder_config::{ConfigError, DecoderConfig, bad_key, shown};
-use super::nanogpt::COMPILED;
-use super::pickle::{Pickle, Value};
+use super::left_out::LeftOut;
 use super::safetensors_header::HeaderTensor;
 use super::slice_plan::{Inventory, PlanError, Reading, SourceTensor};
-use super::torch_archive::{ArchiveError, StateDict};
+use super::tensor_names::not_needed;
 
 #[cfg(test)]
 mod tests;
 
 /// The weights.
 pub const LITGPT_FILE: &str = "lit_model.pth";
-/// The settings.
+/// The settings, until 2024.
 pub const LITGPT_CONFIG_FILE: &str = "lit_config.json";
+/// The settings since.
+pub const LITGPT_YAML_FILE: &str = "model_config.yaml";
 
+/// What torch.compile puts before every name.
+const COMPILED: &str = "_orig_mod.";
 /// What a block's tensors are called, there and here; `attn.attn.weight` is three of them.
 const BLOCK_NAMES: [(&str, &str); 6] = [
     ("norm_1.weight", "input_layernorm.weight"),
@@ -30,7 +36,17 @@ const BLOCK_NAMES: [(&str, &str); 6] = [
     ("mlp.fc_2.weight", "mlp.up_proj.weight"),
     ("mlp.proj.weight", "mlp.down_proj.weight"),
 ];
-const FUSED: &str = "attn.attn.weight";
+/// The fused projection, by groups and in plain order.
+const FUSED: [(&str, Order); 2] = [("attn.attn.weight", Order::Grouped), ("attn.qkv.weight", Order::Plain)];
+
+/// How the heads of a fused projection follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// For each key head its query heads, then the key head, then the value head.
+    Grouped,
+    /// All query heads, then all key heads, then all value heads.
+    Plain,
+}
 
 /// The settings as a Hugging Face `config.json`.
 ///
@@ -57,13 +73,29 @@ pub fn config_json(lit: &Json) -> Result<Json, ConfigError> {
         ("lm_head_bias", json!(false)),
         ("scale_embeddings", json!(false)),
         ("n_expert", json!(0)),
+        ("attn_bias", json!(false)),
+        ("norm_qk", json!(false)),
+        ("post_attention_norm", json!(false)),
+        ("post_mlp_norm", json!(false)),
+        ("norm_1", json!(true)),
+        ("norm_2", json!(true)),
+        ("learned_pos_emb", json!(false)),
+        ("rope_interleave", json!(false)),
+        ("tie_embeddings", json!(false)),
     ] {
         let found = get(key).unwrap_or(&llama);
         if *found != llama && found.as_f64().is_none_or(|found| Some(found) != llama.as_f64()) {
             return Err(bad_key(key, &format!("is {}; only {llama} is supported", shown(found))));
         }
     }
-    for key in ["rope_adjustments", "sliding_window_size"] {
+    for key in [
+        "rope_adjustments",
+        "sliding_window_size",
+        "attention_scores_scalar",
+        "attention_logit_softcapping",
+        "final_logit_softcapping",
+        "latent_attention",
+    ] {
         if let Some(found) = get(key) {
             return Err(bad_key(key, &format!("is {}, which is not supported", shown(found))));
         }
@@ -89,40 +121,33 @@ pub fn config_json(lit: &Json) -> Result<Json, ConfigError> {
     Ok(json)
 }
 
-/// The tensors of a pickle: a state dict, or one under `model` as `Fabric.save` writes it.
-///
-/// # Errors
-/// As [`StateDict::of`].
-pub fn state_dict(pickle: &[u8]) -> Result<StateDict, ArchiveError> {
-    let pickle = Pickle::parse(pickle)?;
-    let entries = pickle.dict(pickle.root()).unwrap_or_default();
-    let model = entries.iter().find(|(key, value)| *key == Value::Text("model") && pickle.dict(*value).is_some());
-    StateDict::of(&pickle, model.map_or(pickle.root(), |(_, model)| *model))
-}
-
 /// The tensors as those of a Hugging Face Llama. `tensors` are [`StateDict::located`]'s, of the file `file`.
 ///
 /// # Errors
 /// As [`Inventory::new`].
 pub fn inventory(config: DecoderConfig, file: &str, tensors: &[HeaderTensor]) -> Result<Inventory, PlanError> {
-    let mut found = Vec::new();
+    let (mut found, mut left_out) = (Vec::new(), Vec::new());
     for tensor in tensors {
         let error =
             |problem: String| Err(PlanError::Tensor { file: file.to_owned(), tensor: tensor.name.clone(), problem });
         let whole = SourceTensor::whole(file, tensor);
         let name = tensor.name.strip_prefix(COMPILED).unwrap_or(&tensor.name);
+        if let Some(why) = not_needed(name) {
+            left_out.push(LeftOut::tensor(&tensor.name, why));
+            continue;
+        }
         let block = name.strip_prefix("transformer.h.").and_then(|rest| rest.split_once('.'));
         match (name, block) {
             ("lm_head.weight", _) => found.push((name.to_owned(), whole)),
             ("transformer.wte.weight", _) => found.push(("model.embed_tokens.weight".to_owned(), whole)),
             ("transformer.ln_f.weight", _) => found.push(("model.norm.weight".to_owned(), whole)),
-            (_, Some((layer, FUSED))) => {
+            (_, Some((layer, rest))) if order(rest).is_some() => {
                 let rows = fused_rows(&config);
                 if whole.shape != [rows, u64::from(config.d_model)] {
                     let expected = [rows, u64::from(config.d_model)];
-                    return error(format!("has shape {:?}; {LITGPT_CONFIG_FILE} makes it {expected:?}", whole.shape));
+                    return error(format!("has shape {:?}; its settings make it {expected:?}", whole.shape));
                 }
-                let parts = split(&config, &whole);
+                let parts = split(&config, &whole, order(rest).unwrap_or(Order::Grouped));
                 found.extend(parts.map(|(name, part)| (format!("model.layers.{layer}.self_attn.{name}.weight"), part)));
             }
             (_, Some((layer, rest))) => match BLOCK_NAMES.iter().find(|(theirs, _)| *theirs == rest) {
@@ -132,7 +157,7 @@ pub fn inventory(config: DecoderConfig, file: &str, tensors: &[HeaderTensor]) ->
             (_, None) => return error("is unknown in lit-gpt's Llama".to_owned()),
         }
     }
-    Inventory::from_tensors(config, found)
+    Inventory::from_tensors(config, found, left_out)
 }
 
 /// Rows of the fused tensor: every query, key and value head.
@@ -140,22 +165,75 @@ fn fused_rows(config: &DecoderConfig) -> u64 {
     (u64::from(config.n_heads) + 2 * u64::from(config.n_kv_heads)) * u64::from(config.head_dim)
 }
 
+fn order(name: &str) -> Option<Order> {
+    FUSED.iter().find(|(fused, _)| *fused == name).map(|(_, order)| *order)
+}
+
 /// Queries, keys and values out of a fused tensor whose shape was checked.
-fn split(config: &DecoderConfig, fused: &SourceTensor) -> [(&'static str, SourceTensor); 3] {
+fn split(config: &DecoderConfig, fused: &SourceTensor, order: Order) -> [(&'static str, SourceTensor); 3] {
     let row = u64::from(config.d_model) * fused.dtype.size_bytes();
     let head = u64::from(config.head_dim) * row;
-    let groups = u64::from(config.n_kv_heads);
-    // Query heads of a group, then its key head and its value head.
-    let queries = u64::from(config.n_heads) / groups;
+    let (heads, kv_heads) = (u64::from(config.n_heads), u64::from(config.n_kv_heads));
+    // In plain order, everything is one group.
+    let (groups, queries, keys) = match order {
+        Order::Grouped => (kv_heads, heads / kv_heads, 1),
+        Order::Plain => (1, heads, kv_heads),
+    };
     let part = |heads_before: u64, heads: u64| SourceTensor {
         shape: vec![groups * heads * u64::from(config.head_dim), u64::from(config.d_model)],
         reading: Reading::Parts {
             first: heads_before * head,
             length: heads * head,
-            step: (queries + 2) * head,
+            step: (queries + 2 * keys) * head,
             count: groups,
         },
         ..fused.clone()
     };
-    [("q_proj", part(0, queries)), ("k_proj", part(queries, 1)), ("v_proj", part(queries + 1, 1))]
+    [("q_proj", part(0, queries)), ("k_proj", part(queries, keys)), ("v_proj", part(queries + keys, keys))]
+}
+
+/// `model_config.yaml` as JSON: the settings of one line each, which is all that litgpt writes but for lists and tables,
+/// which are no settings of a plain Llama and become an empty object.
+///
+/// # Errors
+/// A line that is no setting.
+pub fn yaml(text: &str) -> Result<Json, String> {
+    let mut settings = Map::new();
+    let mut last: Option<String> = None;
+    for (number, line) in (1_usize..).zip(text.trim_start_matches('\u{feff}').lines()) {
+        if matches!(line.trim_end(), "---" | "...") || line.trim().is_empty() || line.trim_start().starts_with('#') {
+            continue;
+        }
+        if line.starts_with([' ', '\t', '-']) {
+            // More of the setting above.
+            let Some(key) = &last else { return Err(format!("line {number} belongs to no setting")) };
+            settings.insert(key.clone(), json!({}));
+            continue;
+        }
+        let setting = line.split_once(':').filter(|(_, value)| value.is_empty() || value.starts_with([' ', '\t']));
+        let Some((key, value)) = setting else {
+            return Err(format!("line {number} is not `setting: value`"));
+        };
+        last = Some(key.to_owned());
+        settings.insert(key.to_owned(), scalar(value));
+    }
+    Ok(Json::Object(settings))
+}
+
+fn scalar(text: &str) -> Json {
+    let text = text.trim();
+    let text = if text.starts_with(['"', '\'']) { text } else { text.split(" #").next().unwrap_or_default().trim() };
+    let quoted = |quote: char| text.strip_prefix(quote).and_then(|rest: &str| rest.strip_suffix(quote));
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => Json::Null,
+        "true" | "True" | "TRUE" => true.into(),
+        "false" | "False" | "FALSE" => false.into(),
+        _ => match (quoted('"').or_else(|| quoted('\'')), text.parse::<i64>(), text.parse::<f64>()) {
+            (Some(inner), ..) => inner.into(),
+            (None, Ok(whole), _) => whole.into(),
+            (None, Err(_), Ok(number)) => number.into(),
+            (None, Err(_), Err(_)) if text.starts_with(['{', '[']) => json!({}),
+            (None, Err(_), Err(_)) => text.into(),
+        },
+    }
 }

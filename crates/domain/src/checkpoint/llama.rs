@@ -2,17 +2,20 @@
 
 use serde_json::{Value, json};
 
-use super::decoder_config::keys::{bad_key, bool_or, float_or, optional_u32, required_u32, text_or, unscaled_rope};
+use super::decoder_config::keys::{
+    bad_key, bool_or, float_or, optional_u32, refuse_unless, rope, text_or, u32_or,
+};
 use super::decoder_config::{BlockPart, ConfigError, DecoderConfig, Family, Init, NameInFile, TensorRole, TensorSpec};
 use super::safetensors_header::shortened;
 use crate::id::LayerCount;
 
 /// What stands before a layer's index.
 pub(super) const BLOCKS: &str = "model.layers.";
+const PREFIX: &str = "model.";
 
 pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
-    let d_model = required_u32(config, "hidden_size")?;
-    let n_heads = required_u32(config, "num_attention_heads")?;
+    let d_model = u32_or(config, "hidden_size", 4096)?;
+    let n_heads = u32_or(config, "num_attention_heads", 32)?;
     let n_kv_heads = optional_u32(config, "num_key_value_heads")?.unwrap_or(n_heads);
     if n_heads % n_kv_heads != 0 {
         return Err(bad_key(
@@ -34,7 +37,7 @@ pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
         return Err(bad_key("head_dim", &format!("is {head_dim}; rotary positions need an even one")));
     }
     match text_or(config, "hidden_act", "silu")? {
-        "silu" => {}
+        "silu" | "swish" => {}
         other => return Err(bad_key("hidden_act", &format!("is `{}`; only silu is supported", shortened(other)))),
     }
     for key in ["attention_bias", "mlp_bias"] {
@@ -42,18 +45,23 @@ pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
             return Err(bad_key(key, "is true, which is not supported"));
         }
     }
+    let rope = rope(config, "rope_theta")?;
+    refuse_unless(config, "partial_rotary_factor", &json!(1.0))?;
+    if rope.partial.is_some_and(|partial| partial != 1.0) {
+        return Err(bad_key("partial_rotary_factor", "is not 1.0, which is not supported in the llama family"));
+    }
     Ok(DecoderConfig {
         family: Family::Llama,
-        n_layers: LayerCount(required_u32(config, "num_hidden_layers")?),
+        n_layers: LayerCount(u32_or(config, "num_hidden_layers", 32)?),
         d_model,
         n_heads,
         n_kv_heads,
         head_dim,
-        d_ff: required_u32(config, "intermediate_size")?,
-        vocab_size: required_u32(config, "vocab_size")?,
-        max_positions: required_u32(config, "max_position_embeddings")?,
+        d_ff: u32_or(config, "intermediate_size", 11_008)?,
+        vocab_size: u32_or(config, "vocab_size", 32_000)?,
+        max_positions: u32_or(config, "max_position_embeddings", 2048)?,
         norm_eps: float_or(config, "rms_norm_eps", 1e-6)?,
-        rope_theta: Some(rope_theta(config)?),
+        rope_theta: Some(rope.theta),
         tied_head: bool_or(config, "tie_word_embeddings", false)?,
         inverse_layer_scale: false,
         init_std: float_or(config, "initializer_range", 0.02)?,
@@ -64,17 +72,6 @@ pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
         alibi_bias_max: None,
         qk_norm: false,
     })
-}
-
-/// `rope_theta` beside `rope_scaling` (transformers 4), or both in `rope_parameters` (transformers 5).
-fn rope_theta(config: &Value) -> Result<f64, ConfigError> {
-    for key in ["rope_parameters", "rope_scaling"] {
-        let Some(rope) = unscaled_rope(config, key)? else { continue };
-        if rope.get("rope_theta").is_some() {
-            return float_or(rope, "rope_theta", 10_000.0);
-        }
-    }
-    float_or(config, "rope_theta", 10_000.0)
 }
 
 pub(super) fn to_hf(c: &DecoderConfig) -> Value {
@@ -94,8 +91,11 @@ pub(super) fn to_hf(c: &DecoderConfig) -> Value {
         "num_hidden_layers": c.n_layers.0,
         "num_key_value_heads": c.n_kv_heads,
         "rms_norm_eps": c.norm_eps,
+        "rope_parameters": { "rope_theta": c.rope_theta.unwrap_or(10_000.0), "rope_type": "default" },
+        "rope_scaling": null,
         "rope_theta": c.rope_theta.unwrap_or(10_000.0),
         "tie_word_embeddings": c.tied_head,
+        "dtype": "float32",
         "torch_dtype": "float32",
         "use_cache": true,
         "vocab_size": c.vocab_size,
@@ -137,17 +137,21 @@ pub(super) fn tensors(c: &DecoderConfig) -> Vec<TensorSpec> {
     all
 }
 
+/// Files of the bare model have no `model.` prefix: both are read.
 pub(super) fn name_in_file(c: &DecoderConfig, name: &str) -> NameInFile {
-    if matches!(name, "model.embed_tokens.weight" | "model.norm.weight" | "lm_head.weight") {
+    if name == "lm_head.weight" {
         return NameInFile::Tensor(name.to_owned());
     }
-    let Some((layer, rest)) = name.strip_prefix(BLOCKS).and_then(|rest| rest.split_once('.')) else {
-        return NameInFile::Unknown;
-    };
-    if rest == "self_attn.rotary_emb.inv_freq" {
-        return NameInFile::Buffer;
+    let bare = name.strip_prefix(PREFIX).unwrap_or(name);
+    if is_tensor(c, bare) { NameInFile::Tensor(format!("{PREFIX}{bare}")) } else { NameInFile::Unknown }
+}
+
+fn is_tensor(c: &DecoderConfig, bare: &str) -> bool {
+    if matches!(bare, "embed_tokens.weight" | "norm.weight") {
+        return true;
     }
-    let known = layer.parse::<u32>().is_ok_and(|layer| layer < c.n_layers.0)
+    let Some((layer, rest)) = bare.strip_prefix("layers.").and_then(|rest| rest.split_once('.')) else { return false };
+    layer.parse::<u32>().is_ok_and(|layer| layer < c.n_layers.0)
         && matches!(
             rest.strip_suffix(".weight"),
             Some(
@@ -161,6 +165,5 @@ pub(super) fn name_in_file(c: &DecoderConfig, name: &str) -> NameInFile {
                     | "mlp.up_proj"
                     | "mlp.down_proj"
             )
-        );
-    if known { NameInFile::Tensor(name.to_owned()) } else { NameInFile::Unknown }
+        )
 }

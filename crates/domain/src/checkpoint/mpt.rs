@@ -14,6 +14,7 @@ use crate::id::LayerCount;
 
 /// What stands before a layer's index.
 pub(super) const BLOCKS: &str = "transformer.blocks.";
+const PREFIX: &str = "transformer.";
 const EMBEDDING: &str = "transformer.wte.weight";
 const HEAD: &str = "lm_head.weight";
 /// MPT's steepness of ALiBi; transformers computes no other.
@@ -53,7 +54,7 @@ pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
     }
     // learned_pos_emb says nothing beside ALiBi: published models set it and have no such table.
     refuse_unless(config, "expansion_ratio", &EXPANSION.into())?;
-    let shape = shape(config)?;
+    let shape = shape(&with_defaults(config))?;
     Ok(DecoderConfig {
         family: Family::Mpt,
         d_ff: EXPANSION * shape.d_model,
@@ -102,6 +103,19 @@ pub(super) fn from_mosaic(config: &Value) -> Result<DecoderConfig, ConfigError> 
         qk_norm: bool_or(config, "attn_qk_ln", false)?,
         ..shape
     })
+}
+
+/// The sizes that transformers' MptConfig has where a file does not say them.
+fn with_defaults(config: &Value) -> Value {
+    let mut config = config.clone();
+    if let Some(object) = config.as_object_mut() {
+        for (key, default) in
+            [("d_model", 2048), ("n_heads", 16), ("n_layers", 24), ("vocab_size", 50_368), ("max_seq_len", 2048)]
+        {
+            object.entry(key).or_insert_with(|| default.into());
+        }
+    }
+    config
 }
 
 /// What both say in the same keys; the family and its own keys are still to be filled in.
@@ -169,6 +183,7 @@ pub(super) fn to_hf(c: &DecoderConfig) -> Value {
         "norm_type": "low_precision_layernorm",
         "resid_pdrop": 0.0,
         "tie_word_embeddings": true,
+        "dtype": "float32",
         "torch_dtype": "float32",
         "use_cache": false,
         "vocab_size": c.vocab_size,
@@ -200,6 +215,7 @@ pub(super) fn to_mosaic(c: &DecoderConfig) -> Value {
         "prefix_lm": false,
         "resid_pdrop": 0.0,
         "softmax_scale": null,
+        "dtype": "float32",
         "torch_dtype": "float32",
         "use_cache": false,
         "vocab_size": c.vocab_size,
@@ -251,11 +267,15 @@ pub(super) fn tensors(c: &DecoderConfig) -> Vec<TensorSpec> {
     all
 }
 
+/// Files of the bare model have no `transformer.` prefix: both are read.
 pub(super) fn name_in_file(c: &DecoderConfig, name: &str) -> NameInFile {
-    let known = name == EMBEDDING
+    if name == HEAD {
         // Some savers write the tied head as a second copy.
-        || name == HEAD
-        || name == final_norm(c)
-        || block_parts::split(name, BLOCKS).is_some_and(|block| block_parts::has(block, c.n_layers.0, &parts(c)));
-    if known { NameInFile::Tensor(name.to_owned()) } else { NameInFile::Unknown }
+        return NameInFile::Tensor(name.to_owned());
+    }
+    let canonical = if name.starts_with(PREFIX) { name.to_owned() } else { format!("{PREFIX}{name}") };
+    let known = canonical == EMBEDDING
+        || canonical == final_norm(c)
+        || block_parts::split(&canonical, BLOCKS).is_some_and(|block| block_parts::has(block, c.n_layers.0, &parts(c)));
+    if known { NameInFile::Tensor(canonical) } else { NameInFile::Unknown }
 }

@@ -11,9 +11,11 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value as Json};
 
 use super::decoder_config::{DecoderConfig, NameInFile};
+use super::left_out::LeftOut;
 use super::pickle::{Pickle, Value};
 use super::safetensors_header::{HeaderTensor, shortened};
 use super::slice_plan::{Inventory, PlanError, Reading, SourceTensor};
+use super::tensor_names::TensorNames;
 use super::torch_archive::{ArchiveError, StateDict};
 
 #[cfg(test)]
@@ -22,10 +24,9 @@ mod tests;
 /// The file's name.
 pub const NANOGPT_FILE: &str = "ckpt.pt";
 
-/// What torch.compile puts before every name.
-pub(super) const COMPILED: &str = "_orig_mod.";
-const HEAD: &str = "lm_head.weight";
-const EMBEDDING: &str = "transformer.wte.weight";
+/// `model_args` with `dim` are those of llama2.c, whose training script grew out of nanoGPT's.
+const LLAMA2_C: &str = "is a checkpoint of llama2.c, which is not read: make a Hugging Face folder of it with llama2.c's \
+     `python export.py FOLDER --checkpoint FILE --version -1`, and name that folder";
 /// What nanoGPT calls a setting, and what Hugging Face does.
 const KEYS: [(&str, &str); 5] = [
     ("n_layer", "n_layer"),
@@ -62,6 +63,9 @@ impl NanoGpt {
         let Some(args) = pickle.dict(args) else {
             return Err(not(format!("`model_args` is {}, not a dict", pickle.kind(args))));
         };
+        if args.iter().any(|(key, _)| *key == Value::Text("dim")) {
+            return Err(ArchiveError::OtherProgram { problem: LLAMA2_C });
+        }
         let mut keys = Map::from_iter([("model_type".to_owned(), Json::from("gpt2"))]);
         for (key, value) in args {
             let known = KEYS.iter().find(|(theirs, _)| *key == Value::Text(theirs)).map(|(_, ours)| *ours);
@@ -103,25 +107,24 @@ impl NanoGpt {
     /// Its tensors as those of a Hugging Face GPT-2. `tensors` are [`StateDict::located`]'s, of the file `file`.
     ///
     /// # Errors
-    /// As [`Inventory::new`]; a head that is not the token embedding.
+    /// As [`Inventory::new`].
     pub fn inventory(&self, file: &str, tensors: &[HeaderTensor]) -> Result<Inventory, PlanError> {
         let specs = self.config.tensors();
         let shapes: BTreeMap<&str, &[u64]> = specs.iter().map(|s| (s.name.as_str(), s.shape.as_slice())).collect();
-        let bare = |tensor: &HeaderTensor| tensor.name.strip_prefix(COMPILED).unwrap_or(&tensor.name).to_owned();
-        let embedding = tensors.iter().find(|tensor| bare(tensor) == EMBEDDING).map(|tensor| &tensor.bytes);
-        let mut found = Vec::new();
+        let names = TensorNames::new(&self.config, tensors.iter().map(|tensor| tensor.name.as_str()));
+        let (mut found, mut left_out) = (Vec::new(), Vec::new());
         for tensor in tensors {
             let error = |problem: String| {
                 Err(PlanError::Tensor { file: file.to_owned(), tensor: tensor.name.clone(), problem })
             };
-            let canonical = match self.config.name_in_file(&bare(tensor)) {
+            let canonical = match names.meaning(&tensor.name) {
                 NameInFile::Tensor(canonical) => canonical,
-                NameInFile::Buffer => continue,
+                NameInFile::NotNeeded(why) => {
+                    left_out.push(LeftOut::tensor(&tensor.name, why));
+                    continue;
+                }
                 NameInFile::Unknown => return error("is unknown in nanoGPT's GPT-2".to_owned()),
             };
-            if canonical == HEAD && Some(&tensor.bytes) != embedding {
-                return error(format!("is not the same numbers as `{EMBEDDING}`; only tied heads are read"));
-            }
             let mut source = SourceTensor::whole(file, tensor);
             if PROJECTIONS.iter().any(|end| canonical.ends_with(end)) {
                 let expected = shapes.get(canonical.as_str()).map(|shape| shape.iter().rev().copied().collect());
@@ -133,6 +136,6 @@ impl NanoGpt {
             }
             found.push((canonical, source));
         }
-        Inventory::from_tensors(self.config.clone(), found)
+        Inventory::from_tensors(self.config.clone(), found, left_out)
     }
 }

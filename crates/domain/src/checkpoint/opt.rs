@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::block_parts::{self, Part, linear, norm};
-use super::decoder_config::keys::{bad_key, bool_or, float_or, optional_u32, refuse_unless, required_u32, text_or};
+use super::decoder_config::keys::{bad_key, bool_or, float_or, optional_u32, refuse_unless, text_or, u32_or};
 use super::decoder_config::{BlockPart, ConfigError, DecoderConfig, Family, Init, NameInFile, TensorRole, TensorSpec};
 use super::safetensors_header::shortened;
 use crate::id::LayerCount;
@@ -23,8 +23,8 @@ const HEAD: &str = "lm_head.weight";
 const NORM_EPS: f64 = 1e-5;
 
 pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
-    let d_model = required_u32(config, "hidden_size")?;
-    let n_heads = required_u32(config, "num_attention_heads")?;
+    let d_model = u32_or(config, "hidden_size", 768)?;
+    let n_heads = u32_or(config, "num_attention_heads", 12)?;
     if d_model % n_heads != 0 {
         let problem = format!("is {d_model}, not a multiple of num_attention_heads ({n_heads})");
         return Err(bad_key("hidden_size", &problem));
@@ -50,16 +50,16 @@ pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
         refuse_unless(config, key, &true.into())?;
     }
     refuse_unless(config, "_remove_final_layer_norm", &false.into())?;
-    let max_positions = required_u32(config, "max_position_embeddings")?;
+    let max_positions = u32_or(config, "max_position_embeddings", 2048)?;
     Ok(DecoderConfig {
         family: Family::Opt,
-        n_layers: LayerCount(required_u32(config, "num_hidden_layers")?),
+        n_layers: LayerCount(u32_or(config, "num_hidden_layers", 12)?),
         d_model,
         n_heads,
         n_kv_heads: n_heads,
         head_dim: d_model / n_heads,
-        d_ff: required_u32(config, "ffn_dim")?,
-        vocab_size: required_u32(config, "vocab_size")?,
+        d_ff: u32_or(config, "ffn_dim", 3072)?,
+        vocab_size: u32_or(config, "vocab_size", 50_272)?,
         max_positions,
         norm_eps: NORM_EPS,
         rope_theta: None,
@@ -95,6 +95,7 @@ pub(super) fn to_hf(c: &DecoderConfig) -> Value {
         // A padding id would keep that token's row from learning, and may have no row here.
         "pad_token_id": null,
         "tie_word_embeddings": true,
+        "dtype": "float32",
         "torch_dtype": "float32",
         "use_cache": true,
         "vocab_size": c.vocab_size,

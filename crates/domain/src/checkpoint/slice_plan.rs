@@ -10,10 +10,12 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::decoder_config::{DecoderConfig, Init, MAX_LAYERS, NameInFile, TensorRole, TensorSpec};
+use super::decoder_config::{DecoderConfig, Family, Init, MAX_LAYERS, NameInFile, TensorRole, TensorSpec};
 use super::inherit_set::{InheritPart, InheritSet};
 use super::layer_map::LayerMap;
+use super::left_out::LeftOut;
 use super::safetensors_header::{Dtype, HeaderTensor};
+use super::tensor_names::{TensorNames, wrong_dtype};
 use crate::id::LayerCount;
 use crate::spec::LayerMapRule;
 use crate::violation::Violations;
@@ -77,6 +79,18 @@ pub enum Reading {
 pub struct Inventory {
     config: DecoderConfig,
     tensors: BTreeMap<String, SourceTensor>,
+    /// A head of its own beside the tensor that config.json ties it to, by the head's canonical name.
+    second_head: Option<(String, SourceTensor)>,
+    left_out: Vec<LeftOut>,
+}
+
+/// A head that is stored although config.json says that it is another tensor: a copy of it, or a head of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct SecondHead<'a> {
+    /// The head.
+    pub head: &'a SourceTensor,
+    /// What it is tied to.
+    pub tied_to: &'a SourceTensor,
 }
 
 /// Which checkpoint a tensor is copied from.
@@ -177,6 +191,21 @@ pub enum PlanError {
         /// What is wrong.
         problem: String,
     },
+    /// A head of its own in a family that has none.
+    #[error(
+        "{file}: tensor `{head}` holds other numbers than `{tied_to}`; heads of their own are not supported in the {family} \
+         family, whose head is its token embedding"
+    )]
+    OwnHead {
+        /// The head's file.
+        file: String,
+        /// The head's name in it.
+        head: String,
+        /// The name in a file of the tensor that it should be.
+        tied_to: String,
+        /// The family.
+        family: &'static str,
+    },
     /// Tensors that a model of this shape has are in no file.
     #[error(
         "{} missing: config.json says {layers} layers of the {family} family, and no file holds {}",
@@ -233,37 +262,42 @@ pub enum PlanError {
 
 impl Inventory {
     /// The learned tensors of a checkpoint of the shape `config`, from the headers of its files.
-    /// Computed buffers, and a tied head's second copy, are left out.
+    /// What no language model needs is left out; a tied head that is stored all the same is a [`SecondHead`].
     ///
     /// # Errors
     /// The first tensor that is unknown, there twice, of another shape, not of a type for weights, or missing.
     pub fn new<T: AsRef<[HeaderTensor]>>(config: DecoderConfig, files: &[(String, T)]) -> Result<Self, PlanError> {
-        let mut found = Vec::new();
+        let all = files.iter().flat_map(|(_, header)| header.as_ref().iter().map(|tensor| tensor.name.as_str()));
+        let names = TensorNames::new(&config, all);
+        let (mut found, mut left_out) = (Vec::new(), Vec::new());
         for (file, header) in files {
             for tensor in header.as_ref() {
-                let canonical = match config.name_in_file(&tensor.name) {
-                    NameInFile::Tensor(canonical) => canonical,
-                    NameInFile::Buffer => continue,
+                match names.meaning(&tensor.name) {
+                    NameInFile::Tensor(canonical) => found.push((canonical, SourceTensor::whole(file, tensor))),
+                    NameInFile::NotNeeded(why) => left_out.push(LeftOut::tensor(&tensor.name, why)),
                     NameInFile::Unknown => {
-                        let (layers, family) = (config.n_layers, config.family.as_str());
-                        let problem = format!("is unknown in the {family} family with {layers} layers");
+                        let problem = names.unknown(&tensor.name);
                         return Err(PlanError::Tensor { file: file.clone(), tensor: tensor.name.clone(), problem });
                     }
-                };
-                found.push((canonical, SourceTensor::whole(file, tensor)));
+                }
             }
         }
-        Self::from_tensors(config, found)
+        Self::from_tensors(config.clone(), found, left_out)
     }
 
-    /// The same from tensors whose canonical names are known already.
+    /// The same from tensors whose canonical names are known already, and those that are not needed.
     ///
     /// # Errors
     /// As [`Inventory::new`].
-    pub fn from_tensors(config: DecoderConfig, found: Vec<(String, SourceTensor)>) -> Result<Self, PlanError> {
+    pub fn from_tensors(
+        config: DecoderConfig,
+        found: Vec<(String, SourceTensor)>,
+        left_out: Vec<LeftOut>,
+    ) -> Result<Self, PlanError> {
         let specs: BTreeMap<String, TensorSpec> =
             config.tensors().into_iter().map(|spec| (spec.name.clone(), spec)).collect();
         let mut tensors: BTreeMap<String, SourceTensor> = BTreeMap::new();
+        let mut second_head: Option<(String, SourceTensor)> = None;
         for (canonical, found) in found {
             let error = |problem: String| {
                 Err(PlanError::Tensor { file: found.file.clone(), tensor: found.name.clone(), problem })
@@ -271,25 +305,73 @@ impl Inventory {
             let Some(spec) = specs.get(&canonical) else {
                 return error("is unknown".to_owned());
             };
+            // Quantised ones are of another shape, too.
+            if !found.dtype.is_learned() {
+                return error(wrong_dtype(found.dtype));
+            }
             if found.shape != spec.shape {
                 return error(format!("has shape {:?}; config.json makes it {:?}", found.shape, spec.shape));
             }
-            if !found.dtype.is_learned() {
-                return error(format!("has dtype {}; weights must be F32, F16 or BF16", found.dtype));
-            }
-            // Some savers store the tied head once more; the embedding is what counts.
-            if spec.tied_to.is_some() {
-                continue;
-            }
-            if let Some(first) = tensors.get(&canonical) {
+            let first = match &spec.tied_to {
+                Some(_) => second_head.as_ref().map(|(_, first)| first),
+                None => tensors.get(&canonical),
+            };
+            if let Some(first) = first {
                 return error(format!("is there twice: also as `{}` in {}", first.name, first.file));
             }
-            tensors.insert(canonical, found);
+            match &spec.tied_to {
+                Some(_) => second_head = Some((canonical, found)),
+                None => drop(tensors.insert(canonical, found)),
+            }
         }
         let is_there = |spec: &TensorSpec| spec.tied_to.is_some() || tensors.contains_key(&spec.name);
         let missing = config.tensors().into_iter().filter(|spec| !is_there(spec));
         let missing: Vec<String> = missing.map(|spec| spec.name).collect();
-        if missing.is_empty() { Ok(Self { config, tensors }) } else { Err(missing_tensors(&config, missing)) }
+        if missing.is_empty() {
+            return Ok(Self { config, tensors, second_head, left_out });
+        }
+        Err(missing_tensors(&config, missing))
+    }
+
+    /// A head that is stored beside what config.json ties it to, until it is known which of the two it is.
+    pub fn second_head(&self) -> Option<SecondHead<'_>> {
+        let (_, head) = self.second_head.as_ref()?;
+        let tied_to = self.config.tensors().into_iter().find_map(|spec| spec.tied_to)?;
+        Some(SecondHead { head, tied_to: self.tensors.get(&tied_to)? })
+    }
+
+    /// The same, now that the second head is known to hold the numbers of what it is tied to.
+    pub fn with_head_as_copy(mut self) -> Self {
+        if let Some((_, head)) = self.second_head.take() {
+            let why = "a copy of the tensor that it is tied to";
+            self.left_out.push(LeftOut::tensor(&head.name, why));
+        }
+        self
+    }
+
+    /// The same, now that the second head is known to hold numbers of its own: an untied model.
+    ///
+    /// # Errors
+    /// [`PlanError::OwnHead`] in the families whose head is always the token embedding.
+    pub fn with_own_head(mut self) -> Result<Self, PlanError> {
+        let Some((canonical, head)) = self.second_head.take() else { return Ok(self) };
+        match self.config.family {
+            Family::Llama | Family::GptNeox => {}
+            Family::Gpt2 | Family::Opt | Family::Mpt | Family::MosaicGpt => {
+                let tied_to = self.config.tensors().into_iter().find_map(|spec| spec.tied_to).unwrap_or_default();
+                let tied_to = self.tensors.get(&tied_to).map_or(tied_to, |tensor| tensor.name.clone());
+                let family = self.config.family.as_str();
+                return Err(PlanError::OwnHead { file: head.file, head: head.name, tied_to, family });
+            }
+        }
+        self.config.tied_head = false;
+        self.tensors.insert(canonical, head);
+        Ok(self)
+    }
+
+    /// Tensors of the files that are no part of the model.
+    pub fn left_out(&self) -> &[LeftOut] {
+        &self.left_out
     }
 
     /// The checkpoint's shape.

@@ -25,6 +25,10 @@ pub const MAX_WORD_BYTES: u64 = 64;
 
 const PICKLE: &str = "data.pkl";
 const BYTE_ORDER: &str = "byteorder";
+/// Where trainers put the weights in a checkpoint that holds more.
+const WRAPPERS: [&str; 5] = ["state_dict", "model_state_dict", "model_state", "model", "module"];
+/// What modules keep that is no weight; often `None`.
+const EXTRA_STATE: &str = "_extra_state";
 /// Only a TorchScript program has it.
 const PROGRAM: &str = "constants.pkl";
 
@@ -76,6 +80,12 @@ pub enum ArchiveError {
     NotCheckpoint {
         /// What is wrong.
         problem: String,
+    },
+    /// A checkpoint of a program that is not read.
+    #[error("{problem}")]
+    OtherProgram {
+        /// What it is, and what to do.
+        problem: &'static str,
     },
     /// One tensor cannot be accepted.
     #[error("tensor `{tensor}` {problem}")]
@@ -166,13 +176,14 @@ impl TorchArchive {
 }
 
 impl StateDict {
-    /// The tensors of a checkpoint whose pickle is a dict of nothing else.
+    /// The tensors of a checkpoint whose pickle is a dict of nothing else, or has such a dict beside other things under
+    /// one of the names that trainers give it.
     ///
     /// # Errors
     /// [`ArchiveError`]: the pickle's own, or a value that is no tensor or not stored row by row, named.
     pub fn parse(pickle: &[u8]) -> Result<Self, ArchiveError> {
         let pickle = Pickle::parse(pickle)?;
-        Self::of(&pickle, pickle.root())
+        Self::of(&pickle, wrapped(&pickle)?)
     }
 
     /// The tensors of the dict `value` of a pickle.
@@ -194,6 +205,9 @@ impl StateDict {
                 return Err(ArchiveError::NotCheckpoint { problem });
             };
             check_name(name).map_err(|e| ArchiveError::NotCheckpoint { problem: e.to_string() })?;
+            if name.rsplit('.').next() == Some(EXTRA_STATE) && pickle.tensor(*value).is_none() {
+                continue;
+            }
             let Some(tensor) = pickle.tensor(*value) else {
                 return Err(tensor_error(name, format!("is {}, not a tensor", pickle.kind(*value))));
             };
@@ -222,6 +236,33 @@ impl StateDict {
             Ok(HeaderTensor { name, dtype, shape, bytes })
         };
         self.tensors.iter().map(located).collect()
+    }
+}
+
+/// The dict of tensors: the root, or the one dict of tensors under a known name in a root without tensors of its own.
+fn wrapped<'a>(pickle: &Pickle<'a>) -> Result<Value<'a>, ArchiveError> {
+    let root = pickle.root();
+    let entries = pickle.dict(root).unwrap_or_default();
+    if entries.iter().any(|(_, value)| pickle.tensor(*value).is_some()) {
+        return Ok(root);
+    }
+    let is_wrapper = |key: &Value<'_>| WRAPPERS.iter().any(|name| *key == Value::Text(name));
+    let is_state_dict = |value: Value<'a>| {
+        pickle.dict(value).is_some_and(|dict| dict.iter().any(|(_, value)| pickle.tensor(*value).is_some()))
+    };
+    let mut found = entries.iter().filter(|(key, value)| is_wrapper(key) && is_state_dict(*value));
+    match (found.next(), found.next()) {
+        (None, _) => Ok(root),
+        (Some((_, one)), None) => Ok(*one),
+        (Some((first, _)), Some((second, _))) => {
+            let name = |key: &Value<'_>| if let Value::Text(name) = key { (*name).to_owned() } else { String::new() };
+            let problem = format!(
+                "it holds tensors under `{}` and under `{}`: save the one that is meant, with `torch.save`, by itself",
+                name(first),
+                name(second)
+            );
+            Err(ArchiveError::NotCheckpoint { problem })
+        }
     }
 }
 

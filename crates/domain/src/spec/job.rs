@@ -1,13 +1,10 @@
 //! What one job is to do: the four kinds, each with all that its worker needs to know.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::limits::{
-    DEFAULT_BATCH_SIZE, DEFAULT_MAX_BATCH_TOKENS, DEFAULT_MAX_SHARD_SIZE_BYTES, MAX_VOCAB, MIN_MAX_SHARD_SIZE_BYTES,
-    MIN_VOCAB, fraction, validation_fraction,
-};
+use super::limits::{self, DEFAULT_BATCH_SIZE, DEFAULT_MAX_BATCH_TOKENS, DEFAULT_MAX_SHARD_SIZE_BYTES};
 use super::recipe::LayerMapRule;
 use super::training::TrainingSpec;
 use crate::artifact::Location;
@@ -59,18 +56,13 @@ impl JobSpec {
         let mut v = Violations::default();
         match self {
             Self::Tokenize(spec) => {
-                v.check(!spec.sources.is_empty(), "sources", "must name at least one source");
-                v.check(
-                    validation_fraction(spec.validation_fraction),
-                    "validation_fraction",
-                    "must be above 0 and at most 0.5",
-                );
-                if let TokenizerSource::Train { vocab_size } = spec.tokenizer {
-                    v.check(
-                        (MIN_VOCAB..=MAX_VOCAB).contains(&vocab_size),
-                        "tokenizer.train.vocab_size",
-                        format!("must be {MIN_VOCAB} to {MAX_VOCAB}"),
-                    );
+                validate_sources(&spec.sources, "sources", &mut v);
+                limits::VALIDATION_FRACTION.check(&mut v, "validation_fraction", spec.validation_fraction);
+                match &spec.tokenizer {
+                    TokenizerSource::Train { vocab_size } => {
+                        limits::TRAINED_VOCAB.check(&mut v, "tokenizer.train.vocab_size", *vocab_size);
+                    }
+                    TokenizerSource::From(location) => validate_location(location, "tokenizer.from", &mut v),
                 }
             }
             Self::Slice(spec) => spec.validate(&mut v),
@@ -78,7 +70,8 @@ impl JobSpec {
                 if let Err(inner) = spec.training.validate() {
                     v.nest("training", inner);
                 }
-                v.check(fraction(spec.data_fraction), "data_fraction", "must be above 0 and at most 1");
+                validate_location(&spec.checkpoint, "checkpoint", &mut v);
+                limits::DATA_FRACTION.check(&mut v, "data_fraction", spec.data_fraction);
             }
             Self::Evaluate(spec) => spec.validate(&mut v),
         }
@@ -168,14 +161,15 @@ impl SliceSpec {
     fn validate(&self, v: &mut Violations) {
         match &self.source {
             SliceSource::Architecture { architecture, vocab_size } => {
-                if let Err(inner) = architecture.validate() {
-                    v.nest("source.architecture", inner);
+                if let Err(inner) = architecture.validate_with_vocabulary(*vocab_size) {
+                    v.nest("source", inner);
                 }
-                v.check(*vocab_size >= 1, "source.vocab_size", "must be at least 1");
             }
-            SliceSource::Checkpoint { layers, layer_map, .. } => {
-                v.check(*layers >= LayerCount(1), "source.layers", "must be at least 1");
+            SliceSource::Checkpoint { checkpoint, layers, layer_map, .. } => {
+                validate_location(checkpoint, "source.checkpoint", v);
+                limits::LAYERS.check(v, "source.layers", layers.0);
                 if let LayerMapRule::List(list) = layer_map {
+                    validate_layer_list(list, "source.layer_map", v);
                     v.check(
                         list.len() == layers.0 as usize,
                         "source.layers",
@@ -184,11 +178,7 @@ impl SliceSpec {
                 }
             }
         }
-        v.check(
-            self.max_shard_size_bytes >= MIN_MAX_SHARD_SIZE_BYTES,
-            "max_shard_size_bytes",
-            format!("must be at least {MIN_MAX_SHARD_SIZE_BYTES} bytes, 1 MiB"),
-        );
+        limits::SHARD_SIZE_BYTES.check(v, "max_shard_size_bytes", self.max_shard_size_bytes);
     }
 }
 
@@ -279,17 +269,30 @@ impl EvaluateSpec {
     }
 
     fn validate(&self, v: &mut Violations) {
-        v.check(!self.tasks.is_empty(), "tasks", "must name at least one task");
-        v.check(self.batch_size >= 1, "batch_size", "must be at least 1");
-        v.check(self.max_batch_tokens >= 1, "max_batch_tokens", "must be at least 1");
+        validate_location(&self.checkpoint, "checkpoint", v);
+        limits::BATCH_SIZE.check(v, "batch_size", self.batch_size);
+        limits::BATCH_TOKENS.check(v, "max_batch_tokens", self.max_batch_tokens);
+        limits::TASKS.check(v, "tasks", self.tasks.len());
+        if !limits::TASKS.holds(self.tasks.len()) {
+            return;
+        }
         let named = self.tasks.iter().enumerate().filter_map(|(number, task)| match task {
             EvaluationTask::Benchmark { name, .. } => Some((format!("tasks[{number}].name"), name.as_str())),
             EvaluationTask::ValidationLoss { .. } | EvaluationTask::RollingPerplexity { .. } => None,
         });
         validate_benchmarks(named, v);
         for (number, task) in self.tasks.iter().enumerate() {
-            if let EvaluationTask::Benchmark { limit: Some(0), .. } = task {
-                v.add(format!("tasks[{number}].limit"), "must be at least 1, or absent for all rows");
+            let field = |name: &str| format!("tasks[{number}].{name}");
+            match task {
+                EvaluationTask::ValidationLoss { block_size, max_sequences, .. } => {
+                    limits::BLOCK_SIZE.check(v, field("block_size"), *block_size);
+                    limits::MAX_SEQUENCES.check_optional(v, field("max_sequences"), *max_sequences);
+                }
+                EvaluationTask::RollingPerplexity { source } => validate_location(source, &field("source"), v),
+                EvaluationTask::Benchmark { data, limit, .. } => {
+                    validate_location(data, &field("data"), v);
+                    limits::BENCHMARK_LIMIT.check_optional(v, field("limit"), *limit);
+                }
             }
         }
     }
@@ -299,6 +302,10 @@ impl EvaluateSpec {
 pub(super) fn validate_benchmarks<'a>(named: impl IntoIterator<Item = (String, &'a str)>, v: &mut Violations) {
     let mut known = HashSet::new();
     for (field, name) in named {
+        if let Some(problem) = limits::BENCHMARK_NAME.problem(name) {
+            v.add(field, problem);
+            continue;
+        }
         match benchmark::select(name) {
             Ok(benchmarks) => {
                 if let Some(twice) = benchmarks.iter().find(|benchmark| !known.insert(benchmark.name)) {
@@ -307,6 +314,56 @@ pub(super) fn validate_benchmarks<'a>(named: impl IntoIterator<Item = (String, &
                 }
             }
             Err(problem) => v.add(field, problem),
+        }
+    }
+}
+
+/// Checks what was not read from text, which [`Location`]'s own reading has checked.
+fn validate_location(location: &Location, field: &str, v: &mut Violations) {
+    if let Location::Uri(uri) = location
+        && let Err(problem) = uri.parse::<Location>()
+    {
+        v.add(field, problem);
+    }
+}
+
+/// Checks the number of sources, each of them, and that none comes twice.
+fn validate_sources(sources: &[Location], field: &str, v: &mut Violations) {
+    limits::SOURCES.check(v, field, sources.len());
+    if !limits::SOURCES.holds(sources.len()) {
+        return;
+    }
+    let bytes: usize = sources.iter().map(|source| source.to_string().len()).sum();
+    limits::SOURCES_BYTES.check(v, field, bytes as u64);
+    let mut first = HashMap::new();
+    for (i, source) in sources.iter().enumerate() {
+        let field = format!("{field}[{i}]");
+        validate_location(source, &field, v);
+        validate_once(source, (i, &mut first), &field, v);
+    }
+}
+
+/// Notes a source that an earlier one was already: its text would count twice, and be held out and trained on at once.
+pub(super) fn validate_once<'a, T: Eq + std::hash::Hash>(
+    source: &'a T,
+    (at, first): (usize, &mut HashMap<&'a T, usize>),
+    field: &str,
+    v: &mut Violations,
+) {
+    let earlier = *first.entry(source).or_insert(at);
+    v.check(
+        earlier == at,
+        field,
+        format!("is source {earlier} once more: name it once; training.source_weights says how often a source comes"),
+    );
+}
+
+/// Checks a layer map's length and its layers, whatever the reference has.
+pub(super) fn validate_layer_list(list: &[u32], field: &str, v: &mut Violations) {
+    limits::LAYER_LIST.check(v, field, list.len());
+    if limits::LAYER_LIST.holds(list.len()) {
+        for (i, layer) in list.iter().enumerate() {
+            limits::SOURCE_LAYER.check(v, format!("{field}[{i}]"), *layer);
         }
     }
 }

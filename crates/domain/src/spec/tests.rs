@@ -71,7 +71,7 @@ fn every_bad_field_is_named_at_once() {
             ("lr_max = 1e-3", "lr_max = -1.0\nbeta2 = 1.5\nwarmup_steps = 101"),
         ],
         expect![[r#"
-            name: must be 1 to 128 bytes without control characters
+            name: must be 1 to 128 bytes without control characters, and not blank
             corpus.sources[0]: scheme `ftp` is unknown; use file://, s3:// or artifact://
             reference.architecture.d_model: must be a multiple of n_heads (4)
             target.start_layers: 9 is more than the reference's 8 layers
@@ -117,7 +117,7 @@ fn source_weights_are_one_a_source() {
     check(
         &[("lr_max = 1e-3", "lr_max = 1e-3\nsource_weights = [67, 0, 15]")],
         expect![[r#"
-            training.source_weights[1]: must be above 0 and at most 1e9
+            training.source_weights[1]: must be above 0 and at most 1000000000
             training.source_weights: must be one for each of the 1 corpus.sources
         "#]],
     );
@@ -161,7 +161,7 @@ fn names_of_controls_are_names() {
     check(
         &[("name = \"random\"", "name = \"a\\nb\"\n[[controls]]\nname = \"twice\"\n[[controls]]\nname = \"twice\"")],
         expect![[r#"
-            controls[0].name: must be 1 to 128 bytes without control characters
+            controls[0].name: must be 1 to 128 bytes without control characters, and not blank
             controls[2].name: is used twice
         "#]],
     );
@@ -203,7 +203,7 @@ fn a_slice_s_files_are_not_too_short() {
         let spec = JobSpec::Slice(SliceSpec { max_shard_size_bytes, ..spec.clone() });
         expected.assert_eq(&spec.validate().map_or_else(|e| e.to_string(), |()| "ok".to_owned()));
     };
-    check(5, expect!["max_shard_size_bytes: must be at least 1048576 bytes, 1 MiB"]);
+    check(5, expect!["max_shard_size_bytes: must be at least 1048576 bytes"]);
     check(MIN_MAX_SHARD_SIZE_BYTES, expect!["ok"]);
     check(u64::MAX, expect!["ok"]);
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::limits::{MAX_SOURCES, positive};
+use super::limits;
 use crate::violation::Violations;
 
 /// How a model is trained (paper §4 and appendix; knobs of the released code).
@@ -150,7 +150,12 @@ pub enum DecayOn {
 impl TrainingSpec {
     /// Tokens an optimizer step sees.
     pub fn tokens_per_step(&self) -> u64 {
-        u64::from(self.block_size) * u64::from(self.micro_batch) * u64::from(self.gradient_accumulation)
+        self.micro_batch_tokens().saturating_mul(self.gradient_accumulation.into())
+    }
+
+    /// Tokens a forward pass sees.
+    fn micro_batch_tokens(&self) -> u64 {
+        u64::from(self.block_size) * u64::from(self.micro_batch)
     }
 
     /// Optimizer steps over `train_tokens` tokens: `steps`, or as many whole steps as `epochs` passes hold,
@@ -160,7 +165,7 @@ impl TrainingSpec {
             (Some(steps), _) => steps,
             (None, Some(epochs)) => {
                 let block = u64::from(self.block_size).max(1);
-                let sequences = train_tokens.saturating_sub(1) / block * u64::from(epochs);
+                let sequences = (train_tokens.saturating_sub(1) / block).saturating_mul(epochs.into());
                 let sequences_per_step = u64::from(self.micro_batch) * u64::from(self.gradient_accumulation);
                 (sequences / sequences_per_step.max(1)).max(1)
             }
@@ -174,51 +179,66 @@ impl TrainingSpec {
     /// The violations, fields named relative to this spec.
     pub fn validate(&self) -> Result<(), Violations> {
         let mut v = Violations::default();
-        v.check((1..=1 << 20).contains(&self.block_size), "block_size", "must be 1 to 1048576 tokens");
-        v.check((1..=1 << 16).contains(&self.micro_batch), "micro_batch", "must be 1 to 65536 sequences");
-        v.check(
-            (1..=1 << 16).contains(&self.gradient_accumulation),
-            "gradient_accumulation",
-            "must be 1 to 65536 micro-batches",
-        );
-        v.check(self.source_weights.len() <= MAX_SOURCES, "source_weights", format!("at most {MAX_SOURCES}"));
+        limits::BLOCK_SIZE.check(&mut v, "block_size", self.block_size);
+        limits::MICRO_BATCH.check(&mut v, "micro_batch", self.micro_batch);
+        limits::GRADIENT_ACCUMULATION.check(&mut v, "gradient_accumulation", self.gradient_accumulation);
+        self.validate_products(&mut v);
+        limits::SOURCE_WEIGHTS.check(&mut v, "source_weights", self.source_weights.len());
         for (i, weight) in self.source_weights.iter().enumerate() {
-            v.check(
-                positive(*weight) && *weight <= 1e9,
-                format!("source_weights[{i}]"),
-                "must be above 0 and at most 1e9",
-            );
+            limits::SOURCE_WEIGHT.check(&mut v, format!("source_weights[{i}]"), *weight);
         }
+        limits::STEPS.check_optional(&mut v, "steps", self.steps);
+        limits::EPOCHS.check_optional(&mut v, "epochs", self.epochs);
+        limits::MAYBE_STEPS.check(&mut v, "warmup_steps", self.warmup_steps);
         match (self.steps, self.epochs) {
             (Some(_), Some(_)) => v.add("epochs", "give either steps or epochs, not both"),
             (None, None) => v.add("steps", "give steps or epochs"),
-            (Some(0), None) => v.add("steps", "must be at least 1"),
-            (None, Some(0)) => v.add("epochs", "must be at least 1"),
             (Some(steps), None) => {
-                v.check(self.warmup_steps <= steps, "warmup_steps", format!("must not exceed steps ({steps})"));
+                let fits = self.warmup_steps <= steps || !limits::MAYBE_STEPS.holds(self.warmup_steps) || steps == 0;
+                v.check(fits, "warmup_steps", format!("must not exceed steps ({steps})"));
             }
             (None, Some(_)) => {}
         }
-        v.check(positive(self.lr_max) && self.lr_max <= 10.0, "lr_max", "must be above 0 and at most 10");
+        limits::LR_MAX.check(&mut v, "lr_max", self.lr_max);
         v.check(self.lr_min >= 0.0 && self.lr_min <= self.lr_max, "lr_min", "must be at least 0 and at most lr_max");
-        v.check(self.weight_decay.is_finite() && self.weight_decay >= 0.0, "weight_decay", "must be at least 0");
-        v.check((0.0..1.0).contains(&self.beta1), "beta1", "must be at least 0 and below 1");
-        v.check((0.0..1.0).contains(&self.beta2), "beta2", "must be at least 0 and below 1");
-        v.check(positive(self.adam_eps), "adam_eps", "must be above 0");
-        v.check(
-            self.clip_norm.is_finite() && self.clip_norm >= 0.0,
-            "clip_norm",
-            "must be at least 0; 0 turns clipping off",
-        );
-        v.check(self.log_every_steps >= 1, "log_every_steps", "must be at least 1");
-        v.check(self.keep_newest >= 1, "keep_newest", "must be at least 1");
+        limits::DECAY_OR_NORM.check(&mut v, "weight_decay", self.weight_decay);
+        limits::BETA.check(&mut v, "beta1", self.beta1);
+        limits::BETA.check(&mut v, "beta2", self.beta2);
+        limits::ADAM_EPS.check(&mut v, "adam_eps", self.adam_eps);
+        limits::DECAY_OR_NORM.check(&mut v, "clip_norm", self.clip_norm);
+        limits::EVERY_STEPS.check(&mut v, "log_every_steps", self.log_every_steps);
+        limits::MAYBE_STEPS.check(&mut v, "evaluate_every_steps", self.evaluate_every_steps);
+        limits::MAYBE_STEPS.check(&mut v, "checkpoint_every_steps", self.checkpoint_every_steps);
+        limits::KEEP_NEWEST.check(&mut v, "keep_newest", self.keep_newest);
         v.check(
             !self.keep_best || self.evaluate_every_steps >= 1,
             "keep_best",
             "needs evaluate_every_steps, which says when the validation loss is measured",
         );
-        v.check(self.evaluate_sequences >= 1, "evaluate_sequences", "must be at least 1");
+        limits::QUICK_SEQUENCES.check(&mut v, "evaluate_sequences", self.evaluate_sequences);
         v.into_result()
+    }
+
+    /// Each factor may be large, but not all of them at once.
+    fn validate_products(&self, v: &mut Violations) {
+        let (batch, step) = (limits::MICRO_BATCH_TOKENS, limits::STEP_TOKENS);
+        if limits::MICRO_BATCH.holds(self.micro_batch) && self.micro_batch_tokens() as i128 > batch.max {
+            let problem = format!(
+                "times block_size is {} tokens a forward pass; at most {}",
+                self.micro_batch_tokens(),
+                batch.max
+            );
+            v.add("micro_batch", problem);
+        } else if limits::GRADIENT_ACCUMULATION.holds(self.gradient_accumulation)
+            && self.tokens_per_step() as i128 > step.max
+        {
+            let problem = format!(
+                "times block_size x micro_batch is {} tokens a step; at most {}",
+                self.tokens_per_step(),
+                step.max
+            );
+            v.add("gradient_accumulation", problem);
+        }
     }
 }
 

@@ -1,16 +1,13 @@
 //! Whether a recipe can be carried out: every bad field, named as in the recipe file, all at once.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use super::job::validate_benchmarks;
-use super::limits::{
-    MAX_ARMS, MAX_NAME_LEN, MAX_ROUNDS, MAX_SOURCES, MAX_VOCAB, MIN_VOCAB, fraction, validation_fraction,
-};
+use super::job::{validate_benchmarks, validate_layer_list, validate_once};
+use super::limits;
 use super::recipe::{
     CorpusSpec, EvaluationSpec, GrowthSource, LayerMapRule, Recipe, ReferenceSpec, RunSpec, TokenizerSpec,
 };
 use crate::artifact::Location;
-use crate::id::LayerCount;
 use crate::violation::Violations;
 
 impl RunSpec {
@@ -20,8 +17,8 @@ impl RunSpec {
     /// The violations, fields named as in the recipe file.
     pub fn validate(&self) -> Result<(), Violations> {
         let mut v = Violations::default();
-        v.check(is_name(&self.name), "name", format!("must be 1 to {MAX_NAME_LEN} bytes without control characters"));
-        v.check((-100..=100).contains(&self.priority), "priority", "must be -100 to 100");
+        limits::NAME.check(&mut v, "name", &self.name);
+        limits::PRIORITY.check(&mut v, "priority", self.priority);
         self.corpus.validate(&self.reference, &mut v);
         self.reference.validate(&mut v);
         self.validate_target(&mut v);
@@ -53,19 +50,11 @@ impl RunSpec {
 
     fn validate_target(&self, v: &mut Violations) {
         let target = &self.target;
-        v.check(target.start_layers != Some(LayerCount(0)), "target.start_layers", "must be at least 1");
-        v.check((1..=1024).contains(&target.grow_by), "target.grow_by", "must be 1 to 1024 layers");
-        v.check(
-            (1..=MAX_ROUNDS).contains(&target.max_rounds),
-            "target.max_rounds",
-            format!("must be 1 to {MAX_ROUNDS}"),
-        );
-        v.check(
-            target.tolerance_nats.is_finite() && target.tolerance_nats >= 0.0,
-            "target.tolerance_nats",
-            "must be at least 0 nats",
-        );
-        v.check(fraction(target.data_fraction), "target.data_fraction", "must be above 0 and at most 1");
+        limits::LAYERS.check_optional(v, "target.start_layers", target.start_layers.map(|layers| layers.0));
+        limits::LAYERS.check(v, "target.grow_by", target.grow_by);
+        limits::ROUNDS.check(v, "target.max_rounds", target.max_rounds);
+        limits::TOLERANCE_NATS.check(v, "target.tolerance_nats", target.tolerance_nats);
+        limits::DATA_FRACTION.check(v, "target.data_fraction", target.data_fraction);
         if self.recipe == Recipe::LowData
             && self.reference.checkpoint.is_some()
             && !matches!(target.layer_map, LayerMapRule::List(_))
@@ -78,7 +67,7 @@ impl RunSpec {
         }
         if let (Some(start), Some(reference)) = (target.start_layers, self.reference_layers()) {
             v.check(
-                start <= reference,
+                start <= reference || !limits::LAYERS.holds(start.0),
                 "target.start_layers",
                 format!("{start} is more than the reference's {reference} layers"),
             );
@@ -96,6 +85,10 @@ impl RunSpec {
     }
 
     fn validate_layer_list(&self, list: &[u32], v: &mut Violations) {
+        validate_layer_list(list, "target.layer_map", v);
+        if !limits::LAYER_LIST.holds(list.len()) {
+            return;
+        }
         v.check(!list.is_empty(), "target.layer_map", "must name at least one layer");
         v.check(
             self.target.start_layers.is_none_or(|n| n.0 as usize == list.len()),
@@ -106,7 +99,7 @@ impl RunSpec {
         if let Some(reference) = self.reference_layers() {
             for (i, source) in list.iter().enumerate() {
                 v.check(
-                    *source < reference.0,
+                    *source < reference.0 || !limits::SOURCE_LAYER.holds(*source),
                     format!("target.layer_map[{i}]"),
                     format!(
                         "layer {source} does not exist: the reference has layers 0 to {}",
@@ -134,43 +127,36 @@ impl RunSpec {
     }
 
     fn validate_extras(&self, v: &mut Violations) {
-        v.check(self.controls.len() <= MAX_ARMS, "controls", format!("at most {MAX_ARMS}"));
-        v.check(self.arms.len() <= MAX_ARMS, "arms", format!("at most {MAX_ARMS}"));
+        limits::ARMS.check(v, "controls", self.controls.len());
+        limits::ARMS.check(v, "arms", self.arms.len());
         v.check(self.arms.is_empty() || self.recipe == Recipe::LowData, "arms", "belong to recipe low-data only");
         let mut names = HashSet::new();
         let mut check_name = |name: &'_ str, field: &str, v: &mut Violations| {
-            v.check(
-                is_name(name),
-                format!("{field}.name"),
-                format!("must be 1 to {MAX_NAME_LEN} bytes without control characters"),
-            );
+            limits::NAME.check(v, format!("{field}.name"), name);
             v.check(names.insert(name.to_owned()), format!("{field}.name"), "is used twice");
         };
-        for (i, control) in self.controls.iter().enumerate() {
+        for (i, control) in self.controls.iter().enumerate().take(limits::ARMS.max) {
             let field = format!("controls[{i}]");
             check_name(&control.name, &field, v);
-            v.check((0.1..=10.0).contains(&control.steps_factor), format!("{field}.steps_factor"), "must be 0.1 to 10");
+            limits::STEPS_FACTOR.check(v, format!("{field}.steps_factor"), control.steps_factor);
         }
-        for (i, arm) in self.arms.iter().enumerate() {
+        for (i, arm) in self.arms.iter().enumerate().take(limits::ARMS.max) {
             let field = format!("arms[{i}]");
             check_name(&arm.name, &field, v);
-            v.check(fraction(arm.data_fraction), format!("{field}.data_fraction"), "must be above 0 and at most 1");
-            v.check((1..=1000).contains(&arm.epochs), format!("{field}.epochs"), "must be 1 to 1000");
+            limits::DATA_FRACTION.check(v, format!("{field}.data_fraction"), arm.data_fraction);
+            limits::ARM_EPOCHS.check(v, format!("{field}.epochs"), arm.epochs);
         }
     }
 }
 
-/// A name that a label, a table and a log line can hold.
-fn is_name(name: &str) -> bool {
-    !name.is_empty() && name.len() <= MAX_NAME_LEN && !name.chars().any(char::is_control)
-}
-
 impl EvaluationSpec {
     fn validate(&self, v: &mut Violations) {
-        v.check(self.batch_size >= 1, "evaluation.batch_size", "must be at least 1");
-        v.check(self.max_sequences != Some(0), "evaluation.max_sequences", "must be at least 1");
+        limits::BATCH_SIZE.check(v, "evaluation.batch_size", self.batch_size);
+        limits::MAX_SEQUENCES.check_optional(v, "evaluation.max_sequences", self.max_sequences);
+        limits::BENCHMARKS.check(v, "evaluation.benchmarks", self.benchmarks.len());
         let field = |number: usize| format!("evaluation.benchmarks[{number}]");
-        let named = self.benchmarks.iter().enumerate().map(|(number, name)| (field(number), name.as_str()));
+        let named = self.benchmarks.iter().take(limits::BENCHMARKS.max).enumerate();
+        let named = named.map(|(number, name)| (field(number), name.as_str()));
         validate_benchmarks(named, v);
         match &self.benchmark_data {
             None => v.check(
@@ -184,22 +170,18 @@ impl EvaluationSpec {
                 }
             }
         }
-        v.check(
-            self.benchmark_limit != Some(0),
-            "evaluation.benchmark_limit",
-            "must be at least 1, or absent for all rows",
-        );
+        limits::BENCHMARK_LIMIT.check_optional(v, "evaluation.benchmark_limit", self.benchmark_limit);
     }
 }
 
 impl CorpusSpec {
     fn validate(&self, reference: &ReferenceSpec, v: &mut Violations) {
-        v.check(
-            (1..=MAX_SOURCES).contains(&self.sources.len()),
-            "corpus.sources",
-            format!("must name 1 to {MAX_SOURCES} sources"),
-        );
-        for (i, source) in self.sources.iter().enumerate() {
+        limits::SOURCES.check(v, "corpus.sources", self.sources.len());
+        let bytes: usize = self.sources.iter().map(String::len).sum();
+        limits::SOURCES_BYTES.check(v, "corpus.sources", bytes as u64);
+        let mut first = HashMap::new();
+        for (i, source) in self.sources.iter().enumerate().take(limits::SOURCES.max) {
+            validate_once(source, (i, &mut first), &format!("corpus.sources[{i}]"), v);
             match source.parse::<Location>() {
                 Err(e) => v.add(format!("corpus.sources[{i}]"), e),
                 Ok(Location::Artifact(_)) => v.check(
@@ -216,22 +198,16 @@ impl CorpusSpec {
             "corpus.sources",
             "a ready token set needs a given reference: name text, or give reference.checkpoint",
         );
-        v.check(
-            validation_fraction(self.validation_fraction),
-            "corpus.validation_fraction",
-            "must be above 0 and at most 0.5",
-        );
+        limits::VALIDATION_FRACTION.check(v, "corpus.validation_fraction", self.validation_fraction);
         match &self.tokenizer {
             TokenizerSpec::Reference => v.check(
                 reference.checkpoint.is_some() || self.token_set().is_some(),
                 "corpus.tokenizer",
                 "a reference trained from scratch brings no tokenizer: use train = { vocab_size = N } or uri",
             ),
-            TokenizerSpec::Train { vocab_size } => v.check(
-                (MIN_VOCAB..=MAX_VOCAB).contains(vocab_size),
-                "corpus.tokenizer.train.vocab_size",
-                "must be 257 (256 bytes and the end-of-text token) to 65536",
-            ),
+            TokenizerSpec::Train { vocab_size } => {
+                limits::TRAINED_VOCAB.check(v, "corpus.tokenizer.train.vocab_size", *vocab_size);
+            }
             TokenizerSpec::Uri(uri) => {
                 if let Err(e) = uri.parse::<Location>() {
                     v.add("corpus.tokenizer.uri", e);

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use inheritune_domain::checkpoint::config_json::{self, WeightsDtype};
 use inheritune_domain::checkpoint::decoder_config::{DecoderConfig, MAX_LAYERS, NameInFile, TensorSpec};
 use inheritune_domain::checkpoint::inherit_set::InheritSet;
+use inheritune_domain::checkpoint::layer_map::LayerMap;
 use inheritune_domain::checkpoint::litgpt;
 use inheritune_domain::checkpoint::safetensors_header::{
     Dtype, NewTensor, PREFIX_BYTES, SINGLE_FILE, SafetensorsHeader, size_bytes, write_header,
@@ -24,7 +26,13 @@ const HEAP: Heap = Heap { fixed: 64 << 10, per_byte: 128, most: 128 << 20 };
 const TENSORS_HEAP: Heap = Heap { fixed: 16 << 20, per_byte: 0, most: 16 << 20 };
 
 pub fn check(json: &[u8]) {
-    let Ok(json) = HEAP.hold(json, serde_json::from_slice::<Value>) else { return };
+    if let Ok(text) = std::str::from_utf8(json)
+        && let Ok(settings) = HEAP.hold(json, |_| litgpt::yaml(text))
+        && let Err(error) = litgpt::config_json(&settings)
+    {
+        refused(&error);
+    }
+    let Ok(json) = HEAP.hold(json, |json| config_json::parse(json).map(|read| read.json)) else { return };
     match TENSORS_HEAP.hold(&[], |_| DecoderConfig::from_hf(&json)) {
         Ok(config) => accepted(&config, &json),
         Err(error) => refused(&error),
@@ -39,8 +47,10 @@ fn accepted(config: &DecoderConfig, json: &Value) {
     assert!((1..=MAX_LAYERS).contains(&config.n_layers.0));
     assert_eq!(config.n_heads % config.n_kv_heads, 0);
     assert_eq!(DecoderConfig::from_hf(&config.to_hf()).as_ref(), Ok(config));
-    let one = DecoderConfig::hf_with_layers(json, config.family, LayerCount(1));
-    assert_eq!(DecoderConfig::from_hf(&one), Ok(config.with_layers(LayerCount(1))));
+    match config_json::target(json, config, &LayerMap::identity(LayerCount(1)), WeightsDtype::Copied(None)) {
+        Ok((one, _)) => assert_eq!(DecoderConfig::from_hf(&one), Ok(config.with_layers(LayerCount(1)))),
+        Err(error) => refused(&error),
+    }
     let tensors = TENSORS_HEAP.hold(&[], |_| config.tensors());
     assert!(config.block_parameters() < config.parameters() && tensors.len() as u64 <= config.parameters());
     if config.n_layers.0 <= MAX_PLANNED_LAYERS {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use inheritune_domain::checkpoint::litgpt;
 use inheritune_domain::checkpoint::nanogpt::{NANOGPT_FILE, NanoGpt};
 use inheritune_domain::checkpoint::pickle::{Pickle, Value};
 use inheritune_domain::checkpoint::safetensors_header::{HeaderTensor, MAX_RANK, MAX_TENSORS, size_bytes};
@@ -18,10 +17,6 @@ pub fn check(pickle: &[u8]) {
         Ok(tensors) => drop(accepted(pickle, &tensors)),
         // Then it is no pickle of the other forms either.
         Err(error @ ArchiveError::Pickle(_)) => return refused(&error),
-        Err(error) => refused(&error),
-    }
-    match HEAP.hold(pickle, litgpt::state_dict) {
-        Ok(tensors) => drop(accepted(pickle, &tensors)),
         Err(error) => refused(&error),
     }
     match HEAP.hold(pickle, NanoGpt::parse) {

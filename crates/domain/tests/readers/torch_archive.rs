@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use inheritune_domain::checkpoint::litgpt;
 use inheritune_domain::checkpoint::nanogpt::{NANOGPT_FILE, NanoGpt};
 use inheritune_domain::checkpoint::pickle::MAX_PICKLE_BYTES;
 use inheritune_domain::checkpoint::safetensors_header::{HeaderTensor, MAX_RANK, MAX_TENSORS, size_bytes};
@@ -20,10 +19,6 @@ pub fn check(file: &[u8]) {
         Ok((_, tensors)) => accepted(&tensors, file),
         // Then it is no archive of the other forms either.
         Err(error @ (ArchiveError::Legacy | ArchiveError::Zip(_) | ArchiveError::Pickle(_))) => return refused(&error),
-        Err(error) => refused(&error),
-    }
-    match HEAP.hold(file, |file| read(file, litgpt::state_dict, |state_dict| state_dict)) {
-        Ok((_, tensors)) => accepted(&tensors, file),
         Err(error) => refused(&error),
     }
     match HEAP.hold(file, |file| read(file, NanoGpt::parse, NanoGpt::state_dict)) {

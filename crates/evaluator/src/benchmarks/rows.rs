@@ -16,6 +16,9 @@ pub const SHOTS_SPLIT: &str = "dev";
 /// What a file of rows may be called after its split, the first that is there counts.
 const ENDINGS: [&str; 5] = [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", "-00000-of-00001.parquet"];
 
+/// Most text of a benchmark's rows, all of which are held at once: the largest have a twentieth of it.
+const MAX_ROWS_BYTES: usize = 1 << 30;
+
 /// The file of a benchmark's scored rows among those that `exists` knows, by its name below the folder of data sets.
 ///
 /// # Errors
@@ -56,9 +59,14 @@ pub fn read(path: &Path, limit: usize) -> Result<Vec<Value>, JobError> {
         return read_parquet(path, limit)
             .map_err(|problem| JobError::Permanent(format!("{}: {problem}", path.display())));
     }
-    let mut rows = Vec::new();
+    let (mut rows, mut bytes) = (Vec::new(), 0);
     for_each_line(path, open(path)?.0, |number, line| {
         if rows.len() < limit {
+            bytes += line.len();
+            if bytes > MAX_ROWS_BYTES {
+                let problem = format!("holds more than {MAX_ROWS_BYTES} bytes of rows, the most that are read");
+                return Err(JobError::Permanent(format!("{}: {problem}", path.display())));
+            }
             let row = serde_json::from_str(line);
             let bad = |e| JobError::Permanent(format!("{}: line {number}: is no JSON object: {e}", path.display()));
             rows.push(row.map_err(bad)?);

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use inheritune_domain::checkpoint::config_json::{self, WeightsDtype};
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::checkpoint::inherit_set::InheritSet;
 use inheritune_domain::checkpoint::safetensors_header::{Dtype, NewTensor, SafetensorsHeader, write_header};
@@ -75,7 +76,6 @@ pub fn slice(from: &Path, layers: &[u32], to: &Path) {
         (name.clone(), SafetensorsHeader::parse(&bytes[8..end], bytes.len() as u64).unwrap())
     };
     let headers: Vec<_> = files.iter().map(header).collect();
-    let family = config.family;
     let rule = LayerMapRule::List(layers.to_vec());
     let reference_layers = config.n_layers;
     let reference = Inventory::new(config, &headers).unwrap();
@@ -95,7 +95,7 @@ pub fn slice(from: &Path, layers: &[u32], to: &Path) {
         file.extend_from_slice(&files[&tensor.file][tensor.bytes.start as usize..tensor.bytes.end as usize]);
     }
     std::fs::write(to.join("model.safetensors"), file).unwrap();
-    let json = DecoderConfig::hf_with_layers(&json, family, map.layers());
+    let (json, _) = config_json::target(&json, reference.config(), &map, WeightsDtype::Copied(None)).unwrap();
     std::fs::write(to.join("config.json"), json.to_string()).unwrap();
 }
 

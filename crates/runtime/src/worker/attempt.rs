@@ -92,6 +92,7 @@ impl<H: JobHandler> Attempt<'_, H> {
             cache_dir: cache_dir.clone(),
             fetched: self.worker.fetched.clone(),
             threads: self.worker.config.threads,
+            ceilings: self.worker.config.ceilings,
         };
         let grace = Duration::from_millis(self.worker.config.shutdown_grace_ms);
         let grace_over = async {

@@ -8,12 +8,22 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use inheritune_domain::artifact::Location;
+use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
+use inheritune_domain::checkpoint::needed_files::needed_files;
+use inheritune_domain::checkpoint::safetensors_header::SINGLE_FILE;
+use inheritune_domain::checkpoint::shard_index::{INDEX_FILE, MAX_INDEX_BYTES};
 use inheritune_domain::job::Progress;
+use inheritune_domain::spec::Ceilings;
 use inheritune_store::jobs::LeaseKey;
-use inheritune_store::objects::FileCache;
+use inheritune_store::objects::{FileCache, Folder};
 use inheritune_store::{Store, StoreError};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
+
+/// A model's settings.
+const CONFIG_FILE: &str = "config.json";
+/// Longest file of settings.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// Why an attempt ended without an outcome.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -151,6 +161,8 @@ pub struct JobContext {
     pub fetched: FileCache,
     /// Threads of the computation; the library's own choice when absent.
     pub threads: Option<usize>,
+    /// What a job may be at most on this machine.
+    pub ceilings: Ceilings,
 }
 
 impl JobContext {
@@ -161,17 +173,52 @@ impl JobContext {
     /// The location is not readable or not allowed, or a file is not what its manifest says;
     /// [`JobError::Stopped`] when told to stop meanwhile.
     pub async fn fetch(&self, location: &Location, name: &str) -> Result<PathBuf, JobError> {
-        let dir = self.cache_dir.join(name);
+        self.unless_stopped(async { self.fetch_folder(&self.store.open(location).await?, name).await }).await
+    }
+
+    /// As [`Self::fetch`], of a model: its `config.json` is read and held against the ceilings first, and of its folder
+    /// only what a model is loaded from comes here. Gives back its shape as well.
+    ///
+    /// # Errors
+    /// As [`Self::fetch`]; it is no model that is known, or more than this machine's ceilings allow.
+    pub async fn fetch_checkpoint(
+        &self,
+        location: &Location,
+        name: &str,
+    ) -> Result<(PathBuf, DecoderConfig), JobError> {
+        let bad = |problem: String| JobError::Permanent(format!("checkpoint {location}: {problem}"));
         let fetched = async {
-            tokio::fs::create_dir_all(&dir)
-                .await
-                .map_err(|e| JobError::Retryable(format!("{}: {e}", dir.display())))?;
             let folder = self.store.open(location).await?;
-            folder.fetch_cached(&dir, &self.fetched).await?;
-            Ok(dir.clone())
+            if !folder.has(CONFIG_FILE) {
+                return Err(bad(format!("{CONFIG_FILE} is missing: a Hugging Face model folder is expected")));
+            }
+            let config = folder.read(CONFIG_FILE, MAX_CONFIG_BYTES).await?;
+            let config = serde_json::from_slice(&config).map_err(|e| bad(format!("{CONFIG_FILE}: {e}")))?;
+            let config = DecoderConfig::from_hf(&config).map_err(|e| bad(e.to_string()))?;
+            self.ceilings.check_model(&config).map_err(bad)?;
+            let index = match folder.has(SINGLE_FILE) || !folder.has(INDEX_FILE) {
+                true => None,
+                false => Some(folder.read(INDEX_FILE, MAX_INDEX_BYTES).await?),
+            };
+            let files = folder.files().iter().map(|file| (file.name.as_str(), file.size_bytes));
+            let needed = folder.only(&needed_files(files, index.as_deref()));
+            Ok((self.fetch_folder(&needed, name).await?, config))
         };
+        self.unless_stopped(fetched).await
+    }
+
+    async fn fetch_folder(&self, folder: &Folder, name: &str) -> Result<PathBuf, JobError> {
+        self.ceilings.check_bytes(folder.size_bytes()).map_err(JobError::Permanent)?;
+        let dir = self.cache_dir.join(name);
+        let made = tokio::fs::create_dir_all(&dir).await;
+        made.map_err(|e| JobError::Retryable(format!("{}: {e}", dir.display())))?;
+        folder.fetch_cached(&dir, &self.fetched).await?;
+        Ok(dir)
+    }
+
+    async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T, JobError>>) -> Result<T, JobError> {
         tokio::select! {
-            fetched = fetched => fetched,
+            done = work => done,
             _ = self.stop.wait() => Err(JobError::Stopped),
         }
     }

@@ -1,12 +1,11 @@
 //! `ArtifactService`.
 
-use inheritune_api::convert::artifact::NewArtifact;
+use inheritune_api::convert::artifact::{ListedArtifacts, NewArtifact};
 use inheritune_api::v1::artifact_service_server::ArtifactService;
 use inheritune_api::{convert, status, v1};
-use inheritune_domain::id::{ArtifactId, JobId, RunId};
+use inheritune_domain::id::ArtifactId;
 use inheritune_store::artifacts::{ArtifactFile, ArtifactFilter};
 use tonic::{Request, Response, Status};
-use uuid::Uuid;
 
 use super::{Shared, page, store_status};
 
@@ -57,14 +56,10 @@ impl ArtifactService for Artifacts {
         &self,
         request: Request<v1::ListArtifactsRequest>,
     ) -> Result<Response<v1::ListArtifactsResponse>, Status> {
-        let request = request.into_inner();
-        let filter = ArtifactFilter {
-            kind: convert::artifact::kind(request.kind).map_err(|e| status::invalid_argument(&e))?,
-            run: optional::<RunId>("run_id", &request.run_id)?,
-            job: optional::<JobId>("job_id", &request.job_id)?,
-        };
-        let page = page(request.page_size, &request.page_token)?;
-        let listed = self.shared.store.list_artifacts(&filter, &page).await.map_err(|e| store_status(&e))?;
+        let ListedArtifacts { kind, run, job, page: asked } =
+            request.get_ref().try_into().map_err(|e| status::invalid_argument(&e))?;
+        let filter = ArtifactFilter { kind, run, job };
+        let listed = self.shared.store.list_artifacts(&filter, &page(asked)).await.map_err(|e| store_status(&e))?;
         Ok(Response::new(v1::ListArtifactsResponse {
             artifacts: listed.items.iter().map(v1::Artifact::from).collect(),
             next_page_token: listed.next.unwrap_or_default(),
@@ -99,13 +94,6 @@ impl ArtifactService for Artifacts {
 
 fn artifact_id(id: &str) -> Result<ArtifactId, Status> {
     convert::id("id", id).map_err(|e| status::invalid_argument(&e))
-}
-
-fn optional<T: From<Uuid>>(field: &str, text: &str) -> Result<Option<T>, Status> {
-    match text {
-        "" => Ok(None),
-        id => convert::id(field, id).map(Some).map_err(|e| status::invalid_argument(&e)),
-    }
 }
 
 fn file(file: ArtifactFile) -> v1::ArtifactFile {

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use futures::stream::BoxStream;
-use inheritune_api::convert::job::SubmittedJob;
+use inheritune_api::convert::job::{ListedJobs, SubmittedJob};
 use inheritune_api::v1::job_service_server::JobService;
 use inheritune_api::{convert, status, v1};
-use inheritune_domain::id::{JobId, RunId};
+use inheritune_domain::id::JobId;
 use inheritune_domain::job::{Directive, JobStatus, MetricPoint};
 use inheritune_store::jobs::{JobFilter, NewJob};
 use tonic::{Request, Response, Status};
@@ -17,8 +17,6 @@ use super::{Shared, page, store_status};
 
 /// Metric points of one response.
 const MAX_POINTS: usize = 10_000;
-/// Names of metrics that a watch may ask for.
-const MAX_METRIC_NAMES: usize = 32;
 
 /// `JobService` over the store.
 pub(super) struct Jobs {
@@ -45,6 +43,8 @@ impl JobService for Jobs {
     ) -> Result<Response<v1::SubmitJobResponse>, Status> {
         let SubmittedJob { label, spec, priority, retry, request_id } =
             request.into_inner().try_into().map_err(|e| status::invalid_argument(&e))?;
+        let allowed = self.shared.ceilings.check_job(&spec);
+        allowed.map_err(|beyond| status::failed_precondition("job", &beyond.to_string()))?;
         let job = NewJob { label, spec, priority, retry, run: None };
         let job = self.shared.store_in_trace().submit_job(&job, request_id).await.map_err(|e| store_status(&e))?;
         Ok(Response::new(v1::SubmitJobResponse { job: Some((&job).into()) }))
@@ -57,16 +57,10 @@ impl JobService for Jobs {
     }
 
     async fn list_jobs(&self, request: Request<v1::ListJobsRequest>) -> Result<Response<v1::ListJobsResponse>, Status> {
-        let request = request.into_inner();
-        let run = match request.run_id.as_str() {
-            "" => None,
-            id => Some(convert::id::<RunId>("run_id", id).map_err(|e| status::invalid_argument(&e))?),
-        };
-        let kind = convert::job::kind(request.kind).map_err(|e| status::invalid_argument(&e))?;
-        let wanted = convert::job::status(request.status).map_err(|e| status::invalid_argument(&e))?;
+        let ListedJobs { run, kind, status: wanted, page: asked } =
+            request.get_ref().try_into().map_err(|e| status::invalid_argument(&e))?;
         let filter = JobFilter { run, kind, status: wanted };
-        let page = page(request.page_size, &request.page_token)?;
-        let listed = self.shared.store.list_jobs(&filter, &page).await.map_err(|e| store_status(&e))?;
+        let listed = self.shared.store.list_jobs(&filter, &page(asked)).await.map_err(|e| store_status(&e))?;
         Ok(Response::new(v1::ListJobsResponse {
             jobs: listed.items.iter().map(v1::Job::from).collect(),
             next_page_token: listed.next.unwrap_or_default(),
@@ -97,16 +91,13 @@ impl JobService for Jobs {
     type WatchJobStream = BoxStream<'static, Result<v1::WatchJobResponse, Status>>;
 
     async fn watch_job(&self, request: Request<v1::WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
-        let request = request.into_inner();
-        let id: JobId = convert::id("id", &request.id).map_err(|e| status::invalid_argument(&e))?;
-        if request.metrics.len() > MAX_METRIC_NAMES {
-            return Err(status::unusable("metrics", &format!("must name at most {MAX_METRIC_NAMES} metrics")));
-        }
+        let convert::job::WatchedJob { id, metrics, after_step } =
+            request.into_inner().try_into().map_err(|e| status::invalid_argument(&e))?;
         // An id that does not exist fails the call, not its stream.
         let job = self.shared.store.job(id).await.map_err(|e| store_status(&e))?;
-        let names = if request.metrics.is_empty() { job.spec.curves() } else { request.metrics };
+        let names = if metrics.is_empty() { job.spec.curves() } else { metrics };
         let grant = self.shared.watch().await?;
-        let after = names.into_iter().map(|name| (name, request.after_step)).collect();
+        let after = names.into_iter().map(|name| (name, after_step)).collect();
         let watch = grant.rounds.watch_job(id);
         Ok(Response::new(stream(WatchedJob { id, after, sent: None, _watch: watch }, grant)))
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use futures::stream::BoxStream;
-use inheritune_api::convert::run::{NewRun, RunTimes, run_message};
+use inheritune_api::convert::run::{ListedRuns, NewRun, RunTimes, run_message};
 use inheritune_api::v1::run_service_server::RunService;
 use inheritune_api::{convert, status, v1};
 use inheritune_domain::id::RunId;
@@ -50,6 +50,8 @@ impl RunService for Runs {
         request: Request<v1::CreateRunRequest>,
     ) -> Result<Response<v1::CreateRunResponse>, Status> {
         let NewRun { spec, request_id } = request.into_inner().try_into().map_err(|e| status::invalid_argument(&e))?;
+        let allowed = self.shared.ceilings.check_run(&spec);
+        allowed.map_err(|beyond| status::failed_precondition("run", &beyond.to_string()))?;
         let record = self.shared.store_in_trace().create_run(&spec, request_id).await.map_err(|e| store_status(&e))?;
         let run = self.detailed(&record).await?;
         Ok(Response::new(v1::CreateRunResponse { run: Some(run) }))
@@ -63,10 +65,9 @@ impl RunService for Runs {
     }
 
     async fn list_runs(&self, request: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsResponse>, Status> {
-        let request = request.into_inner();
-        let wanted = convert::job::status(request.status).map_err(|e| status::invalid_argument(&e))?;
-        let page = page(request.page_size, &request.page_token)?;
-        let listed = self.shared.store.list_runs(wanted, &page).await.map_err(|e| store_status(&e))?;
+        let ListedRuns { status: wanted, page: asked } =
+            request.get_ref().try_into().map_err(|e| status::invalid_argument(&e))?;
+        let listed = self.shared.store.list_runs(wanted, &page(asked)).await.map_err(|e| store_status(&e))?;
         Ok(Response::new(v1::ListRunsResponse {
             runs: listed.items.iter().map(brief).collect(),
             next_page_token: listed.next.unwrap_or_default(),

@@ -66,6 +66,10 @@ impl Server {
         }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL: what a power cut looks like to everyone else.
     pub fn kill_9(mut self) {
         self.child.kill().unwrap();

@@ -140,7 +140,7 @@ pub(super) async fn reuse(
             break;
         }
         let stretch = objects.stretch(location, name, size_bytes, at..end)?;
-        *segment = Segment { chunks: vec![Chunk::Copied(stretch)], sha256: Some(*sha256) };
+        *segment = Segment { chunks: vec![Chunk::Copied(stretch)].into(), sha256: Some(*sha256) };
         at = end;
     }
     Ok((segments, at))

@@ -9,7 +9,6 @@
 mod local;
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -42,9 +41,42 @@ const MAX_COPY_BYTES: u64 = 16 << 20;
 #[derive(Debug)]
 pub struct Segment {
     /// Its bytes, in order.
-    pub chunks: Vec<Chunk>,
+    pub chunks: Chunks,
     /// Their digest, where it is known already: nobody needs to see them then.
     pub sha256: Option<Sha256Digest>,
+}
+
+/// The chunks of a segment, each of which there is only when its turn comes: a tensor may have any number of them.
+pub struct Chunks {
+    size_bytes: u64,
+    /// What they are made of, line by line: the same description, the same bytes.
+    identity: String,
+    is_remote: bool,
+    in_order: Box<dyn Iterator<Item = Chunk> + Send>,
+}
+
+impl Chunks {
+    /// `size_bytes` that are all made, in the pieces of `in_order`. `identity` says what they are made of and how: the
+    /// same description, the same bytes.
+    pub fn made(size_bytes: u64, identity: &str, in_order: impl Iterator<Item = Making> + Send + 'static) -> Self {
+        let in_order = Box::new(in_order.map(Chunk::Made));
+        Self { size_bytes, identity: format!("made {size_bytes} bytes {identity}\n"), is_remote: false, in_order }
+    }
+}
+
+impl From<Vec<Chunk>> for Chunks {
+    fn from(chunks: Vec<Chunk>) -> Self {
+        let size_bytes = chunks.iter().map(Chunk::size_bytes).sum();
+        let identity = chunks.iter().map(Chunk::identity).collect();
+        let is_remote = chunks.iter().any(Chunk::is_remote);
+        Self { size_bytes, identity, is_remote, in_order: Box::new(chunks.into_iter()) }
+    }
+}
+
+impl std::fmt::Debug for Chunks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Chunks({} bytes: {})", self.size_bytes, self.identity)
+    }
 }
 
 /// Where some bytes come from.
@@ -92,30 +124,29 @@ impl WrittenBytes {
 impl Segment {
     /// Bytes at hand.
     pub fn of_bytes(bytes: Bytes) -> Self {
-        Self { chunks: vec![Chunk::Bytes(bytes)], sha256: None }
+        Self { chunks: vec![Chunk::Bytes(bytes)].into(), sha256: None }
+    }
+
+    /// No bytes.
+    pub fn empty() -> Self {
+        Self { chunks: Vec::new().into(), sha256: None }
     }
 
     /// Its length.
     pub fn size_bytes(&self) -> u64 {
-        self.chunks.iter().map(Chunk::size_bytes).sum()
+        self.chunks.size_bytes
     }
 }
 
 /// Digest of all that `segments` are made of: two objects of one plan are the same, byte for byte.
 pub(crate) fn plan_digest(segments: &[Segment]) -> Sha256Digest {
-    let mut plan = format!("{}\n", env!("CARGO_PKG_VERSION"));
+    let mut plan = Sha256::new();
+    plan.update(format!("{}\n", env!("CARGO_PKG_VERSION")));
     for segment in segments {
-        plan.push_str("segment\n");
-        for chunk in &segment.chunks {
-            // Writing to a string never fails.
-            let _ = match chunk {
-                Chunk::Bytes(bytes) => writeln!(plan, "bytes {}", Sha256Digest::of(bytes)),
-                Chunk::Copied(stretch) => writeln!(plan, "copied {}", stretch.identity()),
-                Chunk::Made(making) => writeln!(plan, "made {} bytes {}", making.size_bytes, making.identity),
-            };
-        }
+        plan.update("segment\n");
+        plan.update(&segment.chunks.identity);
     }
-    Sha256Digest::of(plan.as_bytes())
+    Sha256Digest(plan.finalize().into())
 }
 
 /// The digest of a segment: known, or taken from its bytes as they pass.
@@ -145,6 +176,22 @@ impl Digesting {
 }
 
 impl Chunk {
+    /// What its bytes are, on a line of its own.
+    fn identity(&self) -> String {
+        match self {
+            Self::Bytes(bytes) => format!("bytes {}\n", Sha256Digest::of(bytes)),
+            Self::Copied(stretch) => format!("copied {}\n", stretch.identity()),
+            Self::Made(making) => format!("made {} bytes {}\n", making.size_bytes, making.identity),
+        }
+    }
+
+    fn is_remote(&self) -> bool {
+        match self {
+            Self::Bytes(_) | Self::Made(_) => false,
+            Self::Copied(stretch) => stretch.source.local_path().is_none(),
+        }
+    }
+
     fn size_bytes(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
@@ -268,7 +315,7 @@ pub(crate) async fn assemble_in_order(
 fn steps(segments: Vec<Segment>, copies: bool) -> Box<dyn Iterator<Item = (usize, Step)> + Send> {
     Box::new(segments.into_iter().enumerate().flat_map(move |(at, segment)| {
         let copies = copies && segment.sha256.is_some();
-        segment.chunks.into_iter().flat_map(move |chunk| chunk.steps(copies)).map(move |step| (at, step))
+        segment.chunks.in_order.flat_map(move |chunk| chunk.steps(copies)).map(move |step| (at, step))
     }))
 }
 

@@ -1,5 +1,6 @@
 //! Reading a set of files, wherever they are.
 
+use std::collections::HashSet;
 use std::io::{self, Write as _};
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt as _;
@@ -62,13 +63,24 @@ pub struct Folder {
     files: Vec<FolderFile>,
     /// Where the bytes are; one for each of `files`.
     origins: Vec<Origin>,
+    /// Links to nothing.
+    dangling: Vec<String>,
 }
 
 impl Folder {
     pub(super) fn new(shown: String, mut found: Vec<(FolderFile, Origin)>) -> Self {
         found.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
         let (files, origins) = found.into_iter().unzip();
-        Self { shown, files, origins }
+        Self { shown, files, origins, dangling: Vec::new() }
+    }
+
+    pub(super) fn with_dangling(self, dangling: Vec<String>) -> Self {
+        Self { dangling, ..self }
+    }
+
+    /// Links to nothing, which are none of its files: they matter to who would read them.
+    pub fn dangling_links(&self) -> &[String] {
+        &self.dangling
     }
 
     /// The files, by name.
@@ -174,6 +186,15 @@ impl Folder {
         }
     }
 
+    /// The same folder with these of its files alone.
+    #[must_use]
+    pub fn only(&self, names: &[&str]) -> Self {
+        let names: HashSet<&str> = names.iter().copied().collect();
+        let kept = self.files.iter().zip(&self.origins).filter(|(file, _)| names.contains(file.name.as_str()));
+        let found = kept.map(|(file, origin)| (file.clone(), origin.clone())).collect();
+        Self::new(self.shown.clone(), found)
+    }
+
     async fn fetch_with(&self, dir: &Path, cache: Option<&FileCache>) -> Result<(), StoreError> {
         let fetches =
             self.files.iter().zip(&self.origins).map(|(file, origin)| self.fetch_one(file, &origin.source, dir, cache));
@@ -245,13 +266,19 @@ impl Folder {
     }
 
     /// Size of all files.
-    pub(crate) fn size_bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.size_bytes).sum()
+    pub fn size_bytes(&self) -> u64 {
+        self.files.iter().fold(0, |sum, file| sum.saturating_add(file.size_bytes))
     }
 
     fn find(&self, name: &str) -> Result<(&FolderFile, &Origin), StoreError> {
         let at = self.files.binary_search_by(|file| file.name.as_str().cmp(name));
-        let at = at.map_err(|_| not_found("file", format!("{}/{name}", self.shown)))?;
+        let at = at.map_err(|_| {
+            let shown = format!("{}/{name}", self.shown);
+            if self.dangling.iter().any(|link| link == name) {
+                return StoreError::Location { location: shown, problem: "is a link to nothing".to_owned() };
+            }
+            not_found("file", shown)
+        })?;
         Ok((&self.files[at], &self.origins[at]))
     }
 

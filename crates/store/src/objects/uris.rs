@@ -29,8 +29,8 @@ const MAX_DEPTH: usize = 32;
 /// What lies at a URI.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// All files below a folder.
-    Folder(Vec<(FolderFile, Origin)>),
+    /// All files below a folder, and the links in it that lead nowhere.
+    Folder(Vec<(FolderFile, Origin)>, Vec<String>),
     /// One file by itself, under its own name.
     File(FolderFile, Origin),
 }
@@ -160,6 +160,8 @@ struct Walk {
 #[derive(Default)]
 struct Below {
     files: Vec<(FolderFile, Origin)>,
+    /// Links to nothing.
+    dangling: Vec<String>,
     /// Files and folders.
     entries: usize,
 }
@@ -177,7 +179,7 @@ impl Walk {
         if metadata.is_dir() {
             let mut below = Below::default();
             self.walk(&path, "", 0, &mut below)?;
-            return Ok(Found::Folder(below.files));
+            return Ok(Found::Folder(below.files, below.dangling));
         }
         if !metadata.is_file() {
             return Err(self.refused("is neither a folder nor a file".to_owned()));
@@ -205,7 +207,15 @@ impl Walk {
             };
             let (name, mut path) = (format!("{prefix}{name}"), entry.path());
             if entry.file_type().map_err(|e| self.unreadable(&path, e))?.is_symlink() {
-                path = path.canonicalize().map_err(|e| self.unreadable(&path, e))?;
+                path = match path.canonicalize() {
+                    Ok(path) => path,
+                    // Only who reads the file has to know.
+                    Err(error) if error.kind() == ErrorKind::NotFound => {
+                        below.dangling.push(name);
+                        continue;
+                    }
+                    Err(error) => return Err(self.unreadable(&path, error)),
+                };
                 self.check(&path)?;
             }
             let metadata = path.metadata().map_err(|e| self.unreadable(&path, e))?;
@@ -285,7 +295,7 @@ async fn list_bucket(bucket: &Arc<Bucket>, uri: &str, parts: &[String]) -> Resul
         let at = names.partition_point(|name| *name < below);
         file.size_bytes > 0 || !names.get(at).is_some_and(|name| name.starts_with(&below))
     });
-    Ok(Found::Folder(found))
+    Ok(Found::Folder(found, Vec::new()))
 }
 
 #[cfg(test)]

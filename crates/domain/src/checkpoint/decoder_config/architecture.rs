@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{DecoderConfig, Family};
 use crate::id::LayerCount;
+use crate::spec::limits;
 use crate::violation::Violations;
 
 /// What LayerNorm in every family but llama adds to the variance.
@@ -56,9 +57,10 @@ impl Architecture {
     /// The violations, fields named relative to this spec.
     pub fn validate(&self) -> Result<(), Violations> {
         let mut v = Violations::default();
-        v.check((1..=1024).contains(&self.n_layers.0), "n_layers", "must be 1 to 1024");
-        v.check((1..=65_536).contains(&self.d_model), "d_model", "must be 1 to 65536");
-        v.check((1..=1024).contains(&self.n_heads), "n_heads", "must be 1 to 1024");
+        limits::LAYERS.check(&mut v, "n_layers", self.n_layers.0);
+        limits::D_MODEL.check(&mut v, "d_model", self.d_model);
+        limits::HEADS.check(&mut v, "n_heads", self.n_heads);
+        limits::HEADS.check_optional(&mut v, "n_kv_heads", self.n_kv_heads);
         if self.n_heads >= 1 {
             v.check(
                 self.d_model.is_multiple_of(self.n_heads),
@@ -67,20 +69,42 @@ impl Architecture {
             );
             let kv = self.n_kv_heads.unwrap_or(self.n_heads);
             v.check(
-                kv >= 1 && self.n_heads.is_multiple_of(kv),
+                !limits::HEADS.holds(kv) || self.n_heads.is_multiple_of(kv),
                 "n_kv_heads",
                 format!("must divide n_heads ({})", self.n_heads),
             );
         }
-        v.check(self.d_ff.is_none_or(|d| (1..=1 << 20).contains(&d)), "d_ff", "must be 1 to 1048576");
-        v.check((1..=1 << 20).contains(&self.max_positions), "max_positions", "must be 1 to 1048576");
-        v.check(self.rope_theta.is_none_or(|t| t.is_finite() && t > 0.0), "rope_theta", "must be above 0");
-        v.check(
-            self.pad_vocab_to_multiple_of.is_none_or(|n| (1..=1024).contains(&n)),
-            "pad_vocab_to_multiple_of",
-            "must be 1 to 1024",
-        );
+        limits::D_FF.check_optional(&mut v, "d_ff", self.d_ff);
+        limits::POSITIONS.check(&mut v, "max_positions", self.max_positions);
+        if let Some(theta) = self.rope_theta {
+            limits::ROPE_THETA.check(&mut v, "rope_theta", theta);
+        }
+        limits::PAD_VOCAB.check_optional(&mut v, "pad_vocab_to_multiple_of", self.pad_vocab_to_multiple_of);
         self.validate_family(&mut v);
+        v.into_result()
+    }
+
+    /// Rows of the embedding for a tokenizer of `vocab_size` entries; none where there are too many.
+    pub fn padded_vocab_size(&self, vocab_size: u32) -> Option<u32> {
+        let multiple = self.pad_vocab_to_multiple_of.unwrap_or(1).max(1);
+        vocab_size.checked_next_multiple_of(multiple).filter(|rows| limits::VOCAB.holds(*rows))
+    }
+
+    /// Every bad field of a model of this shape for a tokenizer of `vocab_size` entries, the shape's fields named
+    /// relative to `architecture`.
+    ///
+    /// # Errors
+    /// The violations.
+    pub fn validate_with_vocabulary(&self, vocab_size: u32) -> Result<(), Violations> {
+        let mut v = Violations::default();
+        if let Err(inner) = self.validate() {
+            v.nest("architecture", inner);
+        }
+        limits::VOCAB.check(&mut v, "vocab_size", vocab_size);
+        if limits::VOCAB.holds(vocab_size) && self.padded_vocab_size(vocab_size).is_none() {
+            let problem = format!("{vocab_size} entries are more than {} once they are rounded up", limits::VOCAB.max);
+            v.add("architecture.pad_vocab_to_multiple_of", problem);
+        }
         v.into_result()
     }
 
@@ -105,7 +129,7 @@ impl Architecture {
             v.check(!self.no_bias, "no_bias", "belongs to the gpt2 family");
         }
         if self.family == Family::Mpt {
-            let d_ff = self.d_ff.is_none_or(|d| d == 4 * self.d_model);
+            let d_ff = self.d_ff.is_none_or(|d| u64::from(d) == 4 * u64::from(self.d_model));
             v.check(d_ff, "d_ff", "must be 4 d_model in the mpt family");
         }
         if self.family == Family::MosaicGpt {
@@ -133,8 +157,9 @@ impl Architecture {
             n_heads: self.n_heads,
             n_kv_heads: self.n_kv_heads.unwrap_or(self.n_heads),
             head_dim,
-            d_ff: self.d_ff.unwrap_or(4 * self.d_model),
-            vocab_size: vocab_size.next_multiple_of(self.pad_vocab_to_multiple_of.unwrap_or(1).max(1)),
+            d_ff: self.d_ff.unwrap_or(self.d_model.saturating_mul(4)),
+            // Validation refuses what is too large to be rounded up.
+            vocab_size: self.padded_vocab_size(vocab_size).unwrap_or(vocab_size),
             max_positions: self.max_positions,
             norm_eps: LAYER_NORM_EPS,
             rope_theta: None,

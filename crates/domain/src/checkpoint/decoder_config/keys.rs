@@ -1,6 +1,8 @@
 //! Reading one key of a `config.json`: absent and null mean the family's default.
 
-use serde_json::Value;
+use std::borrow::Cow;
+
+use serde_json::{Value, json};
 
 use super::{ConfigError, MAX_DIMENSION};
 use crate::checkpoint::safetensors_header::shortened;
@@ -58,17 +60,95 @@ pub(in crate::checkpoint) fn text_or<'a>(
     }
 }
 
-/// What `key` says of rotary positions, where it is there; scaled ones are refused.
-pub(in crate::checkpoint) fn unscaled_rope<'a>(config: &'a Value, key: &str) -> Result<Option<&'a Value>, ConfigError> {
-    let Some(rope) = config.get(key).filter(|value| !value.is_null()) else { return Ok(None) };
-    if !rope.is_object() {
-        return Err(bad_key(key, &format!("is {}, not an object", shown(rope))));
+/// Reads a key that is a positive whole number where it is there, else the class's default in transformers. Null is no
+/// default: transformers does not load it.
+pub(in crate::checkpoint) fn u32_or(config: &Value, key: &str, default: u32) -> Result<u32, ConfigError> {
+    match config.get(key) {
+        None => Ok(default),
+        Some(_) => required_u32(config, key),
     }
-    let kind = if rope.get("rope_type").is_some() { "rope_type" } else { "type" };
-    match text_or(rope, kind, "default")? {
-        "default" => Ok(Some(rope)),
-        kind => Err(bad_key(key, &format!("asks for `{}` rotary scaling, which is not supported", shortened(kind)))),
+}
+
+/// Rotary positions, as transformers 5 reads them: of a config for version 4, and of one for version 5.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::checkpoint) struct Rope {
+    /// The base.
+    pub(in crate::checkpoint) theta: f64,
+    /// What the dictionary says of the share of a head that is turned.
+    pub(in crate::checkpoint) partial: Option<f64>,
+    /// A scaling that changes nothing within the model's length, but does beyond: kept as it is.
+    pub(in crate::checkpoint) beyond: Option<Value>,
+}
+
+/// Reads `rope_scaling` (which wins where it is not empty), `rope_parameters` and the key `theta_key` beside them.
+///
+/// # Errors
+/// Positions that are scaled, or that differ between kinds of layers.
+pub(in crate::checkpoint) fn rope(config: &Value, theta_key: &str) -> Result<Rope, ConfigError> {
+    let mut found = None;
+    for key in ["rope_parameters", "rope_scaling"] {
+        match config.get(key) {
+            None | Some(Value::Null) => {}
+            Some(Value::Object(entries)) if entries.is_empty() => {}
+            Some(rope @ Value::Object(_)) => found = Some((key, rope)),
+            Some(other) => return Err(bad_key(key, &format!("is {}, not an object", shown(other)))),
+        }
     }
+    let theta = float_or(config, theta_key, 10_000.0)?;
+    let Some((key, rope)) = found else { return Ok(Rope { theta, partial: None, beyond: None }) };
+    if rope.as_object().is_some_and(|entries| entries.values().any(Value::is_object)) {
+        return Err(bad_key(key, "has rotary positions for each kind of layer, which is not supported"));
+    }
+    let kind = if rope.get("rope_type").is_some_and(|kind| !kind.is_null()) { "rope_type" } else { "type" };
+    let beyond = match text_or(rope, kind, "default")? {
+        "default" => None,
+        // Positions are divided by the factor; a dynamic base grows only beyond max_position_embeddings.
+        "linear" if factor(rope) == Some(1.0) => None,
+        "dynamic" if factor(rope) == Some(1.0) => Some(json!({ "rope_type": "dynamic", "factor": 1.0 })),
+        kind => {
+            let problem = format!("asks for `{}` rotary scaling, which is not supported", shortened(kind));
+            return Err(bad_key(key, &problem));
+        }
+    };
+    let theta = float_or(rope, "rope_theta", theta)?;
+    let partial = match rope.get("partial_rotary_factor") {
+        None | Some(Value::Null) => None,
+        Some(_) => Some(float_or(rope, "partial_rotary_factor", 1.0)?),
+    };
+    Ok(Rope { theta, partial, beyond })
+}
+
+fn factor(rope: &Value) -> Option<f64> {
+    rope.get("factor").and_then(Value::as_f64)
+}
+
+/// Every other name that transformers gives a key of this family. It wins where a file has both.
+pub(in crate::checkpoint) fn aliases(model_type: Option<&str>) -> &'static [(&'static str, &'static str)] {
+    match model_type {
+        Some("gpt2") => &[
+            ("hidden_size", "n_embd"),
+            ("max_position_embeddings", "n_positions"),
+            ("num_attention_heads", "n_head"),
+            ("num_hidden_layers", "n_layer"),
+        ],
+        Some("mpt") => &[("hidden_size", "d_model"), ("num_attention_heads", "n_heads"), ("num_hidden_layers", "n_layers")],
+        _ => &[],
+    }
+}
+
+/// The same config with what its aliases say under the family's own names.
+pub(in crate::checkpoint) fn unaliased(config: &Value) -> Cow<'_, Value> {
+    let aliases = aliases(config.get("model_type").and_then(Value::as_str));
+    let given = aliases.iter().filter(|(alias, _)| config.get(alias).is_some_and(|value| !value.is_null()));
+    let given: Vec<_> = given.collect();
+    if given.is_empty() {
+        return Cow::Borrowed(config);
+    }
+    let mut config = config.clone();
+    for (alias, own) in given {
+        config[*own] = config[*alias].clone();
+    }
+    Cow::Owned(config)
 }
 
 /// A value for a message: printable and short, whoever wrote the file.

@@ -82,6 +82,38 @@ fn the_fused_projection_is_three() {
 }
 
 #[test]
+fn lit_new_yaml_the_plain_projection_is_three() {
+    let mut tensors = tensors();
+    tensors[3].name = "transformer.h.0.attn.qkv.weight".to_owned();
+    let inventory = inventory(config(), LITGPT_FILE, &tensors).unwrap();
+    let part = |name: &str| {
+        let tensor = inventory.tensor(&format!("model.layers.0.self_attn.{name}.weight")).unwrap();
+        (tensor.shape.clone(), tensor.reading)
+    };
+    // Six query heads, then two key heads, then two value heads.
+    assert_eq!(part("q_proj"), (vec![12, 12], Reading::Parts { first: 0, length: 288, step: 480, count: 1 }));
+    assert_eq!(part("k_proj"), (vec![4, 12], Reading::Parts { first: 288, length: 96, step: 480, count: 1 }));
+    assert_eq!(part("v_proj"), (vec![4, 12], Reading::Parts { first: 384, length: 96, step: 480, count: 1 }));
+}
+
+#[test]
+fn lit_new_yaml_settings_are_read_line_by_line() {
+    let text = "# made by litgpt\n---\nname: \"tiny: #1\"\nhf_config: {name: x}\nn_layer: 4\nnorm_eps: 1e-05\nbias: false\n\
+                rope_adjustments:\nrope_base: 10000 # theta\nquoted: 'no'\nrope_indices:\n- 1\n- 2\nnested:\n  factor: 8.0\n";
+    let expected = json!({"name": "tiny: #1", "hf_config": {}, "n_layer": 4, "norm_eps": 1e-5, "bias": false,
+        "rope_adjustments": null, "rope_base": 10000, "quoted": "no", "rope_indices": {}, "nested": {}});
+    assert_eq!(yaml(text).unwrap(), expected);
+    for bad in ["- 1", "n_layer 4", "  indented: 1"] {
+        assert!(yaml(bad).is_err(), "{bad}");
+    }
+    for key in ["attn_bias", "norm_qk", "post_mlp_norm"] {
+        let mut lit = lit();
+        lit[key] = true.into();
+        assert!(config_json(&lit).unwrap_err().to_string().contains(key));
+    }
+}
+
+#[test]
 fn other_tensors_are_refused() {
     let check = |change: &dyn Fn(&mut Vec<HeaderTensor>), expected: Expect| {
         let mut tensors = tensors();
@@ -89,13 +121,13 @@ fn other_tensors_are_refused() {
         expected.assert_eq(&inventory(config(), LITGPT_FILE, &tensors).unwrap_err().to_string());
     };
     check(
-        &|all| all[3].name = "transformer.h.0.attn.qkv.weight".to_owned(),
-        expect!["lit_model.pth: tensor `transformer.h.0.attn.qkv.weight` is unknown in lit-gpt's Llama"],
+        &|all| all[3].name = "transformer.h.0.attn.qkv.bias".to_owned(),
+        expect!["lit_model.pth: tensor `transformer.h.0.attn.qkv.bias` is unknown in lit-gpt's Llama"],
     );
     check(
         &|all| all[3].shape = vec![24, 12],
         expect![
-            "lit_model.pth: tensor `transformer.h.0.attn.attn.weight` has shape [24, 12]; lit_config.json makes it [20, 12]"
+            "lit_model.pth: tensor `transformer.h.0.attn.attn.weight` has shape [24, 12]; its settings make it [20, 12]"
         ],
     );
     check(

@@ -321,7 +321,7 @@ fn files_that_are_not_a_model() {
     changed(
         |tensors| tensors.push(("model.layers.2.input_layernorm.weight".to_owned(), Dtype::F32, vec![8])),
         expect![
-            "model.safetensors: tensor `model.layers.2.input_layernorm.weight` is unknown in the llama family with 2 layers"
+            "model.safetensors: tensor `model.layers.2.input_layernorm.weight` belongs to layer 2, but config.json says that there are 2 layers, 0 to 1: if the file is right, correct the number of layers in config.json"
         ],
     );
     changed(

@@ -56,7 +56,7 @@ impl LocalFile {
         written: &WrittenBytes,
     ) -> Result<Vec<SegmentDigest>, StoreError> {
         let Self { path, durable } = self;
-        let remote = segments.iter().flat_map(|segment| &segment.chunks).any(Chunk::is_remote);
+        let remote = segments.iter().any(|segment| segment.chunks.is_remote);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if remote { REMOTE_THREADS } else { cores.min(MAX_THREADS) };
         let target = path.clone();
@@ -148,7 +148,8 @@ impl Work {
             let Some(Placed { number, start, segment }) = next else { return Ok(digests) };
             let size_bytes = segment.size_bytes();
             let mut writer = SegmentWriter { work: self, at: start, digesting: Digesting::of(&segment) };
-            let written = segment.chunks.into_iter().try_for_each(|chunk| writer.chunk(chunk, &mut buffer));
+            let mut in_order = segment.chunks.in_order;
+            let written = in_order.try_for_each(|chunk| writer.chunk(chunk, &mut buffer));
             if let Err(error) = written {
                 // The others need not go on.
                 self.stopped.store(true, Ordering::Relaxed);
@@ -282,13 +283,4 @@ fn create_dirs_durably(dir: &Path) -> io::Result<()> {
 
 fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
-}
-
-impl Chunk {
-    fn is_remote(&self) -> bool {
-        match self {
-            Self::Bytes(_) | Self::Made(_) => false,
-            Self::Copied(stretch) => stretch.source.local_path().is_none(),
-        }
-    }
 }

@@ -1,0 +1,35 @@
+#!/bin/sh
+# The two versions of transformers that exports must load in, with the PyTorch that runs them.
+# usage: setup-transformers.sh DEST    -> DEST/python/bin/python has transformers 5; with DEST/transformers-4 in front of
+#                                         PYTHONPATH it has transformers 4
+#
+# PyTorch's wheel for CUDA takes about 5 GB. Where an index of its CPU wheels is at hand, name it in
+# INHERITUNE_TORCH_INDEX; the same is then done in 1 GB.
+set -eu
+dest=${1:?usage: $0 DEST}
+torch="torch==2.11.0"
+five="transformers==5.24.0 numpy==2.4.6 safetensors==0.8.0 tokenizers==0.23.3 sentencepiece==0.2.3 protobuf==7.36.2 tiktoken==0.14.0 jinja2==3.1.6"
+four="transformers==4.57.6 huggingface_hub==0.36.2 tokenizers==0.22.2 safetensors==0.8.0 numpy==2.4.6"
+packages="$torch $five / $four"
+[ "$(cat "$dest/packages" 2>/dev/null)" = "$packages" ] && exit 0
+echo "setup: fetching PyTorch and two versions of transformers (about 5 GB, once)"
+mkdir -p "$(dirname "$dest")"
+part=$(mktemp -d "$dest.XXXXXX")
+trap 'rm -rf "$part"' EXIT
+trap 'exit 1' INT TERM
+# A virtual environment knows where it is: it is made in its place.
+rm -rf "$dest"
+mkdir "$dest"
+PIP_ROOT_USER_ACTION=ignore
+export PIP_ROOT_USER_ACTION
+python3 -m venv "$dest/python"
+pip="$dest/python/bin/python -m pip install -q --no-cache-dir --only-binary=:all:"
+# shellcheck disable=SC2086
+$pip ${INHERITUNE_TORCH_INDEX:+--index-url "$INHERITUNE_TORCH_INDEX"} $torch
+# shellcheck disable=SC2086
+$pip $five
+# shellcheck disable=SC2086
+$pip --target "$part" $four
+chmod -R a+rX "$part"
+mv "$part" "$dest/transformers-4"
+echo "$packages" > "$dest/packages"
