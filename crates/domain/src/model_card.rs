@@ -238,7 +238,13 @@ impl ResultOfDataset {
         }
         text.push_str("    metrics:\n");
         for (kind, value, name) in &self.metrics {
-            let _ = writeln!(text, "    - type: {}\n      value: {}\n      name: {}", quoted(kind), number(*value), quoted(name));
+            let _ = writeln!(
+                text,
+                "    - type: {}\n      value: {}\n      name: {}",
+                quoted(kind),
+                number(*value),
+                quoted(name)
+            );
         }
         text
     }
