@@ -22,7 +22,7 @@ use crate::failure::Failure;
 /// The model card, to which [`add_results`] adds.
 const CARD_FILE: &str = "README.md";
 /// Holds what is not complete yet.
-const STAGING: &str = ".inheritune-partial";
+pub const STAGING: &str = ".inheritune-partial";
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 1 << 20;
 /// Longest wait for a connection.

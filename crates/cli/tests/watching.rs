@@ -89,6 +89,10 @@ impl RunService for Story {
     async fn resume_run(&self, _: Request<v1::ResumeRunRequest>) -> Result<Response<v1::ResumeRunResponse>, Status> {
         Err(Status::unimplemented("not in this story"))
     }
+
+    async fn retry_run(&self, _: Request<v1::RetryRunRequest>) -> Result<Response<v1::RetryRunResponse>, Status> {
+        Err(Status::unimplemented("not in this story"))
+    }
 }
 
 #[tonic::async_trait]
@@ -241,7 +245,7 @@ async fn the_end_of_a_run_leaves_a_report_and_a_checkpoint() {
     let server = served(&story).await;
     let (report, export) = (dir.path().join("report"), dir.path().join("a/target"));
     let args =
-        ["run", "create", "deploy/recipes/demo-full-data.toml", "--report", report.to_str().unwrap(), "--export"];
+        ["run", "create", "deploy/recipes/demo-full-data.toml", "--corpus", "s3://bucket/corpus.jsonl", "--report", report.to_str().unwrap(), "--export"];
     let output = output(&server, &[&args[..], &[export.to_str().unwrap()]].concat()).await;
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(std::fs::read_to_string(report.join("index.html")).unwrap().contains("6 of 8 layers"));
@@ -285,10 +289,34 @@ async fn ctrl_c_ends_the_watch_and_not_the_run() {
 }
 
 #[tokio::test]
+async fn r5_no_run_is_created_whose_end_has_no_place() {
+    let story = Story::default();
+    let server = served(&story).await;
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::write(at("file"), "x").unwrap();
+    std::fs::create_dir(at("full")).unwrap();
+    std::fs::write(at("full/x"), "x").unwrap();
+    for (place, problem) in [
+        (["--report", &at("file"), "--export", &at("new")], "is a file; name a folder"),
+        (["--report", &at("new"), "--export", &at("file/below")], "is a file; choose another folder"),
+        (["--report", &at("new"), "--export", &at("full")], "is not empty"),
+        (["--report", &at("new"), "--export", &at("new")], "would not be empty any more"),
+        (["--report", "/proc/report", "--export", &at("new")], "cannot be written to"),
+    ] {
+        let args = [&["run", "create", "deploy/recipes/demo-full-data.toml", "--corpus", "s3://bucket/corpus.jsonl"][..], &place].concat();
+        let output = output(&server, &args).await;
+        assert_eq!(output.status.code(), Some(6), "{args:?}");
+        assert!(text(&output.stderr).contains(problem), "{}", text(&output.stderr));
+    }
+    assert!(story.created.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn dead_runs_of_a_recipe_are_not_gone_on_with() {
     let story = Story { dead_runs: 2, ..Story::default() };
     let server = served(&story).await;
-    let args = ["run", "create", "deploy/recipes/demo-full-data.toml", "--request-id-from-recipe"];
+    let args = ["run", "create", "deploy/recipes/demo-full-data.toml", "--corpus", "s3://bucket/corpus.jsonl", "--request-id-from-recipe"];
     for _ in 0..2 {
         let output = output(&server, &args).await;
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -308,6 +336,7 @@ async fn what_the_server_says_decides_the_exit_code() {
         (&["run", "cancel", ID], 5),
         (&["run", "pause", ID], 2),
         (&["run", "resume", ID], 5),
+        (&["run", "retry", ID], 5),
     ] {
         let output = output(&server, args).await;
         assert_eq!(output.status.code(), Some(exit_code), "{args:?}");

@@ -136,7 +136,11 @@ async fn nothing_else_is_read() {
     let folder = open(&store, &format!("{allowed}/snapshot")).await.unwrap();
     assert_eq!(names(&folder), ["config.json", "weights/a b.bin"]);
     assert_eq!(folder.read("config.json", 2).await.unwrap(), "{}");
-    refused(&store, &allowed, &["weights.link is a link to nothing"]).await;
+    let with_link = open(&store, &allowed).await.unwrap();
+    assert_eq!(with_link.dangling_links(), ["weights.link"]);
+    assert!(!names(&with_link).contains(&"weights.link"));
+    let error = with_link.read("weights.link", 2).await.unwrap_err().to_string();
+    assert!(error.contains("weights.link") && error.contains("is a link to nothing"), "{error}");
     std::fs::remove_file(in_allowed("weights.link")).unwrap();
     symlink(".", in_allowed("circle")).unwrap();
     refused(&store, &allowed, &["in circles"]).await;
