@@ -5,7 +5,7 @@ CARGO ?= cargo
 # docker-compose 1.29 where docker has no plugin for it.
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
-.PHONY: help setup build build-demo check test test-slow test-cluster cluster-up cluster-down fuzz bench demo demo-low-data golden pickles sqlx clean-demo
+.PHONY: help setup build build-demo check test test-slow test-cluster cluster-up cluster-down fuzz bench install uninstall demo demo-low-data golden pickles sqlx clean-demo
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -45,6 +45,16 @@ fuzz: ## Look for files that break a reader: every target for FUZZ_SECONDS=60, o
 
 bench: build ## Measurements against named peers.
 	sh scripts/bench.sh
+
+# For one user where that is not root, else for all.
+PREFIX ?= $(if $(filter 0,$(shell id -u)),/usr/local,$(HOME)/.local)
+
+install: setup ## Install the client and the server into PREFIX (~/.local; as root /usr/local); SERVICES=1: the four services too.
+	$(CARGO) build --release --locked --bin inheritune --bin inheritune-standalone $(if $(SERVICES),--bins)
+	sh scripts/install.sh "$(PREFIX)"
+
+uninstall: ## Remove what `make install` put into PREFIX.
+	sh scripts/install.sh --uninstall "$(PREFIX)"
 
 build-demo: setup ## Build the two programs of the demo: the client and the server with every service in it.
 	$(CARGO) build --release --locked --bin inheritune --bin inheritune-standalone

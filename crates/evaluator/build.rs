@@ -5,5 +5,7 @@ fn main() {
     if let Some(libtorch) = std::env::var_os("LIBTORCH") {
         let lib = std::path::Path::new(&libtorch).join("lib");
         println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
+        // Where `make install` puts it.
+        println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib");
     }
 }

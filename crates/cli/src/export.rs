@@ -12,12 +12,15 @@ use indicatif::ProgressBar;
 use inheritune_api::convert::artifact::file_digest;
 use inheritune_api::v1;
 use inheritune_domain::artifact::{Damage, DigestCheck, FileDigest};
+use inheritune_domain::model_card::{self, Measured};
 use tokio::fs;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use url::Url;
 
 use crate::failure::Failure;
 
+/// The model card, to which [`add_results`] adds.
+const CARD_FILE: &str = "README.md";
 /// Holds what is not complete yet.
 pub const STAGING: &str = ".inheritune-partial";
 /// Bytes read at once.
@@ -66,6 +69,28 @@ pub async fn export(
     moved
 }
 
+/// Adds what was measured of an exported model to its card, and the data sets that it was trained on: the hub reads them
+/// there. A card that is not one of ours, or has them already, stays as it is.
+///
+/// # Errors
+/// The card cannot be read or written.
+pub async fn add_results(dir: &Path, measured: &[Measured], datasets: &[String]) -> Result<(), Failure> {
+    let path = dir.join(CARD_FILE);
+    let card = match fs::read_to_string(&path).await {
+        Ok(card) => card,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound || e.kind() == std::io::ErrorKind::InvalidData => {
+            return Ok(());
+        }
+        Err(e) => return Err(Failure::local(&path, e)),
+    };
+    let name = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    let name = name.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned());
+    let Some(card) = model_card::with_results(&card, &name, measured, datasets) else { return Ok(()) };
+    let part = dir.join(format!(".{CARD_FILE}.part"));
+    fs::write(&part, card).await.map_err(|e| Failure::local(&part, e))?;
+    fs::rename(&part, &path).await.map_err(|e| Failure::local(&path, e))
+}
+
 async fn is_empty(dir: &Path) -> Result<bool, Failure> {
     let mut entries = fs::read_dir(dir).await.map_err(|e| Failure::local(dir, e))?;
     while let Some(entry) = entries.next_entry().await.map_err(|e| Failure::local(dir, e))? {
@@ -79,6 +104,10 @@ async fn is_empty(dir: &Path) -> Result<bool, Failure> {
 /// An earlier export that finished; only where every digest is known.
 async fn is_there_already(files: &[v1::ArtifactFile], names: &[PathBuf], to: &Path) -> bool {
     for (file, name) in files.iter().zip(names) {
+        // What was measured since is written into it.
+        if file.name == CARD_FILE && to.join(name).is_file() {
+            continue;
+        }
         let Ok(Some(digest)) = file_digest(file) else { return false };
         if !matches!(has_digest(&to.join(name), (file.size_bytes, digest)).await, Ok(true)) {
             return false;

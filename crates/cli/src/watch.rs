@@ -153,11 +153,13 @@ async fn unless_interrupted<T>(
     what: &str,
 ) -> Result<T, Failure> {
     tokio::select! {
-        outcome = watch => outcome,
+        // Ctrl-C is listened for before the first line is shown.
+        biased;
         signal = tokio::signal::ctrl_c() => Err(match signal {
             Ok(()) => Failure::Interrupted(format!("the {what} goes on; watch it again with: {again}")),
             Err(e) => Failure::Local(format!("cannot listen for Ctrl-C: {e}")),
         }),
+        outcome = watch => outcome,
     }
 }
 

@@ -127,7 +127,7 @@ fn no_server_is_3() {
     for args in [
         &["run", "list"][..],
         &["run", "watch", ID],
-        &["run", "create", "deploy/recipes/demo-full-data.toml"],
+        &["run", "create", "deploy/recipes/demo-full-data.toml", "--corpus", "s3://bucket/corpus.jsonl"],
         &["job", "watch", ID],
         &["artifact", "export", ID, "--to", "/tmp/never"],
         &["artifact", "pin", ID],

@@ -17,13 +17,14 @@ use unicode_width::UnicodeWidthStr as _;
 
 /// What each command is called with here, `{dir}` being a folder of the test's own. A new command needs a line.
 const ARGUMENTS: &[(&str, &str)] = &[
-    ("run create", "deploy/recipes/demo-full-data.toml --watch"),
+    ("run create", "deploy/recipes/demo-full-data.toml --corpus s3://bucket/corpus.jsonl --watch"),
     ("run get", ID),
     ("run list", ""),
     ("run watch", ID),
     ("run cancel", ID),
     ("run pause", ID),
     ("run resume", ID),
+    ("run retry", ID),
     ("run report", "01900000-0000-7000-8000-000000000000 --output-dir {dir}/report"),
     ("job submit", "{dir}/job.toml --watch"),
     ("job get", ID),
@@ -33,6 +34,7 @@ const ARGUMENTS: &[(&str, &str)] = &[
     ("job cancel", ID),
     ("job pause", ID),
     ("job resume", ID),
+    ("job retry", ID),
     ("artifact register", "checkpoint models/x"),
     ("artifact import", "models/x"),
     ("artifact get", ID),

@@ -18,4 +18,5 @@ pub mod run;
 pub mod report_data;
 pub mod checkpoint;
 pub mod benchmark;
+pub mod model_card;
 pub mod comparison;

@@ -8,10 +8,13 @@ use inheritune_domain::checkpoint::inherit_set::{InheritPart, InheritSet};
 use inheritune_domain::checkpoint::safetensors_header::Dtype;
 use inheritune_domain::checkpoint::slice_plan::{Origin, Placement, Reading, Source};
 use inheritune_domain::id::Sha256Digest;
+use inheritune_domain::model_card::{self, CardMetadata};
 use serde::Serialize;
 
 use crate::plan::PlannedSlice;
 
+/// The name of a model card.
+pub const CARD_FILE: &str = "README.md";
 /// The name of the record in a checkpoint; the trainer carries it over unchanged.
 pub const RECORD_FILE: &str = "inheritance.json";
 
@@ -126,15 +129,44 @@ pub fn described_origin(origin: &Origin) -> String {
     }
 }
 
+/// Longest card or license of a reference that is read for its metadata.
+const MAX_TEXT_BYTES: u64 = 1 << 20;
+
+/// What the hub is told of a target: its reference, where something is copied of it, and that one's license.
+pub async fn metadata(planned: &PlannedSlice) -> CardMetadata {
+    let copied = planned.plan.copied_parts() != InheritSet::NOTHING;
+    let Some(reference) = planned.reference.as_ref().filter(|_| copied) else { return CardMetadata::default() };
+    let folder = &reference.folder;
+    // What cannot be read says nothing; the card is no reason to fail.
+    let text = async |name: &str| -> Option<String> {
+        let bytes = folder.read(name, MAX_TEXT_BYTES).await.ok()?;
+        String::from_utf8(bytes.to_vec()).ok()
+    };
+    let card = if folder.has(CARD_FILE) { text(CARD_FILE).await } else { None };
+    let mut license = card.as_deref().and_then(model_card::license_of_card);
+    if license.is_none() {
+        let names = folder.files().iter().map(|file| file.name.as_str());
+        let is_license = |name: &&str| {
+            let name = name.to_ascii_uppercase();
+            !name.contains('/') && ["LICENSE", "LICENCE", "COPYING"].iter().any(|start| name.starts_with(start))
+        };
+        if let Some(name) = names.filter(is_license).min() {
+            license = text(name).await.map(|text| model_card::license_of_file(name, &text));
+        }
+    }
+    let base_model = model_card::base_model(&reference.location.to_string())
+        .or_else(|| card.as_deref().and_then(model_card::base_model_of_card));
+    CardMetadata { base_model, license }
+}
+
 /// The model card.
-pub fn readme(planned: &PlannedSlice, seed: u64) -> String {
+pub fn readme(planned: &PlannedSlice, metadata: &CardMetadata, seed: u64) -> String {
     let (plan, config) = (&planned.plan, planned.plan.config());
     let (copied, fresh) = (plan.copied_parts(), plan.fresh_parts());
     // Nothing is said of the parts of a model in which nothing is copied, or everything.
     let mixed = copied != InheritSet::NOTHING && fresh != InheritSet::NOTHING;
     let parts = |set: InheritSet| if mixed { format!(": {}", set.listed()) } else { String::new() };
-    let mut text =
-        String::from("---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- inheritune\n---\n\n# ");
+    let mut text = metadata.to_yaml() + "\n# ";
     match &planned.reference {
         Some(reference) if copied != InheritSet::NOTHING => {
             let whole = !fresh.parts().any(InheritPart::is_of_blocks);

@@ -15,7 +15,7 @@ use crate::copy::Copier;
 use crate::error::SlicerError;
 use crate::layout;
 use crate::plan::PlannedSlice;
-use crate::record::{InheritanceRecord, RECORD_FILE, readme};
+use crate::record::{CARD_FILE, InheritanceRecord, RECORD_FILE, metadata, readme};
 use crate::source::GENERATION_FILE;
 
 /// What it works.
@@ -91,7 +91,8 @@ impl SliceHandler {
         let record = InheritanceRecord::new(planned, seed, &copier.into_digests());
         artifact.put_bytes("config.json", Bytes::from(format!("{:#}\n", planned.config_json))).await?;
         artifact.put_bytes(RECORD_FILE, Bytes::from(record.to_json())).await?;
-        artifact.put_bytes("README.md", Bytes::from(readme(planned, seed))).await?;
+        let card = readme(planned, &metadata(planned).await, seed);
+        artifact.put_bytes(CARD_FILE, Bytes::from(card)).await?;
         for source in &planned.carried {
             for name in source.names() {
                 let bytes = match &planned.generation_json {

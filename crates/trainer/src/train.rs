@@ -4,6 +4,7 @@ use std::path::Path;
 
 use inheritune_domain::artifact::{Artifact, ArtifactKind, Location};
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
+use inheritune_domain::model_card::CardMetadata;
 use inheritune_domain::spec::{Ceilings, TrainSpec, Trained, TrainingSpec};
 use inheritune_lm::tokenizer::vocabulary_sha256;
 use inheritune_lm::tokens::{TOKENS_FILE, TokenSetMeta};
@@ -154,7 +155,7 @@ async fn publish(context: &JobContext, inputs: &Inputs, finished: Finished) -> R
     let card = if card.exists() {
         tokio::fs::read_to_string(&card).await.map_err(|error| file_error(&card, error))?
     } else {
-        String::new()
+        CardMetadata::default().to_yaml()
     };
     artifact.put_bytes(README_FILE, (card + &training_section(spec, &finished)).into()).await?;
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use inheritune_api::client::Client;
 use inheritune_api::v1;
+use inheritune_domain::model_card::Measured;
 use uuid::Uuid;
 
 use super::{absent, connect, job, location, page, print, say, screen};
@@ -49,6 +50,7 @@ pub(super) async fn run(global: &Global, command: ArtifactCommand) -> Result<(),
             check_destination(&to, Existing::Replace)?;
             let client = connect(global).await?;
             let paths = export(&client, id, &to, existing(force), &screen(global)).await?;
+            export::add_results(&to, &measured(&client, id).await, &[]).await?;
             match global.output {
                 Output::Table => paths.iter().try_for_each(|path| say(&path.display().to_string())),
                 Output::Json => say(&serde_json::json!({ "files": paths }).to_string()),
@@ -134,6 +136,22 @@ pub(super) async fn export(
     let written = export::export(&files, to, existing, &bar).await;
     bar.finish_and_clear();
     written
+}
+
+/// The newest of every number that was measured of a checkpoint; none where the server cannot say.
+pub(super) async fn measured(client: &Client, id: Uuid) -> Vec<Measured> {
+    let Ok(reply) = client.evaluation().list_model_scores(v1::ListModelScoresRequest::default()).await else {
+        return Vec::new();
+    };
+    let checkpoint = format!("artifact://{id}");
+    let mut found: Vec<Measured> = Vec::new();
+    let models = reply.into_inner().models.into_iter().filter(|model| model.checkpoint == checkpoint);
+    for v1::Score { task, metric, value, .. } in models.flat_map(|model| model.scores) {
+        if !found.iter().any(|known| known.task == task && known.metric == metric) {
+            found.push(Measured { task, metric, value });
+        }
+    }
+    found
 }
 
 async fn get(client: &Client, id: Uuid) -> Result<v1::GetArtifactResponse, Failure> {

@@ -1,9 +1,11 @@
 //! `inheritune run …`
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use inheritune_api::client::Client;
 use inheritune_api::v1;
+use inheritune_domain::model_card;
 use inheritune_domain::report_data::ReportData;
 use inheritune_domain::spec::RunSpec;
 use sha2::{Digest as _, Sha256};
@@ -171,6 +173,10 @@ async fn follow(global: &Global, client: &Client, id: Uuid, ending: &Ending) -> 
         let artifact = run.winner.as_ref().and_then(|winner| winner.checkpoint.strip_prefix("artifact://"));
         let artifact = artifact.and_then(|id| id.parse().ok()).ok_or_else(|| absent("target checkpoint"))?;
         artifact::export(client, artifact, dir, super::artifact::existing(ending.force), &screen).await?;
+        let sources = run.spec.iter().filter_map(|spec| spec.corpus.as_ref()).flat_map(|corpus| &corpus.sources);
+        let datasets: BTreeSet<String> = sources.filter_map(|source| model_card::dataset(source)).collect();
+        let datasets: Vec<String> = datasets.into_iter().collect();
+        crate::export::add_results(dir, &artifact::measured(client, artifact).await, &datasets).await?;
         screen.say(&format!("target: {}", dir.display()))?;
     }
     print(global, &run, "Run", show::run)?;

@@ -245,6 +245,8 @@ pub fn all(status: v1::JobStatus) -> HashMap<&'static str, Vec<Vec<u8>>> {
         ("GetRun", one(&|| v1::GetRunResponse { run: Some(run_reply()) }.encode_to_vec())),
         ("CancelRun", one(&|| v1::CancelRunResponse { run: Some(run_reply()) }.encode_to_vec())),
         ("PauseRun", one(&|| v1::PauseRunResponse { run: Some(run_reply()) }.encode_to_vec())),
+        ("RetryRun", one(&|| v1::RetryRunResponse { run: Some(run_reply()) }.encode_to_vec())),
+        ("RetryJob", one(&|| v1::RetryJobResponse { job: Some(job_reply()) }.encode_to_vec())),
         ("ResumeRun", one(&|| v1::ResumeRunResponse { run: Some(run_reply()) }.encode_to_vec())),
         (
             "ListRuns",

@@ -91,12 +91,15 @@ async fn candidates() -> Vec<PathBuf> {
     ask.arg("--bindir");
     let named = run(ask, ASK_LIMIT).await.ok().map(|dir| PathBuf::from(dir.trim()));
     let path = std::env::var_os("PATH").unwrap_or_default();
+    // Where `make install` puts the one that `make setup` fetched.
+    let installed = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.parent()?.join("postgres/bin")));
     named
         .into_iter()
         .chain(newest_first("/usr/lib/postgresql", ""))
         .chain(newest_first("/opt/homebrew/opt", "postgresql@"))
         .chain(newest_first("/usr/local/opt", "postgresql@"))
         .chain(std::env::split_paths(&path))
+        .chain(installed)
         .collect()
 }
 
