@@ -274,7 +274,7 @@ fn a_bad_tokenizer_is_named() {
     );
     check(
         edit(|json| json["model"]["vocab"]["z"] = json!(-1)),
-        expect!["DIR/tokenizer.json: invalid value: integer `-1`, expected u64 at line 1 column 4272"],
+        expect!["DIR/tokenizer.json: invalid value: integer `-1`, expected u64 at line 1 column 1318"],
     );
     check(
         edit(|json| json["model"]["merges"][0] = json!(["no", "where"])),
