@@ -13,6 +13,7 @@ for source in fuzz/src/bin/*.rs; do
   [ "${FUZZ_TARGET:-$target}" = "$target" ] || continue
   case $target in
     pickle | torch_archive) dictionary=-dict=fuzz/dictionaries/torch.dict ;;
+    tokenizer_json | sentencepiece | vocabulary_pair) dictionary=-dict=fuzz/dictionaries/tokenizers.dict ;;
     recipe | *_request | sentencepiece* | parquet*) dictionary= ;;
     *) dictionary=-dict=fuzz/dictionaries/json.dict ;;
   esac

@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
-"""Makes fuzz/seeds anew from crates/slicer/tests/golden: small files of every kind that the fuzz targets read.
+"""Makes fuzz/seeds anew from crates/slicer/tests/golden and scripts/faults: small files of every kind that the fuzz
+targets read.
 
     python3 scripts/make-fuzz-seeds.py
 
 Files named found-* are inputs that a fuzzer found; they are left alone.
 """
 
+import importlib.util
 import io
 import json
 import struct
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -143,8 +146,37 @@ def configs():
     write("decoder_config", "largest", json.dumps(largest).encode())
 
 
+def tokenizers():
+    """Those of scripts/faults/tokenizers.py, with a vocabulary of a few tokens."""
+    spec = importlib.util.spec_from_file_location("faults", Path(__file__).parent / "faults" / "tokenizers.py")
+    faults = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(faults)
+    few = [("a", "b"), ("ab", "c")]
+    faults.byte_level = lambda special, merges=0: ({token: at for at, token in enumerate([*special, "a", "b", "c", "ab", "abc"])}, few)
+    files = {"tokenizer_json": ["tokenizer.json"], "vocabulary_pair": ["vocab.json", "merges.txt"], "sentencepiece": ["tokenizer.model"]}
+    written = set()
+    with tempfile.TemporaryDirectory() as folder:
+        for name, make in faults.CASES.items():
+            made = Path(folder) / name
+            make(made)
+            for target, names in files.items():
+                if all((made / file).exists() for file in names):
+                    data = b"\0".join((made / file).read_bytes() for file in names)
+                    if data not in written and len(data) < 1 << 16:
+                        write(target, name, data)
+                    written.add(data)
+    field = faults.field
+    piece = lambda text, kind: field(1, field(1, text.encode()) + field(2, -1.0) + field(3, kind))
+    few = piece("<unk>", 2) + piece("<s>", 3) + piece("</s>", 3) + piece("\u2581a", 1)
+    write("sentencepiece", "few", few)
+    write("sentencepiece", "bpe", few + field(2, field(3, 2) + field(44, b"?") + field(46, b"<s>")))
+    write("sentencepiece", "kinds", few + piece("user", 4) + piece("\0", 5) + piece("<0x41>", 6))
+    write("sentencepiece", "rules", few + field(3, field(2, bytes(8)) + field(3, 0)) + field(5, field(2, b"x")))
+
+
 if __name__ == "__main__":
     headers()
     indexes()
     pickles()
     configs()
+    tokenizers()

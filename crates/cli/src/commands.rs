@@ -63,7 +63,7 @@ fn check(global: &Global, path: &Path, explain: bool) -> Result<(), Failure> {
     let plan = recipe::explain(&spec);
     let with_corpus =
         |text: String| [vec![text], corpus.iter().map(|line| format!("  {line}")).collect()].concat().join("\n");
-    warn_of(&missing);
+    warn_of(global, &missing);
     match global.output {
         Output::Table if explain => say_text(&with_corpus(plan.text())),
         Output::Table if missing.is_empty() => {
@@ -89,16 +89,10 @@ fn read_recipe(path: &Path, corpus: &[String]) -> Result<ReadRecipe, Failure> {
     recipe::read(&read_file(path)?, corpus, &current_dir()?).map_err(|violations| refused(path, violations))
 }
 
-/// As [`read_recipe`], of a recipe that is about to be carried out: files of this folder must be there.
-fn read_recipe_to_run(path: &Path, corpus: &[String]) -> Result<RunSpec, Failure> {
+/// As [`read_recipe`], of a recipe that is about to be carried out.
+fn read_recipe_to_run(global: &Global, path: &Path, corpus: &[String]) -> Result<RunSpec, Failure> {
     let ReadRecipe { spec, missing } = read_recipe(path, corpus)?;
-    let (of_this_folder, elsewhere): (Vec<_>, Vec<_>) = missing.into_iter().partition(|missing| missing.is_relative);
-    let mut violations = Violations::default();
-    for Missing { field, path, .. } in of_this_folder {
-        violations.add(field, format!("{} does not exist", path.display()));
-    }
-    violations.into_result().map_err(|violations| refused(path, violations))?;
-    warn_of(&elsewhere);
+    warn_of(global, &missing);
     Ok(spec)
 }
 
@@ -109,8 +103,11 @@ fn refused(path: &Path, violations: Violations) -> Failure {
 }
 
 /// A server elsewhere may have what is not here.
-fn warn_of(missing: &[Missing]) {
-    for Missing { field, path, .. } in missing {
+fn warn_of(global: &Global, missing: &[Missing]) {
+    if global.output == Output::Json {
+        return;
+    }
+    for Missing { field, path } in missing {
         // Whoever closed standard error does not want to know.
         let _unread = streams::err(&format!("warning: {field}: {} is not on this machine", path.display()));
     }

@@ -41,8 +41,6 @@ pub struct Missing {
     pub field: String,
     /// Where it should be.
     pub path: PathBuf,
-    /// Whether it was looked for in the folder that the command runs in: then no server will find it either.
-    pub is_relative: bool,
 }
 
 /// As [`parse`], with `corpus` in the place of the recipe's sources where it names any, and a look at the files that are
@@ -62,10 +60,9 @@ pub fn read(text: &str, corpus: &[String], base: &Path) -> Result<ReadRecipe, Vi
             violations.add(field, problem);
             continue;
         }
-        let is_relative = written::is_relative(location);
         *location = absolute_location(location, base);
         if let Some(path) = written::local_path(location).filter(|path| !path.exists()) {
-            missing.push(Missing { field, path, is_relative });
+            missing.push(Missing { field, path });
         }
     }
     if let Err(found) = spec.validate() {

@@ -51,7 +51,8 @@ pub fn candidates(names: &[&str], is_one_file: bool) -> Candidates {
 
 /// Whether a file of a folder called `name` is looked at whatever else is there.
 pub fn is_data(name: &str) -> bool {
-    names::why_left_out(name).is_none() && names::is_data(names::ending(name))
+    let ending = names::ending(name);
+    names::why_left_out(name).is_none() && !ending.is_empty() && names::is_data(ending)
 }
 
 /// What is read of the files called `names`, of which those at `candidates` are of the kinds `told`: what is held out last.

@@ -80,7 +80,7 @@ pub fn tell(name: &str, head: Head<'_>, text_column: &str) -> Result<Kind, Strin
     match (packing, content) {
         (Packing::Plain, content) => content.map(|content| Kind { packing, content }),
         (_, Ok(Content::Parquet)) => Err("is a Parquet file that is packed once more; unpack it".to_owned()),
-        (_, Ok(Content::Empty)) if !head.is_whole || head.bytes.len() > 64 => {
+        (_, Ok(Content::Empty)) if !head.is_whole || !unpack::is_empty(head.bytes, packing) => {
             Err(format!("cannot be unpacked, though it begins as {} does", of_packing(packing)))
         }
         (_, Err(_)) if packing_of(&unpacked) != Packing::Plain => Err("is packed twice; unpack it once".to_owned()),

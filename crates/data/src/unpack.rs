@@ -60,6 +60,12 @@ pub fn head(stored: &[u8], packing: Packing, limit: usize) -> Vec<u8> {
     head
 }
 
+/// Whether a whole packed file holds nothing, and is not damaged.
+pub fn is_empty(stored: &[u8], packing: Packing) -> bool {
+    let count = unpacked(stored, stored.len() as u64, packing).and_then(|mut reader| Ok(reader.fill_buf()?.len()));
+    count.is_ok_and(|count| count == 0)
+}
+
 /// gzip members one after the other, and zeros after the last as tapes and block devices leave them.
 struct GzipMembers<R: BufRead> {
     member: Option<flate2::bufread::GzDecoder<R>>,

@@ -5,7 +5,8 @@
 //! of a file mean), [`slice_plan`], [`config_json`] (a target's from its reference's), [`left_out`], then the
 //! files nobody here wrote: [`weights_files`] (which of a folder hold a model), [`safetensors_header`], [`shard_index`], and PyTorch's own format in [`zip_directory`],
 //! [`pickle`] and [`torch_archive`]. [`nanogpt`] and [`litgpt`] are checkpoints that are not in Hugging Face's layout. Of
-//! tokenizers: [`tokenizer_files`] and [`sentencepiece_model`]; of whole folders: [`needed_files`].
+//! tokenizers: [`tokenizer_files`], [`sentencepiece_model`], [`tokenizer_json`] with [`tokenizer_pattern`], and
+//! [`vocabulary_pair`]; of whole folders: [`needed_files`] (what a job fetches) and [`carried_files`] (what a target gets).
 
 pub mod decoder_config;
 pub mod gpt2;
@@ -28,6 +29,10 @@ pub mod pickle;
 pub mod torch_archive;
 pub mod nanogpt;
 pub mod litgpt;
+pub mod carried_files;
 pub mod tokenizer_files;
 pub mod needed_files;
 pub mod sentencepiece_model;
+pub mod tokenizer_json;
+pub mod tokenizer_pattern;
+pub mod vocabulary_pair;

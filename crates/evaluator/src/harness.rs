@@ -168,8 +168,12 @@ impl Measurement {
             .map_err(|e| lm_error(e).about(&format!("checkpoint {}", self.spec.checkpoint)))?;
         let config = decoder.config().clone();
         let parameters = decoder.parameters().iter().map(|p| p.tensor.numel() as u64).sum();
-        let model =
-            ModelFacts { dir: self.checkpoint, vocab_size: config.vocab_size, max_positions: config.max_positions };
+        let model = ModelFacts {
+            dir: self.checkpoint,
+            shown: self.spec.checkpoint.to_string(),
+            vocab_size: config.vocab_size,
+            max_positions: config.max_positions,
+        };
         let (tasks, problems) = tasks::prepare(&self.spec, &self.inputs, &model, &self.stop)?;
         let scorer = Scorer::new(decoder, self.spec.batch_size, self.stop, self.progress);
         Ok(Prepared { tasks, problems, config, parameters, scorer })

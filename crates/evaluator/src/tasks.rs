@@ -126,6 +126,8 @@ pub enum Task {
 pub struct ModelFacts {
     /// Its folder, with its tokenizer.
     pub dir: PathBuf,
+    /// What its owner calls the folder.
+    pub shown: String,
     /// Rows of its embedding.
     pub vocab_size: u32,
     /// Longest sequence it takes.
@@ -135,7 +137,7 @@ pub struct ModelFacts {
 impl ModelFacts {
     /// Its tokenizer, which has no token that the model lacks.
     fn tokenizer(&self) -> Result<Arc<Tokenizer>, JobError> {
-        let tokenizer = Tokenizer::from_dir(&self.dir).map_err(lm_error)?;
+        let tokenizer = Tokenizer::from_dir(&self.dir).map_err(|e| lm_error(e.shown_as(&self.dir, &self.shown)))?;
         tokenizer.check_fits(self.vocab_size).map_err(lm_error)?;
         Ok(Arc::new(tokenizer))
     }

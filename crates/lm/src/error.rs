@@ -105,6 +105,20 @@ impl LmError {
         }
     }
 
+    /// The same error for people who know the folder `dir` by another name: a worker's copy of `shown`.
+    #[must_use]
+    pub fn shown_as(mut self, dir: &Path, shown: &str) -> Self {
+        if let Self::Io { path, .. }
+        | Self::BadFile { path, .. }
+        | Self::BadTensor { path, .. }
+        | Self::TooFewTokens { path, .. } = &mut self
+            && let Ok(inside) = path.strip_prefix(dir)
+        {
+            *path = if inside.as_os_str().is_empty() { PathBuf::from(shown) } else { Path::new(shown).join(inside) };
+        }
+        self
+    }
+
     pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
         Self::Io { path: path.to_owned(), source }
     }
@@ -115,5 +129,22 @@ impl LmError {
 
     pub(crate) fn tensor(path: &Path, tensor: &str, problem: impl Into<String>) -> Self {
         Self::BadTensor { path: path.to_owned(), tensor: tensor.to_owned(), problem: problem.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::LmError;
+
+    #[test]
+    fn a_copy_of_a_folder_is_called_what_its_owner_calls_it() {
+        let cache = Path::new("/var/cache/7/tokens");
+        let shown =
+            |path: &str| LmError::file(Path::new(path), "is bad").shown_as(cache, "file:///home/me/model").to_string();
+        assert_eq!(shown("/var/cache/7/tokens/merges.txt"), "file:///home/me/model/merges.txt: is bad");
+        assert_eq!(shown("/var/cache/7/tokens"), "file:///home/me/model: is bad");
+        assert_eq!(shown("/elsewhere"), "/elsewhere: is bad");
     }
 }

@@ -7,27 +7,34 @@
 //! | `tokenizer.model` | the SentencePiece library itself, which converted tokenizers are not equal to |
 //!
 //! The first that a folder has is read, as in transformers. [`Tokenizer::encode`] adds nothing to a text;
-//! [`Tokenizer::encode_with_added`] adds what the tokenizer adds by itself. Special tokens are found in text (`</s>` in a
-//! text is the token) by the first two kinds, and never by SentencePiece.
+//! [`Tokenizer::encode_with_added`] adds what the tokenizer adds by itself. Tokens that `tokenizer_config.json` and its older
+//! neighbours add are found in text (`<|im_start|>` in a text is the token). Special tokens of the vocabulary itself are
+//! found by the first two kinds (`</s>` in a text is the token), and never by SentencePiece.
+//!
+//! docs/tokenizers.md says in what the versions of transformers differ from each other, and from this.
 //!
 //! A tokenizer that was read is written again byte for byte, so that its digest names it wherever it goes.
 
 mod byte_level;
 mod chunks;
+mod guard;
 mod sentencepiece;
 mod settings;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use inheritune_domain::checkpoint::sentencepiece_model::{MAX_MODEL_BYTES, SentencePieceModel};
-use inheritune_domain::checkpoint::tokenizer_files::VocabularyFiles;
+use inheritune_domain::checkpoint::tokenizer_files::{VocabularyFiles, no_vocabulary};
+use inheritune_domain::checkpoint::tokenizer_json::{MAX_JSON_BYTES, TokenizerJson};
+use inheritune_domain::checkpoint::vocabulary_pair::VocabularyPair;
 use inheritune_domain::id::Sha256Digest;
 use rayon::prelude::*;
 use serde_json::{Value, json};
-use tokenizers::PreTokenizerWrapper;
+use tokenizers::{AddedToken, PreTokenizerWrapper};
 
-use self::sentencepiece::{Scratch, SentencePiece};
+use self::sentencepiece::{Beside, Scratch, SentencePiece};
 use self::settings::Settings;
 use crate::error::LmError;
 use crate::files;
@@ -44,6 +51,10 @@ const SPECIAL_TOKENS_FILE: &str = "special_tokens_map.json";
 
 /// Ends of a document that are looked for where the files do not name one.
 const KNOWN_ENDS: [&str; 4] = [END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>"];
+/// A byte is written as one character, of at most two bytes; a space may be put before a text.
+const BYTE_LEVEL_GROWTH: u64 = 3;
+/// Characters of a file's patterns that a tokenizer is tried with at most.
+const MAX_TRIAL_CHARACTERS: usize = 64;
 /// Every byte, and the special token: what a byte-level vocabulary starts from.
 const SMALLEST_VOCABULARY: u32 = 257;
 
@@ -55,6 +66,7 @@ pub struct Tokenizer {
     files: Vec<(&'static str, Vec<u8>)>,
     sha256: Sha256Digest,
     vocab_size: u32,
+    ids: u32,
     end_of_text_id: Option<u32>,
     prefix: Option<Prefix>,
 }
@@ -71,8 +83,16 @@ pub struct Prefix {
 /// What turns text into ids.
 #[derive(Debug, Clone)]
 enum Engine {
-    Library(Box<tokenizers::Tokenizer>),
-    SentencePiece { model: Arc<SentencePiece>, bos: Option<u32>, eos: Option<u32> },
+    /// A text becomes at most `growth` times as long on the way.
+    Library {
+        inner: Box<tokenizers::Tokenizer>,
+        growth: u64,
+    },
+    SentencePiece {
+        model: Arc<SentencePiece>,
+        bos: Option<u32>,
+        eos: Option<u32>,
+    },
 }
 
 impl Tokenizer {
@@ -83,8 +103,7 @@ impl Tokenizer {
     /// A missing or malformed file; the error names it.
     pub fn from_dir(dir: &Path) -> Result<Self, LmError> {
         let Some(kind) = VocabularyFiles::find(|name| dir.join(name).exists()) else {
-            let problem = format!("holds neither {TOKENIZER_FILE} nor vocab.json and merges.txt nor tokenizer.model");
-            return Err(LmError::file(dir, problem));
+            return Err(LmError::file(dir, no_vocabulary(|name| dir.join(name).exists())));
         };
         let vocabulary = read_vocabulary(dir, kind)?;
         let sha256 = digest(kind, &vocabulary);
@@ -93,17 +112,23 @@ impl Tokenizer {
         let failed = |problem: String| LmError::file(&path, problem);
         match kind {
             VocabularyFiles::TokenizerJson => {
-                let json = std::str::from_utf8(&vocabulary[0].1).map_err(|error| failed(error.to_string()))?;
-                let inner: tokenizers::Tokenizer =
-                    json.parse().map_err(|e: tokenizers::Error| failed(e.to_string()))?;
-                let mut tokenizer = Self::library(inner, &settings, sha256).map_err(failed)?;
+                let json = &vocabulary[0].1;
+                let TokenizerJson { growth, .. } =
+                    TokenizerJson::parse(json).map_err(|error| failed(error.to_string()))?;
+                let inner = guard::caught(|| tokenizers::Tokenizer::from_bytes(json).map_err(|e| e.to_string()));
+                let library = inner.and_then(|inner| Self::library((inner, growth), &settings, sha256));
+                let mut tokenizer = library.map_err(failed)?;
+                tokenizer.try_out(json).map_err(failed)?;
                 let beside = if settings.has_config() { settings.files } else { tokenizer.made_settings() };
                 tokenizer.files = vocabulary.into_iter().chain(beside).collect();
                 Ok(tokenizer)
             }
             VocabularyFiles::VocabAndMerges => {
-                let inner = byte_level::from_pair(dir, &settings)?;
-                let mut tokenizer = Self::library(inner, &settings, sha256).map_err(failed)?;
+                VocabularyPair::parse(&vocabulary[0].1, &vocabulary[1].1)
+                    .map_err(|error| LmError::file(&dir.join(error.file), error.problem))?;
+                let inner = guard::caught(|| byte_level::from_pair(dir, &settings));
+                let library = inner.and_then(|inner| Self::library((inner, BYTE_LEVEL_GROWTH), &settings, sha256));
+                let mut tokenizer = library.map_err(failed)?;
                 tokenizer.files = vocabulary.into_iter().chain(settings.files).collect();
                 Ok(tokenizer)
             }
@@ -130,7 +155,8 @@ impl Tokenizer {
         let json = byte_level::train(texts, vocab_size)?;
         let inner = json.parse().map_err(|error: tokenizers::Error| LmError::Tokenizer(error.to_string()))?;
         let sha256 = Sha256Digest::of(json.as_bytes());
-        let mut tokenizer = Self::library(inner, &Settings::default(), sha256).map_err(LmError::Tokenizer)?;
+        let mut tokenizer =
+            Self::library((inner, BYTE_LEVEL_GROWTH), &Settings::default(), sha256).map_err(LmError::Tokenizer)?;
         tokenizer.files = tokenizer.made_settings();
         tokenizer.files.insert(0, (TOKENIZER_FILE, json.into_bytes()));
         Ok(tokenizer)
@@ -142,7 +168,7 @@ impl Tokenizer {
     /// [`LmError::Tokenizer`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, LmError> {
         let ids = match &self.engine {
-            Engine::Library(inner) => ids_of(inner.encode_fast(text, false)),
+            Engine::Library { inner, growth } => guard::encode(inner, *growth, (text, false)),
             Engine::SentencePiece { model, .. } => model.encode(text, &mut Scratch::default()),
         };
         ids.map_err(LmError::Tokenizer)
@@ -157,7 +183,9 @@ impl Tokenizer {
     /// [`LmError::Tokenizer`].
     pub fn encode_with_added(&self, text: &str) -> Result<Vec<u32>, LmError> {
         match &self.engine {
-            Engine::Library(inner) => ids_of(inner.encode_fast(text, true)).map_err(LmError::Tokenizer),
+            Engine::Library { inner, growth } => {
+                guard::encode(inner, *growth, (text, true)).map_err(LmError::Tokenizer)
+            }
             Engine::SentencePiece { bos, eos, .. } => {
                 Ok(bos.iter().copied().chain(self.encode(text)?).chain(*eos).collect())
             }
@@ -170,10 +198,13 @@ impl Tokenizer {
     /// [`LmError::Tokenizer`].
     pub fn encode_batch<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<Vec<Vec<u32>>, LmError> {
         let ids = match &self.engine {
-            Engine::Library(inner) => {
-                let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
-                let encodings = inner.encode_batch_fast(texts, false).map_err(|error| error.to_string());
-                encodings.map(|encodings| encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
+            Engine::Library { inner, growth } => {
+                let mut all = Vec::with_capacity(texts.len());
+                for group in guard::groups(texts, *growth) {
+                    let ids = group.par_iter().map(|text| guard::encode(inner, *growth, (text.as_ref(), false)));
+                    all.extend(ids.collect::<Result<Vec<_>, String>>().map_err(LmError::Tokenizer)?);
+                }
+                Ok(all)
             }
             Engine::SentencePiece { model, .. } => texts
                 .par_iter()
@@ -189,7 +220,9 @@ impl Tokenizer {
     /// [`LmError::Tokenizer`].
     pub fn decode(&self, tokens: &[u32]) -> Result<String, LmError> {
         let text = match &self.engine {
-            Engine::Library(inner) => inner.decode(tokens, false).map_err(|error| error.to_string()),
+            Engine::Library { inner, .. } => {
+                guard::caught(|| inner.decode(tokens, false).map_err(|error| error.to_string()))
+            }
             Engine::SentencePiece { model, .. } => model.decode(tokens),
         };
         text.map_err(LmError::Tokenizer)
@@ -200,7 +233,7 @@ impl Tokenizer {
     /// something before it may.
     pub fn can_cut_at_line_feeds(&self) -> bool {
         match &self.engine {
-            Engine::Library(inner) => {
+            Engine::Library { inner, .. } => {
                 let is_plain = matches!(
                     inner.get_pre_tokenizer(),
                     Some(PreTokenizerWrapper::ByteLevel(split)) if !split.add_prefix_space && split.use_regex
@@ -214,9 +247,15 @@ impl Tokenizer {
         }
     }
 
-    /// Rows that an embedding needs for it: its highest id + 1.
+    /// Rows that an embedding needs for it: the highest id of its vocabulary and of what begins and ends a text, plus one.
     pub fn vocab_size(&self) -> u32 {
         self.vocab_size
+    }
+
+    /// Every id is below this. Tokens that were added beside the vocabulary (`pad_token`) are often beyond a model's rows,
+    /// which is right as long as no text holds them.
+    pub fn ids(&self) -> u32 {
+        self.ids
     }
 
     /// The token that ends a document: `eos_token` of `tokenizer_config.json` or of `special_tokens_map.json`, else
@@ -254,55 +293,103 @@ impl Tokenizer {
         self.files.iter().try_for_each(|(name, content)| files::write(&dir.join(name), content))
     }
 
-    fn library(mut inner: tokenizers::Tokenizer, settings: &Settings, sha256: Sha256Digest) -> Result<Self, String> {
+    fn library(
+        (mut inner, growth): (tokenizers::Tokenizer, u64),
+        settings: &Settings,
+        sha256: Sha256Digest,
+    ) -> Result<Self, String> {
         // A corpus is cut into blocks elsewhere; what a tokenizer was last used with must not cut or fill it.
         inner.with_truncation(None).map_err(|error| error.to_string())?;
         inner.with_padding(None);
         let highest = inner.get_vocab(true).into_values().max();
-        let vocab_size =
-            highest.ok_or("has no vocabulary")?.checked_add(1).ok_or("has a token id that does not fit in 32 bits")?;
+        let next = |highest: u32| highest.checked_add(1).ok_or("has a token id that does not fit in 32 bits");
+        let mut vocab_size = next(highest.ok_or("has no vocabulary")?)?;
+        let known: Vec<String> = inner.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
+        let is_gpt_2 = settings.is_of_class("GPT2Tokenizer");
+        let added = settings.tokens_to_add(&known, if is_gpt_2 { &byte_level::ROLES } else { &[] });
+        guard::caught(|| Ok(inner.add_tokens(&added)))?;
+        let mut ids = vocab_size;
+        for token in &added {
+            let Some(id) = inner.token_to_id(&token.content) else { continue };
+            ids = ids.max(next(id)?);
+            if settings.is_boundary(&token.content) {
+                vocab_size = vocab_size.max(next(id)?);
+            }
+        }
+        inner.set_encode_special_tokens(settings.flag("split_special_tokens").unwrap_or(false));
+        // These two classes take the switch from tokenizer_config.json, whatever tokenizer.json says of it.
+        if (is_gpt_2 || settings.is_of_class("GPTNeoXTokenizer"))
+            && let Some(PreTokenizerWrapper::ByteLevel(split)) = inner.get_pre_tokenizer().cloned()
+        {
+            let add_prefix_space = settings.flag("add_prefix_space").unwrap_or(false);
+            inner.with_pre_tokenizer(Some(split.add_prefix_space(add_prefix_space)));
+        }
         let end_of_text_id = match settings.token("eos_token") {
             Some(token) => {
-                let missing = || no_token(&token.content, "eos_token", settings);
+                let missing = || no_token(&token.content, "eos_token");
                 Some(inner.token_to_id(&token.content).ok_or_else(missing)?)
             }
             None => KNOWN_ENDS.iter().find_map(|name| inner.token_to_id(name)),
         };
         let bos_id = settings.token("bos_token").and_then(|token| inner.token_to_id(&token.content));
         let prefix = bos_id.or(end_of_text_id).map(|id| Prefix { id, text: inner.id_to_token(id).unwrap_or_default() });
-        let engine = Engine::Library(Box::new(inner));
-        Ok(Self { engine, files: Vec::new(), sha256, vocab_size, end_of_text_id, prefix })
+        let engine = Engine::Library { inner: Box::new(inner), growth };
+        Ok(Self { engine, files: Vec::new(), sha256, vocab_size, ids, end_of_text_id, prefix })
+    }
+
+    /// Encodes texts that take long where a pattern is bad, and some of the characters of the file's own patterns.
+    fn try_out(&self, json: &[u8]) -> Result<(), String> {
+        let Engine::Library { inner, .. } = &self.engine else { return Ok(()) };
+        let text = String::from_utf8_lossy(json);
+        if !text.contains("\"Regex\"") {
+            return Ok(());
+        }
+        let of_patterns = text.split("\"Regex\"").skip(1).flat_map(|after| after.chars().take(1_000));
+        let mut characters: Vec<char> = of_patterns.filter(|c| c.is_alphanumeric()).collect();
+        characters.sort_unstable();
+        characters.dedup();
+        characters.truncate(MAX_TRIAL_CHARACTERS);
+        guard::tried(inner, &characters)
     }
 
     fn sentencepiece(model: &SentencePieceModel, settings: &Settings, sha256: Sha256Digest) -> Result<Self, String> {
-        // Tokens that were added to the model's own; none is ever found in text.
-        let added = settings.added_tokens();
-        let id_of = |role: &str, own: Option<u32>| match settings.token(role) {
-            Some(token) => {
-                let piece = model.pieces().iter().position(|piece| piece.text == token.content).map(|id| id as u32);
-                let id = piece.or_else(|| added.iter().find(|(_, t)| t.content == token.content).map(|(id, _)| *id));
-                id.map(Some).ok_or_else(|| no_token(&token.content, role, settings))
-            }
+        let pieces: HashMap<&str, u32> = model.pieces().iter().map(|piece| piece.text.as_str()).zip(0..).collect();
+        // Tokens besides the model's pieces are found in text; of the pieces, only those that the library itself finds.
+        let mut added: Vec<AddedToken> = settings.tokens_to_add(&[], &[]);
+        added.retain(|token| !pieces.contains_key(token.content.as_str()));
+        let count = model.pieces().len() as u32;
+        let id_of = |content: &str| {
+            let beside = || added.iter().position(|token| token.content == content).map(|at| count + at as u32);
+            pieces.get(content).copied().or_else(beside)
+        };
+        let role = |role: &str, own: Option<u32>| match settings.token(role) {
+            Some(token) => id_of(&token.content).map(Some).ok_or_else(|| no_token(&token.content, role)),
             None => Ok(own),
         };
-        let (bos, eos) = (id_of("bos_token", model.bos_id())?, id_of("eos_token", model.eos_id())?);
+        let (bos, eos) = (role("bos_token", model.bos_id())?, role("eos_token", model.eos_id())?);
         let text_of = |id: u32| {
             let piece = model.pieces().get(id as usize).map(|piece| piece.text.clone());
-            let added = || added.iter().find(|(added_id, _)| *added_id == id).map(|(_, token)| token.content.clone());
-            piece.or_else(added).unwrap_or_default()
+            let beside = || added.get((id - count) as usize).map(|token| token.content.clone());
+            piece.or_else(beside).unwrap_or_default()
         };
         let prefix = bos.or(eos).map(|id| Prefix { id, text: text_of(id) });
-        let pieces = model.pieces().len() as u32;
-        let highest = [bos, eos].into_iter().flatten().max().unwrap_or(0);
+        let needed = added.iter().rposition(|token| settings.is_boundary(&token.content)).map_or(0, |at| at as u32 + 1);
+        let ids = count + added.len() as u32;
+        let is_split = settings.flag("split_special_tokens").unwrap_or(false);
+        if is_split {
+            added.iter_mut().filter(|token| token.special).for_each(|token| token.content.clear());
+        }
+        let beside = Beside { tokens: added, is_legacy: settings.flag("legacy").unwrap_or(true) };
         Ok(Self {
             engine: Engine::SentencePiece {
-                model: Arc::new(SentencePiece::new(model)?),
+                model: Arc::new(SentencePiece::new(model, beside)?),
                 bos: bos.filter(|_| settings.flag("add_bos_token").unwrap_or(true)),
                 eos: eos.filter(|_| settings.flag("add_eos_token").unwrap_or(false)),
             },
             files: Vec::new(),
             sha256,
-            vocab_size: pieces.max(highest.saturating_add(1)),
+            vocab_size: count + needed,
+            ids,
             end_of_text_id: eos,
             prefix,
         })
@@ -311,7 +398,7 @@ impl Tokenizer {
     /// `tokenizer_config.json` and `special_tokens_map.json` where there are none.
     fn made_settings(&self) -> Vec<(&'static str, Vec<u8>)> {
         let end = match &self.engine {
-            Engine::Library(inner) => self.end_of_text_id.and_then(|id| inner.id_to_token(id)),
+            Engine::Library { inner, .. } => self.end_of_text_id.and_then(|id| inner.id_to_token(id)),
             Engine::SentencePiece { .. } => None,
         };
         let (config, special) = (config_for(end.as_deref()), special_tokens_for(end.as_deref()));
@@ -331,7 +418,7 @@ pub fn vocabulary_sha256(dir: &Path) -> Result<Option<Sha256Digest>, LmError> {
 
 fn read_vocabulary(dir: &Path, kind: VocabularyFiles) -> Result<Vec<(&'static str, Vec<u8>)>, LmError> {
     let limit = match kind {
-        VocabularyFiles::TokenizerJson | VocabularyFiles::VocabAndMerges => files::MAX_JSON_BYTES,
+        VocabularyFiles::TokenizerJson | VocabularyFiles::VocabAndMerges => MAX_JSON_BYTES as u64,
         VocabularyFiles::SentencePiece => MAX_MODEL_BYTES as u64,
     };
     kind.names().iter().map(|name| Ok((*name, files::read(&dir.join(name), limit)?))).collect()
@@ -341,12 +428,8 @@ fn digest(kind: VocabularyFiles, files: &[(&'static str, Vec<u8>)]) -> Sha256Dig
     kind.sha256(&files.iter().map(|(_, content)| content.as_slice()).collect::<Vec<_>>())
 }
 
-fn ids_of(encoding: tokenizers::Result<tokenizers::Encoding>) -> Result<Vec<u32>, String> {
-    encoding.map(|encoding| encoding.get_ids().to_vec()).map_err(|error| error.to_string())
-}
-
-fn no_token(content: &str, role: &str, settings: &Settings) -> String {
-    format!("has no token `{content}`, the {role} of {}", settings.file_of(role))
+fn no_token(content: &str, role: &str) -> String {
+    format!("has no token `{content}`, which is named as its {role}")
 }
 
 fn config_for(end: Option<&str>) -> Value {

@@ -245,6 +245,8 @@ pub struct TokenSetWriter {
     source_start: u64,
     /// Tokens of the document that is not ended yet.
     open_tokens: u64,
+    /// Every id is below this; the vocabulary grows up to it with the ids that there are.
+    ids: u32,
 }
 
 /// Which tokens at a source's end go into the validation part.
@@ -285,14 +287,16 @@ impl TokenSetWriter {
             source_train_tokens: Vec::new(),
         };
         let train = BufWriter::with_capacity(COPY_BYTES, create(TRAIN_FILE)?);
-        Ok(Self {
-            dir: dir.to_owned(),
-            meta,
-            train,
-            validation: create(VALIDATION_FILE)?,
-            source_start: 0,
-            open_tokens: 0,
-        })
+        let validation = create(VALIDATION_FILE)?;
+        Ok(Self { dir: dir.to_owned(), meta, train, validation, source_start: 0, open_tokens: 0, ids: vocab_size })
+    }
+
+    /// Takes ids below `ids` as well: where one is beyond the vocabulary, the vocabulary becomes as large as it says.
+    #[must_use]
+    pub fn with_ids_below(mut self, ids: u32) -> Self {
+        self.ids = self.ids.max(ids);
+        self.meta.dtype = TokenType::of_vocabulary(self.ids);
+        self
     }
 
     /// Appends a document of `text_bytes` bytes of text, and the end-of-text token after it. A document
@@ -341,7 +345,9 @@ impl TokenSetWriter {
     }
 
     fn write(&mut self, tokens: &[u32]) -> Result<(), LmError> {
-        check_ids(tokens, self.meta.vocab_size)?;
+        check_ids(tokens, self.ids)?;
+        let highest = tokens.iter().max().copied().unwrap_or(0);
+        self.meta.vocab_size = self.meta.vocab_size.max(highest.saturating_add(1));
         let bytes: Vec<u8> = match self.meta.dtype {
             // `check_ids` holds every id below the vocabulary, which two bytes hold.
             TokenType::U16 => tokens.iter().flat_map(|id| (*id as u16).to_le_bytes()).collect(),

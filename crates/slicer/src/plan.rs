@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::error::SlicerError;
 use crate::layout;
 use crate::source::Checkpoint;
-use crate::tokenizer::{TokenSet, TokenizerFiles, check_own};
+use crate::tokenizer::{CarriedFiles, TokenSet, check_own};
 
 /// All that a slice needs, read and checked; only the kept weights are still to be copied.
 #[derive(Debug)]
@@ -29,8 +29,8 @@ pub struct PlannedSlice {
     pub reference: Option<Checkpoint>,
     /// The previous candidate, when its layers are carried over.
     pub previous: Option<Checkpoint>,
-    /// The target's tokenizer files.
-    pub tokenizer: Vec<TokenizerFiles>,
+    /// Files that go into the target as they are.
+    pub carried: Vec<CarriedFiles>,
     /// What of the reference the target does not have, or says otherwise.
     pub left_out: Vec<LeftOut>,
     /// The target's `generation_config.json`, where it is not the reference's.
@@ -51,14 +51,15 @@ impl PlannedSlice {
             SliceSource::Architecture { architecture, vocab_size } => {
                 let config = architecture.config(*vocab_size);
                 let end_of_text = tokens.as_ref().and_then(|(tokens, _)| tokens.end_of_text_id);
+                let (carried, left_out) = CarriedFiles::choose(None, tokens.as_ref().map(|(tokens, _)| tokens));
                 Self {
                     config_json: fresh_config(&config, end_of_text),
                     plan: SlicePlan::fresh(config),
                     reference: None,
                     previous: None,
-                    left_out: Vec::new(),
                     generation_json: None,
-                    tokenizer: TokenizerFiles::choose(None, tokens.as_ref().map(|(tokens, _)| tokens)),
+                    carried,
+                    left_out,
                 }
             }
             SliceSource::Checkpoint { checkpoint, layers, layer_map: rule, inherit, previous } => {
@@ -82,25 +83,16 @@ impl PlannedSlice {
                     WeightsDtype::Copied(reference.dtype()),
                 );
                 let (config_json, changed) = target.map_err(|error| SlicerError::checkpoint(checkpoint, error))?;
-                let tensors = reference.inventory.left_out().iter().cloned();
+                let of_tensors = reference.inventory.left_out().iter().cloned();
+                let (carried, files) =
+                    CarriedFiles::choose(Some(&reference), tokens.as_ref().map(|(tokens, _)| tokens));
                 let mut left_out: Vec<LeftOut> =
-                    tensors.chain(reference.unwritable.iter().cloned()).chain(changed).collect();
+                    of_tensors.chain(reference.unwritable.iter().cloned()).chain(changed).chain(files).collect();
                 let generation_json = reference.generation().await?.map(|(json, idle)| {
                     left_out.extend(idle);
                     json
                 });
-                Self {
-                    config_json,
-                    left_out,
-                    generation_json,
-                    plan,
-                    tokenizer: TokenizerFiles::choose(
-                        Some(&reference.folder),
-                        tokens.as_ref().map(|(tokens, _)| tokens),
-                    ),
-                    reference: Some(reference),
-                    previous,
-                }
+                Self { config_json, left_out, generation_json, plan, carried, reference: Some(reference), previous }
             }
         };
         if let Some((tokens, location)) = &tokens {

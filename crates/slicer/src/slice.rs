@@ -92,7 +92,7 @@ impl SliceHandler {
         artifact.put_bytes("config.json", Bytes::from(format!("{:#}\n", planned.config_json))).await?;
         artifact.put_bytes(RECORD_FILE, Bytes::from(record.to_json())).await?;
         artifact.put_bytes("README.md", Bytes::from(readme(planned, seed))).await?;
-        for source in &planned.tokenizer {
+        for source in &planned.carried {
             for name in source.names() {
                 let bytes = match &planned.generation_json {
                     Some(json) if *name == GENERATION_FILE => Bytes::from(format!("{json:#}\n")),

@@ -1,59 +1,75 @@
-//! Tokenizer files: carried over byte for byte, and held against the embedding's rows.
+//! Files beside the weights, carried over byte for byte; and the tokenizer among them, held against the embedding's rows.
 
-use std::fmt;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use inheritune_domain::artifact::Location;
+use inheritune_domain::checkpoint::carried_files::{Fate, MAX_CARRIED_FILE_BYTES, fates};
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
-use inheritune_domain::checkpoint::sentencepiece_model::SentencePieceModel;
+use inheritune_domain::checkpoint::left_out::LeftOut;
+use inheritune_domain::checkpoint::shard_index::{INDEX_FILE, PICKLE_INDEX_FILE};
 use inheritune_domain::checkpoint::slice_plan::check_tokenizer;
-use inheritune_domain::checkpoint::tokenizer_files::{TOKENIZER_FILES, VocabularyFiles};
+use inheritune_domain::checkpoint::tokenizer_files::{VocabularyFiles, is_tokenizer_file};
+use inheritune_domain::checkpoint::vocabulary_pair::PairError;
 use inheritune_store::Store;
 use inheritune_store::objects::Folder;
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::error::{BadCheckpoint, SlicerError};
+use crate::source::Checkpoint;
 
-/// The model's, not the tokenizer's; carried over with it all the same.
-const GENERATION_FILE: &str = "generation_config.json";
-/// Longest tokenizer file; the largest known ones have about 35 MB.
-const MAX_FILE_BYTES: u64 = 64 << 20;
 /// Longest `tokens.json`.
 const MAX_META_BYTES: u64 = 1 << 20;
 
-/// Where a target's tokenizer files come from.
+/// Files that go into a target as they are.
 #[derive(Debug, Clone)]
-pub struct TokenizerFiles {
+pub struct CarriedFiles {
     folder: Arc<Folder>,
-    names: Vec<&'static str>,
+    names: Vec<String>,
 }
 
-impl TokenizerFiles {
-    /// The files of `checkpoint` where it has a tokenizer, else those of `token_set` with the checkpoint's own
-    /// `generation_config.json`.
-    pub fn choose(checkpoint: Option<&Arc<Folder>>, token_set: Option<&TokenSet>) -> Vec<Self> {
-        let files = |folder: &Arc<Folder>| Self {
-            folder: folder.clone(),
-            names: TOKENIZER_FILES.into_iter().chain([GENERATION_FILE]).filter(|name| folder.has(name)).collect(),
+impl CarriedFiles {
+    /// The files beside the weights of `reference`, and what stays behind of them; those of `token_set` where the
+    /// reference has no tokenizer that is read.
+    pub fn choose(reference: Option<&Checkpoint>, token_set: Option<&TokenSet>) -> (Vec<Self>, Vec<LeftOut>) {
+        let mut left_out = Vec::new();
+        let Some(reference) = reference else {
+            return (token_set.map(|tokens| Self::of_tokenizer(&tokens.folder)).into_iter().collect(), left_out);
         };
-        match (checkpoint, token_set) {
-            (Some(folder), _) if has_tokenizer(folder) => vec![files(folder)],
-            (Some(folder), Some(tokens)) => {
-                let own = files(folder);
-                let mut theirs = files(&tokens.folder);
-                theirs.names.retain(|name| !own.names.contains(name));
-                vec![own, theirs]
+        let read: HashSet<&str> = reference.inventory.tensors().map(|(_, tensor)| tensor.file.as_str()).collect();
+        let is_index = |name: &str| name == INDEX_FILE || name == PICKLE_INDEX_FILE;
+        let sizes = reference.folder.files().iter().map(|file| (file.name.as_str(), file.size_bytes));
+        let mut names = Vec::new();
+        for (name, fate) in fates(sizes, |name| read.contains(name) || is_index(name)) {
+            match fate {
+                Fate::Carried => names.push(name.to_owned()),
+                Fate::Rewritten => {}
+                Fate::LeftOut(reason) => left_out.push(LeftOut::file(name, reason)),
             }
-            (Some(folder), None) => vec![files(folder)],
-            (None, Some(tokens)) => vec![files(&tokens.folder)],
-            (None, None) => Vec::new(),
         }
+        let has_tokenizer = VocabularyFiles::find(|name| reference.folder.has(name)).is_some();
+        let theirs = token_set.filter(|_| !has_tokenizer).map(|tokens| Self::of_tokenizer(&tokens.folder));
+        let theirs = theirs.filter(|theirs| !theirs.names.is_empty());
+        if theirs.is_some() {
+            let (replaced, own): (Vec<String>, Vec<String>) =
+                names.into_iter().partition(|name| is_tokenizer_file(name));
+            names = own;
+            let reason = "the corpus has a tokenizer of its own, which takes its place";
+            left_out.extend(replaced.iter().map(|name| LeftOut::file(name, reason)));
+        }
+        let own = Self { folder: reference.folder.clone(), names };
+        ([own].into_iter().chain(theirs).collect(), left_out)
+    }
+
+    /// The tokenizer's files of a token set.
+    fn of_tokenizer(folder: &Arc<Folder>) -> Self {
+        let names = folder.files().iter().map(|file| file.name.clone()).filter(|name| is_tokenizer_file(name));
+        Self { folder: folder.clone(), names: names.collect() }
     }
 
     /// Their names.
-    pub fn names(&self) -> &[&'static str] {
+    pub fn names(&self) -> &[String] {
         &self.names
     }
 
@@ -62,7 +78,7 @@ impl TokenizerFiles {
     /// # Errors
     /// It is too long or cannot be read.
     pub async fn read(&self, name: &str) -> Result<Bytes, SlicerError> {
-        Ok(self.folder.read(name, MAX_FILE_BYTES).await?)
+        Ok(self.folder.read(name, MAX_CARRIED_FILE_BYTES).await?)
     }
 }
 
@@ -112,99 +128,16 @@ impl TokenSet {
 /// several.
 ///
 /// # Errors
-/// The tokenizer is larger than the embedding, or its file is not valid.
+/// The tokenizer is larger than the embedding, or one of its files is not what it should be.
 pub async fn check_own(location: &Location, folder: &Folder, config: &DecoderConfig) -> Result<(), SlicerError> {
     let Some(kind) = VocabularyFiles::find(|name| folder.has(name)) else { return Ok(()) };
-    let file = kind.names()[0];
-    let bytes = folder.read(file, MAX_FILE_BYTES).await?;
-    let entries = match kind {
-        VocabularyFiles::TokenizerJson => tokenizer_entries(&bytes).map_err(|error| error.to_string()),
-        VocabularyFiles::VocabAndMerges => {
-            serde_json::from_slice::<Ids>(&bytes).map(|ids| ids.0).map_err(|error| error.to_string())
-        }
-        VocabularyFiles::SentencePiece => SentencePieceModel::parse(&bytes)
-            .map(|model| model.pieces().len() as u64)
-            .map_err(|error| error.to_string()),
-    };
-    let entries = entries.map_err(|problem| {
+    let mut contents = Vec::new();
+    for name in kind.names() {
+        contents.push(folder.read(name, MAX_CARRIED_FILE_BYTES).await?);
+    }
+    let contents: Vec<&[u8]> = contents.iter().map(Bytes::as_ref).collect();
+    let entries = kind.entries(&contents).map_err(|PairError { file, problem }| {
         SlicerError::checkpoint(location, BadCheckpoint::Tokenizer { file: file.to_owned(), problem })
     })?;
-    Ok(check_tokenizer(config, &format!("{location} {file}"), entries)?)
-}
-
-fn has_tokenizer(folder: &Folder) -> bool {
-    VocabularyFiles::find(|name| folder.has(name)).is_some()
-}
-
-/// The highest id of a `tokenizer.json`, plus one.
-fn tokenizer_entries(json: &[u8]) -> Result<u64, serde_json::Error> {
-    #[derive(Deserialize)]
-    struct File {
-        #[serde(default)]
-        added_tokens: Vec<Added>,
-        model: Model,
-    }
-    #[derive(Deserialize)]
-    struct Added {
-        id: u64,
-    }
-    #[derive(Deserialize)]
-    struct Model {
-        vocab: Ids,
-    }
-    let file: File = serde_json::from_slice(json)?;
-    let added = file.added_tokens.iter().map(|token| token.id.saturating_add(1)).max().unwrap_or(0);
-    Ok(file.model.vocab.0.max(added))
-}
-
-/// The highest id of a vocabulary, plus one; `{token: id}` (BPE) or `[[token, score]]` (Unigram), not kept in memory.
-struct Ids(u64);
-
-impl<'de> Deserialize<'de> for Ids {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct IdsVisitor;
-
-        impl<'de> Visitor<'de> for IdsVisitor {
-            type Value = Ids;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a vocabulary")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Ids, A::Error> {
-                let mut entries = 0;
-                while let Some((_, id)) = map.next_entry::<IgnoredAny, u64>()? {
-                    entries = id.saturating_add(1).max(entries);
-                }
-                Ok(Ids(entries))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Ids, A::Error> {
-                let mut entries = 0;
-                while seq.next_element::<IgnoredAny>()?.is_some() {
-                    entries += 1;
-                }
-                Ok(Ids(entries))
-            }
-        }
-
-        deserializer.deserialize_any(IdsVisitor)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::tokenizer_entries;
-
-    #[test]
-    fn entries_are_the_highest_id_plus_one() {
-        let bpe = br#"{"version":"1.0","added_tokens":[{"id":7,"content":"<x>"}],"model":{"type":"BPE","vocab":{"a":0,"b":5},"merges":["a b"]}}"#;
-        assert_eq!(tokenizer_entries(bpe).unwrap(), 8);
-        let unigram = br#"{"added_tokens":[],"model":{"type":"Unigram","vocab":[["a",-1.0],["b",-2.5],["c",0]]}}"#;
-        assert_eq!(tokenizer_entries(unigram).unwrap(), 3);
-        assert!(tokenizer_entries(br#"{"model":{}}"#).is_err());
-        assert!(tokenizer_entries(br#"{"model":{"vocab":{"a":-1}}}"#).is_err());
-    }
+    Ok(check_tokenizer(config, &format!("{location} {}", kind.names()[0]), entries)?)
 }

@@ -133,9 +133,9 @@ impl Objects {
     /// # Errors
     /// [`StoreError::Location`] where the whole disk is smaller; [`StoreError::File`] where it is too full just now.
     pub async fn check_room(&self, bytes: u64) -> Result<(), StoreError> {
-        // The store has no path for an empty key; that of any other lies in its folder, which is there.
-        let Some(inside) = self.own.local_path(&Key::from("room"))? else { return Ok(()) };
-        let path = inside.parent().map_or_else(|| inside.clone(), Path::to_owned);
+        // The folder itself has no key.
+        let Some(path) = self.own.local_path(&Key::from("any"))? else { return Ok(()) };
+        let path = path.parent().unwrap_or(&path).to_owned();
         let shown = path.display().to_string();
         let disk = on_disk(&path.clone(), move || Ok(rustix::fs::statvfs(&path)?)).await?;
         let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);

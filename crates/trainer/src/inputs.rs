@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use inheritune_domain::checkpoint::carried_files::{Fate, fates};
 use inheritune_domain::checkpoint::config_json::{self, WeightsDtype};
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::checkpoint::layer_map::LayerMap;
 use inheritune_domain::checkpoint::safetensors_header::Dtype;
-use inheritune_domain::checkpoint::tokenizer_files::{TOKENIZER_FILES, VocabularyFiles};
+use inheritune_domain::checkpoint::tokenizer_files::{VocabularyFiles, is_tokenizer_file};
 use inheritune_domain::spec::{Precision, TrainSpec};
 use inheritune_runtime::worker::JobError;
 use inheritune_store::artifacts::ArtifactWriter;
@@ -16,8 +17,8 @@ use serde_json::Value;
 use crate::file_error;
 
 const CONFIG_FILE: &str = "config.json";
-/// Files of a checkpoint that training does not change, besides its tokenizer.
-const CARRIED_FILES: [&str; 2] = ["generation_config.json", "inheritance.json"];
+/// Where every tensor of a slice came from; training does not change it.
+const RECORD_FILE: &str = "inheritance.json";
 
 /// A training's inputs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -38,20 +39,55 @@ impl Inputs {
     pub async fn put_model_files(&self, artifact: &mut ArtifactWriter) -> Result<(), JobError> {
         let config = config_of_trained(&self.checkpoint.join(CONFIG_FILE), self.spec.training.precision).await?;
         artifact.put_bytes(CONFIG_FILE, format!("{config:#}\n").into()).await?;
-        let tokenizer = if has_tokenizer(&self.checkpoint) { &self.checkpoint } else { &self.tokens };
-        let carried = TOKENIZER_FILES.iter().map(|name| (tokenizer, name));
-        for (dir, name) in carried.chain(CARRIED_FILES.iter().map(|name| (&self.checkpoint, name))) {
-            let path = dir.join(name);
-            if path.exists() {
-                artifact.put_file(name, &path).await?;
-            }
+        for (name, path) in self.carried().await? {
+            artifact.put_file(&name, &path).await?;
         }
         Ok(())
     }
+
+    /// The files that go along as they are, by their names: those of the checkpoint, with the token set's tokenizer where
+    /// it has none that is read.
+    async fn carried(&self) -> Result<Vec<(String, PathBuf)>, JobError> {
+        let is_read = VocabularyFiles::find(|name| self.checkpoint.join(name).exists()).is_some();
+        let mut theirs = carried_of(&self.tokens).await?;
+        theirs.retain(|name| !is_read && is_tokenizer_file(name));
+        let mut own = carried_of(&self.checkpoint).await?;
+        own.retain(|name| theirs.is_empty() || !is_tokenizer_file(name));
+        if self.checkpoint.join(RECORD_FILE).exists() {
+            own.push(RECORD_FILE.to_owned());
+        }
+        let at = |dir: &Path, name: String| (name.clone(), dir.join(name));
+        let own = own.into_iter().map(|name| at(&self.checkpoint, name));
+        let carried = own.chain(theirs.into_iter().map(|name| at(&self.tokens, name))).collect();
+        Ok(carried)
+    }
 }
 
-fn has_tokenizer(dir: &Path) -> bool {
-    VocabularyFiles::find(|name| dir.join(name).exists()).is_some()
+/// The files of a fetched folder that go along with its weights.
+///
+/// # Errors
+/// It cannot be listed.
+pub async fn carried_of(dir: &Path) -> Result<Vec<String>, JobError> {
+    let mut files: Vec<(String, u64)> = Vec::new();
+    let mut folders = vec![String::new()];
+    while let Some(folder) = folders.pop() {
+        let path = dir.join(&folder);
+        let failed = |error| file_error(&path, error);
+        let mut entries = tokio::fs::read_dir(&path).await.map_err(failed)?;
+        while let Some(entry) = entries.next_entry().await.map_err(failed)? {
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let metadata = tokio::fs::metadata(entry.path()).await.map_err(failed)?;
+            let name = if folder.is_empty() { name } else { format!("{folder}/{name}") };
+            if metadata.is_dir() {
+                folders.push(name);
+            } else {
+                files.push((name, metadata.len()));
+            }
+        }
+    }
+    let files = files.iter().map(|(name, size_bytes)| (name.as_str(), *size_bytes));
+    let carried = fates(files, |_| false).into_iter().filter(|(_, fate)| *fate == Fate::Carried);
+    Ok(carried.map(|(name, _)| name.to_owned()).collect())
 }
 
 /// The `config.json` of the trained weights, which are of the training's type, whatever the checkpoint's were.
@@ -80,4 +116,42 @@ pub async fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, J
         _ => file_error(path, error),
     })?;
     serde_json::from_slice(&bytes).map_err(|error| JobError::Permanent(format!("{}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::path::Path;
+
+    use super::carried_of;
+
+    async fn of(files: &[&str]) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        for name in files {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap_or(Path::new(""))).unwrap();
+            std::fs::write(path, "x").unwrap();
+        }
+        carried_of(dir.path()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn c3_what_stands_beside_a_checkpoints_weights_goes_into_the_trained_model() {
+        let files = [
+            "LICENSE",
+            "README.md",
+            "additional_chat_templates/a.jinja",
+            "config.json",
+            "inheritance.json",
+            "model.safetensors",
+            "spiece.model",
+            "tokenizer_config.json",
+            "vocab.txt",
+        ];
+        let carried =
+            ["LICENSE", "additional_chat_templates/a.jinja", "spiece.model", "tokenizer_config.json", "vocab.txt"];
+        assert_eq!(of(&files).await, carried);
+        assert_eq!(of(&["train.bin", "validation.bin", "tokens.json", "tokenizer.json"]).await, ["tokenizer.json"]);
+    }
 }

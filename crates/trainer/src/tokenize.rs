@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use inheritune_data::{ReadAs, Tally};
 use inheritune_domain::artifact::{ArtifactKind, Location};
-use inheritune_domain::checkpoint::tokenizer_files::{TOKENIZER_FILES, VocabularyFiles};
+use inheritune_domain::checkpoint::carried_files::{Fate, MAX_CARRIED_FILE_BYTES, fates};
+use inheritune_domain::checkpoint::tokenizer_files::{VocabularyFiles, is_tokenizer_file, no_vocabulary};
 use inheritune_domain::job::Progress;
 use inheritune_domain::spec::{CorpusFacts, DEFAULT_TEXT_COLUMN, TokenizeSpec, Tokenized, TokenizerSource};
 use inheritune_lm::tokenizer::Tokenizer;
@@ -26,6 +27,7 @@ use tokio::runtime::Handle;
 use self::training_text::TrainingText;
 use crate::corpus::cutting::{Cutting, PIECE_BYTES};
 use crate::corpus::{Corpus, CorpusError, Piece, Reading};
+use crate::inputs::carried_of;
 use crate::{file_error, lm_error};
 
 mod training_text;
@@ -34,8 +36,6 @@ mod training_text;
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// How often a thread that waits for text looks whether it is to stop.
 const LOOK_FOR_STOP: Duration = Duration::from_millis(200);
-/// Largest tokenizer file that is carried over.
-const MAX_TOKENIZER_BYTES: u64 = 64 * 1024 * 1024;
 /// Fewest tokens of either part: one input and one target.
 const MIN_TOKENS: u64 = 2;
 
@@ -76,15 +76,17 @@ pub async fn run(spec: TokenizeSpec, context: JobContext) -> Result<Tokenized, J
 async fn fetch_tokenizer(context: &JobContext, location: &Location, dir: &Path) -> Result<(), JobError> {
     let folder = context.store.open(location).await?;
     if VocabularyFiles::find(|name| folder.has(name)).is_none() {
-        return Err(JobError::Permanent(format!(
-            "{location}: has no tokenizer.json, nor vocab.json and merges.txt, nor tokenizer.model; name a folder that \
-             has one of these, or train a tokenizer"
-        )));
+        return Err(JobError::Permanent(format!("{location}: {}", no_vocabulary(|name| folder.has(name)))));
     }
-    for name in TOKENIZER_FILES.into_iter().filter(|name| folder.has(name)) {
-        let path = dir.join(name);
-        let bytes = folder.read(name, MAX_TOKENIZER_BYTES).await?;
-        tokio::fs::write(&path, bytes).await.map_err(|error| file_error(&path, error))?;
+    let files = folder.files().iter().map(|file| (file.name.as_str(), file.size_bytes));
+    for (name, _) in fates(files, |_| false).into_iter().filter(|(_, fate)| *fate == Fate::Carried) {
+        if is_tokenizer_file(name) {
+            let path = dir.join(name);
+            let bytes = folder.read(name, MAX_CARRIED_FILE_BYTES).await?;
+            let parent = path.parent().unwrap_or(dir);
+            tokio::fs::create_dir_all(parent).await.map_err(|error| file_error(parent, error))?;
+            tokio::fs::write(&path, bytes).await.map_err(|error| file_error(&path, error))?;
+        }
     }
     Ok(())
 }
@@ -96,11 +98,9 @@ async fn publish(
     spec: &TokenizeSpec,
 ) -> Result<Tokenized, JobError> {
     let mut artifact = context.store.begin_artifact(ArtifactKind::TokenSet, context.lease);
-    for name in [TRAIN_FILE, VALIDATION_FILE, TOKENS_FILE].into_iter().chain(TOKENIZER_FILES) {
-        let path = dir.join(name);
-        if path.exists() {
-            artifact.put_file(name, &path).await?;
-        }
+    let tokenizer = carried_of(dir).await?.into_iter().filter(|name| is_tokenizer_file(name));
+    for name in [TRAIN_FILE, VALIDATION_FILE, TOKENS_FILE].map(str::to_owned).into_iter().chain(tokenizer) {
+        artifact.put_file(&name, &dir.join(&name)).await?;
     }
     let sources: Vec<String> = spec.sources.iter().map(Location::to_string).collect();
     let metadata = json!({
@@ -152,7 +152,10 @@ impl Work {
                 tokenizer.save(&self.dir).map_err(lm_error)?;
                 (tokenizer, 2)
             }
-            TokenizerSource::From(_) => (Tokenizer::from_dir(&self.dir).map_err(lm_error)?, 1),
+            TokenizerSource::From(location) => {
+                let shown = location.to_string();
+                (Tokenizer::from_dir(&self.dir).map_err(|e| lm_error(e.shown_as(&self.dir, &shown)))?, 1)
+            }
         };
         let mut writer = TokenSetWriter::create(
             &self.dir,
@@ -162,15 +165,13 @@ impl Work {
                 tokenizer_sha256: Some(tokenizer.sha256()),
             },
         )
-        .map_err(lm_error)?;
+        .map_err(lm_error)?
+        .with_ids_below(tokenizer.ids());
         let read_as = self.read_as();
         let mut forced_cuts = 0;
         for source in 0..self.corpus.sources() {
-            let reading = Reading {
-                cutting: Cutting::By(&tokenizer),
-                read_as: read_as.clone(),
-                vocab_size: tokenizer.vocab_size(),
-            };
+            let reading =
+                Reading { cutting: Cutting::By(&tokenizer), read_as: read_as.clone(), vocab_size: tokenizer.ids() };
             let done = self.encode(source, reading, passes, &mut writer)?;
             forced_cuts += done.forced_cuts;
             let held_out = match done.tokens_held_out {

@@ -49,7 +49,7 @@ pub async fn run(spec: TrainSpec, context: JobContext, ranks: &Ranks) -> Result<
     let (checkpoint, config) = context.fetch_checkpoint(&spec.checkpoint, "checkpoint").await?;
     check_memory(&context.ceilings, &config, &spec.training)?;
     let tokens = context.fetch(&Location::Artifact(spec.tokens), "tokens").await?;
-    check_tokenizer(&checkpoint, &tokens).await?;
+    check_tokenizer((&checkpoint, &spec.checkpoint), &tokens).await?;
     let inputs = Inputs { spec, checkpoint, tokens };
     let mut tries = Tries::new(&inputs.spec.training);
     let finished = loop {
@@ -129,8 +129,10 @@ fn check_memory(ceilings: &Ceilings, config: &DecoderConfig, training: &Training
 }
 
 /// Refuses tokens whose ids mean other words to the model.
-async fn check_tokenizer(checkpoint: &Path, tokens: &Path) -> Result<(), JobError> {
-    let Some(of_checkpoint) = vocabulary_sha256(checkpoint).map_err(lm_error)? else { return Ok(()) };
+async fn check_tokenizer((checkpoint, location): (&Path, &Location), tokens: &Path) -> Result<(), JobError> {
+    let of_checkpoint =
+        vocabulary_sha256(checkpoint).map_err(|e| lm_error(e.shown_as(checkpoint, &location.to_string())))?;
+    let Some(of_checkpoint) = of_checkpoint else { return Ok(()) };
     let meta: TokenSetMeta = read_json(&tokens.join(TOKENS_FILE)).await?;
     let Some(of_tokens) = meta.tokenizer_sha256 else { return Ok(()) };
     if of_tokens == of_checkpoint {

@@ -516,12 +516,12 @@ fn forget_peak() {
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
 }
 
-/// One line of 24 MB, which took 160 bytes of memory a byte, as JSON and as text; trained on and encoded.
+/// One line of 10 MB, which took 160 bytes of memory a byte, as JSON and as text; trained on and encoded.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d6_one_long_document_takes_little_memory() {
     let bench = Bench::new().await;
     let line = text().replace('\n', " ");
-    let long = line.repeat((24 << 20) / line.len());
+    let long = line.repeat((10 << 20) / line.len());
     std::fs::write(bench.path("a.txt"), &long).unwrap();
     std::fs::write(bench.path("a.jsonl"), json!({ "id": 1, "text": long, "n": 2 }).to_string()).unwrap();
     let bytes = long.len() as u64;

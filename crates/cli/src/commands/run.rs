@@ -86,7 +86,7 @@ async fn print_asked(global: &Global, client: &Client, asked: Asked, run: Option
 }
 
 async fn create(global: &Global, args: CreateRun) -> Result<(), Failure> {
-    let spec = read_recipe_to_run(&args.recipe, &args.corpus)?;
+    let spec = read_recipe_to_run(global, &args.recipe, &args.corpus)?;
     // A request that was made before may have been exported before, too.
     let is_new = !args.request_id_from_recipe && args.request_id.is_none();
     check_ending(&args.ending, is_new)?;

@@ -61,11 +61,6 @@ pub fn problem(text: &str, base: &Path) -> Option<String> {
     }
 }
 
-/// Whether `text` is taken from the folder that the command runs in.
-pub fn is_relative(text: &str) -> bool {
-    path_of(text).is_some_and(|path| Path::new(path).is_relative())
-}
-
 /// The file on this machine that an absolute location names; none for one elsewhere.
 pub fn local_path(location: &str) -> Option<PathBuf> {
     Url::parse(location).ok().filter(|url| url.scheme() == "file")?.to_file_path().ok()

@@ -1,6 +1,7 @@
 //! JSON lines and arrays: the same documents however the bytes arrive, and those that serde_json finds.
 
 use inheritune_data::kind::Content;
+use inheritune_data::unpack::Packing;
 use serde_json::Value;
 
 use super::{kind, read};
@@ -14,7 +15,10 @@ pub fn check(file: &[u8]) {
         for max_bad_rows in [0, u64::MAX] {
             let (documents, error) = read(file, kind, 1 << 16, max_bad_rows);
             let slowly = read(file, kind, 3, max_bad_rows);
-            assert_eq!((&documents, &error), (&slowly.0, &slowly.1), "in other steps");
+            // How much a decoder gives before it meets a fault is its own affair.
+            if kind.packing == Packing::Plain || (error.is_none() && slowly.1.is_none()) {
+                assert_eq!((&documents, &error), (&slowly.0, &slowly.1), "in other steps");
+            }
         }
     }
     check_lines(file);

@@ -106,6 +106,12 @@ pub enum SentencePieceError {
         /// Length of the file.
         file_bytes: usize,
     },
+    /// A file of another kind, which is told by its content.
+    #[error("is not a SentencePiece model but {kind}")]
+    Other {
+        /// What it is, and what to do.
+        kind: &'static str,
+    },
     /// Not the message that it should be.
     #[error("is not a SentencePiece model: {problem}")]
     Protobuf {
@@ -130,6 +136,14 @@ impl SentencePieceModel {
     pub fn parse(bytes: &[u8]) -> Result<Self, SentencePieceError> {
         if bytes.len() > MAX_MODEL_BYTES {
             return Err(SentencePieceError::TooLong { file_bytes: bytes.len() });
+        }
+        if let Some(kind) = other_kind(bytes) {
+            return Err(SentencePieceError::Other { kind });
+        }
+        // Before there is room made for them.
+        let count = count_pieces(bytes);
+        if count > MAX_PIECES {
+            return Err(bad("pieces", format!("has {count} entries; 1 to {MAX_PIECES} are read")));
         }
         let proto =
             ModelProto::decode(bytes).map_err(|error| SentencePieceError::Protobuf { problem: error.to_string() })?;
@@ -202,6 +216,57 @@ impl SentencePieceModel {
     pub fn denormalizer(&self) -> Option<&NormalizerRules> {
         self.denormalizer.as_ref()
     }
+}
+
+/// How many pieces a message has, up to where it is none.
+fn count_pieces(mut bytes: &[u8]) -> usize {
+    let mut count = 0;
+    while !bytes.is_empty() {
+        let Ok((field, kind)) = prost::encoding::decode_key(&mut bytes) else { break };
+        count += usize::from(field == 1);
+        if prost::encoding::skip_field(kind, field, &mut bytes, prost::encoding::DecodeContext::default()).is_err() {
+            break;
+        }
+    }
+    count
+}
+
+/// What a file is that is often found under this name.
+fn other_kind(bytes: &[u8]) -> Option<&'static str> {
+    let start = &bytes[..bytes.len().min(1024)];
+    let is_text = std::str::from_utf8(start).map_or_else(|error| error.error_len().is_none(), |_| true);
+    if bytes.is_empty() {
+        return Some("an empty file");
+    }
+    if start.starts_with(b"version https://git-lfs") {
+        return Some("a Git LFS pointer, not the file itself; run `git lfs pull`");
+    }
+    if !is_text {
+        return None;
+    }
+    let trimmed = start.trim_ascii_start();
+    if trimmed.starts_with(b"{") {
+        return Some("JSON; call it tokenizer.json if it is one of Hugging Face's");
+    }
+    if trimmed.starts_with(b"<!") || trimmed.starts_with(b"<html") {
+        return Some("a web page; download the file itself");
+    }
+    // `base64 rank` in each line.
+    let is_rank = |line: &[u8]| {
+        let mut words = line.split(|byte| *byte == b' ');
+        let (token, rank) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
+        !token.is_empty()
+            && token.iter().all(is_base64)
+            && !rank.is_empty()
+            && rank.iter().all(u8::is_ascii_digit)
+            && words.next().is_none()
+    };
+    let first = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    is_rank(first.trim_ascii_end()).then_some(
+        "a tiktoken vocabulary (base64 and ranks), which is not read: let transformers write a tokenizer.json, \
+         AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
+    )
 }
 
 fn bad(field: impl Into<String>, problem: impl Into<String>) -> SentencePieceError {

@@ -2,19 +2,58 @@
 
 use crate::id::Sha256Digest;
 
-use super::sentencepiece_model::MODEL_FILE;
+use super::sentencepiece_model::{MODEL_FILE, SentencePieceModel};
+use super::tokenizer_json::TokenizerJson;
+use super::vocabulary_pair::{PAIR_FILES, PairError, VocabularyPair};
 
-/// What a tokenizer consists of, so far as a folder has it; carried over byte for byte wherever a tokenizer goes.
-pub const TOKENIZER_FILES: [&str; 8] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    MODEL_FILE,
-    "chat_template.jinja",
+/// Vocabularies that are carried, but not read: transformers makes a tokenizer of each, with a class of its own.
+const OTHER_VOCABULARIES: [&str; 11] = [
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model.v3",
+    "tekken.json",
+    "tiktoken.model",
+    "vocab.bpe",
+    "bpe.codes",
+    "source.spm",
+    "encoder.json",
+    "dict.txt",
 ];
+
+/// Whether a file, by its name, belongs to a tokenizer rather than to a model.
+pub fn is_tokenizer_file(name: &str) -> bool {
+    let starts = [
+        "tokenizer",
+        "vocab",
+        "merges",
+        "special_tokens",
+        "added_tokens",
+        "chat_template",
+        "additional_chat_templates/",
+    ];
+    let ends = [".model", ".tiktoken", ".spm", ".bpe", ".jinja"];
+    OTHER_VOCABULARIES.contains(&name)
+        || starts.iter().any(|start| name.starts_with(start))
+        || ends.iter().any(|end| name.ends_with(end))
+}
+
+/// The vocabulary that keeps a folder without one of [`VocabularyFiles`] from being one without a tokenizer.
+pub fn other_vocabulary(has: impl Fn(&str) -> bool) -> Option<&'static str> {
+    OTHER_VOCABULARIES.into_iter().find(|name| has(name))
+}
+
+/// What to do about a folder that has none of [`VocabularyFiles`]; goes after the folder's name.
+pub fn no_vocabulary(has: impl Fn(&str) -> bool) -> String {
+    let wanted = "tokenizer.json, nor vocab.json and merges.txt, nor tokenizer.model";
+    match other_vocabulary(has) {
+        Some(file) => format!(
+            "has no {wanted}; its {file} is not read: let transformers write a tokenizer.json, \
+             AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        ),
+        None => format!("has no {wanted}; name a folder that has one of these, or train a tokenizer"),
+    }
+}
 
 /// The files that hold a vocabulary: one of three kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +78,24 @@ impl VocabularyFiles {
     pub fn names(self) -> &'static [&'static str] {
         match self {
             Self::TokenizerJson => &["tokenizer.json"],
-            Self::VocabAndMerges => &["vocab.json", "merges.txt"],
+            Self::VocabAndMerges => &PAIR_FILES,
             Self::SentencePiece => &[MODEL_FILE],
+        }
+    }
+
+    /// The highest id, plus one, of a vocabulary whose files, in the order of [`VocabularyFiles::names`], hold `contents`.
+    ///
+    /// # Errors
+    /// A file that is not what it should be, or that may cost too much.
+    pub fn entries(self, contents: &[&[u8]]) -> Result<u64, PairError> {
+        let bad = |problem: String| PairError { file: self.names()[0], problem };
+        match (self, contents) {
+            (Self::TokenizerJson, [json]) => Ok(TokenizerJson::parse(json).map_err(|e| bad(e.to_string()))?.entries),
+            (Self::SentencePiece, [model]) => {
+                Ok(SentencePieceModel::parse(model).map_err(|e| bad(e.to_string()))?.pieces().len() as u64)
+            }
+            (Self::VocabAndMerges, [vocab, merges]) => Ok(VocabularyPair::parse(vocab, merges)?.entries),
+            (Self::TokenizerJson | Self::VocabAndMerges | Self::SentencePiece, _) => Err(bad("is missing".to_owned())),
         }
     }
 

@@ -11,6 +11,9 @@ pub mod shard_index;
 pub mod pickle;
 pub mod torch_archive;
 pub mod decoder_config;
+pub mod tokenizer_json;
+pub mod sentencepiece;
+pub mod vocabulary_pair;
 
 use std::fmt::Display;
 
@@ -31,12 +34,15 @@ pub struct Reader {
     pub check: fn(&[u8]),
 }
 
-pub const READERS: [Reader; 5] = [
+pub const READERS: [Reader; 8] = [
     Reader { name: "safetensors_header", check: safetensors_header::check },
     Reader { name: "shard_index", check: shard_index::check },
     Reader { name: "pickle", check: pickle::check },
     Reader { name: "torch_archive", check: torch_archive::check },
     Reader { name: "decoder_config", check: decoder_config::check },
+    Reader { name: "tokenizer_json", check: tokenizer_json::check },
+    Reader { name: "sentencepiece", check: sentencepiece::check },
+    Reader { name: "vocabulary_pair", check: vocabulary_pair::check },
 ];
 
 /// The most memory that reading a file of n bytes may take, in bytes: `fixed + n * per_byte`, and never more than

@@ -15,6 +15,10 @@ use crate::error::LmError;
 /// A pair that is seen once teaches nothing.
 const MIN_PAIR_FREQUENCY: u64 = 2;
 
+/// The tokens of transformers' `GPT2Tokenizer` for parts that no file speaks of.
+pub(super) const ROLES: [(&str, &str); 3] =
+    [("bos_token", END_OF_TEXT), ("eos_token", END_OF_TEXT), ("unk_token", END_OF_TEXT)];
+
 type ByteLevelBpe<P> = TokenizerImpl<BPE, NormalizerWrapper, ByteLevel, P, ByteLevel>;
 
 /// `tokenizer.json` of a vocabulary that is trained on `texts`.
@@ -52,25 +56,15 @@ fn byte_level<P: PostProcessor>(model: BPE, add_prefix_space: bool) -> ByteLevel
 
 /// The tokenizer that transformers' `GPT2Tokenizer`, which OPT has as well, makes of `vocab.json`, `merges.txt` and what
 /// stands beside them.
-pub(super) fn from_pair(dir: &Path, settings: &Settings) -> Result<tokenizers::Tokenizer, LmError> {
+pub(super) fn from_pair(dir: &Path, settings: &Settings) -> Result<tokenizers::Tokenizer, String> {
     let (vocab, merges) = (dir.join("vocab.json"), dir.join("merges.txt"));
-    let failed = |error: tokenizers::Error| LmError::file(&vocab, error.to_string());
+    let failed = |error: tokenizers::Error| error.to_string();
     let model = BPE::from_file(&vocab.to_string_lossy(), &merges.to_string_lossy()).build().map_err(failed)?;
     let mut tokenizer = byte_level::<PostProcessorWrapper>(model, settings.flag("add_prefix_space").unwrap_or(false));
-    let added = settings.added_tokens().into_iter().map(|(_, token)| token);
-    let mut tokens: Vec<AddedToken> = Vec::new();
-    for token in added.chain(settings.special_tokens()) {
-        if !tokens.iter().any(|known| known.content == token.content) {
-            tokens.push(token);
-        }
-    }
-    // The class's own bos, eos and unk; a vocabulary of another kind does without them.
-    let role_is_free = ["bos_token", "eos_token", "unk_token"].iter().any(|role| settings.token(role).is_none());
-    if role_is_free && tokenizer.token_to_id(END_OF_TEXT).is_some() {
-        tokens.push(AddedToken::from(END_OF_TEXT, true));
-    }
-    tokenizer.add_tokens(&tokens);
-    if let Some(around) = around(&tokenizer, settings).map_err(|problem| LmError::file(&vocab, problem))? {
+    // A vocabulary of another kind does without the class's own.
+    let has_end = tokenizer.token_to_id(END_OF_TEXT).is_some();
+    tokenizer.add_tokens(&settings.tokens_to_add(&[], if has_end { &ROLES } else { &[] }));
+    if let Some(around) = around(&tokenizer, settings)? {
         tokenizer.with_post_processor(Some(PostProcessorWrapper::Template(around)));
     }
     Ok(tokenizer.into())

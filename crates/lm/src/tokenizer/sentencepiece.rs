@@ -11,12 +11,15 @@ mod normalizer;
 mod trie;
 mod unigram;
 
+use std::ops::Range;
+
 use inheritune_domain::checkpoint::sentencepiece_model::{
     Algorithm, Piece, PieceKind, SentencePieceModel, UnknownText,
 };
+use tokenizers::AddedToken;
 
 use self::bpe::{Bpe, Words};
-use self::normalizer::Normalizer;
+use self::normalizer::{Normalizer, Prefix};
 use self::trie::Trie;
 use self::unigram::Unigram;
 
@@ -36,6 +39,19 @@ pub(super) struct SentencePiece {
     unknown_surface: String,
     /// How the spaces at the start of a decoded text came about.
     spaces: LeadingSpaces,
+    beside: Beside,
+    /// The texts of `beside`, and their places in it.
+    found: Trie,
+}
+
+/// Tokens beside the pieces, which are found in text. Their ids follow on those of the pieces; one without text has an id
+/// and is not looked for.
+#[derive(Debug, Clone)]
+pub(super) struct Beside {
+    pub(super) tokens: Vec<AddedToken>,
+    /// What stands after such a token is a text of its own, with a space put before it: transformers' `legacy`. Otherwise
+    /// only the start of a text gets one, where it has none.
+    pub(super) is_legacy: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -67,7 +83,7 @@ pub(super) struct Scratch(Words);
 
 impl SentencePiece {
     /// Of a model that was read; an error starts with the field.
-    pub(super) fn new(model: &SentencePieceModel) -> Result<Self, String> {
+    pub(super) fn new(model: &SentencePieceModel, beside: Beside) -> Result<Self, String> {
         let pieces = model.pieces();
         let encoder = match model.algorithm() {
             Algorithm::Bpe => Encoder::Bpe(Bpe::new(pieces)),
@@ -96,22 +112,71 @@ impl SentencePiece {
             pieces: pieces.to_vec(),
             unknown_surface: model.unknown_surface().to_owned(),
             spaces,
+            found: Trie::new(beside.contents().collect()),
+            beside,
         })
     }
 
     /// The ids of `text`.
     pub(super) fn encode(&self, text: &str, scratch: &mut Scratch) -> Result<Vec<u32>, String> {
-        let normalized = self.normalizer.normalize(text, self.rest.user_defined.as_ref())?;
-        let mut ids = Vec::with_capacity(normalized.len() / 4);
+        let mut ids = Vec::with_capacity(text.len() / 4);
+        let (mut rest, mut at_start) = (text, true);
+        loop {
+            let found = self.next_beside(text, text.len() - rest.len());
+            let end = found.as_ref().map_or(text.len(), |(range, _)| range.start);
+            let before = &text[text.len() - rest.len()..end];
+            if !before.is_empty() || text.is_empty() {
+                self.encode_stretch(before, at_start, (scratch, &mut ids))?;
+            }
+            let Some((range, token)) = found else { return Ok(ids) };
+            ids.push(self.pieces.len() as u32 + token);
+            (rest, at_start) = (&text[range.end..], false);
+        }
+    }
+
+    /// Appends the ids of a stretch between tokens beside the pieces.
+    fn encode_stretch(
+        &self,
+        text: &str,
+        at_start: bool,
+        (scratch, ids): (&mut Scratch, &mut Vec<u32>),
+    ) -> Result<(), String> {
+        let has_space = text.starts_with(' ') || text.starts_with(SPACE);
+        let prefix =
+            if self.beside.is_legacy || (at_start && !has_space) { Prefix::AsTheModelSays } else { Prefix::None };
+        let normalized = self.normalizer.normalize(text, self.rest.user_defined.as_ref(), prefix)?;
+        let before = ids.len();
         match &self.encoder {
-            Encoder::Bpe(bpe) => bpe.encode(&normalized, &self.rest, &mut scratch.0, &mut ids),
-            Encoder::Unigram(unigram) => unigram.encode(&normalized, &self.rest, &mut ids),
+            Encoder::Bpe(bpe) => bpe.encode(&normalized, &self.rest, &mut scratch.0, ids),
+            Encoder::Unigram(unigram) => unigram.encode(&normalized, &self.rest, ids),
         }
         if let UnknownText::Piece(unknown) = self.rest.unknown {
-            ids.dedup_by(|next, id| *next == UNKNOWN && *id == UNKNOWN);
-            ids.iter_mut().filter(|id| **id == UNKNOWN).for_each(|id| *id = unknown);
+            let mut stretch = ids.split_off(before);
+            stretch.dedup_by(|next, id| *next == UNKNOWN && *id == UNKNOWN);
+            ids.extend(stretch.into_iter().map(|id| if id == UNKNOWN { unknown } else { id }));
         }
-        Ok(ids)
+        Ok(())
+    }
+
+    /// The next token beside the pieces from `start` on: where it stands, with the white space that it takes, and which.
+    fn next_beside(&self, text: &str, start: usize) -> Option<(Range<usize>, u32)> {
+        if self.beside.tokens.is_empty() {
+            return None;
+        }
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        for (offset, _) in text[start..].char_indices() {
+            let from = start + offset;
+            let Some((length, at)) = self.found.prefixes(&text.as_bytes()[from..]).last() else { continue };
+            let (token, end) = (&self.beside.tokens[at as usize], from + length);
+            let (before, after) = (&text[..from], &text[end..]);
+            if token.single_word && (before.ends_with(is_word) || after.starts_with(is_word)) {
+                continue;
+            }
+            let first = if token.lstrip { text[start..from].trim_end().len() + start } else { from };
+            let last = if token.rstrip { text.len() - after.trim_start().len() } else { end };
+            return Some((first..last, at));
+        }
+        None
     }
 
     /// The text of `ids` (`DecodeOptimized`): control pieces have none, bytes that are no character are U+FFFD.
@@ -119,6 +184,13 @@ impl SentencePiece {
         let (mut text, mut bytes) = (String::new(), Vec::new());
         let mut at_start = true;
         for id in ids {
+            if let Some(token) = (*id as usize).checked_sub(self.pieces.len()).and_then(|at| self.beside.tokens.get(at))
+            {
+                push_bytes(&mut text, &mut bytes);
+                text.push_str(&token.content);
+                at_start = false;
+                continue;
+            }
             let piece = self.pieces.get(*id as usize).ok_or_else(|| format!("there is no piece {id}"))?;
             if let PieceKind::Byte(byte) = piece.kind {
                 bytes.push(byte);
@@ -147,9 +219,19 @@ impl SentencePiece {
         }
         push_bytes(&mut text, &mut bytes);
         match &self.denormalizer {
-            Some(denormalizer) => Ok(String::from_utf8_lossy(&denormalizer.normalize(&text, None)?).into_owned()),
+            Some(denormalizer) => {
+                Ok(String::from_utf8_lossy(&denormalizer.normalize(&text, None, Prefix::AsTheModelSays)?).into_owned())
+            }
             None => Ok(text),
         }
+    }
+}
+
+impl Beside {
+    /// Texts, and places in the list.
+    fn contents(&self) -> impl Iterator<Item = (&[u8], u32)> {
+        let contents = self.tokens.iter().map(|token| token.content.as_bytes()).zip(0..);
+        contents.filter(|(content, _)| !content.is_empty())
     }
 }
 

@@ -1,4 +1,8 @@
-//! What stands beside a vocabulary: which tokens are special, and what is put around a text.
+//! What stands beside a vocabulary: which tokens there are besides it, which are special, and what is put around a text.
+//!
+//! The rules are those of transformers 5 (`PreTrainedTokenizerBase._from_pretrained`, `TokenizersBackend.__init__`). Where
+//! `tokenizer_config.json` has an `added_tokens_decoder`, the two older files say nothing; where it has none,
+//! `special_tokens_map.json` wins over it.
 
 use std::path::Path;
 
@@ -10,10 +14,14 @@ use crate::error::LmError;
 use crate::files;
 
 const ADDED_TOKENS_FILE: &str = "added_tokens.json";
-/// Parts that a token can have in a text.
+/// Longest of these files; the longest known have some 2 MB.
+const MAX_BYTES: u64 = 8 << 20;
+/// Parts that a token can have in a text, in the order in which transformers adds their tokens.
 const ROLES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
-/// Lists of special tokens that have no part, by their newer and their older name.
-const FURTHER_TOKENS: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
+/// Special tokens that have no part, by their newer and their older name.
+const EXTRA: &str = "extra_special_tokens";
+const ADDITIONAL: &str = "additional_special_tokens";
+const DECODER: &str = "added_tokens_decoder";
 
 /// `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`, so far as a folder has them.
 #[derive(Debug, Clone, Default)]
@@ -34,7 +42,13 @@ impl Settings {
             if !path.exists() {
                 return Ok(Value::Null);
             }
-            let bytes = files::read(&path, files::MAX_JSON_BYTES)?;
+            let bytes = files::read(&path, MAX_BYTES)?;
+            if bytes.starts_with(b"\xef\xbb\xbf") {
+                return Err(LmError::file(
+                    &path,
+                    "begins with a byte order mark (EF BB BF); save it as UTF-8 without one",
+                ));
+            }
             let value = serde_json::from_slice(&bytes).map_err(|error| LmError::file(&path, error.to_string()))?;
             read.push((name, bytes));
             Ok(value)
@@ -55,43 +69,93 @@ impl Settings {
         self.config.get(name)?.as_bool()
     }
 
-    /// The token that plays a part such as `eos_token`, by `tokenizer_config.json`, else by `special_tokens_map.json`.
+    /// Whether transformers reads the folder with a class of this name, or of its older name with `Fast` behind it.
+    pub(super) fn is_of_class(&self, name: &str) -> bool {
+        self.config["tokenizer_class"].as_str().is_some_and(|class| class.strip_suffix("Fast").unwrap_or(class) == name)
+    }
+
+    fn has_decoder(&self) -> bool {
+        self.config.get(DECODER).is_some()
+    }
+
+    /// The file that says something of `key`, and what it says.
+    fn said(&self, key: &str) -> Option<(&'static str, &Value)> {
+        let older = (!self.has_decoder()).then_some((SPECIAL_TOKENS_FILE, &self.special_tokens));
+        let files = older.into_iter().chain([(TOKENIZER_CONFIG_FILE, &self.config)]);
+        files.into_iter().find_map(|(file, values)| Some((file, values.get(key)?)))
+    }
+
+    /// The token that plays a part such as `eos_token`.
     pub(super) fn token(&self, role: &str) -> Option<AddedToken> {
-        [&self.config, &self.special_tokens].into_iter().find_map(|file| added_token(file.get(role)?, true))
+        self.said(role).and_then(|(_, value)| added_token(value, true))
     }
 
-    /// The file that names the token of [`Settings::token`].
-    pub(super) fn file_of(&self, role: &str) -> &'static str {
-        let in_config = self.config.get(role).is_some_and(|token| added_token(token, true).is_some());
-        if in_config { TOKENIZER_CONFIG_FILE } else { SPECIAL_TOKENS_FILE }
+    /// Whether a file names no token for this part, so that the class's own would play it.
+    pub(super) fn leaves_open(&self, role: &str) -> bool {
+        self.said(role).is_none()
     }
 
-    /// Every special token, in the order in which transformers adds them.
-    pub(super) fn special_tokens(&self) -> Vec<AddedToken> {
-        let further = [&self.config, &self.special_tokens]
-            .into_iter()
-            .flat_map(|file| FURTHER_TOKENS.iter().filter_map(|name| file.get(*name)?.as_array()))
-            .flatten()
-            .filter_map(|token| added_token(token, true));
-        ROLES.iter().filter_map(|role| self.token(role)).chain(further).collect()
-    }
-
-    /// Tokens besides those of the vocabulary, by their id: `added_tokens_decoder` of `tokenizer_config.json`, else
-    /// `added_tokens.json`.
-    pub(super) fn added_tokens(&self) -> Vec<(u32, AddedToken)> {
-        let id = |id: u64| u32::try_from(id).ok();
-        let mut tokens: Vec<(u32, AddedToken)> = if let Some(tokens) = self.config["added_tokens_decoder"].as_object() {
-            let entry = |(key, token): (&String, &Value)| Some((id(key.parse().ok()?)?, added_token(token, false)?));
-            tokens.iter().filter_map(entry).collect()
+    /// Tokens besides those of the vocabulary that a file lists with ids, in the order of these; the ids themselves are not
+    /// looked at, as in transformers: a new token gets the next one.
+    fn listed(&self) -> Vec<AddedToken> {
+        let mut tokens: Vec<(u64, AddedToken)> = if let Some(decoder) = self.config[DECODER].as_object() {
+            let entry = |(id, token): (&String, &Value)| Some((id.parse().ok()?, added_token(token, false)?));
+            decoder.iter().filter_map(entry).collect()
         } else {
-            let special: Vec<String> = self.special_tokens().into_iter().map(|token| token.content).collect();
-            let entry = |(content, value): (&String, &Value)| {
-                Some((id(value.as_u64()?)?, AddedToken::from(content.clone(), special.contains(content))))
+            let special: Vec<String> =
+                self.named().into_iter().chain(self.extra()).map(|token| token.content).collect();
+            let entry = |(content, id): (&String, &Value)| {
+                Some((id.as_u64()?, AddedToken::from(content.clone(), special.contains(content))))
             };
             self.added_tokens.as_object().into_iter().flatten().filter_map(entry).collect()
         };
         tokens.sort_by_key(|(id, _)| *id);
+        tokens.into_iter().map(|(_, token)| token).collect()
+    }
+
+    /// Tokens that play a part: the usual ones, then those of a model's own (`image_token`).
+    fn named(&self) -> Vec<AddedToken> {
+        let own = self.config.as_object().into_iter().flatten();
+        let own = own.filter(|(key, _)| key.ends_with("_token") && !ROLES.contains(&key.as_str()));
+        let own = own.filter_map(|(_, value)| added_token(value, true));
+        let of_dictionary = self.said(EXTRA).and_then(|(_, value)| value.as_object()).into_iter().flatten();
+        let of_dictionary = of_dictionary.filter_map(|(_, value)| added_token(value, true));
+        ROLES.iter().filter_map(|role| self.token(role)).chain(own).chain(of_dictionary).collect()
+    }
+
+    /// Special tokens that play no part.
+    fn extra(&self) -> Vec<AddedToken> {
+        let is_said = |value: &&Value| value.as_array().is_some_and(|list| !list.is_empty());
+        let config = self.config.get(EXTRA).filter(is_said).or_else(|| self.config.get(ADDITIONAL));
+        let map = (!self.has_decoder()).then_some(&self.special_tokens);
+        let newer = map.and_then(|map| map.get(EXTRA));
+        let older = map.and_then(|map| map.get(ADDITIONAL)).filter(|_| config.is_none());
+        let lists = [config, newer, older].into_iter().flatten().filter_map(Value::as_array);
+        lists.flatten().filter_map(|token| added_token(token, true)).collect()
+    }
+
+    /// The tokens that are added to a vocabulary which has `known` tokens beside it already, in the order in which
+    /// transformers adds them. `defaults` are a class's own tokens for parts that no file speaks of.
+    pub(super) fn tokens_to_add(&self, known: &[String], defaults: &[(&str, &str)]) -> Vec<AddedToken> {
+        let mut named = self.named();
+        let open = defaults.iter().filter(|(role, _)| self.leaves_open(role));
+        named.splice(0..0, open.map(|(_, content)| AddedToken::from(*content, true)));
+        let mut tokens = self.listed();
+        for token in &mut tokens {
+            token.special |= named.iter().any(|named| named.content == token.content);
+        }
+        for token in named.into_iter().chain(self.extra()) {
+            let is_new = |other: &str| other != token.content;
+            if known.iter().all(|known| is_new(known)) && tokens.iter().all(|other| is_new(&other.content)) {
+                tokens.push(token);
+            }
+        }
         tokens
+    }
+
+    /// Whether a token begins or ends texts: it has to have a row in a model, whatever the texts hold.
+    pub(super) fn is_boundary(&self, content: &str) -> bool {
+        ["bos_token", "eos_token"].iter().any(|role| self.token(role).is_some_and(|token| token.content == content))
     }
 }
 

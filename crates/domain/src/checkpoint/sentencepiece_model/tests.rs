@@ -98,9 +98,8 @@ fn a_bad_field_is_named() {
 #[test]
 fn other_files_are_refused() {
     let refused = |bytes: &[u8]| SentencePieceModel::parse(bytes).unwrap_err().to_string();
-    expect!["is not a SentencePiece model that can be used: pieces has 0 entries; 1 to 1048576 are read"]
-        .assert_eq(&refused(b""));
-    expect!["is not a SentencePiece model: failed to decode Protobuf message: invalid wire type value: 6"]
+    expect!["is not a SentencePiece model but an empty file"].assert_eq(&refused(b""));
+    expect!["is not a SentencePiece model but a Git LFS pointer, not the file itself; run `git lfs pull`"]
         .assert_eq(&refused(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"));
     expect!["is not a SentencePiece model: failed to decode Protobuf message: PieceProto.piece: ModelProto.pieces: invalid string value: data is not UTF-8 encoded"]
         .assert_eq(&refused(b"\x0a\x03\x0a\x01\xff"));
@@ -125,4 +124,32 @@ proptest! {
         let _ = SentencePieceModel::parse(&bytes);
         let _ = SentencePieceModel::parse(&bytes[..cut.index(bytes.len())]);
     }
+}
+
+#[test]
+fn a_file_of_another_kind_is_called_by_its_name() {
+    let problem = |bytes: &[u8]| SentencePieceModel::parse(bytes).unwrap_err().to_string();
+    let found = [
+        problem(b"AA== 0\nAQ== 1\n"),
+        problem(b"IQ== 0\r\n"),
+        problem(b""),
+        problem(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+        problem(b" {\"model\": {}}"),
+        problem(b"<!DOCTYPE html><html>"),
+    ];
+    expect![[r#"
+        is not a SentencePiece model but a tiktoken vocabulary (base64 and ranks), which is not read: let transformers write a tokenizer.json, AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)
+        is not a SentencePiece model but a tiktoken vocabulary (base64 and ranks), which is not read: let transformers write a tokenizer.json, AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)
+        is not a SentencePiece model but an empty file
+        is not a SentencePiece model but a Git LFS pointer, not the file itself; run `git lfs pull`
+        is not a SentencePiece model but JSON; call it tokenizer.json if it is one of Hugging Face's
+        is not a SentencePiece model but a web page; download the file itself"#]].assert_eq(&found.join("\n"));
+}
+
+#[test]
+fn s2_more_pieces_than_are_read_take_no_memory() {
+    let many = [0x0a, 0].repeat(MAX_PIECES + 1);
+    let error = SentencePieceModel::parse(&many).unwrap_err().to_string();
+    expect!["is not a SentencePiece model that can be used: pieces has 1048577 entries; 1 to 1048576 are read"]
+        .assert_eq(&error);
 }

@@ -10,7 +10,16 @@ use super::trie::Trie;
 const MAX_BYTES: usize = i32::MAX as usize;
 /// The library looks at no more user-defined pieces than this for one place in a text (`kResultSize`).
 const MAX_USER_DEFINED: usize = 64;
+/// A text may become so many times as long: of all of NFKC, one character makes eleven times its bytes, and spaces grow too.
+const MAX_GROWTH: usize = 16;
 const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
+
+/// Whether a space is put before or after a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Prefix {
+    AsTheModelSays,
+    None,
+}
 
 /// Normalises texts.
 #[derive(Debug, Clone)]
@@ -40,7 +49,8 @@ impl Normalizer {
     }
 
     /// The normalised text. `user_defined` pieces stay as they are.
-    pub(super) fn normalize(&self, text: &str, user_defined: Option<&Trie>) -> Result<Vec<u8>, String> {
+    pub(super) fn normalize(&self, text: &str, user_defined: Option<&Trie>, prefix: Prefix) -> Result<Vec<u8>, String> {
+        let add_dummy_prefix = self.add_dummy_prefix && prefix == Prefix::AsTheModelSays;
         let mut input = text.as_bytes();
         if self.remove_extra_whitespaces {
             while let (b" ", length @ 1..) = self.next(input, user_defined) {
@@ -51,7 +61,7 @@ impl Normalizer {
             return Ok(Vec::new());
         }
         let mut output = Vec::with_capacity(input.len() + input.len() / 2);
-        if self.add_dummy_prefix && !self.treat_whitespace_as_suffix {
+        if add_dummy_prefix && !self.treat_whitespace_as_suffix {
             output.extend_from_slice(self.space);
         }
         let mut after_space = self.remove_extra_whitespaces;
@@ -68,6 +78,11 @@ impl Normalizer {
                     output.push(byte);
                 }
             }
+            if output.len() / MAX_GROWTH > text.len() {
+                return Err(format!(
+                    "normalizer_spec.precompiled_charsmap makes a text more than {MAX_GROWTH} times as long"
+                ));
+            }
             if output.len() > MAX_BYTES {
                 return Err(format!("a text is longer than {MAX_BYTES} bytes when it is normalised"));
             }
@@ -80,7 +95,7 @@ impl Normalizer {
                 output.truncate(output.len() - self.space.len());
             }
         }
-        if self.add_dummy_prefix && self.treat_whitespace_as_suffix {
+        if add_dummy_prefix && self.treat_whitespace_as_suffix {
             output.extend_from_slice(self.space);
         }
         Ok(output)
