@@ -106,6 +106,7 @@ fn outcome() -> JobOutcome {
         vocab_size: 300,
         documents: 1,
         text_bytes: 40,
+        corpus: None,
     })
 }
 
@@ -176,6 +177,8 @@ impl Bench {
             sources: vec![Location::Uri("file:///nowhere".to_owned())],
             tokenizer: TokenizerSource::Train { vocab_size: 300 },
             validation_fraction: 0.1,
+            text_column: None,
+            max_bad_rows: 0,
         };
         let job = NewJob {
             label: label.to_owned(),
@@ -230,7 +233,7 @@ impl Bench {
         let pid = Pid::from_raw(self.noted(name).await.parse().unwrap()).unwrap();
         let started = Instant::now();
         // Zombies of an init that does not reap are gone as well.
-        while test_kill_process(pid).is_ok() && !state(pid).is_none_or(|state| state == 'Z') {
+        while test_kill_process(pid).is_ok() && state(pid).is_some_and(|state| state != 'Z') {
             assert!(started.elapsed() < LIMIT, "{name}: process {pid} lives on");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
