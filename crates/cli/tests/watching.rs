@@ -244,8 +244,16 @@ async fn the_end_of_a_run_leaves_a_report_and_a_checkpoint() {
     };
     let server = served(&story).await;
     let (report, export) = (dir.path().join("report"), dir.path().join("a/target"));
-    let args =
-        ["run", "create", "deploy/recipes/demo-full-data.toml", "--report", report.to_str().unwrap(), "--export"];
+    let args = [
+        "run",
+        "create",
+        "deploy/recipes/demo-full-data.toml",
+        "--corpus",
+        "LICENSE",
+        "--report",
+        report.to_str().unwrap(),
+        "--export",
+    ];
     let output = output(&server, &[&args[..], &[export.to_str().unwrap()]].concat()).await;
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(std::fs::read_to_string(report.join("index.html")).unwrap().contains("6 of 8 layers"));
@@ -304,7 +312,8 @@ async fn r5_no_run_is_created_whose_end_has_no_place() {
         (["--report", &at("new"), "--export", &at("new")], "would not be empty any more"),
         (["--report", "/proc/report", "--export", &at("new")], "cannot be written to"),
     ] {
-        let args = [&["run", "create", "deploy/recipes/demo-full-data.toml"][..], &place].concat();
+        let args =
+            [&["run", "create", "deploy/recipes/demo-full-data.toml", "--corpus", "LICENSE"][..], &place].concat();
         let output = output(&server, &args).await;
         assert_eq!(output.status.code(), Some(6), "{args:?}");
         assert!(text(&output.stderr).contains(problem), "{}", text(&output.stderr));
@@ -316,7 +325,8 @@ async fn r5_no_run_is_created_whose_end_has_no_place() {
 async fn dead_runs_of_a_recipe_are_not_gone_on_with() {
     let story = Story { dead_runs: 2, ..Story::default() };
     let server = served(&story).await;
-    let args = ["run", "create", "deploy/recipes/demo-full-data.toml", "--request-id-from-recipe"];
+    let args =
+        ["run", "create", "deploy/recipes/demo-full-data.toml", "--corpus", "LICENSE", "--request-id-from-recipe"];
     for _ in 0..2 {
         let output = output(&server, &args).await;
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
