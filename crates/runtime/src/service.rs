@@ -9,6 +9,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{ConfigError, DatabaseConfig};
+use crate::listen::{Gate, ListenLimits, raise_descriptor_limit};
 use crate::operations::serve_operations;
 use crate::security::SecurityConfig;
 use crate::serve::{GrpcServices, ServeError, bind, serve};
@@ -24,6 +25,9 @@ pub struct ServiceConfig {
     /// Who may call, and over what.
     #[serde(default)]
     pub security: SecurityConfig,
+    /// How many connections are taken.
+    #[serde(default)]
+    pub limits: ListenLimits,
     /// The tables.
     pub database: DatabaseConfig,
     /// The objects.
@@ -71,8 +75,12 @@ pub async fn run_worker_service<H: JobHandler>(
     let store = Store::connect(&config.database.store_config(config.objects)?).await?;
     let (handler, services) = build(&store);
     let mut parts = Parts::<ServiceError>::new(&stop);
-    let ways_in =
-        WaysIn { listen: config.listen, metrics_listen: config.telemetry.metrics_listen, security: &config.security };
+    let ways_in = WaysIn {
+        listen: config.listen,
+        metrics_listen: config.telemetry.metrics_listen,
+        security: &config.security,
+        limits: &config.limits,
+    };
     open(&mut parts, &ways_in, services, &store).await?;
     parts.add(run_worker(store, handler, config.worker, parts.stop()));
     parts.run().await
@@ -86,6 +94,8 @@ pub struct WaysIn<'a> {
     pub metrics_listen: Option<SocketAddr>,
     /// TLS, tokens, plaintext.
     pub security: &'a SecurityConfig,
+    /// How many connections gRPC takes.
+    pub limits: &'a ListenLimits,
 }
 
 /// Adds the servers of a process to its parts; says where gRPC is served.
@@ -105,16 +115,19 @@ where
     store.check_schema().await?;
     let security = ways_in.security.load()?;
     security.check_grpc(ways_in.listen)?;
+    ways_in.limits.check()?;
+    let descriptors = raise_descriptor_limit();
     let listener = bind(ways_in.listen).await?;
     let address = listener.local_addr()?;
-    tracing::info!(%address, ?security, "serving gRPC");
+    let gate = Gate::new(listener, "grpc", ways_in.limits.clone());
+    tracing::info!(%address, ?security, max_connections = gate.max_connections(), descriptors, "serving gRPC");
     if let Some(metrics_listen) = ways_in.metrics_listen {
         security.check_plaintext("telemetry.metrics_listen", metrics_listen)?;
         let listener = bind(metrics_listen).await?;
         tracing::info!(address = %listener.local_addr()?, "serving /metrics, /livez and /readyz");
         parts.add(serve_operations(listener, store.clone(), parts.stop()));
     }
-    parts.add(serve(listener, services, security, parts.stop()));
+    parts.add(serve(gate, services, security, parts.stop()));
     Ok(address)
 }
 

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use inheritune_domain::spec::Ceilings;
+use inheritune_runtime::listen::ListenLimits;
 use inheritune_runtime::security::{Plaintext, SecurityConfig};
 use inheritune_runtime::service::{Parts, WaysIn, open};
 use inheritune_runtime::worker::{WorkerConfig, run_worker};
@@ -117,7 +118,12 @@ async fn serve_on(
         .merge(inheritune_trainer::services(&store))
         .merge(inheritune_evaluator::services(&store));
     let security = options.security();
-    let ways_in = WaysIn { listen: options.listen, metrics_listen: options.metrics_listen, security: &security };
+    let ways_in = WaysIn {
+        listen: options.listen,
+        metrics_listen: options.metrics_listen,
+        security: &security,
+        limits: &ListenLimits::default(),
+    };
     let address = open(&mut parts, &ways_in, services, &store).await?;
 
     parts.add(inheritune_scheduler::run(store.clone(), SchedulerConfig::default(), parts.stop()));

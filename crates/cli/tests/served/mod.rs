@@ -376,6 +376,6 @@ pub fn all(status: v1::JobStatus) -> HashMap<&'static str, Vec<Vec<u8>>> {
                 .encode_to_vec(),
             ],
         ),
-        ("ListModelScores", vec![v1::ListModelScoresResponse { models }.encode_to_vec()]),
+        ("ListModelScores", vec![v1::ListModelScoresResponse { models, ..Default::default() }.encode_to_vec()]),
     ])
 }
