@@ -641,6 +641,12 @@ def own_head(tensors):
     return {**tensors, "lm_head.weight": Tensor((VOCAB, WIDTH), seed=99)}
 
 
+def idle_generation(at):
+    folder_of(at, *llama())
+    write_json(os.path.join(at, "generation_config.json"), {
+        "do_sample": False, "temperature": 0.9, "top_p": 0.6, "early_stopping": True, "pad_token_id": -1, "eos_token_id": 0})
+
+
 MORE = {
     # Every family, tied and untied, in every type.
     "llama_plain": plain(llama),
@@ -648,6 +654,10 @@ MORE = {
     "llama_tied_f16": plain(llama, "F16", tied=True, dtype="float16"),
     "llama_v4": plain(llama, dtype=..., torch_dtype="float32", rope_parameters=..., rope_theta=500000.0, rope_scaling=None),
     "llama_dynamic": plain(llama, rope_parameters={"rope_theta": 500.0, "rope_type": "dynamic", "factor": 1.0}),
+    "llama_dynamic_2": plain(llama, rope_parameters=..., rope_theta=500.0, rope_scaling={"type": "dynamic", "factor": 2.0}),
+    "llama_llama3_1": plain(llama, rope_parameters={"rope_theta": 500.0, "rope_type": "llama3", "factor": 1.0, "low_freq_factor": 1.0,
+                                                    "high_freq_factor": 4.0, "original_max_position_embeddings": 64}),
+    "llama_yarn_1": plain(llama, rope_parameters={"rope_theta": 500.0, "rope_type": "yarn", "factor": 1.0}),
     "gpt2_plain": plain(gpt2),
     "gpt2_f16_hub_names": plain(gpt2, "F16", change=lambda t: renamed(t, lambda n: n.removeprefix("transformer.")), dtype="float16"),
     "gpt2_inverse_scale": plain(gpt2, scale_attn_by_inverse_layer_idx=True),
@@ -681,6 +691,11 @@ MORE = {
     "mpt_both_names": plain(mpt, num_hidden_layers=LAYERS, hidden_size=WIDTH, num_attention_heads=HEADS, torch_dtype="float32"),
     "llama_lists": plain(llama, layer_types=["full_attention", "sliding_attention"] * 2, attention_types=[[["global", "local"], 2]],
                          num_heads_per_layer=[4, 4, 4, 4]),
+    # What transformers warns of.
+    "llama_ids_without_rows": plain(llama, eos_token_id=[0, 128001], bos_token_id=128000, pad_token_id=32000),
+    "gpt2_default_ids": plain(gpt2, bos_token_id=..., eos_token_id=...),
+    "llama_how_to_run": plain(llama, gradient_checkpointing=True, use_cache=False, is_causal=True, max_length=50),
+    "llama_idle_generation": idle_generation,
     # Names.
     "llama_compiled": plain(llama, change=lambda t: renamed(t, lambda n: "_orig_mod." + n)),
     "llama_lightning": plain(llama, change=lambda t: renamed(t, lambda n: "model." + n)),

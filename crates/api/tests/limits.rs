@@ -109,7 +109,7 @@ fn s7_good_requests_are_good() {
 fn s7_what_is_out_of_bounds_is_refused_by_its_name() {
     let (mut requests, mut accepted) = (0, Vec::new());
     for method in hostile::methods() {
-        hostile::for_each(&method, |Hostile { path, value, out_of_bounds, message, .. }| {
+        hostile::for_each(&method, |Hostile { path, value, out_of_bounds, message }| {
             requests += 1;
             let request = message.descriptor();
             let read = read(request.name(), &message.encode_to_vec());

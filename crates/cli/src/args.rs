@@ -167,6 +167,11 @@ pub enum RunCommand {
         /// The run
         id: Uuid,
     },
+    /// Let a failed run go on from where it failed
+    Retry {
+        /// The run
+        id: Uuid,
+    },
     /// Write index.html, report.md and the plots of a run, finished or not
     Report {
         /// The run
@@ -307,6 +312,11 @@ pub enum JobCommand {
     },
     /// Let a paused job go on
     Resume {
+        /// The job
+        id: Uuid,
+    },
+    /// Try a failed job anew, from what it saved
+    Retry {
         /// The job
         id: Uuid,
     },

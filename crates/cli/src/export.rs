@@ -19,7 +19,7 @@ use url::Url;
 use crate::failure::Failure;
 
 /// Holds what is not complete yet.
-const STAGING: &str = ".inheritune-partial";
+pub const STAGING: &str = ".inheritune-partial";
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 1 << 20;
 /// Longest wait for a connection.

@@ -11,6 +11,7 @@
 pub mod args;
 pub mod bar;
 mod commands;
+mod destination;
 pub mod export;
 pub mod harness_format;
 pub mod failure;

@@ -94,6 +94,10 @@ pub fn run(run: &v1::Run) -> String {
         out.push_str("\n\n");
         out.push_str(&jobs(&run.current_jobs));
     }
+    for job in run.current_jobs.iter().filter(|job| job.waiting_since.is_some()) {
+        let since = moment(job.waiting_since.as_ref());
+        out.push_str(&format!("\nwaiting  since {since}, {}: {}", one_line(&job.label), one_line(&job.error)));
+    }
     out
 }
 
@@ -191,6 +195,10 @@ pub fn job(job: &v1::Job) -> String {
     if let Some(progress) = job.progress.as_ref().filter(|p| p.total > 0) {
         out.push_str(&format!("\nprogress {}", progress_line(progress)));
     }
+    let counts = attempt_counts(job);
+    if !counts.is_empty() {
+        out.push_str(&format!("\nin a row {counts}"));
+    }
     if !job.error.is_empty() {
         out.push_str(&format!("\nerror    {}", one_line(&job.error)));
     }
@@ -198,6 +206,22 @@ pub fn job(job: &v1::Job) -> String {
         out.push_str(&format!("\noutcome  {}", outcome_line(outcome)));
     }
     out
+}
+
+/// `1 failed, 2 waited (since 2026-11-30 18:40 UTC)`: what attempts came to since the job last got on.
+fn attempt_counts(job: &v1::Job) -> String {
+    let counted = [
+        (job.failed_attempts, "failed"),
+        (job.lost_attempts, "lost with their worker"),
+        (job.crashed_attempts, "crashed"),
+        (job.waits, "waited for something outside"),
+    ];
+    let mut parts: Vec<String> =
+        counted.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    if job.waiting_since.is_some() {
+        parts.push(format!("waiting since {}", moment(job.waiting_since.as_ref())));
+    }
+    parts.join(", ")
 }
 
 /// `45 %  12.3 K tokens/s  2 min 04 s left  step 120/400 loss 4.31`

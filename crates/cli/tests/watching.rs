@@ -89,6 +89,10 @@ impl RunService for Story {
     async fn resume_run(&self, _: Request<v1::ResumeRunRequest>) -> Result<Response<v1::ResumeRunResponse>, Status> {
         Err(Status::unimplemented("not in this story"))
     }
+
+    async fn retry_run(&self, _: Request<v1::RetryRunRequest>) -> Result<Response<v1::RetryRunResponse>, Status> {
+        Err(Status::unimplemented("not in this story"))
+    }
 }
 
 #[tonic::async_trait]
@@ -285,6 +289,30 @@ async fn ctrl_c_ends_the_watch_and_not_the_run() {
 }
 
 #[tokio::test]
+async fn r5_no_run_is_created_whose_end_has_no_place() {
+    let story = Story::default();
+    let server = served(&story).await;
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::write(at("file"), "x").unwrap();
+    std::fs::create_dir(at("full")).unwrap();
+    std::fs::write(at("full/x"), "x").unwrap();
+    for (place, problem) in [
+        (["--report", &at("file"), "--export", &at("new")], "is a file; name a folder"),
+        (["--report", &at("new"), "--export", &at("file/below")], "is a file; choose another folder"),
+        (["--report", &at("new"), "--export", &at("full")], "is not empty"),
+        (["--report", &at("new"), "--export", &at("new")], "would not be empty any more"),
+        (["--report", "/proc/report", "--export", &at("new")], "cannot be written to"),
+    ] {
+        let args = [&["run", "create", "deploy/recipes/demo-full-data.toml"][..], &place].concat();
+        let output = output(&server, &args).await;
+        assert_eq!(output.status.code(), Some(6), "{args:?}");
+        assert!(text(&output.stderr).contains(problem), "{}", text(&output.stderr));
+    }
+    assert!(story.created.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn dead_runs_of_a_recipe_are_not_gone_on_with() {
     let story = Story { dead_runs: 2, ..Story::default() };
     let server = served(&story).await;
@@ -308,6 +336,7 @@ async fn what_the_server_says_decides_the_exit_code() {
         (&["run", "cancel", ID], 5),
         (&["run", "pause", ID], 2),
         (&["run", "resume", ID], 5),
+        (&["run", "retry", ID], 5),
     ] {
         let output = output(&server, args).await;
         assert_eq!(output.status.code(), Some(exit_code), "{args:?}");

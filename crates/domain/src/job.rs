@@ -8,7 +8,12 @@
 //!    │  ▼               │
 //!  Paused ◄─────────────┘
 //!  Queued, Paused ── cancel ─► Cancelled
+//!  Queued ── give up waiting ─► Failed
+//!  Failed, Cancelled ── retry ─► Queued
 //! ```
+//! Three things are counted, each for itself and each only in a row: failures, deaths of the process that ran the job, and waits
+//! for something outside ([`Counts`], ADR 16). An attempt that made durable progress ends every row, however it ended.
+//!
 //! `store` says the same in SQL; a property test there holds the two together.
 
 use serde::{Deserialize, Serialize};
@@ -147,7 +152,8 @@ impl JobStatus {
 /// How often, and after what waits, a job is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetryPolicy {
-    /// Attempts that may fail or be lost before the job fails for good.
+    /// Attempts that may fail, with no progress in between, before the job fails for good. Deaths of workers and waits are
+    /// counted apart.
     pub max_attempts: u32,
     /// Wait before the second attempt; doubles with each further one. There is none after an attempt whose worker died:
     /// noticing that took a lease already.
@@ -171,15 +177,109 @@ impl RetryPolicy {
     }
 }
 
+/// Deaths of its own doing, with no progress in between, after which a job is given up.
+pub const MAX_CRASHES: u32 = 2;
+/// Deaths of any kind, with no progress in between, after which a job is given up. Workers are killed and preempted for
+/// reasons that are not the job's, several times in a row at times; a job that kills whatever runs it does so every time.
+pub const MAX_DEATHS: u32 = 10;
+/// Wait before the next attempt where something outside is missing; doubles with each further wait.
+const FIRST_WAIT: Duration = Duration::milliseconds(500);
+/// Longest such wait: what is back is used within it.
+const LONGEST_WAIT: Duration = Duration::seconds(30);
+
+/// What a job's attempts came to since it last made durable progress: since an attempt published a newer training state, or
+/// finished a unit of an evaluation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Attempts that failed.
+    pub failed: u32,
+    /// Attempts whose worker fell silent or was killed from outside.
+    pub lost: u32,
+    /// Attempts whose process died by its own doing.
+    pub crashed: u32,
+    /// Attempts that ended because something outside was missing.
+    pub waits: u32,
+    /// When the first of these waits began; none when nothing is waited for.
+    pub waiting_since: Option<OffsetDateTime>,
+}
+
+impl Counts {
+    /// Deaths of the process that ran the job.
+    pub fn deaths(&self) -> u32 {
+        self.lost.saturating_add(self.crashed)
+    }
+
+    /// Whether the job kills what runs it, and is to be given up.
+    pub fn is_killer(&self) -> bool {
+        self.crashed >= MAX_CRASHES || self.deaths() >= MAX_DEATHS
+    }
+}
+
+/// The wait before the next attempt after `waits` of them.
+fn wait(waits: u32) -> Duration {
+    (FIRST_WAIT * 2_i32.pow(waits.saturating_sub(1).min(10))).min(LONGEST_WAIT)
+}
+
 /// Why an attempt ended without an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureClass {
-    /// Another attempt may do better: a lost connection, a full disk.
+    /// Another attempt may do better.
     Retryable,
     /// No attempt can: bad input.
     Permanent,
+    /// What the job needs from outside is missing for now: space on a disk, the object store, the database. Waited for,
+    /// and never counted as a failure.
+    Unavailable,
+    /// The process that ran the job died by its own doing: a segmentation fault, an abort, memory beyond its limit.
+    Crashed,
+    /// The process that ran the job was killed from outside, by SIGKILL. The job may have nothing to do with it.
+    Killed,
 }
+
+impl FailureClass {
+    /// What an error of a file or a socket means for the job that met it. The only place where this is decided.
+    pub fn of_io(error: &std::io::Error) -> Self {
+        use std::io::ErrorKind;
+        match error.kind() {
+            ErrorKind::StorageFull
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::StaleNetworkFileHandle
+            | ErrorKind::ConnectionRefused
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::NotConnected
+            | ErrorKind::BrokenPipe
+            | ErrorKind::TimedOut
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+            | ErrorKind::NetworkDown
+            | ErrorKind::AddrNotAvailable
+            // No more threads or processes for this account: EAGAIN.
+            | ErrorKind::WouldBlock => Self::Unavailable,
+            // Broken content stays broken.
+            ErrorKind::InvalidData | ErrorKind::InvalidInput | ErrorKind::UnexpectedEof => Self::Permanent,
+            _ if error.raw_os_error().is_some_and(|code| DESCRIPTORS_USED_UP.contains(&code)) => Self::Unavailable,
+            _ => error.get_ref().and_then(|inner| Self::of_cause(inner)).unwrap_or(Self::Retryable),
+        }
+    }
+
+    /// The class of the system's error that `error` is, or that is behind it; none where there is no such error.
+    pub fn of_cause(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        let mut next = Some(error);
+        while let Some(cause) = next {
+            if let Some(io) = cause.downcast_ref() {
+                return Some(Self::of_io(io));
+            }
+            next = cause.source();
+        }
+        None
+    }
+}
+
+/// EMFILE and ENFILE, which have no [`std::io::ErrorKind`]; the same numbers on every Unix.
+const DESCRIPTORS_USED_UP: [i32; 2] = [24, 23];
 
 /// What happened to a job. `now` is the database's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,14 +311,28 @@ pub enum JobEvent {
         token: LeaseToken,
         /// Whether to try again.
         class: FailureClass,
+        /// Whether the attempt made durable progress.
+        advanced: bool,
     },
     /// The holder gives it back unfinished: it was told to stop, or it is shutting down. Not a lost attempt.
     Release {
         /// The holder's fence.
         token: LeaseToken,
+        /// Whether the attempt made durable progress.
+        advanced: bool,
     },
     /// The lease ran out: the holder is dead.
-    Expire,
+    Expire {
+        /// Whether the attempt made durable progress.
+        advanced: bool,
+    },
+    /// Something outside has been missing for longer than the site waits.
+    GiveUpWaiting {
+        /// So long is waited.
+        limit: Duration,
+    },
+    /// Its owner wants it tried anew.
+    RequestRetry,
     /// Its owner wants it paused.
     RequestPause,
     /// Its owner wants it to go on.
@@ -232,8 +346,8 @@ pub enum JobEvent {
 pub struct JobLife {
     /// The state.
     pub state: JobState,
-    /// Attempts that failed or were lost.
-    pub failed_attempts: u32,
+    /// What its attempts came to.
+    pub counts: Counts,
     /// The policy.
     pub retry: RetryPolicy,
 }
@@ -252,7 +366,7 @@ pub enum InvalidJobEvent {
 impl JobLife {
     /// A new job.
     pub fn new(now: OffsetDateTime, retry: RetryPolicy) -> Self {
-        Self { state: JobState::Queued { not_before: now }, failed_attempts: 0, retry }
+        Self { state: JobState::Queued { not_before: now }, counts: Counts::default(), retry }
     }
 
     /// What `event` at `now` makes of the job.
@@ -282,25 +396,31 @@ impl JobLife {
                 self.held(now, token)?;
                 with(JobState::Succeeded)
             }
-            JobEvent::Fail { token, class } => {
+            JobEvent::Fail { token, class, advanced } => {
                 let held = self.held(now, token)?;
-                match class {
-                    FailureClass::Permanent => with(JobState::Failed),
-                    FailureClass::Retryable => {
-                        let not_before = now + self.retry.backoff(self.failed_attempts.saturating_add(1));
-                        Ok(self.lost_attempt(not_before, held.directive))
-                    }
-                }
+                Ok(self.ended(now, held.directive, (class, advanced)))
             }
-            JobEvent::Release { token } => {
+            JobEvent::Release { token, advanced } => {
                 let held = self.held(now, token)?;
-                with(waiting(held.directive, now))
+                Ok(Self { state: waiting(held.directive, now), counts: self.counts_after(advanced), ..self })
             }
-            JobEvent::Expire => match self.state {
+            JobEvent::Expire { advanced } => match self.state {
                 JobState::Leased { lease_until, directive, .. } if lease_until <= now => {
-                    // Its lease was the wait: what killed the worker is over by now, or will kill the next one as slowly.
-                    Ok(self.lost_attempt(now, directive))
+                    let ended = self.ended(now, directive, (FailureClass::Killed, advanced));
+                    Ok(match ended.state {
+                        // Its lease was the wait: what killed the worker is over by now, or will kill the next one as slowly.
+                        JobState::Queued { .. } => Self { state: JobState::Queued { not_before: now }, ..ended },
+                        _ => ended,
+                    })
                 }
+                _ => Err(WrongState),
+            },
+            JobEvent::GiveUpWaiting { limit } => match (self.state, self.counts.waiting_since) {
+                (JobState::Queued { .. }, Some(since)) if since + limit <= now => with(JobState::Failed),
+                _ => Err(WrongState),
+            },
+            JobEvent::RequestRetry => match self.state {
+                JobState::Failed | JobState::Cancelled => Ok(Self::new(now, self.retry)),
                 _ => Err(WrongState),
             },
             JobEvent::RequestPause => match self.state {
@@ -311,7 +431,12 @@ impl JobLife {
                 _ => Err(WrongState),
             },
             JobEvent::RequestResume => match self.state {
-                JobState::Paused => with(JobState::Queued { not_before: now }),
+                // The time it stood still is not one that it waited.
+                JobState::Paused => Ok(Self {
+                    state: JobState::Queued { not_before: now },
+                    counts: Counts { waiting_since: None, ..self.counts },
+                    ..self
+                }),
                 JobState::Queued { .. } => Ok(self),
                 JobState::Leased { token, worker, lease_until, directive: Directive::Run | Directive::Pause } => {
                     with(JobState::Leased { token, worker, lease_until, directive: Directive::Run })
@@ -339,15 +464,44 @@ impl JobLife {
         }
     }
 
-    fn lost_attempt(self, not_before: OffsetDateTime, directive: Directive) -> Self {
-        let failed_attempts = self.failed_attempts + 1;
+    fn counts_after(&self, advanced: bool) -> Counts {
+        if advanced { Counts::default() } else { self.counts }
+    }
+
+    /// After an attempt that ended with an error. One that made progress counts for nothing: there is an end to progress.
+    fn ended(self, now: OffsetDateTime, directive: Directive, (class, advanced): (FailureClass, bool)) -> Self {
+        let mut counts = self.counts_after(advanced);
+        let one = u32::from(!advanced);
+        let (given_up, pause) = match class {
+            FailureClass::Permanent => {
+                counts.failed += one;
+                return Self { state: JobState::Failed, counts, ..self };
+            }
+            FailureClass::Retryable => {
+                counts.failed += one;
+                (counts.failed >= self.retry.max_attempts, self.retry.backoff(counts.failed))
+            }
+            FailureClass::Unavailable => {
+                counts.waits += 1;
+                counts.waiting_since.get_or_insert(now);
+                (false, wait(counts.waits))
+            }
+            FailureClass::Crashed => {
+                counts.crashed += one;
+                (counts.is_killer(), self.retry.backoff(counts.crashed))
+            }
+            FailureClass::Killed => {
+                counts.lost += one;
+                (counts.is_killer(), self.retry.backoff(counts.lost))
+            }
+        };
         let state = match directive {
             Directive::Cancel => JobState::Cancelled,
-            Directive::Run | Directive::Pause if failed_attempts >= self.retry.max_attempts => JobState::Failed,
+            Directive::Run | Directive::Pause if given_up => JobState::Failed,
             Directive::Pause => JobState::Paused,
-            Directive::Run => JobState::Queued { not_before },
+            Directive::Run => JobState::Queued { not_before: now + pause },
         };
-        Self { state, failed_attempts, ..self }
+        Self { state, counts, ..self }
     }
 }
 
@@ -405,6 +559,8 @@ pub struct JobRecord {
     pub priority: i32,
     /// Claims so far.
     pub attempts: u32,
+    /// What they came to since it last made progress.
+    pub counts: Counts,
     /// How far it is.
     pub progress: Progress,
     /// What it made.

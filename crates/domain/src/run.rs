@@ -9,8 +9,10 @@
 //!                                                                      └─ matched, or no deeper one
 //!                                                                                │
 //!  Slicing(Control | Arm) ─► Training(…) ─► Evaluating(…)  ◄──── for each ───────┘
-//!        └─► Finished                             (any) ─► Failed | Cancelled
+//!        └─► Finished                             (any) ─► Failed | Cancelled          Failed ─ retry ─► where it failed
 //! ```
+//! A control or an arm that fails is noted, and so are benchmarks that cannot be measured: a target that is there is not lost to
+//! what it is compared with.
 //! A reference that is given skips its first two states; a low-data run skips the reference altogether
 //! when it is given, and has one round. Pausing keeps the state: see [`Intent`].
 
@@ -120,6 +122,9 @@ impl Run {
             // The last job's end may arrive after a cancel ended the run; a second cancel is harmless.
             return match (event, &self.state) {
                 (RunEvent::CancelRequested | RunEvent::JobCancelled, RunState::Cancelled) => Ok(self.stay()),
+                (RunEvent::RetryRequested { step }, RunState::Failed { .. }) if step.has_job() => {
+                    Ok(self.clone().retry(step.clone()))
+                }
                 _ => Err(invalid()),
             };
         }
@@ -131,11 +136,12 @@ impl Run {
             RunEvent::JobSucceeded { outcome } => self.after_job(outcome).ok_or_else(invalid),
             // Before its creation is acted upon, a run has no job that could end.
             RunEvent::JobFailed { .. } | RunEvent::JobCancelled if self.state == RunState::Created => Err(invalid()),
-            RunEvent::JobFailed { message } => Ok(self.clone().fail(message.clone())),
+            RunEvent::JobFailed { message } => Ok(self.clone().after_failure(message)),
             RunEvent::JobCancelled => match self.intent {
                 Intent::Cancel => Ok(self.clone().end(RunState::Cancelled, "cancelled")),
-                Intent::Run | Intent::Pause => Ok(self.clone().fail("a job of the run was cancelled".to_owned())),
+                Intent::Run | Intent::Pause => Ok(self.clone().after_failure("a job of the run was cancelled")),
             },
+            RunEvent::RetryRequested { .. } => Err(invalid()),
             RunEvent::PauseRequested => match self.intent {
                 Intent::Cancel => Err(invalid()),
                 Intent::Run | Intent::Pause => {
@@ -178,7 +184,7 @@ impl Run {
                     "tokenized: {} training and {} validation tokens, vocabulary {}",
                     tokenized.train_tokens, tokenized.validation_tokens, tokenized.vocab_size
                 );
-                Some((run, AfterJob::Tokens(note)))
+                Some((run, AfterJob::Tokens { train_tokens: tokenized.train_tokens, note }))
             }
             (RunState::Slicing(model), JobOutcome::Sliced(sliced)) => {
                 let model = *model;
@@ -225,11 +231,44 @@ impl Run {
             return Some(run.end(RunState::Cancelled, "cancelled"));
         }
         Some(match then {
-            AfterJob::Tokens(note) => run.after_tokens(vec![note]),
+            AfterJob::Tokens { train_tokens, note } => match run.spec.check_tokens(train_tokens) {
+                Ok(()) => run.after_tokens(vec![note]),
+                Err(violations) => run.fail_after(vec![note], violations.to_string()),
+            },
             AfterJob::Train(model) => run.train(model),
             AfterJob::Evaluate(model) => run.evaluate(model, Vec::new()),
             AfterJob::Measured(model) => run.after_measured(model),
         })
+    }
+
+    /// Only what the target cannot do without fails the run.
+    fn after_failure(mut self, message: &str) -> Transition {
+        if self.intent == Intent::Cancel {
+            return self.fail(message.to_owned());
+        }
+        match self.state {
+            RunState::Evaluating(model) if self.measures_benchmarks(model) => {
+                let note = format!("{}: measured without benchmarks: {message}", self.model_name(model));
+                self.record_mut(model).benchmarks_problem = Some(message.to_owned());
+                self.evaluate(model, vec![note])
+            }
+            RunState::Slicing(model) | RunState::Training(model) | RunState::Evaluating(model) => {
+                self.go_on_without(model, message)
+            }
+            RunState::Created
+            | RunState::Tokenizing
+            | RunState::Finished { .. }
+            | RunState::Failed { .. }
+            | RunState::Cancelled => self.fail(message.to_owned()),
+        }
+    }
+
+    /// Back to the step whose job failed.
+    fn retry(mut self, step: RunState) -> Transition {
+        self.state = step;
+        self.intent = Intent::Run;
+        let note = format!("retried: {}", self.describe_state());
+        Transition { run: self, submit: None, request: Some(JobsRequest::Retry), notes: vec![note] }
     }
 
     fn submit(mut self, state: RunState, label: String, spec: JobSpec, notes: Vec<String>) -> Transition {
@@ -277,7 +316,7 @@ impl Run {
 }
 
 enum AfterJob {
-    Tokens(String),
+    Tokens { train_tokens: u64, note: String },
     Train(Model),
     Evaluate(Model),
     Measured(Model),

@@ -23,7 +23,7 @@ pub use recipe::{
     ArmSpec, ControlSpec, CorpusSpec, EvaluationSpec, GrowthSource, LayerMapRule, MatchBy, Recipe, ReferenceSpec,
     RunSpec, TargetSpec, TokenizerSpec,
 };
-pub use training::{DecayOn, Precision, Sampling, Schedule, TrainingSpec};
+pub use training::{DecayOn, Precision, Sampling, Schedule, TrainingSpec, used_tokens};
 
 #[cfg(test)]
 mod tests;

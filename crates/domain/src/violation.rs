@@ -54,6 +54,14 @@ impl Violations {
         }
     }
 
+    /// The same, their fields put under `prefix`.
+    #[must_use]
+    pub fn under(self, prefix: &str) -> Self {
+        let mut outer = Self::default();
+        outer.nest(prefix, self);
+        outer
+    }
+
     /// `Ok` when nothing was noted.
     ///
     /// # Errors

@@ -141,12 +141,5 @@ where
 }
 
 fn io_error(path: &Path, error: &std::io::Error) -> JobError {
-    let message = format!("{}: {error}", path.display());
-    match error.kind() {
-        // Broken content stays broken.
-        std::io::ErrorKind::InvalidData | std::io::ErrorKind::InvalidInput | std::io::ErrorKind::UnexpectedEof => {
-            JobError::Permanent(message)
-        }
-        _ => JobError::Retryable(message),
-    }
+    JobError::io(path.display(), error)
 }

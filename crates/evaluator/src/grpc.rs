@@ -107,8 +107,8 @@ impl Evaluation {
             return Err(no_scores("is no evaluate job that has succeeded"));
         };
         let rows = read_rows(&self.store, evaluated.scores_artifact).await.map_err(|error| match error {
-            JobError::Retryable(problem) | JobError::Permanent(problem) => status::unusable(field, &problem),
             JobError::Stopped => status::internal(&"stopped"),
+            error => status::unusable(field, &error.to_string()),
         })?;
         Ok(Ended { checkpoint: spec.checkpoint.to_string(), evaluated, rows })
     }

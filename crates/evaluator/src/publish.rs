@@ -118,7 +118,7 @@ pub async fn read_rows(store: &Store, scores: ArtifactId) -> Result<Vec<Row>, Jo
 
 /// Writes what was answered and what was asked.
 fn write_files(measured: Measured, (rows, documents): (PathBuf, PathBuf)) -> Result<Measured, JobError> {
-    let named = |path: &Path, error: std::io::Error| JobError::Retryable(format!("{}: {error}", path.display()));
+    let named = |path: &Path, error: std::io::Error| JobError::io(path.display(), &error);
     write_rows(&rows, &measured.results).map_err(|error| named(&rows, error))?;
     write_documents(&documents, &measured.prepared.tasks).map_err(|error| named(&documents, error))?;
     Ok(measured)

@@ -180,7 +180,7 @@ fn not_finite(what: &str, place: usize, found: f64) -> JobError {
 
 /// What an error of the model means for the job.
 pub fn lm_error(error: LmError) -> JobError {
-    if error.is_retryable() { JobError::Retryable(error.to_string()) } else { JobError::Permanent(error.to_string()) }
+    JobError::new(error.class(), error.to_string())
 }
 
 /// A stretch of one task's items.

@@ -128,7 +128,7 @@ impl Shift {
         match prepared.measure(unit, done) {
             Ok(answers) => self.wait(store.finish_unit(lease, of, number, Ok(&to_bytes(&answers))))?,
             Err(JobError::Permanent(problem)) => self.wait(store.finish_unit(lease, of, number, Err(&problem)))?,
-            Err(error @ (JobError::Retryable(_) | JobError::Stopped)) => return Err(error),
+            Err(error) => return Err(error),
         }
         Ok(Some(unit.items.len() as u64))
     }

@@ -157,11 +157,11 @@ pub fn prepare(
             ready.push(task);
             Ok(())
         }
-        Err(error @ (JobError::Stopped | JobError::Retryable(_))) => Err(error),
         Err(JobError::Permanent(problem)) => {
             problems.push(problem);
             Ok(())
         }
+        Err(error) => Err(error),
     };
     for (task, input) in spec.tasks.iter().zip(inputs) {
         match task {

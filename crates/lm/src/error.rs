@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use inheritune_domain::job::FailureClass;
+
 /// Every way in which this crate fails.
 #[derive(Debug, thiserror::Error)]
 pub enum LmError {
@@ -71,17 +73,21 @@ pub enum LmError {
 
 impl LmError {
     /// Whether the same call may succeed later or elsewhere: trouble with the machine may pass, bad input does not.
-    pub fn is_retryable(&self) -> bool {
+    pub fn class(&self) -> FailureClass {
         match self {
+            Self::Io { source, .. } => match FailureClass::of_io(source) {
+                FailureClass::Permanent => FailureClass::Retryable,
+                class => class,
+            },
             // libtorch reports a lack of memory like any other of its errors.
-            Self::Io { .. } | Self::Torch(_) => true,
+            Self::Torch(_) => FailureClass::Retryable,
             Self::BadFile { .. }
             | Self::BadTensor { .. }
             | Self::BadTokens { .. }
             | Self::TooFewTokens { .. }
             | Self::EmptyCorpus { .. }
             | Self::VocabularyTooLarge { .. }
-            | Self::Tokenizer(_) => false,
+            | Self::Tokenizer(_) => FailureClass::Permanent,
         }
     }
 

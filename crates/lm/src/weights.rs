@@ -81,7 +81,8 @@ impl Source {
         };
         let index = ShardIndex::parse(&files::read(&path, MAX_INDEX_BYTES)?, ShardFormat::Safetensors).map_err(bad)?;
         // What the shards hold counts: an index may name what is nowhere.
-        let files = index.files().into_iter().map(|name| TensorFile::open(&dir.join(name))).collect::<Result<_, _>>()?;
+        let files =
+            index.files().into_iter().map(|name| TensorFile::open(&dir.join(name))).collect::<Result<_, _>>()?;
         Ok(Self { path, files })
     }
 }

@@ -19,11 +19,9 @@ pub fn store_status(error: &StoreError, field: &str) -> Status {
         StoreError::Database(e) => {
             let code = e.as_database_error().map(|refusal| refusal.code().unwrap_or_default().into_owned());
             match code.as_deref() {
-                // It was not reached; or, by SQLSTATE class: connection, rollback, resources, operator, system.
+                // It was not reached; or it rolled back, and the same call may succeed.
                 None => away("the database", error),
-                Some(code) if ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => {
-                    away("the database", error)
-                }
+                Some(code) if error.is_unavailable() || code.starts_with("40") => away("the database", error),
                 Some(_) => status::internal(error),
             }
         }

@@ -35,17 +35,23 @@ pub struct SchedulerConfig {
     pub poll_ms: u64,
     /// What runs and jobs may ask for at most: as much as the workers take.
     pub ceilings: Ceilings,
+    /// Seconds that a job waits for something outside (space on a disk, the object store, the database) before it fails.
+    pub wait_limit_s: u64,
 }
 
 impl Default for SchedulerConfig {
     fn default() -> Self {
-        Self { sweep_ms: 1000, poll_ms: 1000, ceilings: Ceilings::default() }
+        Self { sweep_ms: 1000, poll_ms: 1000, ceilings: Ceilings::default(), wait_limit_s: 24 * 3600 }
     }
 }
 
 impl SchedulerConfig {
     fn sweep(&self) -> Duration {
         Duration::from_millis(self.sweep_ms.max(1))
+    }
+
+    fn wait_limit(&self) -> Duration {
+        Duration::from_secs(self.wait_limit_s)
     }
 
     fn poll(&self) -> Duration {
@@ -72,7 +78,7 @@ pub async fn run(store: Store, config: SchedulerConfig, stop: CancellationToken)
     let wakeups = store.listen().await?;
     let mut loops = JoinSet::new();
     loops.spawn(run_driver::drive(store.clone(), wakeups, config.poll(), stop.clone()));
-    loops.spawn(reaper::reap(store.clone(), config.sweep(), stop.clone()));
+    loops.spawn(reaper::reap(store.clone(), config, stop.clone()));
     loops.spawn(gauges::watch(store, stop));
     while let Some(ended) = loops.join_next().await {
         ended?;

@@ -1,5 +1,6 @@
-//! Finds leases that have run out by the database's clock: their workers are dead, their jobs are tried again. Far less
-//! often, removes what dead workers left in the object store. Ends queries of dashboards that take too long.
+//! Finds leases that have run out by the database's clock: their workers are dead, their jobs are tried again. Fails jobs that
+//! have waited too long for something outside. Far less often, removes what dead workers left in the object store. Ends
+//! queries of dashboards that take too long.
 
 use std::time::Duration;
 
@@ -7,6 +8,8 @@ use inheritune_runtime::telemetry::metric;
 use inheritune_store::Store;
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+
+use crate::SchedulerConfig;
 
 /// Between two looks at the leases: one that has ended may be locked by the heartbeat that came too late.
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
@@ -19,18 +22,23 @@ const ORPHAN_SWEEP_INTERVAL: Duration = Duration::from_secs(6 * 3600);
 /// Files without a row are kept this long, for people who look into why.
 const ORPHAN_AGE: Duration = Duration::from_secs(24 * 3600);
 
-/// Sweeps leases as they end, and every `interval`, until `stop`, and orphaned files at its own slow pace.
-pub(crate) async fn reap(store: Store, interval: Duration, stop: CancellationToken) {
+/// Sweeps leases as they end, and every so often, until `stop`, and orphaned files at its own slow pace.
+pub(crate) async fn reap(store: Store, config: SchedulerConfig, stop: CancellationToken) {
     tokio::join!(
-        expire_leases(&store, interval, &stop),
+        sweep_jobs(&store, &config, &stop),
         sweep_orphans(&store, &stop),
         end_dashboard_queries(&store, &stop)
     );
 }
 
-async fn expire_leases(store: &Store, interval: Duration, stop: &CancellationToken) {
+async fn sweep_jobs(store: &Store, config: &SchedulerConfig, stop: &CancellationToken) {
+    let interval = config.sweep();
     loop {
         let swept = async {
+            let given_up = store.give_up_waiting(config.wait_limit()).await?;
+            if given_up > 0 {
+                tracing::warn!(given_up, wait_limit_s = config.wait_limit_s, "jobs waited too long and failed");
+            }
             let expired = store.expire_leases().await?;
             if expired > 0 {
                 metrics::counter!(metric::LEASES_EXPIRED).increment(expired);

@@ -152,7 +152,8 @@ fn planned_response(planned: &PlannedSlice, max_shard_size_bytes: u64) -> Result
 fn left_out(all: &[LeftOut]) -> Vec<v1::LeftOut> {
     let mut counts: BTreeMap<(LeftOutKind, &str), usize> = BTreeMap::new();
     let mut told = Vec::new();
-    let one = |name: String, of: &LeftOut| v1::LeftOut { name, reason: of.why.clone(), kind: of.kind.as_str().to_owned() };
+    let one =
+        |name: String, of: &LeftOut| v1::LeftOut { name, reason: of.why.clone(), kind: of.kind.as_str().to_owned() };
     for left in all {
         let count = counts.entry((left.kind, &left.why)).or_default();
         *count += 1;

@@ -33,6 +33,8 @@ pub struct PlannedSlice {
     pub tokenizer: Vec<TokenizerFiles>,
     /// What of the reference the target does not have, or says otherwise.
     pub left_out: Vec<LeftOut>,
+    /// The target's `generation_config.json`, where it is not the reference's.
+    pub generation_json: Option<Value>,
 }
 
 impl PlannedSlice {
@@ -55,6 +57,7 @@ impl PlannedSlice {
                     reference: None,
                     previous: None,
                     left_out: Vec::new(),
+                    generation_json: None,
                     tokenizer: TokenizerFiles::choose(None, tokens.as_ref().map(|(tokens, _)| tokens)),
                 }
             }
@@ -80,10 +83,16 @@ impl PlannedSlice {
                 );
                 let (config_json, changed) = target.map_err(|error| SlicerError::checkpoint(checkpoint, error))?;
                 let tensors = reference.inventory.left_out().iter().cloned();
-                let left_out = tensors.chain(reference.unwritable.iter().cloned()).chain(changed).collect();
+                let mut left_out: Vec<LeftOut> =
+                    tensors.chain(reference.unwritable.iter().cloned()).chain(changed).collect();
+                let generation_json = reference.generation().await?.map(|(json, idle)| {
+                    left_out.extend(idle);
+                    json
+                });
                 Self {
                     config_json,
                     left_out,
+                    generation_json,
                     plan,
                     tokenizer: TokenizerFiles::choose(
                         Some(&reference.folder),

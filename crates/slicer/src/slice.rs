@@ -16,6 +16,7 @@ use crate::error::SlicerError;
 use crate::layout;
 use crate::plan::PlannedSlice;
 use crate::record::{InheritanceRecord, RECORD_FILE, readme};
+use crate::source::GENERATION_FILE;
 
 const KINDS: [JobKind; 1] = [JobKind::Slice];
 
@@ -92,7 +93,11 @@ impl SliceHandler {
         artifact.put_bytes("README.md", Bytes::from(readme(planned, seed))).await?;
         for source in &planned.tokenizer {
             for name in source.names() {
-                artifact.put_bytes(name, source.read(name).await?).await?;
+                let bytes = match &planned.generation_json {
+                    Some(json) if *name == GENERATION_FILE => Bytes::from(format!("{json:#}\n")),
+                    Some(_) | None => source.read(name).await?,
+                };
+                artifact.put_bytes(name, bytes).await?;
             }
         }
         Ok(())

@@ -27,6 +27,8 @@ use serde_json::Value;
 
 use crate::error::{BadCheckpoint, SlicerError};
 
+/// Settings of how text is generated.
+pub const GENERATION_FILE: &str = "generation_config.json";
 /// Longest file of settings.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 /// Headers of shards read at once.
@@ -116,6 +118,20 @@ impl Checkpoint {
         self.inventory.config()
     }
 
+    /// Its `generation_config.json` without what transformers warns of, and what that is; none where it is written as it is.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn generation(&self) -> Result<Option<(Value, Vec<LeftOut>)>, SlicerError> {
+        if !self.folder.has(GENERATION_FILE) {
+            return Ok(None);
+        }
+        let bytes = self.folder.read(GENERATION_FILE, MAX_CONFIG_BYTES).await?;
+        // What is no JSON is carried along for its readers to judge.
+        let json = serde_json::from_slice(&bytes).unwrap_or_default();
+        Ok(config_json::generation(&json, self.config()))
+    }
+
     /// What no target of it has, or says otherwise, whichever layers are taken.
     pub fn left_out(&self) -> Vec<LeftOut> {
         let layers = LayerMap::identity(self.config().n_layers);
@@ -139,7 +155,8 @@ fn is_of_a_model(name: &str) -> bool {
 
 /// How `config.json` says that weights are quantised.
 fn quantised_by(config: &Value) -> Option<String> {
-    let quantisation = config.get("quantization_config").or_else(|| config.get("compression_config"))?;
+    let keys = ["quantization_config", "compression_config", "quantization"];
+    let quantisation = keys.into_iter().find_map(|key| config.get(key))?;
     let quantisation = quantisation.as_object().filter(|settings| !settings.is_empty())?;
     let method = quantisation.get("quant_method").and_then(Value::as_str).unwrap_or("a method without a name");
     Some(method.chars().filter(|c| !c.is_control()).take(40).collect())

@@ -98,9 +98,18 @@ async fn c2_v5_as_saved_is_written_for_both_versions() {
 #[tokio::test]
 async fn c4_tied_flag_but_own_head_is_kept_where_the_family_can_and_named_where_not() {
     let names = [
-        "tied_flag_but_own_head", "gpt_neox_own_head_bin", "gpt2_head_copy", "gpt2_untied_flag_same_head",
-        "llama_head_copy_other_type", "gpt2_own_head", "gpt2_untied_own_head", "opt_own_head", "mpt_own_head_bin",
-        "gpt2_untied_no_head", "llama_untied_no_head", "llama_plain",
+        "tied_flag_but_own_head",
+        "gpt_neox_own_head_bin",
+        "gpt2_head_copy",
+        "gpt2_untied_flag_same_head",
+        "llama_head_copy_other_type",
+        "gpt2_own_head",
+        "gpt2_untied_own_head",
+        "opt_own_head",
+        "mpt_own_head_bin",
+        "gpt2_untied_no_head",
+        "llama_untied_no_head",
+        "llama_plain",
     ];
     let house = house(&names).await;
     let plain = cut(&house, "llama_plain", 2).await.0;
@@ -110,7 +119,9 @@ async fn c4_tied_flag_but_own_head_is_kept_where_the_family_can_and_named_where_
     let (own, config) = cut(&house, "gpt_neox_own_head_bin", 2).await;
     assert_eq!(config["tie_word_embeddings"], false);
     assert_ne!(own["embed_out.weight"].2, own["gpt_neox.embed_in.weight"].2);
-    for (name, head) in [("gpt2_head_copy", "wte"), ("gpt2_untied_flag_same_head", "wte"), ("llama_head_copy_other_type", "")] {
+    for (name, head) in
+        [("gpt2_head_copy", "wte"), ("gpt2_untied_flag_same_head", "wte"), ("llama_head_copy_other_type", "")]
+    {
         let (tied, config) = cut(&house, name, 2).await;
         assert_eq!(config["tie_word_embeddings"], true, "{name}");
         assert!(!tied.contains_key("lm_head.weight"), "{name}");
@@ -136,7 +147,8 @@ async fn c4_tied_flag_but_own_head_is_kept_where_the_family_can_and_named_where_
 
 #[tokio::test]
 async fn c5_c6_lists_of_layers_and_both_names_of_a_key_follow_the_slice() {
-    let names = ["layer_types_left_by_converter", "llama_lists", "gpt2_both_names", "gpt2_alias_conflict", "mpt_both_names"];
+    let names =
+        ["layer_types_left_by_converter", "llama_lists", "gpt2_both_names", "gpt2_alias_conflict", "mpt_both_names"];
     let house = house(&names).await;
     let (_, config) = cut(&house, "layer_types_left_by_converter", 2).await;
     assert_eq!(config["layer_types"], json!(["full_attention", "full_attention"]));
@@ -146,7 +158,9 @@ async fn c5_c6_lists_of_layers_and_both_names_of_a_key_follow_the_slice() {
     assert_eq!(config["layer_types"], json!(["sliding_attention", "sliding_attention", "full_attention"]));
     assert_eq!(config["attention_types"], json!([[["local", "local", "global"], 1]]));
     assert_eq!(config["num_heads_per_layer"], json!([4, 4, 4]));
-    for (name, own) in [("gpt2_both_names", "n_layer"), ("gpt2_alias_conflict", "n_layer"), ("mpt_both_names", "n_layers")] {
+    for (name, own) in
+        [("gpt2_both_names", "n_layer"), ("gpt2_alias_conflict", "n_layer"), ("mpt_both_names", "n_layers")]
+    {
         let (tensors, config) = cut(&house, name, 2).await;
         assert_eq!((&config[own], &config["num_hidden_layers"]), (&json!(2), &json!(2)), "{name}");
         assert!(!tensors.keys().any(|tensor| tensor.contains(".2.")), "{name}");
@@ -158,10 +172,27 @@ async fn c5_c6_lists_of_layers_and_both_names_of_a_key_follow_the_slice() {
 #[tokio::test]
 async fn what_transformers_reads_is_read_to_the_same_tensors() {
     let llamas = [
-        "config_bom", "extra_state", "extra_state_none", "index_stale_inv_freq", "index_wrong_shard", "lit_new_yaml",
-        "lit_new_with_hf_config", "max_sequence_length", "mistral_as_llama", "module_prefix", "python_nan_infinity",
-        "rope_linear_factor_1", "swish_alias", "symlink_broken_readme", "v_head", "wrapped_state_dict", "llama_compiled",
-        "llama_lightning", "llama_other_file", "llama_pth", "llama_torch_dtype_auto",
+        "config_bom",
+        "extra_state",
+        "extra_state_none",
+        "index_stale_inv_freq",
+        "index_wrong_shard",
+        "lit_new_yaml",
+        "lit_new_with_hf_config",
+        "max_sequence_length",
+        "mistral_as_llama",
+        "module_prefix",
+        "python_nan_infinity",
+        "rope_linear_factor_1",
+        "swish_alias",
+        "symlink_broken_readme",
+        "v_head",
+        "wrapped_state_dict",
+        "llama_compiled",
+        "llama_lightning",
+        "llama_other_file",
+        "llama_pth",
+        "llama_torch_dtype_auto",
     ];
     let plain = ["llama_plain", "gpt2_plain", "gpt_neox_plain", "mpt_plain"];
     let others = ["llama_bare_names", "gpt_neox_bare", "nano_other_name", "mpt_bare"];
@@ -183,10 +214,9 @@ async fn what_transformers_reads_is_read_to_the_same_tensors() {
         assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{name}");
         assert!(found == expected, "{name}");
     }
-    for (name, tensor) in [
-        ("extra_state", "model.layers.0.self_attn.q_proj._extra_state"),
-        ("v_head", "v_head.summary.weight"),
-    ] {
+    for (name, tensor) in
+        [("extra_state", "model.layers.0.self_attn.q_proj._extra_state"), ("v_head", "v_head.summary.weight")]
+    {
         assert!(has(&left_out(&house, name).await, "tensor", tensor), "{name}");
     }
     assert!(has(&left_out(&house, "python_nan_infinity").await, "config key", "my_limit"));

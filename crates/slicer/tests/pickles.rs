@@ -109,14 +109,17 @@ async fn bad_pickles_fail_for_good_and_say_what() {
         ("empty", "pytorch_model.bin is not a zip archive, or is truncated: it has no end record"),
         ("malicious", "names `posix.system` at byte 2, which is not a known part of a tensor; it is not read, nor run"),
         ("opcode", "protocol 105 is not read"),
-        ("renamed", "tensor `transformer.h.7.ln_1.weight` is unknown in the gpt2 family with 2 layers"),
+        (
+            "renamed",
+            "tensor `transformer.h.7.ln_1.weight` belongs to layer 7, but config.json says that there are 2 layers",
+        ),
         ("big-endian", "its byte order is `bigger`; only `little` is read"),
         ("compressed", "entry `pytorch_model/data.pkl` is compressed (method 8)"),
         ("legacy", "is a pickle of PyTorch before 1.6, which is not read: convert it with `torch.save(torch.load("),
         ("module", "names `torch.nn.modules.linear.Linear` at byte 2"),
         ("transposed", "tensor `wte.weight` has strides [1, 3] for shape [3, 4]"),
         ("shardless", "pytorch_model-00002-of-00002.bin is missing, though pytorch_model.bin.index.json names it"),
-        ("swapped", "is in pytorch_model-00002-of-00002.bin but not mapped to it"),
+        ("swapped", "is there twice: also as `"),
     ];
     house.fails_for_good(&cases).await;
     house.close().await;

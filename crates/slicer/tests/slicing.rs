@@ -53,6 +53,7 @@ async fn a_slice_is_the_reference_s_bytes() {
 
     let mut expected = config.clone();
     expected["n_layer"] = json!(2);
+    expected["dtype"] = json!("float16");
     assert_eq!(house.json(made.checkpoint, "config.json").await, expected);
 
     let record = house.json(made.checkpoint, "inheritance.json").await;

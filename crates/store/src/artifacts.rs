@@ -13,6 +13,8 @@ mod journal;
 mod sweep;
 mod writer;
 
+use std::io;
+
 use inheritune_domain::artifact::{Artifact, ArtifactKind, FileDigest, Location, Manifest};
 use inheritune_domain::id::{ArtifactId, JobId, RunId, Sha256Digest};
 use uuid::Uuid;
@@ -253,7 +255,15 @@ impl Store {
     async fn open_own(&self, location: &Location, place: &str, sha256: Sha256Digest) -> Result<Folder, StoreError> {
         let name = format!("{location}/{MANIFEST_FILE}");
         let bytes = self.objects.read(place, MANIFEST_FILE, MAX_MANIFEST_BYTES).await?;
-        let bytes = bytes.ok_or_else(|| corrupt(&name, format!("is missing in {place}")))?;
+        let bytes = match (bytes, self.objects.unmounted(ROOT)) {
+            (Some(bytes), _) => bytes,
+            (None, Some(path)) => {
+                let source =
+                    io::Error::new(io::ErrorKind::NotConnected, "is not there: is the object store's disk mounted?");
+                return Err(StoreError::File { path: path.display().to_string(), source });
+            }
+            (None, None) => return Err(corrupt(&name, format!("is missing in {place}"))),
+        };
         let actual = Sha256Digest::of(&bytes);
         if actual != sha256 {
             return Err(corrupt(&name, format!("is damaged: its SHA-256 is {actual}, its row says {sha256}")));

@@ -19,7 +19,7 @@ mod writes;
 use std::time::Duration;
 
 use inheritune_domain::id::{JobId, LeaseToken, RunId, WorkerId};
-use inheritune_domain::job::{Directive, FailureClass, JobEvent, JobRecord, JobStatus, Progress, RetryPolicy};
+use inheritune_domain::job::{Counts, Directive, FailureClass, JobEvent, JobRecord, JobStatus, Progress, RetryPolicy};
 use inheritune_domain::spec::{JobKind, JobSpec};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -211,7 +211,8 @@ impl Store {
             r#"-- jobs.by_id
              SELECT j.id, j.seq, j.run_id, j.label, j.spec,
                     job_status(j.final_status, q.state, q.directive) AS "status!",
-                    j.priority, j.attempts, coalesce(q.progress, j.progress) AS progress, j.outcome, j.error,
+                    j.priority, j.attempts, j.failed_attempts, j.lost_attempts, j.crashed_attempts, j.waits, q.waiting_since,
+                    coalesce(q.progress, j.progress) AS progress, j.outcome, j.error,
                     j.worker_id, j.created_at, j.started_at, j.finished_at,
                     greatest(j.updated_at, q.heartbeat_at) AS "updated_at!"
              FROM jobs j
@@ -262,7 +263,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::LeaseLost`].
     pub async fn fail_job(&self, lease: LeaseKey, class: FailureClass, error: &str) -> Result<(), StoreError> {
-        let event = JobEvent::Fail { token: lease.token, class };
+        // Whether it made progress is for `life` to find out.
+        let event = JobEvent::Fail { token: lease.token, class, advanced: false };
         self.advance_job(Change { job: lease.job, event, text: Some(error) }).await
     }
 
@@ -272,7 +274,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::LeaseLost`].
     pub async fn release_job(&self, lease: LeaseKey, reason: &str) -> Result<(), StoreError> {
-        let event = JobEvent::Release { token: lease.token };
+        let event = JobEvent::Release { token: lease.token, advanced: false };
         self.advance_job(Change { job: lease.job, event, text: Some(reason) }).await
     }
 
@@ -324,7 +326,8 @@ impl Store {
             )
             .fetch_all(&mut *tx)
             .await?;
-            let expire = |id: &Uuid| Change { job: JobId(*id), event: JobEvent::Expire, text: None };
+            let event = JobEvent::Expire { advanced: false };
+            let expire = |id: &Uuid| Change { job: JobId(*id), event, text: None };
             let expired_now: Vec<Change<'_>> = overdue.iter().map(expire).collect();
             life::advance(&mut tx, &expired_now).await?.into_iter().collect::<Result<(), _>>()?;
             tx.commit().await?;
@@ -336,6 +339,62 @@ impl Store {
                 return Ok(expired);
             }
         }
+    }
+
+    /// Puts a job that failed or was cancelled back into the queue, its counters at zero; it goes on from what it saved.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::WrongState`] when it is neither, or belongs to a run, which is retried itself.
+    pub async fn retry_job(&self, id: JobId) -> Result<JobRecord, StoreError> {
+        if let Some(run) = self.job(id).await?.run {
+            return Err(StoreError::WrongState(format!(
+                "job {id} belongs to run {run}: retry that, with `inheritune run retry {run}`"
+            )));
+        }
+        let mut tx = self.pool.begin().await?;
+        let retried = life::retry(&mut tx, id).await;
+        match retried {
+            Ok(()) => {
+                tx.commit().await?;
+                self.announcer.announce(&Topic::ALL);
+                self.job(id).await
+            }
+            Err(refused) => {
+                tx.rollback().await?;
+                Err(refused)
+            }
+        }
+    }
+
+    /// Fails the jobs that have waited for something outside for longer than `limit`; says how many. Safe to call from
+    /// several processes.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn give_up_waiting(&self, limit: Duration) -> Result<u64, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let overdue = sqlx::query_scalar!(
+            "-- jobs.waited_too_long
+             SELECT job_id FROM job_queue
+             WHERE waiting_since <= now() - $1::bigint * interval '1 millisecond' AND state = 'queued'
+             ORDER BY waiting_since
+             LIMIT $2
+             FOR UPDATE SKIP LOCKED",
+            milliseconds(limit),
+            EXPIRE_BATCH,
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        if overdue.is_empty() {
+            tx.rollback().await?;
+            return Ok(0);
+        }
+        let event = JobEvent::GiveUpWaiting { limit: limit.try_into().unwrap_or(time::Duration::MAX) };
+        let changes: Vec<Change<'_>> = overdue.iter().map(|id| Change { job: JobId(*id), event, text: None }).collect();
+        life::advance(&mut tx, &changes).await?.into_iter().collect::<Result<(), _>>()?;
+        tx.commit().await?;
+        self.announcer.announce(&Topic::ALL);
+        Ok(overdue.len() as u64)
     }
 
     /// How long until the first of the leases ends that are held now, by the database's clock: nothing when that is over
@@ -410,6 +469,11 @@ struct JobRow {
     status: String,
     priority: i32,
     attempts: i32,
+    failed_attempts: i32,
+    lost_attempts: i32,
+    crashed_attempts: i32,
+    waits: i32,
+    waiting_since: Option<time::OffsetDateTime>,
     progress: Option<serde_json::Value>,
     outcome: Option<serde_json::Value>,
     error: Option<String>,
@@ -431,6 +495,13 @@ impl JobRow {
             status: rows::known(JobStatus::parse(&self.status), "job_status", &self.status)?,
             priority: self.priority,
             attempts: rows::count(self.attempts),
+            counts: Counts {
+                failed: rows::count(self.failed_attempts),
+                lost: rows::count(self.lost_attempts),
+                crashed: rows::count(self.crashed_attempts),
+                waits: rows::count(self.waits),
+                waiting_since: self.waiting_since,
+            },
             progress: self.progress.map(|p| rows::from_json(p, &of("progress"))).transpose()?.unwrap_or_default(),
             outcome: self.outcome.map(|o| rows::from_json(o, &of("outcome"))).transpose()?,
             error: self.error,

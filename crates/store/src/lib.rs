@@ -30,6 +30,7 @@ pub use occasionally::Occasionally;
 use std::sync::Arc;
 use std::time::Duration;
 
+use inheritune_domain::job::FailureClass;
 use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
@@ -39,6 +40,10 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
 const TRUSTED_IDLE: Duration = Duration::from_millis(500);
 const BEGIN_LIST: &str = "BEGIN; SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_seqscan = on; \
                           SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on";
+/// How object_store begins to say which status an answer had.
+const STATUS: &str = "status code: ";
+/// Postgres's code for a write where none is taken.
+const READ_ONLY: &str = "25006";
 /// Postgres's code for a table that is not there.
 const UNDEFINED_TABLE: &str = "42P01";
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations");
@@ -101,19 +106,77 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
+        match self.class() {
+            FailureClass::Retryable | FailureClass::Unavailable => true,
+            FailureClass::Permanent | FailureClass::Crashed | FailureClass::Killed => false,
+        }
+    }
+
+    /// What it means for a job that meets it.
+    pub fn class(&self) -> FailureClass {
         match self {
-            Self::Database(_) | Self::File { .. } => true,
-            Self::Objects(e) => {
-                !matches!(e, object_store::Error::NotFound { .. } | object_store::Error::InvalidPath { .. })
-            }
+            Self::Database(e) => of_database(e),
+            Self::File { source, .. } => of_file(source),
+            Self::Objects(e) => of_objects(e),
             Self::Migrate(_)
             | Self::LeaseLost(_)
             | Self::NotFound { .. }
             | Self::RequestIdReused(_)
             | Self::WrongState(_)
             | Self::Corrupt { .. }
-            | Self::Location { .. } => false,
+            | Self::Location { .. } => FailureClass::Permanent,
         }
+    }
+
+    /// Whether the database, the object store or a disk is away for now, whatever was asked of it.
+    pub fn is_unavailable(&self) -> bool {
+        self.class() == FailureClass::Unavailable
+    }
+}
+
+fn of_database(error: &sqlx::Error) -> FailureClass {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => FailureClass::Unavailable,
+        sqlx::Error::Database(refused) => {
+            let code = refused.code().unwrap_or_default();
+            // By SQLSTATE: connection, resources (a full disk among them), operator, system; a standby that takes no writes.
+            let away = ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)) || code == READ_ONLY;
+            if away { FailureClass::Unavailable } else { FailureClass::Retryable }
+        }
+        _ => FailureClass::Retryable,
+    }
+}
+
+fn of_objects(error: &object_store::Error) -> FailureClass {
+    match error {
+        object_store::Error::NotFound { .. } | object_store::Error::InvalidPath { .. } => FailureClass::Permanent,
+        object_store::Error::Generic { source, .. } => {
+            let text = error.to_string();
+            let status = text.split_once(STATUS).and_then(|(_, rest)| rest.get(..3)?.parse::<u16>().ok());
+            match (status, FailureClass::of_cause(source.as_ref())) {
+                // Too slow, or too many at once.
+                (Some(408 | 429), _) => FailureClass::Unavailable,
+                (Some(300..500), _) if !text.contains("QuotaExceeded") => FailureClass::Retryable,
+                (None, Some(FailureClass::Permanent)) => FailureClass::Retryable,
+                (None, Some(class)) => class,
+                // No connection, no time left, an answer of 5xx after object_store's own retries.
+                (Some(_) | None, _) => FailureClass::Unavailable,
+            }
+        }
+        _ => FailureClass::Retryable,
+    }
+}
+
+fn of_file(error: &std::io::Error) -> FailureClass {
+    match FailureClass::of_io(error) {
+        // A file that was too short, or no text, may have been written to meanwhile.
+        FailureClass::Permanent => FailureClass::Retryable,
+        class => class,
     }
 }
 

@@ -248,6 +248,13 @@ impl Objects {
         Ok(Folder::new(shown.unwrap_or_else(|| own.to_owned()), files).with_dangling(dangling))
     }
 
+    /// The folder `top` of a store on a disk, where it is not there though something was written below it: then the disk is
+    /// most likely not mounted.
+    pub(crate) fn unmounted(&self, top: &str) -> Option<PathBuf> {
+        let path = self.own.local_path(&self.key(top, "").ok()?).ok()??;
+        (!path.is_dir()).then_some(path)
+    }
+
     /// Deletes one object; one that is gone already is no error.
     pub(crate) async fn delete_file(&self, location: &str, name: &str) -> Result<(), StoreError> {
         let key = self.key(location, name)?;

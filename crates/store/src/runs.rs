@@ -7,7 +7,7 @@
 use inheritune_domain::id::{JobId, RunId};
 use inheritune_domain::job::{JobStatus, RetryPolicy};
 use inheritune_domain::run::{Run, RunEvent, RunState, Submission};
-use inheritune_domain::spec::{Recipe, RunSpec};
+use inheritune_domain::spec::{JobKind, Recipe, RunSpec};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -164,6 +164,25 @@ impl Store {
         self.run(id).await
     }
 
+    /// Lets a failed run go on from where it failed: its failed job is put back into the queue, its counters at zero, and goes
+    /// on from what it saved.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::WrongState`] when the run has not failed, or failed for its recipe.
+    pub async fn retry_run(&self, id: RunId) -> Result<RunRecord, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let retried = retry(&mut tx, id).await;
+        match retried {
+            Ok(()) => tx.commit().await?,
+            Err(refused) => {
+                tx.rollback().await?;
+                return Err(refused);
+            }
+        }
+        self.announcer.announce(&Topic::ALL);
+        self.run(id).await
+    }
+
     /// Moves one run on: locks one whose inbox is not empty (and that no other driver holds), folds its events, writes
     /// state and notes, submits the next job, tells unfinished jobs what the owner asked, and empties the inbox; all of
     /// it or nothing. None when there was nothing to do. An event that cannot happen is noted, and dropped.
@@ -284,6 +303,48 @@ async fn drive(
     sqlx::query!("-- run_inbox.delete\nDELETE FROM run_inbox WHERE seq = ANY($1)", &seqs).execute(&mut *conn).await?;
     step.write(conn).await?;
     Ok(true)
+}
+
+async fn retry(conn: &mut PgConnection, id: RunId) -> Result<(), StoreError> {
+    let refused = |problem: String| StoreError::WrongState(format!("run {id} {problem}"));
+    let locked = sqlx::query!(
+        "-- runs.lock
+         SELECT state, trace_parent FROM runs WHERE id = $1 FOR NO KEY UPDATE",
+        id.0,
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    let locked = locked.ok_or_else(|| rows::not_found("run", id))?;
+    let run: Run = rows::from_json(locked.state, &format!("runs.state of {id}"))?;
+    let RunState::Failed { message } = &run.state else {
+        return Err(refused(format!("is {}: only a run that has failed can be retried", run.status().as_str())));
+    };
+    let job = sqlx::query!(
+        "-- runs.last_job
+         SELECT kind, model, final_status FROM jobs WHERE run_id = $1 ORDER BY seq DESC LIMIT 1",
+        id.0,
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    let job =
+        job.filter(|job| matches!(job.final_status.as_deref(), Some("FAILED" | "CANCELLED"))).ok_or_else(|| {
+            refused(format!(
+                "failed for what its recipe says, not in a job: {message}. Change the recipe and create a new run"
+            ))
+        })?;
+    let model = || {
+        let model = job.model.clone().ok_or_else(|| rows::corrupt("jobs.model", "a run's job is about no model"))?;
+        rows::from_json(model, "jobs.model")
+    };
+    let step = match rows::known(JobKind::parse(&job.kind), "jobs.kind", &job.kind)? {
+        JobKind::Tokenize => RunState::Tokenizing,
+        JobKind::Slice => RunState::Slicing(model()?),
+        JobKind::Train => RunState::Training(model()?),
+        JobKind::Evaluate => RunState::Evaluating(model()?),
+    };
+    let mut run = Step { id, trace_parent: locked.trace_parent, run, notes: Vec::new() };
+    run.fold(conn, &RunEvent::RetryRequested { step }).await?;
+    run.write(conn).await
 }
 
 /// Puts an event into a run's inbox.

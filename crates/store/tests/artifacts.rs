@@ -510,3 +510,23 @@ fn answers_that_get_lost_on_s3_change_nothing() {
         }
     });
 }
+
+#[tokio::test]
+async fn r2_a_folder_that_is_not_mounted_is_away_and_nothing_in_it_is_damaged() {
+    let house = House::folder().await;
+    let artifact = house.small(house.lease().await.key, ArtifactKind::Checkpoint, None).await;
+    let location = Location::Artifact(artifact.id);
+    let (objects, elsewhere) = (house.objects.clone().unwrap(), house.dir.path().join("elsewhere"));
+    std::fs::rename(&objects, &elsewhere).unwrap();
+    // Gone altogether, and the empty folder that a disk is mounted on.
+    for is_there in [false, true] {
+        if is_there {
+            std::fs::create_dir(&objects).unwrap();
+        }
+        let error = house.store.open(&location).await.unwrap_err();
+        assert!(error.is_unavailable() && error.to_string().contains("disk mounted?"), "{error}");
+    }
+    std::fs::remove_dir(&objects).unwrap();
+    std::fs::rename(&elsewhere, &objects).unwrap();
+    house.store.open(&location).await.unwrap();
+}

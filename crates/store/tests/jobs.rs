@@ -7,7 +7,9 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use inheritune_domain::id::{JobId, LeaseToken, RunId};
-use inheritune_domain::job::{Directive, FailureClass, JobRecord, JobStatus, Progress, RetryPolicy};
+use inheritune_domain::job::{
+    Counts, Directive, FailureClass, JobRecord, JobStatus, MAX_CRASHES, MAX_DEATHS, Progress, RetryPolicy,
+};
 use inheritune_domain::spec::JobKind;
 use inheritune_store::jobs::{JobFilter, Lease, LeaseKey, NewJob, Page};
 use inheritune_store::notify::Topic;
@@ -189,13 +191,70 @@ async fn silent_workers_lose_their_jobs() {
     let error = job.error.unwrap();
     assert!(error.contains("fell silent in attempt 1"), "{error}");
     assert_eq!(attempts(&store, job.id).await[0].1.as_deref(), Some("expired"));
-    for _ in 0..2 {
+    assert_eq!((job.counts.failed, job.counts.lost), (0, 1), "a death is no failure");
+}
+
+#[tokio::test]
+async fn s1_a_job_that_kills_its_workers_is_given_up() {
+    let store = store().await;
+    let retry = RetryPolicy { max_attempts: 100, backoff_ms: 0, backoff_max_ms: 0 };
+    let job = store.submit_job(&NewJob { retry, ..new_job(JobKind::Train) }, None).await.unwrap();
+    for death in 1..=MAX_DEATHS {
+        assert_eq!(status(&store, job.id).await, JobStatus::Queued, "before death {death}");
         let_lease_run_out(&store, &claim(&store).await).await;
         store.expire_leases().await.unwrap();
     }
-    let job = store.job(job.id).await.unwrap();
-    assert_eq!(job.status, JobStatus::Failed);
-    assert!(job.error.unwrap().ends_with("(given up after 3 failed attempts)"));
+    let lost = store.job(job.id).await.unwrap();
+    let error = lost.error.unwrap();
+    assert_eq!((lost.status, lost.counts.lost, lost.counts.failed), (JobStatus::Failed, MAX_DEATHS, 0));
+    assert!(error.starts_with("killed its worker 10 times in a row"), "{error}");
+    assert!(error.contains(&format!("inheritune job retry {}", job.id)), "{error}");
+
+    let job = store.submit_job(&NewJob { retry, ..new_job(JobKind::Train) }, None).await.unwrap();
+    store.fail_job(claim(&store).await.key, FailureClass::Crashed, "SIGSEGV").await.unwrap();
+    store.fail_job(claim(&store).await.key, FailureClass::Crashed, "SIGABRT").await.unwrap();
+    let crashed = store.job(job.id).await.unwrap();
+    assert_eq!((crashed.status, crashed.counts.crashed), (JobStatus::Failed, MAX_CRASHES));
+    assert!(crashed.error.unwrap().contains("The last time: SIGABRT"));
+    let ended: Vec<Option<String>> = attempts(&store, job.id).await.into_iter().map(|(_, ended, _)| ended).collect();
+    assert_eq!(ended, [Some("crashed".to_owned()), Some("crashed".to_owned())]);
+
+    let again = store.retry_job(job.id).await.unwrap();
+    assert_eq!((again.status, again.counts, again.finished_at), (JobStatus::Queued, Counts::default(), None));
+    let lease = claim(&store).await;
+    assert_eq!((lease.key.job, lease.attempt), (job.id, 3));
+    wrong_state(store.retry_job(job.id).await);
+    store.complete_job(lease.key, &outcome(JobKind::Train, 1.0)).await.unwrap();
+    wrong_state(store.retry_job(job.id).await);
+}
+
+#[tokio::test]
+async fn r2_what_is_missing_outside_is_waited_for_and_seen() {
+    let store = store().await;
+    let retry = RetryPolicy { max_attempts: 1, backoff_ms: 0, backoff_max_ms: 0 };
+    let job = store.submit_job(&NewJob { retry, ..new_job(JobKind::Slice) }, None).await.unwrap();
+    for wait in 1..=20 {
+        store.fail_job(claim(&store).await.key, FailureClass::Unavailable, "disk full").await.unwrap();
+        let waiting = store.job(job.id).await.unwrap();
+        assert_eq!((waiting.status, waiting.error.as_deref()), (JobStatus::Queued, Some("disk full")));
+        assert_eq!((waiting.counts.failed, waiting.counts.waits), (0, wait));
+        assert!(waiting.counts.waiting_since.is_some());
+        assert!(backoff(&store, job.id).await <= Duration::from_secs(30));
+        sqlx::query("UPDATE job_queue SET not_before = now()").execute(store.pool()).await.unwrap();
+    }
+    let seen =
+        sqlx::query("SELECT failed_attempts, waits, ended FROM ops.job_attempts WHERE job_id = $1 AND attempt = 20");
+    let seen = seen.bind(job.id.0).fetch_one(store.pool()).await.unwrap();
+    assert_eq!((seen.get::<i32, _>(0), seen.get::<i32, _>(1), seen.get::<&str, _>(2)), (0, 20, "unavailable"));
+    let hour = Duration::from_secs(3600);
+    assert_eq!(store.give_up_waiting(hour).await.unwrap(), 0);
+    sqlx::query("UPDATE job_queue SET waiting_since = now() - interval '1 hour'").execute(store.pool()).await.unwrap();
+    assert_eq!(store.give_up_waiting(hour).await.unwrap(), 1);
+    let given_up = store.job(job.id).await.unwrap();
+    let error = given_up.error.unwrap();
+    assert_eq!(given_up.status, JobStatus::Failed);
+    assert!(error.starts_with("given up after 3600 s of waiting, 20 times") && error.ends_with("disk full"), "{error}");
+    assert_eq!(store.retry_job(job.id).await.unwrap().counts, Counts::default());
 }
 
 #[tokio::test]
@@ -211,10 +270,8 @@ async fn many_leases_that_run_out_at_once_are_all_taken_back_once() {
         reapers.spawn(async move { store.expire_leases().await.unwrap() });
     }
     assert_eq!(reapers.join_all().await.into_iter().sum::<u64>(), 100);
-    let failed: i64 = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE failed_attempts = 1")
-        .fetch_one(store.pool())
-        .await
-        .unwrap();
+    let failed: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM jobs WHERE lost_attempts = 1").fetch_one(store.pool()).await.unwrap();
     assert_eq!(failed, 100);
 }
 

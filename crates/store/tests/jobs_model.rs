@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use inheritune_domain::id::{JobId, LeaseToken, WorkerId};
 use inheritune_domain::job::{
-    Directive, FailureClass, InvalidJobEvent, JobEvent, JobLife, JobState, JobStatus, RetryPolicy,
+    Counts, Directive, FailureClass, InvalidJobEvent, JobEvent, JobLife, JobState, JobStatus, RetryPolicy,
 };
 use inheritune_domain::spec::JobKind;
 use inheritune_store::jobs::{LeaseKey, NewJob};
@@ -40,10 +40,22 @@ enum Step {
     /// Completions in one call, several of one job among them.
     CompleteAll([(usize, Fence); 3]),
     Expire,
+    /// The holder publishes a training state, or finishes a unit of its evaluation; the state may be no newer than others.
+    Advance(usize, Advance),
+    GiveUpWaiting {
+        limit_seconds: u32,
+    },
+    Retry(usize),
     Request(usize, Directive),
     Wait {
         seconds: i64,
     },
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Advance {
+    State { step: i64 },
+    Unit,
 }
 
 /// What a worker writes about one job.
@@ -67,13 +79,20 @@ enum Fence {
 fn step() -> impl Strategy<Value = Step> {
     let fence =
         || prop_oneof![6 => Just(Fence::Newest), 3 => (1..4_usize).prop_map(Fence::Older), 1 => Just(Fence::Invented)];
-    let class = prop_oneof![4 => Just(FailureClass::Retryable), 1 => Just(FailureClass::Permanent)];
+    let class = prop_oneof![
+        4 => Just(FailureClass::Retryable),
+        1 => Just(FailureClass::Permanent),
+        3 => Just(FailureClass::Unavailable),
+        2 => Just(FailureClass::Crashed),
+        3 => Just(FailureClass::Killed),
+    ];
+    let advance = prop_oneof![3 => (0..6_i64).prop_map(|step| Advance::State { step }), 1 => Just(Advance::Unit)];
     let directive = prop_oneof![3 => Just(Directive::Pause), 4 => Just(Directive::Run), 1 => Just(Directive::Cancel)];
     let seconds = prop_oneof![Just(200), Just(500), Just(1_000), Just(3_000)];
     let write = prop_oneof![
         4 => fence().prop_map(Write::Heartbeat),
         1 => fence().prop_map(Write::Complete),
-        3 => (fence(), class).prop_map(|(fence, class)| Write::Fail(fence, class)),
+        4 => (fence(), class).prop_map(|(fence, class)| Write::Fail(fence, class)),
         3 => fence().prop_map(Write::Release),
     ];
     let completions = [(0..JOBS, fence()), (0..JOBS, fence()), (0..JOBS, fence())];
@@ -82,6 +101,9 @@ fn step() -> impl Strategy<Value = Step> {
         11 => (0..JOBS, write).prop_map(|(job, write)| Step::One(job, write)),
         1 => completions.prop_map(Step::CompleteAll),
         4 => Just(Step::Expire),
+        3 => (0..JOBS, advance).prop_map(|(job, advance)| Step::Advance(job, advance)),
+        1 => prop_oneof![Just(300), Just(2_500)].prop_map(|limit_seconds| Step::GiveUpWaiting { limit_seconds }),
+        2 => (0..JOBS).prop_map(Step::Retry),
         5 => (0..JOBS, directive).prop_map(|(job, directive)| Step::Request(job, directive)),
         5 => seconds.prop_map(|seconds| Step::Wait { seconds }),
     ]
@@ -93,7 +115,7 @@ fn retry() -> impl Strategy<Value = RetryPolicy> {
 }
 
 #[derive(Default)]
-struct Counts {
+struct Tally {
     steps: Cell<u64>,
     stale_refused: Cell<u64>,
 }
@@ -101,7 +123,7 @@ struct Counts {
 /// Some jobs, in the tables and as the specification has them.
 struct Play<'a> {
     store: &'a Store,
-    counts: &'a Counts,
+    tally: &'a Tally,
     now: OffsetDateTime,
     jobs: Vec<Job>,
 }
@@ -110,6 +132,11 @@ struct Job {
     id: JobId,
     life: JobLife,
     tokens: Vec<LeaseToken>,
+    /// The newest of its training states.
+    newest_step: Option<i64>,
+    /// Whether its newest attempt made durable progress.
+    advanced: bool,
+    units: i32,
 }
 
 #[test]
@@ -126,12 +153,12 @@ fn the_tables_do_what_the_state_machine_says_in_ten_thousand_histories() {
 fn check(histories: u32) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let store = runtime.block_on(support::store());
-    let counts = Counts::default();
+    let tally = Tally::default();
     let mut runner = TestRunner::new(Config { cases: histories, failure_persistence: None, ..Config::default() });
     let history = (retry(), prop::collection::vec(step(), 1..30));
     let played = runner.run(&history, |(retry, steps)| {
         runtime.block_on(async {
-            let mut play = Play::new(&store, &counts, retry).await;
+            let mut play = Play::new(&store, &tally, retry).await;
             for step in steps {
                 play.step(step).await;
                 play.compare(step).await;
@@ -144,24 +171,31 @@ fn check(histories: u32) {
     }
     println!(
         "{histories} histories, {} steps, {} writes of stale workers refused, 0 accepted",
-        counts.steps.get(),
-        counts.stale_refused.get()
+        tally.steps.get(),
+        tally.stale_refused.get()
     );
 }
 
 impl<'a> Play<'a> {
-    async fn new(store: &'a Store, counts: &'a Counts, retry: RetryPolicy) -> Self {
+    async fn new(store: &'a Store, tally: &'a Tally, retry: RetryPolicy) -> Self {
         // What the history before this one left would be claimed, too.
         sqlx::query("DELETE FROM jobs").execute(store.pool()).await.unwrap();
         let new = NewJob { retry, ..support::new_job(JobKind::Train) };
         let ids = store.submit_jobs(&vec![new; JOBS]).await.unwrap();
         let now = OffsetDateTime::now_utc();
-        let job = |id| Job { id, life: JobLife::new(now, retry), tokens: Vec::new() };
-        Self { store, counts, now, jobs: ids.into_iter().map(job).collect() }
+        let job = |id| Job {
+            id,
+            life: JobLife::new(now, retry),
+            tokens: Vec::new(),
+            newest_step: None,
+            advanced: false,
+            units: 0,
+        };
+        Self { store, tally, now, jobs: ids.into_iter().map(job).collect() }
     }
 
     async fn step(&mut self, step: Step) {
-        self.counts.steps.set(self.counts.steps.get() + 1);
+        self.tally.steps.set(self.tally.steps.get() + 1);
         match step {
             Step::Claim { limit } => self.claim(limit).await,
             Step::One(job, write) => self.write(job, write).await,
@@ -178,20 +212,73 @@ impl<'a> Play<'a> {
                 let expired = self.store.expire_leases().await.unwrap();
                 let mut expected = 0;
                 for job in &mut self.jobs {
-                    if let Ok(life) = job.life.advance(self.now, JobEvent::Expire) {
+                    if let Ok(life) = job.life.advance(self.now, JobEvent::Expire { advanced: job.advanced }) {
                         expected += 1;
                         job.life = life;
                     }
                 }
                 assert_eq!(expired, expected);
             }
+            Step::Advance(job, advance) => self.make_progress(job, advance).await,
+            Step::GiveUpWaiting { limit_seconds } => {
+                let limit = Duration::from_secs(limit_seconds.into());
+                let given_up = self.store.give_up_waiting(limit).await.unwrap();
+                let event = JobEvent::GiveUpWaiting { limit: limit.try_into().unwrap() };
+                let mut expected = 0;
+                for job in &mut self.jobs {
+                    if let Ok(life) = job.life.advance(self.now, event) {
+                        expected += 1;
+                        job.life = life;
+                    }
+                }
+                assert_eq!(given_up, expected);
+            }
+            Step::Retry(job) => {
+                let job = &mut self.jobs[job];
+                match (self.store.retry_job(job.id).await, job.life.advance(self.now, JobEvent::RequestRetry)) {
+                    (Ok(record), Ok(life)) => {
+                        assert_eq!((record.status, record.counts), (JobStatus::Queued, Counts::default()));
+                        job.life = life;
+                    }
+                    (Err(StoreError::WrongState(_)), Err(InvalidJobEvent::WrongState)) => {}
+                    (tables, model) => panic!("retry: the tables say {tables:?}, the model {model:?}"),
+                }
+            }
             Step::Request(job, directive) => self.request(job, directive).await,
             Step::Wait { seconds } => {
                 self.now += time::Duration::seconds(seconds);
                 // The database's clock cannot be moved, so all that it is compared with is.
                 let query = "UPDATE job_queue SET lease_until = lease_until - $1 * interval '1 second',
-                             not_before = not_before - $1 * interval '1 second'";
+                             not_before = not_before - $1 * interval '1 second',
+                             waiting_since = waiting_since - $1 * interval '1 second'";
                 sqlx::query(query).bind(seconds as f64).execute(self.store.pool()).await.unwrap();
+            }
+        }
+    }
+
+    /// Writes what a holder's call would, without its files.
+    async fn make_progress(&mut self, job: usize, advance: Advance) {
+        let job = &mut self.jobs[job];
+        let JobState::Leased { token, .. } = job.life.state else { return };
+        match advance {
+            Advance::State { step } => {
+                let query =
+                    "INSERT INTO artifacts (id, kind, location, manifest_sha256, size_bytes, file_count, job_id,
+                                                    lease_token, step, metadata)
+                             VALUES (gen_random_uuid(), 'training_state', 'x', sha256('x'), 1, 1, $1, $2, $3, '{}')";
+                sqlx::query(query).bind(job.id.0).bind(token.0).bind(step).execute(self.store.pool()).await.unwrap();
+                // Newer than what other attempts left, or, after a newer one, of the same attempt.
+                job.advanced |= job.newest_step.is_none_or(|newest| newest < step);
+                job.newest_step = job.newest_step.max(Some(step));
+            }
+            Advance::Unit => {
+                let query = "INSERT INTO evaluation_units (job_id, unit, task, first_item, items, digest, lease_token,
+                                                           worker_id, claimed_at, answers, finished_at)
+                             VALUES ($1, $2, 'piqa', 0, 1, sha256('x'), $3, gen_random_uuid(), now(), 'x', now())";
+                let query = sqlx::query(query).bind(job.id.0).bind(job.units).bind(token.0);
+                query.execute(self.store.pool()).await.unwrap();
+                job.units += 1;
+                job.advanced = true;
             }
         }
     }
@@ -209,6 +296,7 @@ impl<'a> Play<'a> {
             let lease = claimed.next().expect("a claimable job was not claimed");
             assert!(job.tokens.last().is_none_or(|last| *last < token), "fences must grow");
             job.tokens.push(token);
+            job.advanced = false;
             assert_eq!((lease.key.job, lease.attempt as usize), (job.id, job.tokens.len()));
             job.life = life;
             free -= 1;
@@ -235,12 +323,14 @@ impl<'a> Play<'a> {
             Write::Fail(fence, class) => {
                 let key = self.key(job, fence);
                 let result = self.store.fail_job(key, class, "failed").await;
-                self.worker_wrote(job, JobEvent::Fail { token: key.token, class }, result);
+                let advanced = self.jobs[job].advanced;
+                self.worker_wrote(job, JobEvent::Fail { token: key.token, class, advanced }, result);
             }
             Write::Release(fence) => {
                 let key = self.key(job, fence);
                 let result = self.store.release_job(key, "given back").await;
-                self.worker_wrote(job, JobEvent::Release { token: key.token }, result);
+                let advanced = self.jobs[job].advanced;
+                self.worker_wrote(job, JobEvent::Release { token: key.token, advanced }, result);
             }
         }
     }
@@ -277,7 +367,7 @@ impl<'a> Play<'a> {
             }
             (Err(StoreError::LeaseLost(id)), Err(InvalidJobEvent::StaleLease)) => {
                 assert_eq!(id, job.id);
-                self.counts.stale_refused.set(self.counts.stale_refused.get() + 1);
+                self.tally.stale_refused.set(self.tally.stale_refused.get() + 1);
                 None
             }
             (tables, model) => panic!("{event:?}: the tables say {tables:?}, the model {model:?}"),
@@ -306,7 +396,8 @@ impl<'a> Play<'a> {
                             j.final_status, j.failed_attempts, j.attempts, job_status(j.final_status, q.state, q.directive),
                             (SELECT count(*) FROM job_attempts a WHERE a.job_id = j.id),
                             (SELECT count(*) FROM job_attempts a WHERE a.job_id = j.id AND a.ended IS NULL),
-                            (SELECT max(a.lease_token) FROM job_attempts a WHERE a.job_id = j.id AND a.ended IS NULL)
+                            (SELECT max(a.lease_token) FROM job_attempts a WHERE a.job_id = j.id AND a.ended IS NULL),
+                            j.lost_attempts, j.crashed_attempts, j.waits, q.waiting_since
                      FROM jobs j LEFT JOIN job_queue q ON q.job_id = j.id WHERE j.id = $1";
         let row = sqlx::query(query).bind(job.id.0).fetch_one(self.store.pool()).await.unwrap();
         let at = |time: OffsetDateTime| self.now + (time - row.get::<OffsetDateTime, _>(0));
@@ -333,7 +424,18 @@ impl<'a> Play<'a> {
             other => panic!("{other:?}"),
         };
         assert!(agree(state, job.life.state), "after {step:?}: tables {state:?}, model {:?}", job.life.state);
-        assert_eq!(row.get::<i32, _>(8) as u32, job.life.failed_attempts, "after {step:?}: failed attempts");
+        let count = |column: usize| row.get::<i32, _>(column) as u32;
+        let waiting_since = row.get::<Option<OffsetDateTime>, _>(17).map(at);
+        let counts =
+            Counts { failed: count(8), lost: count(14), crashed: count(15), waits: count(16), waiting_since: None };
+        assert_eq!(counts, Counts { waiting_since: None, ..job.life.counts }, "after {step:?}");
+        if !job.life.state.is_final() {
+            let agreed = match (waiting_since, job.life.counts.waiting_since) {
+                (Some(tables), Some(model)) => (tables - model).abs() < LAG,
+                (tables, model) => tables == model,
+            };
+            assert!(agreed, "after {step:?}: {waiting_since:?}, model {:?}", job.life.counts);
+        }
         assert_eq!(row.get::<&str, _>(10), job.life.state.status().as_str(), "after {step:?}: status");
         // Every attempt is kept, and the one that is open is the lease's.
         let claims = job.tokens.len();

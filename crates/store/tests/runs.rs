@@ -6,11 +6,11 @@ mod support;
 use std::collections::HashSet;
 
 use expect_test::expect;
-use inheritune_domain::id::{LayerCount, RunId};
+use inheritune_domain::id::{LayerCount, LeaseToken, RunId};
 use inheritune_domain::job::{Directive, FailureClass, JobRecord, JobStatus};
 use inheritune_domain::run::RunEvent;
 use inheritune_domain::spec::{JobKind, JobOutcome};
-use inheritune_store::jobs::{JobFilter, Lease, Page};
+use inheritune_store::jobs::{JobFilter, Lease, LeaseKey, Page};
 use inheritune_store::{Store, StoreError};
 use support::{claim, outcome, run_spec, store, try_claim};
 use tokio::task::JoinSet;
@@ -210,6 +210,65 @@ async fn a_job_that_fails_for_good_fails_its_run_with_the_reason() {
     assert_eq!(record.run.status(), JobStatus::Failed);
     let text = record.run.describe_state();
     assert!(text.contains("tokenize the corpus: file:///c.txt: no such file"), "{text}");
+}
+
+#[tokio::test]
+async fn r1_a_failed_run_is_retried_from_its_failed_job() {
+    let store = store().await;
+    let run = begun(&store).await;
+    complete(&store, &claim(&store).await, 0.0).await;
+    drive(&store).await;
+    complete(&store, &claim(&store).await, 0.0).await;
+    drive(&store).await;
+    // The training of the reference.
+    let lease = claim(&store).await;
+    let problem = |result: Result<_, StoreError>| match result {
+        Err(StoreError::WrongState(problem)) => problem,
+        other => panic!("{other:?}"),
+    };
+    assert!(problem(store.retry_run(run).await.map(drop)).contains("is RUNNING: only a run that has failed"));
+    store.fail_job(lease.key, FailureClass::Permanent, "the loss is not a number").await.unwrap();
+    drive(&store).await;
+    assert_eq!(status(&store, run).await, JobStatus::Failed);
+    // Its job alone cannot be tried again: the run would not hear of its end.
+    assert!(problem(store.retry_job(lease.key.job).await.map(drop)).contains(&format!("inheritune run retry {run}")));
+
+    let retried = store.retry_run(run).await.unwrap();
+    assert_eq!((retried.run.status(), retried.finished_at), (JobStatus::Running, None));
+    assert_eq!(retried.run.describe_state(), "training (reference)");
+    assert!(notes(&store, run).await.contains(&"retried: training (reference)".to_owned()));
+    assert!(problem(store.retry_run(run).await.map(drop)).contains("is RUNNING"));
+    let again = claim(&store).await;
+    assert_eq!((again.key.job, again.attempt), (lease.key.job, 2), "the same job, with what it saved");
+    complete(&store, &again, 0.0).await;
+    drive(&store).await;
+    assert_eq!(store.run(run).await.unwrap().run.describe_state(), "benchmarking the reference");
+
+    // A job that was cancelled by itself.
+    store.request_job(claim(&store).await.key.job, Directive::Cancel).await.unwrap();
+    let held = jobs(&store, run).await.pop().unwrap();
+    let token = sqlx::query_scalar("SELECT lease_token FROM job_queue WHERE job_id = $1");
+    let token = LeaseToken(token.bind(held.id.0).fetch_one(store.pool()).await.unwrap());
+    store.release_job(LeaseKey { job: held.id, token }, "cancelled").await.unwrap();
+    drive(&store).await;
+    assert_eq!(status(&store, run).await, JobStatus::Failed);
+    assert_eq!(store.retry_run(run).await.unwrap().run.status(), JobStatus::Running);
+    assert_eq!(claim(&store).await.key.job, held.id);
+}
+
+#[tokio::test]
+async fn r1_a_run_that_its_recipe_failed_is_not_retried() {
+    let store = store().await;
+    let mut spec = run_spec("r");
+    (spec.training.steps, spec.training.epochs, spec.training.warmup_steps) = (None, Some(1), 1_000_000);
+    let run = store.create_run(&spec, None).await.unwrap().id;
+    drive(&store).await;
+    complete(&store, &claim(&store).await, 0.0).await;
+    drive(&store).await;
+    let state = store.run(run).await.unwrap().run.describe_state();
+    assert!(state.starts_with("failed: training.warmup_steps: 1000000 do not fit"), "{state}");
+    let refused = store.retry_run(run).await.unwrap_err().to_string();
+    assert!(refused.contains("failed for what its recipe says") && refused.contains("warmup_steps"), "{refused}");
 }
 
 #[tokio::test]

@@ -70,7 +70,7 @@ impl Batches {
             }
         };
         let thread = std::thread::Builder::new().name("batches".to_owned());
-        thread.spawn(read).map_err(|error| JobError::Retryable(format!("a thread that reads tokens: {error}")))?;
+        thread.spawn(read).map_err(|error| JobError::io("a thread that reads tokens", &error))?;
         Ok(Self(receiver))
     }
 

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use inheritune_domain::artifact::Location;
+use inheritune_domain::job::FailureClass;
 use inheritune_runtime::unpacking::BoundedDecoder;
 use inheritune_runtime::worker::JobError;
 use inheritune_store::objects::Folder;
@@ -96,8 +97,8 @@ pub enum CorpusError {
 impl From<CorpusError> for JobError {
     fn from(error: CorpusError) -> Self {
         match &error {
-            CorpusError::Store { source, .. } if source.is_retryable() => Self::Retryable(error.to_string()),
-            CorpusError::Store { .. } | CorpusError::Bad { .. } => Self::Permanent(error.to_string()),
+            CorpusError::Store { source, .. } => Self::new(source.class(), error.to_string()),
+            CorpusError::Bad { .. } => Self::Permanent(error.to_string()),
         }
     }
 }
@@ -468,6 +469,10 @@ fn read_error(file: &str, error: io::Error) -> CorpusError {
     let file = file.to_owned();
     match error.downcast::<StoreError>() {
         Ok(source) => CorpusError::Store { file, source },
+        // The disk's trouble, not the file's.
+        Err(source) if FailureClass::of_io(&source) == FailureClass::Unavailable => {
+            CorpusError::Store { source: StoreError::File { path: file.clone(), source }, file }
+        }
         Err(error) => CorpusError::Bad { file, problem: format!("cannot be unpacked: {error}") },
     }
 }

@@ -108,11 +108,6 @@ impl StepShape {
     }
 }
 
-/// The first `fraction` of `train_tokens` tokens, in whole tokens; all of them at 1.
-pub fn used_tokens(train_tokens: u64, fraction: f64) -> u64 {
-    ((train_tokens as f64 * fraction).floor() as u64).min(train_tokens)
-}
-
 impl DataOrder {
     /// The order over the first `tokens` training tokens, all alike.
     ///
@@ -365,12 +360,6 @@ mod tests {
         };
         assert!(refused(401..405, 1.0).starts_with("source 1 of the corpus gives 4 training tokens"));
         assert!(refused(401..802, 1e-5).starts_with("training.source_weights[1] is less than"));
-    }
-
-    #[test]
-    fn a_fraction_is_rounded_down_and_one_is_all() {
-        assert_eq!(used_tokens(1001, 0.5), 500);
-        assert_eq!(used_tokens(u64::from(u32::MAX), 1.0), u64::from(u32::MAX));
     }
 
     proptest! {

@@ -187,7 +187,7 @@ fn start(ranks: &Ranks, orders: &Path, (rank, port): (u32, u16)) -> Result<Child
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn();
-    started.map_err(|error| JobError::Retryable(format!("{} (rank {rank}): {error}", ranks.program.display())))
+    started.map_err(|error| JobError::io(format!("{} (rank {rank})", ranks.program.display()), &error))
 }
 
 /// A rank other than 0, from beginning to end; blocks. The process must have nothing else to do.

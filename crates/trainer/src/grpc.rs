@@ -7,13 +7,14 @@ use inheritune_api::{convert, status, v1};
 use inheritune_domain::artifact::Location;
 use inheritune_domain::checkpoint::config_json;
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
+use inheritune_domain::spec::used_tokens;
 use inheritune_lm::tokens::{TOKENS_FILE, TokenSetMeta};
 use inheritune_lm::{Kind, device};
 use inheritune_runtime::store_status::{RETRY_AFTER, store_status};
 use inheritune_store::{Store, StoreError};
 use tonic::{Request, Response, Status};
 
-use crate::data_order::{DataOrder, StepShape, used_tokens};
+use crate::data_order::{DataOrder, StepShape};
 use crate::estimate::{ASSUMED_UTILISATION, Estimate, estimate};
 
 /// Full name of the service, for health and reflection.
@@ -69,6 +70,8 @@ impl Training {
         let shape = StepShape::of(training);
         let order = DataOrder::new(used, shape, training.sampling, 0)
             .map_err(|e| status::unusable("tokens", &e.to_string()))?;
+        let fits = training.check_tokens(used);
+        fits.map_err(|violations| status::invalid_argument(&violations.under("training")))?;
         let peak_flops = measured_peak().await?;
         let found = estimate(&config, training, used, peak_flops);
         let mut notes = vec![format!(

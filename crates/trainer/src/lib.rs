@@ -76,10 +76,10 @@ impl JobHandler for TrainerHandler {
 
 /// An error of the lm crate as a job's.
 fn lm_error(error: inheritune_lm::LmError) -> JobError {
-    if error.is_retryable() { JobError::Retryable(error.to_string()) } else { JobError::Permanent(error.to_string()) }
+    JobError::new(error.class(), error.to_string())
 }
 
 /// An error of a local file: the cache folder's trouble, which another attempt may not meet.
 fn file_error(path: &std::path::Path, error: std::io::Error) -> JobError {
-    JobError::Retryable(format!("{}: {error}", path.display()))
+    JobError::io(path.display(), &error)
 }

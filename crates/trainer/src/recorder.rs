@@ -118,7 +118,9 @@ async fn upload_states(
         match save(context, inputs, (moment, &dir)).await {
             Ok(()) => resume::prune(&context.store, context.lease.job, &inputs.spec.training).await,
             // The training itself is well, and the next state may fare better.
-            Err(JobError::Retryable(error)) => tracing::warn!(step, error, "training state not uploaded"),
+            Err(JobError::Retryable(error) | JobError::Unavailable(error)) => {
+                tracing::warn!(step, error, "training state not uploaded")
+            }
             Err(error) => return Err(error),
         }
         match tokio::fs::remove_dir_all(&dir).await {

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::job::{MetricPoint, Progress};
-use inheritune_domain::spec::TrainSpec;
+use inheritune_domain::spec::{TrainSpec, used_tokens};
 use inheritune_lm::optimizer::{self, AdamW, AdamWConfig};
 use inheritune_lm::tokens::{TokenSet, TokenSetMeta};
 use inheritune_lm::{Decoder, Kind, LmError, device, no_grad};
@@ -19,7 +19,7 @@ use inheritune_runtime::telemetry::metric;
 use inheritune_runtime::worker::{JobError, ProgressSender, StopReason, StopSignal};
 
 use crate::batches::{Batch, Batches};
-use crate::data_order::{DataOrder, NoOrder, Share, StepShape, used_tokens};
+use crate::data_order::{DataOrder, NoOrder, Share, StepShape};
 use crate::estimate::flops_per_token;
 use crate::gang::{Gang, Ranks};
 use crate::inputs::Inputs;
@@ -179,6 +179,11 @@ impl<'a> Session<'a> {
             return Err(JobError::Permanent(problem).into());
         }
         let (order, used) = data_order(job, tokens.meta())?;
+        // One that is under way goes on as it began.
+        if saved.is_none() {
+            let fits = training.check_tokens(used);
+            fits.map_err(|violations| JobError::Permanent(violations.under("training").to_string()))?;
+        }
         let device = device::default_device()?;
         let model = match &saved {
             Some(saved) => Decoder::from_weights(config, &saved.dir, device)?,

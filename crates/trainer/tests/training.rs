@@ -421,6 +421,40 @@ async fn the_estimate_counts_steps_parameters_and_time() {
     assert!(status.message().contains("data_fraction") && status.message().contains("training.epochs"), "{status:?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r3_a_warm_up_that_epochs_do_not_outlast_is_refused() {
+    use inheritune_api::v1;
+    use inheritune_api::v1::training_service_server::TrainingService as _;
+    let (bench, model, tokens) = bench().await;
+    // Two passes are 112 steps; see the estimate above.
+    let training = |warmup_steps| {
+        train_spec(model.clone(), tokens, 1, move |spec| {
+            (spec.training.steps, spec.training.epochs) = (None, Some(2));
+            spec.training.warmup_steps = warmup_steps;
+        })
+    };
+    let error = bench.permanent_error(training(112)).await;
+    assert!(error.starts_with("training.warmup_steps: 112 do not fit") && error.contains("are 112 steps"), "{error}");
+    let service = inheritune_trainer::grpc::training(bench.store.clone());
+    let request = v1::EstimateRequest {
+        model: Some(v1::estimate_request::Model::Checkpoint(model.to_string())),
+        tokens: Some(v1::estimate_request::Tokens::TokensArtifactId(tokens.to_string())),
+        training: Some(v1::TrainingSpec {
+            block_size: 16,
+            micro_batch: 4,
+            epochs: Some(2),
+            lr_max: 1e-3,
+            warmup_steps: 112,
+            ..v1::TrainingSpec::default()
+        }),
+        data_fraction: None,
+    };
+    let status = service.estimate(tonic::Request::new(request)).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::InvalidArgument);
+    assert!(status.message().contains("training.warmup_steps"), "{status:?}");
+    assert_eq!(bench.work(training(111)).await.status, JobStatus::Succeeded);
+}
+
 #[test]
 fn the_sample_configuration_is_valid() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/config/trainer.toml");

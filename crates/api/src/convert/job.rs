@@ -313,6 +313,11 @@ impl From<&JobRecord> for v1::Job {
             started_at: job.started_at.map(timestamp),
             finished_at: job.finished_at.map(timestamp),
             updated_at: Some(timestamp(job.updated_at)),
+            failed_attempts: job.counts.failed,
+            lost_attempts: job.counts.lost,
+            crashed_attempts: job.counts.crashed,
+            waits: job.counts.waits,
+            waiting_since: job.counts.waiting_since.map(timestamp),
         }
     }
 }

@@ -316,6 +316,8 @@ fn model_record(run: &Run, record: &ModelRecord) -> v1::ModelRecord {
         }),
         benchmarks: record.benchmarks.iter().map(Into::into).collect(),
         scores_artifact_id: record.scores.map(|id| id.to_string()).unwrap_or_default(),
+        benchmarks_problem: record.benchmarks_problem.clone().unwrap_or_default(),
+        given_up: record.given_up.clone().unwrap_or_default(),
     }
 }
 

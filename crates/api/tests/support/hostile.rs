@@ -18,8 +18,6 @@ const LONG_TEXT: usize = (4 << 20) - 4096;
 
 /// A request in which one field holds what nobody should send.
 pub struct Hostile {
-    /// The method.
-    pub method: MethodDescriptor,
     /// The field, from the request on: `spec.train.training.steps`.
     pub path: String,
     /// What was put there.
@@ -248,7 +246,7 @@ pub fn for_each(method: &MethodDescriptor, mut each: impl FnMut(Hostile)) {
         for place in places {
             // Of a place that several good requests have, one is enough: the first one where it is filled.
             if done.insert(shown(&place)) {
-                hostile_at(method, base, &place, &mut each);
+                hostile_at(base, &place, &mut each);
             }
         }
     }
@@ -258,7 +256,7 @@ pub fn for_each(method: &MethodDescriptor, mut each: impl FnMut(Hostile)) {
         walk_missing(base.descriptor(), &mut Vec::new(), &mut places);
         for place in places {
             if done.insert(shown(&place)) {
-                hostile_at(method, base, &place, &mut each);
+                hostile_at(base, &place, &mut each);
             }
         }
     }
@@ -325,7 +323,7 @@ fn walk_missing(message: MessageDescriptor, above: &mut Vec<Step>, places: &mut 
     }
 }
 
-fn hostile_at(method: &MethodDescriptor, base: &DynamicMessage, place: &[Step], each: &mut impl FnMut(Hostile)) {
+fn hostile_at(base: &DynamicMessage, place: &[Step], each: &mut impl FnMut(Hostile)) {
     let last = place.last().unwrap();
     let limits = limits(&name(&last.field));
     let is_list = last.field.cardinality() == Cardinality::Repeated && last.entry.is_none();
@@ -342,7 +340,7 @@ fn hostile_at(method: &MethodDescriptor, base: &DynamicMessage, place: &[Step], 
         };
         let (out_of_bounds, what) = (is_out_of_bounds(&value, &last.field, &limits), in_short(&value));
         set(&mut message, place, value);
-        each(Hostile { method: method.clone(), path: shown(place), value: what, out_of_bounds, message });
+        each(Hostile { path: shown(place), value: what, out_of_bounds, message });
     }
 }
 

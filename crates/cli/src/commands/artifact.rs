@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{absent, connect, job, location, page, print, say, screen};
 use crate::args::{ArtifactCommand, ArtifactKind, Global, ImportCheckpoint, Output};
+use crate::destination::check_destination;
 use crate::export::{self, Existing};
 use crate::failure::Failure;
 use crate::screen::Screen;
@@ -44,6 +45,8 @@ pub(super) async fn run(global: &Global, command: ArtifactCommand) -> Result<(),
             print(global, &reply, "ListArtifactsResponse", |r| page(show::artifacts(&r.artifacts), &r.next_page_token))
         }
         ArtifactCommand::Export { id, to, force } => {
+            // What is there already may be this artifact.
+            check_destination(&to, Existing::Replace)?;
             let client = connect(global).await?;
             let paths = export(&client, id, &to, existing(force), &screen(global)).await?;
             match global.output {

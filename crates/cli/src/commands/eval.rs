@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{absent, artifact, connect, job, location, print, say, say_text, screen};
 use crate::args::{EvalCommand, Global, Output, RunBenchmarks};
+use crate::destination::check_destination;
 use crate::failure::Failure;
 use crate::harness_format;
 use crate::scores;
@@ -52,6 +53,7 @@ pub(super) async fn run(global: &Global, command: EvalCommand) -> Result<(), Fai
             print(global, &reply, "ListModelScoresResponse", scores::leaderboard)
         }
         EvalCommand::Export { job, to, force } => {
+            check_destination(&to, artifact::existing(force))?;
             let (spec, evaluated) = evaluation(&client, job).await?;
             let id = evaluated.scores_artifact_id.parse().map_err(|_| absent("scores"))?;
             let scratch = tempfile::tempdir().map_err(|e| Failure::Local(format!("a temporary folder: {e}")))?;

@@ -9,6 +9,8 @@ use uuid::Uuid;
 use super::asked::Asked;
 use super::{absent, connect, current_dir, page, print, read_file, screen};
 use crate::args::{Global, JobCommand, JobKind, Submission, SubmitJob};
+use crate::destination::check_destination;
+use crate::export::Existing;
 use crate::failure::Failure;
 use crate::job_file;
 use crate::show;
@@ -57,6 +59,11 @@ pub(super) async fn run(global: &Global, command: JobCommand) -> Result<(), Fail
             let client = connect(global).await?;
             let reply = client.jobs().resume_job(v1::ResumeJobRequest { id: id.to_string() }).await?;
             print_asked(global, &client, Asked::Resume, reply.into_inner().job).await
+        }
+        JobCommand::Retry { id } => {
+            let id = id.to_string();
+            let reply = connect(global).await?.jobs().retry_job(v1::RetryJobRequest { id }).await?;
+            print(global, &reply.into_inner().job.ok_or_else(|| absent("job"))?, "Job", show::job)
         }
     }
 }
@@ -116,6 +123,9 @@ pub(super) async fn followed(global: &Global, client: &Client, id: Uuid) -> Resu
 }
 
 async fn metrics(global: &Global, id: Uuid, tensorboard: Option<PathBuf>) -> Result<(), Failure> {
+    if let Some(dir) = &tensorboard {
+        check_destination(dir, Existing::Replace)?;
+    }
     let client = connect(global).await?;
     let mut events = match tensorboard {
         None => None,

@@ -12,6 +12,8 @@ use uuid::Uuid;
 use super::asked::Asked;
 use super::{absent, artifact, connect, page, print, read_recipe_to_run, say, screen};
 use crate::args::{CreateRun, Ending, Global, Output, RunCommand};
+use crate::destination::{check_apart, check_destination};
+use crate::export::Existing;
 use crate::failure::Failure;
 use crate::report;
 use crate::screen::{Screen, is_final};
@@ -38,7 +40,13 @@ pub(super) async fn run(global: &Global, command: RunCommand) -> Result<(), Fail
             let reply = connect(global).await?.runs().list_runs(request).await?.into_inner();
             print(global, &reply, "ListRunsResponse", |r| page(show::runs(&r.runs), &r.next_page_token))
         }
-        RunCommand::Watch { id, ending } => follow(global, &connect(global).await?, id, &ending).await,
+        RunCommand::Watch { id, ending } => {
+            let client = connect(global).await?;
+            if ending.is_something() {
+                check_ending(&ending, !is_final(get(&client, id).await?.status))?;
+            }
+            follow(global, &client, id, &ending).await
+        }
         RunCommand::Cancel { id } => {
             let client = connect(global).await?;
             let reply = client.runs().cancel_run(v1::CancelRunRequest { id: id.to_string() }).await?;
@@ -54,7 +62,13 @@ pub(super) async fn run(global: &Global, command: RunCommand) -> Result<(), Fail
             let reply = client.runs().resume_run(v1::ResumeRunRequest { id: id.to_string() }).await?;
             print_asked(global, &client, Asked::Resume, reply.into_inner().run).await
         }
+        RunCommand::Retry { id } => {
+            let id = id.to_string();
+            let reply = connect(global).await?.runs().retry_run(v1::RetryRunRequest { id }).await?;
+            print(global, &reply.into_inner().run.ok_or_else(|| absent("run"))?, "Run", show::run)
+        }
         RunCommand::Report { id, output_dir } => {
+            check_destination(&output_dir, Existing::Replace)?;
             let paths = write_report(&connect(global).await?, id, &output_dir).await?;
             match global.output {
                 Output::Table => paths.iter().try_for_each(|path| say(&path.display().to_string())),
@@ -74,6 +88,9 @@ async fn print_asked(global: &Global, client: &Client, asked: Asked, run: Option
 
 async fn create(global: &Global, args: CreateRun) -> Result<(), Failure> {
     let spec = read_recipe_to_run(&args.recipe, &args.corpus)?;
+    // A request that was made before may have been exported before, too.
+    let is_new = !args.request_id_from_recipe && args.request_id.is_none();
+    check_ending(&args.ending, is_new)?;
     let client = connect(global).await?;
     let run = if args.request_id_from_recipe {
         run_of_recipe(&client, &spec, &screen(global)).await?
@@ -125,6 +142,20 @@ fn request_id_of(spec: &RunSpec, n: u32) -> Result<Uuid, Failure> {
 async fn get(client: &Client, id: Uuid) -> Result<v1::Run, Failure> {
     let request = v1::GetRunRequest { id: id.to_string() };
     client.runs().get_run(request).await?.into_inner().run.ok_or_else(|| absent("run"))
+}
+
+/// Whether what is to be left behind can be written; a run that `is_new` cannot have been exported yet.
+fn check_ending(ending: &Ending, is_new: bool) -> Result<(), Failure> {
+    if let Some(dir) = &ending.report {
+        check_destination(dir, Existing::Replace)?;
+    }
+    let Some(dir) = &ending.export else { return Ok(()) };
+    let existing = super::artifact::existing(ending.force);
+    check_destination(dir, if is_new { existing } else { Existing::Replace })?;
+    match &ending.report {
+        Some(report) if existing == Existing::Refuse => check_apart(report, dir),
+        Some(_) | None => Ok(()),
+    }
 }
 
 async fn follow(global: &Global, client: &Client, id: Uuid, ending: &Ending) -> Result<(), Failure> {

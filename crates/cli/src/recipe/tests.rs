@@ -257,7 +257,7 @@ fn u7_what_only_a_shell_would_understand_is_refused() {
         "file://data/x.txt",
         "file:///",
         "file:///a?b",
-        "a\u{0}b",
+        "file:///a%00b",
     ] {
         assert_eq!(field(bad), "corpus.sources[0]", "{bad:?}");
     }

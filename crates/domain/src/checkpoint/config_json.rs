@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::decoder_config::keys::{aliases, rope};
-use super::decoder_config::{ConfigError, DecoderConfig, Family, bad_key};
+use super::decoder_config::{ConfigError, DecoderConfig, Family, bad_key, shown};
 use super::gpt2;
 use super::layer_map::LayerMap;
 use super::left_out::LeftOut;
@@ -113,8 +113,9 @@ pub enum WeightsDtype {
 }
 
 /// Keys that say something of the reference's files, or of the program that wrote or ran them, and not of the target.
-const DROPPED: [(&str, &str); 18] = [
+const DROPPED: [(&str, &str); 21] = [
     ("quantization_config", NOT_QUANTISED),
+    ("quantization", NOT_QUANTISED),
     ("compression_config", NOT_QUANTISED),
     ("sparsity_config", NOT_QUANTISED),
     ("pre_quantization_dtype", NOT_QUANTISED),
@@ -128,6 +129,9 @@ const DROPPED: [(&str, &str); 18] = [
     ("_attn_implementation_autoset", HOW_TO_RUN),
     ("_experts_implementation", HOW_TO_RUN),
     ("_flash_attn_2_enabled", HOW_TO_RUN),
+    // With either, transformers warns, or gives a tuple that its own models cannot read.
+    ("gradient_checkpointing", HOW_TO_RUN),
+    ("return_dict", HOW_TO_RUN),
     ("_name_or_path", "the place of another model"),
     ("_commit_hash", "the place of another model"),
     ("transformers_version", "the version that wrote another file"),
@@ -230,7 +234,7 @@ impl Made {
 
     fn drop(&mut self, key: &str, why: &str) {
         if let Some(value) = self.keys.remove(key) {
-            let empty = value.is_null() || value == json!({}) || value == json!("") || value == json!(false);
+            let empty = value.is_null() || value == json!({}) || value == json!("");
             if !empty {
                 self.left_out.push(LeftOut::key(key, why));
             }
@@ -264,7 +268,9 @@ impl Made {
                 Some(value) if self.keys.get(*own) == Some(value) => {}
                 Some(value) => {
                     let value = value.clone();
-                    let why = format!("written as {value}: `{alias}` is another name for it, and the one that transformers reads");
+                    let why = format!(
+                        "written as {value}: `{alias}` is another name for it, and the one that transformers reads"
+                    );
                     self.replace(own, value, &why);
                 }
             }
@@ -321,20 +327,39 @@ impl Made {
         }
     }
 
-    /// Ids that no token has.
+    /// Ids that no token has: transformers warns of them, or does not load the model at all.
     fn special_ids(&mut self, config: &DecoderConfig) {
-        for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
-            let Some(id) = self.keys.get(key).filter(|id| id.is_number()) else { continue };
-            let has_row = id.as_u64().is_some_and(|id| id < u64::from(config.vocab_size));
-            if !has_row && (key == "pad_token_id" || id.as_i64().is_some_and(|id| id < 0)) {
-                let why = format!("written as null: no token has the id {id}");
-                self.replace(key, Value::Null, &why);
-            }
+        let has_row = |id: &Value| id.as_u64().is_some_and(|id| id < u64::from(config.vocab_size));
+        for (key, default) in default_ids(config.family) {
+            let default = default.map_or(Value::Null, Value::from);
+            let (written, id) = match self.keys.get(key).cloned() {
+                None if default.is_null() || has_row(&default) => continue,
+                // The default of the class.
+                None => {
+                    self.keys.insert(key.to_owned(), Value::Null);
+                    continue;
+                }
+                Some(Value::Array(ids)) => {
+                    let (kept, gone): (Vec<Value>, Vec<Value>) = ids.into_iter().partition(has_row);
+                    let Some(id) = gone.into_iter().next() else { continue };
+                    (if kept.is_empty() { Value::Null } else { kept.into() }, id)
+                }
+                Some(id) if id.is_number() && !has_row(&id) => (Value::Null, id),
+                Some(_) => continue,
+            };
+            let why = format!("written as {written}: no token has the id {}", shown(&id));
+            self.replace(key, written, &why);
         }
     }
 
     fn layers(&mut self, config: &DecoderConfig, layers: &LayerMap) -> Result<(), ConfigError> {
         let (before, after) = (config.n_layers.0, layers.layers().0);
+        // transformers 5 holds this one against the number of layers.
+        if let Some(types) = self.keys.get("layer_types").and_then(Value::as_array).filter(|t| t.len() as u32 != before)
+        {
+            let problem = format!("has {} entries, but the model has {before} layers", types.len());
+            return Err(bad_key("layer_types", &problem));
+        }
         let unchanged = before == after && layers.sources().iter().enumerate().all(|(to, from)| to as u32 == *from);
         if !unchanged {
             for (key, value) in &mut self.keys {
@@ -351,6 +376,46 @@ impl Made {
     }
 }
 
+/// What transformers takes for the ids where a file has none.
+fn default_ids(family: Family) -> [(&'static str, Option<u32>); 3] {
+    let (bos, eos, pad) = match family {
+        Family::Gpt2 => (Some(50_256), Some(50_256), None),
+        Family::Llama => (Some(1), Some(2), None),
+        Family::GptNeox => (Some(0), Some(2), None),
+        Family::Opt => (Some(2), Some(2), Some(1)),
+        Family::Mpt | Family::MosaicGpt => (None, None, None),
+    };
+    [("bos_token_id", bos), ("eos_token_id", eos), ("pad_token_id", pad)]
+}
+
+/// Settings of `generation_config.json` that have no effect without sampling, and without beams.
+const OF_SAMPLING: [&str; 8] =
+    ["temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h"];
+const OF_BEAMS: [&str; 4] = ["early_stopping", "length_penalty", "num_beam_groups", "diversity_penalty"];
+
+/// A `generation_config.json` without what transformers warns of, and what that was: settings without an effect, and ids
+/// that no token has. None where there is nothing of the kind.
+pub fn generation(json: &Value, config: &DecoderConfig) -> Option<(Value, Vec<LeftOut>)> {
+    let mut keys = json.as_object()?.clone();
+    let mut left_out = Vec::new();
+    let mut drop = |keys: &mut Map<String, Value>, key: &str, why: &str| {
+        if keys.remove(key).is_some() {
+            left_out.push(LeftOut::file(&format!("generation_config.json: {key}"), why));
+        }
+    };
+    if keys.get("do_sample") != Some(&Value::Bool(true)) {
+        OF_SAMPLING.iter().for_each(|key| drop(&mut keys, key, "it has no effect without do_sample"));
+    }
+    if keys.get("num_beams").and_then(Value::as_u64).unwrap_or(1) <= 1 {
+        OF_BEAMS.iter().for_each(|key| drop(&mut keys, key, "it has no effect without beams"));
+    }
+    let pad = keys.get("pad_token_id").filter(|id| id.is_number());
+    if pad.is_some_and(|id| id.as_u64().is_none_or(|id| id >= u64::from(config.vocab_size))) {
+        drop(&mut keys, "pad_token_id", "no token has this id");
+    }
+    (!left_out.is_empty()).then_some((Value::Object(keys), left_out))
+}
+
 fn torch_name(dtype: Dtype) -> &'static str {
     match dtype {
         Dtype::F16 => "float16",
@@ -363,8 +428,30 @@ fn torch_name(dtype: Dtype) -> &'static str {
 
 /// Words in the names of settings that layers have.
 const LAYER_WORDS: [&str; 24] = [
-    "layer", "block", "pattern", "window", "sliding", "attention", "attn", "head", "mlp", "ffn", "moe", "expert", "rope",
-    "intermediate", "hidden", "inner", "width", "dim", "sparsity", "dropout", "scale", "mixer", "norm", "per_depth",
+    "layer",
+    "block",
+    "pattern",
+    "window",
+    "sliding",
+    "attention",
+    "attn",
+    "head",
+    "mlp",
+    "ffn",
+    "moe",
+    "expert",
+    "rope",
+    "intermediate",
+    "hidden",
+    "inner",
+    "width",
+    "dim",
+    "sparsity",
+    "dropout",
+    "scale",
+    "mixer",
+    "norm",
+    "per_depth",
 ];
 /// Names of lists that have nothing to do with layers, or their ends.
 const OTHER_LISTS: [&str; 14] = [

@@ -2,9 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::decoder_config::keys::{
-    bad_key, bool_or, float_or, optional_u32, refuse_unless, rope, text_or, u32_or,
-};
+use super::decoder_config::keys::{bad_key, bool_or, float_or, optional_u32, refuse_unless, rope, text_or, u32_or};
 use super::decoder_config::{BlockPart, ConfigError, DecoderConfig, Family, Init, NameInFile, TensorRole, TensorSpec};
 use super::safetensors_header::shortened;
 use crate::id::LayerCount;

@@ -4,6 +4,7 @@
 use super::safetensors_header::SINGLE_FILE;
 use super::shard_index::{INDEX_FILE, ShardFormat, ShardIndex};
 use super::tokenizer_files::TOKENIZER_FILES;
+use super::weights_files::CONFIG_FILE;
 
 /// Longest file that comes along whatever it is called: the largest tokenizers are a third of it.
 const MAX_SMALL_BYTES: u64 = 64 << 20;
@@ -45,7 +46,7 @@ pub fn needed_files<'a>(files: impl Iterator<Item = (&'a str, u64)> + Clone, ind
     let is_small =
         |(name, bytes): &(&str, u64)| *bytes <= MAX_SMALL_BYTES && !name.contains('/') && !holds_weights(name);
     // An index may be longer, and the files that have a meaning come first.
-    let has_meaning = |name: &str| matches!(name, "config.json" | INDEX_FILE) || TOKENIZER_FILES.contains(&name);
+    let has_meaning = |name: &str| matches!(name, CONFIG_FILE | INDEX_FILE) || TOKENIZER_FILES.contains(&name);
     let mut small: Vec<&str> =
         files.filter(|file| has_meaning(file.0) || is_small(file)).map(|(name, _)| name).collect();
     small.sort_by_key(|name| (!has_meaning(name), *name));

@@ -16,6 +16,8 @@ use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visi
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::tensor_names::DEQUANTISE;
+
 #[cfg(test)]
 mod tests;
 
@@ -309,7 +311,9 @@ fn checked_tensor(name: String, entry: RawEntry, data_start: u64) -> Result<Head
     let RawEntry { dtype, shape, offsets: [begin, end] } = entry;
     let Some(dtype) = Dtype::parse(&dtype) else {
         let known = Dtype::ALL.map(Dtype::as_str).join(", ");
-        return Err(tensor_error(&name, format!("has dtype `{}`; known are {known}", shortened(&dtype))));
+        let is_packed = ["F8", "F6", "F4", "E8", "U16", "U32", "U64"].iter().any(|start| dtype.starts_with(start));
+        let hint = if is_packed { format!(". It is one of quantised weights: {DEQUANTISE}") } else { String::new() };
+        return Err(tensor_error(&name, format!("has dtype `{}`; known are {known}{hint}", shortened(&dtype))));
     };
     let Some(size) = size_bytes(dtype, &shape) else {
         return Err(tensor_error(&name, format!("has shape {shape:?}, whose size does not fit in 64 bits")));

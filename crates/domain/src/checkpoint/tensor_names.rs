@@ -85,10 +85,8 @@ fn is_quantised(name: &str) -> bool {
 
 /// What is wrong with weights of the type `dtype`, which are not numbers to compute with.
 pub(super) fn wrong_dtype(dtype: Dtype) -> String {
-    match dtype {
-        Dtype::F64 => format!("has dtype {dtype}; weights must be F32, F16 or BF16: convert them first"),
-        _ => format!("has dtype {dtype}: it is quantised, and quantised weights are not read; {DEQUANTISE}"),
-    }
+    let only = format!("has dtype {dtype}; weights must be F32, F16 or BF16");
+    if dtype == Dtype::F64 { only } else { format!("{only}. Of quantised ones, {DEQUANTISE}") }
 }
 
 /// What the names in the files of one checkpoint mean.
@@ -141,7 +139,8 @@ impl<'a> TensorNames<'a> {
             return format!("belongs to quantised weights, which are not read: {DEQUANTISE}");
         }
         if name.contains("lora_") || name.contains(".base_layer.") {
-            return "belongs to a LoRA adapter: merge it into its base model first (peft: `merge_and_unload`)".to_owned();
+            return "belongs to a LoRA adapter: merge it into its base model first (peft: `merge_and_unload`)"
+                .to_owned();
         }
         let bare = name.strip_prefix(&self.prefix).unwrap_or(name);
         let layer = bare.split('.').find_map(|part| part.parse::<u32>().ok());

@@ -103,12 +103,13 @@ pub fn find(files: &[&str]) -> Result<WeightsFiles, NotAModel> {
         }
     }
     if let Some(part) = files.iter().find(|name| is_part(name) && !name.contains('/')) {
-        let problem = "is one of several files of weights, of which not all are there: copy the others, and their index";
+        let problem =
+            "is one of several files of weights, of which not all are there: copy the others, and their index";
         return Err(NotAModel(format!("{} {problem}", shortened(part))));
     }
     for (format, ends) in [
         (ShardFormat::Safetensors, [".safetensors"].as_slice()),
-        (ShardFormat::Pickle, &[".bin", ".pt", ".pth"]),
+        (ShardFormat::Pickle, &[".bin", ".pt", ".pth", ".ckpt"]),
     ] {
         match other_names(files, ends).as_slice() {
             [] => {}
@@ -194,7 +195,10 @@ fn other_kind(files: &[&str]) -> Option<NotAModel> {
     snapshots.dedup();
     if !snapshots.is_empty() {
         let names: Vec<&str> = snapshots.iter().map(String::as_str).collect();
-        return say(format!("is a cache of the Hugging Face hub, not a model: name a snapshot in it, {}", listed(&names)));
+        return say(format!(
+            "is a cache of the Hugging Face hub, not a model: name a snapshot in it, {}",
+            listed(&names)
+        ));
     }
     if let Some(name) = any(&|name| name.ends_with(".gguf")) {
         return say(format!(
@@ -216,9 +220,11 @@ fn other_kind(files: &[&str]) -> Option<NotAModel> {
             .to_owned());
     }
     if any(&|name| name.contains("zero_to_fp32.py") || name.ends_with("_optim_states.pt")).is_some() {
-        return say("is a checkpoint of DeepSpeed: make one model of it first (`python zero_to_fp32.py . NEW`), and name NEW \
+        return say(
+            "is a checkpoint of DeepSpeed: make one model of it first (`python zero_to_fp32.py . NEW`), and name NEW \
                     with the model's config.json in it"
-            .to_owned());
+                .to_owned(),
+        );
     }
     let mut folders: Vec<&str> =
         files.iter().filter_map(|name| name.strip_suffix(CONFIG_FILE)?.strip_suffix('/')).collect();

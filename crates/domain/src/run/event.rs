@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Run;
+use super::{Run, RunState};
 use crate::spec::{JobOutcome, JobSpec};
 
 /// What happened to a run.
@@ -29,6 +29,11 @@ pub enum RunEvent {
     ResumeRequested,
     /// Its owner no longer wants it.
     CancelRequested,
+    /// Its owner wants it to go on from where it failed.
+    RetryRequested {
+        /// The step whose job failed.
+        step: RunState,
+    },
 }
 
 impl RunEvent {
@@ -41,6 +46,7 @@ impl RunEvent {
             Self::PauseRequested => "a pause",
             Self::ResumeRequested => "a resume",
             Self::CancelRequested => "a cancel",
+            Self::RetryRequested { .. } => "a retry",
         }
     }
 }
@@ -76,6 +82,8 @@ pub enum JobsRequest {
     Resume,
     /// Cancel them.
     Cancel,
+    /// Put the last one, which failed, back into the queue.
+    Retry,
 }
 
 /// An event that cannot happen to a run in its state.

@@ -40,13 +40,13 @@ impl Run {
     pub(super) fn after_measured(self, model: Model) -> Transition {
         let record = self.record(model).cloned();
         let Some((record, score)) = record.and_then(|record| Some((record.clone(), record.validation?))) else {
-            let name = self.model_name(model);
-            return self.fail(format!("{name}: the evaluation brought no validation loss"));
+            let problem = format!("{}: the evaluation brought no validation loss", self.model_name(model));
+            return self.go_on_without(model, &problem);
         };
         // Nothing is at most NaN: without this a diverged model would grow to the reference's depth for nothing.
         if !score.value.is_finite() {
-            let name = self.model_name(model);
-            return self.fail(format!("{name}: the validation loss is {}", score.value));
+            let problem = format!("{}: the validation loss is {}", self.model_name(model), score.value);
+            return self.go_on_without(model, &problem);
         }
         let mut notes = vec![format!("{}: validation loss {} nats", self.model_name(model), with_error(&score))];
         match model {
@@ -63,6 +63,25 @@ impl Run {
                 }
             },
             Model::Control { .. } | Model::Arm { .. } => self.next_extra(Some(model), notes),
+        }
+    }
+
+    /// What the target is compared with can be done without; the run fails for lack of anything else.
+    pub(super) fn go_on_without(mut self, model: Model, problem: &str) -> Transition {
+        let is_extra = match model {
+            Model::Control { .. } | Model::Arm { .. } => true,
+            // A low-data run measures the reference for the report alone.
+            Model::Reference => self.spec.recipe == Recipe::LowData && self.state == RunState::Evaluating(model),
+            Model::Candidate { .. } => false,
+        };
+        if !is_extra {
+            return self.fail(problem.to_owned());
+        }
+        self.record_mut(model).given_up = Some(problem.to_owned());
+        let notes = vec![format!("{}: given up, the run goes on without it: {problem}", self.model_name(model))];
+        match model {
+            Model::Reference => self.first_candidate(notes),
+            Model::Control { .. } | Model::Arm { .. } | Model::Candidate { .. } => self.next_extra(Some(model), notes),
         }
     }
 

@@ -68,7 +68,8 @@ impl Run {
             block_size: self.spec.training.block_size,
             max_sequences: evaluation.max_sequences,
         }];
-        tasks.extend(evaluation.benchmarks.iter().map(|name| EvaluationTask::Benchmark {
+        let benchmarks = if self.measures_benchmarks(model) { &evaluation.benchmarks[..] } else { &[] };
+        tasks.extend(benchmarks.iter().map(|name| EvaluationTask::Benchmark {
             name: name.clone(),
             data: parse_location(evaluation.benchmark_data.as_deref().unwrap_or_default()),
             limit: evaluation.benchmark_limit,
@@ -81,25 +82,28 @@ impl Run {
         self.submit(RunState::Evaluating(model), label, spec, notes)
     }
 
+    /// Whether a model's evaluation has the recipe's benchmarks in it: until they have failed once.
+    pub(super) fn measures_benchmarks(&self, model: Model) -> bool {
+        let failed = self.record(model).is_some_and(|record| record.benchmarks_problem.is_some());
+        !self.spec.evaluation.benchmarks.is_empty() && !failed
+    }
+
     fn training_of(&self, model: Model) -> (TrainingSpec, f64) {
         let training = &self.spec.training;
         match model {
             Model::Reference => (self.spec.reference.training.as_ref().unwrap_or(training).clone(), 1.0),
             Model::Candidate { .. } => (training.clone(), self.spec.target.data_fraction),
             Model::Control { index } => {
-                let factor = self.spec.controls.get(index as usize).map_or(1.0, |c| c.steps_factor);
                 let mut training = training.clone();
                 if let Some(winner_steps) = self.winner().and_then(|winner| winner.steps) {
+                    let control = self.spec.controls.get(index as usize);
                     training.epochs = None;
-                    training.steps = Some(((winner_steps as f64 * factor).round() as u64).max(1));
+                    training.steps = Some(control.map_or(winner_steps, |control| control.steps(winner_steps)));
                 }
                 (training, self.spec.target.data_fraction)
             }
             Model::Arm { index } => match self.spec.arms.get(index as usize) {
-                Some(arm) => {
-                    let training = TrainingSpec { steps: None, epochs: Some(arm.epochs), ..training.clone() };
-                    (training, arm.data_fraction)
-                }
+                Some(arm) => (arm.training(training), arm.data_fraction),
                 None => (training.clone(), 1.0),
             },
         }

@@ -38,6 +38,14 @@ pub enum RunState {
 }
 
 impl RunState {
+    /// A job of the run is under way or waits.
+    pub fn has_job(&self) -> bool {
+        match self {
+            Self::Tokenizing | Self::Slicing(_) | Self::Training(_) | Self::Evaluating(_) => true,
+            Self::Created | Self::Finished { .. } | Self::Failed { .. } | Self::Cancelled => false,
+        }
+    }
+
     /// Nothing happens any more.
     pub fn is_final(&self) -> bool {
         match self {
@@ -130,6 +138,12 @@ pub struct ModelRecord {
     /// All that was measured of it.
     #[serde(default)]
     pub scores: Option<ArtifactId>,
+    /// Why the recipe's benchmarks were left out of its evaluation; none where they were not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub benchmarks_problem: Option<String>,
+    /// Why the run went on without it; none for a model that was not given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_up: Option<String>,
 }
 
 impl ModelRecord {
@@ -149,6 +163,8 @@ impl ModelRecord {
             difference: None,
             benchmarks: Vec::new(),
             scores: None,
+            benchmarks_problem: None,
+            given_up: None,
         }
     }
 }

@@ -269,6 +269,20 @@ pub struct ArmSpec {
     pub epochs: u32,
 }
 
+impl ControlSpec {
+    /// Its steps, of a target that was trained for `target_steps`.
+    pub fn steps(&self, target_steps: u64) -> u64 {
+        ((target_steps as f64 * self.steps_factor).round() as u64).max(1)
+    }
+}
+
+impl ArmSpec {
+    /// How it is trained, where the target is trained as `training` says.
+    pub fn training(&self, training: &TrainingSpec) -> TrainingSpec {
+        TrainingSpec { steps: None, epochs: Some(self.epochs), ..training.clone() }
+    }
+}
+
 fn default_seed() -> u64 {
     1337
 }

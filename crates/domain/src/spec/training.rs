@@ -147,6 +147,11 @@ pub enum DecayOn {
     All,
 }
 
+/// The first `fraction` of `train_tokens` tokens, in whole tokens; all of them at 1.
+pub fn used_tokens(train_tokens: u64, fraction: f64) -> u64 {
+    ((train_tokens as f64 * fraction).floor() as u64).min(train_tokens)
+}
+
 impl TrainingSpec {
     /// Tokens an optimizer step sees.
     pub fn tokens_per_step(&self) -> u64 {
@@ -171,6 +176,45 @@ impl TrainingSpec {
             }
             (None, None) => 0,
         }
+    }
+
+    /// What does not fit a training on `tokens` tokens, which are known only once they are counted.
+    ///
+    /// # Errors
+    /// The violations, fields named relative to this spec.
+    pub fn check_tokens(&self, tokens: u64) -> Result<(), Violations> {
+        let mut v = Violations::default();
+        let blocks = tokens.saturating_sub(1) / u64::from(self.block_size).max(1);
+        if blocks == 0 {
+            let needed = u64::from(self.block_size) + 1;
+            v.add(
+                "block_size",
+                format!("one block needs {needed} tokens and there are {tokens}: use more text, a larger data_fraction or a \
+                         smaller block_size"),
+            );
+            return v.into_result();
+        }
+        let Some(epochs) = self.epochs else { return v.into_result() };
+        let (steps, per_step) = (self.total_steps(tokens), self.tokens_per_step());
+        let found = format!("{epochs} epochs of {tokens} tokens are {steps} steps of {per_step} tokens");
+        v.check(
+            blocks * u64::from(epochs) >= u64::from(self.micro_batch) * u64::from(self.gradient_accumulation),
+            "epochs",
+            format!(
+                "{epochs} epochs of {tokens} tokens do not fill one step of {per_step}: give more epochs, more text, a \
+                     larger data_fraction, or a smaller micro_batch or gradient_accumulation"
+            ),
+        );
+        v.check(
+            self.warmup_steps < steps,
+            "warmup_steps",
+            format!(
+                "{} do not fit: {found}, and lr_max would never be reached. Lower warmup_steps, or give more \
+                     epochs, more text, a larger data_fraction or smaller steps",
+                self.warmup_steps
+            ),
+        );
+        v.into_result()
     }
 
     /// Every bad field.

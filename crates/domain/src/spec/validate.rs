@@ -7,6 +7,7 @@ use super::limits;
 use super::recipe::{
     CorpusSpec, EvaluationSpec, GrowthSource, LayerMapRule, Recipe, ReferenceSpec, RunSpec, TokenizerSpec,
 };
+use super::training::{TrainingSpec, used_tokens};
 use crate::artifact::Location;
 use crate::violation::Violations;
 
@@ -29,7 +30,55 @@ impl RunSpec {
         self.validate_source_weights(&mut v);
         self.evaluation.validate(&mut v);
         self.validate_extras(&mut v);
+        if let Some(steps) = self.training.steps {
+            self.check_controls(steps, &mut v);
+        }
         v.into_result()
+    }
+
+    /// What does not fit the recipe's trainings once its training tokens are counted: to be found before the first of them.
+    ///
+    /// # Errors
+    /// The violations, fields named as in the recipe file.
+    pub fn check_tokens(&self, train_tokens: u64) -> Result<(), Violations> {
+        let mut v = Violations::default();
+        let mut check = |field: &str, training: &TrainingSpec, fraction: f64| {
+            if let Err(inner) = training.check_tokens(used_tokens(train_tokens, fraction)) {
+                v.nest(field, inner);
+            }
+        };
+        match (&self.reference.architecture, &self.reference.training) {
+            (Some(_), Some(training)) => check("reference.training", training, 1.0),
+            (Some(_), None) => check("training", &self.training, 1.0),
+            (None, _) => {}
+        }
+        let fraction = self.target.data_fraction;
+        check("training", &self.training, fraction);
+        for (i, arm) in self.arms.iter().enumerate() {
+            check(&format!("arms[{i}] with training"), &arm.training(&self.training), arm.data_fraction);
+        }
+        if self.training.epochs.is_some() {
+            self.check_controls(self.training.total_steps(used_tokens(train_tokens, fraction)), &mut v);
+        }
+        // What does not fit the reference does not fit the target either, with the same numbers.
+        v.0.dedup();
+        v.into_result()
+    }
+
+    /// A control trains for a share of the target's steps.
+    fn check_controls(&self, target_steps: u64, v: &mut Violations) {
+        if self.training.warmup_steps > target_steps {
+            // Said already, of the target.
+            return;
+        }
+        for (i, control) in self.controls.iter().enumerate() {
+            let (steps, warmup_steps) = (control.steps(target_steps), self.training.warmup_steps);
+            v.check(
+                warmup_steps <= steps,
+                format!("controls[{i}].steps_factor"),
+                format!("leaves {steps} of the target's {target_steps} steps, fewer than training.warmup_steps ({warmup_steps})"),
+            );
+        }
     }
 
     /// A ready token set knows its sources itself.

@@ -126,25 +126,24 @@ impl<H: JobHandler> Attempt<'_, H> {
         result
     }
 
-    /// Tells the database how it went; says how the attempt ended: succeeded, failed, released or lost.
+    /// Tells the database how it went; says how the attempt ended: succeeded, released, lost, or how it failed.
     async fn report(&self, result: Result<JobOutcome, JobError>) -> &'static str {
         let report = match result {
             Ok(outcome) => {
                 self.send_last_progress().await;
                 Report::Complete(Box::new(outcome))
             }
-            Err(JobError::Retryable(error)) => Report::Fail(FailureClass::Retryable, shorten(error)),
-            Err(JobError::Permanent(error)) => Report::Fail(FailureClass::Permanent, shorten(error)),
-            Err(JobError::Stopped) => match self.stop.requested() {
-                Some(StopReason::Shutdown) => Report::Release("worker is shutting down"),
-                Some(StopReason::Pause) => Report::Release("pause was asked for"),
-                Some(StopReason::Cancel) => Report::Release("cancel was asked for"),
-                Some(StopReason::LeaseLost) => {
+            Err(error) => match (error.failure(), self.stop.requested()) {
+                (Some((class, error)), _) => Report::Fail(class, shorten(error)),
+                (None, Some(StopReason::Shutdown)) => Report::Release("worker is shutting down"),
+                (None, Some(StopReason::Pause)) => Report::Release("pause was asked for"),
+                (None, Some(StopReason::Cancel)) => Report::Release("cancel was asked for"),
+                (None, Some(StopReason::LeaseLost)) => {
                     tracing::warn!("job stopped: its lease was lost");
                     return LOST;
                 }
                 // Most likely a write was refused before a heartbeat was: then this report is refused, too.
-                None => Report::Fail(FailureClass::Retryable, "stopped without being told to".to_owned()),
+                (None, None) => Report::Fail(FailureClass::Retryable, "stopped without being told to".to_owned()),
             },
         };
         match self.send(&report).await {
@@ -232,7 +231,10 @@ impl Report {
     fn ended(&self) -> &'static str {
         match self {
             Self::Complete(_) => "succeeded",
-            Self::Fail(..) => "failed",
+            Self::Fail(FailureClass::Retryable | FailureClass::Permanent, _) => "failed",
+            Self::Fail(FailureClass::Unavailable, _) => "unavailable",
+            Self::Fail(FailureClass::Crashed, _) => "crashed",
+            Self::Fail(FailureClass::Killed, _) => "killed",
             Self::Release(_) => "released",
         }
     }
@@ -241,6 +243,8 @@ impl Report {
         match self {
             Self::Complete(_) => tracing::info!("job succeeded"),
             Self::Fail(FailureClass::Retryable, error) => tracing::warn!(error, "attempt failed"),
+            Self::Fail(FailureClass::Unavailable, error) => tracing::warn!(error, "attempt given up; it is waited for"),
+            Self::Fail(FailureClass::Crashed | FailureClass::Killed, error) => tracing::error!(error, "attempt died"),
             Self::Fail(FailureClass::Permanent, error) => tracing::error!(error, "job failed"),
             Self::Release(reason) => tracing::info!(reason, "job given back"),
         }
@@ -248,7 +252,7 @@ impl Report {
 }
 
 async fn create_dir(path: &Path) -> Result<(), JobError> {
-    tokio::fs::create_dir_all(path).await.map_err(|e| JobError::Retryable(format!("{}: {e}", path.display())))
+    tokio::fs::create_dir_all(path).await.map_err(|e| JobError::io(path.display(), &e))
 }
 
 fn shorten(mut error: String) -> String {

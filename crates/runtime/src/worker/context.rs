@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use inheritune_domain::artifact::Location;
+use inheritune_domain::checkpoint::config_json;
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::checkpoint::needed_files::needed_files;
 use inheritune_domain::checkpoint::safetensors_header::SINGLE_FILE;
 use inheritune_domain::checkpoint::shard_index::{INDEX_FILE, MAX_INDEX_BYTES};
-use inheritune_domain::job::Progress;
+use inheritune_domain::checkpoint::weights_files::CONFIG_FILE;
+use inheritune_domain::job::{FailureClass, Progress};
 use inheritune_domain::spec::Ceilings;
 use inheritune_store::jobs::LeaseKey;
 use inheritune_store::objects::{FileCache, Folder};
@@ -20,40 +22,71 @@ use inheritune_store::{Store, StoreError};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-/// A model's settings.
-const CONFIG_FILE: &str = "config.json";
 /// Longest file of settings.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// Why an attempt ended without an outcome.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JobError {
-    /// Another attempt may do better: a lost connection, a full disk.
+    /// Another attempt may do better.
     #[error("{0}")]
     Retryable(String),
     /// No attempt can: bad input.
     #[error("{0}")]
     Permanent(String),
+    /// What the job needs from outside is missing for now: a full disk, an object store or a database that does not answer.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The process that ran the job died by its own doing.
+    #[error("{0}")]
+    Crashed(String),
+    /// The process that ran the job was killed from outside.
+    #[error("{0}")]
+    Killed(String),
     /// The handler was told to stop, and did; the job goes back to the queue without a lost attempt.
     #[error("stopped")]
     Stopped,
 }
 
 impl JobError {
+    /// The error of a class.
+    pub fn new(class: FailureClass, message: String) -> Self {
+        match class {
+            FailureClass::Retryable => Self::Retryable(message),
+            FailureClass::Permanent => Self::Permanent(message),
+            FailureClass::Unavailable => Self::Unavailable(message),
+            FailureClass::Crashed => Self::Crashed(message),
+            FailureClass::Killed => Self::Killed(message),
+        }
+    }
+
+    /// What an error of the system at `place`, a file or whatever was asked for, means for the job.
+    pub fn io(place: impl std::fmt::Display, error: &std::io::Error) -> Self {
+        Self::new(FailureClass::of_io(error), format!("{place}: {error}"))
+    }
+
+    /// Its class and message; none when the handler was told to stop.
+    pub fn failure(self) -> Option<(FailureClass, String)> {
+        match self {
+            Self::Retryable(message) => Some((FailureClass::Retryable, message)),
+            Self::Permanent(message) => Some((FailureClass::Permanent, message)),
+            Self::Unavailable(message) => Some((FailureClass::Unavailable, message)),
+            Self::Crashed(message) => Some((FailureClass::Crashed, message)),
+            Self::Killed(message) => Some((FailureClass::Killed, message)),
+            Self::Stopped => None,
+        }
+    }
+
     /// The same error, with what it is about before its message, unless that says so already.
     #[must_use]
     pub fn about(self, subject: &str) -> Self {
-        let named = |message: String| {
-            if message.strip_prefix(subject).is_some_and(|rest| rest.starts_with([':', ' '])) {
-                message
-            } else {
-                format!("{subject}: {message}")
-            }
+        let named = |message: String| match message.strip_prefix(subject) {
+            Some(rest) if rest.starts_with([':', ' ']) => message,
+            Some(_) | None => format!("{subject}: {message}"),
         };
-        match self {
-            Self::Retryable(message) => Self::Retryable(named(message)),
-            Self::Permanent(message) => Self::Permanent(named(message)),
-            Self::Stopped => Self::Stopped,
+        match self.failure() {
+            Some((class, message)) => Self::new(class, named(message)),
+            None => Self::Stopped,
         }
     }
 }
@@ -62,8 +95,7 @@ impl From<StoreError> for JobError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::LeaseLost(_) => Self::Stopped,
-            error if error.is_retryable() => Self::Retryable(error.to_string()),
-            error => Self::Permanent(error.to_string()),
+            error => Self::new(error.class(), error.to_string()),
         }
     }
 }
@@ -193,12 +225,13 @@ impl JobContext {
                 return Err(bad(format!("{CONFIG_FILE} is missing: a Hugging Face model folder is expected")));
             }
             let config = folder.read(CONFIG_FILE, MAX_CONFIG_BYTES).await?;
-            let config = serde_json::from_slice(&config).map_err(|e| bad(format!("{CONFIG_FILE}: {e}")))?;
-            let config = DecoderConfig::from_hf(&config).map_err(|e| bad(e.to_string()))?;
+            let config = config_json::parse(&config).map_err(|e| bad(format!("{CONFIG_FILE}: {e}")))?;
+            let config = DecoderConfig::from_hf(&config.json).map_err(|e| bad(e.to_string()))?;
             self.ceilings.check_model(&config).map_err(bad)?;
-            let index = match folder.has(SINGLE_FILE) || !folder.has(INDEX_FILE) {
-                true => None,
-                false => Some(folder.read(INDEX_FILE, MAX_INDEX_BYTES).await?),
+            let index = if folder.has(SINGLE_FILE) || !folder.has(INDEX_FILE) {
+                None
+            } else {
+                Some(folder.read(INDEX_FILE, MAX_INDEX_BYTES).await?)
             };
             let files = folder.files().iter().map(|file| (file.name.as_str(), file.size_bytes));
             let needed = folder.only(&needed_files(files, index.as_deref()));
@@ -210,8 +243,7 @@ impl JobContext {
     async fn fetch_folder(&self, folder: &Folder, name: &str) -> Result<PathBuf, JobError> {
         self.ceilings.check_bytes(folder.size_bytes()).map_err(JobError::Permanent)?;
         let dir = self.cache_dir.join(name);
-        let made = tokio::fs::create_dir_all(&dir).await;
-        made.map_err(|e| JobError::Retryable(format!("{}: {e}", dir.display())))?;
+        tokio::fs::create_dir_all(&dir).await.map_err(|e| JobError::io(dir.display(), &e))?;
         folder.fetch_cached(&dir, &self.fetched).await?;
         Ok(dir)
     }
@@ -244,7 +276,7 @@ impl JobContext {
                 // The receiver is gone when the attempt was given up: nobody wants the result.
                 let _unwanted = sender.send(result);
             })
-            .map_err(|e| JobError::Retryable(format!("thread {name}: {e}")))?;
+            .map_err(|e| JobError::io(format!("thread {name}"), &e))?;
         receiver.await.unwrap_or_else(|_| Err(JobError::Retryable(format!("thread {name} ended without a result"))))
     }
 }

@@ -95,6 +95,12 @@ impl JobService for Jobs {
         Ok(Response::new(v1::ResumeJobResponse { job }))
     }
 
+    async fn retry_job(&self, request: Request<v1::RetryJobRequest>) -> Result<Response<v1::RetryJobResponse>, Status> {
+        let id: JobId = convert::id("id", &request.get_ref().id).map_err(|e| status::invalid_argument(&e))?;
+        let job = self.shared.store.retry_job(id).await.map_err(|e| store_status(&e))?;
+        Ok(Response::new(v1::RetryJobResponse { job: Some((&job).into()) }))
+    }
+
     type WatchJobStream = BoxStream<'static, Result<v1::WatchJobResponse, Status>>;
 
     async fn watch_job(&self, request: Request<v1::WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {

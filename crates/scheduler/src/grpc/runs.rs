@@ -100,6 +100,12 @@ impl RunService for Runs {
         Ok(Response::new(v1::ResumeRunResponse { run: Some(run) }))
     }
 
+    async fn retry_run(&self, request: Request<v1::RetryRunRequest>) -> Result<Response<v1::RetryRunResponse>, Status> {
+        let id: RunId = convert::id("id", &request.get_ref().id).map_err(|e| status::invalid_argument(&e))?;
+        let record = self.shared.store.retry_run(id).await.map_err(|e| store_status(&e))?;
+        Ok(Response::new(v1::RetryRunResponse { run: Some(self.detailed(&record).await?) }))
+    }
+
     type WatchRunStream = BoxStream<'static, Result<v1::WatchRunResponse, Status>>;
 
     async fn watch_run(&self, request: Request<v1::WatchRunRequest>) -> Result<Response<Self::WatchRunStream>, Status> {

@@ -30,9 +30,7 @@ pub(super) async fn litgpt(
 ) -> Result<Checkpoint, SlicerError> {
     let bytes = small_file(&location, &folder, settings_file).await?;
     let lit = match settings_file {
-        LITGPT_YAML_FILE => {
-            std::str::from_utf8(&bytes).map_err(|error| error.to_string()).and_then(litgpt::yaml)
-        }
+        LITGPT_YAML_FILE => std::str::from_utf8(&bytes).map_err(|error| error.to_string()).and_then(litgpt::yaml),
         _ => serde_json::from_slice(&bytes).map_err(|error| error.to_string()),
     };
     let json = |problem: String| BadCheckpoint::Json { file: settings_file.to_owned(), problem };

@@ -74,7 +74,8 @@ async fn same_numbers(checkpoint: &Checkpoint, a: &SourceTensor, b: &SourceTenso
             async move { read(&checkpoint.folder, &tensor, range, checkpoint).await }
         };
         let (first, second) = futures::try_join!(piece(a), piece(b))?;
-        let same = if a.dtype == b.dtype { first == second } else { floats(&first, a.dtype).eq(floats(&second, b.dtype)) };
+        let same =
+            if a.dtype == b.dtype { first == second } else { floats(&first, a.dtype).eq(floats(&second, b.dtype)) };
         if !same {
             return Ok(false);
         }

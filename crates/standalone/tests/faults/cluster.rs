@@ -36,7 +36,7 @@ pub struct Cluster {
     /// What tests look through: the same tables and files, by a way of its own.
     pub store: Store,
     postgres: Option<LocalPostgres>,
-    objects: PathBuf,
+    pub objects: PathBuf,
     pub dir: TempDir,
 }
 
@@ -153,9 +153,14 @@ impl Cluster {
         child.wait().unwrap();
     }
 
+    /// The process of a running service.
+    pub fn pid(&self, name: &str) -> u32 {
+        self.services[name].child.as_ref().expect("it runs").id()
+    }
+
     /// The most addresses that a running service ever had, in KiB; none where the system does not tell.
     pub fn peak_addresses_kib(&self, name: &str) -> Option<u64> {
-        let pid = self.services[name].child.as_ref().expect("it runs").id();
+        let pid = self.pid(name);
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         status.lines().find_map(|line| line.strip_prefix("VmPeak:")?.trim().strip_suffix(" kB")?.parse().ok())
     }

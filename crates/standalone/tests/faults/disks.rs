@@ -1,14 +1,19 @@
 //! A full disk, a damaged file, a missing one: the error names file and cause, and is tried again where that may help.
 
+use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use inheritune_domain::artifact::Location;
-use inheritune_domain::id::ArtifactId;
+use inheritune_domain::checkpoint::inherit_set::InheritSet;
+use inheritune_domain::id::{ArtifactId, LayerCount};
 use inheritune_domain::job::JobStatus;
-use inheritune_domain::spec::{EvaluateSpec, EvaluationTask, JobSpec};
+use inheritune_domain::spec::{
+    DEFAULT_MAX_SHARD_SIZE_BYTES, EvaluateSpec, EvaluationTask, JobSpec, LayerMapRule, SliceSource, SliceSpec,
+};
 
 use crate::cluster::{Cluster, Setup};
-use crate::jobs::{model, submit, token_set, wait};
+use crate::jobs::{model, submit, submit_for_one_failure, token_set, tokenize, wait};
 use crate::support::root;
 
 fn validation_loss(tokens: ArtifactId) -> JobSpec {
@@ -46,9 +51,8 @@ async fn damaged_and_missing_files_fail_a_job_at_once_by_name() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_named_and_tried_again() {
-    let mounts = Command::new("unshare").args(["-m", "true"]).output();
-    if !mounts.is_ok_and(|output| output.status.success()) {
-        return eprintln!("skipped: only root may mount a small disk (unshare -m)");
+    if !may_mount() {
+        return;
     }
     let mut cluster = Cluster::start(Setup { services: vec!["scheduler", "evaluator"], ..Setup::default() }).await;
     let cache = cluster.cache_dir("evaluator");
@@ -70,4 +74,76 @@ async fn a_full_disk_is_named_and_tried_again() {
     cluster.start_service("evaluator");
     let record = wait(&mut cluster, job, |job| job.status == JobStatus::Succeeded).await;
     assert_eq!(record.attempts, 2);
+}
+
+/// Whether small disks may be mounted here.
+fn may_mount() -> bool {
+    let mounts = Command::new("unshare").args(["-m", "true"]).output();
+    let may = mounts.is_ok_and(|output| output.status.success());
+    if !may {
+        eprintln!("skipped: only root may mount a small disk (unshare -m)");
+    }
+    may
+}
+
+/// Starts a service anew with a disk of its own at `path`, which is nearly full.
+fn start_on_a_small_disk(cluster: &mut Cluster, service: &str, path: &Path) {
+    cluster.kill_9(service);
+    std::fs::create_dir_all(path).unwrap();
+    let mount = format!("mount -t tmpfs -o size=8k tmpfs '{}' && exec \"$0\" \"$@\"", path.display());
+    cluster.start_within(service, &["unshare", "-m", "sh", "-c", &mount]);
+}
+
+/// Somebody makes room.
+fn make_room(cluster: &Cluster, service: &str, path: &Path) {
+    let pid = cluster.pid(service).to_string();
+    let grown = Command::new("nsenter")
+        .args(["-t", &pid, "-m", "mount", "-o", "remount,size=256m"])
+        .arg(path)
+        .output()
+        .unwrap();
+    assert!(grown.status.success(), "{grown:?}");
+}
+
+/// Jobs of every kind, on full disks of their caches and of the object store, which fail for good at their first failure.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r2_a_full_disk_is_waited_for_by_every_kind_of_job() {
+    if !may_mount() {
+        return;
+    }
+    let mut cluster = Cluster::start(Setup::default()).await;
+    let (tokens, _) = token_set(&mut cluster).await;
+    let objects = cluster.objects.clone();
+    let disks =
+        [("trainer", cluster.cache_dir("trainer")), ("evaluator", cluster.cache_dir("evaluator")), ("slicer", objects)];
+    for (service, path) in &disks {
+        start_on_a_small_disk(&mut cluster, service, path);
+    }
+    let source = SliceSource::Checkpoint {
+        checkpoint: model(),
+        layers: LayerCount(1),
+        layer_map: LayerMapRule::First,
+        inherit: InheritSet::ALL,
+        previous: None,
+    };
+    let max_shard_size_bytes = DEFAULT_MAX_SHARD_SIZE_BYTES;
+    let slice = JobSpec::Slice(SliceSpec { source, tokenizer: None, seed: 1, max_shard_size_bytes });
+    let specs = [tokenize(&cluster), validation_loss(tokens), slice];
+    let mut waiting = Vec::new();
+    for spec in specs {
+        waiting.push(submit_for_one_failure(&cluster, spec).await);
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    for job in &waiting {
+        let record = wait(&mut cluster, *job, |job| job.counts.waits >= 3).await;
+        eprintln!("{}: {:?}: {}", record.spec.kind().as_str(), record.counts, record.error.as_deref().unwrap());
+        assert!(record.counts.failed == 0 && record.counts.waiting_since.is_some());
+        assert!(record.error.unwrap().contains("No space left on device"));
+    }
+    for (service, path) in &disks {
+        make_room(&cluster, service, path);
+    }
+    for job in waiting {
+        wait(&mut cluster, job, |job| job.status == JobStatus::Succeeded).await;
+    }
 }

@@ -18,6 +18,13 @@ pub async fn submit(cluster: &Cluster, spec: JobSpec) -> JobId {
     cluster.store.submit_job(&job, None).await.unwrap().id
 }
 
+/// As [`submit`], of a job that fails for good at its first failure.
+pub async fn submit_for_one_failure(cluster: &Cluster, spec: JobSpec) -> JobId {
+    let retry = RetryPolicy { max_attempts: 1, ..RetryPolicy::default() };
+    let job = NewJob { label: "fault".to_owned(), spec, priority: 0, retry, run: None };
+    cluster.store.submit_job(&job, None).await.unwrap().id
+}
+
 /// Waits until `reached`, which comes before the job's end or with it.
 pub async fn wait(cluster: &mut Cluster, job: JobId, reached: impl Fn(&JobRecord) -> bool) -> JobRecord {
     let started = Instant::now();
@@ -38,14 +45,19 @@ pub fn model() -> Location {
     Location::Uri(format!("file://{}", path.display()))
 }
 
-/// A token set that a trainer of the cluster makes, and the largest of its files.
-pub async fn token_set(cluster: &mut Cluster) -> (ArtifactId, PathBuf) {
+/// What makes a token set of the small corpus.
+pub fn tokenize(cluster: &Cluster) -> JobSpec {
     let corpus = write_corpus(cluster.dir.path());
-    let spec = JobSpec::Tokenize(TokenizeSpec {
+    JobSpec::Tokenize(TokenizeSpec {
         sources: vec![Location::Uri(format!("file://{}", corpus.display()))],
         tokenizer: TokenizerSource::From(model()),
         validation_fraction: 0.1,
-    });
+    })
+}
+
+/// A token set that a trainer of the cluster makes, and the largest of its files.
+pub async fn token_set(cluster: &mut Cluster) -> (ArtifactId, PathBuf) {
+    let spec = tokenize(cluster);
     let job = submit(cluster, spec).await;
     let record = wait(cluster, job, |job| job.status == JobStatus::Succeeded).await;
     let Some(JobOutcome::Tokenized(tokenized)) = record.outcome else { panic!("{record:?}") };

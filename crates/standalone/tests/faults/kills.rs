@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
+use inheritune_domain::id::JobId;
+use inheritune_domain::job::JobStatus;
+use inheritune_domain::spec::{JobOutcome, JobSpec, TrainSpec};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::cluster::{Cluster, Setup};
+use crate::jobs::{model, submit_for_one_failure, token_set, wait};
 
 const SERVICES: [&str; 4] = ["scheduler", "slicer", "trainer", "evaluator"];
-/// A job is given up after five lost attempts; no storm is to get there.
+/// A job is given up after ten deaths of its worker with nothing saved in between; no storm is to get there.
 const KILLS_OF_A_SERVICE: usize = 3;
 
 /// Kills one service after the other during runs of one recipe, until there were `kills`.
@@ -43,6 +47,85 @@ async fn storm(kills: usize, kills_a_run: usize, seed: u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_services_change_nothing() {
     storm(6, 6, 6).await;
+}
+
+/// A training of its own on a token set, that saves a state every few steps.
+async fn training(cluster: &mut Cluster, steps: u64) -> JobId {
+    let (tokens, _) = token_set(cluster).await;
+    let training = serde_json::json!({
+        "block_size": 16, "micro_batch": 2, "steps": steps, "lr_max": 1e-3, "checkpoint_every_steps": 10, "keep_newest": 3,
+    });
+    let spec = JobSpec::Train(TrainSpec {
+        checkpoint: model(),
+        tokens,
+        training: serde_json::from_value(training).unwrap(),
+        data_fraction: 1.0,
+        seed: 1,
+        expect_inherited: false,
+    });
+    submit_for_one_failure(cluster, spec).await
+}
+
+/// Kills the trainer as often, mostly after progress, at times again right after its start.
+async fn kill_a_training(kills: u32, steps: u64) {
+    let services = vec!["scheduler", "trainer"];
+    let worker = "heartbeat_ms = 300\nlease_ms = 1500";
+    let mut cluster = Cluster::start(Setup { services, worker, ..Setup::default() }).await;
+    let job = training(&mut cluster, steps).await;
+    let newest = "SELECT coalesce(max(step), 0) FROM artifacts WHERE kind = 'training_state'";
+    for kill in 0..kills {
+        let before = cluster.count(newest).await;
+        if kill % 3 == 2 {
+            wait(&mut cluster, job, |job| job.status == JobStatus::Running).await;
+        } else {
+            while cluster.count(newest).await == before {
+                cluster.check_all_run();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        cluster.kill_9("trainer");
+        cluster.start_service("trainer");
+        let lost = "SELECT count(*) FROM job_attempts WHERE ended = 'expired'";
+        while cluster.count(lost).await <= i64::from(kill) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let counts = cluster.store.job(job).await.unwrap().counts;
+        eprintln!("kill {kill} at step {}: {counts:?}", cluster.count(newest).await);
+        assert_eq!((counts.failed, counts.lost), (0, u32::from(kill % 3 == 2)));
+    }
+    let record = wait(&mut cluster, job, |job| job.status == JobStatus::Succeeded).await;
+    let Some(JobOutcome::Trained(trained)) = record.outcome else { panic!("no outcome") };
+    assert_eq!(trained.steps, steps);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_a_training_that_is_killed_again_and_again_is_finished() {
+    kill_a_training(5, 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "minutes long; run by make test-slow"]
+async fn r1_a_training_that_is_killed_thirty_times_is_finished() {
+    kill_a_training(30, 1000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_a_failed_run_is_retried_once_its_reason_is_gone() {
+    let mut cluster = Cluster::start(Setup::default()).await;
+    cluster.kill_9("trainer");
+    let run = cluster.create_run().await;
+    let corpus = cluster.dir.path().join("corpus.txt");
+    let text = std::fs::read(&corpus).unwrap();
+    std::fs::remove_file(&corpus).unwrap();
+    cluster.start_service("trainer");
+    while cluster.status(run).await.as_deref() != Some("FAILED") {
+        cluster.check_all_run();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    std::fs::write(&corpus, text).unwrap();
+    let retried = cluster.json(&["run", "retry", &run.to_string()]).await;
+    assert_eq!(retried["status"], "JOB_STATUS_RUNNING", "{retried}");
+    cluster.finish(run).await.check_equals_calm().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

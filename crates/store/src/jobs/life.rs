@@ -5,10 +5,10 @@
 //! all and one writes each kind of answer ([`writes`](super::writes)). Lock order everywhere: `job_queue` by `seq`,
 //! each row before its row in `jobs`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use inheritune_domain::id::{JobId, LeaseToken, RunId, WorkerId};
-use inheritune_domain::job::{Directive, InvalidJobEvent, JobEvent, JobLife, JobState, JobStatus, RetryPolicy};
+use inheritune_domain::job::{Counts, Directive, InvalidJobEvent, JobEvent, JobLife, JobState, JobStatus, RetryPolicy};
 use inheritune_domain::run::JobsRequest;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -39,12 +39,13 @@ pub(super) async fn advance(
     let ids: Vec<Uuid> = changes.iter().map(|change| change.job.0).collect();
     let mut jobs = lock(conn, &ids).await?;
     let over = over(conn, changes, &jobs).await?;
+    let advanced = advanced(conn, changes, &jobs).await?;
     let mut writes = Writes::default();
     let mut answers = Vec::with_capacity(changes.len());
     for change in changes {
         answers.push(match jobs.get_mut(&change.job) {
             None => change.without_queue_row(over.get(&change.job).copied()),
-            Some(job) => match job.life.advance(job.now, change.event) {
+            Some(job) => match job.life.advance(job.now, change.event_of(advanced.contains(&change.job))) {
                 Ok(next) => writes.add(job, next, change).map(|()| job.life = next),
                 Err(refused) => Err(change.refused(refused, job.life.state.status())),
             },
@@ -73,6 +74,7 @@ pub(crate) async fn request_of_run(
         JobsRequest::Pause => JobEvent::RequestPause,
         JobsRequest::Resume => JobEvent::RequestResume,
         JobsRequest::Cancel => JobEvent::RequestCancel,
+        JobsRequest::Retry => return retry_last(conn, run).await,
     };
     let ids = sqlx::query_scalar!(
         "-- jobs.unfinished_of_run
@@ -91,6 +93,17 @@ pub(crate) async fn request_of_run(
     Ok(())
 }
 
+async fn retry_last(conn: &mut PgConnection, run: RunId) -> Result<(), StoreError> {
+    let last = sqlx::query_scalar!(
+        "-- jobs.last_of_run
+         SELECT id FROM jobs WHERE run_id = $1 ORDER BY seq DESC LIMIT 1",
+        run.0,
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    retry(conn, JobId(last)).await
+}
+
 /// The directive called `name`.
 pub(super) fn directive(name: &str) -> Option<Directive> {
     match name {
@@ -101,19 +114,76 @@ pub(super) fn directive(name: &str) -> Option<Directive> {
     }
 }
 
+/// Puts a job that is over and has not succeeded back into the queue, after all that came after it.
+///
+/// # Errors
+/// [`StoreError::NotFound`]; [`StoreError::WrongState`].
+pub(crate) async fn retry(conn: &mut PgConnection, id: JobId) -> Result<(), StoreError> {
+    let found = sqlx::query!(
+        r#"-- jobs.lock_over
+         SELECT now() AS "now!", j.final_status, j.max_attempts, j.backoff_ms, j.backoff_max_ms
+         FROM jobs j WHERE j.id = $1 FOR NO KEY UPDATE"#,
+        id.0,
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    let found = found.ok_or_else(|| rows::not_found("job", id))?;
+    let change = Change { job: id, event: JobEvent::RequestRetry, text: None };
+    let state = match found.final_status.as_deref() {
+        Some("FAILED") => JobState::Failed,
+        Some("CANCELLED") => JobState::Cancelled,
+        Some("SUCCEEDED") => return Err(change.wrong_state(JobStatus::Succeeded, "retried: it is done")),
+        _ => {
+            let problem = format!("job {id} is not over: only a job that failed or was cancelled can be retried");
+            return Err(StoreError::WrongState(problem));
+        }
+    };
+    let retry = policy((found.max_attempts, found.backoff_ms, found.backoff_max_ms));
+    let life = JobLife { state, counts: Counts::default(), retry };
+    life.advance(found.now, change.event).map_err(|refused| change.refused(refused, state.status()))?;
+    sqlx::query!(
+        "-- jobs.retry
+         WITH again AS (
+             UPDATE jobs
+             SET final_status = NULL, finished_at = NULL, updated_at = now(), failed_attempts = 0, lost_attempts = 0,
+                 crashed_attempts = 0, waits = 0
+             WHERE id = $1
+             RETURNING id, kind, priority, seq, progress
+         )
+         INSERT INTO job_queue (job_id, kind, priority, seq, state, not_before, progress)
+         SELECT id, kind, priority, seq, 'queued', now(), progress FROM again",
+        id.0,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 impl Change<'_> {
+    /// The event, with what the tables say about the attempt that it ends.
+    fn event_of(&self, advanced: bool) -> JobEvent {
+        match self.event {
+            JobEvent::Fail { token, class, .. } => JobEvent::Fail { token, class, advanced },
+            JobEvent::Release { token, .. } => JobEvent::Release { token, advanced },
+            JobEvent::Expire { .. } => JobEvent::Expire { advanced },
+            event => event,
+        }
+    }
+
     /// What the event does, as a participle, if it is an owner's; none for a worker's or the reaper's.
     fn of_owner(&self) -> Option<&'static str> {
         match self.event {
             JobEvent::RequestPause => Some("paused"),
             JobEvent::RequestResume => Some("resumed"),
             JobEvent::RequestCancel => Some("cancelled"),
+            JobEvent::RequestRetry => Some("retried"),
             JobEvent::Claim { .. }
             | JobEvent::Heartbeat { .. }
             | JobEvent::Complete { .. }
             | JobEvent::Fail { .. }
             | JobEvent::Release { .. }
-            | JobEvent::Expire => None,
+            | JobEvent::Expire { .. }
+            | JobEvent::GiveUpWaiting { .. } => None,
         }
     }
 
@@ -157,7 +227,8 @@ async fn lock(conn: &mut PgConnection, ids: &[Uuid]) -> Result<HashMap<JobId, Lo
         LockedRow,
         r#"-- jobs.lock
          SELECT q.job_id, now() AS "now!", q.state, q.not_before, q.lease_token, q.lease_until, q.worker_id, q.directive,
-                j.run_id, j.label, j.error, j.attempts, j.failed_attempts, j.max_attempts, j.backoff_ms, j.backoff_max_ms
+                q.waiting_since, j.run_id, j.label, j.error, j.attempts, j.failed_attempts, j.lost_attempts,
+                j.crashed_attempts, j.waits, j.max_attempts, j.backoff_ms, j.backoff_max_ms
          FROM job_queue q
          JOIN jobs j ON j.id = q.job_id
          WHERE q.job_id = ANY($1)
@@ -169,6 +240,58 @@ async fn lock(conn: &mut PgConnection, ids: &[Uuid]) -> Result<HashMap<JobId, Lo
     .fetch_all(conn)
     .await?;
     locked.into_iter().map(|row| row.job().map(|job| (job.id, job))).collect()
+}
+
+/// The jobs whose attempts, which end now, made durable progress: published a training state that is newer than all before, or
+/// finished a unit of an evaluation, theirs or one that they help. Asked once the rows are locked: what a holder publishes
+/// locks them too.
+async fn advanced(
+    conn: &mut PgConnection,
+    changes: &[Change<'_>],
+    locked: &HashMap<JobId, LockedJob>,
+) -> Result<HashSet<JobId>, StoreError> {
+    let (mut ids, mut tokens) = (Vec::new(), Vec::new());
+    for change in changes {
+        let ends = matches!(change.event, JobEvent::Fail { .. } | JobEvent::Release { .. } | JobEvent::Expire { .. });
+        if let Some(JobState::Leased { token, .. }) = locked.get(&change.job).map(|job| job.life.state)
+            && ends
+        {
+            ids.push(change.job.0);
+            tokens.push(token.0);
+        }
+    }
+    if ids.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let advanced = sqlx::query_scalar!(
+        r#"-- jobs.advanced
+         SELECT e.job_id AS "job_id!"
+         FROM unnest($1::uuid[], $2::bigint[]) AS e (job_id, lease_token)
+         JOIN jobs j ON j.id = e.job_id
+         WHERE EXISTS (
+                   SELECT FROM artifacts a
+                   WHERE a.job_id = e.job_id AND a.kind = 'training_state' AND a.lease_token = e.lease_token
+                     AND a.step > coalesce((
+                         SELECT max(b.step) FROM artifacts b
+                         WHERE b.job_id = e.job_id AND b.kind = 'training_state' AND b.lease_token < e.lease_token), -1))
+            OR EXISTS (
+                   SELECT FROM evaluation_units u
+                   WHERE u.job_id IN (e.job_id, (j.spec ->> 'helps')::uuid) AND u.lease_token = e.lease_token
+                     AND u.finished_at IS NOT NULL)"#,
+        &ids,
+        &tokens,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(advanced.into_iter().map(JobId).collect())
+}
+
+fn policy((max_attempts, backoff_ms, backoff_max_ms): (i32, i64, i64)) -> RetryPolicy {
+    RetryPolicy {
+        max_attempts: rows::count(max_attempts),
+        backoff_ms: rows::unsigned(backoff_ms),
+        backoff_max_ms: rows::unsigned(backoff_max_ms),
+    }
 }
 
 /// What the jobs that an owner asks something of, and that are not in the queue any more, ended as.
@@ -211,6 +334,10 @@ struct LockedRow {
     error: Option<String>,
     attempts: i32,
     failed_attempts: i32,
+    lost_attempts: i32,
+    crashed_attempts: i32,
+    waits: i32,
+    waiting_since: Option<OffsetDateTime>,
     max_attempts: i32,
     backoff_ms: i64,
     backoff_max_ms: i64,
@@ -219,15 +346,18 @@ struct LockedRow {
 impl LockedRow {
     fn job(self) -> Result<LockedJob, StoreError> {
         let state = rows::known(self.state(), &format!("job_queue.state of {}", self.job_id), &self.state)?;
-        let retry = RetryPolicy {
-            max_attempts: rows::count(self.max_attempts),
-            backoff_ms: rows::unsigned(self.backoff_ms),
-            backoff_max_ms: rows::unsigned(self.backoff_max_ms),
+        let retry = policy((self.max_attempts, self.backoff_ms, self.backoff_max_ms));
+        let counts = Counts {
+            failed: rows::count(self.failed_attempts),
+            lost: rows::count(self.lost_attempts),
+            crashed: rows::count(self.crashed_attempts),
+            waits: rows::count(self.waits),
+            waiting_since: self.waiting_since,
         };
         Ok(LockedJob {
             id: JobId(self.job_id),
             now: self.now,
-            life: JobLife { state, failed_attempts: rows::count(self.failed_attempts), retry },
+            life: JobLife { state, counts, retry },
             run: self.run_id.map(RunId),
             label: self.label,
             error: self.error,

@@ -1,6 +1,6 @@
 //! What events made of jobs, on its way into the tables: columns of rows, one statement for each kind of answer.
 
-use inheritune_domain::job::{Directive, JobEvent, JobLife, JobState};
+use inheritune_domain::job::{Counts, Directive, FailureClass, JobEvent, JobLife, JobState};
 use inheritune_domain::run::RunEvent;
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -32,7 +32,7 @@ struct Waiting {
     jobs: Vec<Uuid>,
     states: Vec<String>,
     not_before: Vec<Option<OffsetDateTime>>,
-    failed_attempts: Vec<i32>,
+    counts: CountColumns,
     errors: Vec<Option<String>>,
     ended: Ended,
 }
@@ -42,11 +42,32 @@ struct Waiting {
 struct Finished {
     jobs: Vec<Uuid>,
     statuses: Vec<String>,
-    failed_attempts: Vec<i32>,
+    counts: CountColumns,
     errors: Vec<Option<String>>,
     ended: Ended,
     runs: Vec<Option<Uuid>>,
     events: Vec<Option<Value>>,
+}
+
+/// What the jobs' attempts came to.
+#[derive(Default)]
+struct CountColumns {
+    failed: Vec<i32>,
+    lost: Vec<i32>,
+    crashed: Vec<i32>,
+    waits: Vec<i32>,
+    waiting_since: Vec<Option<OffsetDateTime>>,
+}
+
+impl CountColumns {
+    fn add(&mut self, counts: Counts) {
+        let column = |count: u32| i32::try_from(count).unwrap_or(i32::MAX);
+        self.failed.push(column(counts.failed));
+        self.lost.push(column(counts.lost));
+        self.crashed.push(column(counts.crashed));
+        self.waits.push(column(counts.waits));
+        self.waiting_since.push(counts.waiting_since);
+    }
 }
 
 /// The attempts that ended with it, if there were any.
@@ -65,7 +86,7 @@ impl Writes {
     pub(super) fn add(&mut self, job: &LockedJob, next: JobLife, change: &Change<'_>) -> Result<(), StoreError> {
         let error = error(job, next, change);
         let kept = match change.event {
-            JobEvent::Fail { .. } | JobEvent::Expire => error.clone(),
+            JobEvent::Fail { .. } | JobEvent::Expire { .. } | JobEvent::GiveUpWaiting { .. } => error.clone(),
             _ => job.error.clone(),
         };
         match next.state {
@@ -130,7 +151,7 @@ impl Waiting {
         self.jobs.push(job.id.0);
         self.states.push(state.to_owned());
         self.not_before.push(not_before);
-        self.failed_attempts.push(next.failed_attempts as i32);
+        self.counts.add(next.counts);
         self.errors.push(error);
     }
 
@@ -139,30 +160,40 @@ impl Waiting {
             "-- jobs.wait
              WITH waiting AS MATERIALIZED (
                  SELECT * FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::int[], $5::text[],
-                                      $6::bigint[], $7::text[], $8::text[])
-                     AS w (job_id, state, not_before, failed_attempts, error, lease_token, ended, attempt_error)
+                                      $6::bigint[], $7::text[], $8::text[], $9::int[], $10::int[], $11::int[],
+                                      $12::timestamptz[])
+                     AS w (job_id, state, not_before, failed_attempts, error, lease_token, ended, attempt_error,
+                           lost_attempts, crashed_attempts, waits, waiting_since)
              ), back AS (
                  UPDATE job_queue q
                  SET state = w.state, not_before = w.not_before, lease_token = NULL, lease_until = NULL,
-                     worker_id = NULL, directive = NULL, heartbeat_at = NULL
+                     worker_id = NULL, directive = NULL, heartbeat_at = NULL, waiting_since = w.waiting_since
                  FROM waiting w
                  WHERE q.job_id = w.job_id
              ), ended AS (
-                 UPDATE job_attempts a SET ended_at = now(), ended = w.ended, error = w.attempt_error
+                 UPDATE job_attempts a
+                 SET ended_at = now(), ended = w.ended, error = w.attempt_error, failed_attempts = w.failed_attempts,
+                     lost_attempts = w.lost_attempts, crashed_attempts = w.crashed_attempts, waits = w.waits
                  FROM waiting w
                  WHERE a.lease_token = w.lease_token
              )
-             UPDATE jobs j SET failed_attempts = w.failed_attempts, error = w.error, updated_at = now()
+             UPDATE jobs j
+             SET failed_attempts = w.failed_attempts, lost_attempts = w.lost_attempts,
+                 crashed_attempts = w.crashed_attempts, waits = w.waits, error = w.error, updated_at = now()
              FROM waiting w
              WHERE j.id = w.job_id",
             &self.jobs,
             &self.states,
             &self.not_before as &[Option<OffsetDateTime>],
-            &self.failed_attempts,
+            &self.counts.failed,
             &self.errors as &[Option<String>],
             &self.ended.tokens as &[Option<i64>],
             &self.ended.how,
             &self.ended.errors as &[Option<String>],
+            &self.counts.lost,
+            &self.counts.crashed,
+            &self.counts.waits,
+            &self.counts.waiting_since as &[Option<OffsetDateTime>],
         )
         .execute(conn)
         .await?;
@@ -179,7 +210,7 @@ impl Finished {
         let event = job.run.map(|_| rows::to_json(&event, "run event")).transpose()?;
         self.jobs.push(job.id.0);
         self.statuses.push(next.state.status().as_str().to_owned());
-        self.failed_attempts.push(next.failed_attempts as i32);
+        self.counts.add(next.counts);
         self.errors.push(error);
         self.runs.push(job.run.map(|run| run.0));
         self.events.push(event);
@@ -192,20 +223,26 @@ impl Finished {
             "-- jobs.finish
              WITH over AS MATERIALIZED (
                  SELECT * FROM unnest($1::uuid[], $2::text[], $3::int[], $4::text[],
-                                      $5::bigint[], $6::text[], $7::text[], $8::uuid[], $9::jsonb[])
+                                      $5::bigint[], $6::text[], $7::text[], $8::uuid[], $9::jsonb[],
+                                      $10::int[], $11::int[], $12::int[])
                      WITH ORDINALITY AS o (job_id, final_status, failed_attempts, error,
-                                           lease_token, ended, attempt_error, run_id, event, position)
+                                           lease_token, ended, attempt_error, run_id, event,
+                                           lost_attempts, crashed_attempts, waits, position)
              ), gone AS (
                  DELETE FROM job_queue q USING over o WHERE q.job_id = o.job_id
-                 RETURNING o.job_id, o.final_status, o.failed_attempts, o.error, q.progress
+                 RETURNING o.job_id, o.final_status, o.failed_attempts, o.lost_attempts, o.crashed_attempts, o.waits, o.error,
+                           q.progress
              ), finished AS (
                  UPDATE jobs j
                  SET final_status = g.final_status, finished_at = now(), updated_at = now(),
-                     failed_attempts = g.failed_attempts, error = g.error, progress = g.progress
+                     failed_attempts = g.failed_attempts, lost_attempts = g.lost_attempts,
+                     crashed_attempts = g.crashed_attempts, waits = g.waits, error = g.error, progress = g.progress
                  FROM gone g
                  WHERE j.id = g.job_id
              ), ended AS (
-                 UPDATE job_attempts a SET ended_at = now(), ended = o.ended, error = o.attempt_error
+                 UPDATE job_attempts a
+                 SET ended_at = now(), ended = o.ended, error = o.attempt_error, failed_attempts = o.failed_attempts,
+                     lost_attempts = o.lost_attempts, crashed_attempts = o.crashed_attempts, waits = o.waits
                  FROM over o
                  WHERE a.lease_token = o.lease_token
              )
@@ -213,13 +250,16 @@ impl Finished {
              SELECT run_id, event FROM over WHERE run_id IS NOT NULL ORDER BY position",
             &self.jobs,
             &self.statuses,
-            &self.failed_attempts,
+            &self.counts.failed,
             &self.errors as &[Option<String>],
             &self.ended.tokens as &[Option<i64>],
             &self.ended.how,
             &self.ended.errors as &[Option<String>],
             &self.runs as &[Option<Uuid>],
             &self.events as &[Option<Value>],
+            &self.counts.lost,
+            &self.counts.crashed,
+            &self.counts.waits,
         )
         .execute(conn)
         .await?;
@@ -239,9 +279,16 @@ impl Ended {
         });
         let how = match event {
             JobEvent::Complete { .. } => "succeeded",
-            JobEvent::Fail { .. } => "failed",
-            JobEvent::Expire => "expired",
+            JobEvent::Fail { class, .. } => match class {
+                FailureClass::Retryable | FailureClass::Permanent => "failed",
+                FailureClass::Unavailable => "unavailable",
+                FailureClass::Crashed => "crashed",
+                FailureClass::Killed => "killed",
+            },
+            JobEvent::Expire { .. } => "expired",
             JobEvent::Release { .. }
+            | JobEvent::GiveUpWaiting { .. }
+            | JobEvent::RequestRetry
             | JobEvent::Claim { .. }
             | JobEvent::Heartbeat { .. }
             | JobEvent::RequestPause
@@ -261,20 +308,43 @@ fn directive_name(directive: Directive) -> &'static str {
     }
 }
 
-/// What is written beside the attempt that ends.
+/// What is written beside the attempt that ends, and kept with the job.
 fn error(job: &LockedJob, next: JobLife, change: &Change<'_>) -> Option<String> {
+    let counts = next.counts;
     let error = match (change.event, change.text) {
-        (JobEvent::Expire, _) => {
+        (JobEvent::Expire { .. }, _) => {
             let worker = job.worker.map_or_else(|| "?".to_owned(), |worker| worker.to_string());
             format!("worker {worker} fell silent in attempt {}: its lease ran out", job.attempts)
+        }
+        (JobEvent::GiveUpWaiting { limit }, _) => {
+            let last = job.error.as_deref().unwrap_or("something outside was missing");
+            return Some(format!(
+                "given up after {} s of waiting, {} times (scheduler.wait_limit_s): {last}",
+                limit.whole_seconds(),
+                counts.waits
+            ));
         }
         (_, Some(text)) => rows::text(text),
         (_, None) => return None,
     };
-    let gave_up = next.state == JobState::Failed && next.failed_attempts >= job.life.retry.max_attempts;
-    Some(if gave_up && next.failed_attempts > 1 {
-        format!("{error} (given up after {} failed attempts)", next.failed_attempts)
-    } else {
-        error
+    Some(match change.event {
+        JobEvent::Fail { class: FailureClass::Unavailable, .. } => error,
+        _ if next.state != JobState::Failed => error,
+        _ if counts.is_killer() => {
+            let retry = match job.run {
+                Some(run) => format!("inheritune run retry {run}"),
+                None => format!("inheritune job retry {}", job.id),
+            };
+            format!(
+                "killed its worker {} times in a row and got no further in between, so it is not tried again. Make it need less \
+                 memory (micro_batch, block_size, batch_size, layers), give workers more, or save more often \
+                 (checkpoint_every_steps); then: {retry}. The last time: {error}",
+                counts.deaths()
+            )
+        }
+        _ if counts.failed >= job.life.retry.max_attempts && counts.failed > 1 => {
+            format!("{error} (given up after {} failed attempts)", counts.failed)
+        }
+        _ => error,
     })
 }

@@ -81,6 +81,7 @@ fn c1_keys_that_claim_what_the_weights_are_not_are_dropped_and_said() {
     }
     // Keys that hold nothing are no news.
     let (made, left_out) = cut(&with(llama(), json!({"pruned_heads": {}, "quantization_config": null}))).unwrap();
+    assert!(!names(&left_out).contains(&"pruned_heads"));
     assert!(made.get("pruned_heads").is_none() && left_out.is_empty());
     // Every installation can run these.
     let (made, _) = cut(&with(llama(), json!({"_attn_implementation": "eager"}))).unwrap();
@@ -155,6 +156,10 @@ fn rope_linear_factor_1_and_other_scalings_that_change_nothing() {
         json!({"type": "linear", "factor": 1.0}),
         json!({"rope_type": "linear", "factor": 1}),
         json!({"type": "default"}),
+        json!({"rope_type": "llama3", "factor": 1.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16}),
+        json!({"rope_type": "yarn", "factor": 1.0, "original_max_position_embeddings": 32}),
+        json!({"rope_type": "longrope", "factor": 1.0, "short_factor": [1.0, 1.0], "long_factor": [1, 1]}),
         json!({"rope_type": "default", "factor": 8.0}),
         json!({"type": null}),
         json!({"rope_type": null, "type": "linear", "factor": 1.0}),
@@ -170,14 +175,18 @@ fn rope_linear_factor_1_and_other_scalings_that_change_nothing() {
         }
     }
     // Beyond the model's length this one changes something, and is kept.
-    let (made, _) = cut(&with(llama(), json!({"rope_scaling": {"type": "dynamic", "factor": 1.0}}))).unwrap();
-    assert_eq!(made["rope_scaling"], json!({"rope_type": "dynamic", "factor": 1.0}));
-    assert_eq!(made["rope_parameters"], json!({"rope_theta": 10000.0, "rope_type": "dynamic", "factor": 1.0}));
+    for factor in [1.0, 2.0] {
+        let (made, _) = cut(&with(llama(), json!({"rope_scaling": {"type": "dynamic", "factor": factor}}))).unwrap();
+        assert_eq!(made["rope_scaling"], json!({"rope_type": "dynamic", "factor": factor}));
+        assert_eq!(made["rope_parameters"], json!({"rope_theta": 10000.0, "rope_type": "dynamic", "factor": factor}));
+    }
     for rope in [
         json!({"type": "linear", "factor": 2.0}),
         json!({"type": "linear"}),
-        json!({"type": "dynamic", "factor": 2.0}),
-        json!({"rope_type": "yarn", "factor": 1.0}),
+        json!({"type": "dynamic", "factor": 0.5}),
+        json!({"rope_type": "yarn", "factor": 1.0, "attention_factor": 1.2}),
+        json!({"rope_type": "yarn", "factor": 1.0, "original_max_position_embeddings": 16}),
+        json!({"rope_type": "longrope", "factor": 1.0, "short_factor": [1.0, 2.0], "long_factor": [1.0, 1.0]}),
         json!({"full_attention": {"rope_type": "default"}}),
     ] {
         for key in ["rope_scaling", "rope_parameters"] {
@@ -234,6 +243,9 @@ fn c5_lists_of_layers_follow_the_map_whatever_their_key() {
     assert_eq!(made["tags"], config["tags"]);
     assert_eq!(made["betas"], config["betas"]);
     assert_eq!((&made["num_hidden_layers"], &made["n_layer"]), (&json!(3), &json!(3)));
+    let short = with(config.clone(), json!({"layer_types": ["full_attention"]}));
+    let error = mapped(&short, &[0, 1, 2, 3]).unwrap_err().to_string();
+    assert_eq!(error, "config.json: `layer_types` has 1 entries, but the model has 4 layers");
     // Where nothing moves, nothing has to be understood.
     let odd = with(config, json!({"zeta": [1, 2, 3, 4]}));
     let (made, _) = mapped(&odd, &[0, 1, 2, 3]).unwrap();
@@ -267,7 +279,8 @@ fn c6_both_names_of_a_key_say_the_same() {
 
 #[test]
 fn max_sequence_length_keys_left_at_the_classes_default_are_read_and_written() {
-    let config = with(without(llama(), "max_position_embeddings"), json!({"max_sequence_length": 128, "pad_token_id": -1}));
+    let config =
+        with(without(llama(), "max_position_embeddings"), json!({"max_sequence_length": 128, "pad_token_id": -1}));
     let (made, left_out) = cut(&config).unwrap();
     assert_eq!(made["max_position_embeddings"], 2048);
     assert_eq!(made.get("pad_token_id"), Some(&Value::Null));
@@ -278,6 +291,32 @@ fn max_sequence_length_keys_left_at_the_classes_default_are_read_and_written() {
     }
     // Null is no default.
     assert!(cut(&with(llama(), json!({"hidden_size": null}))).is_err());
+}
+
+#[test]
+fn ids_without_a_row_and_defaults_without_one_are_null() {
+    let ids = json!({"eos_token_id": [3, 128001], "bos_token_id": 128000, "pad_token_id": 32000});
+    let (made, left_out) = cut(&with(llama(), ids)).unwrap();
+    assert_eq!(made["eos_token_id"], json!([3]));
+    assert_eq!((made.get("bos_token_id"), made.get("pad_token_id")), (Some(&Value::Null), Some(&Value::Null)));
+    assert_eq!(names(&left_out), ["bos_token_id", "eos_token_id", "pad_token_id"]);
+    // GPT-2's own default is 50256.
+    let (made, left_out) = cut(&gpt2()).unwrap();
+    assert_eq!((made.get("bos_token_id"), made.get("eos_token_id")), (Some(&Value::Null), Some(&Value::Null)));
+    assert!(left_out.is_empty());
+    let (made, _) = cut(&llama()).unwrap();
+    assert!(made.get("eos_token_id").is_none());
+}
+
+#[test]
+fn generation_settings_without_an_effect_are_left_out() {
+    let config = DecoderConfig::from_hf(&llama()).unwrap();
+    let idle = json!({"do_sample": false, "temperature": 0.9, "top_p": 0.6, "length_penalty": 2.0, "pad_token_id": -1, "eos_token_id": 2});
+    let (json, left_out) = generation(&idle, &config).unwrap();
+    assert_eq!(json, json!({"do_sample": false, "eos_token_id": 2}));
+    assert_eq!(left_out.len(), 4);
+    let busy = json!({"do_sample": true, "temperature": 0.9, "num_beams": 4, "length_penalty": 2.0, "pad_token_id": 0});
+    assert_eq!(generation(&busy, &config), None);
 }
 
 #[test]
@@ -299,7 +338,8 @@ fn swish_alias_and_what_would_be_computed_otherwise() {
 
 #[test]
 fn python_nan_infinity_and_a_byte_order_mark() {
-    let text = r#"{"a": 1, "limit": Infinity, "text": "an \"Infinity\" \\", "nested": {"x": [1, -Infinity, NaN]}, "z": 2}"#;
+    let text =
+        r#"{"a": 1, "limit": Infinity, "text": "an \"Infinity\" \\", "nested": {"x": [1, -Infinity, NaN]}, "z": 2}"#;
     for bytes in [text.as_bytes().to_vec(), [b"\xef\xbb\xbf", text.as_bytes()].concat()] {
         let read = parse(&bytes).unwrap();
         assert_eq!(read.json["limit"], "Infinity");

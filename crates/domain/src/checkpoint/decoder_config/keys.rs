@@ -100,15 +100,10 @@ pub(in crate::checkpoint) fn rope(config: &Value, theta_key: &str) -> Result<Rop
         return Err(bad_key(key, "has rotary positions for each kind of layer, which is not supported"));
     }
     let kind = if rope.get("rope_type").is_some_and(|kind| !kind.is_null()) { "rope_type" } else { "type" };
-    let beyond = match text_or(rope, kind, "default")? {
-        "default" => None,
-        // Positions are divided by the factor; a dynamic base grows only beyond max_position_embeddings.
-        "linear" if factor(rope) == Some(1.0) => None,
-        "dynamic" if factor(rope) == Some(1.0) => Some(json!({ "rope_type": "dynamic", "factor": 1.0 })),
-        kind => {
-            let problem = format!("asks for `{}` rotary scaling, which is not supported", shortened(kind));
-            return Err(bad_key(key, &problem));
-        }
+    let kind = text_or(rope, kind, "default")?;
+    let Some(beyond) = idle_scaling(config, rope, kind) else {
+        let problem = format!("asks for `{}` rotary scaling, which is not supported", shortened(kind));
+        return Err(bad_key(key, &problem));
     };
     let theta = float_or(rope, "rope_theta", theta)?;
     let partial = match rope.get("partial_rotary_factor") {
@@ -118,8 +113,34 @@ pub(in crate::checkpoint) fn rope(config: &Value, theta_key: &str) -> Result<Rop
     Ok(Rope { theta, partial, beyond })
 }
 
-fn factor(rope: &Value) -> Option<f64> {
-    rope.get("factor").and_then(Value::as_f64)
+/// Of a scaling that changes nothing within the model's length: what it does beyond, or nothing. None where it changes
+/// something.
+fn idle_scaling(config: &Value, rope: &Value, kind: &str) -> Option<Option<Value>> {
+    let number = |key: &str| rope.get(key).filter(|value| !value.is_null()).map(Value::as_f64);
+    let is_one = |key: &str| matches!(number(key), None | Some(Some(1.0)));
+    let length = config.get("max_position_embeddings").map_or(Some(2048.0), Value::as_f64);
+    // What the factor is measured from must be the length itself.
+    let from_its_length = number("original_max_position_embeddings").is_none_or(|from| from == length);
+    let ones = |key: &str| {
+        rope.get(key).and_then(Value::as_array).is_some_and(|list| list.iter().all(|one| one.as_f64() == Some(1.0)))
+    };
+    match kind {
+        "default" => Some(None),
+        "linear" | "proportional" | "llama3" if number("factor") == Some(Some(1.0)) => Some(None),
+        "yarn" if number("factor") == Some(Some(1.0)) && is_one("attention_factor") && from_its_length => Some(None),
+        "longrope" | "su" => {
+            let idle = is_one("factor") && is_one("attention_factor") && from_its_length;
+            (idle && ones("short_factor") && ones("long_factor")).then_some(None)
+        }
+        // The base grows only where there are more positions than the model has.
+        "dynamic" => match (number("factor"), number("original_max_position_embeddings")) {
+            (Some(Some(factor)), None) if factor >= 1.0 => {
+                Some(Some(json!({ "rope_type": "dynamic", "factor": factor })))
+            }
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// Every other name that transformers gives a key of this family. It wins where a file has both.
@@ -131,7 +152,9 @@ pub(in crate::checkpoint) fn aliases(model_type: Option<&str>) -> &'static [(&'s
             ("num_attention_heads", "n_head"),
             ("num_hidden_layers", "n_layer"),
         ],
-        Some("mpt") => &[("hidden_size", "d_model"), ("num_attention_heads", "n_heads"), ("num_hidden_layers", "n_layers")],
+        Some("mpt") => {
+            &[("hidden_size", "d_model"), ("num_attention_heads", "n_heads"), ("num_hidden_layers", "n_layers")]
+        }
         _ => &[],
     }
 }

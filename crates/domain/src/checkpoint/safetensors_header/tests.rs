@@ -83,7 +83,7 @@ fn a_tensor_that_cannot_be() {
         r#"{"a":{"dtype":"F4","shape":[1],"data_offsets":[0,4]}}"#,
         4,
         expect![[r#"
-            error: tensor `a` has dtype `F4`; known are F64, F32, F16, BF16, I64, I32, I16, I8, U8, BOOL
+            error: tensor `a` has dtype `F4`; known are F64, F32, F16, BF16, I64, I32, I16, I8, U8, BOOL. It is one of quantised weights: name the model that was quantised, or dequantise this one first (transformers: `model = AutoModelForCausalLM.from_pretrained(FOLDER).dequantize()`, then `model.save_pretrained(NEW)`)
         "#]],
     );
     check(

@@ -333,7 +333,7 @@ fn files_that_are_not_a_model() {
     changed(
         |tensors| tensors[1].1 = Dtype::I8,
         expect![
-            "model.safetensors: tensor `model.layers.0.input_layernorm.weight` has dtype I8; weights must be F32, F16 or BF16"
+            "model.safetensors: tensor `model.layers.0.input_layernorm.weight` has dtype I8; weights must be F32, F16 or BF16. Of quantised ones, name the model that was quantised, or dequantise this one first (transformers: `model = AutoModelForCausalLM.from_pretrained(FOLDER).dequantize()`, then `model.save_pretrained(NEW)`)"
         ],
     );
     changed(

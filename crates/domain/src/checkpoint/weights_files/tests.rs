@@ -14,7 +14,10 @@ fn known_names_win_and_others_count_where_there_is_one() {
         (&["config.json", "model.safetensors.index.json"], WeightsFiles::Indexed(ShardFormat::Safetensors)),
         (&["config.json", "pytorch_model.bin", "other.safetensors"], single("pytorch_model.bin")),
         (&["config.json", "model.fp16.safetensors", "optimizer.pt"], single("model.fp16.safetensors")),
-        (&["config.json", "weights.pth", "training_args.bin", "scheduler.pt", "rng_state_0.pth"], single("weights.pth")),
+        (
+            &["config.json", "weights.pth", "training_args.bin", "scheduler.pt", "rng_state_0.pth"],
+            single("weights.pth"),
+        ),
         (&["config.json", "open_llama.safetensors", "b.pt", "a.pt"], single("open_llama.safetensors")),
         (
             &["config.json", "model-00002-of-00002.safetensors", "model-00001-of-00002.safetensors"],
@@ -44,11 +47,17 @@ fn another_folder_than_a_models_says_what_it_is() {
             &["models--o--n/blobs/0", "models--o--n/snapshots/abc/config.json", "models--o--n/refs/main"],
             "name a snapshot in it, models--o--n/snapshots/abc",
         ),
-        (&["blobs/0", "snapshots/b/config.json", "snapshots/a/x"], "name a snapshot in it, snapshots/a and snapshots/b"),
+        (
+            &["blobs/0", "snapshots/b/config.json", "snapshots/a/x"],
+            "name a snapshot in it, snapshots/a and snapshots/b",
+        ),
         (&["config.json", "consolidated.safetensors"], "holds consolidated.safetensors, the layout in which Meta"),
         (&["consolidated.00.pth", "params.json"], "the layout in which Meta"),
         (&["model-q4.gguf"], "llama.cpp's format"),
-        (&["checkpoint-10/config.json", "checkpoint-20/config.json", "trainer_state.json"], "name one of checkpoint-10"),
+        (
+            &["checkpoint-10/config.json", "checkpoint-20/config.json", "trainer_state.json"],
+            "name one of checkpoint-10",
+        ),
         (&["best/config.json"], "name best"),
         (&["__0_0.distcp", ".metadata"], "a distributed checkpoint of PyTorch"),
         (&["zero_to_fp32.py", "global_step1/mp_rank_00_model_states.pt"], "DeepSpeed"),
