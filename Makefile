@@ -5,7 +5,7 @@ CARGO ?= cargo
 # docker-compose 1.29 where docker has no plugin for it.
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
-.PHONY: help setup build build-demo check test test-slow test-cluster cluster-up cluster-down fuzz bench install uninstall demo demo-low-data golden pickles sqlx clean-demo
+.PHONY: help setup build build-demo check test test-slow test-cluster cluster-up cluster-down fuzz bench sbom install uninstall demo demo-low-data golden pickles sqlx clean-demo
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ cluster-down: ## Stop it; its data stay in volumes.
 
 fuzz: ## Look for files that break a reader: every target for FUZZ_SECONDS=60, or only FUZZ_TARGET=pickle.
 	sh scripts/fuzz.sh
+
+sbom: ## Say what the programs are made of: sbom.cdx.json, CycloneDX 1.5, from Cargo.lock and scripts/requirements.
+	python3 scripts/sbom.py sbom.cdx.json
 
 bench: build ## Measurements against named peers.
 	sh scripts/bench.sh

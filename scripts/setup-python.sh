@@ -3,16 +3,15 @@
 # usage: setup-python.sh DEST    -> a folder for PYTHONPATH
 set -eu
 dest=${1:?usage: $0 DEST}
-packages="grpcio==1.76.0 grpcio-tools==1.76.0 grpcio-reflection==1.76.0"
-[ "$(cat "$dest/packages" 2>/dev/null)" = "$packages" ] && exit 0
+requirements=$(cd "$(dirname "$0")" && pwd)/requirements/python.txt
+cmp -s "$requirements" "$dest/packages" && exit 0
 echo "setup: fetching the Python gRPC packages (once)"
 mkdir -p "$(dirname "$dest")"
 part=$(mktemp -d "$dest.XXXXXX")
 trap 'rm -rf "$part"' EXIT
 trap 'exit 1' INT TERM
-# shellcheck disable=SC2086
-PIP_ROOT_USER_ACTION=ignore python3 -m pip install -q --only-binary=:all: --target "$part" $packages
-echo "$packages" > "$part/packages"
+PIP_ROOT_USER_ACTION=ignore python3 -m pip install -q --only-binary=:all: --target "$part" --require-hashes -r "$requirements"
+cp "$requirements" "$part/packages"
 rm -rf "$dest"
 chmod -R a+rX "$part"
 mv "$part" "$dest"

@@ -9,6 +9,7 @@
 #   CLUSTER_DIR      where secrets and configuration go (.cluster)
 #   CLUSTER_DATA     the folder of corpora and models that jobs may name (demo)
 #   CLUSTER_THREADS  threads of a training or evaluation (all cores)
+#   SERVICE_MEMORY=2g TRAINER_MEMORY=32g EVALUATOR_MEMORY=32g POSTGRES_MEMORY=2g S3_MEMORY=2g   limits, as docker reads them
 #   SCHEDULER_PORT=7600 POSTGRES_PORT=7605 S3_PORT=7606 GRAFANA_PORT=7607 PROMETHEUS_PORT=7608
 #   ENV_FILE         in the place of .env; then for docker-compose --env-file
 #   INHERITUNE       the command line client, for --tls (target/release/inheritune)
@@ -44,6 +45,9 @@ setting CLUSTER_DIR .cluster
 setting CLUSTER_DATA demo
 setting CLUSTER_THREADS ""
 setting CLUSTER_IMAGES ""
+for limit in SERVICE_MEMORY=2g TRAINER_MEMORY=32g EVALUATOR_MEMORY=32g POSTGRES_MEMORY=2g S3_MEMORY=2g; do
+  setting "${limit%=*}" "${limit#*=}"
+done
 setting SCHEDULER_PORT 7600
 setting POSTGRES_PORT 7605
 setting S3_PORT 7606
@@ -79,9 +83,14 @@ secret bearer_token 32
 for role in migrator service; do
   echo "postgres://inheritune_$role:$(cat "$dir/${role}_password")@postgres:5432/inheritune" | write "${role}_database_url"
 done
-if [ ! -s "$dir/s3-server.env" ] || [ ! -s "$dir/s3-client.env" ]; then
+# An older version had the same lines there.
+if [ -s "$dir/s3-client.env" ] && [ ! -s "$dir/s3_credentials" ]; then
+  write s3_credentials < "$dir/s3-client.env"
+  rm -f "$dir/s3-client.env"
+fi
+if [ ! -s "$dir/s3-server.env" ] || [ ! -s "$dir/s3_credentials" ]; then
   key=GK$(random 12) secret=$(random 32)
-  printf 'AWS_ACCESS_KEY_ID=%s\nAWS_SECRET_ACCESS_KEY=%s\n' "$key" "$secret" | write s3-client.env
+  printf 'AWS_ACCESS_KEY_ID=%s\nAWS_SECRET_ACCESS_KEY=%s\n' "$key" "$secret" | write s3_credentials
   printf '%s\n' "GARAGE_DEFAULT_BUCKET=inheritune" "GARAGE_DEFAULT_ACCESS_KEY=$key" "GARAGE_DEFAULT_SECRET_KEY=$secret" \
     "GARAGE_RPC_SECRET=$(random 32)" "GARAGE_ADMIN_TOKEN=$(random 32)" | write s3-server.env
 fi

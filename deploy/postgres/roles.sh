@@ -5,7 +5,7 @@
 #   inheritune_owner      owns the database and everything in it; nobody logs in as it
 #   inheritune_migrator   brings the schema up to date; acts as the owner
 #   inheritune_service    reads and writes rows; for the scheduler and all workers
-#   inheritune_dashboard  reads the views of schema ops, five seconds a query
+#   inheritune_dashboard  reads the views of schema ops, five seconds a query unless it says otherwise, never more than 15
 #
 # Files with the passwords: INHERITUNE_{MIGRATOR,SERVICE,DASHBOARD}_PASSWORD_FILE, else /run/secrets/*_password.
 # The database: POSTGRES_DB or PGDATABASE; the superuser: POSTGRES_USER or PGUSER; the server: PGHOST and PGPORT.
@@ -45,14 +45,29 @@ ALTER ROLE inheritune_migrator LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWOR
 ALTER ROLE inheritune_service LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD :'service_password';
 ALTER ROLE inheritune_dashboard LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE CONNECTION LIMIT 20 PASSWORD :'dashboard_password';
 GRANT inheritune_owner TO inheritune_migrator;
+-- So that end_dashboard_queries(), which is the owner's, sees the dashboards' sessions and may end them.
+GRANT inheritune_dashboard TO inheritune_owner;
 ALTER ROLE inheritune_migrator SET role = 'inheritune_owner';
 ALTER ROLE inheritune_dashboard SET statement_timeout = '5s';
 ALTER ROLE inheritune_dashboard SET default_transaction_read_only = on;
 ALTER ROLE inheritune_dashboard SET idle_in_transaction_session_timeout = '10s';
+-- The three above are defaults, which a session may change; this one only a superuser may.
+ALTER ROLE inheritune_dashboard SET temp_file_limit = '1GB';
 
 SELECT format('ALTER DATABASE %I OWNER TO inheritune_owner', current_database()),
        format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database()),
        format('GRANT CONNECT ON DATABASE %I TO inheritune_migrator, inheritune_service, inheritune_dashboard', current_database())
+\gexec
+-- As migration 0010, which may not when it is the owner's: locks, large objects, notifications, WAL, transaction ids.
+SELECT format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', oid::regprocedure),
+       CASE WHEN proname !~ '^lo' THEN
+           format('GRANT EXECUTE ON FUNCTION %s TO inheritune_owner, inheritune_service', oid::regprocedure)
+       END
+FROM pg_proc
+WHERE pronamespace = 'pg_catalog'::regnamespace
+  AND (proname ~ '^(lo_|pg_advisory_|pg_try_advisory_)'
+       OR proname IN ('loread', 'lowrite', 'pg_notify', 'pg_logical_emit_message', 'pg_export_snapshot',
+                      'pg_current_xact_id', 'txid_current'))
 \gexec
 ALTER SCHEMA public OWNER TO inheritune_owner;
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;

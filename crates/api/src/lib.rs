@@ -19,3 +19,19 @@ pub mod v1 {
 
 /// Every file of the API with its comments and imports, encoded: for reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/inheritune.binpb"));
+
+/// The methods in an encoded descriptor set, each with its service's full name: (`inheritune.v1.RunService`, `GetRun`).
+#[must_use]
+pub fn methods(descriptor_set: &[u8]) -> Vec<(String, String)> {
+    use prost::Message as _;
+    // Those that are compiled in decode; of another one nothing is known.
+    let files = prost_types::FileDescriptorSet::decode(descriptor_set).unwrap_or_default().file;
+    let mut methods = Vec::new();
+    for file in files {
+        for service in &file.service {
+            let service_name = format!("{}.{}", file.package(), service.name());
+            methods.extend(service.method.iter().map(|method| (service_name.clone(), method.name().to_owned())));
+        }
+    }
+    methods
+}

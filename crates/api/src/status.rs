@@ -64,9 +64,16 @@ pub fn unavailable(problem: &str, retry_after: Duration) -> Status {
     status(Code::Unavailable, problem, details)
 }
 
-/// The call carries no token, or not the right one.
-pub fn unauthenticated() -> Status {
+/// The call carries no token.
+pub fn no_token() -> Status {
     let problem = "this service wants a token: send `authorization: Bearer ...` (inheritune: --token-file)";
+    status(Code::Unauthenticated, problem, info("NO_VALID_TOKEN", []))
+}
+
+/// The call carries another token, or a header that is no bearer token.
+pub fn wrong_token() -> Status {
+    let problem = "the token that was sent is not this service's; send the one in its bearer_token_file as \
+                   `authorization: Bearer ...` (inheritune: check --token-file)";
     status(Code::Unauthenticated, problem, info("NO_VALID_TOKEN", []))
 }
 

@@ -53,7 +53,9 @@ fn read(request: &str, bytes: &[u8]) -> Result<(), Violations> {
         "EstimateRequest" => Estimate::try_from(decoded::<v1::EstimateRequest>(bytes)).map(drop),
         "ListTasksRequest" => Ok(()),
         "CompareScoresRequest" => evaluation::compared(&decoded::<v1::CompareScoresRequest>(bytes)).map(drop),
-        "ListModelScoresRequest" => evaluation::model_scores(&decoded::<v1::ListModelScoresRequest>(bytes)).map(drop),
+        "ListModelScoresRequest" => {
+            evaluation::ListedScores::try_from(&decoded::<v1::ListModelScoresRequest>(bytes)).map(drop)
+        }
         new => panic!("{new}: say here how it is read, and in hostile.rs what a good one is"),
     }
 }

@@ -296,7 +296,7 @@ pub enum JobCommand {
     Metrics {
         /// The job
         id: Uuid,
-        /// Write an event file for TensorBoard into this folder
+        /// Write an event file for TensorBoard into this folder, in the place of an earlier one of the same job
         #[arg(long, value_name = "DIR")]
         tensorboard: Option<PathBuf>,
     },

@@ -216,11 +216,16 @@ async fn fetch(file: &v1::ArtifactFile, path: &Path, progress: &ProgressBar) -> 
             let client = reqwest::Client::builder()
                 .connect_timeout(CONNECT_TIMEOUT)
                 .read_timeout(READ_TIMEOUT)
+                // The URL is where the server said; nobody else says where to go.
+                .redirect(reqwest::redirect::Policy::none())
                 .build()
                 .map_err(|e| broken(e.to_string()))?;
             // The URL is signed: it stays out of messages.
             let reply = client.get(url).send().await.and_then(reqwest::Response::error_for_status);
             let reply = reply.map_err(|e| broken(e.without_url().to_string()))?;
+            if reply.status().is_redirection() {
+                return Err(broken(format!("the store answered {}: redirects are not followed", reply.status())));
+            }
             let chunks = reply.bytes_stream().map(|chunk| chunk.map_err(|e| e.without_url().to_string()));
             save(file, path, chunks, progress).await
         }

@@ -226,7 +226,7 @@ mod tests {
         let published =
             v1::ModelScores { model: "ours".into(), published_in: "there".into(), scores, ..Default::default() };
         assert_eq!(average(&published), "46.90");
-        let text = leaderboard(&v1::ListModelScoresResponse { models: vec![published] });
+        let text = leaderboard(&v1::ListModelScoresResponse { models: vec![published], ..Default::default() });
         assert!(text.contains("ours [published: there]") && text.contains("56.47"), "{text}");
     }
 

@@ -1,13 +1,13 @@
 //! Training curves as an event file that TensorBoard reads: TFRecord frames (length, its checksum, an `Event`, its
 //! checksum) of TensorFlow's `event.proto` and `summary.proto`, of which scalars need a handful of fields.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use inheritune_api::v1;
 use prost::Message;
+use prost_types::Timestamp;
 
 use crate::failure::Failure;
 
@@ -43,33 +43,51 @@ struct Value {
 }
 
 impl Event {
-    fn now() -> Self {
-        Self { wall_time: now().as_secs_f64(), ..Self::default() }
+    fn at(time: Option<&Timestamp>) -> Self {
+        let wall_time = time.map_or(0.0, |time| time.seconds as f64 + f64::from(time.nanos) / 1e9);
+        Self { wall_time, ..Self::default() }
     }
 }
 
-/// Since 1970.
-fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-/// An event file that is being written; TensorBoard may read it meanwhile.
+/// The event file of a job that is being written; TensorBoard may read it meanwhile. All in it comes from the server: the
+/// same job gives the same file.
 pub struct EventFile {
     path: PathBuf,
     file: BufWriter<File>,
 }
 
 impl EventFile {
-    /// Starts a file in the folder `dir`, with a name of its own among others.
+    /// Starts the file of `job` in the folder `dir`, in the place of an earlier one of the same job.
     ///
     /// # Errors
-    /// The folder or the file cannot be made.
-    pub fn create(dir: &Path) -> Result<Self, Failure> {
+    /// The folder or the file cannot be made; the folder holds other curves, which TensorBoard would draw into these; another
+    /// export writes the file.
+    pub fn create(dir: &Path, job: &v1::Job) -> Result<Self, Failure> {
         std::fs::create_dir_all(dir).map_err(|error| Failure::local(dir, error))?;
-        let path = dir.join(format!("events.out.tfevents.{}.inheritune.{}", now().as_secs(), std::process::id()));
-        let file = File::create_new(&path).map_err(|error| Failure::local(&path, error))?;
+        let began = job.created_at.as_ref();
+        let name = format!("events.out.tfevents.{}.inheritune.{}", began.map_or(0, |time| time.seconds), job.id);
+        for entry in std::fs::read_dir(dir).map_err(|error| Failure::local(dir, error))? {
+            let other = entry.map_err(|error| Failure::local(dir, error))?.file_name();
+            let other = other.to_string_lossy();
+            if other.contains("tfevents") && other != name {
+                let problem = format!(
+                    "holds the curves of {other}, and TensorBoard would draw both as one; name a folder for each job, or remove \
+                     that file"
+                );
+                return Err(Failure::local(dir, problem));
+            }
+        }
+        let path = dir.join(name);
+        let failed = |error| Failure::local(&path, error);
+        let file = File::options().write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Failure::local(&path, "another export writes it")),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        file.set_len(0).map_err(failed)?;
         let mut events = Self { path, file: BufWriter::new(file) };
-        events.write(&Event { file_version: Some(FILE_VERSION.to_owned()), ..Event::now() })?;
+        events.write(&Event { file_version: Some(FILE_VERSION.to_owned()), ..Event::at(began) })?;
         events.flush()?;
         Ok(events)
     }
@@ -87,7 +105,11 @@ impl EventFile {
         for point in points {
             let value = Value { tag: point.name.clone(), simple_value: Some(point.value as f32) };
             let step = i64::try_from(point.step).unwrap_or(i64::MAX);
-            self.write(&Event { step, summary: Some(Summary { value: vec![value] }), ..Event::now() })?;
+            self.write(&Event {
+                step,
+                summary: Some(Summary { value: vec![value] }),
+                ..Event::at(point.time.as_ref())
+            })?;
         }
         self.flush()
     }
@@ -138,16 +160,68 @@ mod tests {
         Event { step, summary: Some(Summary { value: vec![value] }), ..Event::default() }
     }
 
+    fn job(id: &str) -> v1::Job {
+        let created_at = Some(Timestamp { seconds: 1_700_000_000, nanos: 0 });
+        v1::Job { id: id.to_owned(), created_at, ..v1::Job::default() }
+    }
+
+    fn point(step: u64, seconds: i64, nanos: i32) -> v1::MetricPoint {
+        let time = Some(Timestamp { seconds, nanos });
+        v1::MetricPoint { name: "train_loss".to_owned(), step, tokens_seen: 8, value: 4.5, time }
+    }
+
+    /// Reads a file as TensorBoard does: every record with its two checksums.
+    fn read(path: &Path) -> Vec<Event> {
+        let bytes = std::fs::read(path).unwrap();
+        let (mut rest, mut events) = (&bytes[..], Vec::new());
+        while !rest.is_empty() {
+            let (length, after) = rest.split_at(8);
+            let (length_crc, after) = after.split_at(4);
+            assert_eq!(length_crc, masked_crc(length));
+            let (data, after) = after.split_at(u64::from_le_bytes(length.try_into().unwrap()) as usize);
+            let (data_crc, after) = after.split_at(4);
+            assert_eq!(data_crc, masked_crc(data));
+            events.push(Event::decode(data).unwrap());
+            rest = after;
+        }
+        events
+    }
+
     #[test]
-    fn points_are_appended_as_they_come() {
+    fn u6_points_carry_their_own_time_and_a_second_export_is_the_same_file() {
         let dir = tempfile::tempdir().unwrap();
-        let mut events = EventFile::create(dir.path()).unwrap();
-        let empty = std::fs::metadata(events.path()).unwrap().len();
-        let point = v1::MetricPoint { name: "train_loss".to_owned(), step: 1, tokens_seen: 8, value: 4.5 };
-        events.append(std::slice::from_ref(&point)).unwrap();
-        let once = std::fs::metadata(events.path()).unwrap().len();
-        events.append(&[point.clone(), point]).unwrap();
-        let thrice = std::fs::metadata(events.path()).unwrap().len();
-        assert_eq!((thrice - empty, empty > 0), (3 * (once - empty), true));
+        let points = [point(1, 1_700_000_010, 500_000_000), point(2, 1_700_000_073, 0)];
+        let export = || {
+            let mut events = EventFile::create(dir.path(), &job("one")).unwrap();
+            // As they come.
+            events.append(&points[..1]).unwrap();
+            assert_eq!(read(events.path()).len(), 2);
+            events.append(&points[1..]).unwrap();
+            (events.path().to_owned(), std::fs::read(events.path()).unwrap())
+        };
+        let (path, first) = export();
+        let events = read(&path);
+        let times: Vec<(i64, f64)> = events.iter().map(|event| (event.step, event.wall_time)).collect();
+        assert_eq!(times, [(0, 1_700_000_000.0), (1, 1_700_000_010.5), (2, 1_700_000_073.0)]);
+        assert_eq!(events[0].file_version.as_deref(), Some(FILE_VERSION));
+        assert_eq!(export(), (path, first));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn u6_curves_of_two_jobs_or_of_an_older_export_are_not_drawn_as_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let refused = |id| EventFile::create(dir.path(), &job(id)).map(|_| ()).unwrap_err().to_string();
+        let events = EventFile::create(dir.path(), &job("one")).unwrap();
+        assert!(refused("one").contains("another export writes it"), "{}", refused("one"));
+        drop(events);
+        assert!(refused("two").contains("inheritune.one") && refused("two").contains("a folder for each job"));
+        EventFile::create(dir.path(), &job("one")).unwrap();
+        std::fs::write(dir.path().join("events.out.tfevents.1700000500.inheritune.4711"), "").unwrap();
+        assert!(refused("one").contains("inheritune.4711"), "{}", refused("one"));
+        // What else is there is nobody's curve.
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("notes.txt"), "").unwrap();
+        EventFile::create(dir.path(), &job("one")).unwrap();
     }
 }

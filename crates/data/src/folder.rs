@@ -207,18 +207,17 @@ mod tests {
 
     #[test]
     fn d2_what_cannot_be_meant_is_refused() {
-        for (folder, words) in [
-            (
-                &[("a.txt", b"text" as &[u8]), ("train.bin", IDS)] as &[_],
-                "holds tokens (train.bin) and text (a.txt, text)",
-            ),
+        type Folder = &'static [(&'static str, &'static [u8])];
+        let cases: [(Folder, &str); 7] = [
+            (&[("a.txt", b"text"), ("train.bin", IDS)], "holds tokens (train.bin) and text (a.txt, text)"),
             (&[("README.md", b"# card")], "holds no file that is read but README.md"),
             (&[("a.csv", b"text\n"), ("b.csv", b"text\n")], "tables in CSV or TSV"),
             (&[("a.csv", b"text\n")], "CSV or TSV, which is not read"),
             (&[("a.json", b"{\n \"a\": 1\n}"), ("b.jsonl", ROW)], "one JSON object over several lines"),
             (&[("data.arrow", b"ARROW1\0\0")], "Arrow IPC"),
             (&[], "but nothing"),
-        ] {
+        ];
+        for (folder, words) in cases {
             let problem = read(folder).unwrap_err();
             assert!(problem.contains(words), "{problem}");
         }

@@ -89,7 +89,7 @@ impl<R: BufRead> Scanner<R> {
     }
 
     /// Goes to the end of the line, before its line feed.
-    pub(crate) fn to_line_end(&mut self) -> io::Result<()> {
+    pub(crate) fn skip_to_line_end(&mut self) -> io::Result<()> {
         loop {
             let buffer = fill(&mut self.reader)?;
             let found = buffer.iter().position(|byte| *byte == b'\n');
@@ -103,7 +103,7 @@ impl<R: BufRead> Scanner<R> {
 
     /// Goes to the next line; says whether there was one.
     pub(crate) fn next_line(&mut self) -> io::Result<bool> {
-        self.to_line_end()?;
+        self.skip_to_line_end()?;
         let ended = self.at_end()?;
         if !ended {
             self.bump(b'\n');

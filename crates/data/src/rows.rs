@@ -337,7 +337,7 @@ impl<R: BufRead> JsonRows<R> {
         self.read_as.bad_row(&self.file, &format!("{}: {problem}", self.place()))?;
         if self.within == Within::Line {
             // A fault may stand anywhere in the line.
-            self.scanner.to_line_end().map_err(DataError::Io)?;
+            self.scanner.skip_to_line_end().map_err(DataError::Io)?;
         }
         Ok(())
     }

@@ -150,7 +150,7 @@ fn width(bytes: &[u8], vocab_size: u32) -> Result<Width, String> {
     let (two, four) = (ids_of(told_by, Width::Two), ids_of(told_by, Width::Four));
     let fits = |ids: &[u32]| ids.iter().all(|id| *id < vocab_size);
     let swapped = |ids: &[u32]| ids.iter().all(|id| id.swap_bytes() >> 16 < vocab_size);
-    let may_be_four = bytes.len() % 4 == 0 && fits(&four);
+    let may_be_four = bytes.len().is_multiple_of(4) && fits(&four);
     let upper_is_zero = two.len() > 1 && two.iter().skip(1).step_by(2).all(|half| *half == 0);
     if may_be_four
         && four.len() > 1

@@ -1,6 +1,8 @@
 //! What the evaluator answers itself: which tasks there are, and how models' scores compare.
 
 use inheritune_api::convert;
+use inheritune_api::convert::evaluation::ListedScores;
+use inheritune_api::convert::page::Room;
 use inheritune_api::v1::evaluation_service_server::{EvaluationService, EvaluationServiceServer};
 use inheritune_api::{status, v1};
 use inheritune_domain::artifact::ArtifactKind;
@@ -62,10 +64,19 @@ impl EvaluationService for Evaluation {
         &self,
         request: Request<v1::ListModelScoresRequest>,
     ) -> Result<Response<v1::ListModelScoresResponse>, Status> {
-        let run = convert::evaluation::model_scores(request.get_ref());
-        let run = run.map_err(|violations| status::invalid_argument(&violations))?;
+        let ListedScores { run, size, page_token } =
+            request.get_ref().try_into().map_err(|violations| status::invalid_argument(&violations))?;
+        let bad_token =
+            || status::unusable("page_token", "is not one that this service gave; start from the first page");
+        let first: usize = if page_token.is_empty() { 0 } else { page_token.parse().map_err(|_| bad_token())? };
         let models = self.store.model_scores(run).await.map_err(|e| store_status(&e, "run_id"))?;
-        Ok(Response::new(v1::ListModelScoresResponse { models: models.into_iter().map(model_scores).collect() }))
+        let all = models.len();
+        let mut room = Room::after(0);
+        let page = models.into_iter().skip(first).take(size).map(model_scores);
+        let page: Vec<v1::ModelScores> = page.take_while(|model| room.takes(model)).collect();
+        let next = first.saturating_add(page.len());
+        let next_page_token = if next < all { next.to_string() } else { String::new() };
+        Ok(Response::new(v1::ListModelScoresResponse { models: page, next_page_token }))
     }
 }
 

@@ -1,61 +1,125 @@
-//! What happens around every gRPC call: its token is checked, it is counted and timed, and its span goes on with the
-//! caller's trace.
+//! What happens around every gRPC call: its token is checked, it is counted and timed, its request must come in time, and its
+//! span goes on with the caller's trace.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::collections::HashSet;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
+use futures::{Stream, StreamExt as _};
+use http_body_util::BodyExt as _;
 use inheritune_api::status;
+use tokio::sync::Semaphore;
 use tonic::{Code, Status};
 use tracing::Instrument as _;
 
+use crate::listen::{Call, Guest};
 use crate::security::BearerToken;
 use crate::telemetry::{metric, traces};
 
 /// Services that anyone may call: a probe has no token, and neither tells more than the API's definition does.
 pub(crate) const OPEN_SERVICES: [&str; 3] =
     ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
+/// A request must have come whole so soon after its headers. It also bounds the streams of requests of reflection.
+const REQUEST_LIMIT: Duration = Duration::from_secs(60);
+/// Requests at once in the process: each may take 4 MiB. A watch counts until its first answer.
+const MAX_CALLS: usize = 256;
+/// Wait for one of these.
+const CALL_WAIT: Duration = Duration::from_secs(10);
+/// The label of what is no method of ours, whatever callers call it.
+static UNKNOWN: LazyLock<Arc<str>> = LazyLock::new(|| "unknown".into());
 
 /// What the calls of one server have in common.
 pub(crate) struct Calls {
-    pub(crate) token: Option<BearerToken>,
-    /// Full names of the services that are served: others are counted together, whatever names callers make up.
-    pub(crate) names: Vec<&'static str>,
+    token: Option<BearerToken>,
+    /// What is served, `inheritune.v1.RunService/GetRun`: only these have metrics and spans of their own.
+    methods: HashSet<Arc<str>>,
+    at_once: Semaphore,
 }
 
 /// Lets one call through, or not.
 pub(crate) async fn around(State(calls): State<Arc<Calls>>, request: Request, next: Next) -> Response {
-    let path = request.uri().path().trim_start_matches('/').to_owned();
-    let service = path.split('/').next().unwrap_or_default();
-    let is_open = OPEN_SERVICES.contains(&service);
-    let method = if is_open || calls.names.contains(&service) { path.clone() } else { "unknown".to_owned() };
-    if !is_open && !calls.admits(&request) {
-        let refused = status::unauthenticated();
-        count(method, refused.code());
-        return refused.into_http::<axum::body::Body>();
-    }
-    let span = tracing::info_span!("call", otel.name = path, otel.kind = "server", rpc.system = "grpc");
-    traces::continue_from(&span, request.headers().get(traces::HEADER).and_then(|header| header.to_str().ok()));
+    let path = request.uri().path().trim_start_matches('/');
+    let is_open = path.split('/').next().is_some_and(|service| OPEN_SERVICES.contains(&service));
+    let method = calls.methods.get(path).unwrap_or_else(|| &UNKNOWN).clone();
     let started = Instant::now();
-    let response = next.run(request).instrument(span).await;
-    metrics::histogram!(metric::GRPC_REQUEST_SECONDS, "method" => method.clone())
-        .record(started.elapsed().as_secs_f64());
+    let response = match calls.admit(&request, is_open) {
+        Ok(call) => {
+            let response = calls.carry_out(request, next, (&method, is_open)).await;
+            metrics::histogram!(metric::GRPC_REQUEST_SECONDS, "method" => method.clone())
+                .record(started.elapsed().as_secs_f64());
+            // The call lasts as long as its answer.
+            response.map(|body| {
+                Body::new(body.map_frame(move |frame| {
+                    let _lasts = &call;
+                    frame
+                }))
+            })
+        }
+        Err(refused) => refused.into_http(),
+    };
     // A failed call says so in its headers; one that streams and fails later was a good one so far.
     count(method, Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code()));
     response
 }
 
 impl Calls {
-    fn admits(&self, request: &Request) -> bool {
-        self.token
-            .as_ref()
-            .is_none_or(|token| token.is_in(request.headers().get("authorization").map(|header| header.as_bytes())))
+    pub(crate) fn new(token: Option<BearerToken>, methods: HashSet<Arc<str>>) -> Self {
+        Self { token, methods, at_once: Semaphore::new(MAX_CALLS) }
+    }
+
+    /// What the call holds while it lasts. A refused one is none for its connection: it stays without a call.
+    fn admit(&self, request: &Request, is_open: bool) -> Result<Option<Call>, Status> {
+        if let Some(token) = self.token.as_ref().filter(|_| !is_open) {
+            match request.headers().get("authorization") {
+                None => return Err(status::no_token()),
+                Some(header) if !token.is_in(header.as_bytes()) => return Err(status::wrong_token()),
+                Some(_) => {}
+            }
+        }
+        let Some(guest) = request.extensions().get::<Guest>() else { return Ok(None) };
+        let too_many = || status::resource_exhausted("calls", "too many probes at once on this connection; end some");
+        guest.call(is_open).map(Some).ok_or_else(too_many)
+    }
+
+    async fn carry_out(&self, request: Request, next: Next, (method, is_open): (&Arc<str>, bool)) -> Response {
+        let span = tracing::info_span!("call", otel.name = %method, otel.kind = "server", rpc.system = "grpc");
+        traces::continue_from(&span, request.headers().get(traces::HEADER).and_then(|header| header.to_str().ok()));
+        let request = request.map(|body| Body::from_stream(in_time(body)));
+        let answer = next.run(request).instrument(span);
+        if is_open {
+            return answer.await;
+        }
+        match tokio::time::timeout(CALL_WAIT, self.at_once.acquire()).await {
+            // It is never closed.
+            Ok(_permit) => answer.await,
+            Err(_) => {
+                let limit = format!("this service takes at most {MAX_CALLS} calls at once; try again");
+                status::resource_exhausted("calls", &limit).into_http()
+            }
+        }
     }
 }
 
-fn count(method: String, code: Code) {
+/// The request's bytes, up to the limit of time.
+fn in_time(body: Body) -> impl Stream<Item = Result<Bytes, axum::Error>> {
+    let deadline = tokio::time::Instant::now() + REQUEST_LIMIT;
+    futures::stream::unfold(Some(body.into_data_stream()), move |body| async move {
+        let mut body = body?;
+        match tokio::time::timeout_at(deadline, body.next()).await {
+            Ok(piece) => piece.map(|piece| (piece, Some(body))),
+            Err(_) => {
+                let late = format!("the request did not come whole in {} s", REQUEST_LIMIT.as_secs());
+                Some((Err(axum::Error::new(Status::deadline_exceeded(late))), None))
+            }
+        }
+    })
+}
+
+fn count(method: Arc<str>, code: Code) {
     // As other gRPC servers call them: OK, NotFound, ….
     let code = if code == Code::Ok { "OK".to_owned() } else { format!("{code:?}") };
     metrics::counter!(metric::GRPC_REQUESTS, "method" => method, "code" => code).increment(1);

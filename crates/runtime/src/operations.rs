@@ -4,15 +4,17 @@ use std::io;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use inheritune_store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::listen::{Gate, Guest, ListenLimits};
 use crate::telemetry::metric;
 
 /// The database is not there for a service that waits longer for one answer.
@@ -32,8 +34,11 @@ pub async fn serve_operations(listener: TcpListener, store: Store, stop: Cancell
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(async || ([(CONTENT_TYPE, METRICS_TYPE)], metric::render())))
-        .with_state(store);
-    let served = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+        .layer(from_fn(seen))
+        .with_state(store)
+        .into_make_service_with_connect_info::<Guest>();
+    let gate = Gate::new(listener, "operations", ListenLimits::of_operations());
+    let served = axum::serve(gate, router).with_graceful_shutdown(stop.clone().cancelled_owned());
     let upkeep = async {
         let mut ticks = tokio::time::interval(metric::UPKEEP_INTERVAL);
         while !stop.is_cancelled() {
@@ -48,6 +53,12 @@ pub async fn serve_operations(listener: TcpListener, store: Store, stop: Cancell
         served = served => served,
         () = upkeep => Ok(()),
     }
+}
+
+/// Connections that ask nothing are closed.
+async fn seen(ConnectInfo(guest): ConnectInfo<Guest>, request: Request, next: Next) -> Response {
+    let _call = guest.call(false);
+    next.run(request).await
 }
 
 async fn ready(State(store): State<Store>) -> impl IntoResponse {

@@ -12,6 +12,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{ConfigError, DatabaseConfig, Settings};
+use crate::listen::{Gate, ListenLimits, raise_descriptor_limit};
 use crate::operations::serve_operations;
 use crate::security::{Security, SecurityConfig};
 use crate::serve::{GrpcServices, ServeError, bind, serve};
@@ -30,6 +31,9 @@ pub struct ServiceConfig {
     /// Who may call, and over what.
     #[serde(default)]
     pub security: SecurityConfig,
+    /// How many connections are taken.
+    #[serde(default)]
+    pub limits: ListenLimits,
     /// The tables.
     pub database: DatabaseConfig,
     /// The objects.
@@ -86,8 +90,12 @@ pub async fn run_worker_service(
     services: impl FnOnce(&Store) -> GrpcServices,
     stop: CancellationToken,
 ) -> Result<(), ServiceError> {
-    let ways_in =
-        WaysIn { listen: config.listen, metrics_listen: config.telemetry.metrics_listen, security: &config.security };
+    let ways_in = WaysIn {
+        listen: config.listen,
+        metrics_listen: config.telemetry.metrics_listen,
+        security: &config.security,
+        limits: &config.limits,
+    };
     let listeners = ways_in.bind().await?;
     let store_config = config.database.store_config(config.objects)?;
     let store = Store::connect(&store_config).await?;
@@ -138,6 +146,8 @@ pub struct WaysIn<'a> {
     pub metrics_listen: Option<SocketAddr>,
     /// TLS, tokens, plaintext.
     pub security: &'a SecurityConfig,
+    /// How many connections gRPC takes.
+    pub limits: &'a ListenLimits,
 }
 
 impl WaysIn<'_> {
@@ -148,6 +158,7 @@ impl WaysIn<'_> {
     pub async fn bind(&self) -> Result<Listeners, ServiceError> {
         let security = self.security.load()?;
         security.check_grpc(self.listen)?;
+        self.limits.check()?;
         let grpc = take("listen", self.listen).await?;
         let metrics = match self.metrics_listen {
             Some(address) => {
@@ -156,7 +167,7 @@ impl WaysIn<'_> {
             }
             None => None,
         };
-        Ok(Listeners { grpc, metrics, security })
+        Ok(Listeners { grpc, metrics, security, limits: self.limits.clone() })
     }
 }
 
@@ -175,6 +186,7 @@ pub struct Listeners {
     grpc: TcpListener,
     metrics: Option<TcpListener>,
     security: Security,
+    limits: ListenLimits,
 }
 
 impl Listeners {
@@ -193,12 +205,15 @@ impl Listeners {
     {
         store.check_schema().await?;
         let address = self.grpc.local_addr()?;
-        tracing::info!(%address, security = ?self.security, "serving gRPC");
+        let descriptors = raise_descriptor_limit();
+        let gate = Gate::new(self.grpc, "grpc", self.limits);
+        let max_connections = gate.max_connections();
+        tracing::info!(%address, security = ?self.security, max_connections, descriptors, "serving gRPC");
         if let Some(listener) = self.metrics {
             tracing::info!(address = %listener.local_addr()?, "serving /metrics, /livez and /readyz");
             parts.add(serve_operations(listener, store.clone(), parts.stop()));
         }
-        parts.add(serve(self.grpc, services, self.security, parts.stop()));
+        parts.add(serve(gate, services, self.security, parts.stop()));
         Ok(address)
     }
 }

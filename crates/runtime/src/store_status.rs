@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use inheritune_api::status;
-use inheritune_store::StoreError;
+use inheritune_store::{Occasionally, StoreError};
 use tonic::Status;
 
 /// When a caller may try again.
@@ -32,7 +32,12 @@ pub fn store_status(error: &StoreError, field: &str) -> Status {
     }
 }
 
+/// Every call fails while a store is away.
+static AWAY: Occasionally = Occasionally::new();
+
 fn away(what: &str, error: &StoreError) -> Status {
-    tracing::warn!(%error, "{what} does not answer");
+    if let Some(others) = AWAY.now() {
+        tracing::warn!(%error, others, "{what} does not answer");
+    }
     status::unavailable(&format!("{what} does not answer"), RETRY_AFTER)
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use inheritune_runtime::config::DatabaseConfig;
+use inheritune_runtime::listen::ListenLimits;
 use inheritune_runtime::security::SecurityConfig;
 use inheritune_runtime::telemetry::TelemetryConfig;
 use inheritune_store::objects::ObjectsConfig;
@@ -19,6 +20,9 @@ pub struct ServiceConfig {
     /// Who may call, and over what.
     #[serde(default)]
     pub security: SecurityConfig,
+    /// How many connections are taken.
+    #[serde(default)]
+    pub limits: ListenLimits,
     /// The tables.
     pub database: DatabaseConfig,
     /// The objects.

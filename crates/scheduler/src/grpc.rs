@@ -8,6 +8,7 @@ mod watch;
 
 use std::sync::Arc;
 
+use inheritune_api::convert::page::Room;
 use inheritune_api::v1::artifact_service_server::ArtifactServiceServer;
 use inheritune_api::v1::job_service_server::JobServiceServer;
 use inheritune_api::v1::run_service_server::RunServiceServer;
@@ -16,7 +17,7 @@ use inheritune_domain::id::RunId;
 use inheritune_domain::spec::Ceilings;
 use inheritune_runtime::serve::GrpcServices;
 use inheritune_runtime::telemetry::traces;
-use inheritune_store::jobs::{JobFilter, Page};
+use inheritune_store::jobs::{JobFilter, Page, Paged};
 use inheritune_store::{Store, StoreError};
 use rounds::Rounds;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
@@ -27,6 +28,8 @@ use tonic::Status;
 const MAX_WATCHES: usize = 4096;
 /// A run's newest jobs that are looked at: it has one unfinished job at a time, and this many may end between looks.
 const RECENT_JOBS: u32 = 32;
+/// Entries of a list that are in memory at once with all that they have.
+const PIECE: u32 = 50;
 
 /// Full names of what [`services`] serves.
 pub const SERVICE_NAMES: [&str; 3] =
@@ -96,6 +99,34 @@ async fn recent_jobs(store: &Store, run: RunId) -> Result<Vec<v1::Job>, StoreErr
 /// The page that a request asks for, in the store's words.
 fn page(page: convert::page::Page) -> Page {
     Page { size: page.size, token: page.token }
+}
+
+/// A page in pieces: as many entries as were asked for, or as fit into a reply. `list` reads entries, `message` is what each
+/// becomes.
+async fn fitting<T, M: prost::Message, F: Future<Output = Result<Paged<T>, StoreError>>>(
+    page: Page,
+    list: impl Fn(Page) -> F,
+    message: impl Fn(&T) -> M,
+) -> Result<(Vec<M>, String), Status> {
+    let (mut room, mut messages, mut token) = (Room::after(0), Vec::new(), page.token);
+    let mut sent = String::new();
+    loop {
+        let wanted = page.size.saturating_sub(u32::try_from(messages.len()).unwrap_or(u32::MAX));
+        let piece = Page { size: wanted.min(PIECE), token };
+        let listed = list(piece).await.map_err(|e| store_status(&e))?;
+        for (item, after) in listed.items.iter().zip(listed.after) {
+            let message = message(item);
+            if !room.takes(&message) {
+                return Ok((messages, sent));
+            }
+            messages.push(message);
+            sent = after;
+        }
+        match listed.next {
+            Some(next) if wanted > PIECE => token = Some(next),
+            next => return Ok((messages, next.unwrap_or_default())),
+        }
+    }
 }
 
 /// What a failed store call means to a caller, where no single field of the request is to blame.

@@ -50,8 +50,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
 async fn serve_until_stopped(config: ServiceConfig, store: Store) -> anyhow::Result<()> {
     let mut parts = Parts::<anyhow::Error>::new(&shutdown::stop_on_signals());
     let services = inheritune_scheduler::services(&store, config.scheduler.ceilings, &parts.stop());
-    let ways_in =
-        WaysIn { listen: config.listen, metrics_listen: config.telemetry.metrics_listen, security: &config.security };
+    let ways_in = WaysIn {
+        listen: config.listen,
+        metrics_listen: config.telemetry.metrics_listen,
+        security: &config.security,
+        limits: &config.limits,
+    };
     ways_in.bind().await?.open(&mut parts, services, &store).await?;
     parts.add(inheritune_scheduler::run(store, config.scheduler, parts.stop()));
     parts.run().await

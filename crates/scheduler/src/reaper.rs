@@ -1,5 +1,6 @@
 //! Finds leases that have run out by the database's clock: their workers are dead, their jobs are tried again. Fails jobs that
-//! have waited too long for something outside. Far less often, removes what dead workers left in the object store.
+//! have waited too long for something outside. Far less often, removes what dead workers left in the object store. Ends
+//! queries of dashboards that take too long.
 
 use std::time::Duration;
 
@@ -12,6 +13,10 @@ use crate::SchedulerConfig;
 
 /// Between two looks at the leases: one that has ended may be locked by the heartbeat that came too late.
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
+/// No query or transaction of a dashboard lasts longer: its own `statement_timeout` is a default that it may change.
+const DASHBOARD_LIMIT: Duration = Duration::from_secs(15);
+/// Between two looks at the dashboards' queries.
+const DASHBOARD_SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two looks through the object store: each one lists every artifact.
 const ORPHAN_SWEEP_INTERVAL: Duration = Duration::from_secs(6 * 3600);
 /// Files without a row are kept this long, for people who look into why.
@@ -19,7 +24,11 @@ const ORPHAN_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// Sweeps leases as they end, and every so often, until `stop`, and orphaned files at its own slow pace.
 pub(crate) async fn reap(store: Store, config: SchedulerConfig, stop: CancellationToken) {
-    tokio::join!(sweep_jobs(&store, &config, &stop), sweep_orphans(&store, &stop));
+    tokio::join!(
+        sweep_jobs(&store, &config, &stop),
+        sweep_orphans(&store, &stop),
+        end_dashboard_queries(&store, &stop)
+    );
 }
 
 async fn sweep_jobs(store: &Store, config: &SchedulerConfig, stop: &CancellationToken) {
@@ -54,6 +63,17 @@ async fn sweep_jobs(store: &Store, config: &SchedulerConfig, stop: &Cancellation
 /// The wait before the next look: until the first lease ends, so that a dead worker's job waits for nothing else.
 fn next_look(interval: Duration, next_end: Option<Duration>) -> Duration {
     next_end.map_or(interval, |end| end.max(SHORTEST_WAIT)).min(interval)
+}
+
+async fn end_dashboard_queries(store: &Store, stop: &CancellationToken) {
+    let mut ticks = ticks(DASHBOARD_SWEEP_INTERVAL);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        match store.end_dashboard_queries(DASHBOARD_LIMIT).await {
+            Ok(0) => {}
+            Ok(ended) => tracing::warn!(ended, limit_s = DASHBOARD_LIMIT.as_secs(), "queries of dashboards were ended"),
+            Err(error) => tracing::debug!(%error, "the queries of dashboards could not be looked at"),
+        }
+    }
 }
 
 async fn sweep_orphans(store: &Store, stop: &CancellationToken) {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use inheritune_domain::spec::{Ceilings, JobKind};
 use inheritune_runtime::config::Settings;
+use inheritune_runtime::listen::ListenLimits;
 use inheritune_runtime::security::{Callers, Plaintext, SecurityConfig};
 use inheritune_runtime::service::{CONNECTIONS_PER_JOB, Listeners, Parts, WaysIn, in_one_line};
 use inheritune_runtime::telemetry::TelemetryConfig;
@@ -122,7 +123,9 @@ async fn run_in_folder(options: Options, telemetry: TelemetryConfig, stop: Cance
     };
     Objects::new(&objects)?;
     let security = options.security();
-    let ways_in = WaysIn { listen: options.listen, metrics_listen: options.metrics_listen, security: &security };
+    let limits = ListenLimits::default();
+    let ways_in =
+        WaysIn { listen: options.listen, metrics_listen: options.metrics_listen, security: &security, limits: &limits };
     let listeners = ways_in.bind().await?;
     let serve = |database_url: &str| {
         let store = StoreConfig { database_url: database_url.to_owned(), max_connections: MAX_CONNECTIONS, objects };

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 #[path = "../../api/tests/support/hostile.rs"]
+#[allow(dead_code)]
 mod hostile;
 mod support;
 

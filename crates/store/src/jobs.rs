@@ -92,6 +92,8 @@ pub struct Page {
 pub struct Paged<T> {
     /// Newest first.
     pub items: Vec<T>,
+    /// For each of them the token of a page that goes on after it.
+    pub after: Vec<String>,
     /// The token of the next page, if there is one.
     pub next: Option<String>,
 }

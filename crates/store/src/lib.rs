@@ -19,8 +19,13 @@ pub mod scores;
 pub mod objects;
 pub mod notify;
 pub mod local_postgres;
+mod migrate;
+mod occasionally;
 mod report;
 mod rows;
+mod sessions;
+
+pub use occasionally::Occasionally;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,9 +38,6 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
 /// A connection that was idle for longer is tried before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_millis(500);
-/// A process that freezes inside a transaction keeps its locks no longer than this.
-const IDLE_IN_TRANSACTION_LIMIT: &str = "30s";
-
 const BEGIN_LIST: &str = "BEGIN; SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_seqscan = on; \
                           SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on";
 /// How object_store begins to say which status an answer had.
@@ -223,19 +225,13 @@ impl Store {
     /// The database or the object store cannot be reached, or the configuration is wrong.
     pub async fn connect(config: &StoreConfig) -> Result<Self, StoreError> {
         let options: PgConnectOptions = config.database_url.parse()?;
-        let options = options.application_name("inheritune").options([
-            ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_LIMIT),
-            // Statements are short and repeated: planning, or compiling, each one anew takes as long as what it does. They find
-            // their rows by index, however small the table was when they were planned; see `begin_list` for the others.
-            ("plan_cache_mode", "force_generic_plan"),
-            ("jit", "off"),
-            ("enable_seqscan", "off"),
-            ("enable_hashjoin", "off"),
-            ("enable_mergejoin", "off"),
-        ]);
+        let options = options.application_name("inheritune").extra_float_digits(None);
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections.max(2))
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            .after_connect(|connection, _| {
+                Box::pin(async move { sqlx::raw_sql(sessions::SETTINGS).execute(connection).await.map(|_| ()) })
+            })
             // A connection that was used a moment ago need not be asked whether it still is one.
             .test_before_acquire(false)
             .before_acquire(|connection, metadata| {
@@ -268,16 +264,35 @@ impl Store {
     /// Brings the schema up to date.
     ///
     /// # Errors
-    /// [`StoreError::Migrate`].
+    /// [`StoreError::WrongState`] when somebody else holds a lock that it needs for longer than `lock_timeout`, 30 s
+    /// where none is set, saying who; [`StoreError::Migrate`].
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        Ok(MIGRATIONS.run(&self.pool).await?)
+        sessions::check(&self.pool.connect_options()).await?;
+        migrate::run(&MIGRATIONS, &self.pool).await
     }
 
-    /// Sees to it that all migrations this program knows have run; later ones may have, too.
+    /// Ends the sessions of dashboards whose query or transaction has gone on for longer than `limit`; says how many.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn end_dashboard_queries(&self, limit: Duration) -> Result<u64, StoreError> {
+        let ended = sqlx::query_scalar!(
+            r#"-- store.end_dashboard_queries
+             SELECT end_dashboard_queries($1::float8 * interval '1 second') AS "ended!""#,
+            limit.as_secs_f64(),
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(u64::from(rows::count(ended)))
+    }
+
+    /// Sees to it that all migrations this program knows have run, later ones may have, too, and that connections keep their
+    /// sessions.
     ///
     /// # Errors
     /// [`StoreError::WrongState`], saying what to do.
     pub async fn check_schema(&self) -> Result<(), StoreError> {
+        sessions::check(&self.pool.connect_options()).await?;
         let needed = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default();
         // Not a checked query: the table is made by the first migration that runs.
         let newest = "-- store.schema\nSELECT max(version) FROM _sqlx_migrations WHERE success";

@@ -4,6 +4,7 @@
 //!  data_dir/  lock         held by the process that owns the server
 //!             cluster/     Postgres's own data directory
 //!             server.log   what the server writes; server.log.1 is the one before
+//!             pgpass       the superuser's password, for this user alone
 //!             socket/      the socket, unless the path is too long for one: then /tmp/inheritune-DIGEST/
 //! ```
 //! An owner that dies leaves its server running; the next start stops that one first.
@@ -11,6 +12,7 @@
 mod account;
 mod binaries;
 mod cluster;
+mod password;
 mod server;
 
 use std::fs::{File, TryLockError};
@@ -23,6 +25,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use account::Account;
 use binaries::Binaries;
 use cluster::Cluster;
+use password::Password;
 use server::Server;
 
 /// The superuser, and the database that is always there.
@@ -144,7 +147,6 @@ pub enum LocalPostgresError {
 
 /// A private Postgres, and the folder that only this process may use. Dropped without [`LocalPostgres::stop`] it is told
 /// to end, but not waited for.
-#[derive(Debug)]
 pub struct LocalPostgres {
     server: Server,
     url: String,
@@ -153,6 +155,13 @@ pub struct LocalPostgres {
     account: Account,
     // Released last.
     _lock: File,
+}
+
+impl std::fmt::Debug for LocalPostgres {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The URL holds a password.
+        f.debug_struct("LocalPostgres").field("address", &self.server.address(NAME)).finish_non_exhaustive()
+    }
 }
 
 /// A folder that only this process may use, and no server on it yet.
@@ -201,18 +210,23 @@ impl LocalPostgres {
         }
         let account = Account::choose(&cluster, &binaries).await?;
         cluster.stop_orphan().await?;
-        cluster.make(&binaries, account).await?;
-        let server = Server::start(&cluster, &binaries, account).await?;
+        let password = Password::of(&data_dir)?;
+        cluster.make(&binaries, account, &password).await?;
+        let server = Server::start(&cluster, &binaries, account, &password).await?;
+        let password_file = password.path();
+        password.keep(&cluster, &server.url("postgres")).await?;
         let postgres = Self { url: server.url(NAME), server, cluster, binaries, account, _lock: lock };
         match postgres.create_database(NAME).await {
             Err(LocalPostgresError::Database(sqlx::Error::Database(e))) if e.code().as_deref() == Some("42P04") => {}
             created => drop(created?),
         }
-        tracing::info!(url = postgres.url, data_dir = %data_dir.display(), "a private Postgres is running");
+        // For psql, which reads the file; the password itself is in no log.
+        let url = format!("{}&passfile={}", postgres.server.address(NAME), server::encoded(&password_file));
+        tracing::info!(url, data_dir = %data_dir.display(), "a private Postgres is running");
         Ok(postgres)
     }
 
-    /// Where it listens, for sqlx and psql.
+    /// Where it listens, for sqlx and psql, with its password.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -258,7 +272,8 @@ impl LocalPostgres {
 
     async fn start_again(&mut self) -> Result<(), LocalPostgresError> {
         self.cluster.stop_orphan().await?;
-        self.server = Server::start(&self.cluster, &self.binaries, self.account).await?;
+        let password = Password::of(&self.cluster.data_dir)?;
+        self.server = Server::start(&self.cluster, &self.binaries, self.account, &password).await?;
         Ok(())
     }
 

@@ -1,9 +1,11 @@
 //! Points of training curves.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 
 use inheritune_domain::id::JobId;
 use inheritune_domain::job::MetricPoint;
+use time::OffsetDateTime;
 
 use crate::jobs::{self, LeaseKey};
 use crate::rows;
@@ -13,6 +15,29 @@ use crate::{Store, StoreError};
 const BATCH: usize = 5_000;
 /// Points that one call brings at most.
 const MAX_POINTS: i64 = 1_000_000;
+
+/// A point as it was written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecordedPoint {
+    /// The point.
+    pub point: MetricPoint,
+    /// When it was written.
+    pub at: OffsetDateTime,
+}
+
+impl Deref for RecordedPoint {
+    type Target = MetricPoint;
+
+    fn deref(&self) -> &MetricPoint {
+        &self.point
+    }
+}
+
+impl PartialEq<MetricPoint> for RecordedPoint {
+    fn eq(&self, other: &MetricPoint) -> bool {
+        self.point == *other
+    }
+}
 
 impl Store {
     /// Adds points to a job's curves. A point of the same name and step is overwritten: a resumed job does steps again.
@@ -58,11 +83,11 @@ impl Store {
         job: JobId,
         names: &[&str],
         after_step: Option<u64>,
-    ) -> Result<Vec<MetricPoint>, StoreError> {
+    ) -> Result<Vec<RecordedPoint>, StoreError> {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let points = sqlx::query!(
             "-- metric_points.list
-             SELECT name, step, tokens_seen, value FROM metric_points
+             SELECT name, step, tokens_seen, value, created_at FROM metric_points
              WHERE job_id = $1 AND (cardinality($2::text[]) = 0 OR name = ANY($2)) AND ($3::bigint IS NULL OR step > $3)
              ORDER BY step, name
              LIMIT $4",
@@ -75,11 +100,10 @@ impl Store {
         .await?;
         Ok(points
             .into_iter()
-            .map(|row| MetricPoint {
-                step: rows::unsigned(row.step),
-                tokens_seen: rows::unsigned(row.tokens_seen),
-                name: row.name,
-                value: row.value,
+            .map(|row| {
+                let (step, tokens_seen) = (rows::unsigned(row.step), rows::unsigned(row.tokens_seen));
+                let point = MetricPoint { step, tokens_seen, name: row.name, value: row.value };
+                RecordedPoint { point, at: row.created_at }
             })
             .collect())
     }

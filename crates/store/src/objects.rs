@@ -9,6 +9,7 @@
 
 mod assembly;
 mod bucket;
+mod credentials;
 mod file_cache;
 mod folder;
 mod part_copier;
@@ -28,6 +29,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::StoreError;
 use bucket::{Bucket, S3Options, retried};
+use credentials::Credentials;
 use folder::Origin;
 use source::{Expected, Source, Version};
 use uris::{Found, Uris};
@@ -63,7 +65,8 @@ pub enum StorageConfig {
     },
     /// This process's memory.
     Memory,
-    /// A bucket. Credentials come from `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or the machine's role.
+    /// A bucket. Credentials come from `credentials_file`, else from the variables `AWS_ACCESS_KEY_ID` and
+    /// `AWS_SECRET_ACCESS_KEY`, or the machine's role.
     S3 {
         /// The bucket.
         bucket: String,
@@ -82,6 +85,10 @@ pub enum StorageConfig {
         /// Whether an `http://` endpoint is accepted.
         #[serde(default)]
         allow_http: bool,
+        /// A file with lines `AWS_ACCESS_KEY_ID=…`, `AWS_SECRET_ACCESS_KEY=…` and, where there is one,
+        /// `AWS_SESSION_TOKEN=…`.
+        #[serde(default)]
+        credentials_file: Option<PathBuf>,
     },
 }
 
@@ -117,9 +124,11 @@ impl Objects {
                 (Bucket::folder(path, *durable)?, Key::default(), S3Options::default())
             }
             StorageConfig::Memory => (Bucket::memory(), Key::default(), S3Options::default()),
-            StorageConfig::S3 { bucket, prefix, endpoint, public_endpoint, region, allow_http } => {
+            StorageConfig::S3 { bucket, prefix, endpoint, public_endpoint, region, allow_http, credentials_file } => {
                 let (endpoint, public_endpoint) = (endpoint.clone(), public_endpoint.clone());
-                let options = S3Options { endpoint, public_endpoint, region: region.clone(), allow_http: *allow_http };
+                let credentials = credentials_file.as_deref().map(Credentials::read).transpose()?;
+                let (region, allow_http) = (region.clone(), *allow_http);
+                let options = S3Options { endpoint, public_endpoint, region, allow_http, credentials };
                 let prefix = Key::parse(prefix).map_err(|e| field("storage.prefix", e))?;
                 (Bucket::s3(bucket, &options)?, prefix, options)
             }

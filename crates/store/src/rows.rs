@@ -82,8 +82,9 @@ pub(crate) fn paged<T>(page: &Page, mut rows: Vec<(i64, T)>) -> Paged<T> {
     let size = page.size.max(1) as usize;
     let more = rows.len() > size;
     rows.truncate(size);
-    let next = rows.last().filter(|_| more).map(|(seq, _)| format!("{seq:x}"));
-    Paged { items: rows.into_iter().map(|(_, item)| item).collect(), next }
+    let (after, items): (Vec<String>, Vec<T>) = rows.into_iter().map(|(seq, item)| (format!("{seq:x}"), item)).unzip();
+    let next = after.last().filter(|_| more).cloned();
+    Paged { items, after, next }
 }
 
 /// A create call that may be repeated.

@@ -46,7 +46,7 @@ async fn store_as(url: &str, role: &str) -> Store {
         .await
 }
 
-/// The private Postgres trusts everybody; from now on these roles must say their passwords, and every statement is logged.
+/// From now on every statement is logged.
 async fn want_passwords(url: &str) {
     let mut connection = PgConnection::connect(url).await.unwrap();
     let file: String =
@@ -76,6 +76,7 @@ async fn run_script(url: &str, without: Option<&str>) -> Output {
         .env("PGHOST", host)
         .env("PGPORT", parsed.port().unwrap().to_string())
         .env("POSTGRES_USER", parsed.username())
+        .env("PGPASSWORD", parsed.password().unwrap())
         .env("POSTGRES_DB", parsed.path().trim_start_matches('/'));
     for role in ["migrator", "service", "dashboard"] {
         let file = dir.path().join(role);
@@ -240,12 +241,78 @@ async fn dashboard_reads_views_alone(url: &str) {
         let query = AssertSqlSafe(format!("SELECT current_setting('{name}')"));
         assert_eq!(sqlx::query_scalar::<_, String>(query).fetch_one(&mut dashboard).await.unwrap(), value, "{name}");
     }
+    functions_of_the_server_are_closed(&mut dashboard).await;
     let connections: i32 =
         sqlx::query_scalar("SELECT rolconnlimit FROM pg_roles WHERE rolname = 'inheritune_dashboard'")
             .fetch_one(&mut superuser)
             .await
             .unwrap();
     assert_eq!(connections, 20);
+}
+
+/// What needs no right to any table: each of these once worked in a dashboard's session.
+async fn functions_of_the_server_are_closed(dashboard: &mut PgConnection) {
+    for call in [
+        "pg_advisory_lock(7)",
+        "pg_advisory_lock(7, 7)",
+        "pg_advisory_lock_shared(7)",
+        "pg_advisory_xact_lock(7)",
+        "pg_advisory_xact_lock_shared(7, 7)",
+        "pg_try_advisory_lock(7)",
+        "pg_try_advisory_lock_shared(7)",
+        "pg_try_advisory_xact_lock(7)",
+        "pg_try_advisory_xact_lock_shared(7)",
+        "lo_create(0)",
+        "lo_creat(-1)",
+        "lo_from_bytea(0, 'x')",
+        "lo_put(1, 0, 'x')",
+        "lo_open(1, 131072)",
+        "lo_import('/etc/passwd')",
+        "lo_unlink(1)",
+        "lowrite(0, 'x')",
+        "pg_notify('inheritune_jobs', '')",
+        "pg_logical_emit_message(false, 'a', 'b')",
+        "pg_logical_emit_message(true, 'a', 'b'::bytea)",
+        "pg_export_snapshot()",
+        "pg_current_xact_id()",
+        "txid_current()",
+        "end_dashboard_queries('0')",
+        "set_config('temp_file_limit', '-1', false)",
+    ] {
+        for session in ["on", "off"] {
+            refused(dashboard, &format!("SET default_transaction_read_only = {session}; SELECT {call}")).await;
+        }
+    }
+    for statement in ["SET temp_file_limit = -1", "ALTER ROLE inheritune_dashboard CONNECTION LIMIT -1"] {
+        refused(dashboard, statement).await;
+    }
+}
+
+/// A dashboard's session may lift its own `statement_timeout`; that its queries end does not rest on it.
+async fn long_queries_of_dashboards_end(url: &str) {
+    let service = store_as(url, "service").await;
+    let query = |statement: &'static str| {
+        let url = as_role(url, "dashboard");
+        tokio::spawn(async move {
+            let mut dashboard = PgConnection::connect(&url).await.unwrap();
+            sqlx::raw_sql(statement).execute(&mut dashboard).await.map(|_| ()).map_err(|e| e.to_string())
+        })
+    };
+    let long = [
+        query("SET statement_timeout = 0; SELECT pg_sleep(60)"),
+        query("SET statement_timeout = 0; SELECT count(*) FROM generate_series(1, 100000000000) n"),
+        query("SET statement_timeout = 0; BEGIN; SELECT 1; SELECT pg_sleep(0.1); SELECT pg_sleep(60); COMMIT"),
+    ];
+    let short = query("SELECT count(*) FROM ops.jobs");
+    short.await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    // The service's own long work is none of its business.
+    assert_eq!(service.end_dashboard_queries(Duration::from_secs(60)).await.unwrap(), 0);
+    assert_eq!(service.end_dashboard_queries(Duration::from_secs(1)).await.unwrap(), 3);
+    for long in long {
+        let error = long.await.unwrap().unwrap_err();
+        assert!(error.contains("terminating connection due to administrator command"), "{error}");
+    }
 }
 
 /// What the next version's migration would do.
@@ -287,7 +354,7 @@ async fn owners(url: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn each_role_does_its_work_and_no_more() {
+async fn s6_each_role_does_its_work_and_no_more() {
     let _one = ROLES.lock().await;
     let url = support::database().await;
     make_roles(&url).await;
@@ -300,7 +367,58 @@ async fn each_role_does_its_work_and_no_more() {
     live(&store_as(&url, "service").await).await;
     service_makes_no_schema(&url).await;
     dashboard_reads_views_alone(&url).await;
+    long_queries_of_dashboards_end(&url).await;
     a_later_migration(&url).await;
+}
+
+/// Where nobody ran the script, as in a private database, the migrations have done it.
+#[tokio::test]
+async fn s6_functions_of_the_server_are_closed_by_the_migrations_too() {
+    let _one = ROLES.lock().await;
+    let url = support::database().await;
+    let objects = ObjectsConfig { storage: StorageConfig::Memory, allowed_uris: Vec::new() };
+    let superuser = support::connect(&url, objects).await;
+    superuser.migrate().await.unwrap();
+    let mut dashboard = PgConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql("SET ROLE inheritune_dashboard").execute(&mut dashboard).await.unwrap();
+    functions_of_the_server_are_closed(&mut dashboard).await;
+    refused(&mut dashboard, "SET default_transaction_read_only = off; CREATE TEMPORARY TABLE mine ()").await;
+    assert_eq!(superuser.end_dashboard_queries(Duration::from_secs(1)).await.unwrap(), 0);
+}
+
+/// Somebody holds the migrations' lock, or a table that they change, for as long as he likes.
+#[tokio::test]
+async fn s6_a_migration_names_who_holds_what_it_needs() {
+    let url = support::database().await;
+    let objects = ObjectsConfig { storage: StorageConfig::Memory, allowed_uris: Vec::new() };
+    support::connect(&url, objects.clone()).await.migrate().await.unwrap();
+    let patient = format!("{url}&options=-c%20lock_timeout%3D1500");
+    let mut holder = PgConnection::connect(&format!("{url}&application_name=forgotten")).await.unwrap();
+    let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut holder).await.unwrap();
+    let migrator = support::connect(&patient, objects.clone()).await;
+    let must_name = |error: String| {
+        for part in [format!("process {pid} of Postgres"), "application `forgotten`".to_owned()] {
+            assert!(error.contains(&part), "{error}");
+        }
+    };
+    // A table that they read and write.
+    sqlx::raw_sql("BEGIN; LOCK TABLE _sqlx_migrations IN ACCESS EXCLUSIVE MODE").execute(&mut holder).await.unwrap();
+    must_name(migrator.migrate().await.unwrap_err().to_string());
+    // Their own lock: what a migration that waits for the table has.
+    let waiting = tokio::spawn(async move { migrator.migrate().await });
+    let mut superuser = PgConnection::connect(&url).await.unwrap();
+    let advisory = "SELECT classid::bigint << 32 | objid::bigint FROM pg_locks JOIN pg_database d ON d.oid = database
+                    WHERE locktype = 'advisory' AND granted AND d.datname = current_database()";
+    let key: i64 = loop {
+        match sqlx::query_scalar(advisory).fetch_optional(&mut superuser).await.unwrap() {
+            Some(key) => break key,
+            None => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    };
+    must_name(waiting.await.unwrap().unwrap_err().to_string());
+    sqlx::raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    sqlx::query("SELECT pg_advisory_lock($1)").bind(key).execute(&mut holder).await.unwrap();
+    must_name(support::connect(&patient, objects).await.migrate().await.unwrap_err().to_string());
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use inheritune_domain::artifact::Location;
 use inheritune_domain::comparison::Difference;
 use inheritune_domain::id::{ArtifactId, RunId};
+use inheritune_domain::spec::limits;
 use inheritune_domain::spec::{
     DEFAULT_BATCH_SIZE, DEFAULT_MAX_BATCH_TOKENS, EvaluateSpec, Evaluated, EvaluationTask, Score, ScoreDifference,
 };
@@ -80,14 +81,34 @@ pub fn compared(request: &v1::CompareScoresRequest) -> Result<[Uuid; 2], Violati
     notes.into_result(ids)
 }
 
-/// The run whose models a [`v1::ListModelScoresRequest`] asks for; none for all.
-///
-/// # Errors
-/// The id is none.
-pub fn model_scores(request: &v1::ListModelScoresRequest) -> Result<Option<RunId>, Violations> {
-    let mut notes = Notes::default();
-    let run = Field::root(&mut notes).at("run_id").optional_id(&request.run_id);
-    notes.into_result(run)
+/// What a [`v1::ListModelScoresRequest`] asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedScores {
+    /// Those of this run.
+    pub run: Option<RunId>,
+    /// Models at most.
+    pub size: usize,
+    /// Where the page begins; empty for the first one.
+    pub page_token: String,
+}
+
+impl TryFrom<&v1::ListModelScoresRequest> for ListedScores {
+    type Error = Violations;
+
+    fn try_from(request: &v1::ListModelScoresRequest) -> Result<Self, Violations> {
+        let mut notes = Notes::default();
+        let mut field = Field::root(&mut notes);
+        let run = field.at("run_id").optional_id(&request.run_id);
+        if !limits::PAGE_SIZE.holds(request.page_size) {
+            field.at("page_size").bad(format!("{} is negative; use 0 for as many as fit", request.page_size));
+        }
+        let size = match usize::try_from(request.page_size) {
+            Ok(0) | Err(_) => usize::MAX,
+            Ok(size) => size,
+        };
+        field.at("page_token").text(limits::PAGE_TOKEN, &request.page_token);
+        notes.into_result(Self { run, size, page_token: request.page_token.clone() })
+    }
 }
 
 pub(super) fn evaluated(field: &mut Field<'_>, message: v1::Evaluated) -> Evaluated {

@@ -283,7 +283,8 @@ impl From<v1::Progress> for Progress {
 
 impl From<&MetricPoint> for v1::MetricPoint {
     fn from(point: &MetricPoint) -> Self {
-        Self { name: point.name.clone(), step: point.step, tokens_seen: point.tokens_seen, value: point.value }
+        let MetricPoint { name, step, tokens_seen, value } = point.clone();
+        Self { name, step, tokens_seen, value, time: None }
     }
 }
 

@@ -8,6 +8,35 @@ use super::fields::Field;
 pub const DEFAULT_PAGE_SIZE: u32 = 50;
 /// Most entries of a page.
 pub const MAX_PAGE_SIZE: u32 = 1000;
+/// Most bytes of a page's entries, unless its only one is larger: gRPC clients take replies of 4 MiB.
+pub const MAX_PAGE_BYTES: usize = 3 * 1024 * 1024;
+/// What a repeated field adds to each of its messages: tag and length.
+const FRAME_BYTES: usize = 6;
+
+/// What still fits into a reply.
+#[derive(Debug)]
+pub struct Room {
+    left: usize,
+    is_empty: bool,
+}
+
+impl Room {
+    /// Of a reply that has `used` bytes already.
+    #[must_use]
+    pub fn after(used: usize) -> Self {
+        Self { left: MAX_PAGE_BYTES.saturating_sub(used), is_empty: true }
+    }
+
+    /// Whether `message` fits as well; the first one always does, or a list could not go on.
+    pub fn takes<M: prost::Message>(&mut self, message: &M) -> bool {
+        let bytes = message.encoded_len() + FRAME_BYTES;
+        let fits = std::mem::take(&mut self.is_empty) || bytes <= self.left;
+        if fits {
+            self.left = self.left.saturating_sub(bytes);
+        }
+        fits
+    }
+}
 
 /// The page that a request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]

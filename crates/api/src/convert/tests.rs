@@ -283,7 +283,7 @@ fn facts(n: u64) -> CorpusFacts {
         left_out: vec![FilesLeftOut { reason: "hidden".to_owned(), files: n, names }],
         rows_without_text: n,
         bad_rows: n / 2,
-        first_bad_row: (n % 3 == 0).then(|| "a: line 1: is no object".to_owned()),
+        first_bad_row: n.is_multiple_of(3).then(|| "a: line 1: is no object".to_owned()),
         forced_cuts: n / 3,
     }
 }
@@ -427,6 +427,7 @@ fn every_bad_field_of_a_run_is_named_at_once() {
         tokenizer: Some(v1::TokenizerSpec {
             tokenizer: Some(v1::tokenizer_spec::Tokenizer::Train(v1::TrainTokenizer { vocab_size: 3 })),
         }),
+        ..Default::default()
     });
     spec.reference = Some(v1::ReferenceSpec {
         checkpoint: None,
@@ -669,6 +670,7 @@ fn other_requests_name_every_bad_field_at_once() {
             status: -1,
             page_size: -1,
             page_token: "a\nb".into(),
+            ..Default::default()
         }),
         expect![[r#"
             run_id: `zz` is not a UUID: invalid character: found `z` at 0

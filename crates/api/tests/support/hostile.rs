@@ -282,11 +282,8 @@ fn walk(message: &DynamicMessage, above: &mut Vec<Step>, places: &mut Vec<Vec<St
     for field in message.descriptor().fields() {
         above.push(Step { field: field.clone(), entry: None });
         match message.get_field(&field).as_ref() {
-            Value::Message(inner) => {
-                if message.has_field(&field) {
-                    walk(inner, above, places);
-                }
-            }
+            Value::Message(inner) if message.has_field(&field) => walk(inner, above, places),
+            Value::Message(_) => {}
             Value::List(entries) => {
                 places.push(above.clone());
                 for (number, entry) in entries.iter().enumerate() {

@@ -39,8 +39,17 @@ pub(super) async fn run(global: &Global, command: EvalCommand) -> Result<(), Fai
             print(global, &reply, "CompareScoresResponse", scores::compared)
         }
         EvalCommand::Leaderboard { run } => {
-            let request = v1::ListModelScoresRequest { run_id: run.map(|id| id.to_string()).unwrap_or_default() };
-            let reply = client.evaluation().list_model_scores(request).await?.into_inner();
+            let run_id = run.map(|id| id.to_string()).unwrap_or_default();
+            let mut request = v1::ListModelScoresRequest { run_id, ..v1::ListModelScoresRequest::default() };
+            let mut reply = v1::ListModelScoresResponse::default();
+            loop {
+                let page = client.evaluation().list_model_scores(request.clone()).await?.into_inner();
+                reply.models.extend(page.models);
+                if page.next_page_token.is_empty() {
+                    break;
+                }
+                request.page_token = page.next_page_token;
+            }
             print(global, &reply, "ListModelScoresResponse", scores::leaderboard)
         }
         EvalCommand::Export { job, to, force } => {

@@ -38,6 +38,7 @@ pub(super) async fn run(global: &Global, command: JobCommand) -> Result<(), Fail
                 status: super::status(args.status),
                 page_size: args.page.limit,
                 page_token: args.page.page_token,
+                include_spec: false,
             };
             let reply = connect(global).await?.jobs().list_jobs(request).await?.into_inner();
             print(global, &reply, "ListJobsResponse", |r| page(show::jobs(&r.jobs), &r.next_page_token))
@@ -126,7 +127,13 @@ async fn metrics(global: &Global, id: Uuid, tensorboard: Option<PathBuf>) -> Res
         check_destination(dir, Existing::Replace)?;
     }
     let client = connect(global).await?;
-    let mut events = tensorboard.map(|dir| EventFile::create(&dir)).transpose()?;
+    let mut events = match tensorboard {
+        None => None,
+        Some(dir) => {
+            let reply = client.jobs().get_job(v1::GetJobRequest { id: id.to_string() }).await?;
+            Some(EventFile::create(&dir, &reply.into_inner().job.ok_or_else(|| absent("job"))?)?)
+        }
+    };
     let mut metric_points = Vec::new();
     let job = watch::metrics(&client, id, &mut screen(global), |points| {
         if let Some(events) = &mut events {

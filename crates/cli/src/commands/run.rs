@@ -37,6 +37,7 @@ pub(super) async fn run(global: &Global, command: RunCommand) -> Result<(), Fail
                 status: super::status(args.status),
                 page_size: args.page.limit,
                 page_token: args.page.page_token,
+                include_spec: false,
             };
             let reply = connect(global).await?.runs().list_runs(request).await?.into_inner();
             print(global, &reply, "ListRunsResponse", |r| page(show::runs(&r.runs), &r.next_page_token))

@@ -198,7 +198,6 @@ fn difference() -> v1::ScoreDifference {
         confidence_low: Some(-0.0221),
         confidence_high: Some(-0.0019),
         p_value: Some(0.02),
-        ..v1::ScoreDifference::default()
     }
 }
 
@@ -378,6 +377,6 @@ pub fn all(status: v1::JobStatus) -> HashMap<&'static str, Vec<Vec<u8>>> {
                 .encode_to_vec(),
             ],
         ),
-        ("ListModelScores", vec![v1::ListModelScoresResponse { models }.encode_to_vec()]),
+        ("ListModelScores", vec![v1::ListModelScoresResponse { models, ..Default::default() }.encode_to_vec()]),
     ])
 }

@@ -273,12 +273,19 @@ limits! {
     );
     /// Entries of a page. Zero is the default, and more than a page holds is a full page.
     PAGE_SIZE: Whole = whole(
-        &["ListRunsRequest.page_size", "ListJobsRequest.page_size", "ListArtifactsRequest.page_size"],
+        &[
+            "ListRunsRequest.page_size", "ListJobsRequest.page_size", "ListArtifactsRequest.page_size",
+            "ListModelScoresRequest.page_size",
+        ],
         0, i32::MAX as i128, "",
     );
     /// Where a page begins, in words of the service's own.
     PAGE_TOKEN: Text = text(
-        &["ListRunsRequest.page_token", "ListJobsRequest.page_token", "ListArtifactsRequest.page_token"], 0, 64,
+        &[
+            "ListRunsRequest.page_token", "ListJobsRequest.page_token", "ListArtifactsRequest.page_token",
+            "ListModelScoresRequest.page_token",
+        ],
+        0, 64,
     );
     /// The number of a run's note, or the step of a point, after which a watch begins.
     AFTER: Whole = whole(

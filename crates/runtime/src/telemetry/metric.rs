@@ -20,6 +20,14 @@ pub const JOB_ATTEMPTS: &str = "inheritune_job_attempts_total";
 pub const JOB_ATTEMPT_SECONDS: &str = "inheritune_job_attempt_seconds";
 /// Gauge `{kind}`.
 pub const JOBS_RUNNING: &str = "inheritune_jobs_running";
+/// Gauge `{listener}`.
+pub const CONNECTIONS: &str = "inheritune_connections";
+/// Counter `{listener}`.
+pub const CONNECTIONS_ACCEPTED: &str = "inheritune_connections_accepted_total";
+/// Counter `{listener}`.
+pub const CONNECTIONS_REFUSED: &str = "inheritune_connections_refused_total";
+/// Counter `{listener,reason}`.
+pub const CONNECTIONS_CLOSED: &str = "inheritune_connections_closed_total";
 /// Counter.
 pub const CLAIM_FAILURES: &str = "inheritune_claim_failures_total";
 /// Counter.
@@ -38,10 +46,17 @@ pub const RUN_STEPS: &str = "inheritune_run_steps_total";
 pub const TRAINING_TOKENS: &str = "inheritune_training_tokens_total";
 
 /// Every metric, and what it says.
-pub const METRICS: [(&str, &str); 16] = [
+pub const METRICS: [(&str, &str); 20] = [
     (BUILD_INFO, "1; the version is a label"),
     (GRPC_REQUESTS, "gRPC calls answered, by method and status code"),
     (GRPC_REQUEST_SECONDS, "Time to the first answer of a gRPC call in seconds"),
+    (CONNECTIONS, "Connections that are open, by listener: grpc, operations"),
+    (CONNECTIONS_ACCEPTED, "Connections that were let in"),
+    (CONNECTIONS_REFUSED, "Connections that were not let in: calls run on all that there may be"),
+    (
+        CONNECTIONS_CLOSED,
+        "Connections that the service closed: no first_call in time, idle too long, or to make room for a new one",
+    ),
     (JOBS_CLAIMED, "Jobs that this worker took"),
     (JOB_ATTEMPTS, "Attempts of this worker that ended: succeeded, failed, released (given back) or lost (its lease)"),
     (JOB_ATTEMPT_SECONDS, "Length of attempts in seconds"),
@@ -79,7 +94,9 @@ pub(super) fn install() -> Result<(), BuildError> {
         // The kind of a metric is that of its first use; descriptions are kept by name.
         match name {
             GRPC_REQUEST_SECONDS | JOB_ATTEMPT_SECONDS => metrics::describe_histogram!(name, help),
-            BUILD_INFO | JOBS_RUNNING | JOBS | QUEUE_OLDEST | RUNS => metrics::describe_gauge!(name, help),
+            BUILD_INFO | CONNECTIONS | JOBS_RUNNING | JOBS | QUEUE_OLDEST | RUNS => {
+                metrics::describe_gauge!(name, help)
+            }
             _ => metrics::describe_counter!(name, help),
         }
     }

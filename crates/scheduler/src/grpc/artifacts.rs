@@ -7,7 +7,7 @@ use inheritune_domain::id::ArtifactId;
 use inheritune_store::artifacts::{ArtifactFile, ArtifactFilter};
 use tonic::{Request, Response, Status};
 
-use super::{Shared, page, store_status};
+use super::{Shared, fitting, page, store_status};
 
 /// `ArtifactService` over the store.
 pub(super) struct Artifacts {
@@ -59,11 +59,12 @@ impl ArtifactService for Artifacts {
         let ListedArtifacts { kind, run, job, page: asked } =
             request.get_ref().try_into().map_err(|e| status::invalid_argument(&e))?;
         let filter = ArtifactFilter { kind, run, job };
-        let listed = self.shared.store.list_artifacts(&filter, &page(asked)).await.map_err(|e| store_status(&e))?;
-        Ok(Response::new(v1::ListArtifactsResponse {
-            artifacts: listed.items.iter().map(v1::Artifact::from).collect(),
-            next_page_token: listed.next.unwrap_or_default(),
-        }))
+        let list = |page| {
+            let filter = filter.clone();
+            async move { self.shared.store.list_artifacts(&filter, &page).await }
+        };
+        let (artifacts, next_page_token) = fitting(page(asked), list, |artifact| v1::Artifact::from(artifact)).await?;
+        Ok(Response::new(v1::ListArtifactsResponse { artifacts, next_page_token }))
     }
 
     async fn pin_artifact(

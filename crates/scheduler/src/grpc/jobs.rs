@@ -7,13 +7,14 @@ use inheritune_api::convert::job::{ListedJobs, SubmittedJob};
 use inheritune_api::v1::job_service_server::JobService;
 use inheritune_api::{convert, status, v1};
 use inheritune_domain::id::JobId;
-use inheritune_domain::job::{Directive, JobStatus, MetricPoint};
+use inheritune_domain::job::{Directive, JobRecord, JobStatus};
 use inheritune_store::jobs::{JobFilter, NewJob};
+use inheritune_store::metrics::RecordedPoint;
 use tonic::{Request, Response, Status};
 
 use super::rounds::{JobWatch, Round};
 use super::watch::{Look, Watched, stream};
-use super::{Shared, page, store_status};
+use super::{Shared, fitting, page, store_status};
 
 /// Metric points of one response.
 const MAX_POINTS: usize = 10_000;
@@ -60,11 +61,17 @@ impl JobService for Jobs {
         let ListedJobs { run, kind, status: wanted, page: asked } =
             request.get_ref().try_into().map_err(|e| status::invalid_argument(&e))?;
         let filter = JobFilter { run, kind, status: wanted };
-        let listed = self.shared.store.list_jobs(&filter, &page(asked)).await.map_err(|e| store_status(&e))?;
-        Ok(Response::new(v1::ListJobsResponse {
-            jobs: listed.items.iter().map(v1::Job::from).collect(),
-            next_page_token: listed.next.unwrap_or_default(),
-        }))
+        let list = |page| {
+            let filter = filter.clone();
+            async move { self.shared.store.list_jobs(&filter, &page).await }
+        };
+        let include_spec = request.get_ref().include_spec;
+        let summary = |record: &JobRecord| {
+            let job = v1::Job::from(record);
+            if include_spec { job } else { v1::Job { spec: None, ..job } }
+        };
+        let (jobs, next_page_token) = fitting(page(asked), list, summary).await?;
+        Ok(Response::new(v1::ListJobsResponse { jobs, next_page_token }))
     }
 
     async fn cancel_job(
@@ -141,7 +148,7 @@ impl Watched for WatchedJob {
             return Ok(Look::Same);
         }
         self.sent = Some(job.clone());
-        let metric_points = points.iter().map(v1::MetricPoint::from).collect();
+        let metric_points = points.iter().map(recorded).collect();
         let response = v1::WatchJobResponse { job: Some(job), metric_points };
         Ok(if record.status.is_final() && !more { Look::Last(response) } else { Look::New(response) })
     }
@@ -149,14 +156,19 @@ impl Watched for WatchedJob {
 
 impl WatchedJob {
     /// Points that were not sent, by step.
-    async fn new_points(&self, round: &Round) -> Result<Vec<MetricPoint>, Status> {
+    async fn new_points(&self, round: &Round) -> Result<Vec<RecordedPoint>, Status> {
         let names: Vec<String> = self.after.keys().cloned().collect();
         // The metric that is furthest behind decides what is read; what others had already is dropped.
         let oldest = self.after.values().min().copied().flatten();
         let points = round.points(self.id, names, oldest).await?;
-        let is_new = |point: &&MetricPoint| self.after.get(&point.name).is_some_and(|after| Some(point.step) > *after);
-        let mut points: Vec<MetricPoint> = points.iter().filter(is_new).cloned().collect();
+        let is_new =
+            |point: &&RecordedPoint| self.after.get(&point.name).is_some_and(|after| Some(point.step) > *after);
+        let mut points: Vec<RecordedPoint> = points.iter().filter(is_new).cloned().collect();
         points.sort_by(|a, b| (a.step, &a.name).cmp(&(b.step, &b.name)));
         Ok(points)
     }
+}
+
+fn recorded(point: &RecordedPoint) -> v1::MetricPoint {
+    v1::MetricPoint { time: Some(convert::time::timestamp(point.at)), ..v1::MetricPoint::from(&point.point) }
 }

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use inheritune_domain::id::{JobId, RunId};
-use inheritune_domain::job::{JobRecord, MetricPoint};
+use inheritune_domain::job::JobRecord;
+use inheritune_store::metrics::RecordedPoint;
 use inheritune_store::notify::{Topic, Wakeups};
 use inheritune_store::runs::{RunNote, RunRecord};
 use inheritune_store::{Store, StoreError};
@@ -102,7 +103,7 @@ pub(super) struct Round {
     watched: Vec<JobId>,
     jobs: OnceCell<Result<HashMap<JobId, Arc<JobRecord>>, Status>>,
     others: Once<JobId, Arc<JobRecord>>,
-    points: Once<Curves, Arc<Vec<MetricPoint>>>,
+    points: Once<Curves, Arc<Vec<RecordedPoint>>>,
     runs: Once<RunId, Arc<RunRecord>>,
     notes: Once<(RunId, i64), Arc<Vec<RunNote>>>,
     jobs_of_runs: Once<RunId, Arc<Vec<inheritune_api::v1::Job>>>,
@@ -143,7 +144,7 @@ impl Round {
         job: JobId,
         names: Vec<String>,
         after: Option<u64>,
-    ) -> Result<Arc<Vec<MetricPoint>>, Status> {
+    ) -> Result<Arc<Vec<RecordedPoint>>, Status> {
         let read = async {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             self.store.metrics(job, &names, after).await.map(Arc::new)

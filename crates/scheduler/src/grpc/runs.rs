@@ -3,17 +3,19 @@
 use std::collections::HashMap;
 
 use futures::stream::BoxStream;
+use inheritune_api::convert::page::Room;
 use inheritune_api::convert::run::{ListedRuns, NewRun, RunTimes, run_message};
 use inheritune_api::v1::run_service_server::RunService;
 use inheritune_api::{convert, status, v1};
 use inheritune_domain::id::RunId;
 use inheritune_domain::run::RunEvent;
 use inheritune_store::runs::{RunNote, RunRecord};
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use super::rounds::Round;
 use super::watch::{Look, Watched, stream};
-use super::{Shared, page, recent_jobs, store_status};
+use super::{Shared, fitting, page, recent_jobs, store_status};
 
 /// `RunService` over the store.
 pub(super) struct Runs {
@@ -67,11 +69,14 @@ impl RunService for Runs {
     async fn list_runs(&self, request: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsResponse>, Status> {
         let ListedRuns { status: wanted, page: asked } =
             request.get_ref().try_into().map_err(|e| status::invalid_argument(&e))?;
-        let listed = self.shared.store.list_runs(wanted, &page(asked)).await.map_err(|e| store_status(&e))?;
-        Ok(Response::new(v1::ListRunsResponse {
-            runs: listed.items.iter().map(brief).collect(),
-            next_page_token: listed.next.unwrap_or_default(),
-        }))
+        let list = |page| async move { self.shared.store.list_runs(wanted, &page).await };
+        let include_spec = request.get_ref().include_spec;
+        let summary = |record: &RunRecord| {
+            let run = brief(record);
+            if include_spec { run } else { v1::Run { spec: None, ..run } }
+        };
+        let (runs, next_page_token) = fitting(page(asked), list, summary).await?;
+        Ok(Response::new(v1::ListRunsResponse { runs, next_page_token }))
     }
 
     async fn cancel_run(
@@ -143,19 +148,27 @@ impl Watched for WatchedRun {
         let run = brief(&record);
 
         let first = self.sent_run.is_none();
-        let changed: Vec<v1::Job> = jobs
-            .iter()
-            .filter(|job| self.sent_jobs.get(&job.id) != Some(job) && (!first || !is_final(job)))
-            .cloned()
-            .collect();
+        if first {
+            // What had ended before is no news.
+            self.sent_jobs = jobs.iter().filter(|job| is_final(job)).map(|job| (job.id.clone(), job.clone())).collect();
+        }
+        let changed: Vec<&v1::Job> = jobs.iter().filter(|job| self.sent_jobs.get(&job.id) != Some(job)).collect();
         if self.sent_run.as_ref() == Some(&run) && notes.is_empty() && changed.is_empty() {
             return Ok(Look::Same);
         }
-        self.sent_jobs = jobs.iter().map(|job| (job.id.clone(), job.clone())).collect();
-        self.last_note = notes.last().map_or(self.last_note, |note| note.seq);
+        // What does not fit into this response comes with the next look, before the last word.
+        let mut room = Room::after(run.encoded_len());
+        let new_notes: Vec<v1::RunNote> = notes.iter().map(note).take_while(|note| room.takes(note)).collect();
+        let fit = if new_notes.len() < notes.len() { 0 } else { changed.len() };
+        let new_jobs: Vec<v1::Job> =
+            changed.iter().take(fit).map(|&job| job.clone()).take_while(|job| room.takes(job)).collect();
+        let more = new_notes.len() < notes.len() || new_jobs.len() < changed.len();
+        self.sent_jobs.retain(|id, _| jobs.iter().any(|job| job.id == *id));
+        self.sent_jobs.extend(new_jobs.iter().map(|job| (job.id.clone(), job.clone())));
+        self.last_note = new_notes.last().map_or(self.last_note, |note| note.seq);
         self.sent_run = Some(run.clone());
-        let response = v1::WatchRunResponse { run: Some(run), notes: notes.iter().map(note).collect(), jobs: changed };
-        Ok(if record.run.state.is_final() { Look::Last(response) } else { Look::New(response) })
+        let response = v1::WatchRunResponse { run: Some(run), notes: new_notes, jobs: new_jobs };
+        Ok(if record.run.state.is_final() && !more { Look::Last(response) } else { Look::New(response) })
     }
 }
 

@@ -126,6 +126,10 @@ impl Cluster {
     }
 
     /// Where Postgres listens.
+    pub fn database_password(&self) -> &str {
+        self.database_url().split('@').next().and_then(|start| start.rsplit(':').next()).unwrap()
+    }
+
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("postgres/socket/.s.PGSQL.5432")
     }

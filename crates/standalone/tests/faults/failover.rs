@@ -245,7 +245,7 @@ async fn a_worker_that_is_slow_or_without_a_scheduler_keeps_its_job() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_without_a_database_stops_before_its_lease_ends() {
     let house = House::build().await;
-    let line = Line::new(&house.cluster.socket()).await;
+    let line = Line::new(&house.cluster.socket(), house.cluster.database_password()).await;
     let first = Worker::start(&line.database_url, &house.notes);
     let job = house.submit().await;
     assert_eq!(house.holder(job).await, first.pid());
@@ -275,10 +275,10 @@ struct Line {
 }
 
 impl Line {
-    async fn new(socket: &Path) -> Self {
+    async fn new(socket: &Path, password: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let database_url = format!("postgres://inheritune@{address}/inheritune?sslmode=disable");
+        let database_url = format!("postgres://inheritune:{password}@{address}/inheritune?sslmode=disable");
         let (cut, is_cut) = watch::channel(false);
         let (socket, mut connections) = (socket.to_owned(), JoinSet::new());
         connections.spawn(async move {

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::account::Account;
 use super::binaries::{self, Binaries};
+use super::password::Password;
 use super::{FAST_STOP_LIMIT, IMMEDIATE_STOP_LIMIT, LocalPostgresError, NAME, POLL, file_error};
 
 /// Longest making of a data directory; a second or two is usual.
@@ -44,7 +45,12 @@ impl Cluster {
     }
 
     /// Makes it unless it is there, and gives it to `account`.
-    pub(super) async fn make(&self, binaries: &Binaries, account: Account) -> Result<(), LocalPostgresError> {
+    pub(super) async fn make(
+        &self,
+        binaries: &Binaries,
+        account: Account,
+        password: &Password,
+    ) -> Result<(), LocalPostgresError> {
         self.remove_parts()?;
         if self.dir.exists() {
             return account.give(&self.dir);
@@ -54,7 +60,9 @@ impl Cluster {
         std::fs::create_dir(&part).map_err(|e| file_error(&part, e))?;
         account.give(&part)?;
         let mut initdb = account.command(self, &binaries.initdb());
-        initdb.arg("-D").arg(&part).args(["-U", NAME, "-E", "UTF8", "--no-locale", "-A", "trust", "--no-instructions"]);
+        initdb.arg("-D").arg(&part).args(["-U", NAME, "-E", "UTF8", "--no-locale", "--no-instructions"]);
+        let copy = password.for_initdb(account)?;
+        initdb.args(["-A", "scram-sha-256"]).arg("--pwfile").arg(copy.path());
         // Until the system has written it out there is nothing in it to be lost.
         initdb.arg("--no-sync");
         let made = binaries::run(initdb, INITDB_LIMIT).await;

@@ -15,6 +15,7 @@ use sqlx::{Connection as _, PgConnection};
 use super::account::Account;
 use super::binaries::Binaries;
 use super::cluster::Cluster;
+use super::password::Password;
 use super::{FAST_STOP_LIMIT, IMMEDIATE_STOP_LIMIT, LocalPostgresError, NAME, POLL, file_error};
 
 /// Longest wait for a started server, recovery after a crash included.
@@ -49,11 +50,11 @@ const SETTINGS: [&str; 12] = [
 ];
 
 /// A running server; told to end when dropped.
-#[derive(Debug)]
 pub(super) struct Server {
     process: Child,
     data_dir: PathBuf,
     socket_dir: PathBuf,
+    password: String,
 }
 
 impl Server {
@@ -62,6 +63,7 @@ impl Server {
         cluster: &Cluster,
         binaries: &Binaries,
         account: Account,
+        password: &Password,
     ) -> Result<Self, LocalPostgresError> {
         let socket_dir = socket_dir(&cluster.data_dir, account)?;
         let deadline = Instant::now() + LEFTOVERS_LIMIT;
@@ -73,7 +75,8 @@ impl Server {
             // A group of its own: Ctrl-C in a terminal must not end it before those who use it.
             command.process_group(0).stdin(Stdio::null()).stdout(log.writer()?).stderr(log.writer()?);
             let process = command.spawn().map_err(|e| file_error(&binaries.postgres(), e))?;
-            let mut server = Self { process, data_dir: cluster.data_dir.clone(), socket_dir: socket_dir.clone() };
+            let (data_dir, password) = (cluster.data_dir.clone(), password.text.clone());
+            let mut server = Self { process, data_dir, socket_dir: socket_dir.clone(), password };
             let Err(problem) = server.answers().await else { return Ok(server) };
             let tail = log.tail();
             if !(tail.contains("shared memory block") && Instant::now() < deadline) {
@@ -83,12 +86,14 @@ impl Server {
         }
     }
 
-    /// Where `database` is, for sqlx and psql alike.
+    /// Where `database` is, for sqlx and psql alike; it holds the password.
     pub(super) fn url(&self, database: &str) -> String {
-        let dir: String =
-            url::form_urlencoded::byte_serialize(self.socket_dir.as_os_str().as_encoded_bytes()).collect();
-        // The form encoding's `+` for a space is nothing that libpq knows.
-        let dir = dir.replace('+', "%20");
+        self.address(database).replacen(NAME, &format!("{NAME}:{}", self.password), 1)
+    }
+
+    /// The same without the password.
+    pub(super) fn address(&self, database: &str) -> String {
+        let dir = encoded(&self.socket_dir);
         format!("postgres://{NAME}@localhost:{PORT}/{database}?host={dir}&sslmode=disable")
     }
 
@@ -154,6 +159,13 @@ impl Drop for Server {
             self.tell(Signal::INT);
         }
     }
+}
+
+/// A path as a parameter of a URL.
+pub(super) fn encoded(path: &Path) -> String {
+    let path: String = url::form_urlencoded::byte_serialize(path.as_os_str().as_encoded_bytes()).collect();
+    // The form encoding's `+` for a space is nothing that libpq knows.
+    path.replace('+', "%20")
 }
 
 /// A private folder for the socket, in the data folder where its path is short enough.

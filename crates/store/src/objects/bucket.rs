@@ -15,6 +15,7 @@ use object_store::signer::Signer as _;
 use object_store::{BackoffConfig, ClientConfigKey, MultipartId, ObjectMeta, ObjectStore, RetryConfig};
 use url::Url;
 
+use super::credentials::Credentials;
 use super::folder::Stretch;
 use super::part_copier::PartCopier;
 use super::source::Source;
@@ -68,6 +69,7 @@ pub(super) struct S3Options {
     pub(super) public_endpoint: Option<String>,
     pub(super) region: Option<String>,
     pub(super) allow_http: bool,
+    pub(super) credentials: Option<Credentials>,
 }
 
 impl Bucket {
@@ -281,6 +283,9 @@ fn client(
     }
     if let Some(region) = &options.region {
         builder = builder.with_region(region);
+    }
+    if let Some(credentials) = &options.credentials {
+        builder = credentials.set(builder);
     }
     if options.allow_http {
         builder = builder.with_allow_http(true);

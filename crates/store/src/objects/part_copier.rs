@@ -46,7 +46,8 @@ enum Answer {
 
 impl PartCopier {
     pub(super) fn new() -> Result<Self, StoreError> {
-        let client = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).build();
+        let redirects = reqwest::redirect::Policy::none();
+        let client = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).redirect(redirects).build();
         let client = client.map_err(|e| field("storage", format!("HTTP client: {e}")))?;
         Ok(Self { client, refused: AtomicBool::new(false) })
     }

@@ -18,13 +18,19 @@ use super::bucket::{Bucket, S3Options};
 use super::field;
 use super::folder::{FolderFile, Origin};
 use super::source::{Source, Version};
-use crate::StoreError;
 use crate::rows::not_found;
+use crate::{Occasionally, StoreError};
 
 /// Files, and locally folders, below one URI.
 const MAX_FILES: usize = 100_000;
 /// Folders inside folders; more are links in a circle.
 const MAX_DEPTH: usize = 32;
+
+/// What callers are told of a location outside the allowed prefixes.
+const NOT_ALLOWED: &str = "may not be read by this service. Put it into a folder or bucket that it may read, or ask who runs \
+                           it to allow this one (`allowed_uris`; inheritune-standalone: --allow-uri)";
+/// Refusals are for the operator's eyes too, and callers can have as many as they like.
+static REFUSALS: Occasionally = Occasionally::new();
 
 /// What lies at a URI.
 #[derive(Debug)]
@@ -78,17 +84,18 @@ impl Uris {
         let refused = |problem: String| StoreError::Location { location: uri.to_owned(), problem };
         let place = Place::parse(uri).map_err(refused)?;
         if !self.allowed.iter().any(|prefix| prefix.place.holds(&place)) {
-            return Err(refused(self.not_allowed()));
+            self.note(uri);
+            return Err(refused(NOT_ALLOWED.to_owned()));
         }
         match &place.bucket {
             None => {
-                let walk = Walk { uri: uri.to_owned(), roots: self.local_prefixes(), not_allowed: self.not_allowed() };
+                let walk = Walk { uri: uri.to_owned(), roots: self.local_prefixes() };
                 let found = tokio::task::spawn_blocking(move || walk.open(&place.local_path())).await;
                 found.unwrap_or_else(|panicked| Err(refused(format!("cannot be listed: {panicked}"))))
             }
             Some(bucket) => match self.buckets.get(bucket) {
                 Some(bucket) => list_bucket(bucket, uri, &place.parts).await,
-                None => Err(refused(self.not_allowed())),
+                None => Err(refused(NOT_ALLOWED.to_owned())),
             },
         }
     }
@@ -98,13 +105,12 @@ impl Uris {
         local.map(|prefix| prefix.place.local_path()).collect()
     }
 
-    fn not_allowed(&self) -> String {
-        let texts: Vec<&str> = self.allowed.iter().map(|prefix| prefix.text.as_str()).collect();
-        let allowed = if texts.is_empty() { "nothing".to_owned() } else { texts.join(", ") };
-        format!(
-            "may not be read by this service; allowed: {allowed}. Put it there, or allow its folder: `--allow-uri` of \
-             inheritune-standalone, `allowed_uris` of a service's configuration"
-        )
+    /// What is allowed is for those who run the service, not for callers.
+    fn note(&self, uri: &str) {
+        if let Some(others) = REFUSALS.now() {
+            let allowed: Vec<&str> = self.allowed.iter().map(|prefix| prefix.text.as_str()).collect();
+            tracing::warn!(uri, ?allowed, others, "a location was refused: it is below none of the allowed prefixes");
+        }
     }
 }
 
@@ -153,7 +159,6 @@ impl Place {
 struct Walk {
     uri: String,
     roots: Vec<PathBuf>,
-    not_allowed: String,
 }
 
 /// What a walk has seen so far.
@@ -171,10 +176,10 @@ impl Walk {
         // A prefix that does not exist holds nothing.
         self.roots = self.roots.iter().filter_map(|root| root.canonicalize().ok()).collect();
         let path = path.canonicalize().map_err(|error| match error.kind() {
-            ErrorKind::NotFound | ErrorKind::NotADirectory => not_found("file", &self.uri),
+            ErrorKind::NotFound | ErrorKind::NotADirectory => self.missing(path),
             _ => self.unreadable(path, error),
         })?;
-        self.check(&path)?;
+        self.check(&path, "it")?;
         let metadata = path.metadata().map_err(|e| self.unreadable(&path, e))?;
         if metadata.is_dir() {
             let mut below = Below::default();
@@ -216,7 +221,7 @@ impl Walk {
                     }
                     Err(error) => return Err(self.unreadable(&path, error)),
                 };
-                self.check(&path)?;
+                self.check(&path, &format!("`{name}`"))?;
             }
             let metadata = path.metadata().map_err(|e| self.unreadable(&path, e))?;
             if metadata.is_dir() {
@@ -228,12 +233,26 @@ impl Walk {
         Ok(())
     }
 
-    /// `path` has no links left in it.
-    fn check(&self, path: &Path) -> Result<(), StoreError> {
+    /// `path` has no links left in it; `shown` is what the caller knows it by. Where a link leads is not said.
+    fn check(&self, path: &Path, shown: &str) -> Result<(), StoreError> {
         if self.roots.iter().any(|root| path.starts_with(root)) {
             return Ok(());
         }
-        Err(self.refused(format!("leads through a link to {}, which {}", path.display(), self.not_allowed)))
+        if let Some(others) = REFUSALS.now() {
+            tracing::warn!(uri = self.uri, leads_to = %path.display(), others, "a link out of the allowed prefixes was refused");
+        }
+        Err(self.refused(format!(
+            "{shown} leads through a link out of what this service may read; put a copy in its place"
+        )))
+    }
+
+    /// Nobody learns through a link what there is elsewhere, and what not.
+    fn missing(&self, path: &Path) -> StoreError {
+        let nearest = path.ancestors().skip(1).find_map(|folder| folder.canonicalize().ok());
+        match nearest.map(|folder| self.check(&folder, "it")) {
+            Some(Err(refused)) => refused,
+            Some(Ok(())) | None => not_found("file", &self.uri),
+        }
     }
 
     fn refused(&self, problem: String) -> StoreError {

@@ -156,6 +156,7 @@ impl S3Server {
             public_endpoint: Some(self.endpoint.replace("127.0.0.1", "localhost")),
             region: Some("eu-test-1".to_owned()),
             allow_http: true,
+            credentials_file: None,
         }
     }
 }

@@ -1,0 +1,44 @@
+//! Log lines that callers can cause as often as they like.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Between two of them.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// Keeps one kind of line from filling the log.
+#[derive(Debug, Default)]
+pub struct Occasionally {
+    last: Mutex<Option<(Instant, u64)>>,
+}
+
+impl Occasionally {
+    /// Never yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { last: Mutex::new(None) }
+    }
+
+    /// Whether to log now, and how many such lines were left out since the last one.
+    pub fn now(&self) -> Option<u64> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *last {
+            Some((at, left_out)) if at.elapsed() < INTERVAL => {
+                *left_out += 1;
+                None
+            }
+            last => Some(last.replace((Instant::now(), 0)).map_or(0, |(_, left_out)| left_out)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Occasionally;
+
+    #[test]
+    fn one_line_stands_for_many() {
+        let lines = Occasionally::default();
+        assert_eq!([lines.now(), lines.now(), lines.now()], [Some(0), None, None]);
+    }
+}
