@@ -5,8 +5,8 @@
 
 CASES is a JSON list of {"name", "export", "reference", "layers", "untied"}: `layers` are those of the reference that the export has;
 without a `reference`, only loading is checked. REPORT becomes {name: logits}. An export must load without a warning, a missing, an
-unexpected or a mismatched tensor, and give the logits of its reference with just these layers (in the version that runs this), and
-those in EXPECTED, the report of another version. The last line says how many were held against what.
+unexpected or a mismatched tensor, and give the logits of its reference with just these layers; where EXPECTED, the report of
+another version, has the case, those logits instead. The last line says how many exports were compared with what.
 """
 
 import json
@@ -104,7 +104,8 @@ def check(case, expected):
     vocab = model.config.vocab_size
     ids = torch.arange(0, 96).mul(37).remainder(vocab)[None]
     found = logits(model, ids)
-    if case.get("reference"):
+    # Another version's word on the reference wins: older ones misread some of them, and warn of nothing.
+    if case.get("reference") and expected is None:
         previous = transformers.logging.get_verbosity()
         transformers.logging.set_verbosity_error()
         reference = AutoModelForCausalLM.from_pretrained(case["reference"], dtype=torch.float32)

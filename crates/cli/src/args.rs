@@ -296,7 +296,9 @@ pub enum JobCommand {
     Metrics {
         /// The job
         id: Uuid,
-        /// Write an event file for TensorBoard into this folder, in the place of an earlier one of the same job
+        /// Write an event file for TensorBoard into this folder
+        ///
+        /// An earlier one of the same job is replaced.
         #[arg(long, value_name = "DIR")]
         tensorboard: Option<PathBuf>,
     },

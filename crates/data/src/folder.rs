@@ -75,7 +75,10 @@ pub fn files(
             Err(_) if matches!(ending, "csv" | "tsv") => unread.push((place, "tables in CSV or TSV")),
             Err(_) if ending.is_empty() => unread.push((place, "without an ending")),
             Err(problem) => return Err((Some(place), problem)),
-            Ok(Kind { content: Content::Text, .. }) if ending.is_empty() && !alone => {
+            // A name that says how its text is packed is a name for data.
+            Ok(Kind { content: Content::Text, .. })
+                if ending.is_empty() && !alone && !names::is_packed(names[place]) =>
+            {
                 unread.push((place, "without an ending"));
             }
             Ok(kind) => {

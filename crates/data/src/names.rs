@@ -93,10 +93,7 @@ pub fn ending(name: &str) -> &str {
     let file = name.rsplit('/').next().unwrap_or(name);
     let strip = |file: &'_ str| -> usize {
         let lower = file.to_ascii_lowercase();
-        [".gz", ".gzip", ".zst", ".zstd"]
-            .iter()
-            .find(|end| lower.ends_with(**end))
-            .map_or(file.len(), |end| file.len() - end.len())
+        PACKINGS.iter().find(|end| lower.ends_with(**end)).map_or(file.len(), |end| file.len() - end.len())
     };
     let stem = &file[..strip(file)];
     let ending = stem.rsplit_once('.').map_or("", |(_, ending)| ending);
@@ -105,6 +102,12 @@ pub fn ending(name: &str) -> &str {
     } else {
         "?"
     })
+}
+
+/// Whether a name says that a file is packed.
+pub fn is_packed(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    PACKINGS.iter().any(|end| lower.ends_with(end))
 }
 
 /// Whether a file of this ending may be data.
@@ -126,6 +129,8 @@ pub fn is_data(ending: &str) -> bool {
     )
 }
 
+/// Endings that say how a file is packed.
+const PACKINGS: [&str; 4] = [".gz", ".gzip", ".zst", ".zstd"];
 /// Endings that mean something here.
 const KNOWN_ENDINGS: [&str; 20] = [
     "txt",

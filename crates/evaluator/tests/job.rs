@@ -293,7 +293,8 @@ async fn what_can_be_measured_is_kept_when_the_rest_cannot() {
     assert_eq!((record.status, record.attempts), (JobStatus::Failed, 1), "{error}");
     for expected in [
         "piqa: validation row 0: there is no column `sol1` (there are: goal, solution, sol2, label)",
-        "qnli: there is no qnli/validation.jsonl and no qnli/validation.parquet; they are the rows of nyu-mll/glue qnli",
+        "qnli: there is no qnli/validation.jsonl and no qnli/validation.parquet, and no folder as `hf download` makes it; they \
+         are the rows of nyu-mll/glue qnli",
         "lambada_openai: test row 0: the continuation has ",
         "1 tasks are measured: artifact ",
     ] {

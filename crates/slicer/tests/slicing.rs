@@ -111,7 +111,13 @@ async fn every_family_is_sliced_by_its_list() {
         let list = (LayerMapRule::List(vec![0, 2, 2]), InheritSet::ALL);
         let made = house.slice(sliced(house.location(family.as_str()), 3, list)).await;
         assert_eq!((made.copied_tensors as usize, made.fresh_tensors), (stored, 0), "{family:?}");
-        assert_eq!(house.json(made.checkpoint, "config.json").await, config);
+        // A vocabulary of 30 has no row for the ids that GPT-2's class has by default.
+        let mut expected = config.clone();
+        if family == Family::Gpt2 {
+            expected["bos_token_id"] = Value::Null;
+            expected["eos_token_id"] = Value::Null;
+        }
+        assert_eq!(house.json(made.checkpoint, "config.json").await, expected, "{family:?}");
 
         let source: BTreeMap<String, _> = source.into_iter().map(|(name, d, s, b)| (name, (d, s, b))).collect();
         let target = read_tensors(&house.file(made.checkpoint, "model.safetensors").await);

@@ -219,12 +219,13 @@ fn ends_in_split(stem: &str, split: &str) -> bool {
     !split.contains('_') && stem.split(['-', '_', '.']).any(|word| is_split(word, split))
 }
 
-/// Of several tables, the one whose file is called after nothing but the split.
+/// Of several tables, the one whose file is called after nothing but the split, or is a number in a folder called so.
 fn preferred(names: &[String]) -> Option<Vec<String>> {
     let plain = |name: &&String| {
         let file = name.rsplit('/').next().unwrap_or(name);
         let stem = file.split(['.', '-']).next().unwrap_or(file);
-        matches!(stem, "validation" | "test" | "dev" | "validation_matched")
+        let is_number = stem.len() == 4 && stem.bytes().all(|b| b.is_ascii_digit());
+        is_number || matches!(stem, "validation" | "test" | "dev" | "validation_matched")
     };
     let mut plain = names.iter().filter(plain);
     match (plain.next(), plain.next()) {

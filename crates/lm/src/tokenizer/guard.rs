@@ -78,7 +78,7 @@ pub(super) fn tried(tokenizer: &Tokenizer, more: &[char]) -> Result<(), String> 
             if time()? > MAX_TRIAL_TIME && time()? > MAX_TRIAL_TIME {
                 let shown: String = unit.escape_debug().collect();
                 return Err(format!(
-                    "takes {} ms and more for {TRIAL_CHARS} characters of `{shown}`",
+                    "its normalizer or pre_tokenizer takes {} ms and more for {TRIAL_CHARS} characters of `{shown}`",
                     MAX_TRIAL_TIME.as_millis()
                 ));
             }

@@ -242,7 +242,8 @@ impl Walk {
             tracing::warn!(uri = self.uri, leads_to = %path.display(), others, "a link out of the allowed prefixes was refused");
         }
         Err(self.refused(format!(
-            "{shown} leads through a link out of what this service may read; put a copy in its place"
+            "{shown} leads through a link out of what this service may read; put a copy in its place, or ask who runs it to allow \
+             that folder (`allowed_uris`; inheritune-standalone: --allow-uri)"
         )))
     }
 
