@@ -140,7 +140,7 @@ impl Objects {
     /// Whether `bytes` more fit into the store, as far as that can be known: into a local folder's disk.
     ///
     /// # Errors
-    /// [`StoreError::Location`] where the whole disk is smaller; [`StoreError::File`] where it is too full just now.
+    /// [`StoreError::File`] where there is less, which is waited for: room can be made, and disks can grow.
     pub async fn check_room(&self, bytes: u64) -> Result<(), StoreError> {
         // The folder itself has no key.
         let Some(path) = self.own.local_path(&Key::from("any"))? else { return Ok(()) };
@@ -148,12 +148,9 @@ impl Objects {
         let shown = path.display().to_string();
         let disk = on_disk(&path.clone(), move || Ok(rustix::fs::statvfs(&path)?)).await?;
         let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
-        if bytes > disk.f_blocks.saturating_mul(disk.f_frsize) {
-            let problem = format!("its disk is smaller than the {bytes} bytes that are to be written");
-            return Err(StoreError::Location { location: "the object store".to_owned(), problem });
-        }
         if bytes > free_bytes {
-            let problem = format!("{bytes} bytes are to be written, and {free_bytes} are free");
+            let problem =
+                format!("No space left on device: {bytes} bytes are to be written, and {free_bytes} are free");
             return Err(StoreError::File { path: shown, source: io::Error::new(io::ErrorKind::StorageFull, problem) });
         }
         Ok(())
