@@ -168,7 +168,11 @@ async fn dashboards_read_the_views_and_nothing_else() {
             .fetch_all(&mut *connection)
             .await
             .unwrap();
-    let wanted =
-        ["default_transaction_read_only=on", "idle_in_transaction_session_timeout=10s", "statement_timeout=5s"];
+    let wanted = [
+        "default_transaction_read_only=on",
+        "idle_in_transaction_session_timeout=10s",
+        "statement_timeout=5s",
+        "temp_file_limit=1GB",
+    ];
     assert_eq!(limits, wanted);
 }
