@@ -500,8 +500,20 @@ fn a_bad_config() {
         without("n_layer"),
         expect!["DIR/model.safetensors: tensor `transformer.h.2.ln_1.weight` is missing"],
     );
-    check("gpt2-inner", without("vocab_size"), expect!["DIR/config.json: `vocab_size` is missing"]);
-    check("llama-bf16", without("intermediate_size"), expect!["DIR/config.json: `intermediate_size` is missing"]);
+    check(
+        "gpt2-inner",
+        without("vocab_size"),
+        expect![
+            "DIR/model.safetensors: tensor `transformer.wte.weight` has shape [61, 30], config.json asks for [50257, 30]"
+        ],
+    );
+    check(
+        "llama-bf16",
+        without("intermediate_size"),
+        expect![
+            "DIR/model.safetensors: tensor `model.layers.0.mlp.down_proj.weight` has shape [30, 41], config.json asks for [30, 11008]"
+        ],
+    );
     check(
         "gpt2-inner",
         with("n_head", json!(4)),
@@ -576,7 +588,7 @@ fn a_bad_config() {
     check(
         "gpt2-inner",
         |dir| std::fs::write(dir.join("config.json"), [0xff, 0xfe]).unwrap(),
-        expect!["DIR/config.json: expected value at line 1 column 1"],
+        expect!["DIR/config.json: invalid utf-8 sequence of 1 bytes from index 0"],
     );
     check(
         "gpt2-inner",

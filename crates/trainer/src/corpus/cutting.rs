@@ -78,20 +78,24 @@ impl<'a> Cutter<'a> {
         // Every place but the document's end needs the text behind it.
         let known = if ends_document { self.buffer.len() } else { self.buffer.len().saturating_sub(CONTEXT_BYTES) };
         let most = self.buffer.floor_char_boundary(MAX_UNCUT_BYTES);
-        let mut at = self.buffer.ceil_char_boundary(self.searched);
-        while at < known.min(most) {
+        loop {
+            // The next place to look at may lie behind what has come so far: it is kept as it is.
+            let at = self.buffer.ceil_char_boundary(self.searched);
+            if at >= known.min(most) {
+                break;
+            }
+            let mut step = 1;
             if is_place(&self.buffer, at) {
                 if let Some(join) = self.try_place(at) {
                     return Some((at, join));
                 }
                 self.tries += 1;
                 if self.tries > CLOSE_TRIES {
-                    at += STRIDE_BYTES - 1;
+                    step = STRIDE_BYTES;
                 }
             }
-            at = self.buffer.ceil_char_boundary(at + 1);
+            self.searched = at + step;
         }
-        self.searched = at;
         if known > most {
             self.forced += 1;
             return Some((most, Join::Keep));
