@@ -1,6 +1,7 @@
 //! Rows of Parquet: the strings of one column, one document a row. Only that column's bytes are read, and one row at a time:
 //! a batch of rows would hold the pages of all of them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use parquet::basic::{ConvertedType, LogicalType, Type as PhysicalType};
@@ -34,7 +35,7 @@ pub(crate) struct ParquetRows<F: ChunkReader + 'static> {
 
 impl<F: ChunkReader + 'static> ParquetRows<F> {
     pub(crate) fn open(stored: F, file: Arc<str>, read_as: ReadAs) -> Result<Self, DataError> {
-        let reader = SerializedFileReader::new(stored).map_err(|error| failed(&file, error))?;
+        let reader = caught(|| SerializedFileReader::new(stored)).map_err(|error| failed(&file, error))?;
         let schema = reader.metadata().file_metadata().schema_descr();
         let bad = |problem: String| DataError::Bad { file: file.to_string(), problem };
         let column = text_column(schema, &read_as.text_column).map_err(bad)?;
@@ -47,7 +48,7 @@ impl<F: ChunkReader + 'static> ParquetRows<F> {
             if let Some(part) = self.next_of_cell() {
                 return Ok(Some(part));
             }
-            match self.next_cell().map_err(|error| failed(&self.file, error))? {
+            match caught(|| self.next_cell()).map_err(|error| failed(&self.file, error))? {
                 Next::End => return Ok(None),
                 Next::Null => self.read_as.tally.count_empty(),
                 Next::Cell(cell) => match std::str::from_utf8(cell.data()) {
@@ -131,7 +132,7 @@ enum Next {
 /// # Errors
 /// It is no Parquet file, or has no column of text called `text_column`.
 pub fn row_count(stored: impl ChunkReader + 'static, file: &str, text_column: &str) -> Result<u64, DataError> {
-    let reader = SerializedFileReader::new(stored).map_err(|error| failed(file, error))?;
+    let reader = caught(|| SerializedFileReader::new(stored)).map_err(|error| failed(file, error))?;
     let metadata = reader.metadata().file_metadata();
     let bad = |problem: String| DataError::Bad { file: file.to_owned(), problem };
     self::text_column(metadata.schema_descr(), text_column).map_err(bad)?;
@@ -182,6 +183,16 @@ fn text_column(schema: &SchemaDescriptor, wanted: &str) -> Result<usize, String>
 fn is_number(column: &ColumnDescriptor) -> bool {
     matches!(column.logical_type_ref(), Some(LogicalType::Decimal { .. }))
         || column.converted_type() == ConvertedType::DECIMAL
+}
+
+/// Runs the parquet library, which panics on some damaged files: that is an error of the file. What it was reading with is
+/// not to be used any more.
+pub(crate) fn caught<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        let said = said.unwrap_or("it panicked").chars().filter(|c| !c.is_control()).take(200).collect();
+        Err(ParquetError::General(said))
+    })
 }
 
 fn failed(file: &str, error: ParquetError) -> DataError {

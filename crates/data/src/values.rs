@@ -2,12 +2,14 @@
 
 use std::io::Read as _;
 
+use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, FileReader as _};
 use parquet::file::serialized_reader::SerializedFileReader;
 use serde_json::{Map, Value};
 
 use crate::DataError;
 use crate::kind::{self, Content, HEAD_BYTES, Head};
+use crate::parquet_rows::caught;
 use crate::unpack::unpacked;
 
 /// Largest unpacked file of JSON.
@@ -60,15 +62,26 @@ where
 }
 
 fn parquet_values(stored: impl ChunkReader + 'static, limit: usize) -> Result<Vec<Value>, String> {
-    let reader = SerializedFileReader::new(stored).map_err(|e| format!("is not a Parquet file that is read: {e}"))?;
-    let rows = reader.get_row_iter(None).map_err(|e| e.to_string())?;
-    rows.take(limit)
-        .enumerate()
-        .map(|(number, row)| {
-            let row = row.map_err(|e| format!("row {number}: {e}"))?;
-            Ok(Value::Object(columns(&row)))
-        })
-        .collect()
+    let read = || {
+        let reader = SerializedFileReader::new(stored)
+            .map_err(|e| ParquetError::General(format!("is not a Parquet file that is read: {e}")))?;
+        let rows = reader.get_row_iter(None)?;
+        rows.take(limit)
+            .enumerate()
+            .map(|(number, row)| match row {
+                Ok(row) => Ok(Value::Object(columns(&row))),
+                Err(e) => Err(ParquetError::General(format!("row {number}: {}", message(e)))),
+            })
+            .collect()
+    };
+    caught(read).map_err(message)
+}
+
+fn message(error: ParquetError) -> String {
+    match error {
+        ParquetError::General(message) => message,
+        error => error.to_string(),
+    }
 }
 
 fn columns(row: &parquet::record::Row) -> Map<String, Value> {
