@@ -21,5 +21,5 @@ for source in fuzz/src/bin/*.rs; do
   echo "fuzz: $target, $limit" >&2
   # shellcheck disable=SC2086
   "target/fuzz/$host/release/$target" "target/fuzz/corpus/$target" "fuzz/seeds/$target" $dictionary "$limit" \
-    -artifact_prefix="target/fuzz/found/$target/" -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 -verbosity=0
+    -artifact_prefix="target/fuzz/found/$target/" -timeout=60 -rss_limit_mb=1024 -print_final_stats=1 -verbosity=0
 done

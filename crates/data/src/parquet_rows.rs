@@ -8,7 +8,7 @@ use parquet::basic::{ConvertedType, LogicalType, Type as PhysicalType};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::ParquetError;
-use parquet::file::reader::{ChunkReader, FileReader};
+use parquet::file::reader::{ChunkReader, FileReader, Length as _};
 use parquet::file::serialized_reader::SerializedFileReader;
 use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
 
@@ -17,6 +17,13 @@ use crate::{DataError, Part, ReadAs};
 
 /// Columns that a message names at most.
 const NAMES_SHOWN: usize = 40;
+
+/// Rows, and bytes of text, for each stored byte: a few bytes can stand for any number of equal rows.
+const MAX_ROWS_RATIO: u64 = 1024;
+const MAX_TEXT_RATIO: u64 = 256;
+/// What any file may hold all the same.
+const FREE_ROWS: u64 = 1 << 20;
+const FREE_BYTES: u64 = 1 << 30;
 
 /// The documents of a Parquet file.
 pub(crate) struct ParquetRows<F: ChunkReader + 'static> {
@@ -29,18 +36,37 @@ pub(crate) struct ParquetRows<F: ChunkReader + 'static> {
     /// Of the open row group: its column, and rows read and to be read.
     open: Option<(ColumnReaderImpl<ByteArrayType>, i64, i64)>,
     row: u64,
+    most_rows: u64,
+    /// Bytes of text that may still come.
+    bytes_left: u64,
     /// A cell that is handed out part by part, and from where on.
     cell: Option<(ByteArray, usize)>,
 }
 
 impl<F: ChunkReader + 'static> ParquetRows<F> {
     pub(crate) fn open(stored: F, file: Arc<str>, read_as: ReadAs) -> Result<Self, DataError> {
+        let stored_bytes = stored.len();
+        let most_rows = stored_bytes.saturating_mul(MAX_ROWS_RATIO).max(FREE_ROWS);
+        let bytes_left = stored_bytes.saturating_mul(MAX_TEXT_RATIO).max(FREE_BYTES);
         let reader = caught(|| SerializedFileReader::new(stored)).map_err(|error| failed(&file, error))?;
         let schema = reader.metadata().file_metadata().schema_descr();
         let bad = |problem: String| DataError::Bad { file: file.to_string(), problem };
         let column = text_column(schema, &read_as.text_column).map_err(bad)?;
         let max_def_level = schema.column(column).max_def_level();
-        Ok(Self { reader, file, read_as, column, max_def_level, group: 0, open: None, row: 0, cell: None })
+        let (group, row) = (0, 0);
+        Ok(Self {
+            reader,
+            file,
+            read_as,
+            column,
+            max_def_level,
+            group,
+            open: None,
+            row,
+            most_rows,
+            bytes_left,
+            cell: None,
+        })
     }
 
     pub(crate) fn next_part(&mut self) -> Result<Option<Part>, DataError> {
@@ -112,9 +138,19 @@ impl<F: ChunkReader + 'static> ParquetRows<F> {
             }
             *read += 1;
             self.row += 1;
+            if self.row > self.most_rows {
+                let problem = format!("it has more than {} rows, far more than a text of its size has", self.most_rows);
+                return Err(ParquetError::General(problem));
+            }
             let is_null = self.max_def_level > 0 && levels.first().is_none_or(|level| *level < self.max_def_level);
             return Ok(match values.pop() {
-                Some(cell) if !is_null => Next::Cell(cell),
+                Some(cell) if !is_null => {
+                    let left = self.bytes_left.checked_sub(cell.len() as u64);
+                    self.bytes_left = left.ok_or_else(|| {
+                        ParquetError::General("its rows hold far more text than a file of its size does".to_owned())
+                    })?;
+                    Next::Cell(cell)
+                }
                 Some(_) | None => Next::Null,
             });
         }

@@ -12,7 +12,8 @@ pub fn check(json: &[u8]) {
         Ok(read) => {
             assert!(read.entries <= u64::from(u32::MAX));
             assert!((1..=MAX_GROWTH * MAX_GROWTH).contains(&read.growth));
-            assert!(serde_json::from_slice::<serde_json::Value>(json).is_ok());
+            // Not as a value: numbers beyond every float may stand where nothing reads them.
+            assert!(serde_json::from_slice::<serde::de::IgnoredAny>(json).is_ok());
         }
         Err(error) => refused(&error),
     }
