@@ -1,4 +1,4 @@
-//! Every field of every request, held against the table of limits: what is out of bounds is refused by the field's name,
+//! Every field of every request, checked against the table of limits: what is out of bounds is refused by the field's name,
 //! and no field is without bounds. A field that is new fails here until it has a line in
 //! `inheritune_domain::spec::limits`, a method until its conversion is named below.
 #![allow(clippy::unwrap_used, clippy::panic)]

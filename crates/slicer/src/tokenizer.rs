@@ -1,4 +1,4 @@
-//! Files beside the weights, carried over byte for byte; and the tokenizer among them, held against the embedding's rows.
+//! Files beside the weights, carried over byte for byte; and the tokenizer among them, checked against the embedding's rows.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -162,7 +162,7 @@ struct File {
 #[derive(Deserialize)]
 struct Added {
     id: u64,
-    /// Only its length is held against the limit.
+    /// Only its length is checked.
     #[serde(rename = "content")]
     _content: Length,
 }

@@ -214,7 +214,7 @@ impl JobContext {
         self.unless_stopped(async { self.fetch_folder(&self.store.open(location).await?, name).await }).await
     }
 
-    /// As [`Self::fetch`], of a model: its `config.json` is read and held against the ceilings first, and of its folder
+    /// As [`Self::fetch`], of a model: its `config.json` is read and checked against the ceilings first, and of its folder
     /// only what a model is loaded from comes here. Gives back its shape as well.
     ///
     /// # Errors

@@ -45,7 +45,7 @@ pub(super) fn peak_memory(pid: u32) -> Option<u64> {
     field_kib(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmHWM:")
 }
 
-/// How many processes the kernel has ended for lack of memory since it started.
+/// How many processes the kernel has killed because it was out of memory since it started.
 pub(super) fn out_of_memory_kills() -> Option<u64> {
     let counts = std::fs::read_to_string("/proc/vmstat").ok()?;
     counts.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
