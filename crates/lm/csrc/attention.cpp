@@ -16,6 +16,7 @@
 #include <type_traits>
 
 #include "caught.h"
+#include "products.h"
 #include "stretches.h"
 
 // Loops over numbers, compiled for several kinds of processors by compilers that can.
@@ -369,7 +370,7 @@ bool has_kernels(const at::Tensor& x) {
   if (!x.is_cpu() || x.size(3) % 2 != 0) return false;
 #if defined(__x86_64__)
   if (x.scalar_type() == at::kFloat) return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
-  return x.scalar_type() == at::kBFloat16 && __builtin_cpu_supports("avx512bf16");
+  return x.scalar_type() == at::kBFloat16 && products::has_bf16();
 #else
   return false;
 #endif

@@ -143,16 +143,16 @@ struct SwiGluDown : torch::autograd::Function<SwiGluDown> {
                             const std::optional<at::Tensor>& b) {
     context->save_for_backward({gate, up, w});
     context->saved_data["has_bias"] = b.has_value();
-    return products::affine(gated(gate, up), w.t(), b, products::are_onednn(w));
+    return products::affine(gated(gate, up), w.t(), b, products::by(w));
   }
 
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const auto saved = context->get_saved_variables();
     const auto &gate = saved[0], &up = saved[1], &w = saved[2];
-    const auto& dy = gradients[0];
+    const auto by = products::by(w);
+    const auto dy = products::operand(gradients[0], by);
     // dgated first, then dup in the same memory; and gated once more.
-    const bool onednn = products::are_onednn(w);
-    auto dup = products::mm(dy, w, onednn);
+    auto dup = products::mm(dy, w, by);
     auto dgate = at::empty_like(gate), product = at::empty_like(gate);
     stretched(gate, [&](int64_t start, int64_t count) {
       auto part = [&](const at::Tensor& whole) { return whole.narrow(0, start, count); };
@@ -164,8 +164,8 @@ struct SwiGluDown : torch::autograd::Function<SwiGluDown> {
       d.mul_(h);
       h.mul_(u);
     });
-    auto dw = products::mm(dy.t(), product, onednn);
-    at::Tensor db = context->saved_data["has_bias"].toBool() ? dy.sum(0) : at::Tensor();
+    auto dw = products::mm(dy.t(), product, by);
+    at::Tensor db = context->saved_data["has_bias"].toBool() ? gradients[0].sum(0) : at::Tensor();
     return {dgate, dup, dw, db};
   }
 

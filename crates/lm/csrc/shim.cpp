@@ -68,23 +68,26 @@ double row_losses(at::Tensor& scores, const at::Tensor& targets, bool gradient) 
 at::Tensor cross_entropy(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& targets, int64_t at_once,
                          at::Tensor* dx, at::Tensor* dw) {
   const int64_t rows = x.size(0);
-  const bool onednn = products::are_onednn(weight);
-  const auto w = weight.to(x.scalar_type());
+  const auto by = products::by(weight, x.scalar_type());
+  const auto w = products::operand(weight.to(x.scalar_type()), by);
   double sum = 0;
   for (int64_t start = 0; start < rows; start += at_once) {
     const int64_t count = std::min(at_once, rows - start);
     auto x_part = x.narrow(0, start, count);
-    auto scores = products::mm(x_part, w.t(), onednn);
-    sum += row_losses(scores, targets.narrow(0, start, count), dx != nullptr || dw != nullptr);
+    auto scores = products::mm(x_part, w.t(), by);
+    const bool differentiates = dx != nullptr || dw != nullptr;
+    sum += row_losses(scores, targets.narrow(0, start, count), differentiates);
+    if (!differentiates) continue;
+    const auto gradient = products::operand(scores, by);
     if (dx != nullptr) {
       auto dx_part = dx->narrow(0, start, count);
-      products::mm_into(dx_part, 0, scores, w, onednn);
+      products::mm_into(dx_part, 0, gradient, w, by);
     }
     if (dw == nullptr) continue;
-    if (x.scalar_type() == at::kFloat) {
-      products::mm_into(*dw, start == 0 ? 0 : 1, scores.t(), x_part, onednn);
+    if (gradient.scalar_type() == at::kFloat) {
+      products::mm_into(*dw, start == 0 ? 0 : 1, gradient.t(), x_part, by);
     } else {
-      auto part = at::mm(scores.t(), x_part);
+      auto part = at::mm(gradient.t(), x_part);
       start == 0 ? dw->copy_(part) : dw->add_(part);
     }
   }

@@ -4,10 +4,11 @@
 //! heads, K width of a head.
 #![allow(non_snake_case)]
 
-use tch::{TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::layers::{Linear, Norm};
 use crate::positions::Sequences;
+use crate::shim;
 
 /// One block's attention.
 #[derive(Debug)]
@@ -55,7 +56,12 @@ pub(crate) fn attend(
         return Err(TchError::Shape(format!("queries are of shape {shape:?}; [B, H, T, K] is needed")));
     };
     let shares_keys = k_BGSK.size().get(1) != Some(&n_heads);
-    Tensor::f_scaled_dot_product_attention(q_BHTK, k_BGSK, v_BGSK, bias, 0.0, bias.is_none(), scale, shares_keys)?
+    let kind = q_BHTK.f_kind()?;
+    let is_widened = kind == Kind::BFloat16 && q_BHTK.device() == Device::Cpu && !shim::has_bf16();
+    let operand = |x: &Tensor| x.f_to_kind(if is_widened { Kind::Float } else { kind });
+    let (q, k, v, bias) = (operand(q_BHTK)?, operand(k_BGSK)?, operand(v_BGSK)?, bias.map(operand).transpose()?);
+    Tensor::f_scaled_dot_product_attention(&q, &k, &v, bias.as_ref(), 0.0, bias.is_none(), scale, shares_keys)?
+        .f_to_kind(kind)?
         .f_transpose(1, 2)?
         .f_reshape([batch, time, -1])
 }

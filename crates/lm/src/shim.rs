@@ -46,6 +46,7 @@ unsafe extern "C" {
         loss: *mut *mut c_void,
     ) -> *mut c_char;
     fn lm_project(x: RawTensor, w: RawTensor, b: RawTensor, is_conv1d: bool, y: *mut *mut c_void) -> *mut c_char;
+    fn lm_has_bf16() -> bool;
     fn lm_rms_norm(x: RawTensor, w: RawTensor, eps: f64, is_bf16: bool, y: *mut *mut c_void) -> *mut c_char;
     fn lm_swiglu_down(gate: RawTensor, up: RawTensor, w: RawTensor, b: RawTensor, y: *mut *mut c_void) -> *mut c_char;
     fn lm_attend(q: RawTensor, k: RawTensor, v: RawTensor, scale: f64, y: *mut *mut c_void) -> *mut c_char;
@@ -64,6 +65,13 @@ pub(crate) fn keep_large_blocks() {
 pub(crate) fn release_large_blocks() {
     // SAFETY: it may be called at any time; no tensor has a block that is kept.
     unsafe { lm_release_large_blocks() }
+}
+
+/// Whether the CPU multiplies bf16 itself; else libtorch's own loops for it are a hundred times slower than fp32.
+#[allow(unsafe_code)]
+pub(crate) fn has_bf16() -> bool {
+    // SAFETY: it takes nothing and may be called at any time.
+    unsafe { lm_has_bf16() }
 }
 
 /// Loads CUDA's part of libtorch from `folder`, or from beside the rest of it, where it need not be.

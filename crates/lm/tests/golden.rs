@@ -292,6 +292,23 @@ fn bf16_gradients_are_those_of_torch() {
     }
 }
 
+/// U15: libtorch's own loops for bf16 took minutes a step on processors without instructions for it. libtorch reads the
+/// variable once, so the tests run again in a process of their own.
+#[test]
+fn bf16_is_the_same_on_a_processor_without_instructions_for_it() {
+    const CAPABILITY: &str = "ATEN_CPU_CAPABILITY";
+    if std::env::var_os(CAPABILITY).is_some() {
+        return;
+    }
+    let tests = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["bf16", "--test-threads=1"])
+        .env(CAPABILITY, "avx2")
+        .output()
+        .unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&tests.stdout), String::from_utf8_lossy(&tests.stderr));
+    assert!(tests.status.success() && said.contains("3 passed"), "{said}");
+}
+
 #[test]
 fn a_model_kept_in_bf16_is_saved_as_such_and_taken_up_again() {
     let case = Case::all().remove(0);
