@@ -12,6 +12,7 @@ import bench_evaluate
 import bench_queue
 import bench_s3
 import bench_slice
+import bench_steps
 import bench_tokenize
 import bench_train
 
@@ -24,8 +25,9 @@ def main():
     parser.add_argument("--mergekit-python", help="a Python that has mergekit; without it, mergekit is not measured")
     parser.add_argument("--garage", help="the program of a Garage server; without it, S3 is not measured")
     parser.add_argument("--rival-queue", help="the program of bench/rival-queue; without it, awa is not measured")
+    parser.add_argument("--steps", help="the program of crates/lm/examples/steps.rs; without it, busy machines are not measured")
     parser.add_argument("--torch-compile", action="store_true", help="hold training against torch.compile as well")
-    parser.add_argument("--only", choices=["slice", "train", "tokenize", "evaluate", "queue"], help="measure this alone")
+    parser.add_argument("--only", choices=["slice", "train", "tokenize", "evaluate", "queue", "steps"], help="measure this alone")
     parser.add_argument("--lm-eval-python", help="a Python that has lm_eval; without it, evaluating is not measured")
     parser.add_argument(
         "--evaluation-data", type=Path, help="a folder of benchmarks' data sets; without it, evaluating is not measured"
@@ -53,7 +55,9 @@ def main():
                 bench_evaluate.bench(directory, arguments.rounds, arguments.lm_eval_python, data)
         if arguments.only in (None, "queue"):
             bench_queue.bench(directory, arguments.rounds, arguments.rival_queue)
-        if arguments.only not in ("slice", "evaluate", "queue"):
+        if arguments.only in (None, "steps") and arguments.steps is not None:
+            bench_steps.bench(arguments.steps, arguments.rounds)
+        if arguments.only not in ("slice", "evaluate", "queue", "steps"):
             if arguments.mergekit_python is None:
                 print("  PyTorch and tokenizers are not there: give --mergekit-python, which has them")
                 return

@@ -25,6 +25,7 @@ sh scripts/setup-garage.sh "$PWD/.deps/garage"
 # The rival of the job queue, a workspace of its own.
 cargo build --release --locked --manifest-path bench/rival-queue/Cargo.toml --target-dir .deps/rival-queue
 cargo build --release --locked -p inheritune-store --example download_upload
+cargo build --release --locked -p inheritune-lm --example steps
 cargo build --release --locked -p inheritune-runtime --example bench_queue -p inheritune-scheduler --example bench_watch
 exec python3 scripts/bench.py --rival-queue .deps/rival-queue/release/rival-queue --mergekit-python .deps/bench/bin/python --garage .deps/garage/bin/garage \
-  --lm-eval-python .deps/lm-eval/bin/python "$@"
+  --lm-eval-python .deps/lm-eval/bin/python --steps target/release/examples/steps "$@"
