@@ -90,17 +90,12 @@ async fn names_cannot_leave_the_folder() {
     assert!(refused.contains("twice"), "{refused}");
 }
 
-#[tokio::test]
-async fn downloads_over_http_are_checked_too() {
-    use tokio::net::TcpListener;
-
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+/// A server that gives each connection in turn one of the replies.
+async fn answering(replies: &[&str]) -> (std::net::SocketAddr, impl Future<Output = ()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let serve = async {
-        for reply in [
-            "HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nabc",
-            "HTTP/1.1 403 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
-        ] {
+    let serve = async move {
+        for reply in replies {
             let (mut socket, _) = listener.accept().await.unwrap();
             let mut request = [0; 4096];
             let n = socket.read(&mut request).await.unwrap();
@@ -109,13 +104,27 @@ async fn downloads_over_http_are_checked_too() {
             socket.shutdown().await.unwrap();
         }
     };
-    let file = v1::ArtifactFile {
+    (address, serve)
+}
+
+fn behind(address: std::net::SocketAddr) -> v1::ArtifactFile {
+    v1::ArtifactFile {
         name: "a.bin".to_owned(),
         size_bytes: 3,
         sha256: String::new(),
         segments: ["a", "bc"].map(segment).to_vec(),
         download_url: format!("http://{address}/a.bin?signature=secret"),
-    };
+    }
+}
+
+#[tokio::test]
+async fn downloads_over_http_are_checked_too() {
+    let (address, serve) = answering(&[
+        "HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nabc",
+        "HTTP/1.1 403 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+    ])
+    .await;
+    let file = behind(address);
     let to = tempfile::tempdir().unwrap();
     let fetch_twice = async {
         try_export(std::slice::from_ref(&file), to.path(), Existing::Refuse).await.unwrap();
@@ -124,4 +133,25 @@ async fn downloads_over_http_are_checked_too() {
     let ((), refused) = tokio::join!(serve, fetch_twice);
     assert_eq!(std::fs::read_to_string(to.path().join("a.bin")).unwrap(), "abc");
     assert!(refused.contains("403") && !refused.contains("secret"), "{refused}");
+}
+
+/// S11: whoever answers in the store's place could send the client on to any host that it can reach.
+#[tokio::test]
+async fn s11_downloads_follow_no_redirects() {
+    let elsewhere = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let location = elsewhere.local_addr().unwrap();
+    let reply = format!(
+        "HTTP/1.1 302 Found\r\nlocation: http://{location}/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    );
+    let replies = [reply.as_str()];
+    let (address, serve) = answering(&replies).await;
+    let file = behind(address);
+    let to = tempfile::tempdir().unwrap();
+    let fetch = try_export(std::slice::from_ref(&file), to.path(), Existing::Refuse);
+    let ((), refused) = tokio::join!(serve, fetch);
+    let refused = refused.unwrap_err();
+    assert!(refused.contains("302") && refused.contains("redirects are not followed"), "{refused}");
+    assert!(!to.path().join("a.bin").exists());
+    let asked = tokio::time::timeout(std::time::Duration::from_millis(50), elsewhere.accept()).await;
+    assert!(asked.is_err(), "the client followed the redirect");
 }
