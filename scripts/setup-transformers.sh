@@ -3,7 +3,7 @@
 # usage: setup-transformers.sh DEST    -> DEST/python/bin/python has transformers 5; with DEST/transformers-4 in front of
 #                                         PYTHONPATH it has transformers 4
 #
-# PyTorch's wheel for CUDA takes about 5 GB. Where an index of its CPU wheels is at hand, name it in
+# PyTorch's wheel for CUDA takes about 5 GB, of which 3.5 GB stay. Where an index of its CPU wheels is at hand, name it in
 # INHERITUNE_TORCH_INDEX; the same is then done in 1 GB.
 set -eu
 dest=${1:?usage: $0 DEST}
@@ -30,6 +30,11 @@ $pip ${INHERITUNE_TORCH_INDEX:+--index-url "$INHERITUNE_TORCH_INDEX"} $torch
 $pip $five
 # shellcheck disable=SC2086
 $pip --target "$part" $four
+# What only a GPU, or a compiler for it, loads.
+packages_dir=$("$dest/python/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+rm -rf "$packages_dir/triton" "$packages_dir/torch/include" "$packages_dir/torch/lib/libtorch_cuda_linalg.so"
+[ ! -d "$packages_dir/nvidia" ] || find "$packages_dir/nvidia" -type f \
+  \( -name 'libcudnn_*' -o -name 'libnvrtc.alt.*' -o -name 'libcusolverMg.*' -o -name 'libnvperf_*' -o -name '*.a' -o -name '*.bc' \) -delete
 chmod -R a+rX "$part"
 mv "$part" "$dest/transformers-4"
 echo "$packages" > "$dest/packages"

@@ -1,5 +1,6 @@
 #!/bin/sh
-# The tests that CI runs. Tests that need a program of another package find it in target/debug.
+# The tests that CI runs. Tests that need a program of another package find it in target/debug, where cargo puts the programs
+# of every package that has tests of its own.
 set -eu
 cd "$(dirname "$0")/.."
 sh scripts/setup-python.sh "$PWD/.deps/python" ||
@@ -14,5 +15,4 @@ if [ -z "${INHERITUNE_TRANSFORMERS_PYTHON:-}" ]; then
 fi
 PATH="$PWD/.deps/postgres/pginstall/bin:$PATH"
 export PATH
-cargo build --locked --workspace --bins
 cargo test --locked --workspace --lib --bins --tests --no-fail-fast
