@@ -8,6 +8,7 @@ pub mod artifact;
 pub mod evaluation;
 mod fields;
 pub mod job;
+mod names;
 pub mod page;
 pub mod run;
 pub mod slicing;

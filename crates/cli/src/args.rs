@@ -2,13 +2,28 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use inheritune_domain::artifact::ArtifactKind;
 use inheritune_domain::checkpoint::inherit_set::InheritSet;
+use inheritune_domain::job::JobStatus;
+use inheritune_domain::names::Named;
+use inheritune_domain::spec::JobKind;
 use uuid::Uuid;
 
 use crate::failure::EXIT_CODES;
 use crate::size;
+
+/// The values of a closed set, in lower case and with hyphens.
+fn named<D: Named + Send + Sync>() -> impl TypedValueParser<Value = D> {
+    fn word<D: Named>(value: D) -> String {
+        value.name().to_ascii_lowercase().replace('_', "-")
+    }
+    let words = D::all().iter().map(|value| word(*value));
+    PossibleValuesParser::new(words)
+        .try_map(|text| D::all().iter().copied().find(|value| word(*value) == text).ok_or("is no such value"))
+}
 
 /// `inheritune`.
 #[derive(Debug, Parser)]
@@ -236,8 +251,8 @@ impl Ending {
 #[derive(Debug, Args)]
 pub struct ListRuns {
     /// Only with this status
-    #[arg(long, value_enum)]
-    pub status: Option<Status>,
+    #[arg(long, value_parser = named::<JobStatus>())]
+    pub status: Option<JobStatus>,
     /// How many
     #[command(flatten)]
     pub page: PageArgs,
@@ -254,20 +269,6 @@ pub struct PageArgs {
     /// The token that it ended with.
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TOKEN")]
     pub page_token: String,
-}
-
-/// Statuses of runs and jobs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-#[expect(missing_docs, reason = "JobStatus explains them")]
-pub enum Status {
-    Queued,
-    Running,
-    Pausing,
-    Paused,
-    Cancelling,
-    Succeeded,
-    Failed,
-    Cancelled,
 }
 
 /// Commands about jobs.
@@ -359,24 +360,14 @@ pub struct ListJobs {
     #[arg(long, value_name = "ID")]
     pub run: Option<Uuid>,
     /// Only of this kind
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = named::<JobKind>())]
     pub kind: Option<JobKind>,
     /// Only with this status
-    #[arg(long, value_enum)]
-    pub status: Option<Status>,
+    #[arg(long, value_parser = named::<JobStatus>())]
+    pub status: Option<JobStatus>,
     /// How many
     #[command(flatten)]
     pub page: PageArgs,
-}
-
-/// Kinds of jobs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-#[expect(missing_docs, reason = "JobKind explains them")]
-pub enum JobKind {
-    Tokenize,
-    Slice,
-    Train,
-    Evaluate,
 }
 
 /// Commands about artifacts.
@@ -385,7 +376,7 @@ pub enum ArtifactCommand {
     /// Register files that are there already, so that jobs can name them by id
     Register {
         /// What they are
-        #[arg(value_enum)]
+        #[arg(value_parser = named::<ArtifactKind>())]
         kind: ArtifactKind,
         /// The folder
         ///
@@ -471,7 +462,7 @@ pub struct ImportCheckpoint {
 #[derive(Debug, Args)]
 pub struct ListArtifacts {
     /// Only of this kind
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = named::<ArtifactKind>())]
     pub kind: Option<ArtifactKind>,
     /// Only of this run
     #[arg(long, value_name = "ID")]
@@ -482,16 +473,6 @@ pub struct ListArtifacts {
     /// How many
     #[command(flatten)]
     pub page: PageArgs,
-}
-
-/// Kinds of artifacts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-#[expect(missing_docs, reason = "ArtifactKind explains them")]
-pub enum ArtifactKind {
-    TokenSet,
-    Checkpoint,
-    TrainingState,
-    Scores,
 }
 
 /// Commands about checkpoints.

@@ -12,12 +12,11 @@ use std::path::{Path, PathBuf};
 
 use clap::CommandFactory as _;
 use inheritune_api::client::{Client, Server, Token};
-use inheritune_api::v1;
 use inheritune_domain::spec::RunSpec;
 use inheritune_domain::violation::Violations;
 use prost::Message;
 
-use crate::args::{CertsCommand, Cli, Command, Global, Output, RecipeCommand, Status};
+use crate::args::{CertsCommand, Cli, Command, Global, Output, RecipeCommand};
 use crate::failure::Failure;
 use crate::recipe::{self, Missing, ReadRecipe};
 use crate::screen::Screen;
@@ -181,17 +180,7 @@ fn absent(what: &str) -> Failure {
     Failure::Server(format!("the server's reply holds no {what}"))
 }
 
-fn status(status: Option<Status>) -> i32 {
-    let status = match status {
-        None => v1::JobStatus::Unspecified,
-        Some(Status::Queued) => v1::JobStatus::Queued,
-        Some(Status::Running) => v1::JobStatus::Running,
-        Some(Status::Pausing) => v1::JobStatus::Pausing,
-        Some(Status::Paused) => v1::JobStatus::Paused,
-        Some(Status::Cancelling) => v1::JobStatus::Cancelling,
-        Some(Status::Succeeded) => v1::JobStatus::Succeeded,
-        Some(Status::Failed) => v1::JobStatus::Failed,
-        Some(Status::Cancelled) => v1::JobStatus::Cancelled,
-    };
-    status.into()
+/// What a request says of an enumeration: "not said" where there is no value.
+fn on_wire<D, W: From<D> + Into<i32>>(value: Option<D>) -> i32 {
+    value.map_or(0, |value| W::from(value).into())
 }

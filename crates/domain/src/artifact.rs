@@ -8,42 +8,24 @@ mod digest;
 pub use digest::{Damage, DigestCheck, FileDigest, SegmentDigest};
 
 use crate::id::{ArtifactId, JobId, RunId, Sha256Digest};
+use crate::names::named;
 use crate::spec::limits;
 
 /// Characters of a location that a message repeats.
 const MAX_SHOWN_CHARS: usize = 200;
 
-/// What an artifact holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ArtifactKind {
-    /// Token ids for training and validation, with their tokenizer.
-    TokenSet,
-    /// A Hugging Face model folder: `config.json`, safetensors, tokenizer files, `inheritance.json`.
-    Checkpoint,
-    /// A checkpoint plus optimizer moments and data position: all that an exact resume needs.
-    TrainingState,
-    /// Per-sequence and per-document results of an evaluation.
-    Scores,
-}
-
-impl ArtifactKind {
-    /// Every kind, in declaration order.
-    pub const ALL: [Self; 4] = [Self::TokenSet, Self::Checkpoint, Self::TrainingState, Self::Scores];
-
-    /// The name used in SQL, object keys and messages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::TokenSet => "token_set",
-            Self::Checkpoint => "checkpoint",
-            Self::TrainingState => "training_state",
-            Self::Scores => "scores",
-        }
-    }
-
-    /// The kind called `name`.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+named! {
+    /// What an artifact holds.
+    #[derive(PartialOrd, Ord)]
+    pub enum ArtifactKind {
+        /// Token ids for training and validation, with their tokenizer.
+        TokenSet = "token_set",
+        /// A Hugging Face model folder: `config.json`, safetensors, tokenizer files, `inheritance.json`.
+        Checkpoint = "checkpoint",
+        /// A checkpoint plus optimizer moments and data position: all that an exact resume needs.
+        TrainingState = "training_state",
+        /// Per-sequence and per-document results of an evaluation.
+        Scores = "scores",
     }
 }
 

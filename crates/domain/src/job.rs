@@ -20,7 +20,8 @@ use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
 
 use crate::id::{JobId, LeaseToken, RunId, WorkerId};
-use crate::spec::{JobOutcome, JobSpec};
+use crate::names::named;
+use crate::spec::{JobOutcome, JobSpec, defaults};
 
 /// What its owner wants of a job that a worker holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -89,60 +90,29 @@ impl JobState {
     }
 }
 
-/// The state as users and dashboards see it; also used for runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum JobStatus {
-    /// Waits for a worker.
-    Queued,
-    /// Being worked on.
-    Running,
-    /// Told to pause, not there yet.
-    Pausing,
-    /// Waits for a resume.
-    Paused,
-    /// Told to cancel, not there yet.
-    Cancelling,
-    /// Done.
-    Succeeded,
-    /// Given up.
-    Failed,
-    /// No longer wanted.
-    Cancelled,
+named! {
+    /// The state as users and dashboards see it; also used for runs.
+    pub enum JobStatus {
+        /// Waits for a worker.
+        Queued = "QUEUED",
+        /// Being worked on.
+        Running = "RUNNING",
+        /// Told to pause, not there yet.
+        Pausing = "PAUSING",
+        /// Waits for a resume.
+        Paused = "PAUSED",
+        /// Told to cancel, not there yet.
+        Cancelling = "CANCELLING",
+        /// Done.
+        Succeeded = "SUCCEEDED",
+        /// Given up.
+        Failed = "FAILED",
+        /// No longer wanted.
+        Cancelled = "CANCELLED",
+    }
 }
 
 impl JobStatus {
-    /// Every status.
-    pub const ALL: [Self; 8] = [
-        Self::Queued,
-        Self::Running,
-        Self::Pausing,
-        Self::Paused,
-        Self::Cancelling,
-        Self::Succeeded,
-        Self::Failed,
-        Self::Cancelled,
-    ];
-
-    /// The name used in `ops` views and messages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "QUEUED",
-            Self::Running => "RUNNING",
-            Self::Pausing => "PAUSING",
-            Self::Paused => "PAUSED",
-            Self::Cancelling => "CANCELLING",
-            Self::Succeeded => "SUCCEEDED",
-            Self::Failed => "FAILED",
-            Self::Cancelled => "CANCELLED",
-        }
-    }
-
-    /// The status called `name`.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|status| status.as_str() == name)
-    }
-
     /// Nothing happens any more.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
@@ -164,7 +134,11 @@ pub struct RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { max_attempts: 5, backoff_ms: 500, backoff_max_ms: 60_000 }
+        Self {
+            max_attempts: defaults::max_attempts(),
+            backoff_ms: defaults::backoff_ms(),
+            backoff_max_ms: defaults::backoff_max_ms(),
+        }
     }
 }
 

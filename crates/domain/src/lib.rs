@@ -9,6 +9,7 @@
 //! Must never: read a clock, an RNG, a file, a socket or an environment variable; know about tokio,
 //! sqlx, tonic or tch.
 
+pub mod names;
 pub mod id;
 pub mod violation;
 pub mod artifact;

@@ -5,6 +5,7 @@
 
 mod recipe;
 mod training;
+pub mod defaults;
 pub mod limits;
 mod ceilings;
 mod validate;
@@ -17,10 +18,7 @@ pub use corpus_facts::{CorpusFacts, FilesLeftOut, FilesOfKind};
 pub use job::{
     EvaluateSpec, EvaluationTask, JobKind, JobSpec, SliceSource, SliceSpec, TokenizeSpec, TokenizerSource, TrainSpec,
 };
-pub use limits::{
-    DEFAULT_BATCH_SIZE, DEFAULT_MAX_BATCH_TOKENS, DEFAULT_MAX_SHARD_SIZE_BYTES, DEFAULT_TEXT_COLUMN,
-    MIN_MAX_SHARD_SIZE_BYTES,
-};
+pub use limits::MIN_MAX_SHARD_SIZE_BYTES;
 pub use outcome::{Evaluated, Helped, JobOutcome, Score, ScoreDifference, Sliced, Tokenized, Trained};
 pub use recipe::{
     ArmSpec, ControlSpec, CorpusSpec, EvaluationSpec, GrowthSource, LayerMapRule, MatchBy, Recipe, ReferenceSpec,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use inheritune_data::folder;
 use inheritune_data::kind::{self, Content, HEAD_BYTES, Head, Kind};
 use inheritune_data::unpack::unpacked;
-use inheritune_domain::spec::DEFAULT_TEXT_COLUMN;
+use inheritune_domain::spec::defaults;
 use inheritune_runtime::worker::JobError;
 use serde::Deserialize;
 
@@ -81,7 +81,7 @@ fn tell(path: &Path, name: &str) -> Result<Result<Kind, String>, JobError> {
     let size_bytes = file.metadata().map_err(failed)?.len();
     let mut head = Vec::new();
     file.take(HEAD_BYTES).read_to_end(&mut head).map_err(failed)?;
-    Ok(kind::tell(name, Head { bytes: &head, is_whole: head.len() as u64 == size_bytes }, DEFAULT_TEXT_COLUMN))
+    Ok(kind::tell(name, Head { bytes: &head, is_whole: head.len() as u64 == size_bytes }, defaults::text_column()))
 }
 
 /// The unpacked content.

@@ -99,7 +99,7 @@ mod tests {
     use inheritune_domain::checkpoint::decoder_config::{Architecture, Family};
     use inheritune_domain::checkpoint::safetensors_header::SafetensorsHeader;
     use inheritune_domain::id::LayerCount;
-    use inheritune_domain::spec::DEFAULT_MAX_SHARD_SIZE_BYTES;
+    use inheritune_domain::spec::defaults;
 
     use super::*;
 
@@ -125,7 +125,8 @@ mod tests {
     fn every_tensor_is_in_one_file_within_the_limit() {
         let plan = plan(3);
         let size_bytes = plan.size_bytes();
-        for max_shard_size_bytes in [1, 1000, 1024, 5000, size_bytes - 1, size_bytes, DEFAULT_MAX_SHARD_SIZE_BYTES] {
+        for max_shard_size_bytes in [1, 1000, 1024, 5000, size_bytes - 1, size_bytes, defaults::max_shard_size_bytes()]
+        {
             let files = files(&plan, max_shard_size_bytes).unwrap();
             assert_eq!(count(&plan, max_shard_size_bytes).unwrap() as usize, files.len());
             let mut names = Vec::new();
@@ -149,13 +150,13 @@ mod tests {
         assert_eq!(count(&fits, 1).unwrap(), 9_003);
         let error = count(&plan(1_100), 1).unwrap_err().to_string();
         assert_eq!(error, "a max_shard_size_bytes of 1 makes 9903 files of weights; at most 9900 are written");
-        assert_eq!(count(&plan(1_100), DEFAULT_MAX_SHARD_SIZE_BYTES).unwrap(), 1);
+        assert_eq!(count(&plan(1_100), defaults::max_shard_size_bytes()).unwrap(), 1);
     }
 
     #[test]
     fn files_are_named_as_transformers_names_them() {
         let plan = plan(3);
-        let one = files(&plan, DEFAULT_MAX_SHARD_SIZE_BYTES).unwrap();
+        let one = files(&plan, defaults::max_shard_size_bytes()).unwrap();
         assert_eq!(one[0].name, "model.safetensors");
         let two = files(&plan, plan.size_bytes() - 1).unwrap();
         let names: Vec<&str> = two.iter().map(|file| file.name.as_str()).collect();

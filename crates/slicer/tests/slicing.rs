@@ -14,9 +14,7 @@ use inheritune_domain::checkpoint::decoder_config::{Architecture, Family};
 use inheritune_domain::checkpoint::inherit_set::InheritSet;
 use inheritune_domain::id::{LayerCount, Sha256Digest};
 use inheritune_domain::job::JobStatus;
-use inheritune_domain::spec::{
-    DEFAULT_MAX_SHARD_SIZE_BYTES, JobOutcome, LayerMapRule, MIN_MAX_SHARD_SIZE_BYTES, SliceSource, SliceSpec,
-};
+use inheritune_domain::spec::{JobOutcome, LayerMapRule, MIN_MAX_SHARD_SIZE_BYTES, SliceSource, SliceSpec, defaults};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
@@ -269,7 +267,7 @@ async fn fresh(house: &House) {
         source: SliceSource::Architecture { architecture, vocab_size: 40 },
         tokenizer: Some(house.registered(ArtifactKind::TokenSet, "tokens").await),
         seed: 3,
-        max_shard_size_bytes: DEFAULT_MAX_SHARD_SIZE_BYTES,
+        max_shard_size_bytes: defaults::max_shard_size_bytes(),
     };
     let made = house.slice(spec).await;
     assert_eq!((made.copied_tensors, made.reference_layers), (0, LayerCount(2)));

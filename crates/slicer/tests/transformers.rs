@@ -15,7 +15,7 @@ use inheritune_domain::artifact::Location;
 use inheritune_domain::checkpoint::decoder_config::{Architecture, Family};
 use inheritune_domain::checkpoint::inherit_set::InheritSet;
 use inheritune_domain::id::{ArtifactId, LayerCount};
-use inheritune_domain::spec::{DEFAULT_MAX_SHARD_SIZE_BYTES, LayerMapRule, SliceSource, SliceSpec};
+use inheritune_domain::spec::{LayerMapRule, SliceSource, SliceSpec, defaults};
 use serde_json::{Value, json};
 
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts");
@@ -163,7 +163,7 @@ async fn fresh(house: &House, family: Family) -> PathBuf {
         pad_vocab_to_multiple_of: None,
     };
     let source = SliceSource::Architecture { architecture, vocab_size: 320 };
-    let spec = SliceSpec { source, tokenizer: None, seed: 7, max_shard_size_bytes: DEFAULT_MAX_SHARD_SIZE_BYTES };
+    let spec = SliceSpec { source, tokenizer: None, seed: 7, max_shard_size_bytes: defaults::max_shard_size_bytes() };
     let made = house.slice(spec).await;
     fetched(house, made.checkpoint).await
 }

@@ -14,7 +14,7 @@ use inheritune_domain::artifact::{ArtifactKind, Location};
 use inheritune_domain::checkpoint::carried_files::{Fate, MAX_CARRIED_FILE_BYTES, fates};
 use inheritune_domain::checkpoint::tokenizer_files::{VocabularyFiles, is_tokenizer_file, no_vocabulary};
 use inheritune_domain::job::Progress;
-use inheritune_domain::spec::{CorpusFacts, DEFAULT_TEXT_COLUMN, TokenizeSpec, Tokenized, TokenizerSource};
+use inheritune_domain::spec::{CorpusFacts, TokenizeSpec, Tokenized, TokenizerSource, defaults};
 use inheritune_lm::tokenizer::Tokenizer;
 use inheritune_lm::tokens::{
     HeldOut, NewTokenSet, TOKENS_FILE, TRAIN_FILE, TokenSetMeta, TokenSetWriter, VALIDATION_FILE,
@@ -46,7 +46,7 @@ const MIN_TOKENS: u64 = 2;
 pub async fn run(spec: TokenizeSpec, context: JobContext) -> Result<Tokenized, JobError> {
     let dir = context.cache_dir.join("tokens");
     tokio::fs::create_dir_all(&dir).await.map_err(|error| file_error(&dir, error))?;
-    let text_column: Arc<str> = spec.text_column.as_deref().unwrap_or(DEFAULT_TEXT_COLUMN).into();
+    let text_column: Arc<str> = spec.text_column.as_deref().unwrap_or(defaults::text_column()).into();
     let corpus = Corpus::open(&context.store, &spec.sources, &text_column, &context.stop).await?;
     if let TokenizerSource::From(location) = &spec.tokenizer {
         fetch_tokenizer(&context, location, &dir).await?;

@@ -31,7 +31,7 @@ impl TryFrom<&v1::RegisterArtifactRequest> for NewArtifact {
         use inheritune_domain::artifact::Location;
         let mut notes = Notes::default();
         let mut field = Field::root(&mut notes);
-        let kind = kind_filter(&mut field.at("kind"), request.kind);
+        let kind = field.at("kind").named(request.kind);
         if kind.is_none() && request.kind == 0 {
             field.at("kind").bad("must be given");
         }
@@ -68,22 +68,12 @@ impl TryFrom<&v1::ListArtifactsRequest> for ListedArtifacts {
         let mut notes = Notes::default();
         let mut field = Field::root(&mut notes);
         let listed = Self {
-            kind: kind_filter(&mut field.at("kind"), request.kind),
+            kind: field.at("kind").named(request.kind),
             run: field.at("run_id").optional_id(&request.run_id),
             job: field.at("job_id").optional_id(&request.job_id),
             page: page(&mut field, request.page_size, &request.page_token),
         };
         notes.into_result(listed)
-    }
-}
-
-fn kind_filter(field: &mut Field<'_>, value: i32) -> Option<ArtifactKind> {
-    match field.known(value)? {
-        v1::ArtifactKind::Unspecified => None,
-        v1::ArtifactKind::TokenSet => Some(ArtifactKind::TokenSet),
-        v1::ArtifactKind::Checkpoint => Some(ArtifactKind::Checkpoint),
-        v1::ArtifactKind::TrainingState => Some(ArtifactKind::TrainingState),
-        v1::ArtifactKind::Scores => Some(ArtifactKind::Scores),
     }
 }
 
@@ -152,17 +142,6 @@ pub fn file_digest(file: &v1::ArtifactFile) -> Result<Option<FileDigest>, String
         ("", []) => Ok(None),
         ("", segments) => segments.iter().map(segment).collect::<Result<_, _>>().map(FileDigest::Segments).map(Some),
         (whole, _) => Ok(Some(FileDigest::Whole(sha256(whole)?))),
-    }
-}
-
-impl From<ArtifactKind> for v1::ArtifactKind {
-    fn from(kind: ArtifactKind) -> Self {
-        match kind {
-            ArtifactKind::TokenSet => Self::TokenSet,
-            ArtifactKind::Checkpoint => Self::Checkpoint,
-            ArtifactKind::TrainingState => Self::TrainingState,
-            ArtifactKind::Scores => Self::Scores,
-        }
     }
 }
 

@@ -4,9 +4,7 @@ use inheritune_domain::artifact::Location;
 use inheritune_domain::comparison::Difference;
 use inheritune_domain::id::{ArtifactId, RunId};
 use inheritune_domain::spec::limits;
-use inheritune_domain::spec::{
-    DEFAULT_BATCH_SIZE, DEFAULT_MAX_BATCH_TOKENS, EvaluateSpec, Evaluated, EvaluationTask, Score, ScoreDifference,
-};
+use inheritune_domain::spec::{EvaluateSpec, Evaluated, EvaluationTask, Score, ScoreDifference, defaults};
 use inheritune_domain::violation::Violations;
 use uuid::Uuid;
 
@@ -20,8 +18,8 @@ pub(super) fn evaluate_spec(field: &mut Field<'_>, message: v1::EvaluateSpec) ->
     let tasks =
         message.tasks.into_iter().enumerate().map(|(i, task)| evaluation_task(&mut at.index(i), task)).collect();
     EvaluateSpec {
-        batch_size: message.batch_size.unwrap_or(DEFAULT_BATCH_SIZE),
-        max_batch_tokens: message.max_batch_tokens.unwrap_or(DEFAULT_MAX_BATCH_TOKENS),
+        batch_size: message.batch_size.unwrap_or(defaults::batch_size()),
+        max_batch_tokens: message.max_batch_tokens.unwrap_or(defaults::max_batch_tokens()),
         add_bos_token: message.add_bos_token,
         one_by_one: message.one_by_one,
         baseline: field.at("baseline_artifact_id").optional_id(&message.baseline_artifact_id),

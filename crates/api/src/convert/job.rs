@@ -66,8 +66,8 @@ impl TryFrom<&v1::ListJobsRequest> for ListedJobs {
         let mut field = Field::root(&mut notes);
         let listed = Self {
             run: field.at("run_id").optional_id(&request.run_id),
-            kind: kind(&mut field.at("kind"), request.kind),
-            status: status(&mut field.at("status"), request.status),
+            kind: field.at("kind").named(request.kind),
+            status: field.at("status").named(request.status),
             page: page(&mut field, request.page_size, &request.page_token),
         };
         notes.into_result(listed)
@@ -100,32 +100,6 @@ impl TryFrom<v1::WatchJobRequest> for WatchedJob {
             at.index(i).text(limits::METRIC_NAME, name);
         }
         notes.into_result(Self { id, metrics: request.metrics, after_step: request.after_step })
-    }
-}
-
-/// The kind in a filter: none for every kind.
-fn kind(field: &mut Field<'_>, value: i32) -> Option<JobKind> {
-    match field.known(value) {
-        None | Some(v1::JobKind::Unspecified) => None,
-        Some(v1::JobKind::Tokenize) => Some(JobKind::Tokenize),
-        Some(v1::JobKind::Slice) => Some(JobKind::Slice),
-        Some(v1::JobKind::Train) => Some(JobKind::Train),
-        Some(v1::JobKind::Evaluate) => Some(JobKind::Evaluate),
-    }
-}
-
-/// The status in a filter: none for every status.
-pub(super) fn status(field: &mut Field<'_>, value: i32) -> Option<JobStatus> {
-    match field.known(value) {
-        None | Some(v1::JobStatus::Unspecified) => None,
-        Some(v1::JobStatus::Queued) => Some(JobStatus::Queued),
-        Some(v1::JobStatus::Running) => Some(JobStatus::Running),
-        Some(v1::JobStatus::Pausing) => Some(JobStatus::Pausing),
-        Some(v1::JobStatus::Paused) => Some(JobStatus::Paused),
-        Some(v1::JobStatus::Cancelling) => Some(JobStatus::Cancelling),
-        Some(v1::JobStatus::Succeeded) => Some(JobStatus::Succeeded),
-        Some(v1::JobStatus::Failed) => Some(JobStatus::Failed),
-        Some(v1::JobStatus::Cancelled) => Some(JobStatus::Cancelled),
     }
 }
 
@@ -199,32 +173,6 @@ fn retry_policy(field: &mut Field<'_>, message: Option<v1::RetryPolicy>) -> Retr
     field.at("backoff_ms").whole(limits::BACKOFF_MS, policy.backoff_ms);
     field.at("backoff_max_ms").whole(limits::BACKOFF_MS, policy.backoff_max_ms);
     policy
-}
-
-impl From<JobKind> for v1::JobKind {
-    fn from(kind: JobKind) -> Self {
-        match kind {
-            JobKind::Tokenize => Self::Tokenize,
-            JobKind::Slice => Self::Slice,
-            JobKind::Train => Self::Train,
-            JobKind::Evaluate => Self::Evaluate,
-        }
-    }
-}
-
-impl From<JobStatus> for v1::JobStatus {
-    fn from(status: JobStatus) -> Self {
-        match status {
-            JobStatus::Queued => Self::Queued,
-            JobStatus::Running => Self::Running,
-            JobStatus::Pausing => Self::Pausing,
-            JobStatus::Paused => Self::Paused,
-            JobStatus::Cancelling => Self::Cancelling,
-            JobStatus::Succeeded => Self::Succeeded,
-            JobStatus::Failed => Self::Failed,
-            JobStatus::Cancelled => Self::Cancelled,
-        }
-    }
 }
 
 impl From<&JobSpec> for v1::JobSpec {

@@ -4,15 +4,14 @@ use inheritune_domain::id::{LayerCount, RunId};
 use inheritune_domain::job::JobStatus;
 use inheritune_domain::run::{Model, ModelRecord, Run, RunState, TokenSetRef};
 use inheritune_domain::spec::{
-    ArmSpec, ControlSpec, CorpusSpec, DEFAULT_BATCH_SIZE, EvaluationSpec, GrowthSource, MatchBy, Recipe, ReferenceSpec,
-    RunSpec, ScoreDifference, TargetSpec, TokenizerSpec,
+    ArmSpec, ControlSpec, CorpusSpec, EvaluationSpec, Recipe, ReferenceSpec, RunSpec, ScoreDifference, TargetSpec,
+    TokenizerSpec, defaults,
 };
 use inheritune_domain::violation::Violations;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::fields::{Field, Notes};
-use super::job::status;
 use super::page::{Page, page};
 use super::slicing::{architecture, inherit, inherit_fields, layer_map};
 use super::time::timestamp;
@@ -69,7 +68,7 @@ impl TryFrom<&v1::ListRunsRequest> for ListedRuns {
         let mut notes = Notes::default();
         let mut field = Field::root(&mut notes);
         let listed = Self {
-            status: status(&mut field.at("status"), request.status),
+            status: field.at("status").named(request.status),
             page: page(&mut field, request.page_size, &request.page_token),
         };
         notes.into_result(listed)
@@ -90,7 +89,7 @@ fn run_spec(field: &mut Field<'_>, message: v1::RunSpec) -> RunSpec {
     RunSpec {
         recipe: recipe(&mut field.at("recipe"), message.recipe, !message.arms.is_empty()),
         name: message.name,
-        seed: message.seed.unwrap_or(1337),
+        seed: message.seed.unwrap_or(defaults::seed()),
         priority: message.priority,
         corpus: corpus_spec(corpus),
         reference: reference_spec(&mut field.at("reference"), reference),
@@ -98,7 +97,7 @@ fn run_spec(field: &mut Field<'_>, message: v1::RunSpec) -> RunSpec {
         training: training_spec(&mut field.at("training"), training),
         evaluation: EvaluationSpec {
             max_sequences: evaluation.max_sequences,
-            batch_size: evaluation.batch_size.unwrap_or(DEFAULT_BATCH_SIZE),
+            batch_size: evaluation.batch_size.unwrap_or(defaults::batch_size()),
             benchmarks: evaluation.benchmarks,
             benchmark_data: evaluation.benchmark_data,
             benchmark_limit: evaluation.benchmark_limit,
@@ -106,7 +105,10 @@ fn run_spec(field: &mut Field<'_>, message: v1::RunSpec) -> RunSpec {
         controls: message
             .controls
             .into_iter()
-            .map(|control| ControlSpec { name: control.name, steps_factor: control.steps_factor.unwrap_or(1.0) })
+            .map(|control| ControlSpec {
+                name: control.name,
+                steps_factor: control.steps_factor.unwrap_or(defaults::steps_factor()),
+            })
             .collect(),
         arms: message
             .arms
@@ -117,10 +119,9 @@ fn run_spec(field: &mut Field<'_>, message: v1::RunSpec) -> RunSpec {
 }
 
 fn recipe(field: &mut Field<'_>, value: i32, has_arms: bool) -> Recipe {
-    match field.known(value) {
-        Some(v1::Recipe::FullData) => return Recipe::FullData,
-        Some(v1::Recipe::LowData) => return Recipe::LowData,
-        Some(v1::Recipe::Unspecified) => field.bad("must be given: full-data or low-data"),
+    match field.named(value) {
+        Some(recipe) => return recipe,
+        None if value == 0 => field.bad("must be given: full-data or low-data"),
         None => {}
     }
     // A stand-in under which the other fields are not blamed for the missing one.
@@ -138,7 +139,7 @@ fn corpus_spec(message: v1::CorpusSpec) -> CorpusSpec {
         sources: message.sources,
         text_column: message.text_column,
         max_bad_rows: message.max_bad_rows,
-        validation_fraction: message.validation_fraction.unwrap_or(0.05),
+        validation_fraction: message.validation_fraction.unwrap_or(defaults::validation_fraction()),
         tokenizer,
     }
 }
@@ -152,36 +153,24 @@ fn reference_spec(field: &mut Field<'_>, message: v1::ReferenceSpec) -> Referenc
 }
 
 fn target_spec(field: &mut Field<'_>, message: v1::TargetSpec) -> TargetSpec {
-    let growth_source = match field.at("growth_source").known(message.growth_source) {
-        None | Some(v1::GrowthSource::Unspecified | v1::GrowthSource::Reference) => GrowthSource::Reference,
-        Some(v1::GrowthSource::Carry) => GrowthSource::Carry,
-    };
-    let match_by = match field.at("match_by").known(message.match_by) {
-        None | Some(v1::MatchBy::Unspecified | v1::MatchBy::Mean) => MatchBy::Mean,
-        Some(v1::MatchBy::Interval) => MatchBy::Interval,
-    };
     TargetSpec {
         start_layers: message.start_layers.map(LayerCount),
-        grow_by: message.grow_by.unwrap_or(2),
-        max_rounds: message.max_rounds.unwrap_or(8),
+        grow_by: message.grow_by.unwrap_or(defaults::grow_by()),
+        max_rounds: message.max_rounds.unwrap_or(defaults::max_rounds()),
         tolerance_nats: message.tolerance_nats,
-        match_by,
-        growth_source,
+        match_by: field.at("match_by").named(message.match_by).unwrap_or_default(),
+        growth_source: field.at("growth_source").named(message.growth_source).unwrap_or_default(),
         inherit: inherit(field, message.inherit, &message.inherit_parts),
         layer_map: layer_map(&mut field.at("layer_map"), message.layer_map),
-        data_fraction: message.data_fraction.unwrap_or(1.0),
+        data_fraction: message.data_fraction.unwrap_or(defaults::data_fraction()),
     }
 }
 
 impl From<&RunSpec> for v1::RunSpec {
     fn from(spec: &RunSpec) -> Self {
-        let recipe = match spec.recipe {
-            Recipe::FullData => v1::Recipe::FullData,
-            Recipe::LowData => v1::Recipe::LowData,
-        };
         Self {
             name: spec.name.clone(),
-            recipe: recipe.into(),
+            recipe: v1::Recipe::from(spec.recipe).into(),
             seed: Some(spec.seed),
             priority: spec.priority,
             corpus: Some((&spec.corpus).into()),
@@ -239,22 +228,14 @@ impl From<&ReferenceSpec> for v1::ReferenceSpec {
 
 impl From<&TargetSpec> for v1::TargetSpec {
     fn from(spec: &TargetSpec) -> Self {
-        let growth_source = match spec.growth_source {
-            GrowthSource::Reference => v1::GrowthSource::Reference,
-            GrowthSource::Carry => v1::GrowthSource::Carry,
-        };
-        let match_by = match spec.match_by {
-            MatchBy::Mean => v1::MatchBy::Mean,
-            MatchBy::Interval => v1::MatchBy::Interval,
-        };
         let (inherit, inherit_parts) = inherit_fields(spec.inherit);
         Self {
             start_layers: spec.start_layers.map(|n| n.0),
             grow_by: Some(spec.grow_by),
             max_rounds: Some(spec.max_rounds),
             tolerance_nats: spec.tolerance_nats,
-            match_by: match_by.into(),
-            growth_source: growth_source.into(),
+            match_by: v1::MatchBy::from(spec.match_by).into(),
+            growth_source: v1::GrowthSource::from(spec.growth_source).into(),
             inherit,
             inherit_parts,
             layer_map: Some((&spec.layer_map).into()),

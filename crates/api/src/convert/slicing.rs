@@ -4,9 +4,7 @@ use inheritune_domain::artifact::Location;
 use inheritune_domain::checkpoint::decoder_config::{Architecture, DecoderConfig, Family};
 use inheritune_domain::checkpoint::inherit_set::{InheritPart, InheritSet};
 use inheritune_domain::id::LayerCount;
-use inheritune_domain::spec::{
-    DEFAULT_MAX_SHARD_SIZE_BYTES, JobSpec, LayerMapRule, SliceSource, SliceSpec, Sliced, limits,
-};
+use inheritune_domain::spec::{JobSpec, LayerMapRule, SliceSource, SliceSpec, Sliced, defaults, limits};
 use inheritune_domain::violation::Violations;
 
 use super::fields::{Field, Notes};
@@ -58,7 +56,7 @@ pub(super) fn slice_spec(field: &mut Field<'_>, message: v1::SliceSpec) -> Slice
         }
     };
     let tokenizer = field.at("tokenizer_artifact_id").optional_id(&message.tokenizer_artifact_id);
-    let max_shard_size_bytes = message.max_shard_size_bytes.unwrap_or(DEFAULT_MAX_SHARD_SIZE_BYTES);
+    let max_shard_size_bytes = message.max_shard_size_bytes.unwrap_or(defaults::max_shard_size_bytes());
     SliceSpec { source, tokenizer, seed: message.seed, max_shard_size_bytes }
 }
 
@@ -103,19 +101,11 @@ fn architecture_family(field: &mut Field<'_>, message: &v1::Architecture) -> Fam
 }
 
 fn family(field: &mut Field<'_>, value: i32) -> Option<Family> {
-    match field.known(value) {
-        Some(v1::Family::Gpt2) => Some(Family::Gpt2),
-        Some(v1::Family::Llama) => Some(Family::Llama),
-        Some(v1::Family::GptNeox) => Some(Family::GptNeox),
-        Some(v1::Family::Opt) => Some(Family::Opt),
-        Some(v1::Family::Mpt) => Some(Family::Mpt),
-        Some(v1::Family::MosaicGpt) => Some(Family::MosaicGpt),
-        Some(v1::Family::Unspecified) => {
-            field.bad(format!("must be given: one of {}", Family::list()));
-            None
-        }
-        None => None,
+    let family = field.named(value);
+    if value == 0 {
+        field.bad(format!("must be given: one of {}", Family::list()));
     }
+    family
 }
 
 /// The fields `inherit` and `inherit_parts` of the message at `field`.
@@ -146,20 +136,10 @@ fn inherit_parts(field: &mut Field<'_>, parts: &[i32]) -> InheritSet {
     let mut known = Vec::new();
     for (i, value) in parts.iter().enumerate().take(limits::INHERIT_PARTS.max) {
         let mut field = field.index(i);
-        known.extend(match field.known(*value) {
-            Some(v1::InheritPart::Unspecified) => {
-                field.bad(format!("must be one of {}", InheritPart::ALL.map(InheritPart::as_str).join(", ")));
-                None
-            }
-            None => None,
-            Some(v1::InheritPart::TokenEmbedding) => Some(InheritPart::TokenEmbedding),
-            Some(v1::InheritPart::PositionEmbedding) => Some(InheritPart::PositionEmbedding),
-            Some(v1::InheritPart::Attention) => Some(InheritPart::Attention),
-            Some(v1::InheritPart::Mlp) => Some(InheritPart::Mlp),
-            Some(v1::InheritPart::Norms) => Some(InheritPart::Norms),
-            Some(v1::InheritPart::FinalNorm) => Some(InheritPart::FinalNorm),
-            Some(v1::InheritPart::Head) => Some(InheritPart::Head),
-        });
+        if *value == 0 {
+            field.bad(format!("must be one of {}", InheritPart::ALL.map(InheritPart::as_str).join(", ")));
+        }
+        known.extend(field.named::<InheritPart>(*value));
     }
     known.into_iter().collect()
 }
@@ -235,33 +215,6 @@ pub(super) fn config(field: &mut Field<'_>, message: Option<v1::DecoderConfig>) 
         tanh_gelu: message.tanh_gelu,
         alibi_bias_max: message.alibi_bias_max,
         qk_norm: message.qk_norm,
-    }
-}
-
-impl From<Family> for v1::Family {
-    fn from(family: Family) -> Self {
-        match family {
-            Family::Gpt2 => Self::Gpt2,
-            Family::Llama => Self::Llama,
-            Family::GptNeox => Self::GptNeox,
-            Family::Opt => Self::Opt,
-            Family::Mpt => Self::Mpt,
-            Family::MosaicGpt => Self::MosaicGpt,
-        }
-    }
-}
-
-impl From<InheritPart> for v1::InheritPart {
-    fn from(part: InheritPart) -> Self {
-        match part {
-            InheritPart::TokenEmbedding => Self::TokenEmbedding,
-            InheritPart::PositionEmbedding => Self::PositionEmbedding,
-            InheritPart::Attention => Self::Attention,
-            InheritPart::Mlp => Self::Mlp,
-            InheritPart::Norms => Self::Norms,
-            InheritPart::FinalNorm => Self::FinalNorm,
-            InheritPart::Head => Self::Head,
-        }
     }
 }
 

@@ -404,20 +404,6 @@ fn smallest() -> v1::RunSpec {
 }
 
 #[test]
-fn absent_fields_get_the_defaults_of_a_recipe_file() {
-    let toml = r#"
-        name = "smallest"
-        recipe = "full-data"
-        corpus = { sources = ["file:///corpus.txt"] }
-        reference = { checkpoint = "file:///model" }
-        target = {}
-        training = { block_size = 8, micro_batch = 1, steps = 1, lr_max = 1e-3 }
-    "#;
-    let from_toml: RunSpec = toml::from_str(toml).unwrap();
-    assert_eq!(RunSpec::try_from(smallest()), Ok(from_toml));
-}
-
-#[test]
 fn every_bad_field_of_a_run_is_named_at_once() {
     let mut spec = smallest();
     spec.name = String::new();

@@ -4,8 +4,8 @@ use inheritune_domain::artifact::Location;
 use inheritune_domain::checkpoint::decoder_config::Architecture;
 use inheritune_domain::id::ArtifactId;
 use inheritune_domain::spec::{
-    CorpusFacts, DecayOn, FilesLeftOut, FilesOfKind, Precision, Sampling, Schedule, TokenizeSpec, Tokenized,
-    TokenizerSource, TrainSpec, Trained, TrainingSpec, limits,
+    CorpusFacts, FilesLeftOut, FilesOfKind, TokenizeSpec, Tokenized, TokenizerSource, TrainSpec, Trained, TrainingSpec,
+    defaults, limits,
 };
 use inheritune_domain::violation::Violations;
 use uuid::Uuid;
@@ -82,7 +82,7 @@ impl TryFrom<v1::EstimateRequest> for Estimate {
                 EstimateTokens::Count(0)
             }
         };
-        let data_fraction = request.data_fraction.unwrap_or(1.0);
+        let data_fraction = request.data_fraction.unwrap_or(defaults::data_fraction());
         if !limits::DATA_FRACTION.holds(data_fraction) {
             field.at("data_fraction").bad(limits::DATA_FRACTION.description());
         }
@@ -101,10 +101,10 @@ pub(super) fn training_spec(field: &mut Field<'_>, message: v1::TrainingSpec) ->
     TrainingSpec {
         block_size: message.block_size,
         micro_batch: message.micro_batch,
-        gradient_accumulation: message.gradient_accumulation.unwrap_or(1),
-        precision: precision(&mut field.at("precision"), message.precision),
+        gradient_accumulation: message.gradient_accumulation.unwrap_or(defaults::gradient_accumulation()),
+        precision: field.at("precision").named(message.precision).unwrap_or_default(),
         activation_checkpointing: message.activation_checkpointing,
-        sampling: sampling(&mut field.at("sampling"), message.sampling),
+        sampling: field.at("sampling").named(message.sampling).unwrap_or_default(),
         source_weights: message.source_weights,
         document_mask: message.document_mask,
         steps: message.steps,
@@ -112,48 +112,19 @@ pub(super) fn training_spec(field: &mut Field<'_>, message: v1::TrainingSpec) ->
         lr_max: message.lr_max,
         lr_min: message.lr_min,
         warmup_steps: message.warmup_steps,
-        schedule: schedule(&mut field.at("schedule"), message.schedule),
-        weight_decay: message.weight_decay.unwrap_or(0.1),
-        decay: decay(&mut field.at("decay"), message.decay),
-        beta1: message.beta1.unwrap_or(0.9),
-        beta2: message.beta2.unwrap_or(0.95),
-        adam_eps: message.adam_eps.unwrap_or(1e-8),
-        clip_norm: message.clip_norm.unwrap_or(1.0),
-        log_every_steps: message.log_every_steps.unwrap_or(10),
+        schedule: field.at("schedule").named(message.schedule).unwrap_or_default(),
+        weight_decay: message.weight_decay.unwrap_or(defaults::weight_decay()),
+        decay: field.at("decay").named(message.decay).unwrap_or_default(),
+        beta1: message.beta1.unwrap_or(defaults::beta1()),
+        beta2: message.beta2.unwrap_or(defaults::beta2()),
+        adam_eps: message.adam_eps.unwrap_or(defaults::adam_eps()),
+        clip_norm: message.clip_norm.unwrap_or(defaults::clip_norm()),
+        log_every_steps: message.log_every_steps.unwrap_or(defaults::log_every_steps()),
         evaluate_every_steps: message.evaluate_every_steps,
-        evaluate_sequences: message.evaluate_sequences.unwrap_or(64),
-        checkpoint_every_steps: message.checkpoint_every_steps.unwrap_or(500),
-        keep_newest: message.keep_newest.unwrap_or(2),
+        evaluate_sequences: message.evaluate_sequences.unwrap_or(defaults::evaluate_sequences()),
+        checkpoint_every_steps: message.checkpoint_every_steps.unwrap_or(defaults::checkpoint_every_steps()),
+        keep_newest: message.keep_newest.unwrap_or(defaults::keep_newest()),
         keep_best: message.keep_best,
-    }
-}
-
-fn precision(field: &mut Field<'_>, value: i32) -> Precision {
-    match field.known(value) {
-        None | Some(v1::Precision::Unspecified | v1::Precision::Fp32) => Precision::Fp32,
-        Some(v1::Precision::Bf16Mixed) => Precision::Bf16Mixed,
-        Some(v1::Precision::Bf16) => Precision::Bf16,
-    }
-}
-
-fn sampling(field: &mut Field<'_>, value: i32) -> Sampling {
-    match field.known(value) {
-        None | Some(v1::Sampling::Unspecified | v1::Sampling::Permutation) => Sampling::Permutation,
-        Some(v1::Sampling::RandomOffsets) => Sampling::RandomOffsets,
-    }
-}
-
-fn schedule(field: &mut Field<'_>, value: i32) -> Schedule {
-    match field.known(value) {
-        None | Some(v1::Schedule::Unspecified | v1::Schedule::Cosine) => Schedule::Cosine,
-        Some(v1::Schedule::Constant) => Schedule::Constant,
-    }
-}
-
-fn decay(field: &mut Field<'_>, value: i32) -> DecayOn {
-    match field.known(value) {
-        None | Some(v1::DecayOn::Unspecified | v1::DecayOn::Matrices) => DecayOn::Matrices,
-        Some(v1::DecayOn::All) => DecayOn::All,
     }
 }
 
@@ -166,7 +137,7 @@ pub(super) fn train_spec(field: &mut Field<'_>, message: v1::TrainSpec) -> Train
         checkpoint,
         tokens,
         training: training_spec(&mut at, training),
-        data_fraction: message.data_fraction.unwrap_or(1.0),
+        data_fraction: message.data_fraction.unwrap_or(defaults::data_fraction()),
         seed: message.seed,
         expect_inherited: message.expect_inherited,
     }
@@ -186,7 +157,7 @@ pub(super) fn tokenize_spec(field: &mut Field<'_>, message: v1::TokenizeSpec) ->
     TokenizeSpec {
         sources,
         tokenizer,
-        validation_fraction: message.validation_fraction.unwrap_or(0.05),
+        validation_fraction: message.validation_fraction.unwrap_or(defaults::validation_fraction()),
         text_column: message.text_column,
         max_bad_rows: message.max_bad_rows,
     }
@@ -247,23 +218,6 @@ impl From<&CorpusFacts> for v1::CorpusFacts {
 
 impl From<&TrainingSpec> for v1::TrainingSpec {
     fn from(spec: &TrainingSpec) -> Self {
-        let schedule = match spec.schedule {
-            Schedule::Cosine => v1::Schedule::Cosine,
-            Schedule::Constant => v1::Schedule::Constant,
-        };
-        let decay = match spec.decay {
-            DecayOn::Matrices => v1::DecayOn::Matrices,
-            DecayOn::All => v1::DecayOn::All,
-        };
-        let precision = match spec.precision {
-            Precision::Fp32 => v1::Precision::Fp32,
-            Precision::Bf16Mixed => v1::Precision::Bf16Mixed,
-            Precision::Bf16 => v1::Precision::Bf16,
-        };
-        let sampling = match spec.sampling {
-            Sampling::Permutation => v1::Sampling::Permutation,
-            Sampling::RandomOffsets => v1::Sampling::RandomOffsets,
-        };
         Self {
             block_size: spec.block_size,
             micro_batch: spec.micro_batch,
@@ -273,9 +227,9 @@ impl From<&TrainingSpec> for v1::TrainingSpec {
             lr_max: spec.lr_max,
             lr_min: spec.lr_min,
             warmup_steps: spec.warmup_steps,
-            schedule: schedule.into(),
+            schedule: v1::Schedule::from(spec.schedule).into(),
             weight_decay: Some(spec.weight_decay),
-            decay: decay.into(),
+            decay: v1::DecayOn::from(spec.decay).into(),
             beta1: Some(spec.beta1),
             beta2: Some(spec.beta2),
             adam_eps: Some(spec.adam_eps),
@@ -284,8 +238,8 @@ impl From<&TrainingSpec> for v1::TrainingSpec {
             evaluate_every_steps: spec.evaluate_every_steps,
             evaluate_sequences: Some(spec.evaluate_sequences),
             checkpoint_every_steps: Some(spec.checkpoint_every_steps),
-            precision: precision.into(),
-            sampling: sampling.into(),
+            precision: v1::Precision::from(spec.precision).into(),
+            sampling: v1::Sampling::from(spec.sampling).into(),
             source_weights: spec.source_weights.clone(),
             document_mask: spec.document_mask,
             keep_newest: Some(spec.keep_newest),

@@ -8,7 +8,7 @@ use inheritune_domain::model_card::Measured;
 use uuid::Uuid;
 
 use super::{absent, connect, job, location, page, print, say, screen};
-use crate::args::{ArtifactCommand, ArtifactKind, Global, ImportCheckpoint, Output};
+use crate::args::{ArtifactCommand, Global, ImportCheckpoint, Output};
 use crate::destination::check_destination;
 use crate::export::{self, Existing};
 use crate::failure::Failure;
@@ -19,7 +19,7 @@ pub(super) async fn run(global: &Global, command: ArtifactCommand) -> Result<(),
     match command {
         ArtifactCommand::Register { kind, location: place, metadata, request_id } => {
             let request = v1::RegisterArtifactRequest {
-                kind: kind_of(Some(kind)),
+                kind: v1::ArtifactKind::from(kind).into(),
                 uri: location(&place)?,
                 metadata_json: metadata,
                 request_id: request_id.unwrap_or_else(Uuid::new_v4).to_string(),
@@ -36,7 +36,7 @@ pub(super) async fn run(global: &Global, command: ArtifactCommand) -> Result<(),
         }
         ArtifactCommand::List(args) => {
             let request = v1::ListArtifactsRequest {
-                kind: kind_of(args.kind),
+                kind: super::on_wire::<_, v1::ArtifactKind>(args.kind),
                 run_id: args.run.map(|id| id.to_string()).unwrap_or_default(),
                 job_id: args.job.map(|id| id.to_string()).unwrap_or_default(),
                 page_size: args.page.limit,
@@ -156,15 +156,4 @@ pub(super) async fn measured(client: &Client, id: Uuid) -> Vec<Measured> {
 
 async fn get(client: &Client, id: Uuid) -> Result<v1::GetArtifactResponse, Failure> {
     Ok(client.artifacts().get_artifact(v1::GetArtifactRequest { id: id.to_string() }).await?.into_inner())
-}
-
-fn kind_of(kind: Option<ArtifactKind>) -> i32 {
-    let kind = match kind {
-        None => v1::ArtifactKind::Unspecified,
-        Some(ArtifactKind::TokenSet) => v1::ArtifactKind::TokenSet,
-        Some(ArtifactKind::Checkpoint) => v1::ArtifactKind::Checkpoint,
-        Some(ArtifactKind::TrainingState) => v1::ArtifactKind::TrainingState,
-        Some(ArtifactKind::Scores) => v1::ArtifactKind::Scores,
-    };
-    kind.into()
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::asked::Asked;
 use super::{absent, connect, current_dir, page, print, read_file, screen};
-use crate::args::{Global, JobCommand, JobKind, Submission, SubmitJob};
+use crate::args::{Global, JobCommand, Submission, SubmitJob};
 use crate::destination::check_destination;
 use crate::export::Existing;
 use crate::failure::Failure;
@@ -25,17 +25,10 @@ pub(super) async fn run(global: &Global, command: JobCommand) -> Result<(), Fail
             print(global, &job, "Job", show::job)
         }
         JobCommand::List(args) => {
-            let kind = match args.kind {
-                None => v1::JobKind::Unspecified,
-                Some(JobKind::Tokenize) => v1::JobKind::Tokenize,
-                Some(JobKind::Slice) => v1::JobKind::Slice,
-                Some(JobKind::Train) => v1::JobKind::Train,
-                Some(JobKind::Evaluate) => v1::JobKind::Evaluate,
-            };
             let request = v1::ListJobsRequest {
                 run_id: args.run.map(|id| id.to_string()).unwrap_or_default(),
-                kind: kind.into(),
-                status: super::status(args.status),
+                kind: super::on_wire::<_, v1::JobKind>(args.kind),
+                status: super::on_wire::<_, v1::JobStatus>(args.status),
                 page_size: args.page.limit,
                 page_token: args.page.page_token,
                 include_spec: false,

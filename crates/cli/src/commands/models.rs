@@ -2,7 +2,7 @@
 
 use inheritune_api::v1;
 use inheritune_domain::id::LayerCount;
-use inheritune_domain::spec::{DEFAULT_MAX_SHARD_SIZE_BYTES, LayerMapRule, SliceSource, SliceSpec};
+use inheritune_domain::spec::{LayerMapRule, SliceSource, SliceSpec, defaults};
 
 use super::{connect, location, print, read_recipe};
 use crate::args::{Global, PlanSlice, SliceCommand, TrainCommand};
@@ -51,7 +51,7 @@ fn slice_spec(args: PlanSlice) -> Result<v1::SliceSpec, Failure> {
         inherit: args.inherit,
         previous: None,
     };
-    let max_shard_size_bytes = args.max_shard_size.unwrap_or(DEFAULT_MAX_SHARD_SIZE_BYTES);
+    let max_shard_size_bytes = args.max_shard_size.unwrap_or(defaults::max_shard_size_bytes());
     Ok((&SliceSpec { source, tokenizer: None, seed: 0, max_shard_size_bytes }).into())
 }
 

@@ -34,7 +34,7 @@ pub(super) async fn run(global: &Global, command: RunCommand) -> Result<(), Fail
         }
         RunCommand::List(args) => {
             let request = v1::ListRunsRequest {
-                status: super::status(args.status),
+                status: super::on_wire::<_, v1::JobStatus>(args.status),
                 page_size: args.page.limit,
                 page_token: args.page.page_token,
                 include_spec: false,

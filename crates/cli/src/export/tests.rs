@@ -140,9 +140,8 @@ async fn downloads_over_http_are_checked_too() {
 async fn s11_downloads_follow_no_redirects() {
     let elsewhere = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let location = elsewhere.local_addr().unwrap();
-    let reply = format!(
-        "HTTP/1.1 302 Found\r\nlocation: http://{location}/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-    );
+    let reply =
+        format!("HTTP/1.1 302 Found\r\nlocation: http://{location}/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     let replies = [reply.as_str()];
     let (address, serve) = answering(&replies).await;
     let file = behind(address);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use inheritune_data::kind::{self, Content, HEAD_BYTES, Head, Kind};
 use inheritune_data::{Documents, ReadAs, Tally, folder, row_count};
-use inheritune_domain::spec::{CorpusFacts, CorpusSpec, DEFAULT_TEXT_COLUMN, FilesLeftOut, FilesOfKind};
+use inheritune_domain::spec::{CorpusFacts, CorpusSpec, FilesLeftOut, FilesOfKind, defaults};
 use inheritune_domain::violation::Violations;
 use url::Url;
 
@@ -28,7 +28,7 @@ const NAMES_SHOWN: usize = 3;
 /// What the tokenize job would refuse, by its source.
 pub fn describe(spec: &CorpusSpec) -> Result<Vec<String>, Violations> {
     let (mut lines, mut violations) = (Vec::new(), Violations::default());
-    let column: Arc<str> = spec.text_column.as_deref().unwrap_or(DEFAULT_TEXT_COLUMN).into();
+    let column: Arc<str> = spec.text_column.as_deref().unwrap_or(defaults::text_column()).into();
     let mut left = MAX_READ_BYTES;
     for (number, source) in spec.sources.iter().enumerate() {
         let Some(path) = Url::parse(source).ok().and_then(|url| url.to_file_path().ok()).filter(|path| path.exists())

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::safetensors_header::shortened;
 use super::{gpt_neox, gpt2, llama, mpt, opt, tensor_names};
 use crate::id::LayerCount;
+use crate::names::named;
 
 mod architecture;
 pub(super) mod keys;
@@ -20,40 +21,25 @@ pub const MAX_LAYERS: u32 = 1024;
 /// Largest width, vocabulary or length: sizes of such tensors, and their sums, fit in 64 bits.
 pub const MAX_DIMENSION: u32 = 1 << 20;
 
-/// A family of checkpoints: how its `config.json` and its tensors are named.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Family {
-    /// Learned positions, LayerNorm, tanh-GELU, biases (or none, `no_bias`), tied head.
-    Gpt2,
-    /// RoPE, RMSNorm, SwiGLU, grouped-query attention, no biases.
-    Llama,
-    /// Pythia: RoPE on a part of each head, attention and MLP side by side, LayerNorm, GELU, biases.
-    GptNeox,
-    /// Learned positions from row 2 on, LayerNorm, ReLU, biases, tied head.
-    Opt,
-    /// Hugging Face's MPT: ALiBi, LayerNorm, GELU, no biases, tied head.
-    Mpt,
-    /// MPT-1.3B's own code: as MPT under other names, and LayerNorm over queries and keys.
-    MosaicGpt,
+named! {
+    /// A family of checkpoints: how its `config.json` and its tensors are named.
+    pub enum Family {
+        /// Learned positions, LayerNorm, tanh-GELU, biases (or none, `no_bias`), tied head.
+        Gpt2 = "gpt2",
+        /// RoPE, RMSNorm, SwiGLU, grouped-query attention, no biases.
+        Llama = "llama",
+        /// Pythia: RoPE on a part of each head, attention and MLP side by side, LayerNorm, GELU, biases.
+        GptNeox = "gpt_neox",
+        /// Learned positions from row 2 on, LayerNorm, ReLU, biases, tied head.
+        Opt = "opt",
+        /// Hugging Face's MPT: ALiBi, LayerNorm, GELU, no biases, tied head.
+        Mpt = "mpt",
+        /// MPT-1.3B's own code: as MPT under other names, and LayerNorm over queries and keys.
+        MosaicGpt = "mosaic_gpt",
+    }
 }
 
 impl Family {
-    /// Every family.
-    pub const ALL: [Self; 6] = [Self::Gpt2, Self::Llama, Self::GptNeox, Self::Opt, Self::Mpt, Self::MosaicGpt];
-
-    /// `model_type` in `config.json`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Gpt2 => "gpt2",
-            Self::Llama => "llama",
-            Self::GptNeox => "gpt_neox",
-            Self::Opt => "opt",
-            Self::Mpt => "mpt",
-            Self::MosaicGpt => "mosaic_gpt",
-        }
-    }
-
     /// Every family as users are told: `gpt2, llama, ... and mosaic_gpt`.
     pub fn list() -> String {
         let [first @ .., last] = Self::ALL.map(Self::as_str);

@@ -7,60 +7,32 @@ use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::decoder_config::{BlockPart, TensorRole};
+use crate::names::named;
 
 #[cfg(test)]
 mod tests;
 
-/// A part of a model: all of its tensors are inherited, or none. The paper's ablation (v4) takes the blocks apart so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum InheritPart {
-    /// The token embedding; where the head is tied to it, either name means the one tensor.
-    TokenEmbedding,
-    /// Learned positions; the families without them have nothing here.
-    PositionEmbedding,
-    /// Attention projections of the blocks.
-    Attention,
-    /// MLP projections of the blocks.
-    Mlp,
-    /// Every norm of the blocks; mosaic_gpt's norms over queries and keys are among them.
-    Norms,
-    /// The norm after the last block.
-    FinalNorm,
-    /// The prediction head.
-    Head,
+named! {
+    /// A part of a model: all of its tensors are inherited, or none. The paper's ablation (v4) takes the blocks apart so.
+    pub enum InheritPart {
+        /// The token embedding; where the head is tied to it, either name means the one tensor.
+        TokenEmbedding = "token_embedding",
+        /// Learned positions; the families without them have nothing here.
+        PositionEmbedding = "position_embedding",
+        /// Attention projections of the blocks.
+        Attention = "attention",
+        /// MLP projections of the blocks.
+        Mlp = "mlp",
+        /// Every norm of the blocks; mosaic_gpt's norms over queries and keys are among them.
+        Norms = "norms",
+        /// The norm after the last block.
+        FinalNorm = "final_norm",
+        /// The prediction head.
+        Head = "head",
+    }
 }
 
 impl InheritPart {
-    /// Every part, in the order of the forward pass.
-    pub const ALL: [Self; 7] = [
-        Self::TokenEmbedding,
-        Self::PositionEmbedding,
-        Self::Attention,
-        Self::Mlp,
-        Self::Norms,
-        Self::FinalNorm,
-        Self::Head,
-    ];
-
-    /// The name used in recipes, on the command line and in messages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::TokenEmbedding => "token_embedding",
-            Self::PositionEmbedding => "position_embedding",
-            Self::Attention => "attention",
-            Self::Mlp => "mlp",
-            Self::Norms => "norms",
-            Self::FinalNorm => "final_norm",
-            Self::Head => "head",
-        }
-    }
-
-    /// The part called `name`.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|part| part.as_str() == name)
-    }
-
     /// The part that tensors of this role belong to.
     pub fn of(role: TensorRole) -> Self {
         match role {
@@ -80,12 +52,6 @@ impl InheritPart {
             Self::Attention | Self::Mlp | Self::Norms => true,
             Self::TokenEmbedding | Self::PositionEmbedding | Self::FinalNorm | Self::Head => false,
         }
-    }
-}
-
-impl fmt::Display for InheritPart {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

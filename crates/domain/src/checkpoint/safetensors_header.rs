@@ -12,11 +12,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
+use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::tensor_names::DEQUANTISE;
+use crate::names::named;
 
 #[cfg(test)]
 mod tests;
@@ -40,58 +41,34 @@ const METADATA_KEY: &str = "__metadata__";
 /// Bytes of an untrusted name or value that a message repeats.
 const MAX_QUOTED_BYTES: usize = 80;
 
-/// What the numbers of a tensor are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Dtype {
-    /// IEEE double.
-    F64,
-    /// IEEE single.
-    F32,
-    /// IEEE half.
-    F16,
-    /// bfloat16.
-    Bf16,
-    /// Signed, 8 bytes.
-    I64,
-    /// Signed, 4 bytes.
-    I32,
-    /// Signed, 2 bytes.
-    I16,
-    /// Signed, 1 byte.
-    I8,
-    /// Unsigned, 1 byte.
-    U8,
-    /// One byte, 0 or 1.
-    Bool,
+named! {
+    /// What the numbers of a tensor are.
+    #[derive(PartialOrd, Ord)]
+    pub enum Dtype {
+        /// IEEE double.
+        F64 = "F64",
+        /// IEEE single.
+        F32 = "F32",
+        /// IEEE half.
+        F16 = "F16",
+        /// bfloat16.
+        Bf16 = "BF16",
+        /// Signed, 8 bytes.
+        I64 = "I64",
+        /// Signed, 4 bytes.
+        I32 = "I32",
+        /// Signed, 2 bytes.
+        I16 = "I16",
+        /// Signed, 1 byte.
+        I8 = "I8",
+        /// Unsigned, 1 byte.
+        U8 = "U8",
+        /// One byte, 0 or 1.
+        Bool = "BOOL",
+    }
 }
 
 impl Dtype {
-    /// Every known type.
-    pub const ALL: [Self; 10] =
-        [Self::F64, Self::F32, Self::F16, Self::Bf16, Self::I64, Self::I32, Self::I16, Self::I8, Self::U8, Self::Bool];
-
-    /// The name in the file.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::F64 => "F64",
-            Self::F32 => "F32",
-            Self::F16 => "F16",
-            Self::Bf16 => "BF16",
-            Self::I64 => "I64",
-            Self::I32 => "I32",
-            Self::I16 => "I16",
-            Self::I8 => "I8",
-            Self::U8 => "U8",
-            Self::Bool => "BOOL",
-        }
-    }
-
-    /// The type called `name`.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|dtype| dtype.as_str() == name)
-    }
-
     /// Bytes of one number.
     pub fn size_bytes(self) -> u64 {
         match self {
@@ -108,12 +85,6 @@ impl Dtype {
             Self::F32 | Self::F16 | Self::Bf16 => true,
             Self::F64 | Self::I64 | Self::I32 | Self::I16 | Self::I8 | Self::U8 | Self::Bool => false,
         }
-    }
-}
-
-impl fmt::Display for Dtype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

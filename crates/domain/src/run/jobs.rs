@@ -4,8 +4,8 @@ use super::{Model, Run, RunState, Transition};
 use crate::artifact::Location;
 use crate::checkpoint::inherit_set::InheritSet;
 use crate::spec::{
-    DEFAULT_MAX_SHARD_SIZE_BYTES, EvaluateSpec, EvaluationTask, JobSpec, SliceSource, SliceSpec, TokenizeSpec,
-    TokenizerSource, TokenizerSpec, TrainSpec, TrainingSpec,
+    EvaluateSpec, EvaluationTask, JobSpec, SliceSource, SliceSpec, TokenizeSpec, TokenizerSource, TokenizerSpec,
+    TrainSpec, TrainingSpec, defaults,
 };
 
 impl Run {
@@ -34,7 +34,7 @@ impl Run {
             source,
             tokenizer: self.tokens.map(|tokens| tokens.artifact),
             seed: self.model_seed(model),
-            max_shard_size_bytes: DEFAULT_MAX_SHARD_SIZE_BYTES,
+            max_shard_size_bytes: defaults::max_shard_size_bytes(),
         });
         self.submit(RunState::Slicing(model), label, spec, notes)
     }

@@ -4,15 +4,16 @@ use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::limits::{self, DEFAULT_BATCH_SIZE, DEFAULT_MAX_BATCH_TOKENS, DEFAULT_MAX_SHARD_SIZE_BYTES};
 use super::recipe::LayerMapRule;
 use super::training::TrainingSpec;
+use super::{defaults, limits};
 use crate::artifact::Location;
 use crate::benchmark;
 use crate::checkpoint::decoder_config::Architecture;
 use crate::checkpoint::inherit_set::InheritSet;
 use crate::id::{ArtifactId, JobId, LayerCount};
 use crate::job::METRICS;
+use crate::names::named;
 use crate::violation::Violations;
 
 /// What a job is to do. Which queue it stands in follows from its variant.
@@ -81,37 +82,17 @@ impl JobSpec {
     }
 }
 
-/// The queue a job stands in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum JobKind {
-    /// Worked by trainers.
-    Tokenize,
-    /// Worked by slicers.
-    Slice,
-    /// Worked by trainers.
-    Train,
-    /// Worked by evaluators.
-    Evaluate,
-}
-
-impl JobKind {
-    /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Tokenize, Self::Slice, Self::Train, Self::Evaluate];
-
-    /// The name used in SQL, on the wire and in messages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tokenize => "tokenize",
-            Self::Slice => "slice",
-            Self::Train => "train",
-            Self::Evaluate => "evaluate",
-        }
-    }
-
-    /// The kind called `name`.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+named! {
+    /// The queue a job stands in.
+    pub enum JobKind {
+        /// Worked by trainers.
+        Tokenize = "tokenize",
+        /// Worked by slicers.
+        Slice = "slice",
+        /// Worked by trainers.
+        Train = "train",
+        /// Worked by evaluators.
+        Evaluate = "evaluate",
     }
 }
 
@@ -124,6 +105,7 @@ pub struct TokenizeSpec {
     /// Where the tokenizer comes from.
     pub tokenizer: TokenizerSource,
     /// Share of the tokens held out at the end of each source.
+    #[serde(default = "defaults::validation_fraction")]
     pub validation_fraction: f64,
     /// The column of rows that holds the text, `text` when absent; `a.b` is `b` within `a`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -159,14 +141,11 @@ pub struct SliceSpec {
     /// Whose tokenizer files go into the target when the source has none: a token set.
     pub tokenizer: Option<ArtifactId>,
     /// Seeds fresh tensors.
+    #[serde(default)]
     pub seed: u64,
     /// Longest file of weights, where no single tensor is longer; a larger target is sharded.
-    #[serde(default = "default_max_shard_size_bytes")]
+    #[serde(default = "defaults::max_shard_size_bytes")]
     pub max_shard_size_bytes: u64,
-}
-
-fn default_max_shard_size_bytes() -> u64 {
-    DEFAULT_MAX_SHARD_SIZE_BYTES
 }
 
 impl SliceSpec {
@@ -212,8 +191,10 @@ pub enum SliceSource {
         /// Layers of the target.
         layers: LayerCount,
         /// Which source layers they are.
+        #[serde(default)]
         layer_map: LayerMapRule,
         /// Which parts are inherited; [`InheritSet::NOTHING`] makes a control of the reference's shape.
+        #[serde(default)]
         inherit: InheritSet,
         /// `Carry` growth: the previous candidate, whose layers come first.
         previous: Option<ArtifactId>,
@@ -230,10 +211,13 @@ pub struct TrainSpec {
     /// How.
     pub training: TrainingSpec,
     /// Share of the training tokens that is used: the first so many.
+    #[serde(default = "defaults::data_fraction")]
     pub data_fraction: f64,
     /// Seeds the data order.
+    #[serde(default)]
     pub seed: u64,
     /// The weights were inherited: a first loss near ln(vocabulary) then fails the job.
+    #[serde(default)]
     pub expect_inherited: bool,
 }
 
@@ -245,10 +229,10 @@ pub struct EvaluateSpec {
     /// What to measure.
     pub tasks: Vec<EvaluationTask>,
     /// Sequences of a text a forward pass.
-    #[serde(default = "default_batch_size")]
+    #[serde(default = "defaults::batch_size")]
     pub batch_size: u32,
     /// Tokens a forward pass of a benchmark at most, but for a single longer sequence: bounds the memory.
-    #[serde(default = "default_max_batch_tokens")]
+    #[serde(default = "defaults::max_batch_tokens")]
     pub max_batch_tokens: u32,
     /// Whether benchmarks are tokenized with the tokenizer's own special tokens; whatever it does by itself when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -271,8 +255,8 @@ impl EvaluateSpec {
         Self {
             checkpoint,
             tasks,
-            batch_size: DEFAULT_BATCH_SIZE,
-            max_batch_tokens: DEFAULT_MAX_BATCH_TOKENS,
+            batch_size: defaults::batch_size(),
+            max_batch_tokens: defaults::max_batch_tokens(),
             add_bos_token: None,
             one_by_one: false,
             baseline: None,
@@ -396,14 +380,6 @@ impl EvaluationTask {
             }
         }
     }
-}
-
-fn default_batch_size() -> u32 {
-    DEFAULT_BATCH_SIZE
-}
-
-fn default_max_batch_tokens() -> u32 {
-    DEFAULT_MAX_BATCH_TOKENS
 }
 
 /// One measurement.

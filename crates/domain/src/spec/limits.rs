@@ -8,16 +8,8 @@
 use crate::checkpoint::decoder_config::{MAX_DIMENSION, MAX_LAYERS};
 use crate::violation::Violations;
 
-/// The column of rows that holds the text where nothing else is said.
-pub const DEFAULT_TEXT_COLUMN: &str = "text";
-/// Longest file of a checkpoint's weights where nothing else is said: transformers' own default, 5 GB.
-pub const DEFAULT_MAX_SHARD_SIZE_BYTES: u64 = 5_000_000_000;
 /// Shortest that may be asked for: less is a slip, such as 5 for 5 GB.
 pub const MIN_MAX_SHARD_SIZE_BYTES: u64 = 1 << 20;
-/// Sequences a forward pass of an evaluation where nothing else is said.
-pub const DEFAULT_BATCH_SIZE: u32 = 8;
-/// Tokens a forward pass of a benchmark where nothing else is said.
-pub const DEFAULT_MAX_BATCH_TOKENS: u32 = 2048;
 /// Fewest entries of a trained tokenizer: 256 bytes and the end-of-text token.
 const MIN_VOCAB: u32 = 257;
 /// Most entries of a trained tokenizer: ids then fit in 16 bits.

@@ -2,23 +2,24 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::limits::DEFAULT_BATCH_SIZE;
+use super::defaults;
 use super::training::TrainingSpec;
 use crate::artifact::Location;
 use crate::checkpoint::decoder_config::Architecture;
 use crate::checkpoint::inherit_set::InheritSet;
 use crate::checkpoint::layer_map::LayerMap;
 use crate::id::{ArtifactId, LayerCount};
+use crate::names::named;
 use crate::violation::Violations;
 
-/// Which of the paper's two recipes (poster §2 and §3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Recipe {
-    /// Benchmark the reference, inherit n layers, train, grow until the target matches.
-    FullData,
-    /// Inherit n layers once and train several passes over a small part of the data.
-    LowData,
+named! {
+    /// Which of the paper's two recipes (poster §2 and §3).
+    pub enum Recipe {
+        /// Benchmark the reference, inherit n layers, train, grow until the target matches.
+        FullData = "full-data",
+        /// Inherit n layers once and train several passes over a small part of the data.
+        LowData = "low-data",
+    }
 }
 
 /// A whole run, as a recipe file says it.
@@ -30,7 +31,7 @@ pub struct RunSpec {
     /// Full-data or low-data.
     pub recipe: Recipe,
     /// Seeds fresh tensors and the data order.
-    #[serde(default = "default_seed")]
+    #[serde(default = "defaults::seed")]
     pub seed: u64,
     /// Higher runs first, -100 to 100.
     #[serde(default)]
@@ -79,7 +80,7 @@ pub struct CorpusSpec {
     #[serde(default, skip_serializing_if = "is_zero")]
     pub max_bad_rows: u64,
     /// Share of the tokens held out at the end of each source for validation; above 0, at most 0.5.
-    #[serde(default = "default_validation_fraction")]
+    #[serde(default = "defaults::validation_fraction")]
     pub validation_fraction: f64,
     /// Where the tokenizer comes from.
     #[serde(default)]
@@ -139,10 +140,10 @@ pub struct TargetSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_layers: Option<LayerCount>,
     /// Layers added by each round; 2 in the paper.
-    #[serde(default = "default_grow_by")]
+    #[serde(default = "defaults::grow_by")]
     pub grow_by: u32,
     /// Rounds at most; growth also ends at the reference's own depth.
-    #[serde(default = "default_max_rounds")]
+    #[serde(default = "defaults::max_rounds")]
     pub max_rounds: u32,
     /// A candidate matches when its loss is at most the reference's plus this many nats.
     #[serde(default)]
@@ -161,30 +162,32 @@ pub struct TargetSpec {
     #[serde(default)]
     pub layer_map: LayerMapRule,
     /// Share of the training tokens the target sees, above 0 to 1.
-    #[serde(default = "one")]
+    #[serde(default = "defaults::data_fraction")]
     pub data_fraction: f64,
 }
 
-/// How a candidate's difference from the reference is read, sequence by sequence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "kebab-case")]
-pub enum MatchBy {
-    /// By its mean (the paper's rule).
-    #[default]
-    Mean,
-    /// By the upper end of its 95 % interval: grows on until chance is ruled out.
-    Interval,
+named! {
+    /// How a candidate's difference from the reference is read, sequence by sequence.
+    #[derive(Default)]
+    pub enum MatchBy {
+        /// By its mean (the paper's rule).
+        #[default]
+        Mean = "mean",
+        /// By the upper end of its 95 % interval: grows on until chance is ruled out.
+        Interval = "interval",
+    }
 }
 
-/// What a grown candidate starts from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "kebab-case")]
-pub enum GrowthSource {
-    /// All layers anew from the reference (what the paper's logs show was run).
-    #[default]
-    Reference,
-    /// The previous candidate's trained layers, then the reference's next ones.
-    Carry,
+named! {
+    /// What a grown candidate starts from.
+    #[derive(Default)]
+    pub enum GrowthSource {
+        /// All layers anew from the reference (what the paper's logs show was run).
+        #[default]
+        Reference = "reference",
+        /// The previous candidate's trained layers, then the reference's next ones.
+        Carry = "carry",
+    }
 }
 
 /// How a number of layers becomes a list of source layers.
@@ -231,7 +234,7 @@ pub struct EvaluationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_sequences: Option<u64>,
     /// Sequences a forward pass.
-    #[serde(default = "default_evaluation_batch")]
+    #[serde(default = "defaults::batch_size")]
     pub batch_size: u32,
     /// Benchmarks of lm-evaluation-harness, and groups of them (`poster`), that every model is measured on besides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -248,7 +251,7 @@ impl Default for EvaluationSpec {
     fn default() -> Self {
         Self {
             max_sequences: None,
-            batch_size: default_evaluation_batch(),
+            batch_size: defaults::batch_size(),
             benchmarks: Vec::new(),
             benchmark_data: None,
             benchmark_limit: None,
@@ -263,7 +266,7 @@ pub struct ControlSpec {
     /// A name for the report; unique among controls and arms.
     pub name: String,
     /// Steps as a multiple of the winner's (1 and 2 in the paper), 0.1 to 10.
-    #[serde(default = "one")]
+    #[serde(default = "defaults::steps_factor")]
     pub steps_factor: f64,
 }
 
@@ -295,23 +298,4 @@ impl ArmSpec {
 
 fn is_zero(n: &u64) -> bool {
     *n == 0
-}
-
-fn default_seed() -> u64 {
-    1337
-}
-fn default_validation_fraction() -> f64 {
-    0.05
-}
-fn default_grow_by() -> u32 {
-    2
-}
-fn default_max_rounds() -> u32 {
-    8
-}
-fn default_evaluation_batch() -> u32 {
-    DEFAULT_BATCH_SIZE
-}
-fn one() -> f64 {
-    1.0
 }

@@ -198,7 +198,11 @@ fn a_slice_s_files_are_not_too_short() {
     let text = r#"{"source": {"checkpoint": {"checkpoint": {"uri": "file:///m"}, "layers": 1, "layer_map": "first", "inherit": "all",
         "previous": null}}, "tokenizer": null, "seed": 1}"#;
     let spec: SliceSpec = serde_json::from_str(text).unwrap();
-    assert_eq!(spec.max_shard_size_bytes, DEFAULT_MAX_SHARD_SIZE_BYTES, "specs written before it was one have none");
+    assert_eq!(
+        spec.max_shard_size_bytes,
+        defaults::max_shard_size_bytes(),
+        "specs written before it was one have none"
+    );
     let check = |max_shard_size_bytes, expected: Expect| {
         let spec = JobSpec::Slice(SliceSpec { max_shard_size_bytes, ..spec.clone() });
         expected.assert_eq(&spec.validate().map_or_else(|e| e.to_string(), |()| "ok".to_owned()));

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::limits;
+use super::{defaults, limits};
+use crate::names::named;
 use crate::violation::Violations;
 
 /// How a model is trained (paper §4 and appendix; knobs of the released code).
@@ -14,7 +15,7 @@ pub struct TrainingSpec {
     /// Sequences a forward pass.
     pub micro_batch: u32,
     /// Micro-batches a step: tokens a step = block_size x micro_batch x gradient_accumulation.
-    #[serde(default = "default_gradient_accumulation")]
+    #[serde(default = "defaults::gradient_accumulation")]
     pub gradient_accumulation: u32,
     /// What weights, activations and optimizer are kept and computed in.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -51,37 +52,37 @@ pub struct TrainingSpec {
     #[serde(default)]
     pub schedule: Schedule,
     /// AdamW's decoupled weight decay.
-    #[serde(default = "default_weight_decay")]
+    #[serde(default = "defaults::weight_decay")]
     pub weight_decay: f64,
     /// Which parameters decay.
     #[serde(default)]
     pub decay: DecayOn,
     /// AdamW's first moment factor.
-    #[serde(default = "default_beta1")]
+    #[serde(default = "defaults::beta1")]
     pub beta1: f64,
     /// AdamW's second moment factor.
-    #[serde(default = "default_beta2")]
+    #[serde(default = "defaults::beta2")]
     pub beta2: f64,
     /// AdamW's epsilon.
-    #[serde(default = "default_adam_eps")]
+    #[serde(default = "defaults::adam_eps")]
     pub adam_eps: f64,
     /// Gradients are scaled down to this global norm; 0 turns clipping off.
-    #[serde(default = "default_clip_norm")]
+    #[serde(default = "defaults::clip_norm")]
     pub clip_norm: f64,
     /// A metric point every so many steps.
-    #[serde(default = "default_log_every")]
+    #[serde(default = "defaults::log_every_steps")]
     pub log_every_steps: u64,
     /// A quick validation loss for the curves every so many steps; 0 turns it off.
     #[serde(default)]
     pub evaluate_every_steps: u64,
     /// Validation sequences of that quick loss.
-    #[serde(default = "default_evaluate_sequences")]
+    #[serde(default = "defaults::evaluate_sequences")]
     pub evaluate_sequences: u32,
     /// A resumable checkpoint every so many steps; 0 keeps only those made on stopping.
-    #[serde(default = "default_checkpoint_every")]
+    #[serde(default = "defaults::checkpoint_every_steps")]
     pub checkpoint_every_steps: u64,
     /// Newest resumable checkpoints that are kept while the training goes on.
-    #[serde(default = "default_keep_newest", skip_serializing_if = "is_default_keep_newest")]
+    #[serde(default = "defaults::keep_newest", skip_serializing_if = "is_default_keep_newest")]
     pub keep_newest: u32,
     /// A resumable checkpoint at every new lowest validation loss (of `evaluate_every_steps`); the last of them stays when
     /// the training has ended.
@@ -89,62 +90,55 @@ pub struct TrainingSpec {
     pub keep_best: bool,
 }
 
-/// What a model is trained in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "kebab-case")]
-pub enum Precision {
-    /// Everything in 32-bit floats.
-    #[default]
-    Fp32,
-    /// Matrix products and attention in bfloat16; weights, gradients, moments, norms, the residual stream and the loss
-    /// in 32-bit floats (PyTorch's autocast; the paper's GPT-2 runs).
-    Bf16Mixed,
-    /// Everything but the loss in bfloat16 (Lightning's `bf16-true`, in the paper's released Llama code).
-    Bf16,
-}
-
-impl Precision {
-    /// As recipes and model cards call it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Fp32 => "fp32",
-            Self::Bf16Mixed => "bf16-mixed",
-            Self::Bf16 => "bf16",
-        }
+named! {
+    /// What a model is trained in.
+    #[derive(Default)]
+    pub enum Precision {
+        /// Everything in 32-bit floats.
+        #[default]
+        Fp32 = "fp32",
+        /// Matrix products and attention in bfloat16; weights, gradients, moments, norms, the residual stream and the loss
+        /// in 32-bit floats (PyTorch's autocast; the paper's GPT-2 runs).
+        Bf16Mixed = "bf16-mixed",
+        /// Everything but the loss in bfloat16 (Lightning's `bf16-true`, in the paper's released Llama code).
+        Bf16 = "bf16",
     }
 }
 
-/// Which blocks of the training tokens a step sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "kebab-case")]
-pub enum Sampling {
-    /// Every aligned block once a pass, in an order of the seed's.
-    #[default]
-    Permutation,
-    /// Blocks that start anywhere, with replacement (nanoGPT, and the released GPT-2 code).
-    RandomOffsets,
+named! {
+    /// Which blocks of the training tokens a step sees.
+    #[derive(Default)]
+    pub enum Sampling {
+        /// Every aligned block once a pass, in an order of the seed's.
+        #[default]
+        Permutation = "permutation",
+        /// Blocks that start anywhere, with replacement (nanoGPT, and the released GPT-2 code).
+        RandomOffsets = "random-offsets",
+    }
 }
 
-/// The learning rate after the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "kebab-case")]
-pub enum Schedule {
-    /// Half a cosine from `lr_max` to `lr_min`.
-    #[default]
-    Cosine,
-    /// `lr_max` to the end.
-    Constant,
+named! {
+    /// The learning rate after the warm-up.
+    #[derive(Default)]
+    pub enum Schedule {
+        /// Half a cosine from `lr_max` to `lr_min`.
+        #[default]
+        Cosine = "cosine",
+        /// `lr_max` to the end.
+        Constant = "constant",
+    }
 }
 
-/// Which parameters weight decay applies to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "kebab-case")]
-pub enum DecayOn {
-    /// Tensors of two or more dimensions, embeddings included (nanoGPT).
-    #[default]
-    Matrices,
-    /// Everything (the released Llama code).
-    All,
+named! {
+    /// Which parameters weight decay applies to.
+    #[derive(Default)]
+    pub enum DecayOn {
+        /// Tensors of two or more dimensions, embeddings included (nanoGPT).
+        #[default]
+        Matrices = "matrices",
+        /// Everything (the released Llama code).
+        All = "all",
+    }
 }
 
 /// The first `fraction` of `train_tokens` tokens, in whole tokens; all of them at 1.
@@ -289,36 +283,6 @@ impl TrainingSpec {
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
-fn default_keep_newest() -> u32 {
-    2
-}
 fn is_default_keep_newest(newest: &u32) -> bool {
-    *newest == default_keep_newest()
-}
-fn default_gradient_accumulation() -> u32 {
-    1
-}
-fn default_weight_decay() -> f64 {
-    0.1
-}
-fn default_beta1() -> f64 {
-    0.9
-}
-fn default_beta2() -> f64 {
-    0.95
-}
-fn default_adam_eps() -> f64 {
-    1e-8
-}
-fn default_clip_norm() -> f64 {
-    1.0
-}
-fn default_log_every() -> u64 {
-    10
-}
-fn default_evaluate_sequences() -> u32 {
-    64
-}
-fn default_checkpoint_every() -> u64 {
-    500
+    *newest == defaults::keep_newest()
 }

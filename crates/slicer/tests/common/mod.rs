@@ -12,9 +12,7 @@ use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::checkpoint::inherit_set::InheritSet;
 use inheritune_domain::id::{ArtifactId, LayerCount};
 use inheritune_domain::job::{JobRecord, JobStatus, RetryPolicy};
-use inheritune_domain::spec::{
-    DEFAULT_MAX_SHARD_SIZE_BYTES, JobOutcome, JobSpec, LayerMapRule, SliceSource, SliceSpec, Sliced,
-};
+use inheritune_domain::spec::{JobOutcome, JobSpec, LayerMapRule, SliceSource, SliceSpec, Sliced, defaults};
 use inheritune_runtime::security::Security;
 use inheritune_runtime::serve::{bind, serve};
 use inheritune_runtime::worker::{WorkerConfig, run_worker};
@@ -169,7 +167,7 @@ pub fn first(checkpoint: Location, layers: u32) -> SliceSpec {
 pub fn sliced(checkpoint: Location, layers: u32, (layer_map, inherit): (LayerMapRule, InheritSet)) -> SliceSpec {
     let layers = LayerCount(layers);
     let source = SliceSource::Checkpoint { checkpoint, layers, layer_map, inherit, previous: None };
-    SliceSpec { source, tokenizer: None, seed: 7, max_shard_size_bytes: DEFAULT_MAX_SHARD_SIZE_BYTES }
+    SliceSpec { source, tokenizer: None, seed: 7, max_shard_size_bytes: defaults::max_shard_size_bytes() }
 }
 
 pub fn gpt2_json(layers: u32) -> Value {

@@ -8,9 +8,7 @@ use inheritune_domain::artifact::Location;
 use inheritune_domain::checkpoint::inherit_set::InheritSet;
 use inheritune_domain::id::{ArtifactId, LayerCount};
 use inheritune_domain::job::JobStatus;
-use inheritune_domain::spec::{
-    DEFAULT_MAX_SHARD_SIZE_BYTES, EvaluateSpec, EvaluationTask, JobSpec, LayerMapRule, SliceSource, SliceSpec,
-};
+use inheritune_domain::spec::{EvaluateSpec, EvaluationTask, JobSpec, LayerMapRule, SliceSource, SliceSpec, defaults};
 
 use crate::cluster::{Cluster, Setup};
 use crate::jobs::{model, submit, submit_for_one_failure, token_set, tokenize, wait};
@@ -126,7 +124,7 @@ async fn r2_a_full_disk_is_waited_for_by_every_kind_of_job() {
         inherit: InheritSet::ALL,
         previous: None,
     };
-    let max_shard_size_bytes = DEFAULT_MAX_SHARD_SIZE_BYTES;
+    let max_shard_size_bytes = defaults::max_shard_size_bytes();
     let slice = JobSpec::Slice(SliceSpec { source, tokenizer: None, seed: 1, max_shard_size_bytes });
     let specs = [tokenize(&cluster), validation_loss(tokens), slice];
     let mut waiting = Vec::new();

@@ -12,8 +12,8 @@ use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::id::{ArtifactId, LayerCount, WorkerId};
 use inheritune_domain::job::RetryPolicy;
 use inheritune_domain::spec::{
-    DEFAULT_MAX_SHARD_SIZE_BYTES, EvaluateSpec, Evaluated, EvaluationTask, JobKind, JobOutcome, JobSpec, RunSpec,
-    Score, SliceSource, SliceSpec, Sliced, TokenizeSpec, Tokenized, TokenizerSource, TrainSpec, Trained,
+    EvaluateSpec, Evaluated, EvaluationTask, JobKind, JobOutcome, JobSpec, RunSpec, Score, SliceSource, SliceSpec,
+    Sliced, TokenizeSpec, Tokenized, TokenizerSource, TrainSpec, Trained, defaults,
 };
 use inheritune_store::jobs::{Lease, NewJob};
 use inheritune_store::local_postgres::LocalPostgres;
@@ -143,7 +143,7 @@ pub fn job_spec(kind: JobKind) -> JobSpec {
             },
             tokenizer: None,
             seed: 1,
-            max_shard_size_bytes: DEFAULT_MAX_SHARD_SIZE_BYTES,
+            max_shard_size_bytes: defaults::max_shard_size_bytes(),
         }),
         JobKind::Train => JobSpec::Train(TrainSpec {
             checkpoint,
