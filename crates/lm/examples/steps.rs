@@ -11,18 +11,14 @@ use inheritune_lm::optimizer::{AdamW, clip_grad_norm};
 use inheritune_lm::{Tensor, device};
 
 #[path = "../tests/support/mod.rs"]
-#[allow(dead_code, reason = "the tests use the rest")]
 mod support;
 use support::{ADAMW, LR, MAX_NORM, load, noise, write_checkpoint};
 
 /// Layers, width, heads, vocabulary, micro-batch and block of a GPT-2.
 type Shape = (u32, u32, u32, u32, i64, i64);
 
-const SHAPES: [(&str, Shape); 3] = [
-    ("tiny", (2, 64, 2, 512, 4, 64)),
-    ("middle", (8, 128, 4, 2048, 8, 128)),
-    ("14m", (6, 384, 6, 8192, 8, 256)),
-];
+const SHAPES: [(&str, Shape); 3] =
+    [("tiny", (2, 64, 2, 512, 4, 64)), ("middle", (8, 128, 4, 2048, 8, 128)), ("14m", (6, 384, 6, 8192, 8, 256))];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
