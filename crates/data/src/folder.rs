@@ -1,6 +1,8 @@
 //! What the files of a source are: which are looked at, which of those are read, and why the others are not. Pure; whoever
 //! calls fetches the first bytes in between.
 
+use std::collections::{BTreeSet, HashSet};
+
 use crate::kind::{Content, Kind};
 use crate::names;
 
@@ -33,10 +35,13 @@ pub fn candidates(names: &[&str], is_one_file: bool) -> Candidates {
         return Candidates { files: (0..names.len()).collect(), left_out: Vec::new() };
     }
     let (mut files, mut left_out, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
+    let all: HashSet<&str> = names.iter().copied().collect();
     for (place, name) in names.iter().enumerate() {
-        match (names::why_left_out(name), names::ending(name)) {
+        match (names::why_left_out(name).or_else(|| why_twice(name, &all)), names::ending(name)) {
             (Some(reason), _) => left_out.push((place, reason)),
-            (None, "bin") if split_of(name).is_none() => unknown.push((place, "tokens neither train nor val by name")),
+            (None, "bin") if matches!(split_of(name), None | Some(Split::Test)) => {
+                unknown.push((place, "tokens neither train nor val by name"))
+            }
             (None, ending) if names::is_data(ending) => files.push(place),
             (None, _) => unknown.push((place, "of another ending")),
         }
@@ -47,6 +52,19 @@ pub fn candidates(names: &[&str], is_one_file: bool) -> Candidates {
         _ => left_out.append(&mut unknown),
     }
     Candidates { files, left_out }
+}
+
+/// Why the file called `name` is one of `all` that is there under another name.
+fn why_twice(name: &str, all: &HashSet<&str>) -> Option<&'static str> {
+    // The hub's cache has each file in `blobs`, and in `snapshots` a link to it under its own name.
+    let blobs = name.split_once("blobs/").filter(|(cache, _)| cache.is_empty() || cache.ends_with('/'));
+    if let Some((cache, _)) = blobs
+        && all.iter().any(|other| other.strip_prefix(cache).is_some_and(|rest| rest.starts_with("snapshots/")))
+    {
+        return Some("in a cache of the hub under their own names as well");
+    }
+    let unpacked = name.rsplit_once('.').filter(|_| names::is_packed(name))?.0;
+    all.contains(unpacked).then_some("packed copies of files that are there")
 }
 
 /// Whether a file of a folder called `name` is looked at whatever else is there.
@@ -67,6 +85,9 @@ pub fn files(
     is_one_file: bool,
 ) -> Result<Vec<DataFile>, (Option<usize>, String)> {
     let alone = candidates.files.len() == 1;
+    if !is_one_file {
+        refuse_whole(names)?;
+    }
     let (mut files, mut unread) = (Vec::new(), Vec::new());
     for (&place, told) in candidates.files.iter().zip(told) {
         let ending = names::ending(names[place]);
@@ -101,6 +122,9 @@ pub fn files(
         return Err((None, holds_nothing(names, unread.first().map(|(_, reason)| *reason))));
     }
     candidates.left_out.append(&mut unread);
+    if !is_one_file {
+        by_split(names, &mut files, candidates);
+    }
     let tokens = files.iter().find(|file| file.kind.content == Content::Tokens);
     let text = files.iter().find(|file| !matches!(file.kind.content, Content::Tokens | Content::Empty));
     if let (Some(tokens), Some(text)) = (tokens, text) {
@@ -117,6 +141,51 @@ pub fn files(
         files.iter_mut().for_each(|file| file.held_out = false);
     }
     Ok(files)
+}
+
+/// Folders that are something else as a whole.
+fn refuse_whole(names: &[&str]) -> Result<(), (Option<usize>, String)> {
+    let file = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
+    let is_chunk = |name: &&str| file(name).starts_with("chunk-") && names::ending(name) == "bin";
+    if names.iter().any(|name| file(name) == "index.json") && names.iter().any(is_chunk) {
+        let problem = "is a data set of litdata (chunk-*.bin beside index.json), which is not read; convert its tokens to \
+                       nanoGPT's train.bin";
+        return Err((None, problem.to_owned()));
+    }
+    let revision = |name: &&str| {
+        let (cache, rest) = name.split_once("snapshots/")?;
+        let (revision, _) = rest.split_once('/')?;
+        (cache.is_empty() || cache.ends_with('/')).then(|| format!("{cache}snapshots/{revision}"))
+    };
+    let revisions: BTreeSet<String> = names.iter().filter_map(revision).collect();
+    let caches: BTreeSet<&str> = revisions.iter().filter_map(|r| Some(r.split_once("snapshots/")?.0)).collect();
+    if revisions.len() > caches.len() {
+        let shown = revisions.iter().take(NAMES_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let problem =
+            format!("is a cache of the hub with several revisions of one data set: name one of them, {shown}");
+        return Err((None, problem));
+    }
+    Ok(())
+}
+
+/// Of rows and texts whose names tell splits, the training split is trained on, the validation split held out, and the test
+/// split left out.
+fn by_split(names: &[&str], files: &mut Vec<DataFile>, candidates: &mut Candidates) {
+    let is_text = |file: &DataFile| !matches!(file.kind.content, Content::Tokens | Content::Empty);
+    let split = |file: &DataFile| split_in_path(names[file.place]).filter(|_| is_text(file));
+    if !files.iter().any(|file| split(file) == Some(Split::Train)) {
+        return;
+    }
+    files.retain(|file| {
+        let is_test = split(file) == Some(Split::Test);
+        if is_test {
+            candidates.left_out.push((file.place, "for tests, by their names"));
+        }
+        !is_test
+    });
+    for file in files {
+        file.held_out |= split(file) == Some(Split::Validation);
+    }
 }
 
 fn holds_nothing(names: &[&str], reason: Option<&str>) -> String {
@@ -137,17 +206,26 @@ fn holds_nothing(names: &[&str], reason: Option<&str>) -> String {
 enum Split {
     Train,
     Validation,
+    Test,
 }
 
-/// Which split the name of a token file says.
+/// Which split the name of a file, or of the folder that it is in, says: `data/train-00000.parquet`, `test/0.jsonl`.
+fn split_in_path(name: &str) -> Option<Split> {
+    let (folder, _) = name.rsplit_once('/').unwrap_or_default();
+    split_of(name).or_else(|| split_of(folder))
+}
+
+/// Which split a file's name says.
 fn split_of(name: &str) -> Option<Split> {
     let file = name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
     let says = |words: &[&str]| file.split(|c: char| !c.is_alphanumeric()).any(|word| words.contains(&word));
-    if says(&["val", "validation", "valid"]) {
-        Some(Split::Validation)
-    } else {
-        says(&["train", "training"]).then_some(Split::Train)
+    if says(&["val", "validation", "valid", "dev"]) {
+        return Some(Split::Validation);
     }
+    if says(&["train", "training"]) {
+        return Some(Split::Train);
+    }
+    says(&["test", "testing"]).then_some(Split::Test)
 }
 
 #[cfg(test)]
@@ -228,6 +306,29 @@ mod tests {
             read(&[("meta.pkl", b"\x80\x04"), ("train.bin", IDS), ("val.bin", IDS), ("x.bin", IDS)]).unwrap();
         assert_eq!(files, ["train.bin: tokens", "val.bin: tokens"]);
         assert_eq!(left_out.len(), 2, "{left_out:?}");
+    }
+
+    #[test]
+    fn d2_no_document_is_read_twice_and_no_test_is_trained_on() {
+        let (files, left_out) = read(&[
+            ("dev.jsonl", ROW),
+            ("other.jsonl", ROW),
+            ("test/0.jsonl", ROW),
+            ("train-00000.jsonl", ROW),
+            ("train-00000.jsonl.gz", b"\x1f\x8b\x08"),
+        ])
+        .unwrap();
+        assert_eq!(files, ["other.jsonl: JSON lines", "train-00000.jsonl: JSON lines", "dev.jsonl: JSON lines"]);
+        let twice = "train-00000.jsonl.gz: packed copies of files that are there";
+        assert_eq!(left_out, ["test/0.jsonl: for tests, by their names", twice]);
+        // Without a training split the words mean nothing.
+        assert_eq!(read(&[("dev.jsonl", ROW), ("test.jsonl", ROW)]).unwrap().0.len(), 2);
+        let cache = [("d/blobs/abc", ROW), ("d/refs/main", b"a"), ("d/snapshots/a/x.jsonl", ROW)];
+        assert_eq!(read(&cache).unwrap().0, ["d/snapshots/a/x.jsonl: JSON lines"]);
+        let revisions = read(&[("snapshots/a/x.jsonl", ROW), ("snapshots/b/x.jsonl", ROW)]).unwrap_err();
+        assert!(revisions.contains("name one of them, snapshots/a, snapshots/b"), "{revisions}");
+        let litdata = read(&[("train/chunk-0-0.bin", IDS), ("train/index.json", b"{}")]).unwrap_err();
+        assert!(litdata.contains("litdata"), "{litdata}");
     }
 
     #[test]

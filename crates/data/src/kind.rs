@@ -7,8 +7,11 @@ use std::fmt;
 use crate::json::{Fault, Scanner, Within};
 use crate::unpack::{self, Packing};
 
-/// Bytes from a file's start that are enough to tell.
-pub const HEAD_BYTES: u64 = 64 * 1024;
+/// Bytes from a file's start that are enough to tell: a block of zstd, of which nothing is unpacked before its end, has up to
+/// 128 KiB.
+pub const HEAD_BYTES: u64 = 192 * 1024;
+/// What is looked at of them, unpacked.
+const UNPACKED_HEAD_BYTES: usize = 64 * 1024;
 /// Bytes of a token file that must not read as text.
 const FEWEST_TEXT_BYTES: usize = 32;
 
@@ -73,9 +76,9 @@ pub struct Head<'a> {
 pub fn tell(name: &str, head: Head<'_>, text_column: &str) -> Result<Kind, String> {
     let hint = Hint::of(name);
     let packing = packing_of(head.bytes);
-    let unpacked = unpack::head(head.bytes, packing, HEAD_BYTES as usize);
+    let unpacked = unpack::head(head.bytes, packing, UNPACKED_HEAD_BYTES);
     // What could not be unpacked to its end may be cut off or only continue.
-    let is_whole = head.is_whole && packing == Packing::Plain;
+    let is_whole = head.is_whole && packing == Packing::Plain && unpacked.len() == head.bytes.len();
     let content = content_of(&unpacked, is_whole, hint, text_column);
     match (packing, content) {
         (Packing::Plain, content) => content.map(|content| Kind { packing, content }),
@@ -153,7 +156,9 @@ impl Hint {
 const JQ: &str = "write one object a line, as `jq -c '.[]'` or `jq -c .` does, or use Parquet";
 
 /// Magic bytes of kinds that are not read: where they stand, what they are, and what to do.
-const KNOWN: [(&[u8], &str, &str); 35] = [
+const KNOWN: [(&[u8], &str, &str); 37] = [
+    (b"WARC/1.", "a web archive (WARC, WET)", "take the texts out of it first, one row each"),
+    (b"<mediawiki", "a dump of a wiki", "take the texts out of it first, one row each"),
     (b"\x93NUMPY", "a NumPy array (.npy)", "write its ids with `.tofile(\"train.bin\")`"),
     (b"MMIDIDX\0\0", "the index (.idx) of a Megatron data set", "convert its tokens to nanoGPT's train.bin"),
     (b"TNTIDX\0\0", "the index of a fairseq data set", "convert its tokens to nanoGPT's train.bin"),
@@ -260,7 +265,7 @@ fn content_of(head: &[u8], is_whole: bool, hint: Hint, text_column: &str) -> Res
         Some(b'<') if hint == Hint::Json => {
             Err("is called JSON but seems to be HTML or XML: a web page saved in place of a file?".to_owned())
         }
-        _ if hint == Hint::Json => Ok(Content::JsonLines),
+        _ if hint == Hint::Json || is_rows(text) => Ok(Content::JsonLines),
         Some(_) | None if hint == Hint::Table || is_table(text, text_column) => {
             Err("seems to be a table in CSV or TSV, which is not read; write it as JSON lines or Parquet, as \
                  `pandas.read_csv(f).to_json(out, orient=\"records\", lines=True)` does"
@@ -276,16 +281,42 @@ fn mostly_printable(head: &[u8]) -> bool {
     printable * 100 >= head.len() * 99
 }
 
-/// A heading in which one of several columns, or the only one before a quoted cell, has the text column's name.
+/// Lines that tell whether a text is rows or a table.
+const LINES_LOOKED_AT: usize = 20;
+/// Fewest of them that do.
+const FEWEST_LINES: usize = 4;
+
+/// Lines of which nearly all look like JSON objects; the first may be damaged.
+fn is_rows(text: &[u8]) -> bool {
+    let lines = text.split(|byte| *byte == b'\n').map(|line| line.trim_ascii()).filter(|line| !line.is_empty());
+    let lines: Vec<&[u8]> = lines.take(LINES_LOOKED_AT).collect();
+    let objects = lines.iter().filter(|line| line.starts_with(b"{\"") && line.ends_with(b"}")).count();
+    lines.len() >= FEWEST_LINES && objects * 3 >= lines.len() * 2
+}
+
+/// A heading of short names; and one of them is the text column's, or the lines below have as many cells.
 fn is_table(text: &[u8], text_column: &str) -> bool {
     let text = String::from_utf8_lossy(text);
-    let mut lines = text.lines();
-    let (heading, second) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
-    let is_column = |cell: &str| cell.trim().trim_matches('"') == text_column;
+    let mut lines = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
+    let heading = lines.next().unwrap_or_default();
+    let below: Vec<&str> = lines.take(LINES_LOOKED_AT).collect();
+    let unquoted = |cell: &str| cell.trim().trim_matches('"').to_lowercase();
+    let is_name = |cell: &str| !cell.is_empty() && cell.len() <= 40 && cell.split_whitespace().count() <= 2;
     [',', '\t', ';', '|'].iter().any(|separator| {
-        let cells: Vec<&str> = heading.split(*separator).collect();
-        let several = cells.len() > 1 && cells.iter().all(|cell| cell.len() <= 64) && second.contains(*separator);
-        cells.iter().any(|cell| is_column(cell)) && (several || (cells.len() == 1 && second.starts_with('"')))
+        let cells: Vec<String> = heading.split(*separator).map(unquoted).collect();
+        let has_text = cells.iter().any(|cell| *cell == text_column.to_lowercase());
+        if cells.len() == 1 {
+            return has_text && below.first().is_some_and(|line| line.starts_with('"'));
+        }
+        let separators = |line: &str| {
+            let outside = line.split('"').step_by(2);
+            outside.map(|part| part.matches(*separator).count()).sum::<usize>()
+        };
+        // The last line may be cut off.
+        let whole = below.split_last().map_or(below.as_slice(), |(_, whole)| whole);
+        let is_even = whole.len() >= FEWEST_LINES && whole.iter().all(|line| separators(line) == cells.len() - 1);
+        let begins = below.first().is_some_and(|line| line.contains(*separator) || line.starts_with('"'));
+        cells.iter().all(|cell| is_name(cell)) && ((has_text && begins) || is_even)
     })
 }
 

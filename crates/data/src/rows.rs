@@ -316,6 +316,11 @@ impl<R: BufRead> JsonRows<R> {
 
     fn fatal(&mut self, fault: Fault) -> DataError {
         match self.problem(fault) {
+            Ok(problem) if matches!(self.state, State::InText { .. }) || self.read_as.max_bad_rows > 0 => {
+                let why =
+                    "max_bad_rows does not help: what was read of so long a row, or of an array, is in use already";
+                self.at(&format!("{problem} ({why})"))
+            }
             Ok(problem) => self.at(&problem),
             Err(error) => error,
         }

@@ -19,8 +19,8 @@ pub enum Packing {
 
 /// Read at once.
 const READ_BYTES: usize = 256 * 1024;
-/// The longest window of `zstd --long`: 2 GiB. A decoder holds as much of the unpacked file.
-const MAX_WINDOW_LOG: u32 = 31;
+/// The longest window that is read, `zstd --long=29`: 512 MiB. A decoder holds as much of the unpacked file.
+const MAX_WINDOW_LOG: u32 = 29;
 
 /// What `stored`, a file of `stored_bytes`, holds, unpacked; reading it fails where that is more than any text becomes.
 ///

@@ -118,6 +118,7 @@ impl Decoder {
                 LmError::file(&path, format!("model_type `{found}` is not supported"))
             }
             ConfigError::Key { key, problem } => LmError::file(&path, format!("`{key}` {problem}")),
+            ConfigError::NotAnObject { found } => LmError::file(&path, format!("is {found}, not a JSON object")),
         })
     }
 

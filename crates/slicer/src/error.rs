@@ -77,6 +77,20 @@ pub enum BadCheckpoint {
         /// What is wrong.
         problem: String,
     },
+    /// Something else than its name says.
+    #[error("{file} {problem}")]
+    OtherContent {
+        /// The file.
+        file: String,
+        /// What it is, and what to do.
+        problem: &'static str,
+    },
+    /// One file of a checkpoint in the place of its folder.
+    #[error("{file} is one file: name the folder that it is in, with everything that belongs to the model")]
+    FileOfAFolder {
+        /// The file.
+        file: String,
+    },
     /// Another folder than a model's.
     #[error(transparent)]
     Folder(#[from] NotAModel),

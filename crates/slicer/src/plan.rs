@@ -33,8 +33,8 @@ pub struct PlannedSlice {
     pub carried: Vec<CarriedFiles>,
     /// What of the reference the target does not have, or says otherwise.
     pub left_out: Vec<LeftOut>,
-    /// The target's `generation_config.json`, where it is not the reference's.
-    pub generation_json: Option<Value>,
+    /// Of the carried files, those that are written otherwise.
+    pub rewritten: Vec<(&'static str, Value)>,
 }
 
 impl PlannedSlice {
@@ -57,7 +57,7 @@ impl PlannedSlice {
                     plan: SlicePlan::fresh(config),
                     reference: None,
                     previous: None,
-                    generation_json: None,
+                    rewritten: Vec::new(),
                     carried,
                     left_out,
                 }
@@ -86,15 +86,19 @@ impl PlannedSlice {
                 let of_tensors = reference.inventory.left_out().iter().cloned();
                 let (carried, files) =
                     CarriedFiles::choose(Some(&reference), tokens.as_ref().map(|(tokens, _)| tokens));
-                let mut left_out: Vec<LeftOut> =
+                let left_out =
                     of_tensors.chain(reference.unwritable.iter().cloned()).chain(changed).chain(files).collect();
-                let generation_json = reference.generation().await?.map(|(json, idle)| {
-                    left_out.extend(idle);
-                    json
-                });
-                Self { config_json, left_out, generation_json, plan, carried, reference: Some(reference), previous }
+                let rewritten = Vec::new();
+                Self { config_json, left_out, rewritten, plan, carried, reference: Some(reference), previous }
             }
         };
+        let mut planned = planned;
+        for source in &planned.carried {
+            for (file, json, changed) in source.rewritten(planned.plan.config()).await? {
+                planned.rewritten.push((file, json));
+                planned.left_out.extend(changed);
+            }
+        }
         if let Some((tokens, location)) = &tokens {
             tokens.check(location, planned.plan.config())?;
         }

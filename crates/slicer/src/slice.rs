@@ -16,7 +16,6 @@ use crate::error::SlicerError;
 use crate::layout;
 use crate::plan::PlannedSlice;
 use crate::record::{CARD_FILE, InheritanceRecord, RECORD_FILE, metadata, readme};
-use crate::source::GENERATION_FILE;
 
 /// What it works.
 pub const KINDS: [JobKind; 1] = [JobKind::Slice];
@@ -95,9 +94,9 @@ impl SliceHandler {
         artifact.put_bytes(CARD_FILE, Bytes::from(card)).await?;
         for source in &planned.carried {
             for name in source.names() {
-                let bytes = match &planned.generation_json {
-                    Some(json) if *name == GENERATION_FILE => Bytes::from(format!("{json:#}\n")),
-                    Some(_) | None => source.read(name).await?,
+                let bytes = match planned.rewritten.iter().find(|(file, _)| file == name) {
+                    Some((_, json)) => Bytes::from(format!("{json:#}\n")),
+                    None => source.read(name).await?,
                 };
                 artifact.put_bytes(name, bytes).await?;
             }

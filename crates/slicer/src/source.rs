@@ -16,6 +16,7 @@ use inheritune_domain::checkpoint::config_json::{self, WeightsDtype};
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::checkpoint::layer_map::LayerMap;
 use inheritune_domain::checkpoint::left_out::LeftOut;
+use inheritune_domain::checkpoint::other_content::other_content;
 use inheritune_domain::checkpoint::safetensors_header::{Dtype, HeaderTensor};
 use inheritune_domain::checkpoint::shard_index::{MAX_INDEX_BYTES, ShardFormat, ShardIndex};
 use inheritune_domain::checkpoint::slice_plan::Inventory;
@@ -27,8 +28,6 @@ use serde_json::Value;
 
 use crate::error::{BadCheckpoint, SlicerError};
 
-/// Settings of how text is generated.
-pub const GENERATION_FILE: &str = "generation_config.json";
 /// Longest file of settings.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 /// Headers of shards read at once.
@@ -67,6 +66,11 @@ impl Checkpoint {
 
     async fn read(location: Location, folder: Arc<Folder>) -> Result<Self, SlicerError> {
         let names: Vec<&str> = folder.files().iter().map(|file| file.name.as_str()).collect();
+        if let [only] = names.as_slice()
+            && location.to_string().ends_with(&format!("/{only}"))
+        {
+            return Err(SlicerError::checkpoint(&location, BadCheckpoint::FileOfAFolder { file: (*only).to_owned() }));
+        }
         let found = weights_files::find(&names);
         if let (Err(_), Some(link)) = (&found, folder.dangling_links().iter().find(|link| is_of_a_model(link))) {
             let problem = BadCheckpoint::DanglingLink { file: link.clone() };
@@ -118,20 +122,6 @@ impl Checkpoint {
         self.inventory.config()
     }
 
-    /// Its `generation_config.json` without what transformers warns of, and what that is; none where it is written as it is.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub async fn generation(&self) -> Result<Option<(Value, Vec<LeftOut>)>, SlicerError> {
-        if !self.folder.has(GENERATION_FILE) {
-            return Ok(None);
-        }
-        let bytes = self.folder.read(GENERATION_FILE, MAX_CONFIG_BYTES).await?;
-        // What is no JSON is carried along for its readers to judge.
-        let json = serde_json::from_slice(&bytes).unwrap_or_default();
-        Ok(config_json::generation(&json, self.config()))
-    }
-
     /// What no target of it has, or says otherwise, whichever layers are taken.
     pub fn left_out(&self) -> Vec<LeftOut> {
         let layers = LayerMap::identity(self.config().n_layers);
@@ -167,7 +157,14 @@ async fn small_file(location: &Location, folder: &Folder, file: &str) -> Result<
     if bytes.starts_with(LFS_POINTER) {
         return Err(SlicerError::checkpoint(location, BadCheckpoint::LfsPointer { file: file.to_owned() }));
     }
-    Ok(bytes)
+    let problem = other_content(&bytes).or(bytes.trim_ascii().is_empty().then_some("is empty"));
+    match problem {
+        Some(problem) => {
+            let problem = BadCheckpoint::OtherContent { file: file.to_owned(), problem };
+            Err(SlicerError::checkpoint(location, problem))
+        }
+        None => Ok(bytes),
+    }
 }
 
 /// The files that the index names. What they hold is what counts: an index may name tensors that are nowhere, or put them

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use inheritune_domain::artifact::Location;
 use inheritune_domain::checkpoint::carried_files::{Fate, MAX_CARRIED_FILE_BYTES, fates};
+use inheritune_domain::checkpoint::carried_settings;
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::checkpoint::left_out::LeftOut;
 use inheritune_domain::checkpoint::shard_index::{INDEX_FILE, PICKLE_INDEX_FILE};
@@ -15,6 +16,7 @@ use inheritune_domain::checkpoint::vocabulary_pair::PairError;
 use inheritune_store::Store;
 use inheritune_store::objects::Folder;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::error::{BadCheckpoint, SlicerError};
 use crate::source::Checkpoint;
@@ -66,6 +68,23 @@ impl CarriedFiles {
     fn of_tokenizer(folder: &Arc<Folder>) -> Self {
         let names = folder.files().iter().map(|file| file.name.clone()).filter(|name| is_tokenizer_file(name));
         Self { folder: folder.clone(), names: names.collect() }
+    }
+
+    /// Of its settings in JSON, those that not every version of transformers loads as they are: what is written, and what that
+    /// changes.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    pub async fn rewritten(
+        &self,
+        config: &DecoderConfig,
+    ) -> Result<Vec<(&'static str, Value, Vec<LeftOut>)>, SlicerError> {
+        let mut rewritten = Vec::new();
+        for file in carried_settings::files(self.names.iter().map(String::as_str)) {
+            let written = carried_settings::written(file, &self.read(file).await?, config);
+            rewritten.extend(written.map(|(json, changed)| (file, json, changed)));
+        }
+        Ok(rewritten)
     }
 
     /// Their names.

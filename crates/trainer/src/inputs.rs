@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use inheritune_domain::checkpoint::carried_files::{Fate, fates};
+use inheritune_domain::checkpoint::carried_settings;
 use inheritune_domain::checkpoint::config_json::{self, WeightsDtype};
 use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::checkpoint::layer_map::LayerMap;
@@ -37,10 +38,23 @@ impl Inputs {
     /// # Errors
     /// A file cannot be read, or the store does not take it.
     pub async fn put_model_files(&self, artifact: &mut ArtifactWriter) -> Result<(), JobError> {
-        let config = config_of_trained(&self.checkpoint.join(CONFIG_FILE), self.spec.training.precision).await?;
-        artifact.put_bytes(CONFIG_FILE, format!("{config:#}\n").into()).await?;
-        for (name, path) in self.carried().await? {
-            artifact.put_file(&name, &path).await?;
+        let path = self.checkpoint.join(CONFIG_FILE);
+        let (json, config) = config_of_trained(&path, self.spec.training.precision).await?;
+        artifact.put_bytes(CONFIG_FILE, format!("{json:#}\n").into()).await?;
+        let carried = self.carried().await?;
+        let settings = carried_settings::files(carried.iter().map(|(name, _)| name.as_str()));
+        for (name, path) in &carried {
+            let written = match settings.iter().find(|file| *file == name) {
+                Some(file) => {
+                    let content = tokio::fs::read(path).await.map_err(|error| file_error(path, error))?;
+                    carried_settings::written(file, &content, &config)
+                }
+                None => None,
+            };
+            match written {
+                Some((json, _)) => drop(artifact.put_bytes(name, format!("{json:#}\n").into()).await?),
+                None => drop(artifact.put_file(name, path).await?),
+            }
         }
         Ok(())
     }
@@ -90,8 +104,8 @@ pub async fn carried_of(dir: &Path) -> Result<Vec<String>, JobError> {
     Ok(carried.map(|(name, _)| name.to_owned()).collect())
 }
 
-/// The `config.json` of the trained weights, which are of the training's type, whatever the checkpoint's were.
-async fn config_of_trained(path: &Path, precision: Precision) -> Result<Value, JobError> {
+/// The `config.json` and the shape of the trained weights, which are of the training's type, whatever the checkpoint's were.
+async fn config_of_trained(path: &Path, precision: Precision) -> Result<(Value, DecoderConfig), JobError> {
     let bad = |problem: String| JobError::Permanent(format!("{}: {problem}", path.display()));
     let bytes = tokio::fs::read(path).await.map_err(|error| file_error(path, error))?;
     let read = config_json::parse(&bytes).map_err(bad)?;
@@ -103,7 +117,7 @@ async fn config_of_trained(path: &Path, precision: Precision) -> Result<Value, J
     };
     let (json, _) = read.finite();
     let target = config_json::target(&json, &config, &layers, WeightsDtype::Trained(dtype));
-    Ok(target.map_err(|error| bad(error.to_string()))?.0)
+    Ok((target.map_err(|error| bad(error.to_string()))?.0, config))
 }
 
 /// A small JSON file of an input.

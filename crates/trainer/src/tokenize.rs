@@ -317,20 +317,23 @@ impl Work {
             .collect::<Result<_, JobError>>()?;
         let mut tokens_held_out = 0;
         for (piece, encoded) in batch.iter().zip(encoded) {
-            match piece {
-                Piece::Text { text, ends_document } => {
+            let before = writer.tokens();
+            let is_held_out = match piece {
+                Piece::Text { text, ends_document, held_out } => {
                     let tokens = encoded.map_or_else(|| encode(text), Ok)?;
                     writer.push_part(&tokens).map_err(lm_error)?;
                     *text_bytes += text.len() as u64;
                     if *ends_document {
                         writer.end_document(std::mem::take(text_bytes)).map_err(lm_error)?;
                     }
+                    *held_out
                 }
                 Piece::Tokens { ids, held_out } => {
                     writer.push_tokens(ids).map_err(|e| lm_error(e).about(&self.corpus.names()))?;
-                    tokens_held_out += if *held_out { ids.len() as u64 } else { 0 };
+                    *held_out
                 }
-            }
+            };
+            tokens_held_out += if is_held_out { writer.tokens() - before } else { 0 };
         }
         Ok(tokens_held_out)
     }

@@ -1,7 +1,7 @@
 //! What the local sources of a corpus hold, told as the server will tell it: kinds by first bytes, rows counted as far as a
 //! check may take time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -47,16 +47,20 @@ pub fn describe(spec: &CorpusSpec) -> Result<Vec<String>, Violations> {
 struct LocalSource {
     files: Vec<(PathBuf, String, Kind)>,
     left_out: BTreeMap<&'static str, FilesLeftOut>,
+    /// There are no more files than were looked at.
+    is_all: bool,
 }
 
 impl LocalSource {
     fn open(path: &Path, text_column: &str) -> Result<Self, String> {
-        let (base, mut names) = (path.to_owned(), Vec::new());
+        let (base, mut names, mut is_all) = (path.to_owned(), Vec::new(), true);
         let is_one_file = path.is_file();
         if is_one_file {
             names.push(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
         } else {
-            list(path, "", 0, &mut names)?;
+            let mut found = Listing::default();
+            found.add(path, "", 0)?;
+            (names, is_all) = (found.names, !found.is_cut);
             names.sort();
         }
         let all: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -80,13 +84,13 @@ impl LocalSource {
             }
         }
         let files = files.into_iter().map(|file| (place(file.place), all[file.place].to_owned(), file.kind)).collect();
-        Ok(Self { files, left_out })
+        Ok(Self { files, left_out, is_all })
     }
 
     /// Counts documents, reading at most `left` bytes of text.
     fn count(self, read_as: ReadAs, left: &mut usize) -> Result<String, String> {
         let tally: Arc<Tally> = read_as.tally.clone();
-        let (mut documents, mut is_whole) = (0, true);
+        let (mut documents, mut is_whole) = (0, self.is_all);
         let mut kinds: BTreeMap<Kind, FilesOfKind> = BTreeMap::new();
         for (path, name, kind) in &self.files {
             let new = || FilesOfKind { kind: kind.to_string(), files: 0, names: Vec::new() };
@@ -132,18 +136,38 @@ impl LocalSource {
     }
 }
 
-fn list(dir: &Path, prefix: &str, depth: usize, names: &mut Vec<String>) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("{}: {error}", dir.display());
-    for entry in std::fs::read_dir(dir).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
-        if entry.path().is_dir() && depth < MAX_DEPTH {
-            list(&entry.path(), &format!("{name}/"), depth + 1, names)?;
-        } else if names.len() < MAX_FILES {
-            names.push(name);
+/// The files below a folder.
+#[derive(Default)]
+struct Listing {
+    names: Vec<String>,
+    /// Folders by where they really are: links may lead back to one.
+    seen: HashSet<PathBuf>,
+    /// There is more than is listed.
+    is_cut: bool,
+}
+
+impl Listing {
+    fn add(&mut self, dir: &Path, prefix: &str, depth: usize) -> Result<(), String> {
+        let failed = |error: std::io::Error| format!("{}: {error}", dir.display());
+        if !self.seen.insert(std::fs::canonicalize(dir).map_err(failed)?) {
+            return Ok(());
         }
+        for entry in std::fs::read_dir(dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+            let Ok(metadata) = std::fs::metadata(entry.path()) else { continue };
+            if self.names.len() >= MAX_FILES || depth >= MAX_DEPTH {
+                self.is_cut = true;
+                return Ok(());
+            }
+            if metadata.is_dir() {
+                self.add(&entry.path(), &format!("{name}/"), depth + 1)?;
+            } else if metadata.is_file() {
+                self.names.push(name);
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn tell(path: &Path, name: &str, text_column: &str) -> Result<Result<Kind, String>, String> {

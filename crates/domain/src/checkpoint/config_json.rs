@@ -113,7 +113,7 @@ pub enum WeightsDtype {
 }
 
 /// Keys that say something of the reference's files, or of the program that wrote or ran them, and not of the target.
-const DROPPED: [(&str, &str); 21] = [
+const DROPPED: [(&str, &str); 22] = [
     ("quantization_config", NOT_QUANTISED),
     ("quantization", NOT_QUANTISED),
     ("compression_config", NOT_QUANTISED),
@@ -129,9 +129,10 @@ const DROPPED: [(&str, &str); 21] = [
     ("_attn_implementation_autoset", HOW_TO_RUN),
     ("_experts_implementation", HOW_TO_RUN),
     ("_flash_attn_2_enabled", HOW_TO_RUN),
-    // With either, transformers warns, or gives a tuple that its own models cannot read.
+    // With any of them, transformers warns, or gives a tuple that its own models cannot read.
     ("gradient_checkpointing", HOW_TO_RUN),
     ("return_dict", HOW_TO_RUN),
+    ("torchscript", HOW_TO_RUN),
     ("_name_or_path", "the place of another model"),
     ("_commit_hash", "the place of another model"),
     ("transformers_version", "the version that wrote another file"),
@@ -285,6 +286,13 @@ impl Made {
         if rope.beyond.is_none() && (scaled("rope_scaling") || scaled("rope_parameters")) {
             self.left_out.push(LeftOut::key("rope_scaling", "a scaling that changes nothing"));
         }
+        if let Some(other) = rope.other_theta {
+            let why = format!(
+                "written as {}: that stands in rope_parameters, where transformers 5 reads it; {other} does not",
+                rope.theta
+            );
+            self.left_out.push(LeftOut::key(if neox { "rotary_emb_base" } else { "rope_theta" }, &why));
+        }
         for key in ["rope_theta", "rotary_emb_base", "rotary_pct", "partial_rotary_factor"] {
             self.keys.remove(key);
         }
@@ -354,7 +362,14 @@ impl Made {
 
     fn layers(&mut self, config: &DecoderConfig, layers: &LayerMap) -> Result<(), ConfigError> {
         let (before, after) = (config.n_layers.0, layers.layers().0);
-        // transformers 5 holds this one against the number of layers.
+        // No family here reads it, and transformers 5 does not load a model where it has other words.
+        if let Some(types) = self.keys.get("layer_types")
+            && !types.is_null()
+            && !types.as_array().is_some_and(|types| types.iter().all(is_layer_type))
+        {
+            self.drop("layer_types", "its values are not those that transformers knows");
+        }
+        // transformers 5 compares this one with the number of layers.
         if let Some(types) = self.keys.get("layer_types").and_then(Value::as_array).filter(|t| t.len() as u32 != before)
         {
             let problem = format!("has {} entries, but the model has {before} layers", types.len());
@@ -376,6 +391,12 @@ impl Made {
     }
 }
 
+/// Whether both versions of transformers know this kind of layer.
+fn is_layer_type(kind: &Value) -> bool {
+    let known = ["full_attention", "sliding_attention", "chunked_attention", "linear_attention"];
+    kind.as_str().is_some_and(|kind| known.contains(&kind))
+}
+
 /// What transformers takes for the ids where a file has none.
 fn default_ids(family: Family) -> [(&'static str, Option<u32>); 3] {
     let (bos, eos, pad) = match family {
@@ -386,34 +407,6 @@ fn default_ids(family: Family) -> [(&'static str, Option<u32>); 3] {
         Family::Mpt | Family::MosaicGpt => (None, None, None),
     };
     [("bos_token_id", bos), ("eos_token_id", eos), ("pad_token_id", pad)]
-}
-
-/// Settings of `generation_config.json` that have no effect without sampling, and without beams.
-const OF_SAMPLING: [&str; 8] =
-    ["temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h"];
-const OF_BEAMS: [&str; 4] = ["early_stopping", "length_penalty", "num_beam_groups", "diversity_penalty"];
-
-/// A `generation_config.json` without what transformers warns of, and what that was: settings without an effect, and ids
-/// that no token has. None where there is nothing of the kind.
-pub fn generation(json: &Value, config: &DecoderConfig) -> Option<(Value, Vec<LeftOut>)> {
-    let mut keys = json.as_object()?.clone();
-    let mut left_out = Vec::new();
-    let mut drop = |keys: &mut Map<String, Value>, key: &str, why: &str| {
-        if keys.remove(key).is_some() {
-            left_out.push(LeftOut::file(&format!("generation_config.json: {key}"), why));
-        }
-    };
-    if keys.get("do_sample") != Some(&Value::Bool(true)) {
-        OF_SAMPLING.iter().for_each(|key| drop(&mut keys, key, "it has no effect without do_sample"));
-    }
-    if keys.get("num_beams").and_then(Value::as_u64).unwrap_or(1) <= 1 {
-        OF_BEAMS.iter().for_each(|key| drop(&mut keys, key, "it has no effect without beams"));
-    }
-    let pad = keys.get("pad_token_id").filter(|id| id.is_number());
-    if pad.is_some_and(|id| id.as_u64().is_none_or(|id| id >= u64::from(config.vocab_size))) {
-        drop(&mut keys, "pad_token_id", "no token has this id");
-    }
-    (!left_out.is_empty()).then_some((Value::Object(keys), left_out))
 }
 
 fn torch_name(dtype: Dtype) -> &'static str {

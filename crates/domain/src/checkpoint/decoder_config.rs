@@ -128,6 +128,12 @@ pub enum ConfigError {
         /// What it says.
         found: String,
     },
+    /// Not even an object.
+    #[error("config.json: is {found}, not a JSON object")]
+    NotAnObject {
+        /// What it is.
+        found: String,
+    },
     /// A key that must be there is not, or is of the wrong type.
     #[error("config.json: `{key}` {problem}")]
     Key {
@@ -225,6 +231,9 @@ impl DecoderConfig {
     /// # Errors
     /// [`ConfigError`] naming the key; anything this project would compute wrongly is refused.
     pub fn from_hf(config: &Value) -> Result<Self, ConfigError> {
+        if !config.is_object() {
+            return Err(ConfigError::NotAnObject { found: shown(config) });
+        }
         let config = &*keys::unaliased(config);
         keys::refuse_unless(config, "is_causal", &true.into())?;
         let per_layer = config.get("per_layer_config").filter(|layers| !layers.is_null());

@@ -97,7 +97,8 @@ pub fn config_json(lit: &Json) -> Result<Json, ConfigError> {
         "latent_attention",
     ] {
         if let Some(found) = get(key) {
-            return Err(bad_key(key, &format!("is {}, which is not supported", shown(found))));
+            let found = if found.is_object() { "set".to_owned() } else { shown(found) };
+            return Err(bad_key(key, &format!("is {found}, which is not supported")));
         }
     }
     let keys = json!({

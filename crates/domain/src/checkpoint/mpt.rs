@@ -30,7 +30,7 @@ pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
     }
     let in_attention = |error: ConfigError| match error {
         ConfigError::Key { key, problem } => ConfigError::Key { key: format!("attn_config.{key}"), problem },
-        ConfigError::UnknownFamily { .. } => error,
+        ConfigError::UnknownFamily { .. } | ConfigError::NotAnObject { .. } => error,
     };
     let refused = [
         ("alibi", json!(true)),

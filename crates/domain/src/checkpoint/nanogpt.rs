@@ -78,14 +78,19 @@ impl NanoGpt {
                 (Value::Text("dropout"), ..) => {}
                 (Value::Text(key), ..) => {
                     let (key, kind) = (shortened(key), pickle.kind(*value));
-                    return Err(not(format!("its model_args have `{key}`, {kind}, which is not known")));
+                    return Err(ArchiveError::Settings {
+                        problem: format!(
+                            "its model_args have `{key}`, {kind}, which nanoGPT does not have: what it changes is not known"
+                        ),
+                    });
                 }
                 _ => return Err(not("its model_args have a key that is no name".to_owned())),
             }
         }
         let config = DecoderConfig::from_hf(&Json::Object(keys));
-        let config =
-            config.map_err(|e| not(format!("its model_args, in Hugging Face's names, are not usable: {e}")))?;
+        let config = config.map_err(|e| ArchiveError::Settings {
+            problem: format!("its model_args, in Hugging Face's names, are not usable: {e}"),
+        })?;
         Ok(Self { config, state_dict: StateDict::of(&pickle, model)? })
     }
 

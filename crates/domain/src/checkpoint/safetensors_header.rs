@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
+use super::other_content::other_content;
 use super::tensor_names::DEQUANTISE;
 use crate::names::named;
 
@@ -117,6 +118,12 @@ pub enum HeaderError {
         /// Length of the file.
         file_bytes: u64,
     },
+    /// Another kind of file.
+    #[error("{content}")]
+    OtherContent {
+        /// What it is, and what to do.
+        content: &'static str,
+    },
     /// Longer than allowed.
     #[error("its header of {header_bytes} bytes is longer than the limit of {MAX_HEADER_BYTES}")]
     TooLong {
@@ -167,7 +174,8 @@ impl SafetensorsHeader {
             prefix.get(..8).and_then(|p| p.try_into().ok()).ok_or(HeaderError::TooShort { file_bytes })?;
         let header_bytes = u64::from_le_bytes(prefix);
         if header_bytes > MAX_HEADER_BYTES {
-            return Err(HeaderError::TooLong { header_bytes });
+            let other = other_content(&prefix).map(|content| HeaderError::OtherContent { content });
+            return Err(other.unwrap_or(HeaderError::TooLong { header_bytes }));
         }
         if file_bytes < PREFIX_BYTES + header_bytes {
             return Err(HeaderError::HeaderTruncated { header_bytes, file_bytes });

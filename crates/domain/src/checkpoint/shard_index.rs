@@ -101,7 +101,12 @@ impl ShardIndex {
             check_name(name).map_err(|e| invalid(e.to_string()))?;
             let plain = file.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
             if !plain || !file.ends_with(extension) || file.starts_with('.') {
-                let problem = format!("is mapped to `{}`, which is not a {extension} file name", shortened(file));
+                let why = if file.contains('/') {
+                    "which is in another folder: all files of weights must be in the checkpoint's own".to_owned()
+                } else {
+                    format!("which is not a {extension} file name")
+                };
+                let problem = format!("is mapped to `{}`, {why}", shortened(file));
                 return Err(IndexError::Tensor { index, tensor: name.clone(), problem });
             }
         }

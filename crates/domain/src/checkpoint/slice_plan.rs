@@ -324,6 +324,13 @@ impl Inventory {
                 None => drop(tensors.insert(canonical, found)),
             }
         }
+        // Of two names of one tensor, safetensors' `save_model` keeps the one that comes first.
+        if let Some(tied_to) = config.tensors().into_iter().find_map(|spec| spec.tied_to)
+            && !tensors.contains_key(&tied_to)
+            && let Some((_, head)) = second_head.take()
+        {
+            tensors.insert(tied_to, head);
+        }
         let is_there = |spec: &TensorSpec| spec.tied_to.is_some() || tensors.contains_key(&spec.name);
         let missing = config.tensors().into_iter().filter(|spec| !is_there(spec));
         let missing: Vec<String> = missing.map(|spec| spec.name).collect();

@@ -86,7 +86,12 @@ fn is_quantised(name: &str) -> bool {
 /// What is wrong with weights of the type `dtype`, which are not numbers to compute with.
 pub(super) fn wrong_dtype(dtype: Dtype) -> String {
     let only = format!("has dtype {dtype}; weights must be F32, F16 or BF16");
-    if dtype == Dtype::F64 { only } else { format!("{only}. Of quantised ones, {DEQUANTISE}") }
+    match dtype {
+        Dtype::F64 => format!(
+            "{only}: convert it (transformers: `from_pretrained(FOLDER, dtype=\"float32\").save_pretrained(NEW)`) and name NEW"
+        ),
+        _ => format!("{only}. Of quantised ones, {DEQUANTISE}"),
+    }
 }
 
 /// What the names in the files of one checkpoint mean.

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use super::other_content::other_content;
 use super::pickle::{Pickle, PickleError, PickledTensor, Storage, Value};
 use super::safetensors_header::{Dtype, HeaderTensor, MAX_TENSORS, check_name, shortened};
 use super::zip_directory::{ZipDirectory, ZipEntry, ZipError};
@@ -81,6 +82,18 @@ pub enum ArchiveError {
         /// What is wrong.
         problem: String,
     },
+    /// Settings in it that cannot be used.
+    #[error("{problem}")]
+    Settings {
+        /// What is wrong.
+        problem: String,
+    },
+    /// Another kind of file.
+    #[error("{content}")]
+    OtherContent {
+        /// What it is, and what to do.
+        content: &'static str,
+    },
     /// A checkpoint of a program that is not read.
     #[error("{problem}")]
     OtherProgram {
@@ -98,13 +111,17 @@ pub enum ArchiveError {
 }
 
 impl TorchArchive {
-    /// Tells a file of before PyTorch 1.6 by its first bytes: those are pickles, not archives.
+    /// Tells a file that is no archive by its first bytes; those of before PyTorch 1.6 are pickles.
     ///
     /// # Errors
-    /// [`ArchiveError::Legacy`].
+    /// [`ArchiveError::Legacy`] or [`ArchiveError::OtherContent`].
     pub fn check_start(first: &[u8]) -> Result<(), ArchiveError> {
         // PROTO, which every pickle since protocol 2 starts with. A zip archive starts with `PK`.
-        if first.first() == Some(&0x80) { Err(ArchiveError::Legacy) } else { Ok(()) }
+        match first {
+            [0x80, ..] => Err(ArchiveError::Legacy),
+            [b'P', b'K', ..] => Ok(()),
+            _ => other_content(first).map_or(Ok(()), |content| Err(ArchiveError::OtherContent { content })),
+        }
     }
 
     /// Finds the pickle among the entries.
@@ -209,6 +226,10 @@ impl StateDict {
                 continue;
             }
             let Some(tensor) = pickle.tensor(*value) else {
+                // A counter of a trainer's; a learned tensor that is none is found missing.
+                if matches!(value, Value::Int(_) | Value::Float(_) | Value::Bool(_) | Value::Text(_)) {
+                    continue;
+                }
                 return Err(tensor_error(name, format!("is {}, not a tensor", pickle.kind(*value))));
             };
             if !names.insert(*name) {

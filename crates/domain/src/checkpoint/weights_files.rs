@@ -1,5 +1,7 @@
 //! Which files of a folder hold a model's weights, told by their names alone; and what a folder is that holds none.
 
+use std::collections::BTreeSet;
+
 use super::litgpt::{LITGPT_CONFIG_FILE, LITGPT_FILE, LITGPT_YAML_FILE};
 use super::nanogpt::NANOGPT_FILE;
 use super::safetensors_header::{SINGLE_FILE, shortened};
@@ -98,8 +100,13 @@ pub fn find(files: &[&str]) -> Result<WeightsFiles, NotAModel> {
         return litgpt();
     }
     for format in [ShardFormat::Safetensors, ShardFormat::Pickle] {
-        if let Some(set) = numbered(files, format) {
-            return Ok(WeightsFiles::Numbered(format, set));
+        match numbered(files, format).as_mut_slice() {
+            [] => {}
+            [set] => return Ok(WeightsFiles::Numbered(format, std::mem::take(set))),
+            sets => {
+                let first: Vec<&str> = sets.iter().filter_map(|set| set.first()).map(String::as_str).collect();
+                return Err(ambiguous(&first, "has no index and several whole sets of files"));
+            }
         }
     }
     if let Some(part) = files.iter().find(|name| is_part(name) && !name.contains('/')) {
@@ -156,19 +163,23 @@ fn listed(names: &[&str]) -> String {
     }
 }
 
-/// `model-00001-of-00003.safetensors` and all its like, where the set is whole.
-fn numbered(files: &[&str], format: ShardFormat) -> Option<Vec<String>> {
+/// `model-00001-of-00003.safetensors` and all its like: every set that is whole.
+fn numbered(files: &[&str], format: ShardFormat) -> Vec<Vec<String>> {
     let (stem, end) = match format {
         ShardFormat::Safetensors => ("model-", ".safetensors"),
         ShardFormat::Pickle => ("pytorch_model-", ".bin"),
     };
-    let count = files.iter().find_map(|name| {
+    let count = |name: &&str| {
         let numbers = name.strip_prefix(stem)?.strip_suffix(end)?;
         let (number, count) = numbers.split_once("-of-")?;
         (number.len() == 5 && count.len() == 5).then(|| count.parse::<u32>().ok())?
-    })?;
-    let set: Vec<String> = (1..=count.min(9999)).map(|i| format!("{stem}{i:05}-of-{count:05}{end}")).collect();
-    set.iter().all(|name| files.contains(&name.as_str())).then_some(set)
+    };
+    let counts: BTreeSet<u32> = files.iter().filter_map(count).filter(|count| *count > 0).collect();
+    let set = |count: u32| -> Vec<String> {
+        (1..=count.min(9999)).map(|i| format!("{stem}{i:05}-of-{count:05}{end}")).collect()
+    };
+    let is_whole = |set: &Vec<String>| set.iter().all(|name| files.contains(&name.as_str()));
+    counts.into_iter().take(MAX_LISTED).map(set).filter(is_whole).collect()
 }
 
 /// Whether a name says that it is one file of several.
@@ -196,7 +207,7 @@ fn other_kind(files: &[&str]) -> Option<NotAModel> {
     if !snapshots.is_empty() {
         let names: Vec<&str> = snapshots.iter().map(String::as_str).collect();
         return say(format!(
-            "is a cache of the Hugging Face hub, not a model: name a snapshot in it, {}",
+            "is no model, but holds a cache of the Hugging Face hub: name a snapshot in it, {}",
             listed(&names)
         ));
     }
@@ -232,8 +243,16 @@ fn other_kind(files: &[&str]) -> Option<NotAModel> {
     if !folders.is_empty() && !files.contains(&CONFIG_FILE) {
         return say(format!("is no model, but holds folders of models: name {}", either(&folders)));
     }
+    if let Some(name) = any(&|name| name.ends_with(".onnx") || name.ends_with(".mlmodel") || name.ends_with(".tflite"))
+    {
+        return say(format!(
+            "holds {}, a model compiled for another program, from which weights are not read: name the Hugging Face folder that \
+             it was made from",
+            shortened(name)
+        ));
+    }
     let other = |name: &str| {
-        ["tf_model.h5", "flax_model.msgpack", ".onnx", ".ckpt.index", ".h5", ".msgpack", ".nemo"]
+        ["tf_model.h5", "flax_model.msgpack", ".ckpt.index", ".h5", ".msgpack", ".nemo"]
             .iter()
             .any(|end| name.ends_with(end))
     };

@@ -4,7 +4,7 @@
 //! `hf download` or its cache lays them out (`super_glue/boolq/validation-00000-of-00001.parquet`), their Parquet revisions
 //! (`piqa/plain_text/validation/0000.parquet`), or be one of those itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
 
@@ -105,6 +105,10 @@ fn find(benchmark: &Benchmark, split: &str, files: &[String]) -> Result<Vec<Stri
     let cached = format!("datasets--{}", repository.replace('/', "--"));
     for place in [folder, repository, short, &cached, ""] {
         let inside: Vec<Inside> = files.iter().filter(visible).filter_map(|name| Inside::of(name, place)).collect();
+        let revisions: BTreeSet<&str> = inside.iter().filter_map(|file| file.revision).collect();
+        if revisions.len() > 1 {
+            return Err(NoRows::Ambiguous(inside.iter().map(|file| file.name.to_owned()).collect()));
+        }
         let configs: &[&[&str]] = match (config, subject) {
             ("", _) => &[&UNNAMED],
             // One folder for all subjects would have to say which.
@@ -140,6 +144,8 @@ struct Inside<'a> {
     name: &'a str,
     /// Its path there, without the snapshot of the hub's cache.
     path: &'a str,
+    /// That snapshot.
+    revision: Option<&'a str>,
 }
 
 impl<'a> Inside<'a> {
@@ -148,11 +154,11 @@ impl<'a> Inside<'a> {
             "" => name,
             place => name.strip_prefix(place)?.strip_prefix('/')?,
         };
-        let path = match path.strip_prefix("snapshots/").and_then(|rest| rest.split_once('/')) {
-            Some((_revision, path)) => path,
-            None => path,
+        let (revision, path) = match path.strip_prefix("snapshots/").and_then(|rest| rest.split_once('/')) {
+            Some((revision, path)) => (Some(revision), path),
+            None => (None, path),
         };
-        Some(Self { name, path })
+        Some(Self { name, path, revision })
     }
 }
 

@@ -16,8 +16,8 @@ use inheritune_domain::checkpoint::zip_directory::{
 use super::WeightsSource;
 use crate::error::{BadCheckpoint, SlicerError};
 
-/// First bytes of a file that tell a legacy pickle.
-const START_BYTES: u64 = 4;
+/// First bytes of a file that tell what it is.
+const START_BYTES: u64 = 16;
 /// Header and padding of an entry; PyTorch aligns to 64 bytes, so a kilobyte is plenty.
 const MAX_ENTRY_HEADER_BYTES: u64 = LOCAL_HEADER_BYTES + MAX_NAME_BYTES as u64 + 1024;
 /// Local headers of storages read at once.

@@ -40,7 +40,7 @@ pub(super) async fn litgpt(
     let settings = |error: ConfigError| {
         let problem = match error {
             ConfigError::Key { key, problem } => format!("`{key}` {problem}"),
-            ConfigError::UnknownFamily { .. } => error.to_string(),
+            ConfigError::UnknownFamily { .. } | ConfigError::NotAnObject { .. } => error.to_string(),
         };
         file.bad(json(problem))
     };

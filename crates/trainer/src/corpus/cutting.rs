@@ -62,13 +62,13 @@ impl<'a> Cutter<'a> {
             let rest = self.buffer.split_off(skipped);
             let mut piece = std::mem::replace(&mut self.buffer, rest);
             piece.truncate(end);
-            pieces.push(Piece::Text { text: piece, ends_document: false });
+            pieces.push(Piece::Text { text: piece, ends_document: false, held_out: false });
             (self.searched, self.tries) = (PIECE_BYTES, 0);
         }
         if ends_document {
             let text = std::mem::take(&mut self.buffer);
             (self.searched, self.tries) = (PIECE_BYTES, 0);
-            pieces.push(Piece::Text { text, ends_document: true });
+            pieces.push(Piece::Text { text, ends_document: true, held_out: false });
         }
         pieces
     }

@@ -21,6 +21,8 @@ pub enum Piece {
         text: String,
         /// It is the document's last.
         ends_document: bool,
+        /// It is for validation.
+        held_out: bool,
     },
     /// Tokens of documents, their ends among them.
     Tokens {
@@ -29,6 +31,16 @@ pub enum Piece {
         /// They are for validation.
         held_out: bool,
     },
+}
+
+impl Piece {
+    /// The same of a file that is held out, or not.
+    fn held_out(mut self, is: bool) -> Self {
+        match &mut self {
+            Self::Text { held_out, .. } | Self::Tokens { held_out, .. } => *held_out = is,
+        }
+        self
+    }
 }
 
 /// How a source is read.
@@ -53,7 +65,7 @@ pub struct Pieces<'a> {
 }
 
 enum Open {
-    Documents(Box<Documents<Stored>>),
+    Documents { documents: Box<Documents<Stored>>, held_out: bool },
     Tokens { file: TokenFile<BufReader<Box<dyn Read + Send>>>, held_out: bool },
 }
 
@@ -82,8 +94,11 @@ impl<'a> Pieces<'a> {
             };
             let failed = |error| CorpusError::of(shown, error);
             match open {
-                Open::Documents(documents) => match documents.next_part().map_err(failed)? {
-                    Some(part) => self.ready.extend(self.cutter.push(&part.text, part.ends_document)),
+                Open::Documents { documents, held_out } => match documents.next_part().map_err(failed)? {
+                    Some(part) => {
+                        let cut = self.cutter.push(&part.text, part.ends_document);
+                        self.ready.extend(cut.into_iter().map(|piece| piece.held_out(*held_out)));
+                    }
                     None => self.open = None,
                 },
                 Open::Tokens { file, held_out } => {
@@ -102,7 +117,7 @@ impl<'a> Pieces<'a> {
         let stored = Stored::new(file, self.reader.clone());
         if kind.content != Content::Tokens {
             let documents = Documents::open(stored, kind, &shown, self.reading.read_as.clone())?;
-            return Ok(Open::Documents(Box::new(documents)));
+            return Ok(Open::Documents { documents: Box::new(documents), held_out });
         }
         let reader =
             unpacked(stored.whole().map_err(DataError::Io)?, size_bytes, kind.packing).map_err(DataError::Io)?;

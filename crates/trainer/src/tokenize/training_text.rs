@@ -5,9 +5,9 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
 /// Text at most: word counts settle long before.
 const MAX_BYTES: usize = 1024 * 1024 * 1024;
-/// What different words may cost at most: a byte of a short word is one, for which training holds some 50 bytes, and of a
+/// What different words may cost at most: a byte of a short word is one, for which training holds some 120 bytes, and of a
 /// long one three, with nearly 150.
-const MAX_COST: usize = 16 * 1024 * 1024;
+const MAX_COST: usize = 7 * 1024 * 1024;
 /// Bytes of a short word.
 const SHORT_WORD: usize = 16;
 /// Longer words teach nothing but their own pieces, and are left out.

@@ -309,14 +309,40 @@ fn ids_without_a_row_and_defaults_without_one_are_null() {
 }
 
 #[test]
-fn generation_settings_without_an_effect_are_left_out() {
-    let config = DecoderConfig::from_hf(&llama()).unwrap();
-    let idle = json!({"do_sample": false, "temperature": 0.9, "top_p": 0.6, "length_penalty": 2.0, "pad_token_id": -1, "eos_token_id": 2});
-    let (json, left_out) = generation(&idle, &config).unwrap();
-    assert_eq!(json, json!({"do_sample": false, "eos_token_id": 2}));
-    assert_eq!(left_out.len(), 4);
-    let busy = json!({"do_sample": true, "temperature": 0.9, "num_beams": 4, "length_penalty": 2.0, "pad_token_id": 0});
-    assert_eq!(generation(&busy, &config), None);
+fn rotary_settings_that_disagree_are_said_or_refused() {
+    // Phi-3 writes the original length beside the dictionary; transformers makes a factor of the attention's from it.
+    let ones = vec![1.0; 2];
+    let scaling = json!({"rope_type": "longrope", "short_factor": ones, "long_factor": ones});
+    let long = json!({"rope_scaling": scaling, "original_max_position_embeddings": 16});
+    assert!(cut(&with(llama(), long.clone())).is_err());
+    assert!(cut(&with(llama(), json!({"rope_scaling": scaling, "original_max_position_embeddings": 32}))).is_ok());
+    let mut said = with(llama(), long);
+    said["rope_scaling"]["attention_factor"] = 1.0.into();
+    assert!(cut(&said).is_ok());
+    let two_types = json!({"rope_scaling": {"rope_type": "default", "type": "linear", "factor": 4.0}});
+    let error = cut(&with(llama(), two_types)).unwrap_err().to_string();
+    assert!(error.contains("`default`") && error.contains("`linear`"), "{error}");
+    let two_bases = json!({"rope_theta": 10000.0, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}});
+    let (made, left_out) = cut(&with(llama(), two_bases)).unwrap();
+    assert_eq!((&made["rope_theta"], names(&left_out)), (&json!(500.0), vec!["rope_theta"]));
+}
+
+#[test]
+fn keys_that_a_version_does_not_load_are_left_out() {
+    let (made, left_out) = cut(&with(llama(), json!({"torchscript": true}))).unwrap();
+    assert_eq!((made.get("torchscript"), names(&left_out)), (None, vec!["torchscript"]));
+    for types in [json!(["global", "local", "global", "local"]), json!({"0": "full_attention"}), json!("full")] {
+        let (made, left_out) = cut(&with(llama(), json!({"layer_types": types}))).unwrap();
+        assert_eq!((made.get("layer_types"), names(&left_out)), (None, vec!["layer_types"]));
+    }
+}
+
+#[test]
+fn what_is_not_an_object_is_no_configuration() {
+    let error = DecoderConfig::from_hf(&json!([1])).unwrap_err().to_string();
+    assert_eq!(error, "config.json: is [1], not a JSON object");
+    assert!(cut(&with(llama(), json!({"rms_norm_eps": 0.0, "initializer_range": 0}))).is_ok());
+    assert!(cut(&with(llama(), json!({"rope_theta": 0.0}))).is_err());
 }
 
 #[test]
@@ -350,7 +376,7 @@ fn python_nan_infinity_and_a_byte_order_mark() {
     // A setting is no such number.
     let odd = r#"{"model_type":"llama","rms_norm_eps":NaN}"#;
     let error = DecoderConfig::from_hf(&parse(odd.as_bytes()).unwrap().json).unwrap_err().to_string();
-    assert_eq!(error, "config.json: `rms_norm_eps` is \"NaN\", not a positive number");
+    assert_eq!(error, "config.json: `rms_norm_eps` is \"NaN\", not a number of at least 0");
     for bad in ["{", "[NaNa]", "{\"a\": Infinit}", "\u{feff}\u{feff}{}"] {
         assert!(parse(bad.as_bytes()).is_err(), "{bad}");
     }

@@ -29,15 +29,21 @@ pub(in crate::checkpoint) fn optional_u32(config: &Value, key: &str) -> Result<O
     }
 }
 
-/// Reads a number, or takes `default` where it is absent or null.
+/// Reads a number that is not negative, or takes `default` where it is absent or null.
 pub(in crate::checkpoint) fn float_or(config: &Value, key: &str, default: f64) -> Result<f64, ConfigError> {
     match config.get(key) {
         None | Some(Value::Null) => Ok(default),
         Some(value) => match value.as_f64() {
-            Some(x) if x.is_finite() && x > 0.0 => Ok(x),
-            _ => Err(bad_key(key, &format!("is {}, not a positive number", shown(value)))),
+            Some(x) if x.is_finite() && x >= 0.0 => Ok(x),
+            _ => Err(bad_key(key, &format!("is {}, not a number of at least 0", shown(value)))),
         },
     }
+}
+
+/// As [`float_or`], of a number that cannot be 0.
+fn positive_or(config: &Value, key: &str, default: f64) -> Result<f64, ConfigError> {
+    let x = float_or(config, key, default)?;
+    if x > 0.0 { Ok(x) } else { Err(bad_key(key, "is 0, not a positive number")) }
 }
 
 /// Reads a truth value, or takes `default` where it is absent or null.
@@ -78,6 +84,8 @@ pub(in crate::checkpoint) struct Rope {
     pub(in crate::checkpoint) partial: Option<f64>,
     /// A scaling that changes nothing within the model's length, but does beyond: kept as it is.
     pub(in crate::checkpoint) beyond: Option<Value>,
+    /// The base beside the dictionary, where it is another one: transformers 4 reads that.
+    pub(in crate::checkpoint) other_theta: Option<f64>,
 }
 
 /// Reads `rope_scaling` (which wins where it is not empty), `rope_parameters` and the key `theta_key` beside them.
@@ -94,23 +102,36 @@ pub(in crate::checkpoint) fn rope(config: &Value, theta_key: &str) -> Result<Rop
             Some(other) => return Err(bad_key(key, &format!("is {}, not an object", shown(other)))),
         }
     }
-    let theta = float_or(config, theta_key, 10_000.0)?;
-    let Some((key, rope)) = found else { return Ok(Rope { theta, partial: None, beyond: None }) };
+    let beside = positive_or(config, theta_key, 10_000.0)?;
+    let Some((key, rope)) = found else {
+        return Ok(Rope { theta: beside, partial: None, beyond: None, other_theta: None });
+    };
     if rope.as_object().is_some_and(|entries| entries.values().any(Value::is_object)) {
         return Err(bad_key(key, "has rotary positions for each kind of layer, which is not supported"));
     }
-    let kind = if rope.get("rope_type").is_some_and(|kind| !kind.is_null()) { "rope_type" } else { "type" };
-    let kind = text_or(rope, kind, "default")?;
+    let kinds = (text_or(rope, "rope_type", "")?, text_or(rope, "type", "")?);
+    let kind = match kinds {
+        ("", "") => "default",
+        ("", kind) | (kind, "") => kind,
+        (kind, other) if kind == other => kind,
+        (kind, other) => {
+            let (kind, other) = (shortened(kind), shortened(other));
+            let problem = format!("has the rope_type `{kind}` and the type `{other}`: take out the wrong one");
+            return Err(bad_key(key, &problem));
+        }
+    };
     let Some(beyond) = idle_scaling(config, rope, kind) else {
         let problem = format!("asks for `{}` rotary scaling, which is not supported", shortened(kind));
         return Err(bad_key(key, &problem));
     };
-    let theta = float_or(rope, "rope_theta", theta)?;
+    let theta = positive_or(rope, "rope_theta", beside)?;
+    let is_said = config.get(theta_key).is_some_and(|theta| !theta.is_null());
+    let other_theta = (is_said && theta != beside).then_some(beside);
     let partial = match rope.get("partial_rotary_factor") {
         None | Some(Value::Null) => None,
         Some(_) => Some(float_or(rope, "partial_rotary_factor", 1.0)?),
     };
-    Ok(Rope { theta, partial, beyond })
+    Ok(Rope { theta, partial, beyond, other_theta })
 }
 
 /// Of a scaling that changes nothing within the model's length: what it does beyond, or nothing. None where it changes
@@ -119,8 +140,10 @@ fn idle_scaling(config: &Value, rope: &Value, kind: &str) -> Option<Option<Value
     let number = |key: &str| rope.get(key).filter(|value| !value.is_null()).map(Value::as_f64);
     let is_one = |key: &str| matches!(number(key), None | Some(Some(1.0)));
     let length = config.get("max_position_embeddings").map_or(Some(2048.0), Value::as_f64);
-    // What the factor is measured from must be the length itself.
-    let from_its_length = number("original_max_position_embeddings").is_none_or(|from| from == length);
+    // What the factor is measured from must be the length itself; it stands beside the dictionary, too (Phi-3).
+    let beside = config.get("original_max_position_embeddings").filter(|from| !from.is_null()).map(Value::as_f64);
+    let from = number("original_max_position_embeddings");
+    let from_its_length = from.is_none_or(|from| from == length) && beside.is_none_or(|from| from == length);
     let ones = |key: &str| {
         rope.get(key).and_then(Value::as_array).is_some_and(|list| list.iter().all(|one| one.as_f64() == Some(1.0)))
     };
@@ -129,11 +152,13 @@ fn idle_scaling(config: &Value, rope: &Value, kind: &str) -> Option<Option<Value
         "linear" | "proportional" | "llama3" if number("factor") == Some(Some(1.0)) => Some(None),
         "yarn" if number("factor") == Some(Some(1.0)) && is_one("attention_factor") && from_its_length => Some(None),
         "longrope" | "su" => {
-            let idle = is_one("factor") && is_one("attention_factor") && from_its_length;
+            // The attention's factor follows from the lengths where it is not said.
+            let factor_is_said = number("attention_factor") == Some(Some(1.0)) && from.is_none();
+            let idle = is_one("factor") && is_one("attention_factor") && (from_its_length || factor_is_said);
             (idle && ones("short_factor") && ones("long_factor")).then_some(None)
         }
         // The base grows only where there are more positions than the model has.
-        "dynamic" => match (number("factor"), number("original_max_position_embeddings")) {
+        "dynamic" => match (number("factor"), from.or(beside)) {
             (Some(Some(factor)), None) if factor >= 1.0 => {
                 Some(Some(json!({ "rope_type": "dynamic", "factor": factor })))
             }

@@ -143,7 +143,7 @@ fn configs_that_would_be_computed_wrongly_are_refused() {
     check(
         gpt2_json(),
         json!({"layer_norm_epsilon": -1}),
-        expect!["config.json: `layer_norm_epsilon` is -1, not a positive number"],
+        expect!["config.json: `layer_norm_epsilon` is -1, not a number of at least 0"],
     );
     check(
         llama_json(),

@@ -68,18 +68,16 @@ fn other_settings_are_refused() {
     check(b"\x80\x02}.", expect!["is not a checkpoint that torch.save wrote: nanoGPT's has `model` and `model_args`"]);
     check(
         &pickle(&[("rotary", b"\x88")]),
-        expect!["is not a checkpoint that torch.save wrote: its model_args have `rotary`, a bool, which is not known"],
+        expect!["its model_args have `rotary`, a bool, which nanoGPT does not have: what it changes is not known"],
     );
     check(
         &pickle(&[("vocab_size", b"N")]),
-        expect![
-            "is not a checkpoint that torch.save wrote: its model_args have `vocab_size`, None, which is not known"
-        ],
+        expect!["its model_args have `vocab_size`, None, which nanoGPT does not have: what it changes is not known"],
     );
     check(
         &pickle(&[("n_head", b"K\x03")]),
         expect![
-            "is not a checkpoint that torch.save wrote: its model_args, in Hugging Face's names, are not usable: config.json: `n_embd` is 8, not a multiple of n_head (3)"
+            "its model_args, in Hugging Face's names, are not usable: config.json: `n_embd` is 8, not a multiple of n_head (3)"
         ],
     );
 }

@@ -520,3 +520,15 @@ proptest! {
         }
     }
 }
+
+/// `save_model` of safetensors keeps one name of a tensor that has two.
+#[test]
+fn a_tied_head_alone_is_the_embedding() {
+    let config = gpt2(2);
+    let mut tensors = listed(&config, Dtype::F32);
+    tensors[0].0 = "lm_head.weight".to_owned();
+    let inventory = inventory_of(&config, &tensors).unwrap();
+    let embedding = inventory.tensor("transformer.wte.weight").unwrap();
+    assert_eq!(embedding.name, "lm_head.weight");
+    assert!(inventory.second_head().is_none());
+}

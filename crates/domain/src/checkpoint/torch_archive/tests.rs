@@ -165,7 +165,7 @@ fn edited_files_are_refused() {
 }
 
 #[test]
-fn a_dict_must_hold_tensors_only() {
+fn a_dict_must_hold_tensors_and_counters_only() {
     let check = |pickle: &[u8], expected: Expect| {
         expected.assert_eq(&StateDict::parse(pickle).unwrap_err().to_string());
     };
@@ -173,7 +173,9 @@ fn a_dict_must_hold_tensors_only() {
         b"\x80\x02](K\x01K\x02e.",
         expect!["is not a checkpoint that torch.save wrote: a dict of tensors is expected where it has a list"],
     );
-    check(b"\x80\x02}X\x01\x00\x00\x00wK\x01s.", expect!["tensor `w` is an int, not a tensor"]);
+    check(b"\x80\x02}X\x01\x00\x00\x00w]s.", expect!["tensor `w` is a list, not a tensor"]);
+    let counter = StateDict::parse(b"\x80\x02}X\x01\x00\x00\x00wK\x01s.").unwrap();
+    assert!(counter.tensors.is_empty());
     check(b"\x80\x02}K\x01K\x01s.", expect!["is not a checkpoint that torch.save wrote: a tensor's name is an int"]);
 }
 

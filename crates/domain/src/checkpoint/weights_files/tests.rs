@@ -73,3 +73,17 @@ fn another_folder_than_a_models_says_what_it_is() {
     let part = find(&["config.json", "model-00001-of-00002.safetensors"]).unwrap_err().to_string();
     assert!(part.contains("not all are there"), "{part}");
 }
+
+#[test]
+fn two_whole_sets_are_one_too_many() {
+    let files = [
+        "config.json",
+        "model-00001-of-00001.safetensors",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    ];
+    let error = find(&files).unwrap_err().to_string();
+    assert!(error.contains("model-00001-of-00001.safetensors and model-00001-of-00002.safetensors"), "{error}");
+    // Of a set that is not whole, nothing can be meant.
+    assert!(find(&files[..3]).is_ok());
+}
