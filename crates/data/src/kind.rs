@@ -76,6 +76,9 @@ pub struct Head<'a> {
 pub fn tell(name: &str, head: Head<'_>, text_column: &str) -> Result<Kind, String> {
     let hint = Hint::of(name);
     let packing = packing_of(head.bytes);
+    if let Some(problem) = unpack::too_long_a_window(head.bytes) {
+        return Err(problem);
+    }
     let unpacked = unpack::head(head.bytes, packing, UNPACKED_HEAD_BYTES);
     // What could not be unpacked to its end may be cut off or only continue.
     let is_whole = head.is_whole && packing == Packing::Plain && unpacked.len() == head.bytes.len();

@@ -8,6 +8,7 @@ use parquet::basic::{ConvertedType, LogicalType, Type as PhysicalType};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::{ChunkReader, FileReader};
 use parquet::file::serialized_reader::SerializedFileReader;
 use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
@@ -19,10 +20,10 @@ use crate::{DataError, Part, ReadAs};
 const NAMES_SHOWN: usize = 40;
 
 /// Rows, and bytes of text, for each stored byte: a few bytes can stand for any number of equal rows.
-const MAX_ROWS_RATIO: u64 = 1024;
+const MAX_ROWS_RATIO: u64 = 256;
 const MAX_TEXT_RATIO: u64 = 256;
 /// What any file may hold all the same.
-const FREE_ROWS: u64 = 1 << 20;
+const FREE_ROWS: u64 = 1 << 18;
 const FREE_BYTES: u64 = 1 << 30;
 
 /// The documents of a Parquet file.
@@ -49,8 +50,9 @@ impl<F: ChunkReader + 'static> ParquetRows<F> {
         let most_rows = stored_bytes.saturating_mul(MAX_ROWS_RATIO).max(FREE_ROWS);
         let bytes_left = stored_bytes.saturating_mul(MAX_TEXT_RATIO).max(FREE_BYTES);
         let reader = caught(|| SerializedFileReader::new(stored)).map_err(|error| failed(&file, error))?;
-        let schema = reader.metadata().file_metadata().schema_descr();
         let bad = |problem: String| DataError::Bad { file: file.to_string(), problem };
+        rows_of(reader.metadata()).map_err(bad)?;
+        let schema = reader.metadata().file_metadata().schema_descr();
         let column = text_column(schema, &read_as.text_column).map_err(bad)?;
         let max_def_level = schema.column(column).max_def_level();
         let (group, row) = (0, 0);
@@ -127,14 +129,14 @@ impl<F: ChunkReader + 'static> ParquetRows<F> {
                 self.open = Some((column, 0, group.metadata().num_rows()));
                 continue;
             };
+            if read == rows {
+                self.open = None;
+                continue;
+            }
             let (mut levels, mut values) = (Vec::new(), Vec::new());
             let (records, _, _) = column.read_records(1, Some(&mut levels), None, &mut values)?;
             if records == 0 {
-                if *read < *rows {
-                    return Err(ParquetError::EOF(format!("a row group of {rows} rows ends after {read}")));
-                }
-                self.open = None;
-                continue;
+                return Err(ParquetError::EOF(format!("a row group of {rows} rows ends after {read}")));
             }
             *read += 1;
             self.row += 1;
@@ -169,10 +171,23 @@ enum Next {
 /// It is no Parquet file, or has no column of text called `text_column`.
 pub fn row_count(stored: impl ChunkReader + 'static, file: &str, text_column: &str) -> Result<u64, DataError> {
     let reader = caught(|| SerializedFileReader::new(stored)).map_err(|error| failed(file, error))?;
-    let metadata = reader.metadata().file_metadata();
     let bad = |problem: String| DataError::Bad { file: file.to_owned(), problem };
-    self::text_column(metadata.schema_descr(), text_column).map_err(bad)?;
-    Ok(u64::try_from(metadata.num_rows()).unwrap_or(0))
+    self::text_column(reader.metadata().file_metadata().schema_descr(), text_column).map_err(bad)?;
+    rows_of(reader.metadata()).map_err(bad)
+}
+
+/// The rows of a file, of which its end and its row groups must say the same.
+fn rows_of(metadata: &ParquetMetaData) -> Result<u64, String> {
+    let whole = metadata.file_metadata().num_rows();
+    let groups = metadata.row_groups().iter().try_fold(0_i64, |sum, group| {
+        let rows = group.num_rows();
+        if rows < 0 { None } else { sum.checked_add(rows) }
+    });
+    match groups {
+        Some(groups) if groups == whole => Ok(groups.unsigned_abs()),
+        Some(groups) => Err(format!("says that it has {whole} rows, and its row groups have {groups}: it is damaged")),
+        None => Err("has row groups of impossible lengths: it is damaged".to_owned()),
+    }
 }
 
 /// The place of the column called `wanted`, which holds one string a row.

@@ -60,6 +60,22 @@ pub fn head(stored: &[u8], packing: Packing, limit: usize) -> Vec<u8> {
     head
 }
 
+/// Why a zstd file that begins so is not read although it is whole: a longer window than is held in memory (RFC 8878,
+/// section 3.1.1.1.2).
+pub fn too_long_a_window(stored: &[u8]) -> Option<String> {
+    let [0x28, 0xb5, 0x2f, 0xfd, descriptor, window, ..] = stored else { return None };
+    let is_single_segment = descriptor & 0x20 != 0;
+    let log = u32::from(window >> 3) + 10;
+    (!is_single_segment && log > MAX_WINDOW_LOG).then(|| {
+        format!(
+            "is packed with a window of {} MiB, all of which a reader holds in memory, and at most {} are allowed; pack it \
+             again with `zstd --long={MAX_WINDOW_LOG}` or less, or unpack it",
+            1u64 << (log - 20),
+            1u64 << (MAX_WINDOW_LOG - 20)
+        )
+    })
+}
+
 /// Whether a whole packed file holds nothing, and is not damaged.
 pub fn is_empty(stored: &[u8], packing: Packing) -> bool {
     let count = unpacked(stored, stored.len() as u64, packing).and_then(|mut reader| Ok(reader.fill_buf()?.len()));
@@ -101,5 +117,19 @@ impl<R: BufRead> Read for GzipMembers<R> {
             }
             self.member = Some(flate2::bufread::GzDecoder::new(rest));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::too_long_a_window;
+
+    #[test]
+    fn d5_a_window_of_half_a_gigabyte_is_the_longest() {
+        let starts = |window: u8| [0x28, 0xb5, 0x2f, 0xfd, 0x04, window, 0, 0];
+        assert_eq!(too_long_a_window(&starts((29 - 10) << 3)), None);
+        let problem = too_long_a_window(&starts((31 - 10) << 3)).unwrap_or_default();
+        assert!(problem.contains("window of 2048 MiB") && problem.contains("--long=29"), "{problem}");
+        assert_eq!(too_long_a_window(&[0x28, 0xb5, 0x2f, 0xfd, 0x24, 0xff, 0]), None, "a length, not a window");
     }
 }

@@ -416,21 +416,21 @@ fn an_index_that_lies() {
         "llama-tied-sharded",
         mapped(norm, "../x"),
         expect![
-            "DIR/model.safetensors.index.json: tensor `model.norm.weight` is mapped to `../x`, which is not a .safetensors file name"
+            "DIR/model.safetensors.index.json: tensor `model.norm.weight` is mapped to `../x`, which is in another folder: all files of weights must be in the checkpoint's own"
         ],
     );
     check(
         "llama-tied-sharded",
         mapped(norm, "../model.safetensors"),
         expect![
-            "DIR/model.safetensors.index.json: tensor `model.norm.weight` is mapped to `../model.safetensors`, which is not a .safetensors file name"
+            "DIR/model.safetensors.index.json: tensor `model.norm.weight` is mapped to `../model.safetensors`, which is in another folder: all files of weights must be in the checkpoint's own"
         ],
     );
     check(
         "llama-tied-sharded",
         mapped(norm, "/etc/model.safetensors"),
         expect![
-            "DIR/model.safetensors.index.json: tensor `model.norm.weight` is mapped to `/etc/model.safetensors`, which is not a .safetensors file name"
+            "DIR/model.safetensors.index.json: tensor `model.norm.weight` is mapped to `/etc/model.safetensors`, which is in another folder: all files of weights must be in the checkpoint's own"
         ],
     );
     check(
@@ -589,7 +589,7 @@ fn a_bad_config() {
     check(
         "gpt2-inner",
         |dir| std::fs::write(dir.join("config.json"), "3").unwrap(),
-        expect!["DIR/config.json: `model_type` is missing"],
+        expect!["DIR/config.json: is 3, not a JSON object"],
     );
 }
 

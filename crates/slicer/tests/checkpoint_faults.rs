@@ -231,7 +231,7 @@ async fn what_is_refused_says_what_it_is_and_what_to_name_instead() {
         ("gptq", ["quantised (gptq)", "dequantise"]),
         ("lfs_pointer", ["model.safetensors is a pointer of Git LFS", "git lfs pull"]),
         ("peft_adapter", ["is a PEFT adapter", "merge it"]),
-        ("hub_cache_root", ["is a cache of the Hugging Face hub", "models--org--name/snapshots/abc123"]),
+        ("hub_cache_root", ["holds a cache of the Hugging Face hub", "models--org--name/snapshots/abc123"]),
         ("only_consolidated", ["consolidated.safetensors", "convert it"]),
         ("llama2c_ckpt", ["is a checkpoint of llama2.c", "export.py"]),
     ];

@@ -365,7 +365,7 @@ async fn bad_input_fails_for_good_and_says_what() {
         ("not-sentencepiece", "tokenizer.model: is not a SentencePiece model"),
         ("not-json", "config.json: EOF while parsing"),
         ("shardless", "model-00002-of-00003.safetensors is missing, though model.safetensors.index.json names it"),
-        ("pickled", "pytorch_model.bin is not a zip archive, or is truncated: it has no end record"),
+        ("pickled", "pytorch_model.bin is a safetensors file: call it model.safetensors"),
         ("nothing", "config.json is missing"),
         ("weightless", "model.safetensors is missing, and so are model.safetensors.index.json, pytorch_model.bin and"),
     ];

@@ -60,7 +60,7 @@ impl TrainingState {
     pub fn start(spec: &TrainSpec) -> Self {
         Self {
             version: VERSION,
-            spec_sha256: spec_digest(spec),
+            spec_sha256: spec.digest(),
             step: 0,
             tokens_seen: 0,
             wall_s: 0.0,
@@ -71,12 +71,6 @@ impl TrainingState {
             best_validation_nats: None,
         }
     }
-}
-
-/// Digest of a spec's JSON, whose fields stand in a fixed order.
-pub fn spec_digest(spec: &TrainSpec) -> Sha256Digest {
-    // Serialising a spec to memory cannot fail: it has no maps with keys that are not strings.
-    Sha256Digest::of(&serde_json::to_vec(spec).unwrap_or_default())
 }
 
 /// A state to go on from, in a local folder.
@@ -193,7 +187,7 @@ async fn fetch(store: &Store, artifact: &Artifact, dir: &Path, spec: &TrainSpec)
     if state.version != VERSION {
         return Err(Unusable::State(format!("{STATE_FILE} is of version {}; {VERSION} is read", state.version)));
     }
-    if state.spec_sha256 != spec_digest(spec) {
+    if state.spec_sha256 != spec.digest() {
         return Err(Unusable::State("belongs to another spec".to_owned()));
     }
     Ok(state)

@@ -11,7 +11,7 @@ use crate::artifact::Location;
 use crate::benchmark;
 use crate::checkpoint::decoder_config::Architecture;
 use crate::checkpoint::inherit_set::InheritSet;
-use crate::id::{ArtifactId, JobId, LayerCount};
+use crate::id::{ArtifactId, JobId, LayerCount, Sha256Digest};
 use crate::job::METRICS;
 use crate::names::named;
 use crate::violation::Violations;
@@ -219,6 +219,18 @@ pub struct TrainSpec {
     /// The weights were inherited: a first loss near ln(vocabulary) then fails the job.
     #[serde(default)]
     pub expect_inherited: bool,
+}
+
+impl TrainSpec {
+    /// What a training is recognised by: a state of another one is never resumed.
+    ///
+    /// It is the digest of the spec's JSON, whose fields stand in the order of their declaration. A field that was added after
+    /// the first release is therefore not written where it has its default (`skip_serializing_if`): a state that was saved
+    /// before the field existed is still that of the same training.
+    pub fn digest(&self) -> Sha256Digest {
+        // Serialising to memory cannot fail: a spec has no maps with keys that are not strings.
+        Sha256Digest::of(&serde_json::to_vec(self).unwrap_or_default())
+    }
 }
 
 /// A checkpoint to measure.
