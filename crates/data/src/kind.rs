@@ -303,8 +303,10 @@ fn is_table(text: &[u8], text_column: &str) -> bool {
     let mut lines = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
     let heading = lines.next().unwrap_or_default();
     let below: Vec<&str> = lines.take(LINES_LOOKED_AT).collect();
-    let unquoted = |cell: &str| cell.trim().trim_matches('"').to_lowercase();
-    let is_name = |cell: &str| !cell.is_empty() && cell.len() <= 40 && cell.split_whitespace().count() <= 2;
+    let unquoted = |cell: &str| cell.trim_matches('"').to_lowercase();
+    // In prose, a space follows the comma.
+    let is_name =
+        |cell: &str| cell == cell.trim() && !cell.is_empty() && cell.len() <= 40 && cell.split(' ').count() <= 2;
     [',', '\t', ';', '|'].iter().any(|separator| {
         let cells: Vec<String> = heading.split(*separator).map(unquoted).collect();
         let has_text = cells.iter().any(|cell| *cell == text_column.to_lowercase());
@@ -353,7 +355,7 @@ fn object(text: &[u8], is_whole: bool, hint: Hint) -> Result<Content, String> {
         }
         First::CutOff if is_whole && !rows_by_name => Ok(Content::Text),
         First::CutOff => Err(format!("begins with a JSON object over several lines; {JQ}")),
-        First::Wrong if rows_by_name => Ok(Content::JsonLines),
+        First::Wrong if rows_by_name || is_rows(text) => Ok(Content::JsonLines),
         First::Wrong => Ok(Content::Text),
     }
 }

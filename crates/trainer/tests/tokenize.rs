@@ -151,6 +151,30 @@ async fn d5_parquet_rows_are_documents() {
     assert!(error.contains("cut.parquet") && error.contains("Parquet"), "{error}");
 }
 
+/// The splits that a data set has are those that are trained on and measured on; what is for tests is neither.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d2_a_validation_split_is_held_out_and_a_test_split_left_out() {
+    let bench = Bench::new().await;
+    let folder = bench.path("splits");
+    std::fs::create_dir(&folder).unwrap();
+    let rows = |word: &str| json!({ "text": format!("{word} {}", text()) }).to_string();
+    for (file, word) in [("dev.jsonl", "measured"), ("test.jsonl", "neither"), ("train.jsonl", "trained")] {
+        std::fs::write(folder.join(file), rows(word)).unwrap();
+    }
+    let made = tokenized(&bench, spec(vec![bench.uri("splits")], train(500))).await;
+    assert_eq!(made.documents, 2);
+    let left_out: Vec<String> = made.corpus.unwrap().left_out.into_iter().flat_map(|files| files.names).collect();
+    assert_eq!(left_out, ["test.jsonl"]);
+    let (_, dir) = ids(&bench, made.tokens).await;
+    let set = TokenSet::open(&dir).unwrap();
+    let tokenizer = Tokenizer::from_dir(&dir).unwrap();
+    for (part, word) in [(set.train(), "trained "), (set.validation(), "measured ")] {
+        let ids: Vec<u32> = part.read(0..part.len()).unwrap().into_iter().map(|id| id as u32).collect();
+        let decoded = tokenizer.decode(&ids).unwrap();
+        assert!(decoded.starts_with(word), "{}", &decoded[..40]);
+    }
+}
+
 /// nanoGPT's folder of `train.bin` and `val.bin`, and llm.c's shards with their header.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn token_files_are_taken_as_they_are() {

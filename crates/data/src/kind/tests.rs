@@ -100,3 +100,34 @@ fn d1_what_is_not_read_is_called_by_its_name() {
         assert!(found.starts_with("refused: ") && found.contains(words), "{name}: {found}");
     }
 }
+
+#[test]
+fn d1_more_lines_than_the_first_tell_a_table_or_rows() {
+    let rows = "{\"text\": broken\n".to_owned() + &"{\"text\": \"a row\"}\n".repeat(5);
+    assert_eq!(told("a.txt", rows.as_bytes()), "JSON lines");
+    assert_eq!(told("a.txt", format!("# rows\n{rows}").as_bytes()), "JSON lines");
+    let table = "id,content,year\n".to_owned() + &"1,\"some, quoted\",1999\n".repeat(6);
+    assert!(told("a.txt", table.as_bytes()).contains("table in CSV"));
+    assert!(told("a.txt", b"id;Text\n1;words\n2;more\n").contains("table in CSV"), "a column by another case");
+    assert!(told("a.wet", b"WARC/1.0\r\nWARC-Type: warcinfo\r\n").contains("web archive"));
+    let prose = ["text, and other stories\n\nOnce, long ago.\n", "Introduction, text\nOnce upon, a time\n"];
+    let verses = "Roses, red,\nviolets blue,\nsugar, sweet,\nand so, are you.\n";
+    for text in prose.into_iter().chain([verses]) {
+        assert_eq!(told("a.txt", text.as_bytes()), "text", "{text}");
+    }
+}
+
+#[test]
+fn d5_a_block_of_zstd_that_is_longer_than_what_is_looked_at_is_read() {
+    // Hardly compressible: a block of 128 KiB stays as long.
+    let mut state = 1_u64;
+    let mut letter = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from(b'0' + (state >> 58) as u8)
+    };
+    let text: String = (0..600_000).map(|_| letter()).collect();
+    let packed =
+        zstd::encode_all(format!("{{\"text\": \"{}\"}}\n", text.replace(['\\', '\"'], "x")).as_bytes(), 3).unwrap();
+    assert!(packed.len() as u64 > HEAD_BYTES);
+    assert_eq!(told("a.jsonl.zst", &packed), "JSON lines in zstd");
+}
