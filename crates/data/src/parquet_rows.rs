@@ -5,7 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use parquet::basic::{ConvertedType, LogicalType, Type as PhysicalType};
-use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::column::page::{Page, PageMetadata, PageReader};
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
@@ -123,7 +124,9 @@ impl<F: ChunkReader + 'static> ParquetRows<F> {
                 }
                 let group = self.reader.get_row_group(self.group)?;
                 self.group += 1;
-                let ColumnReader::ByteArrayColumnReader(column) = group.get_column_reader(self.column)? else {
+                let pages = Box::new(CheckedPages(group.get_column_page_reader(self.column)?));
+                let descriptor = group.metadata().column(self.column).column_descr_ptr();
+                let ColumnReader::ByteArrayColumnReader(column) = get_column_reader(descriptor, pages) else {
                     return Err(ParquetError::General("its text column changes its type".to_owned()));
                 };
                 self.open = Some((column, 0, group.metadata().num_rows()));
@@ -156,6 +159,57 @@ impl<F: ChunkReader + 'static> ParquetRows<F> {
                 Some(_) | None => Next::Null,
             });
         }
+    }
+}
+
+/// Pages of a column. The library makes room for as many as a dictionary's header promises before it reads one.
+struct CheckedPages(Box<dyn PageReader>);
+
+/// Looks at the dictionaries of every column: for readers that take no pages of ours.
+///
+/// # Errors
+/// One promises more values than it has bytes for.
+pub(crate) fn check_dictionaries<F: ChunkReader + 'static>(
+    reader: &SerializedFileReader<F>,
+) -> Result<(), ParquetError> {
+    for group in 0..reader.num_row_groups() {
+        let group = reader.get_row_group(group)?;
+        for column in 0..group.num_columns() {
+            // A dictionary comes first.
+            CheckedPages(group.get_column_page_reader(column)?).get_next_page()?;
+        }
+    }
+    Ok(())
+}
+
+impl PageReader for CheckedPages {
+    fn get_next_page(&mut self) -> Result<Option<Page>, ParquetError> {
+        /// Each string begins with its length, and each number has as many bytes.
+        const LEAST_BYTES: usize = 4;
+        let page = self.0.get_next_page()?;
+        if let Some(Page::DictionaryPage { buf, num_values, .. }) = &page
+            && *num_values as usize > buf.len() / LEAST_BYTES
+        {
+            let problem = format!("a dictionary of {} bytes promises {num_values} values", buf.len());
+            return Err(ParquetError::General(problem));
+        }
+        Ok(page)
+    }
+
+    fn peek_next_page(&mut self) -> Result<Option<PageMetadata>, ParquetError> {
+        self.0.peek_next_page()
+    }
+
+    fn skip_next_page(&mut self) -> Result<(), ParquetError> {
+        self.0.skip_next_page()
+    }
+}
+
+impl Iterator for CheckedPages {
+    type Item = Result<Page, ParquetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.get_next_page().transpose()
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::DataError;
 use crate::kind::{self, Content, HEAD_BYTES, Head};
-use crate::parquet_rows::caught;
+use crate::parquet_rows::{caught, check_dictionaries};
 use crate::unpack::unpacked;
 
 /// Largest unpacked file of JSON.
@@ -65,6 +65,7 @@ fn parquet_values(stored: impl ChunkReader + 'static, limit: usize) -> Result<Ve
     let read = || {
         let reader = SerializedFileReader::new(stored)
             .map_err(|e| ParquetError::General(format!("is not a Parquet file that is read: {e}")))?;
+        check_dictionaries(&reader)?;
         let rows = reader.get_row_iter(None)?;
         rows.take(limit)
             .enumerate()
