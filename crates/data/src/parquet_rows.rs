@@ -124,8 +124,9 @@ impl<F: ChunkReader + 'static> ParquetRows<F> {
                 }
                 let group = self.reader.get_row_group(self.group)?;
                 self.group += 1;
-                let pages = Box::new(CheckedPages(group.get_column_page_reader(self.column)?));
                 let descriptor = group.metadata().column(self.column).column_descr_ptr();
+                let pages = group.get_column_page_reader(self.column)?;
+                let pages = Box::new(CheckedPages { pages, kind: descriptor.physical_type() });
                 let ColumnReader::ByteArrayColumnReader(column) = get_column_reader(descriptor, pages) else {
                     return Err(ParquetError::General("its text column changes its type".to_owned()));
                 };
@@ -163,7 +164,10 @@ impl<F: ChunkReader + 'static> ParquetRows<F> {
 }
 
 /// Pages of a column. The library makes room for as many as a dictionary's header promises before it reads one.
-struct CheckedPages(Box<dyn PageReader>);
+struct CheckedPages {
+    pages: Box<dyn PageReader>,
+    kind: PhysicalType,
+}
 
 /// Looks at the dictionaries of every column: for readers that take no pages of ours.
 ///
@@ -176,7 +180,8 @@ pub(crate) fn check_dictionaries<F: ChunkReader + 'static>(
         let group = reader.get_row_group(group)?;
         for column in 0..group.num_columns() {
             // A dictionary comes first.
-            CheckedPages(group.get_column_page_reader(column)?).get_next_page()?;
+            let kind = group.metadata().column(column).column_type();
+            CheckedPages { pages: group.get_column_page_reader(column)?, kind }.get_next_page()?;
         }
     }
     Ok(())
@@ -184,11 +189,11 @@ pub(crate) fn check_dictionaries<F: ChunkReader + 'static>(
 
 impl PageReader for CheckedPages {
     fn get_next_page(&mut self) -> Result<Option<Page>, ParquetError> {
-        /// Each string begins with its length, and each number has as many bytes.
-        const LEAST_BYTES: usize = 4;
-        let page = self.0.get_next_page()?;
+        // Each string begins with its length; values of a fixed length may have one byte.
+        let least_bytes = if self.kind == PhysicalType::BYTE_ARRAY { 4 } else { 1 };
+        let page = self.pages.get_next_page()?;
         if let Some(Page::DictionaryPage { buf, num_values, .. }) = &page
-            && *num_values as usize > buf.len() / LEAST_BYTES
+            && *num_values as usize > buf.len() / least_bytes
         {
             let problem = format!("a dictionary of {} bytes promises {num_values} values", buf.len());
             return Err(ParquetError::General(problem));
@@ -197,11 +202,11 @@ impl PageReader for CheckedPages {
     }
 
     fn peek_next_page(&mut self) -> Result<Option<PageMetadata>, ParquetError> {
-        self.0.peek_next_page()
+        self.pages.peek_next_page()
     }
 
     fn skip_next_page(&mut self) -> Result<(), ParquetError> {
-        self.0.skip_next_page()
+        self.pages.skip_next_page()
     }
 }
 

@@ -316,7 +316,7 @@ impl<R: BufRead> JsonRows<R> {
 
     fn fatal(&mut self, fault: Fault) -> DataError {
         match self.problem(fault) {
-            Ok(problem) if matches!(self.state, State::InText { .. }) || self.read_as.max_bad_rows > 0 => {
+            Ok(problem) if self.read_as.max_bad_rows > 0 => {
                 let why =
                     "max_bad_rows does not help: what was read of so long a row, or of an array, is in use already";
                 self.at(&format!("{problem} ({why})"))

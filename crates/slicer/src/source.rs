@@ -66,12 +66,11 @@ impl Checkpoint {
 
     async fn read(location: Location, folder: Arc<Folder>) -> Result<Self, SlicerError> {
         let names: Vec<&str> = folder.files().iter().map(|file| file.name.as_str()).collect();
-        if let [only] = names.as_slice()
-            && location.to_string().ends_with(&format!("/{only}"))
-        {
+        let found = weights_files::find(&names);
+        // nanoGPT's checkpoint is one file, and may be named itself.
+        if let (Err(_), true, [only]) = (&found, folder.is_one_file(), names.as_slice()) {
             return Err(SlicerError::checkpoint(&location, BadCheckpoint::FileOfAFolder { file: (*only).to_owned() }));
         }
-        let found = weights_files::find(&names);
         if let (Err(_), Some(link)) = (&found, folder.dangling_links().iter().find(|link| is_of_a_model(link))) {
             let problem = BadCheckpoint::DanglingLink { file: link.clone() };
             return Err(SlicerError::checkpoint(&location, problem));

@@ -51,6 +51,18 @@ async fn slices_are_hugging_face_models() {
     house.close().await;
 }
 
+/// nanoGPT's checkpoint is whole in one file. Of any other kind of checkpoint, a file needs those beside it.
+#[tokio::test]
+async fn a_checkpoint_of_one_file_may_be_named_itself() {
+    let house = House::build().await;
+    copy(&house, "nanogpt-no-bias", "nano");
+    let made = house.slice(first(house.location("nano/ckpt.pt"), 1)).await;
+    assert_eq!((made.reference_layers.0, made.fresh_tensors), (2, 0));
+    std::fs::write(house.dir.path().join("config.json"), "{}").unwrap();
+    house.fails_for_good(&[("config.json", "config.json is one file: name the folder that it is in")]).await;
+    house.close().await;
+}
+
 fn check_layout(name: &str, told: &Value) {
     let projection = ["c_attn.weight", "c_proj.weight", "c_fc.weight"].iter().any(|end| name.ends_with(end));
     let fused = ["q_proj.weight", "k_proj.weight", "v_proj.weight"].iter().any(|end| name.ends_with(end));

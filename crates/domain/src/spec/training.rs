@@ -24,7 +24,7 @@ pub struct TrainingSpec {
     /// memory, a third more work (Chen et al. 2016).
     #[serde(default, skip_serializing_if = "is_default")]
     pub activation_checkpointing: bool,
-    /// Which blocks of the training tokens a step sees.
+    /// Which blocks of the training tokens each step trains on.
     #[serde(default, skip_serializing_if = "is_default")]
     pub sampling: Sampling,
     /// How often sequences come from each source of the token set, in its order and relative to each other; by their
@@ -106,7 +106,7 @@ named! {
 }
 
 named! {
-    /// Which blocks of the training tokens a step sees.
+    /// Which blocks of the training tokens each step trains on.
     #[derive(Default)]
     pub enum Sampling {
         /// Every aligned block once a pass, in an order of the seed's.
