@@ -102,3 +102,35 @@ fn value(field: &parquet::record::Field) -> Value {
         other => other.to_json_value(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use parquet::data_type::{ByteArray, FixedLenByteArray, FixedLenByteArrayType};
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+
+    use super::values;
+
+    /// Values shorter than four bytes, as half floats have, fill their dictionary as well as longer ones.
+    #[test]
+    fn a_dictionary_of_short_values_is_read() {
+        let schema = Arc::new(parse_message_type("message m { required fixed_len_byte_array(1) label; }").unwrap());
+        let mut file = Vec::new();
+        let mut writer = SerializedFileWriter::new(&mut file, schema, Arc::new(WriterProperties::default())).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let labels: Vec<FixedLenByteArray> =
+            (0..100_u8).map(|label| FixedLenByteArray::from(ByteArray::from(vec![label]))).collect();
+        column.typed::<FixedLenByteArrayType>().write_batch(&labels, None, None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        writer.close().unwrap();
+        assert_eq!(values(Bytes::from(file), "a.parquet", 1000).unwrap().len(), 100);
+    }
+}
