@@ -108,7 +108,13 @@ fn warn_of(global: &Global, missing: &[Missing]) {
     }
     for Missing { field, path } in missing {
         // Whoever closed standard error does not want to know.
-        let _unread = streams::err(&format!("warning: {field}: {} is not on this machine", path.display()));
+        let advice = match field.as_str() {
+            "reference.checkpoint" => {
+                "; a model of the Hugging Face hub is downloaded first: hf download OWNER/NAME --local-dir FOLDER"
+            }
+            _ => "",
+        };
+        let _unread = streams::err(&format!("warning: {field}: {} is not on this machine{advice}", path.display()));
     }
 }
 
@@ -119,7 +125,21 @@ fn read_file(path: &Path) -> Result<String, Failure> {
     if size_bytes > MAX_FILE_BYTES {
         return Err(unreadable(format!("is {size_bytes} bytes long; at most {MAX_FILE_BYTES} are read")));
     }
-    std::fs::read_to_string(path).map_err(|e| unreadable(e.to_string()))
+    let bytes = std::fs::read(path).map_err(|e| unreadable(e.to_string()))?;
+    text_of(bytes).map_err(unreadable)
+}
+
+/// The text of a file, without a byte order mark.
+fn text_of(bytes: Vec<u8>) -> Result<String, String> {
+    if let [0xff, 0xfe, ..] | [0xfe, 0xff, ..] = *bytes {
+        return Err("is text in UTF-16; convert it: `iconv -f UTF-16 -t UTF-8`".to_owned());
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let line = error.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+        format!("line {line} is not UTF-8; convert the file, as `iconv -f LATIN1 -t UTF-8` does, or leave out that character")
+    })?;
+    Ok(text.strip_prefix('\u{feff}').map_or_else(|| text.clone(), str::to_owned))
 }
 
 fn current_dir() -> Result<PathBuf, Failure> {

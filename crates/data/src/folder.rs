@@ -1,7 +1,7 @@
 //! What the files of a source are: which are looked at, which of those are read, and why the others are not. Pure; whoever
 //! calls fetches the first bytes in between.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::kind::{Content, Kind};
 use crate::names;
@@ -124,6 +124,7 @@ pub fn files(
     candidates.left_out.append(&mut unread);
     if !is_one_file {
         by_split(names, &mut files, candidates);
+        refuse_other_forms(names, &files)?;
     }
     let tokens = files.iter().find(|file| file.kind.content == Content::Tokens);
     let text = files.iter().find(|file| !matches!(file.kind.content, Content::Tokens | Content::Empty));
@@ -171,8 +172,11 @@ fn refuse_whole(names: &[&str]) -> Result<(), (Option<usize>, String)> {
 /// Of rows and texts whose names tell splits, the training split is trained on, the validation split held out, and the test
 /// split left out.
 fn by_split(names: &[&str], files: &mut Vec<DataFile>, candidates: &mut Candidates) {
-    let is_text = |file: &DataFile| !matches!(file.kind.content, Content::Tokens | Content::Empty);
-    let split = |file: &DataFile| split_in_path(names[file.place]).filter(|_| is_text(file));
+    // A page called `testing.md` is about tests.
+    let tells = |file: &DataFile| {
+        !matches!(file.kind.content, Content::Tokens | Content::Empty) && names::ending(names[file.place]) != "md"
+    };
+    let split = |file: &DataFile| split_in_path(names[file.place]).filter(|_| tells(file));
     if !files.iter().any(|file| split(file) == Some(Split::Train)) {
         return;
     }
@@ -186,6 +190,24 @@ fn by_split(names: &[&str], files: &mut Vec<DataFile>, candidates: &mut Candidat
     for file in files {
         file.held_out |= split(file) == Some(Split::Validation);
     }
+}
+
+/// Files of one name in several formats, as `a.jsonl` and `a.parquet`, may hold the same documents.
+fn refuse_other_forms(names: &[&str], files: &[DataFile]) -> Result<(), (Option<usize>, String)> {
+    let mut by_stem: BTreeMap<&str, DataFile> = BTreeMap::new();
+    for file in files.iter().filter(|file| !matches!(file.kind.content, Content::Tokens | Content::Empty)) {
+        let Some(other) = by_stem.insert(names::stem(names[file.place]), *file) else { continue };
+        if (other.kind.content, file.kind.content) == (Content::Text, Content::Text) {
+            continue;
+        }
+        let problem = format!(
+            "holds {} ({}) and {} ({}): the one may be made of the other; name one of them as the source, or both if they \
+             differ",
+            names[other.place], other.kind, names[file.place], file.kind
+        );
+        return Err((None, problem));
+    }
+    Ok(())
 }
 
 fn holds_nothing(names: &[&str], reason: Option<&str>) -> String {
@@ -327,6 +349,14 @@ mod tests {
         assert_eq!(read(&cache).unwrap().0, ["d/snapshots/a/x.jsonl: JSON lines"]);
         let revisions = read(&[("snapshots/a/x.jsonl", ROW), ("snapshots/b/x.jsonl", ROW)]).unwrap_err();
         assert!(revisions.contains("name one of them, snapshots/a, snapshots/b"), "{revisions}");
+        let pages: [(&str, &[u8]); 3] = [("testing.md", b"# a"), ("training.md", b"# b"), ("validation.md", b"# c")];
+        assert_eq!(read(&pages).unwrap().1, [""; 0]);
+        let forms = read(&[("a.jsonl", ROW), ("a.parquet", b"PAR1")]).unwrap_err();
+        assert!(forms.contains("a.jsonl (JSON lines) and a.parquet (Parquet): the one may be made of"), "{forms}");
+        assert_eq!(
+            read(&[("a/0.jsonl", ROW), ("b/0.parquet", b"PAR1"), ("0.txt", b"a"), ("0.md.gz", b"b")]).unwrap().0.len(),
+            3
+        );
         let litdata = read(&[("train/chunk-0-0.bin", IDS), ("train/index.json", b"{}")]).unwrap_err();
         assert!(litdata.contains("litdata"), "{litdata}");
     }

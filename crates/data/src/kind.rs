@@ -156,7 +156,8 @@ impl Hint {
     }
 }
 
-const JQ: &str = "write one object a line, as `jq -c '.[]'` or `jq -c .` does, or use Parquet";
+const JQ: &str = "write one object a line, as `jq -c .` does (`jq -c '.[]'` for an array, `jq -c '.data[]'` for one \
+                  below the key `data`), or use Parquet";
 
 /// Magic bytes of kinds that are not read: where they stand, what they are, and what to do.
 const KNOWN: [(&[u8], &str, &str); 37] = [

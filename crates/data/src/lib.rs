@@ -95,6 +95,15 @@ impl Tally {
     }
 }
 
+/// What to do about rows that have the columns `names` and not the text column.
+fn text_column_advice<'a>(mut names: impl Iterator<Item = &'a str>) -> &'static str {
+    if names.any(|name| matches!(name, "messages" | "conversations" | "conversation")) {
+        "chats are made into one text a row first, as `tokenizer.apply_chat_template(row, tokenize=False)` does"
+    } else {
+        "name it with text_column"
+    }
+}
+
 impl ReadAs {
     /// Counts a row that cannot be used.
     ///

@@ -90,13 +90,8 @@ pub fn why_left_out(name: &str) -> Option<&'static str> {
 /// The ending that says what a file holds, without the one that says how it is packed; in `name`'s own case where that is
 /// lower, else none.
 pub fn ending(name: &str) -> &str {
-    let file = name.rsplit('/').next().unwrap_or(name);
-    let strip = |file: &'_ str| -> usize {
-        let lower = file.to_ascii_lowercase();
-        PACKINGS.iter().find(|end| lower.ends_with(**end)).map_or(file.len(), |end| file.len() - end.len())
-    };
-    let stem = &file[..strip(file)];
-    let ending = stem.rsplit_once('.').map_or("", |(_, ending)| ending);
+    let file = unpacked(name.rsplit('/').next().unwrap_or(name));
+    let ending = file.rsplit_once('.').map_or("", |(_, ending)| ending);
     KNOWN_ENDINGS.iter().find(|known| known.eq_ignore_ascii_case(ending)).copied().unwrap_or(if ending.is_empty() {
         ""
     } else {
@@ -104,10 +99,25 @@ pub fn ending(name: &str) -> &str {
     })
 }
 
+/// The path `name` without what its endings say of its format: `en/a` of `en/a.jsonl.gz`.
+pub fn stem(name: &str) -> &str {
+    let unpacked = unpacked(name);
+    match unpacked.rsplit_once('.') {
+        Some((stem, ending)) if KNOWN_ENDINGS.iter().any(|known| known.eq_ignore_ascii_case(ending)) => stem,
+        Some(_) | None => unpacked,
+    }
+}
+
 /// Whether a name says that a file is packed.
 pub fn is_packed(name: &str) -> bool {
+    unpacked(name).len() < name.len()
+}
+
+/// `name` without the ending that says how the file is packed.
+fn unpacked(name: &str) -> &str {
     let lower = name.to_ascii_lowercase();
-    PACKINGS.iter().any(|end| lower.ends_with(end))
+    let packing = PACKINGS.iter().find(|end| lower.ends_with(**end));
+    packing.map_or(name, |end| &name[..name.len() - end.len()])
 }
 
 /// Whether a file of this ending may be data.

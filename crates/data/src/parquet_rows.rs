@@ -15,7 +15,7 @@ use parquet::file::serialized_reader::SerializedFileReader;
 use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
 
 use crate::text::{self, BYTE_ORDER_MARK};
-use crate::{DataError, Part, ReadAs};
+use crate::{DataError, Part, ReadAs, text_column_advice};
 
 /// Columns that a message names at most.
 const NAMES_SHOWN: usize = 40;
@@ -270,7 +270,10 @@ fn text_column(schema: &SchemaDescriptor, wanted: &str) -> Result<usize, String>
                 format!("column `{wanted}` has columns of its own; name one of them with text_column: {}", names())
             }
             None => {
-                format!("has no column `{wanted}` but {}; name the one that holds the text with text_column", names())
+                let advice = text_column_advice(
+                    columns.iter().filter_map(|column| column.path().parts().first().map(String::as_str)),
+                );
+                format!("has no column `{wanted}` but {}; {advice}", names())
             }
         });
     };

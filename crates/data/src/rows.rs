@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::json::{Fault, Scanner, Within};
 use crate::text::{self, Utf8Parts};
-use crate::{DataError, Part, ReadAs};
+use crate::{DataError, Part, ReadAs, text_column_advice};
 
 /// A row with this much text or less is held back until it was read to its end, so that a bad one can be left out.
 const HELD_BYTES: usize = 1 << 20;
@@ -217,7 +217,8 @@ impl<R: BufRead> JsonRows<R> {
         }
         Ok(found.unwrap_or_else(|| {
             let column = &self.read_as.text_column;
-            Begun::Bad(format!("has no column `{column}` but {}; name it with text_column", list(names)))
+            let advice = text_column_advice(names.iter().map(AsRef::as_ref));
+            Begun::Bad(format!("has no column `{column}` but {}; {advice}", list(names)))
         }))
     }
 

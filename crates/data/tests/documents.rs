@@ -98,6 +98,7 @@ fn d4_rows_as_the_world_writes_them() {
 fn d4_bad_rows_are_named_and_left_out_up_to_a_number() {
     let bad = [
         ("{\"txt\": \"bad\", \"id\": 2}", "has no column `text` but txt, id; name it with text_column"),
+        ("{\"messages\": [{\"role\": \"user\"}]}", "has no column `text` but messages; chats are made into one text"),
         ("{\"text\": 5}", "column `text` is a number, no string"),
         ("{\"text\": [\"a\"]}", "column `text` is a list, no string"),
         ("{\"text\": \"a\", \"text\": \"b\"}", "has the column `text` twice"),

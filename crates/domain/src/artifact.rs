@@ -146,6 +146,13 @@ impl std::str::FromStr for Location {
             }
             "s3" if host.is_empty() => return Err(format!("`{shown}` names no bucket; use s3://bucket/key")),
             "file" | "s3" => {}
+            "http" | "https" => {
+                return Err(
+                    "is not fetched from the web: download it first (a model of the Hugging Face hub with `hf \
+                            download OWNER/NAME --local-dir FOLDER`), and name the folder or file"
+                        .to_owned(),
+                );
+            }
             scheme => return Err(format!("scheme `{scheme}` is unknown; use file://, s3:// or artifact://")),
         }
         if url.query().is_some() || url.fragment().is_some() {

@@ -301,8 +301,17 @@ impl Store {
     /// once, one that a worker holds when the worker has given it back.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::WrongState`] when it is over or being cancelled.
+    /// [`StoreError::NotFound`]; [`StoreError::WrongState`] when it is over or being cancelled, or is to go on although its
+    /// run is paused.
     pub async fn request_job(&self, id: JobId, directive: Directive) -> Result<JobRecord, StoreError> {
+        if directive == Directive::Run
+            && let Some(run) = self.job(id).await?.run
+            && self.run(run).await?.run.status() == JobStatus::Paused
+        {
+            return Err(StoreError::WrongState(format!(
+                "job {id} belongs to run {run}, which is paused: let that go on, with `inheritune run resume {run}`"
+            )));
+        }
         self.advance_job(Change { job: id, event: life::request(directive), text: None }).await?;
         self.job(id).await
     }

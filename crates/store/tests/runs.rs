@@ -147,8 +147,11 @@ async fn a_pause_reaches_the_job_and_what_follows_it() {
     assert_eq!(status(&store, run).await, JobStatus::Running, "the driver acts, not the call");
     drive(&store).await;
     assert_eq!(status(&store, run).await, JobStatus::Paused);
-    assert_eq!(jobs(&store, run).await[0].status, JobStatus::Paused);
+    let paused = jobs(&store, run).await.remove(0);
+    assert_eq!(paused.status, JobStatus::Paused);
     assert!(try_claim(&store).await.is_none());
+    let refused = store.request_job(paused.id, Directive::Run).await.unwrap_err().to_string();
+    assert!(refused.contains(&format!("inheritune run resume {run}")), "{refused}");
 
     store.post_run_event(run, &RunEvent::ResumeRequested).await.unwrap();
     drive(&store).await;

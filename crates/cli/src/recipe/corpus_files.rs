@@ -91,6 +91,7 @@ impl LocalSource {
     fn count(self, read_as: ReadAs, left: &mut usize) -> Result<String, String> {
         let tally: Arc<Tally> = read_as.tally.clone();
         let (mut documents, mut is_whole) = (0, self.is_all);
+        let has_tokens = self.files.iter().any(|(.., kind)| kind.content == Content::Tokens);
         let mut kinds: BTreeMap<Kind, FilesOfKind> = BTreeMap::new();
         for (path, name, kind) in &self.files {
             let new = || FilesOfKind { kind: kind.to_string(), files: 0, names: Vec::new() };
@@ -105,20 +106,26 @@ impl LocalSource {
                 Content::Parquet => {
                     documents += row_count(open()?, &shown, &read_as.text_column).map_err(|e| e.to_string())?;
                 }
-                Content::Text => documents += 1,
-                Content::JsonLines | Content::JsonArray => {
+                Content::Text | Content::JsonLines | Content::JsonArray => {
                     let failed = |error: inheritune_data::DataError| match error {
                         inheritune_data::DataError::Io(error) => format!("{shown}: {error}"),
                         error @ inheritune_data::DataError::Bad { .. } => error.to_string(),
                     };
                     let mut reader = Documents::open(open()?, *kind, &shown, read_as.clone()).map_err(failed)?;
-                    while *left > 0
-                        && let Some(part) = reader.next_part().map_err(failed)?
-                    {
-                        *left = left.saturating_sub(part.text.len());
-                        documents += u64::from(part.ends_document);
+                    let mut is_read = false;
+                    while *left > 0 && !is_read {
+                        match reader.next_part().map_err(failed)? {
+                            Some(part) => {
+                                *left = left.saturating_sub(part.text.len());
+                                documents += u64::from(part.ends_document);
+                            }
+                            None => is_read = true,
+                        }
                     }
-                    is_whole &= *left > 0;
+                    if !is_read {
+                        is_whole = false;
+                        documents += u64::from(kind.content == Content::Text);
+                    }
                 }
                 Content::Tokens | Content::Empty => {}
             }
@@ -132,6 +139,9 @@ impl LocalSource {
             forced_cuts: 0,
         };
         let summary = facts.summary(documents);
+        if is_whole && documents == 0 && !has_tokens {
+            return Err(format!("holds no text to train on: {summary}"));
+        }
         Ok(if is_whole { summary } else { format!("at least {summary}; not read to the end") })
     }
 }
@@ -208,6 +218,10 @@ mod tests {
         );
         assert!(check(dir.path(), "c.csv").unwrap_err().contains("CSV or TSV, which is not read"));
         assert!(check(dir.path(), "d.jsonl").unwrap_err().contains("has no column `text` but body"));
+        std::fs::write(dir.path().join("latin1.txt"), b"caf\xe9 au lait\n").unwrap();
+        assert!(check(dir.path(), "latin1.txt").unwrap_err().contains("not valid UTF-8"));
+        write("null.jsonl", "{\"text\": null}\n");
+        assert!(check(dir.path(), "null.jsonl").unwrap_err().starts_with("holds no text to train on: 0 documents"));
         assert_eq!(check(dir.path(), "elsewhere").unwrap(), "", "may be the server's");
     }
 }

@@ -249,7 +249,7 @@ pub fn read(data: &Path, files: &[String], limit: usize) -> Result<Vec<Value>, J
     for name in files {
         let path = data.join(name);
         let file = File::open(&path).map_err(|e| io_error(&path, &e))?;
-        let more = values(file, &path.display().to_string(), limit - rows.len()).map_err(|error| match error {
+        let more = values(file, name, limit - rows.len()).map_err(|error| match error {
             DataError::Io(error) => io_error(&path, &error),
             error @ DataError::Bad { .. } => JobError::Permanent(error.to_string()),
         })?;
