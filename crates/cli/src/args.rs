@@ -6,7 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use inheritune_domain::artifact::ArtifactKind;
-use inheritune_domain::checkpoint::inherit_set::InheritSet;
+use inheritune_checkpoint::inherit_set::InheritSet;
 use inheritune_domain::job::JobStatus;
 use inheritune_domain::names::Named;
 use inheritune_domain::spec::JobKind;

@@ -8,7 +8,7 @@ mod digest;
 pub use digest::{Damage, DigestCheck, FileDigest, SegmentDigest};
 
 use crate::id::{ArtifactId, JobId, RunId, Sha256Digest};
-use crate::names::named;
+use inheritune_ids::named;
 use crate::spec::limits;
 
 /// Characters of a location that a message repeats.

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
 
 use crate::id::{JobId, LeaseToken, RunId, WorkerId};
-use crate::names::named;
+use inheritune_ids::named;
 use crate::spec::{JobOutcome, JobSpec, defaults};
 
 /// What its owner wants of a job that a worker holds.

@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use inheritune_domain::checkpoint::decoder_config::{Architecture, Family};
+use inheritune_checkpoint::decoder_config::{Architecture, Family};
 use inheritune_domain::id::LayerCount;
 use inheritune_domain::spec::Precision;
 use inheritune_lm::optimizer::{AdamW, clip_grad_norm};

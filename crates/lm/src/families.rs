@@ -5,8 +5,8 @@
 
 use std::collections::HashMap;
 
-use inheritune_domain::checkpoint::decoder_config::{DecoderConfig, Family};
-use inheritune_domain::checkpoint::opt::POSITION_OFFSET;
+use inheritune_checkpoint::decoder_config::{DecoderConfig, Family};
+use inheritune_checkpoint::opt::POSITION_OFFSET;
 use tch::{Kind, TchError, Tensor};
 
 use crate::attention::{Attention, Projections};

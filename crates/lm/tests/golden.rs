@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use expect_test::{Expect, expect};
-use inheritune_domain::checkpoint::decoder_config::Family;
+use inheritune_checkpoint::decoder_config::Family;
 use inheritune_domain::spec::Precision;
 use inheritune_lm::optimizer::{AdamW, clip_grad_norm, gradient};
 use inheritune_lm::{Decoder, Device, Kind, Tensor, device, no_grad};

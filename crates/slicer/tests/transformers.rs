@@ -12,8 +12,8 @@ use std::process::Command;
 
 use common::{House, sliced};
 use inheritune_domain::artifact::Location;
-use inheritune_domain::checkpoint::decoder_config::{Architecture, Family};
-use inheritune_domain::checkpoint::inherit_set::InheritSet;
+use inheritune_checkpoint::decoder_config::{Architecture, Family};
+use inheritune_checkpoint::inherit_set::InheritSet;
 use inheritune_domain::id::{ArtifactId, LayerCount};
 use inheritune_domain::spec::{LayerMapRule, SliceSource, SliceSpec, defaults};
 use serde_json::{Value, json};

@@ -2,8 +2,8 @@
 //! connect the two; a test walks all values of both.
 
 use inheritune_domain::artifact::ArtifactKind;
-use inheritune_domain::checkpoint::decoder_config::Family;
-use inheritune_domain::checkpoint::inherit_set::InheritPart;
+use inheritune_checkpoint::decoder_config::Family;
+use inheritune_checkpoint::inherit_set::InheritPart;
 use inheritune_domain::job::JobStatus;
 use inheritune_domain::names::Named;
 use inheritune_domain::spec::{DecayOn, GrowthSource, JobKind, MatchBy, Precision, Recipe, Sampling, Schedule};

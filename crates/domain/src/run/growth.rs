@@ -4,7 +4,7 @@
 use super::jobs::parse_location;
 use super::{Model, ModelRecord, Run, RunState, Transition};
 use crate::artifact::Location;
-use crate::checkpoint::inherit_set::InheritSet;
+use inheritune_checkpoint::inherit_set::InheritSet;
 use crate::comparison::Difference;
 use crate::id::LayerCount;
 use crate::spec::{GrowthSource, LayerMapRule, MatchBy, Recipe, Score, SliceSource};

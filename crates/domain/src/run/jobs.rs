@@ -2,7 +2,7 @@
 
 use super::{Model, Run, RunState, Transition};
 use crate::artifact::Location;
-use crate::checkpoint::inherit_set::InheritSet;
+use inheritune_checkpoint::inherit_set::InheritSet;
 use crate::spec::{
     EvaluateSpec, EvaluationTask, JobSpec, SliceSource, SliceSpec, TokenizeSpec, TokenizerSource, TokenizerSpec,
     TrainSpec, TrainingSpec, defaults,

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::checkpoint::decoder_config::DecoderConfig;
-use crate::checkpoint::inherit_set::{InheritPart, InheritSet};
+use inheritune_checkpoint::decoder_config::DecoderConfig;
+use inheritune_checkpoint::inherit_set::{InheritPart, InheritSet};
 use crate::comparison::Difference;
 use crate::id::ArtifactId;
 use crate::spec::{

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{JobSpec, RunSpec, SliceSource, TokenizerSpec};
-use crate::checkpoint::decoder_config::{Architecture, DecoderConfig};
+use inheritune_checkpoint::decoder_config::{Architecture, DecoderConfig};
 use crate::violation::Violations;
 
 /// The section `ceilings` of a service's configuration.

@@ -4,16 +4,16 @@ use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::recipe::LayerMapRule;
+use inheritune_checkpoint::layer_map::LayerMapRule;
 use super::training::TrainingSpec;
-use super::{defaults, limits};
+use super::{architecture, defaults, limits};
 use crate::artifact::Location;
 use crate::benchmark;
-use crate::checkpoint::decoder_config::Architecture;
-use crate::checkpoint::inherit_set::InheritSet;
+use inheritune_checkpoint::decoder_config::Architecture;
+use inheritune_checkpoint::inherit_set::InheritSet;
 use crate::id::{ArtifactId, JobId, LayerCount, Sha256Digest};
 use crate::job::METRICS;
-use crate::names::named;
+use inheritune_ids::named;
 use crate::violation::Violations;
 
 /// What a job is to do. Which queue it stands in follows from its variant.
@@ -152,7 +152,7 @@ impl SliceSpec {
     fn validate(&self, v: &mut Violations) {
         match &self.source {
             SliceSource::Architecture { architecture, vocab_size } => {
-                if let Err(inner) = architecture.validate_with_vocabulary(*vocab_size) {
+                if let Err(inner) = architecture::validate_with_vocabulary(architecture, *vocab_size) {
                     v.nest("source", inner);
                 }
             }

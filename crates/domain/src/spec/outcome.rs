@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::corpus_facts::CorpusFacts;
 use crate::benchmark;
-use crate::checkpoint::decoder_config::DecoderConfig;
+use inheritune_checkpoint::decoder_config::DecoderConfig;
 use crate::comparison::Difference;
 use crate::id::{ArtifactId, LayerCount};
 

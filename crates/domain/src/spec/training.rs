@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{defaults, limits};
-use crate::names::named;
+use inheritune_ids::named;
 use crate::violation::Violations;
 
 /// How a model is trained (paper §4 and appendix; knobs of the released code).

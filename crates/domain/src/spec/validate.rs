@@ -3,10 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use super::job::{validate_benchmarks, validate_layer_list, validate_once};
-use super::limits;
+use super::{architecture, limits};
 use super::recipe::{
-    CorpusSpec, EvaluationSpec, GrowthSource, LayerMapRule, Recipe, ReferenceSpec, RunSpec, TokenizerSpec,
+    CorpusSpec, EvaluationSpec, GrowthSource, Recipe, ReferenceSpec, RunSpec, TokenizerSpec,
 };
+use inheritune_checkpoint::layer_map::LayerMapRule;
 use super::training::{TrainingSpec, used_tokens};
 use crate::artifact::Location;
 use crate::violation::Violations;
@@ -284,7 +285,7 @@ impl ReferenceSpec {
                 );
             }
             (None, Some(architecture)) => {
-                if let Err(inner) = architecture.validate() {
+                if let Err(inner) = architecture::validate(architecture) {
                     v.nest("reference.architecture", inner);
                 }
                 if let Some(training) = &self.training

@@ -5,11 +5,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use inheritune_domain::checkpoint::config_json::{self, WeightsDtype};
-use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
-use inheritune_domain::checkpoint::inherit_set::InheritSet;
-use inheritune_domain::checkpoint::safetensors_header::{Dtype, NewTensor, SafetensorsHeader, write_header};
-use inheritune_domain::checkpoint::slice_plan::{Inheritance, Inventory, Origin, SlicePlan, layer_map};
+use inheritune_checkpoint::config_json::{self, WeightsDtype};
+use inheritune_checkpoint::decoder_config::DecoderConfig;
+use inheritune_checkpoint::inherit_set::InheritSet;
+use inheritune_checkpoint::safetensors_header::{Dtype, NewTensor, SafetensorsHeader, write_header};
+use inheritune_checkpoint::slice_plan::{Inheritance, Inventory, Origin, SlicePlan, layer_map};
 use inheritune_domain::spec::{DecayOn, LayerMapRule};
 use inheritune_lm::optimizer::AdamWConfig;
 use inheritune_lm::{Decoder, Device, Kind, Tensor, no_grad};

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use inheritune_domain::artifact::Location;
-use inheritune_domain::checkpoint::config_json;
-use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
-use inheritune_domain::checkpoint::needed_files::needed_files;
-use inheritune_domain::checkpoint::safetensors_header::SINGLE_FILE;
-use inheritune_domain::checkpoint::shard_index::{INDEX_FILE, MAX_INDEX_BYTES};
-use inheritune_domain::checkpoint::weights_files::CONFIG_FILE;
+use inheritune_checkpoint::config_json;
+use inheritune_checkpoint::decoder_config::DecoderConfig;
+use inheritune_checkpoint::needed_files::needed_files;
+use inheritune_checkpoint::safetensors_header::SINGLE_FILE;
+use inheritune_checkpoint::shard_index::{INDEX_FILE, MAX_INDEX_BYTES};
+use inheritune_checkpoint::weights_files::CONFIG_FILE;
 use inheritune_domain::job::{FailureClass, Progress};
 use inheritune_domain::spec::Ceilings;
 use inheritune_store::jobs::LeaseKey;

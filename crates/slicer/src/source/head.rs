@@ -3,8 +3,8 @@
 
 use std::borrow::Cow;
 
-use inheritune_domain::checkpoint::safetensors_header::Dtype;
-use inheritune_domain::checkpoint::slice_plan::{PlanError, Reading, SourceTensor};
+use inheritune_checkpoint::safetensors_header::Dtype;
+use inheritune_checkpoint::slice_plan::{PlanError, Reading, SourceTensor};
 use inheritune_store::objects::Folder;
 use serde_json::Value;
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use inheritune_domain::artifact::Location;
-use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
+use inheritune_checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::id::{ArtifactId, LayerCount, WorkerId};
 use inheritune_domain::job::RetryPolicy;
 use inheritune_domain::spec::{

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use inheritune_domain::artifact::{ArtifactKind, Location};
-use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
+use inheritune_checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::id::{ArtifactId, JobId};
 use inheritune_domain::job::{JobRecord, JobStatus, RetryPolicy};
 use inheritune_domain::spec::{JobSpec, TrainSpec, Trained, TrainingSpec};
