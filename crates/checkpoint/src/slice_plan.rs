@@ -16,8 +16,8 @@ use super::layer_map::LayerMap;
 use super::left_out::LeftOut;
 use super::safetensors_header::{Dtype, HeaderTensor};
 use super::tensor_names::{TensorNames, wrong_dtype};
-use inheritune_ids::id::LayerCount;
 use crate::layer_map::LayerMapRule;
+use inheritune_ids::id::LayerCount;
 use inheritune_ids::violation::Violations;
 
 #[cfg(test)]

@@ -16,15 +16,15 @@ mod corpus_facts;
 
 pub use ceilings::Ceilings;
 pub use corpus_facts::{CorpusFacts, FilesLeftOut, FilesOfKind};
+pub use inheritune_checkpoint::layer_map::LayerMapRule;
 pub use job::{
     EvaluateSpec, EvaluationTask, JobKind, JobSpec, SliceSource, SliceSpec, TokenizeSpec, TokenizerSource, TrainSpec,
 };
-pub use inheritune_checkpoint::layer_map::LayerMapRule;
 pub use limits::MIN_MAX_SHARD_SIZE_BYTES;
 pub use outcome::{Evaluated, Helped, JobOutcome, Score, ScoreDifference, Sliced, Tokenized, Trained};
 pub use recipe::{
-    ArmSpec, ControlSpec, CorpusSpec, EvaluationSpec, GrowthSource, MatchBy, Recipe, ReferenceSpec,
-    RunSpec, TargetSpec, TokenizerSpec,
+    ArmSpec, ControlSpec, CorpusSpec, EvaluationSpec, GrowthSource, MatchBy, Recipe, ReferenceSpec, RunSpec,
+    TargetSpec, TokenizerSpec,
 };
 pub use training::{DecayOn, Precision, Sampling, Schedule, TrainingSpec, used_tokens};
 

@@ -11,10 +11,10 @@ use inheritune_checkpoint::decoder_config::Init;
 use inheritune_checkpoint::slice_plan::{Origin, Placement, Reading, SourceTensor};
 use inheritune_domain::id::Sha256Digest;
 use inheritune_domain::job::Progress;
+use inheritune_objects::{Chunk, Chunks, Folder, Making, Segment, WrittenBytes};
 use inheritune_runtime::worker::{JobContext, ProgressSender, StopSignal};
 use inheritune_store::StoreError;
 use inheritune_store::artifacts::ArtifactWriter;
-use inheritune_store::objects::{Chunk, Chunks, Folder, Making, Segment, WrittenBytes};
 
 use crate::error::SlicerError;
 use crate::fresh::FreshChunk;

@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
-use inheritune_domain::artifact::Location;
 use inheritune_checkpoint::config_json::{self, WeightsDtype};
 use inheritune_checkpoint::decoder_config::DecoderConfig;
 use inheritune_checkpoint::layer_map::LayerMap;
@@ -22,8 +21,9 @@ use inheritune_checkpoint::shard_index::{MAX_INDEX_BYTES, ShardFormat, ShardInde
 use inheritune_checkpoint::slice_plan::Inventory;
 use inheritune_checkpoint::torch_archive::StateDict;
 use inheritune_checkpoint::weights_files::{self, CONFIG_FILE, WeightsFiles};
+use inheritune_domain::artifact::Location;
+use inheritune_objects::Folder;
 use inheritune_store::Store;
-use inheritune_store::objects::Folder;
 use serde_json::Value;
 
 use crate::error::{BadCheckpoint, SlicerError};

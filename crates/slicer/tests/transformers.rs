@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{House, sliced};
-use inheritune_domain::artifact::Location;
 use inheritune_checkpoint::decoder_config::{Architecture, Family};
 use inheritune_checkpoint::inherit_set::InheritSet;
+use inheritune_domain::artifact::Location;
 use inheritune_domain::id::{ArtifactId, LayerCount};
 use inheritune_domain::spec::{LayerMapRule, SliceSource, SliceSpec, defaults};
 use serde_json::{Value, json};

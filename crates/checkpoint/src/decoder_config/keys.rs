@@ -55,11 +55,7 @@ pub(crate) fn bool_or(config: &Value, key: &str, default: bool) -> Result<bool, 
 }
 
 /// Reads a string, or takes `default` where it is absent or null.
-pub(crate) fn text_or<'a>(
-    config: &'a Value,
-    key: &str,
-    default: &'a str,
-) -> Result<&'a str, ConfigError> {
+pub(crate) fn text_or<'a>(config: &'a Value, key: &str, default: &'a str) -> Result<&'a str, ConfigError> {
     match config.get(key) {
         None | Some(Value::Null) => Ok(default),
         Some(value) => value.as_str().ok_or_else(|| bad_key(key, &format!("is {}, not a string", shown(value)))),

@@ -11,8 +11,8 @@ use inheritune_checkpoint::safetensors_header::{
     Dtype, NewTensor, PREFIX_BYTES, SINGLE_FILE, SafetensorsHeader, size_bytes, write_header,
 };
 use inheritune_checkpoint::slice_plan::{Inheritance, Inventory, Origin, SlicePlan, layer_map};
-use inheritune_ids::id::LayerCount;
 use inheritune_domain::spec::LayerMapRule;
+use inheritune_ids::id::LayerCount;
 use serde_json::Value;
 
 use super::{Heap, refused};

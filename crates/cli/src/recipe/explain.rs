@@ -5,7 +5,7 @@ use inheritune_domain::id::LayerCount;
 use inheritune_domain::spec::{GrowthSource, LayerMapRule, MatchBy, Recipe, RunSpec, TokenizerSpec, TrainingSpec};
 use serde::Serialize;
 
-use crate::report::numbers;
+use inheritune_report::numbers;
 
 /// The models that a recipe makes, in order.
 #[derive(Debug, Clone, PartialEq, Serialize)]

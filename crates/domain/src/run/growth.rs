@@ -4,10 +4,10 @@
 use super::jobs::parse_location;
 use super::{Model, ModelRecord, Run, RunState, Transition};
 use crate::artifact::Location;
-use inheritune_checkpoint::inherit_set::InheritSet;
 use crate::comparison::Difference;
 use crate::id::LayerCount;
 use crate::spec::{GrowthSource, LayerMapRule, MatchBy, Recipe, Score, SliceSource};
+use inheritune_checkpoint::inherit_set::InheritSet;
 
 impl Run {
     /// The last candidate that was measured.

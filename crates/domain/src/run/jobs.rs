@@ -2,11 +2,11 @@
 
 use super::{Model, Run, RunState, Transition};
 use crate::artifact::Location;
-use inheritune_checkpoint::inherit_set::InheritSet;
 use crate::spec::{
     EvaluateSpec, EvaluationTask, JobSpec, SliceSource, SliceSpec, TokenizeSpec, TokenizerSource, TokenizerSpec,
     TrainSpec, TrainingSpec, defaults,
 };
+use inheritune_checkpoint::inherit_set::InheritSet;
 
 impl Run {
     pub(super) fn tokenize(self) -> Transition {

@@ -7,14 +7,14 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use inheritune_checkpoint::decoder_config::DecoderConfig;
-use inheritune_checkpoint::inherit_set::{InheritPart, InheritSet};
 use crate::comparison::Difference;
 use crate::id::ArtifactId;
 use crate::spec::{
     ArmSpec, ControlSpec, EvaluateSpec, Evaluated, GrowthSource, Helped, MatchBy, Score, ScoreDifference, SliceSource,
     SliceSpec, Sliced, Tokenized, Trained, TrainingSpec,
 };
+use inheritune_checkpoint::decoder_config::DecoderConfig;
+use inheritune_checkpoint::inherit_set::{InheritPart, InheritSet};
 
 mod failures;
 

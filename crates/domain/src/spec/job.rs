@@ -4,17 +4,17 @@ use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use inheritune_checkpoint::layer_map::LayerMapRule;
 use super::training::TrainingSpec;
 use super::{architecture, defaults, limits};
 use crate::artifact::Location;
 use crate::benchmark;
-use inheritune_checkpoint::decoder_config::Architecture;
-use inheritune_checkpoint::inherit_set::InheritSet;
 use crate::id::{ArtifactId, JobId, LayerCount, Sha256Digest};
 use crate::job::METRICS;
-use inheritune_ids::named;
 use crate::violation::Violations;
+use inheritune_checkpoint::decoder_config::Architecture;
+use inheritune_checkpoint::inherit_set::InheritSet;
+use inheritune_checkpoint::layer_map::LayerMapRule;
+use inheritune_ids::named;
 
 /// What a job is to do. Which queue it stands in follows from its variant.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

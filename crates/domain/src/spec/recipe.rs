@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 use super::defaults;
 use super::training::TrainingSpec;
 use crate::artifact::Location;
+use crate::id::{ArtifactId, LayerCount};
+use crate::violation::Violations;
 use inheritune_checkpoint::decoder_config::Architecture;
 use inheritune_checkpoint::inherit_set::InheritSet;
 use inheritune_checkpoint::layer_map::LayerMapRule;
-use crate::id::{ArtifactId, LayerCount};
 use inheritune_ids::named;
-use crate::violation::Violations;
 
 named! {
     /// Which of the paper's two recipes (poster §2 and §3).

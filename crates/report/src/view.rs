@@ -1,7 +1,7 @@
 //! What the report says: rows, the verdict, and what the numbers do not show.
 
-use inheritune_domain::artifact::Location;
 use inheritune_checkpoint::inherit_set::InheritSet;
+use inheritune_domain::artifact::Location;
 use inheritune_domain::report_data::{Curve, ReportData};
 use inheritune_domain::run::{Model, ModelRecord, RunState};
 use inheritune_domain::spec::{GrowthSource, LayerMapRule, MatchBy, Recipe};

@@ -18,8 +18,8 @@ use super::bucket::{Bucket, S3Options};
 use super::field;
 use super::folder::{FolderFile, Origin};
 use super::source::{Source, Version};
-use crate::rows::not_found;
-use crate::{Occasionally, StoreError};
+use crate::error::not_found;
+use crate::{ObjectError, Occasionally};
 
 /// Files, and locally folders, below one URI.
 const MAX_FILES: usize = 100_000;
@@ -65,7 +65,7 @@ struct Place {
 }
 
 impl Uris {
-    pub(super) fn new(prefixes: &[String], s3: &S3Options) -> Result<Self, StoreError> {
+    pub(super) fn new(prefixes: &[String], s3: &S3Options) -> Result<Self, ObjectError> {
         let mut uris = Self { allowed: Vec::new(), buckets: BTreeMap::new() };
         for text in prefixes {
             let place = Place::parse(text).map_err(|problem| field("allowed_uris", format!("`{text}` {problem}")))?;
@@ -80,8 +80,8 @@ impl Uris {
     }
 
     /// What lies at `uri`.
-    pub(super) async fn open(&self, uri: &str) -> Result<Found, StoreError> {
-        let refused = |problem: String| StoreError::Location { location: uri.to_owned(), problem };
+    pub(super) async fn open(&self, uri: &str) -> Result<Found, ObjectError> {
+        let refused = |problem: String| ObjectError::Location { location: uri.to_owned(), problem };
         let place = Place::parse(uri).map_err(refused)?;
         if !self.allowed.iter().any(|prefix| prefix.place.holds(&place)) {
             self.note(uri);
@@ -172,7 +172,7 @@ struct Below {
 }
 
 impl Walk {
-    fn open(mut self, path: &Path) -> Result<Found, StoreError> {
+    fn open(mut self, path: &Path) -> Result<Found, ObjectError> {
         // A prefix that does not exist holds nothing.
         self.roots = self.roots.iter().filter_map(|root| root.canonicalize().ok()).collect();
         let path = path.canonicalize().map_err(|error| match error.kind() {
@@ -195,7 +195,7 @@ impl Walk {
         Ok(Found::File(file, origin))
     }
 
-    fn walk(&self, dir: &Path, prefix: &str, depth: usize, below: &mut Below) -> Result<(), StoreError> {
+    fn walk(&self, dir: &Path, prefix: &str, depth: usize, below: &mut Below) -> Result<(), ObjectError> {
         if depth > MAX_DEPTH {
             let problem = format!("`{prefix}` is more than {MAX_DEPTH} folders deep; do its links go in circles?");
             return Err(self.refused(problem));
@@ -234,7 +234,7 @@ impl Walk {
     }
 
     /// `path` has no links left in it; `shown` is what the caller knows it by. Where a link leads is not said.
-    fn check(&self, path: &Path, shown: &str) -> Result<(), StoreError> {
+    fn check(&self, path: &Path, shown: &str) -> Result<(), ObjectError> {
         if self.roots.iter().any(|root| path.starts_with(root)) {
             return Ok(());
         }
@@ -248,23 +248,23 @@ impl Walk {
     }
 
     /// Nobody learns through a link what there is elsewhere, and what not.
-    fn missing(&self, path: &Path) -> StoreError {
+    fn missing(&self, path: &Path) -> ObjectError {
         let nearest = path.ancestors().skip(1).find_map(|folder| folder.canonicalize().ok());
         match nearest.map(|folder| self.check(&folder, "it")) {
             Some(Err(refused)) => refused,
-            Some(Ok(())) | None => not_found("file", &self.uri),
+            Some(Ok(())) | None => not_found(&self.uri),
         }
     }
 
-    fn refused(&self, problem: String) -> StoreError {
-        StoreError::Location { location: self.uri.clone(), problem }
+    fn refused(&self, problem: String) -> ObjectError {
+        ObjectError::Location { location: self.uri.clone(), problem }
     }
 
-    fn unreadable(&self, path: &Path, error: std::io::Error) -> StoreError {
+    fn unreadable(&self, path: &Path, error: std::io::Error) -> ObjectError {
         match error.kind() {
             ErrorKind::NotFound => self.refused(format!("{} is a link to nothing", path.display())),
             ErrorKind::PermissionDenied => self.refused(format!("{} may not be read by this user", path.display())),
-            _ => StoreError::File { path: path.display().to_string(), source: error },
+            _ => ObjectError::File { path: path.display().to_string(), source: error },
         }
     }
 }
@@ -274,8 +274,8 @@ fn local_file(name: String, path: PathBuf, metadata: &Metadata) -> (FolderFile, 
     (file, Origin { source: Source::Local(path), version: Version::of_file(metadata) })
 }
 
-async fn list_bucket(bucket: &Arc<Bucket>, uri: &str, parts: &[String]) -> Result<Found, StoreError> {
-    let refused = |problem: String| StoreError::Location { location: uri.to_owned(), problem };
+async fn list_bucket(bucket: &Arc<Bucket>, uri: &str, parts: &[String]) -> Result<Found, ObjectError> {
+    let refused = |problem: String| ObjectError::Location { location: uri.to_owned(), problem };
     let prefix = Key::parse(parts.join("/")).map_err(|e| refused(e.to_string()))?;
     let file = |name: String, object: ObjectMeta| {
         let (file, version) = (FolderFile { name, size_bytes: object.size, digest: None }, Version::of_object(&object));
@@ -297,13 +297,13 @@ async fn list_bucket(bucket: &Arc<Bucket>, uri: &str, parts: &[String]) -> Resul
         found.push(file(name, object));
     }
     if found.is_empty() {
-        let name = parts.last().ok_or_else(|| not_found("file", uri))?;
+        let name = parts.last().ok_or_else(|| not_found(uri))?;
         return match bucket.store.head(&prefix).await {
             Ok(object) => {
                 let (file, origin) = file(name.clone(), object);
                 Ok(Found::File(file, origin))
             }
-            Err(object_store::Error::NotFound { .. }) => Err(not_found("file", uri)),
+            Err(object_store::Error::NotFound { .. }) => Err(not_found(uri)),
             Err(error) => Err(error.into()),
         };
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use object_store::aws::AmazonS3Builder;
 
 use super::field;
-use crate::StoreError;
+use crate::ObjectError;
 
 /// Longest file that is read.
 const MAX_BYTES: u64 = 64 * 1024;
@@ -28,7 +28,7 @@ impl fmt::Debug for Credentials {
 
 impl Credentials {
     /// Reads lines `NAME=VALUE`, as an environment file has them, or AWS's own file of credentials.
-    pub(super) fn read(path: &Path) -> Result<Self, StoreError> {
+    pub(super) fn read(path: &Path) -> Result<Self, ObjectError> {
         let bad = |problem: String| field("storage.credentials_file", format!("{}: {problem}", path.display()));
         let length = std::fs::metadata(path).map_err(|e| bad(e.to_string()))?.len();
         if length > MAX_BYTES {

@@ -16,8 +16,8 @@ use tempfile::NamedTempFile;
 use super::file_cache::FileCache;
 use super::on_disk;
 use super::source::{Expected, Source, Version};
-use crate::StoreError;
-use crate::rows::{corrupt, not_found};
+use crate::ObjectError;
+use crate::error::{corrupt, not_found};
 
 /// Bytes of one request of a stream. One long request is several times slower: on a local disk because its reads
 /// are small, on S3 because it is one connection.
@@ -108,8 +108,8 @@ impl Folder {
     /// A small file, whole; its digest is checked where it is known.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::Corrupt`] when it is larger than `max_bytes` or not what it should be.
-    pub async fn read(&self, name: &str, max_bytes: u64) -> Result<Bytes, StoreError> {
+    /// [`ObjectError::NotFound`]; [`ObjectError::Corrupt`] when it is larger than `max_bytes` or not what it should be.
+    pub async fn read(&self, name: &str, max_bytes: u64) -> Result<Bytes, ObjectError> {
         let (file, Origin { source, .. }) = self.find(name)?;
         let expected = self.expected(file);
         if file.size_bytes > max_bytes {
@@ -130,8 +130,8 @@ impl Folder {
     /// Part of a file: all of `range`, in one request. Its digest is not looked at.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::Corrupt`] when the file ends before the range does.
-    pub async fn read_range(&self, name: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
+    /// [`ObjectError::NotFound`]; [`ObjectError::Corrupt`] when the file ends before the range does.
+    pub async fn read_range(&self, name: &str, range: Range<u64>) -> Result<Bytes, ObjectError> {
         let (file, Origin { source, .. }) = self.find(name)?;
         let expected = self.expected(file);
         check_range(&expected, &range)?;
@@ -145,7 +145,7 @@ impl Folder {
     ///
     /// # Errors
     /// As [`Folder::read_range`].
-    pub fn stretch(&self, name: &str, range: Range<u64>) -> Result<Stretch, StoreError> {
+    pub fn stretch(&self, name: &str, range: Range<u64>) -> Result<Stretch, ObjectError> {
         let (file, Origin { source, version }) = self.find(name)?;
         let expected = Expected { version: version.clone(), ..self.expected(file) };
         check_range(&expected, &range)?;
@@ -166,7 +166,7 @@ impl Folder {
         &self,
         name: &str,
         range: Range<u64>,
-    ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError> {
+    ) -> Result<BoxStream<'static, Result<Bytes, ObjectError>>, ObjectError> {
         let (file, Origin { source, .. }) = self.find(name)?;
         let expected = self.expected(file);
         check_range(&expected, &range)?;
@@ -177,8 +177,8 @@ impl Folder {
     /// what its manifest says.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] naming the file; [`StoreError::File`]; the object store's.
-    pub async fn fetch(&self, dir: &Path) -> Result<(), StoreError> {
+    /// [`ObjectError::Corrupt`] naming the file; [`ObjectError::File`]; the object store's.
+    pub async fn fetch(&self, dir: &Path) -> Result<(), ObjectError> {
         self.fetch_with(dir, None).await
     }
 
@@ -187,9 +187,9 @@ impl Folder {
     ///
     /// # Errors
     /// As [`Folder::fetch`].
-    pub async fn fetch_cached(&self, dir: &Path, cache: &FileCache) -> Result<(), StoreError> {
+    pub async fn fetch_cached(&self, dir: &Path, cache: &FileCache) -> Result<(), ObjectError> {
         match self.fetch_with(dir, Some(cache)).await {
-            Err(StoreError::File { path, source }) if source.kind() == io::ErrorKind::StorageFull => {
+            Err(ObjectError::File { path, source }) if source.kind() == io::ErrorKind::StorageFull => {
                 tracing::warn!(path, "the disk is full: emptying the cache of fetched files");
                 cache.clear();
                 self.fetch_with(dir, Some(cache)).await
@@ -207,7 +207,7 @@ impl Folder {
         Self::new(self.shown.clone(), found)
     }
 
-    async fn fetch_with(&self, dir: &Path, cache: Option<&FileCache>) -> Result<(), StoreError> {
+    async fn fetch_with(&self, dir: &Path, cache: Option<&FileCache>) -> Result<(), ObjectError> {
         let fetches =
             self.files.iter().zip(&self.origins).map(|(file, origin)| self.fetch_one(file, &origin.source, dir, cache));
         // Each future is boxed: a stream of borrowing ones is not provably `Send`.
@@ -218,8 +218,8 @@ impl Folder {
     /// One file to the local directory `dir`.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; else as [`Folder::fetch`].
-    pub async fn fetch_file(&self, name: &str, dir: &Path) -> Result<(), StoreError> {
+    /// [`ObjectError::NotFound`]; else as [`Folder::fetch`].
+    pub async fn fetch_file(&self, name: &str, dir: &Path) -> Result<(), ObjectError> {
         let (file, Origin { source, .. }) = self.find(name)?;
         self.fetch_one(file, source, dir, None).await
     }
@@ -230,7 +230,7 @@ impl Folder {
         source: &Source,
         dir: &Path,
         cache: Option<&FileCache>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), ObjectError> {
         let expected = self.expected(file);
         if file.size_bytes == 0 {
             source.check_empty(&expected).await?;
@@ -269,7 +269,7 @@ impl Folder {
     }
 
     /// Where a client gets each of the files.
-    pub(crate) async fn download_urls(&self) -> Result<Vec<String>, StoreError> {
+    pub async fn download_urls(&self) -> Result<Vec<String>, ObjectError> {
         let mut urls = Vec::with_capacity(self.origins.len());
         for origin in &self.origins {
             urls.push(origin.source.download_url().await?);
@@ -282,14 +282,14 @@ impl Folder {
         self.files.iter().fold(0, |sum, file| sum.saturating_add(file.size_bytes))
     }
 
-    fn find(&self, name: &str) -> Result<(&FolderFile, &Origin), StoreError> {
+    fn find(&self, name: &str) -> Result<(&FolderFile, &Origin), ObjectError> {
         let at = self.files.binary_search_by(|file| file.name.as_str().cmp(name));
         let at = at.map_err(|_| {
             let shown = format!("{}/{name}", self.shown);
             if self.dangling.iter().any(|link| link == name) {
-                return StoreError::Location { location: shown, problem: "is a link to nothing".to_owned() };
+                return ObjectError::Location { location: shown, problem: "is a link to nothing".to_owned() };
             }
-            not_found("file", shown)
+            not_found(shown)
         })?;
         Ok((&self.files[at], &self.origins[at]))
     }
@@ -304,7 +304,7 @@ impl Folder {
     }
 }
 
-fn pieces(source: Source, expected: Expected, range: Range<u64>) -> BoxStream<'static, Result<Bytes, StoreError>> {
+fn pieces(source: Source, expected: Expected, range: Range<u64>) -> BoxStream<'static, Result<Bytes, ObjectError>> {
     let Range { start, end } = range;
     let piece = move |at: u64| at..end.min(at.saturating_add(PIECE_BYTES));
     let ranges = (start..end).step_by(PIECE_BYTES as usize).map(piece);
@@ -317,7 +317,7 @@ fn pieces(source: Source, expected: Expected, range: Range<u64>) -> BoxStream<'s
         .boxed()
 }
 
-fn check_range(expected: &Expected, range: &Range<u64>) -> Result<(), StoreError> {
+fn check_range(expected: &Expected, range: &Range<u64>) -> Result<(), ObjectError> {
     if range.start <= range.end && range.end <= expected.size_bytes {
         return Ok(());
     }

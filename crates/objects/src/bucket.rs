@@ -20,8 +20,8 @@ use super::folder::Stretch;
 use super::part_copier::PartCopier;
 use super::source::Source;
 use super::{field, on_disk};
-use crate::StoreError;
-use crate::rows::corrupt;
+use crate::ObjectError;
+use crate::error::corrupt;
 
 /// One request to S3, body included; object_store's own 30 s are too short for a part on a slow line.
 const REQUEST_TIMEOUT: &str = "300 seconds";
@@ -74,7 +74,7 @@ pub(super) struct S3Options {
 
 impl Bucket {
     /// A local folder, made when absent; if `durable`, what was written is on disk before a call returns.
-    pub(super) fn folder(path: &Path, durable: bool) -> Result<Self, StoreError> {
+    pub(super) fn folder(path: &Path, durable: bool) -> Result<Self, ObjectError> {
         let bad = |problem: String| field("storage.path", format!("{}: {problem}", path.display()));
         std::fs::create_dir_all(path).map_err(|e| bad(format!("cannot be made: {e}")))?;
         let store = LocalFileSystem::new_with_prefix(path).map_err(|e| bad(e.to_string()))?;
@@ -87,7 +87,7 @@ impl Bucket {
         Self { store: memory.clone(), kind: BucketKind::Memory(memory) }
     }
 
-    pub(super) fn s3(name: &str, options: &S3Options) -> Result<Self, StoreError> {
+    pub(super) fn s3(name: &str, options: &S3Options) -> Result<Self, ObjectError> {
         if name.is_empty() {
             return Err(field("storage.bucket", "is empty"));
         }
@@ -105,7 +105,7 @@ impl Bucket {
     }
 
     /// Where the object `key` is, or will be, on this machine; none in other kinds of store.
-    pub(super) fn local_path(&self, key: &Key) -> Result<Option<PathBuf>, StoreError> {
+    pub(super) fn local_path(&self, key: &Key) -> Result<Option<PathBuf>, ObjectError> {
         match &self.kind {
             BucketKind::Folder { store, .. } => Ok(Some(store.path_to_filesystem(key)?)),
             BucketKind::Memory(_) | BucketKind::S3(_) => Ok(None),
@@ -140,7 +140,7 @@ impl Bucket {
         &self,
         into: (&Key, &MultipartId, usize),
         stretch: &Stretch,
-    ) -> Result<PartId, StoreError> {
+    ) -> Result<PartId, ObjectError> {
         let BucketKind::S3(s3) = &self.kind else { return Err(corrupt(into.0.as_ref(), "is not in S3")) };
         if let Source::Object { bucket, key } = &stretch.source
             && let BucketKind::S3(from) = &bucket.kind
@@ -153,7 +153,7 @@ impl Bucket {
     }
 
     /// The keys under `prefix`, each with when it was written, in seconds since 1970.
-    pub(super) async fn written(&self, prefix: &Key) -> Result<Vec<(String, f64)>, StoreError> {
+    pub(super) async fn written(&self, prefix: &Key) -> Result<Vec<(String, f64)>, ObjectError> {
         match &self.kind {
             // By our own eyes: to object_store, what a killed process was still writing does not exist.
             BucketKind::Folder { store, .. } => {
@@ -174,7 +174,7 @@ impl Bucket {
     }
 
     /// Deletes all objects under `prefix`; one that is gone already is no error.
-    pub(super) async fn delete(&self, prefix: &Key) -> Result<(), StoreError> {
+    pub(super) async fn delete(&self, prefix: &Key) -> Result<(), ObjectError> {
         if let BucketKind::Folder { store, .. } = &self.kind {
             let dir = store.path_to_filesystem(prefix)?;
             return on_disk(&dir.clone(), move || remove(&dir)).await;
@@ -182,7 +182,7 @@ impl Bucket {
         retried(|| self.delete_objects(prefix)).await
     }
 
-    async fn delete_objects(&self, prefix: &Key) -> Result<(), StoreError> {
+    async fn delete_objects(&self, prefix: &Key) -> Result<(), ObjectError> {
         let keys = self.list(prefix).await?.into_iter().map(|object| Ok(object.location));
         let mut deleted = self.store.delete_stream(futures::stream::iter(keys.collect::<Vec<_>>()).boxed());
         while let Some(deleted) = deleted.next().await {
@@ -194,12 +194,12 @@ impl Bucket {
         Ok(())
     }
 
-    async fn list(&self, prefix: &Key) -> Result<Vec<ObjectMeta>, StoreError> {
+    async fn list(&self, prefix: &Key) -> Result<Vec<ObjectMeta>, ObjectError> {
         Ok(self.store.list(Some(prefix)).try_collect().await?)
     }
 
     /// Where a client gets the object `key`.
-    pub(super) async fn download_url(&self, key: &Key) -> Result<String, StoreError> {
+    pub(super) async fn download_url(&self, key: &Key) -> Result<String, ObjectError> {
         match &self.kind {
             BucketKind::Folder { store, .. } => file_url(&store.path_to_filesystem(key)?),
             // Nothing outside this process reads it; the name still tells the objects apart.
@@ -214,13 +214,13 @@ impl Bucket {
 
 /// Makes a call again, which may be made twice, while the store is out of reach or failing: object_store sends what is no
 /// `GET` or `PUT` only once when the connection is reset, and nothing again whose answer broke off.
-pub(super) async fn retried<T, F: Future<Output = Result<T, StoreError>>>(
+pub(super) async fn retried<T, F: Future<Output = Result<T, ObjectError>>>(
     call: impl Fn() -> F,
-) -> Result<T, StoreError> {
+) -> Result<T, ObjectError> {
     let (mut wait, deadline) = (FIRST_WAIT, Instant::now() + RETRY_TIMEOUT);
     loop {
         match call().await {
-            Err(StoreError::Objects(error @ object_store::Error::Generic { .. })) if Instant::now() < deadline => {
+            Err(ObjectError::Store(error @ object_store::Error::Generic { .. })) if Instant::now() < deadline => {
                 tracing::debug!(%error, "the object store did not do it; trying again");
             }
             done => return done,
@@ -269,7 +269,7 @@ fn client(
     name: &str,
     options: &S3Options,
     (endpoint_field, endpoint): (&'static str, Option<&str>),
-) -> Result<Arc<AmazonS3>, StoreError> {
+) -> Result<Arc<AmazonS3>, ObjectError> {
     let backoff = BackoffConfig { init_backoff: FIRST_WAIT, max_backoff: LONGEST_WAIT, base: 2.0 };
     let retry = RetryConfig { backoff, max_retries: MAX_RETRIES, retry_timeout: RETRY_TIMEOUT };
     let mut builder = AmazonS3Builder::from_env()
@@ -304,7 +304,7 @@ fn check_endpoint(endpoint: &str, allow_http: bool) -> Result<(), String> {
 }
 
 /// The `file://` URL of an absolute path.
-pub(super) fn file_url(path: &Path) -> Result<String, StoreError> {
+pub(super) fn file_url(path: &Path) -> Result<String, ObjectError> {
     let url = Url::from_file_path(path);
     Ok(url.map_err(|()| corrupt(path.display().to_string(), "is not an absolute path"))?.to_string())
 }

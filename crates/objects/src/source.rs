@@ -12,8 +12,8 @@ use object_store::path::Path as Key;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStoreExt as _};
 
 use super::bucket::{Bucket, file_url};
-use crate::StoreError;
-use crate::rows::{corrupt, not_found};
+use crate::ObjectError;
+use crate::error::{corrupt, not_found};
 
 /// Where the bytes of one file are.
 #[derive(Debug, Clone)]
@@ -70,7 +70,7 @@ pub(super) struct Expected {
 
 impl Source {
     /// The bytes of `range`, which lies within [`Expected::size_bytes`]: all of them, or an error.
-    pub(super) async fn read(&self, expected: &Expected, range: Range<u64>) -> Result<Bytes, StoreError> {
+    pub(super) async fn read(&self, expected: &Expected, range: Range<u64>) -> Result<Bytes, ObjectError> {
         let wanted = range.end - range.start;
         let bytes = match self {
             Self::Local(path) => {
@@ -87,7 +87,7 @@ impl Source {
     }
 
     /// Checks that a file without bytes is there and has none.
-    pub(super) async fn check_empty(&self, expected: &Expected) -> Result<(), StoreError> {
+    pub(super) async fn check_empty(&self, expected: &Expected) -> Result<(), ObjectError> {
         match self {
             Self::Local(path) => match tokio::fs::metadata(path).await {
                 Ok(metadata) => expected.check_file(&metadata),
@@ -115,7 +115,7 @@ impl Source {
         }
     }
 
-    pub(super) async fn download_url(&self) -> Result<String, StoreError> {
+    pub(super) async fn download_url(&self) -> Result<String, ObjectError> {
         match self {
             Self::Local(path) => file_url(path),
             Self::Object { bucket, key } => bucket.download_url(key).await,
@@ -124,14 +124,14 @@ impl Source {
 }
 
 /// A local file, if it is still what it was when it was found.
-pub(super) fn open_local(path: &Path, expected: &Expected) -> Result<File, StoreError> {
+pub(super) fn open_local(path: &Path, expected: &Expected) -> Result<File, ObjectError> {
     let failed = |error| expected.io_error(path, error);
     let file = File::open(path).map_err(failed)?;
     expected.check_file(&file.metadata().map_err(failed)?)?;
     Ok(file)
 }
 
-fn read_local(path: &Path, expected: &Expected, range: Range<u64>) -> Result<Bytes, StoreError> {
+fn read_local(path: &Path, expected: &Expected, range: Range<u64>) -> Result<Bytes, ObjectError> {
     let failed = |error| expected.io_error(path, error);
     let file = open_local(path, expected)?;
     // A piece of a file is asked for, never more than memory holds.
@@ -140,7 +140,7 @@ fn read_local(path: &Path, expected: &Expected, range: Range<u64>) -> Result<Byt
     Ok(bytes.into())
 }
 
-async fn read_object(bucket: &Bucket, key: &Key, expected: &Expected, range: Range<u64>) -> Result<Bytes, StoreError> {
+async fn read_object(bucket: &Bucket, key: &Key, expected: &Expected, range: Range<u64>) -> Result<Bytes, ObjectError> {
     let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
     let read = async {
         let object = bucket.store.get_opts(key, options).await?;
@@ -164,13 +164,13 @@ async fn read_object(bucket: &Bucket, key: &Key, expected: &Expected, range: Ran
 }
 
 impl Expected {
-    pub(super) fn check_file(&self, metadata: &Metadata) -> Result<(), StoreError> {
+    pub(super) fn check_file(&self, metadata: &Metadata) -> Result<(), ObjectError> {
         self.check(metadata.len(), &Version::of_file(metadata))
     }
 
     /// A file that a manifest lists must have its size to the byte; any other may have grown since it was found, unless
     /// it must still be what it was then.
-    pub(super) fn check(&self, size_bytes: u64, version: &Version) -> Result<(), StoreError> {
+    pub(super) fn check(&self, size_bytes: u64, version: &Version) -> Result<(), ObjectError> {
         let may_grow = !self.listed && self.version == Version::Unknown;
         let holds = if may_grow { size_bytes >= self.size_bytes } else { size_bytes == self.size_bytes };
         if !holds {
@@ -189,26 +189,26 @@ impl Expected {
         Ok(())
     }
 
-    fn object_error(&self, error: object_store::Error) -> StoreError {
+    fn object_error(&self, error: object_store::Error) -> ObjectError {
         match error {
             object_store::Error::NotFound { .. } => self.missing(),
             error => error.into(),
         }
     }
 
-    pub(super) fn io_error(&self, path: &Path, error: io::Error) -> StoreError {
+    pub(super) fn io_error(&self, path: &Path, error: io::Error) -> ObjectError {
         match error.kind() {
             io::ErrorKind::NotFound => self.missing(),
             io::ErrorKind::UnexpectedEof => corrupt(&self.shown, "became shorter while it was read"),
-            _ => StoreError::File { path: path.display().to_string(), source: error },
+            _ => ObjectError::File { path: path.display().to_string(), source: error },
         }
     }
 
-    fn missing(&self) -> StoreError {
+    fn missing(&self) -> ObjectError {
         if self.listed {
             corrupt(&self.shown, "is missing, though the manifest lists it")
         } else {
-            not_found("file", &self.shown)
+            not_found(&self.shown)
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::Plot;
 use super::svg::{Anchor, Axis, Frame, Svg, fit};
-use crate::report::numbers;
-use crate::report::view::{Measured, Role, Row, View};
+use crate::numbers;
+use crate::view::{Measured, Role, Row, View};
 
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 380.0;

@@ -1,17 +1,22 @@
 //! The object store: our own artifacts' files, and the folders and buckets outside that may be read.
 //!
-//! Keys are immutable: an object is written once, under a key that no other writer uses, and later only read or
-//! deleted. Nothing here depends on conditional writes, which some servers accept and ignore.
+//! Owns: which URIs may be read, and reading and writing objects in pieces. Keys are immutable: an object is written once,
+//! under a key that no other writer uses, and later only read or deleted. Nothing here depends on conditional writes, which
+//! some servers accept and ignore.
 //!
-//! [`bucket`] is one store, [`source`] one readable file, [`folder`] reads a set of them, through a [`file_cache`] where
-//! there is one, [`uris`] decides which URIs
-//! may be read; [`upload`] writes one object piece by piece, [`assembly`] makes one out of parts of others.
+//! Entry point: [`Objects`]. `bucket` is one store, `source` one readable file, [`Folder`] reads a set of them, through a
+//! [`FileCache`] where there is one, `uris` decides which URIs may be read; [`Upload`] writes one object piece by piece,
+//! `assembly` makes one out of parts of others.
+//!
+//! Must never: know of the database, or of what its files mean.
 
 mod assembly;
 mod bucket;
 mod credentials;
+pub mod error;
 mod file_cache;
 mod folder;
+mod occasionally;
 mod part_copier;
 mod source;
 mod upload;
@@ -27,7 +32,6 @@ use object_store::ObjectStoreExt as _;
 use object_store::path::Path as Key;
 use tokio_util::task::TaskTracker;
 
-use crate::StoreError;
 use bucket::{Bucket, S3Options, retried};
 use credentials::Credentials;
 use folder::Origin;
@@ -35,10 +39,12 @@ use source::{Expected, Source, Version};
 use uris::{Found, Uris};
 
 pub use assembly::{Chunk, Chunks, Making, Segment, WrittenBytes};
-pub(crate) use assembly::{LocalFile, assemble_in_order, plan_digest};
+pub use assembly::{LocalFile, assemble_in_order, plan_digest};
+pub use error::ObjectError;
 pub use file_cache::FileCache;
 pub use folder::{Folder, FolderFile, Stretch};
-pub(crate) use upload::{Finished, FinishedParts, Upload};
+pub use occasionally::Occasionally;
+pub use upload::{Finished, FinishedParts, Upload};
 
 /// The object store, and what may be read outside it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -117,8 +123,8 @@ impl Objects {
     /// Makes a local folder when absent; speaks to no server yet.
     ///
     /// # Errors
-    /// [`StoreError::Location`] that names the field.
-    pub fn new(config: &ObjectsConfig) -> Result<Self, StoreError> {
+    /// [`ObjectError::Location`] that names the field.
+    pub fn new(config: &ObjectsConfig) -> Result<Self, ObjectError> {
         let (own, prefix, s3) = match &config.storage {
             StorageConfig::Folder { path, durable } => {
                 (Bucket::folder(path, *durable)?, Key::default(), S3Options::default())
@@ -140,8 +146,8 @@ impl Objects {
     /// Whether `bytes` more fit into the store, as far as that can be known: into a local folder's disk.
     ///
     /// # Errors
-    /// [`StoreError::File`] where there is less, which is waited for: room can be made, and disks can grow.
-    pub async fn check_room(&self, bytes: u64) -> Result<(), StoreError> {
+    /// [`ObjectError::File`] where there is less, which is waited for: room can be made, and disks can grow.
+    pub async fn check_room(&self, bytes: u64) -> Result<(), ObjectError> {
         // The folder itself has no key.
         let Some(path) = self.own.local_path(&Key::from("any"))? else { return Ok(()) };
         let path = path.parent().unwrap_or(&path).to_owned();
@@ -151,19 +157,19 @@ impl Objects {
         if bytes > free_bytes {
             let problem =
                 format!("No space left on device: {bytes} bytes are to be written, and {free_bytes} are free");
-            return Err(StoreError::File { path: shown, source: io::Error::new(io::ErrorKind::StorageFull, problem) });
+            return Err(ObjectError::File { path: shown, source: io::Error::new(io::ErrorKind::StorageFull, problem) });
         }
         Ok(())
     }
 
     /// Starts the object `name` under `location`.
-    pub(crate) fn upload(&self, location: &str, name: &str) -> Result<Upload, StoreError> {
+    pub fn upload(&self, location: &str, name: &str) -> Result<Upload, ObjectError> {
         Ok(Upload::new(self.own.clone(), self.key(location, name)?))
     }
 
     /// Makes an object of what another upload, broken off, had finished; none of its parts can be added any more. It may
     /// have been made already. Says whether it is there.
-    pub(crate) async fn complete(&self, location: &str, name: &str, parts: &FinishedParts) -> Result<bool, StoreError> {
+    pub async fn complete(&self, location: &str, name: &str, parts: &FinishedParts) -> Result<bool, ObjectError> {
         let key = self.key(location, name)?;
         let Some(store) = self.own.multipart() else { return Ok(false) };
         let completed = store.complete_multipart(&key, &parts.upload_id, parts.ids()).await;
@@ -175,7 +181,7 @@ impl Objects {
     }
 
     /// Gives back the parts of another upload, broken off.
-    pub(crate) async fn abort(&self, location: &str, name: &str, parts: &FinishedParts) -> Result<(), StoreError> {
+    pub async fn abort(&self, location: &str, name: &str, parts: &FinishedParts) -> Result<(), ObjectError> {
         let key = self.key(location, name)?;
         match self.own.multipart() {
             Some(store) => Ok(store.abort_multipart(&key, &parts.upload_id).await?),
@@ -184,34 +190,34 @@ impl Objects {
     }
 
     /// Part of an object of ours, which has `size_bytes`, to be read later.
-    pub(crate) fn stretch(
+    pub fn stretch(
         &self,
         location: &str,
         name: &str,
         size_bytes: u64,
         range: Range<u64>,
-    ) -> Result<Stretch, StoreError> {
+    ) -> Result<Stretch, ObjectError> {
         let source = Source::Object { bucket: self.own.clone(), key: self.key(location, name)? };
         let shown = format!("{location}/{name}");
         Ok(Stretch { source, expected: Expected { shown, size_bytes, listed: true, version: Version::Unknown }, range })
     }
 
     /// The local file that the object `name` under `location` will be; none in other kinds of store.
-    pub(crate) fn local_file(&self, location: &str, name: &str) -> Result<Option<LocalFile>, StoreError> {
+    pub fn local_file(&self, location: &str, name: &str) -> Result<Option<LocalFile>, ObjectError> {
         let path = self.own.local_path(&self.key(location, name)?)?;
         Ok(path.map(|path| LocalFile { path, durable: self.own.is_durable() }))
     }
 
     /// Writes one small object.
-    pub(crate) async fn put(&self, location: &str, name: &str, bytes: Bytes) -> Result<(), StoreError> {
+    pub async fn put(&self, location: &str, name: &str, bytes: Bytes) -> Result<(), ObjectError> {
         self.own.store.put(&self.key(location, name)?, bytes.into()).await?;
         Ok(())
     }
 
     /// A small object; none when it is absent.
-    pub(crate) async fn read(&self, location: &str, name: &str, max_bytes: u64) -> Result<Option<Bytes>, StoreError> {
+    pub async fn read(&self, location: &str, name: &str, max_bytes: u64) -> Result<Option<Bytes>, ObjectError> {
         match self.own.store.get(&self.key(location, name)?).await {
-            Ok(object) if object.meta.size > max_bytes => Err(StoreError::Corrupt {
+            Ok(object) if object.meta.size > max_bytes => Err(ObjectError::Corrupt {
                 name: format!("{location}/{name}"),
                 problem: format!("is {} bytes; at most {max_bytes} are read", object.meta.size),
             }),
@@ -222,8 +228,8 @@ impl Objects {
     }
 
     /// The files that a manifest lists under `location`, called `shown` in messages.
-    pub(crate) fn folder(&self, shown: String, location: &str, files: Vec<FolderFile>) -> Result<Folder, StoreError> {
-        let found: Result<Vec<_>, StoreError> = files
+    pub fn folder(&self, shown: String, location: &str, files: Vec<FolderFile>) -> Result<Folder, ObjectError> {
+        let found: Result<Vec<_>, ObjectError> = files
             .into_iter()
             .map(|file| {
                 let key = self.key(location, &file.name)?;
@@ -235,7 +241,7 @@ impl Objects {
     }
 
     /// The folder or file at `uri`, called `shown` in messages, else by its URI.
-    pub(crate) async fn open_uri(&self, shown: Option<String>, uri: &str) -> Result<Folder, StoreError> {
+    pub async fn open_uri(&self, shown: Option<String>, uri: &str) -> Result<Folder, ObjectError> {
         let uri_of = |own: &str| shown.clone().unwrap_or_else(|| own.to_owned());
         Ok(match self.uris.open(uri).await? {
             Found::Folder(files, dangling) => {
@@ -251,13 +257,13 @@ impl Objects {
 
     /// The folder `top` of a store on a disk, where it is not there though something was written below it: then the disk is
     /// most likely not mounted.
-    pub(crate) fn unmounted(&self, top: &str) -> Option<PathBuf> {
+    pub fn unmounted(&self, top: &str) -> Option<PathBuf> {
         let path = self.own.local_path(&self.key(top, "").ok()?).ok()??;
         (!path.is_dir()).then_some(path)
     }
 
     /// Deletes one object; one that is gone already is no error.
-    pub(crate) async fn delete_file(&self, location: &str, name: &str) -> Result<(), StoreError> {
+    pub async fn delete_file(&self, location: &str, name: &str) -> Result<(), ObjectError> {
         let key = self.key(location, name)?;
         let delete = || async {
             match self.own.store.delete(&key).await {
@@ -269,13 +275,13 @@ impl Objects {
     }
 
     /// Deletes all objects under `location`; one that is gone already is no error.
-    pub(crate) async fn delete(&self, location: &str) -> Result<(), StoreError> {
+    pub async fn delete(&self, location: &str) -> Result<(), ObjectError> {
         self.own.delete(&self.key(location, "")?).await
     }
 
     /// The keys of all objects under `location`, unfinished ones included where they can be seen, each with when it was
     /// written, in seconds since 1970.
-    pub(crate) async fn written(&self, location: &str) -> Result<Vec<(String, f64)>, StoreError> {
+    pub async fn written(&self, location: &str) -> Result<Vec<(String, f64)>, ObjectError> {
         let written = self.own.written(&self.key(location, "")?).await?;
         let relative = |(key, at): (String, f64)| {
             let key = key.strip_prefix(self.prefix.as_ref())?.trim_start_matches('/').to_owned();
@@ -284,27 +290,27 @@ impl Objects {
         Ok(written.into_iter().filter_map(relative).collect())
     }
 
-    pub(crate) fn cleanups(&self) -> &TaskTracker {
+    pub fn cleanups(&self) -> &TaskTracker {
         &self.cleanups
     }
 
-    fn key(&self, location: &str, name: &str) -> Result<Key, StoreError> {
+    fn key(&self, location: &str, name: &str) -> Result<Key, ObjectError> {
         let parts = [self.prefix.as_ref(), location, name];
         let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-        Key::parse(parts.join("/")).map_err(|e| StoreError::Objects(e.into()))
+        Key::parse(parts.join("/")).map_err(|e| ObjectError::Store(e.into()))
     }
 }
 
 /// A field of [`ObjectsConfig`] that cannot be used.
-fn field(name: &str, problem: impl ToString) -> StoreError {
-    StoreError::Location { location: format!("objects.{name}"), problem: problem.to_string() }
+fn field(name: &str, problem: impl ToString) -> ObjectError {
+    ObjectError::Location { location: format!("objects.{name}"), problem: problem.to_string() }
 }
 
 /// Does `work` on the file or folder `path` where waiting for a disk hurts nobody.
 async fn on_disk<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T, StoreError> {
+) -> Result<T, ObjectError> {
     let done = tokio::task::spawn_blocking(work).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
-    done.map_err(|source| StoreError::File { path: path.display().to_string(), source })
+    done.map_err(|source| ObjectError::File { path: path.display().to_string(), source })
 }

@@ -2,7 +2,7 @@
 
 use super::Plot;
 use super::svg::{Anchor, Axis, Frame, Svg, fit};
-use crate::report::view::{Measured, Role, Row, View};
+use crate::view::{Measured, Role, Row, View};
 
 const WIDTH: f64 = 960.0;
 const X: (f64, f64) = (320.0, 800.0);

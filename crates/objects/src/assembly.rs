@@ -23,10 +23,10 @@ use tokio_util::task::AbortOnDropHandle;
 use super::folder::Stretch;
 use super::source::Expected;
 use super::upload::{MIN_PART_BYTES, Upload};
-use crate::StoreError;
-use crate::rows::corrupt;
+use crate::ObjectError;
+use crate::error::corrupt;
 
-pub(crate) use local::LocalFile;
+pub use local::LocalFile;
 
 /// Bytes of one read.
 const CHUNK_BYTES: u64 = 2 << 20;
@@ -97,7 +97,7 @@ pub struct Making {
     /// What they are made of and how: the same description, the same bytes.
     pub identity: String,
     /// Makes them.
-    pub make: Box<dyn FnOnce() -> BoxFuture<'static, Result<Bytes, StoreError>> + Send>,
+    pub make: Box<dyn FnOnce() -> BoxFuture<'static, Result<Bytes, ObjectError>> + Send>,
 }
 
 impl std::fmt::Debug for Making {
@@ -139,7 +139,7 @@ impl Segment {
 }
 
 /// Digest of all that `segments` are made of: two objects of one plan are the same, byte for byte.
-pub(crate) fn plan_digest(segments: &[Segment]) -> Sha256Digest {
+pub fn plan_digest(segments: &[Segment]) -> Sha256Digest {
     let mut plan = Sha256::new();
     plan.update(format!("{}\n", env!("CARGO_PKG_VERSION")));
     for segment in segments {
@@ -202,7 +202,7 @@ impl Chunk {
 }
 
 impl Making {
-    async fn bytes(self) -> Result<Bytes, StoreError> {
+    async fn bytes(self) -> Result<Bytes, ObjectError> {
         let bytes = (self.make)().await?;
         if bytes.len() as u64 == self.size_bytes {
             return Ok(bytes);
@@ -215,7 +215,7 @@ impl Making {
 }
 
 impl Stretch {
-    pub(super) async fn read(self) -> Result<Bytes, StoreError> {
+    pub(super) async fn read(self) -> Result<Bytes, ObjectError> {
         self.source.read(&self.expected, self.range).await
     }
 
@@ -255,11 +255,11 @@ impl Stretch {
 ///
 /// # Errors
 /// A source's or the object store's; the upload is then of no more use.
-pub(crate) async fn assemble_in_order(
+pub async fn assemble_in_order(
     upload: &mut Upload,
     segments: Vec<Segment>,
     written: &WrittenBytes,
-) -> Result<Vec<SegmentDigest>, StoreError> {
+) -> Result<Vec<SegmentDigest>, ObjectError> {
     let progress = upload.progress();
     let mut open: VecDeque<(u64, Digesting)> =
         segments.iter().map(|segment| (segment.size_bytes(), Digesting::of(segment))).collect();
@@ -343,7 +343,7 @@ impl Chunk {
 
 impl Step {
     /// The same with as much done as may be done before its turn.
-    async fn ahead(self) -> Result<Self, StoreError> {
+    async fn ahead(self) -> Result<Self, ObjectError> {
         match self {
             Self::Read(stretch) => Ok(Self::Write(in_a_task(stretch.read()).await?)),
             // A large one is not held beside another.
@@ -357,8 +357,8 @@ impl Step {
 
 /// It goes on while other bytes are hashed and uploaded.
 async fn in_a_task(
-    bytes: impl Future<Output = Result<Bytes, StoreError>> + Send + 'static,
-) -> Result<Bytes, StoreError> {
+    bytes: impl Future<Output = Result<Bytes, ObjectError>> + Send + 'static,
+) -> Result<Bytes, ObjectError> {
     let task = AbortOnDropHandle::new(tokio::spawn(bytes));
     task.await.unwrap_or_else(|broken| Err(corrupt("reading task", broken)))
 }

@@ -13,8 +13,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::bucket::{Bucket, retried};
 use super::folder::Stretch;
-use crate::StoreError;
-use crate::rows::corrupt;
+use crate::ObjectError;
+use crate::error::corrupt;
 
 /// First parts of a large object; later ones grow, since S3 takes [`MAX_PARTS`].
 const PART_BYTES: usize = 6 << 20;
@@ -32,7 +32,7 @@ const ARRIVAL_LIMIT: Duration = Duration::from_secs(10);
 const PIECE_BYTES: usize = 1 << 20;
 
 /// An object on its way into a store. Nothing is readable before [`Upload::finish`].
-pub(crate) struct Upload {
+pub struct Upload {
     bucket: Arc<Bucket>,
     key: Key,
     progress: UploadProgress,
@@ -41,7 +41,7 @@ pub(crate) struct Upload {
 
 /// How far an upload is. Clones share one state.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct UploadProgress(Arc<Mutex<ProgressState>>);
+pub struct UploadProgress(Arc<Mutex<ProgressState>>);
 
 #[derive(Debug, Default)]
 struct ProgressState {
@@ -53,25 +53,25 @@ struct ProgressState {
 
 /// What of an object is finished, from its first byte on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Finished {
+pub struct Finished {
     /// Digests of the segments whose bytes were handed over.
-    pub(crate) segments: Vec<SegmentDigest>,
+    pub segments: Vec<SegmentDigest>,
     /// The parts that the store has; none for an object that is not uploaded in parts.
-    pub(crate) parts: Option<FinishedParts>,
+    pub parts: Option<FinishedParts>,
 }
 
 /// Parts of an upload that the store has. It keeps them until the upload is completed or aborted, whoever began it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct FinishedParts {
+pub struct FinishedParts {
     /// The store's name for the upload.
-    pub(crate) upload_id: MultipartId,
+    pub upload_id: MultipartId,
     /// In their order.
-    pub(crate) parts: Vec<FinishedPart>,
+    pub parts: Vec<FinishedPart>,
 }
 
 /// One of them.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct FinishedPart {
+pub struct FinishedPart {
     e_tag: String,
     size_bytes: u64,
 }
@@ -95,14 +95,14 @@ struct Parts {
     /// The number of the next part, from 0.
     next: usize,
     /// Those on their way, in the order of their numbers.
-    sent: VecDeque<AbortOnDropHandle<Result<(), StoreError>>>,
+    sent: VecDeque<AbortOnDropHandle<Result<(), ObjectError>>>,
     /// Where those are noted that arrived.
     progress: UploadProgress,
 }
 
 impl UploadProgress {
     /// What is finished by now.
-    pub(crate) fn finished(&self) -> Finished {
+    pub fn finished(&self) -> Finished {
         let state = self.lock();
         let parts = state.parts.iter().enumerate().take_while(|(at, (number, _))| at == *number);
         let parts = parts.map(|(_, (_, part))| part.clone()).collect();
@@ -122,7 +122,7 @@ impl UploadProgress {
 
 impl FinishedParts {
     /// Length of all of them.
-    pub(crate) fn size_bytes(&self) -> u64 {
+    pub fn size_bytes(&self) -> u64 {
         self.parts.iter().fold(0, |sum, part| sum.saturating_add(part.size_bytes))
     }
 
@@ -137,7 +137,7 @@ impl Upload {
     }
 
     /// How far it is, for whoever wants to watch.
-    pub(crate) fn progress(&self) -> UploadProgress {
+    pub fn progress(&self) -> UploadProgress {
         self.progress.clone()
     }
 
@@ -145,7 +145,7 @@ impl Upload {
     ///
     /// # Errors
     /// The object store's; the upload is then of no more use.
-    pub(crate) async fn write(&mut self, mut bytes: Bytes) -> Result<(), StoreError> {
+    pub async fn write(&mut self, mut bytes: Bytes) -> Result<(), ObjectError> {
         while !bytes.is_empty() {
             let piece = bytes.split_to(bytes.len().min(PIECE_BYTES));
             self.send(piece).await?;
@@ -171,7 +171,7 @@ impl Upload {
     ///
     /// # Errors
     /// The object store's; the upload is then of no more use.
-    pub(super) async fn copy(&mut self, stretch: Stretch) -> Result<(), StoreError> {
+    pub(super) async fn copy(&mut self, stretch: Stretch) -> Result<(), ObjectError> {
         self.begin_parts().await?;
         if let State::Parts(parts) = &mut self.state {
             parts.send_pending().await?;
@@ -182,7 +182,7 @@ impl Upload {
         Ok(())
     }
 
-    async fn send(&mut self, piece: Bytes) -> Result<(), StoreError> {
+    async fn send(&mut self, piece: Bytes) -> Result<(), ObjectError> {
         match &mut self.state {
             State::Small(buffer) => {
                 buffer.push(piece);
@@ -200,7 +200,7 @@ impl Upload {
     }
 
     /// Gives up on one request.
-    async fn begin_parts(&mut self) -> Result<(), StoreError> {
+    async fn begin_parts(&mut self) -> Result<(), ObjectError> {
         let State::Small(buffer) = &mut self.state else { return Ok(()) };
         let buffer = std::mem::take(buffer);
         self.state = match self.bucket.multipart() {
@@ -238,7 +238,7 @@ impl Upload {
     ///
     /// # Errors
     /// The object store's.
-    pub(crate) async fn finish(self) -> Result<(), StoreError> {
+    pub async fn finish(self) -> Result<(), ObjectError> {
         match self.state {
             State::Small(buffer) => {
                 self.bucket.store.put(&self.key, buffer.freeze()).await?;
@@ -261,7 +261,7 @@ impl Upload {
     ///
     /// # Errors
     /// The object store's.
-    pub(crate) async fn abort(self) -> Result<(), StoreError> {
+    pub async fn abort(self) -> Result<(), ObjectError> {
         match self.state {
             State::Small(_) => Ok(()),
             State::Local(parts) => Ok(parts.abort().await?),
@@ -271,7 +271,7 @@ impl Upload {
 }
 
 impl Parts {
-    async fn write(&mut self, piece: Bytes) -> Result<(), StoreError> {
+    async fn write(&mut self, piece: Bytes) -> Result<(), ObjectError> {
         self.pending.push(piece);
         if self.pending.content_length() >= PART_BYTES << (self.next / PARTS_OF_A_SIZE) {
             self.send_pending().await?;
@@ -279,7 +279,7 @@ impl Parts {
         Ok(())
     }
 
-    async fn send_pending(&mut self) -> Result<(), StoreError> {
+    async fn send_pending(&mut self) -> Result<(), ObjectError> {
         if self.pending.is_empty() {
             return Ok(());
         }
@@ -292,8 +292,8 @@ impl Parts {
     async fn send(
         &mut self,
         size_bytes: u64,
-        part: impl Future<Output = Result<PartId, StoreError>> + Send + 'static,
-    ) -> Result<(), StoreError> {
+        part: impl Future<Output = Result<PartId, ObjectError>> + Send + 'static,
+    ) -> Result<(), ObjectError> {
         if self.next >= MAX_PARTS {
             return Err(corrupt(self.key.as_ref(), format!("has more than the {MAX_PARTS} parts that a store takes")));
         }
@@ -310,7 +310,7 @@ impl Parts {
         Ok(())
     }
 
-    async fn wait_for_one(&mut self) -> Result<(), StoreError> {
+    async fn wait_for_one(&mut self) -> Result<(), ObjectError> {
         if let Some(part) = self.sent.front_mut() {
             let part = part.await;
             self.sent.pop_front();
@@ -319,7 +319,7 @@ impl Parts {
         Ok(())
     }
 
-    async fn finish(&mut self) -> Result<(), StoreError> {
+    async fn finish(&mut self) -> Result<(), ObjectError> {
         self.send_pending().await?;
         while !self.sent.is_empty() {
             self.wait_for_one().await?;
@@ -336,7 +336,7 @@ impl Parts {
     }
 
     /// A store may keep a part that arrives after the end, as S3 says of its own: those on their way are waited for.
-    async fn abort(self) -> Result<(), StoreError> {
+    async fn abort(self) -> Result<(), ObjectError> {
         let arrival = async {
             for part in self.sent {
                 drop(part.await);

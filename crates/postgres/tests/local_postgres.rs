@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use inheritune_store::local_postgres::{LocalPostgres, LocalPostgresError};
+use inheritune_postgres::{LocalPostgres, LocalPostgresError};
 use sqlx::{Connection as _, PgConnection, Row as _};
 
 /// A folder that is removed, and a server in it that is stopped, when this process is gone.

@@ -19,8 +19,8 @@ use super::super::folder::Stretch;
 use super::super::on_disk;
 use super::super::source::open_local;
 use super::{Chunk, Digesting, Making, Segment, WrittenBytes};
-use crate::StoreError;
-use crate::rows::corrupt;
+use crate::ObjectError;
+use crate::error::corrupt;
 
 /// Bytes read, hashed and written at once: they fit into a core's cache.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -39,22 +39,22 @@ const MODE: u32 = 0o666;
 const CREATE_TRIES: u32 = 5;
 
 /// A file to be made.
-pub(crate) struct LocalFile {
-    pub(crate) path: PathBuf,
+pub struct LocalFile {
+    pub path: PathBuf,
     /// Whether it must be on disk before it is there.
-    pub(crate) durable: bool,
+    pub durable: bool,
 }
 
 impl LocalFile {
     /// Makes it of `segments`; says their digests. It is there when it is whole.
     ///
     /// # Errors
-    /// A source's; [`StoreError::File`].
-    pub(crate) async fn assemble(
+    /// A source's; [`ObjectError::File`].
+    pub async fn assemble(
         self,
         segments: Vec<Segment>,
         written: &WrittenBytes,
-    ) -> Result<Vec<SegmentDigest>, StoreError> {
+    ) -> Result<Vec<SegmentDigest>, ObjectError> {
         let Self { path, durable } = self;
         let remote = segments.iter().any(|segment| segment.chunks.is_remote);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -140,7 +140,7 @@ impl Work {
     }
 
     /// Writes segments until none is left; says their digests by number.
-    fn run(&self) -> Result<Vec<(usize, SegmentDigest)>, StoreError> {
+    fn run(&self) -> Result<Vec<(usize, SegmentDigest)>, ObjectError> {
         let mut buffer = vec![0; BUFFER_BYTES];
         let mut digests = Vec::new();
         loop {
@@ -168,7 +168,7 @@ struct SegmentWriter<'a> {
 }
 
 impl SegmentWriter<'_> {
-    fn chunk(&mut self, chunk: Chunk, buffer: &mut [u8]) -> Result<(), StoreError> {
+    fn chunk(&mut self, chunk: Chunk, buffer: &mut [u8]) -> Result<(), ObjectError> {
         match chunk {
             Chunk::Bytes(bytes) => self.write(&bytes),
             Chunk::Made(making) => self.make(making),
@@ -182,14 +182,14 @@ impl SegmentWriter<'_> {
         }
     }
 
-    fn make(&mut self, making: Making) -> Result<(), StoreError> {
+    fn make(&mut self, making: Making) -> Result<(), ObjectError> {
         let large = making.size_bytes > super::MAX_MADE_AHEAD_BYTES;
         let _alone = large.then(|| self.work.large.lock().unwrap_or_else(PoisonError::into_inner));
         let bytes = self.work.runtime.block_on(making.bytes())?;
         bytes.chunks(BUFFER_BYTES).try_for_each(|piece| self.write(piece))
     }
 
-    fn copy(&mut self, path: &Path, stretch: &Stretch, buffer: &mut [u8]) -> Result<(), StoreError> {
+    fn copy(&mut self, path: &Path, stretch: &Stretch, buffer: &mut [u8]) -> Result<(), ObjectError> {
         let failed = |error| stretch.expected.io_error(path, error);
         let file = open_local(path, &stretch.expected)?;
         let (mut from, end) = (stretch.range.start, stretch.range.end);
@@ -204,10 +204,10 @@ impl SegmentWriter<'_> {
         stretch.expected.check_file(&file.metadata().map_err(failed)?)
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), ObjectError> {
         let work = self.work;
         if work.stopped.load(Ordering::Relaxed) {
-            return Err(StoreError::WrongState(format!("{} was given up", work.target.path.display())));
+            return Err(ObjectError::GivenUp(work.target.path.display().to_string()));
         }
         self.digesting.update(bytes);
         work.target.file().write_all_at(bytes, self.at).map_err(|source| work.target.error(source))?;
@@ -251,8 +251,8 @@ impl Target {
         self.file.as_file()
     }
 
-    fn error(&self, source: io::Error) -> StoreError {
-        StoreError::File { path: self.path.display().to_string(), source }
+    fn error(&self, source: io::Error) -> ObjectError {
+        ObjectError::File { path: self.path.display().to_string(), source }
     }
 
     /// Gives the file its name; where it is to be durable, once it is on disk.

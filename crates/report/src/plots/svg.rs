@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::report::escape;
+use crate::escape;
 
 /// (class, on light, on dark): colours that stay apart for most colour-blind readers.
 const SERIES: [(&str, &str, &str); 13] = [

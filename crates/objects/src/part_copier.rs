@@ -16,8 +16,8 @@ use reqwest::{Method, StatusCode};
 
 use super::bucket::{FIRST_WAIT, LONGEST_WAIT, RETRY_TIMEOUT};
 use super::field;
-use crate::StoreError;
-use crate::rows::corrupt;
+use crate::ObjectError;
+use crate::error::corrupt;
 
 /// How long a signature works: longer than all tries of a request.
 const SIGNATURE_VALID: Duration = Duration::from_secs(900);
@@ -39,13 +39,13 @@ pub(super) struct PartCopier {
 enum Answer {
     Copied(PartId),
     /// Asking again may help.
-    Busy(StoreError),
+    Busy(ObjectError),
     /// It cannot, or may not.
     Refused(String),
 }
 
 impl PartCopier {
-    pub(super) fn new() -> Result<Self, StoreError> {
+    pub(super) fn new() -> Result<Self, ObjectError> {
         let redirects = reqwest::redirect::Policy::none();
         let client = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).redirect(redirects).build();
         let client = client.map_err(|e| field("storage", format!("HTTP client: {e}")))?;
@@ -66,7 +66,7 @@ impl PartCopier {
         s3: &AmazonS3,
         into: (&Key, &MultipartId, usize),
         from: (&str, &Key, &Range<u64>),
-    ) -> Result<Option<PartId>, StoreError> {
+    ) -> Result<Option<PartId>, ObjectError> {
         let (mut wait, deadline) = (FIRST_WAIT, Instant::now() + RETRY_TIMEOUT);
         while self.may_work() {
             match self.ask(s3, into, from).await? {
@@ -88,7 +88,7 @@ impl PartCopier {
         s3: &AmazonS3,
         (key, upload, number): (&Key, &MultipartId, usize),
         (from_bucket, from_key, range): (&str, &Key, &Range<u64>),
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<Answer, ObjectError> {
         let mut headers = HeaderMap::new();
         let source = format!("/{from_bucket}/{}", utf8_percent_encode(from_key.as_ref(), &IN_PATHS));
         let bytes = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
@@ -126,7 +126,7 @@ fn is_busy(status: StatusCode) -> bool {
 }
 
 /// The URL is signed: it stays out of messages.
-fn unreachable(key: &Key, error: &reqwest::Error) -> StoreError {
+fn unreachable(key: &Key, error: &reqwest::Error) -> ObjectError {
     let mut problem = error.is_timeout().then(|| "no answer in time".to_owned());
     let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(error);
     while let Some(inner) = cause {
@@ -136,9 +136,9 @@ fn unreachable(key: &Key, error: &reqwest::Error) -> StoreError {
     failed(key, &problem.unwrap_or_default())
 }
 
-fn failed(key: &Key, problem: &str) -> StoreError {
+fn failed(key: &Key, problem: &str) -> ObjectError {
     let source = format!("the server did not copy a part of {key}: {problem}").into();
-    StoreError::Objects(object_store::Error::Generic { store: "S3", source })
+    ObjectError::Store(object_store::Error::Generic { store: "S3", source })
 }
 
 /// `ETag` of a `CopyPartResult`, with the quotes that belong to it.

@@ -8,6 +8,12 @@
 //!             socket/      the socket, unless the path is too long for one: then /tmp/inheritune-DIGEST/
 //! ```
 //! An owner that dies leaves its server running; the next start stops that one first.
+//!
+//! Owns: finding the server's programs, making and locking its folder, its account and password, and its life.
+//!
+//! Entry point: [`LocalPostgres::start`].
+//!
+//! Must never: know a table.
 
 mod account;
 mod binaries;

@@ -1,7 +1,11 @@
 //! The report of a run, drawn from [`ReportData`] alone.
 //!
-//! [`view`] decides what is said, [`tables`] and [`plots`] how numbers look, [`html`] and [`markdown`] lay
-//! it out. Everything but [`write`] is a pure function of the data.
+//! Owns: what a report says ([`view`]), how numbers look ([`tables`], [`plots`], [`numbers`]), and its pages ([`html`],
+//! [`markdown`]). Everything but [`write`] is a pure function of the data.
+//!
+//! Entry point: [`render`].
+//!
+//! Must never: ask a server.
 
 pub mod escape;
 pub mod html;

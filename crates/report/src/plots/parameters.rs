@@ -2,9 +2,9 @@
 
 use super::Plot;
 use super::svg::{Anchor, Svg, fit};
-use crate::report::numbers;
-use crate::report::tables::is_a_size;
-use crate::report::view::{Role, Row, View};
+use crate::numbers;
+use crate::tables::is_a_size;
+use crate::view::{Role, Row, View};
 
 const WIDTH: f64 = 960.0;
 const X: (f64, f64) = (320.0, 760.0);

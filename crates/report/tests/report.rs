@@ -1,14 +1,13 @@
-//! The report, byte for byte. After a wanted change: `UPDATE_EXPECT=1 cargo test -p inheritune-cli --test report`.
+//! The report, byte for byte. After a wanted change: `UPDATE_EXPECT=1 cargo test --workspace --test report`.
 #![allow(clippy::unwrap_used)]
 
 mod fixtures;
 
 use expect_test::expect_file;
-use inheritune_cli::report;
 use inheritune_domain::report_data::ReportData;
 
 fn file(data: &ReportData, name: &str) -> String {
-    report::render(data).into_iter().find(|file| file.name == name).map(|file| file.text).unwrap()
+    inheritune_report::render(data).into_iter().find(|file| file.name == name).map(|file| file.text).unwrap()
 }
 
 #[test]
@@ -30,7 +29,7 @@ fn the_low_data_report_is_as_agreed() {
 fn a_failed_run_has_a_report_too() {
     let data = fixtures::failed();
     expect_file!["golden/failed.md"].assert_eq(&file(&data, "report.md"));
-    assert!(report::render(&data).iter().all(|file| !file.name.ends_with(".svg")));
+    assert!(inheritune_report::render(&data).iter().all(|file| !file.name.ends_with(".svg")));
 }
 
 #[test]
@@ -42,7 +41,7 @@ fn nothing_from_the_recipe_becomes_markup() {
     data.notes[0].1 = bad.to_owned();
     data.jobs[0].label = bad.to_owned();
     data.origins[0].name = bad.to_owned();
-    for file in report::render(&data) {
+    for file in inheritune_report::render(&data) {
         if file.name != "report.md" {
             assert!(!file.text.contains("<script"), "{} holds a script", file.name);
         }
@@ -86,7 +85,7 @@ fn files_are_written_whole() {
     let out = dir.path().join("report");
     let paths = report::write(&data, &out).unwrap();
     assert_eq!(std::fs::read_dir(&out).unwrap().count(), paths.len());
-    for (path, file) in paths.iter().zip(report::render(&data)) {
+    for (path, file) in paths.iter().zip(inheritune_report::render(&data)) {
         assert_eq!(std::fs::read_to_string(path).unwrap(), file.text);
     }
 }

@@ -2,8 +2,8 @@
 
 use super::Plot;
 use super::svg::{Anchor, Axis, Frame, GLYPH, Svg};
-use crate::report::numbers;
-use crate::report::view::{Row, View};
+use crate::numbers;
+use crate::view::{Row, View};
 
 const WIDTH: f64 = 960.0;
 const TOP: f64 = 58.0;
