@@ -41,7 +41,7 @@ until "$bin/psql" -qc 'SELECT 1' >/dev/null 2>&1; do
   sleep 0.2
 done
 rm -f "$dir.log"
-for migration in migrations/*.sql; do
+for migration in migrations/*.sql views/jobs.sql views/*.sql; do
   "$bin/psql" -q -1 -v ON_ERROR_STOP=1 -f "$migration"
 done
 mkdir -p .sqlx

@@ -4,8 +4,8 @@
 use serde_json::{Map, Value, json};
 
 use super::decoder_config::keys::{aliases, rope};
-use super::decoder_config::{ConfigError, DecoderConfig, Family, bad_key, shown};
-use super::gpt2;
+use super::decoder_config::{ConfigError, DecoderConfig, bad_key, shown};
+use super::families;
 use super::layer_map::LayerMap;
 use super::left_out::LeftOut;
 use super::safetensors_header::Dtype;
@@ -191,18 +191,19 @@ pub fn target(
         }
         made.drop(key, why);
     }
-    if config.inverse_layer_scale && made.text(gpt2::ATTENTION_KEY) != Some(gpt2::EAGER) {
+    if config.inverse_layer_scale && made.text(families::ATTENTION_KEY) != Some(families::EAGER) {
         let why = "written as eager: the other attentions of transformers 4 do not scale by the layer";
-        made.replace(gpt2::ATTENTION_KEY, gpt2::EAGER.into(), why);
+        made.replace(families::ATTENTION_KEY, families::EAGER.into(), why);
     }
     let plain = config.to_hf();
     made.sizes(&plain);
     made.aliases(config);
-    if matches!(config.family, Family::Llama | Family::GptNeox) {
+    let table = config.family.table();
+    if table.rotary {
         made.rope(json, &plain)?;
     }
     let told = made.keys.get("tie_word_embeddings").and_then(Value::as_bool);
-    if told.unwrap_or(!matches!(config.family, Family::Llama | Family::GptNeox)) != config.tied_head {
+    if told.unwrap_or(!table.rotary) != config.tied_head {
         let why = if config.tied_head {
             "written as true: the head's numbers are the token embedding's"
         } else {
@@ -213,7 +214,7 @@ pub fn target(
     if made.keys.get("architectures") != plain.get("architectures") {
         let was_there = made.keys.contains_key("architectures");
         let class = plain.get("architectures").cloned().unwrap_or_default();
-        if was_there && config.family != Family::MosaicGpt {
+        if was_there && !table.keeps_architectures {
             made.replace("architectures", class, "written as the class of the written weights");
         }
     }
@@ -338,7 +339,8 @@ impl Made {
     /// Ids that no token has: transformers warns of them, or does not load the model at all.
     fn special_ids(&mut self, config: &DecoderConfig) {
         let has_row = |id: &Value| id.as_u64().is_some_and(|id| id < u64::from(config.vocab_size));
-        for (key, default) in default_ids(config.family) {
+        let keys = ["bos_token_id", "eos_token_id", "pad_token_id"];
+        for (key, default) in keys.into_iter().zip(config.family.table().special_ids) {
             let default = default.map_or(Value::Null, Value::from);
             let (written, id) = match self.keys.get(key).cloned() {
                 None if default.is_null() || has_row(&default) => continue,
@@ -386,7 +388,7 @@ impl Made {
                 *value = after.into();
             }
         }
-        self.keys.insert(config.family.layers_key().to_owned(), after.into());
+        self.keys.insert(config.family.table().layers_key.to_owned(), after.into());
         Ok(())
     }
 }
@@ -395,18 +397,6 @@ impl Made {
 fn is_layer_type(kind: &Value) -> bool {
     let known = ["full_attention", "sliding_attention", "chunked_attention", "linear_attention"];
     kind.as_str().is_some_and(|kind| known.contains(&kind))
-}
-
-/// What transformers takes for the ids where a file has none.
-fn default_ids(family: Family) -> [(&'static str, Option<u32>); 3] {
-    let (bos, eos, pad) = match family {
-        Family::Gpt2 => (Some(50_256), Some(50_256), None),
-        Family::Llama => (Some(1), Some(2), None),
-        Family::GptNeox => (Some(0), Some(2), None),
-        Family::Opt => (Some(2), Some(2), Some(1)),
-        Family::Mpt | Family::MosaicGpt => (None, None, None),
-    };
-    [("bos_token_id", bos), ("eos_token_id", eos), ("pad_token_id", pad)]
 }
 
 fn torch_name(dtype: Dtype) -> &'static str {

@@ -4,17 +4,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::safetensors_header::shortened;
-use super::{gpt_neox, gpt2, llama, mpt, opt, tensor_names};
+use super::tensor_names;
 use inheritune_ids::id::LayerCount;
 use inheritune_ids::named;
 
 mod architecture;
-pub(super) mod keys;
+pub(crate) mod keys;
 #[cfg(test)]
 mod tests;
 
 pub use architecture::Architecture;
-pub(super) use keys::{bad_key, shown};
+pub(crate) use keys::{bad_key, shown};
 
 /// Most transformer blocks of a model.
 pub const MAX_LAYERS: u32 = 1024;
@@ -44,26 +44,6 @@ impl Family {
     pub fn list() -> String {
         let [first @ .., last] = Self::ALL.map(Self::as_str);
         format!("{} and {last}", first.join(", "))
-    }
-
-    /// The key of `config.json` that holds the number of layers.
-    pub(super) fn layers_key(self) -> &'static str {
-        match self {
-            Self::Gpt2 => "n_layer",
-            Self::Llama | Self::GptNeox | Self::Opt => "num_hidden_layers",
-            Self::Mpt | Self::MosaicGpt => "n_layers",
-        }
-    }
-
-    /// What stands before the layer's index in the name of a block's tensor.
-    pub(super) fn block_prefix(self) -> &'static str {
-        match self {
-            Self::Gpt2 => gpt2::BLOCKS,
-            Self::Llama => llama::BLOCKS,
-            Self::GptNeox => gpt_neox::BLOCKS,
-            Self::Opt => opt::BLOCKS,
-            Self::Mpt | Self::MosaicGpt => mpt::BLOCKS,
-        }
     }
 }
 
@@ -207,13 +187,6 @@ pub struct TensorSpec {
     pub tied_to: Option<String>,
 }
 
-impl TensorSpec {
-    /// A tensor that is tied to no other.
-    pub(super) fn new(name: &str, shape: &[u64], role: TensorRole, init: Init) -> Self {
-        Self { name: name.to_owned(), shape: shape.to_vec(), role, init, tied_to: None }
-    }
-}
-
 /// What a tensor name in a file means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NameInFile {
@@ -240,19 +213,15 @@ impl DecoderConfig {
         if per_layer.is_some_and(|layers| layers.as_object().is_none_or(|layers| !layers.is_empty())) {
             return Err(bad_key("per_layer_config", "gives layers settings of their own, which is not supported"));
         }
-        let config = match config.get("model_type").and_then(Value::as_str) {
-            Some("gpt2") => gpt2::from_hf(config)?,
-            Some("llama") => llama::from_hf(config)?,
-            Some("gpt_neox") => gpt_neox::from_hf(config)?,
-            Some("opt") => opt::from_hf(config)?,
-            Some("mpt") => mpt::from_hf(config)?,
-            Some("mosaic_gpt") => mpt::from_mosaic(config)?,
-            Some(found) => return Err(ConfigError::UnknownFamily { found: shortened(found) }),
+        let family = match config.get("model_type").and_then(Value::as_str) {
+            Some(name) => Family::parse(name).ok_or_else(|| ConfigError::UnknownFamily { found: shortened(name) })?,
             None => return Err(bad_key("model_type", "is missing")),
         };
+        let table = family.table();
+        let config = (table.from_hf)(config)?;
         if config.n_layers.0 > MAX_LAYERS {
             let problem = format!("is {}; at most {MAX_LAYERS} are supported", config.n_layers);
-            return Err(bad_key(config.family.layers_key(), &problem));
+            return Err(bad_key(table.layers_key, &problem));
         }
         if u64::from(config.n_heads) * u64::from(config.head_dim) > u64::from(MAX_DIMENSION) {
             return Err(bad_key("head_dim", &format!("times the heads is more than {MAX_DIMENSION}")));
@@ -260,47 +229,54 @@ impl DecoderConfig {
         Ok(config)
     }
 
+    /// A model of `family` with nothing special, and no size yet.
+    pub(crate) fn plain(family: Family) -> Self {
+        Self {
+            family,
+            n_layers: LayerCount(0),
+            d_model: 0,
+            n_heads: 0,
+            n_kv_heads: 0,
+            head_dim: 0,
+            d_ff: 0,
+            vocab_size: 0,
+            max_positions: 0,
+            norm_eps: 1e-5,
+            rope_theta: None,
+            tied_head: true,
+            inverse_layer_scale: false,
+            init_std: 0.02,
+            no_bias: false,
+            rotary_dims: None,
+            parallel_residual: false,
+            tanh_gelu: false,
+            alibi_bias_max: None,
+            qk_norm: false,
+        }
+    }
+
     /// A `config.json` for a model that has none to start from.
     pub fn to_hf(&self) -> Value {
-        match self.family {
-            Family::Gpt2 => gpt2::to_hf(self),
-            Family::Llama => llama::to_hf(self),
-            Family::GptNeox => gpt_neox::to_hf(self),
-            Family::Opt => opt::to_hf(self),
-            Family::Mpt => mpt::to_hf(self),
-            Family::MosaicGpt => mpt::to_mosaic(self),
-        }
+        (self.family.table().to_hf)(self)
     }
 
     /// Every tensor, tied ones included, in the order of the forward pass.
     pub fn tensors(&self) -> Vec<TensorSpec> {
-        match self.family {
-            Family::Gpt2 => gpt2::tensors(self),
-            Family::Llama => llama::tensors(self),
-            Family::GptNeox => gpt_neox::tensors(self),
-            Family::Opt => opt::tensors(self),
-            Family::Mpt | Family::MosaicGpt => mpt::tensors(self),
-        }
+        self.family.table().tensors(self)
     }
 
     /// What `name` in a file of this model means.
     pub fn name_in_file(&self, name: &str) -> NameInFile {
-        if let Some(why) = tensor_names::not_needed(name) {
-            return NameInFile::NotNeeded(why);
-        }
-        match self.family {
-            Family::Gpt2 => gpt2::name_in_file(self, name),
-            Family::Llama => llama::name_in_file(self, name),
-            Family::GptNeox => gpt_neox::name_in_file(self, name),
-            Family::Opt => opt::name_in_file(self, name),
-            Family::Mpt | Family::MosaicGpt => mpt::name_in_file(self, name),
+        match tensor_names::not_needed(name) {
+            Some(why) => NameInFile::NotNeeded(why),
+            None => self.family.table().name_in_file(self, name),
         }
     }
 
     /// The canonical name that the block tensor `spec` has in layer `layer`; other tensors keep theirs.
     pub fn name_in_layer(&self, spec: &TensorSpec, layer: u32) -> String {
         let TensorRole::Block { layer: own, .. } = spec.role else { return spec.name.clone() };
-        let prefix = self.family.block_prefix();
+        let prefix = self.family.table().blocks;
         match spec.name.strip_prefix(&format!("{prefix}{own}.")) {
             Some(rest) => format!("{prefix}{layer}.{rest}"),
             None => spec.name.clone(),

@@ -1,20 +1,17 @@
-//! Checkpoint families: shapes, tensor names and what a slice takes from where.
+//! What is in the files of a model: formats, families, tokenizers, and what a slice takes from where.
 //!
-//! Read [`decoder_config`] first (one shape for all families), then a family such as [`gpt2`] (names and
-//! Hugging Face keys; [`block_parts`] is what several share), [`layer_map`], [`inherit_set`], [`tensor_names`] (what the names
-//! of a file mean), [`slice_plan`], [`config_json`] (a target's from its reference's), [`left_out`], then the
-//! files nobody here wrote: [`weights_files`] (which of a folder hold a model), [`safetensors_header`], [`shard_index`], and PyTorch's own format in [`zip_directory`],
-//! [`pickle`] and [`torch_archive`]. [`nanogpt`] and [`litgpt`] are checkpoints that are not in Hugging Face's layout. Of
-//! tokenizers: [`tokenizer_files`], [`sentencepiece_model`], [`tokenizer_json`] with [`tokenizer_pattern`], and
-//! [`vocabulary_pair`]; of whole folders: [`needed_files`] (what a job fetches) and [`carried_files`] (what a target gets).
+//! Owns: reading files that somebody else wrote ([`safetensors_header`], [`shard_index`], PyTorch's own format in
+//! [`zip_directory`], [`pickle`] and [`torch_archive`], [`sentencepiece_model`], [`tokenizer_json`]), the shape of a decoder
+//! ([`decoder_config`]) and its families as tables ([`families`]), and slices ([`layer_map`], [`inherit_set`], [`slice_plan`],
+//! [`config_json`] for the target's own, [`carried_files`] for the rest). [`nanogpt`] and [`litgpt`] are checkpoints that are
+//! not in Hugging Face's layout. Everything here is a pure function of bytes and values.
+//!
+//! Entry point: [`decoder_config::DecoderConfig::from_hf`], then [`slice_plan::Inventory::new`].
+//!
+//! Must never: open a file, trust a number in one, or know what a job is.
 
 pub mod decoder_config;
-pub mod gpt2;
-pub mod llama;
-mod block_parts;
-pub mod gpt_neox;
-pub mod opt;
-pub mod mpt;
+pub mod families;
 pub mod layer_map;
 pub mod inherit_set;
 pub mod tensor_names;

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::decoder_config::{DecoderConfig, Family, Init, MAX_LAYERS, NameInFile, TensorRole, TensorSpec};
+use super::decoder_config::{DecoderConfig, Init, MAX_LAYERS, NameInFile, TensorRole, TensorSpec};
 use super::inherit_set::{InheritPart, InheritSet};
 use super::layer_map::LayerMap;
 use super::left_out::LeftOut;
@@ -362,14 +362,11 @@ impl Inventory {
     /// [`PlanError::OwnHead`] in the families whose head is always the token embedding.
     pub fn with_own_head(mut self) -> Result<Self, PlanError> {
         let Some((canonical, head)) = self.second_head.take() else { return Ok(self) };
-        match self.config.family {
-            Family::Llama | Family::GptNeox => {}
-            Family::Gpt2 | Family::Opt | Family::Mpt | Family::MosaicGpt => {
-                let tied_to = self.config.tensors().into_iter().find_map(|spec| spec.tied_to).unwrap_or_default();
-                let tied_to = self.tensors.get(&tied_to).map_or(tied_to, |tensor| tensor.name.clone());
-                let family = self.config.family.as_str();
-                return Err(PlanError::OwnHead { file: head.file, head: head.name, tied_to, family });
-            }
+        if !self.config.family.table().rotary {
+            let tied_to = self.config.tensors().into_iter().find_map(|spec| spec.tied_to).unwrap_or_default();
+            let tied_to = self.tensors.get(&tied_to).map_or(tied_to, |tensor| tensor.name.clone());
+            let family = self.config.family.as_str();
+            return Err(PlanError::OwnHead { file: head.file, head: head.name, tied_to, family });
         }
         self.config.tied_head = false;
         self.tensors.insert(canonical, head);

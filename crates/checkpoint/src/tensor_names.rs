@@ -1,7 +1,7 @@
 //! What the names in a file of weights mean: a prefix that all of them share, what no language model needs, and words
 //! for what is not known.
 
-use super::decoder_config::{DecoderConfig, Family, NameInFile};
+use super::decoder_config::{DecoderConfig, NameInFile};
 use super::safetensors_header::Dtype;
 
 #[cfg(test)]
@@ -156,7 +156,7 @@ impl<'a> TensorNames<'a> {
                 layers.0.saturating_sub(1)
             );
         }
-        if family == Family::Llama && name.ends_with("attention.wq.weight") || name == "tok_embeddings.weight" {
+        if name.ends_with("attention.wq.weight") || name == "tok_embeddings.weight" {
             return "has Meta's own name: convert the checkpoint with transformers' convert_llama_weights_to_hf.py, or \
                     name the Hugging Face version of the model"
                 .to_owned();

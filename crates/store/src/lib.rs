@@ -19,6 +19,7 @@ pub mod notify;
 mod migrate;
 mod report;
 mod rows;
+mod run_models;
 mod sessions;
 
 use std::sync::Arc;

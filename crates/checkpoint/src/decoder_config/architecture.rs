@@ -3,13 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{DecoderConfig, Family, MAX_DIMENSION};
+use crate::families::{Bias, FamilyTable};
 use inheritune_ids::id::LayerCount;
 use inheritune_ids::violation::Violations;
-
-/// What LayerNorm in every family but llama adds to the variance.
-const LAYER_NORM_EPS: f64 = 1e-5;
-/// MPT's steepness of ALiBi.
-const ALIBI_BIAS_MAX: u32 = 8;
 
 /// The shape of a model to be made, as a recipe says it; the vocabulary comes from the tokenizer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,84 +77,60 @@ impl Architecture {
 
     /// What the family does not have.
     fn validate_family(&self, v: &mut Violations) {
-        let family = self.family.as_str();
-        let rotary = match self.family {
-            Family::Llama | Family::GptNeox => true,
-            Family::Gpt2 | Family::Opt | Family::Mpt | Family::MosaicGpt => false,
-        };
-        if self.family != Family::Llama {
+        let (family, table) = (self.family.as_str(), self.family.table());
+        if !table.grouped_query {
             v.check(
                 self.n_kv_heads.is_none_or(|n| n == self.n_heads),
                 "n_kv_heads",
                 format!("must equal n_heads in the {family} family"),
             );
         }
-        v.check(rotary || self.rope_theta.is_none(), "rope_theta", "belongs to the llama and gpt_neox families");
-        v.check(rotary || self.tied_head != Some(false), "tied_head", format!("must be true in the {family} family"));
+        v.check(table.rotary || self.rope_theta.is_none(), "rope_theta", belongs_to(|table| table.rotary));
+        v.check(
+            table.rotary || self.tied_head != Some(false),
+            "tied_head",
+            format!("must be true in the {family} family"),
+        );
         if self.family != Family::Gpt2 {
             v.check(!self.inverse_layer_scale, "inverse_layer_scale", "belongs to the gpt2 family");
-            v.check(!self.no_bias, "no_bias", "belongs to the gpt2 family");
         }
-        if self.family == Family::Mpt {
-            let d_ff = self.d_ff.is_none_or(|d| u64::from(d) == 4 * u64::from(self.d_model));
-            v.check(d_ff, "d_ff", "must be 4 d_model in the mpt family");
-        }
-        if self.family == Family::MosaicGpt {
-            let (d_ff, d_model) = (self.d_ff.unwrap_or(0), self.d_model.max(1));
-            v.check(d_ff.is_multiple_of(d_model), "d_ff", "must be a multiple of d_model in the mosaic_gpt family");
-            v.check(self.n_heads.is_power_of_two(), "n_heads", "must be a power of two in the mosaic_gpt family");
+        if table.bias != Bias::Chosen {
+            v.check(!self.no_bias, "no_bias", belongs_to(|table| table.bias == Bias::Chosen));
         }
         if self.n_heads >= 1 {
-            let head_dim = self.d_model / self.n_heads;
-            let message = "d_model / n_heads must be even for rotary positions";
-            v.check(self.family != Family::Llama || head_dim.is_multiple_of(2), "d_model", message);
-            let message = "d_model / n_heads must be at least 2 for rotary positions";
-            v.check(self.family != Family::GptNeox || head_dim >= 2, "d_model", message);
+            (table.check)(self, v);
         }
     }
 
     /// The full shape, for a tokenizer of `vocab_size` entries: what the family's published models choose where
     /// this leaves it open.
     pub fn config(&self, vocab_size: u32) -> DecoderConfig {
-        let head_dim = self.d_model / self.n_heads.max(1);
+        let table = self.family.table();
         let plain = DecoderConfig {
-            family: self.family,
             n_layers: self.n_layers,
             d_model: self.d_model,
             n_heads: self.n_heads,
             n_kv_heads: self.n_kv_heads.unwrap_or(self.n_heads),
-            head_dim,
+            head_dim: self.d_model / self.n_heads.max(1),
             d_ff: self.d_ff.unwrap_or(self.d_model.saturating_mul(4)),
             // Validation refuses what is too large to be rounded up.
             vocab_size: self.padded_vocab_size(vocab_size).unwrap_or(vocab_size),
             max_positions: self.max_positions,
-            norm_eps: LAYER_NORM_EPS,
-            rope_theta: None,
-            tied_head: self.tied_head.unwrap_or(true),
+            rope_theta: table.rotary.then(|| self.rope_theta.unwrap_or(10_000.0)),
+            tied_head: self.tied_head.unwrap_or(!table.rotary),
             inverse_layer_scale: self.inverse_layer_scale,
-            init_std: 0.02,
             no_bias: self.no_bias,
-            rotary_dims: None,
-            parallel_residual: false,
-            tanh_gelu: false,
-            alibi_bias_max: None,
-            qk_norm: false,
+            ..DecoderConfig::plain(self.family)
         };
-        let rope_theta = Some(self.rope_theta.unwrap_or(10_000.0));
-        let untied = self.tied_head.unwrap_or(false);
-        match self.family {
-            Family::Gpt2 | Family::Opt => plain,
-            Family::Llama => DecoderConfig { norm_eps: 1e-6, rope_theta, tied_head: untied, ..plain },
-            // Pythia turns a quarter of each head; a pair is the least that can be turned.
-            Family::GptNeox => DecoderConfig {
-                rope_theta,
-                rotary_dims: Some((head_dim / 8 * 2).max(2)),
-                parallel_residual: true,
-                tied_head: untied,
-                ..plain
-            },
-            Family::Mpt => DecoderConfig { alibi_bias_max: Some(ALIBI_BIAS_MAX), ..plain },
-            Family::MosaicGpt => DecoderConfig { alibi_bias_max: Some(ALIBI_BIAS_MAX), qk_norm: true, ..plain },
-        }
+        (table.fresh)(self, plain)
+    }
+}
+
+/// The families that have something, in words.
+fn belongs_to(has: impl Fn(&FamilyTable) -> bool) -> String {
+    let names: Vec<&str> = Family::ALL.into_iter().filter(|family| has(family.table())).map(Family::as_str).collect();
+    match names.as_slice() {
+        [one] => format!("belongs to the {one} family"),
+        names => format!("belongs to the {} families", names.join(" and ")),
     }
 }

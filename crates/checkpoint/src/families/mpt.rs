@@ -6,24 +6,99 @@
 
 use serde_json::{Value, json};
 
-use super::block_parts::{self, Part, linear, norm};
-use super::decoder_config::keys::{bad_key, bool_or, float_or, optional_u32, refuse_unless, required_u32, text_or};
-use super::decoder_config::{BlockPart, ConfigError, DecoderConfig, Family, Init, NameInFile, TensorRole, TensorSpec};
-use super::safetensors_header::shortened;
+use crate::decoder_config::keys::{bad_key, bool_or, float_or, optional_u32, refuse_unless, required_u32, text_or};
+use crate::decoder_config::{ConfigError, DecoderConfig, Family};
+use crate::safetensors_header::shortened;
 use inheritune_ids::id::LayerCount;
 
-/// What stands before a layer's index.
-pub(super) const BLOCKS: &str = "transformer.blocks.";
-const PREFIX: &str = "transformer.";
-const EMBEDDING: &str = "transformer.wte.weight";
-const HEAD: &str = "lm_head.weight";
+use super::{Activation, Bias, FamilyTable, MatrixLayout, NormKind, QkvLayout, Slot};
+
 /// MPT's steepness of ALiBi; transformers computes no other.
 const ALIBI_BIAS_MAX: u32 = 8;
 /// Width of the MLP in widths of the model; transformers has no other.
 const EXPANSION: u32 = 4;
 
+pub(super) static MPT: FamilyTable = FamilyTable {
+    family: Family::Mpt,
+    prefix: "transformer.",
+    token_embedding: "transformer.wte",
+    position_embedding: None,
+    blocks: "transformer.blocks.",
+    block: &[
+        (Slot::AttentionNorm, "norm_1"),
+        (Slot::Qkv, "attn.Wqkv"),
+        (Slot::AttentionOut, "attn.out_proj"),
+        (Slot::MlpNorm, "norm_2"),
+        (Slot::Up, "ffn.up_proj"),
+        (Slot::Down, "ffn.down_proj"),
+    ],
+    final_norm: "transformer.norm_f",
+    head: "lm_head",
+    head_alias: None,
+    buffers: &[],
+    norm: NormKind::Layer,
+    bias: Bias::Never,
+    layout: MatrixLayout::OutIn,
+    qkv: QkvLayout::ByKind,
+    activation: |_| Activation::Gelu,
+    scaled_residual_init: false,
+    rotary: false,
+    grouped_query: false,
+    layers_key: "n_layers",
+    special_ids: [None, None, None],
+    keeps_architectures: false,
+    from_hf,
+    to_hf,
+    fresh: |_, plain| DecoderConfig { alibi_bias_max: Some(ALIBI_BIAS_MAX), ..plain },
+    check: |architecture, v| {
+        let d_ff = architecture.d_ff.is_none_or(|d| u64::from(d) == 4 * u64::from(architecture.d_model));
+        v.check(d_ff, "d_ff", "must be 4 d_model in the mpt family");
+    },
+};
+
+pub(super) static MOSAIC_GPT: FamilyTable = FamilyTable {
+    family: Family::MosaicGpt,
+    prefix: "transformer.",
+    token_embedding: "transformer.wte",
+    position_embedding: None,
+    blocks: "transformer.blocks.",
+    block: &[
+        (Slot::AttentionNorm, "ln_1"),
+        (Slot::Qkv, "attn.Wqkv"),
+        (Slot::QNorm, "attn.q_ln"),
+        (Slot::KNorm, "attn.k_ln"),
+        (Slot::AttentionOut, "attn.out_proj"),
+        (Slot::MlpNorm, "ln_2"),
+        (Slot::Up, "mlp.mlp_up"),
+        (Slot::Down, "mlp.mlp_down"),
+    ],
+    final_norm: "transformer.ln_f",
+    head: "lm_head",
+    head_alias: None,
+    buffers: &[],
+    norm: NormKind::Layer,
+    bias: Bias::Never,
+    layout: MatrixLayout::OutIn,
+    qkv: QkvLayout::ByKind,
+    activation: |_| Activation::Gelu,
+    scaled_residual_init: false,
+    rotary: false,
+    grouped_query: false,
+    layers_key: "n_layers",
+    special_ids: [None, None, None],
+    keeps_architectures: true,
+    from_hf: from_mosaic,
+    to_hf: to_mosaic,
+    fresh: |_, plain| DecoderConfig { alibi_bias_max: Some(ALIBI_BIAS_MAX), qk_norm: true, ..plain },
+    check: |architecture, v| {
+        let (d_ff, d_model) = (architecture.d_ff.unwrap_or(0), architecture.d_model.max(1));
+        v.check(d_ff.is_multiple_of(d_model), "d_ff", "must be a multiple of d_model in the mosaic_gpt family");
+        v.check(architecture.n_heads.is_power_of_two(), "n_heads", "must be a power of two in the mosaic_gpt family");
+    },
+};
+
 /// Reads the config.json of Hugging Face's `mpt`.
-pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
+fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
     let attention = config.get("attn_config").filter(|value| !value.is_null()).cloned().unwrap_or_else(|| json!({}));
     if !attention.is_object() {
         return Err(bad_key("attn_config", "is not an object"));
@@ -66,7 +141,7 @@ pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
 }
 
 /// Reads the config.json of `mosaic_gpt`, whose keys of attention are its own.
-pub(super) fn from_mosaic(config: &Value) -> Result<DecoderConfig, ConfigError> {
+fn from_mosaic(config: &Value) -> Result<DecoderConfig, ConfigError> {
     if config.get("attn_config").is_some() {
         let problem = "is there: that is a later layout of mosaic_gpt than MPT-1.3B's, which is not supported";
         return Err(bad_key("attn_config", problem));
@@ -94,7 +169,7 @@ pub(super) fn from_mosaic(config: &Value) -> Result<DecoderConfig, ConfigError> 
         return Err(bad_key("n_heads", &problem));
     }
     let d_ff = u64::from(optional_u32(config, "mlp_ratio")?.unwrap_or(EXPANSION)) * u64::from(shape.d_model);
-    let d_ff = u32::try_from(d_ff).ok().filter(|d_ff| *d_ff <= super::decoder_config::MAX_DIMENSION);
+    let d_ff = u32::try_from(d_ff).ok().filter(|d_ff| *d_ff <= crate::decoder_config::MAX_DIMENSION);
     Ok(DecoderConfig {
         family: Family::MosaicGpt,
         d_ff: d_ff.ok_or_else(|| bad_key("mlp_ratio", "times d_model is more than 1048576"))?,
@@ -130,30 +205,18 @@ fn shape(config: &Value) -> Result<DecoderConfig, ConfigError> {
     refuse_unless(config, "no_bias", &true.into())?;
     refuse_unless(config, "tie_word_embeddings", &true.into())?;
     Ok(DecoderConfig {
-        family: Family::Mpt,
         n_layers: LayerCount(required_u32(config, "n_layers")?),
         d_model,
         n_heads,
         n_kv_heads: n_heads,
         head_dim: d_model / n_heads,
-        d_ff: 0,
         vocab_size: required_u32(config, "vocab_size")?,
         max_positions: required_u32(config, "max_seq_len")?,
-        norm_eps: 1e-5,
-        rope_theta: None,
-        tied_head: true,
-        inverse_layer_scale: false,
-        init_std: 0.02,
-        no_bias: false,
-        rotary_dims: None,
-        parallel_residual: false,
-        tanh_gelu: false,
-        alibi_bias_max: None,
-        qk_norm: false,
+        ..DecoderConfig::plain(Family::Mpt)
     })
 }
 
-pub(super) fn to_hf(c: &DecoderConfig) -> Value {
+fn to_hf(c: &DecoderConfig) -> Value {
     json!({
         "architectures": ["MptForCausalLM"],
         "model_type": "mpt",
@@ -190,7 +253,7 @@ pub(super) fn to_hf(c: &DecoderConfig) -> Value {
     })
 }
 
-pub(super) fn to_mosaic(c: &DecoderConfig) -> Value {
+fn to_mosaic(c: &DecoderConfig) -> Value {
     json!({
         "architectures": ["MosaicGPT"],
         "model_type": "mosaic_gpt",
@@ -220,62 +283,4 @@ pub(super) fn to_mosaic(c: &DecoderConfig) -> Value {
         "use_cache": false,
         "vocab_size": c.vocab_size,
     })
-}
-
-fn parts(c: &DecoderConfig) -> Vec<Part> {
-    let (d, ff) = (u64::from(c.d_model), u64::from(c.d_ff));
-    let init = (c.init_std, false);
-    let qkv = linear("attn.Wqkv", (3 * d, d), BlockPart::Attention, init);
-    let out = linear("attn.out_proj", (d, d), BlockPart::Attention, init);
-    if c.family != Family::MosaicGpt {
-        return [
-            norm("norm_1", d, false),
-            qkv,
-            out,
-            norm("norm_2", d, false),
-            linear("ffn.up_proj", (ff, d), BlockPart::Mlp, init),
-            linear("ffn.down_proj", (d, ff), BlockPart::Mlp, init),
-        ]
-        .concat();
-    }
-    let qk_norm = if c.qk_norm { [norm("attn.q_ln", d, false), norm("attn.k_ln", d, false)].concat() } else { vec![] };
-    [
-        norm("ln_1", d, false),
-        qkv,
-        qk_norm,
-        out,
-        norm("ln_2", d, false),
-        linear("mlp.mlp_up", (ff, d), BlockPart::Mlp, init),
-        linear("mlp.mlp_down", (d, ff), BlockPart::Mlp, init),
-    ]
-    .concat()
-}
-
-fn final_norm(c: &DecoderConfig) -> &'static str {
-    if c.family == Family::MosaicGpt { "transformer.ln_f.weight" } else { "transformer.norm_f.weight" }
-}
-
-pub(super) fn tensors(c: &DecoderConfig) -> Vec<TensorSpec> {
-    let (d, vocab) = (u64::from(c.d_model), u64::from(c.vocab_size));
-    let normal = Init::Normal { std: c.init_std };
-    let spec = TensorSpec::new;
-    let mut all = vec![spec(EMBEDDING, &[vocab, d], TensorRole::TokenEmbedding, normal)];
-    all.extend(block_parts::tensors(BLOCKS, c.n_layers.0, &parts(c)));
-    all.push(spec(final_norm(c), &[d], TensorRole::FinalNorm, Init::Ones));
-    let head = spec(HEAD, &[vocab, d], TensorRole::Head, normal);
-    all.push(TensorSpec { tied_to: Some(EMBEDDING.to_owned()), ..head });
-    all
-}
-
-/// Files of the bare model have no `transformer.` prefix: both are read.
-pub(super) fn name_in_file(c: &DecoderConfig, name: &str) -> NameInFile {
-    if name == HEAD {
-        // Some savers write the tied head as a second copy.
-        return NameInFile::Tensor(name.to_owned());
-    }
-    let canonical = if name.starts_with(PREFIX) { name.to_owned() } else { format!("{PREFIX}{name}") };
-    let known = canonical == EMBEDDING
-        || canonical == final_norm(c)
-        || block_parts::split(&canonical, BLOCKS).is_some_and(|block| block_parts::has(block, c.n_layers.0, &parts(c)));
-    if known { NameInFile::Tensor(canonical) } else { NameInFile::Unknown }
 }

@@ -2,25 +2,66 @@
 
 use serde_json::{Value, json};
 
-use super::block_parts::{self, Part, linear, norm};
-use super::decoder_config::keys::{bad_key, bool_or, float_or, refuse_unless, rope, text_or, u32_or};
-use super::decoder_config::{BlockPart, ConfigError, DecoderConfig, Family, Init, NameInFile, TensorRole, TensorSpec};
-use super::safetensors_header::shortened;
-use super::tensor_names::CAUSAL_MASK;
+use crate::decoder_config::keys::{bad_key, bool_or, float_or, refuse_unless, rope, text_or, u32_or};
+use crate::decoder_config::{Architecture, ConfigError, DecoderConfig, Family};
+use crate::safetensors_header::shortened;
+use crate::tensor_names::CAUSAL_MASK;
 use inheritune_ids::id::LayerCount;
+use inheritune_ids::violation::Violations;
 
-/// What stands before a layer's index.
-pub(super) const BLOCKS: &str = "gpt_neox.layers.";
-const PREFIX: &str = "gpt_neox.";
-const EMBEDDING: &str = "gpt_neox.embed_in.weight";
-const FINAL_NORM: [&str; 2] = ["gpt_neox.final_layer_norm.weight", "gpt_neox.final_layer_norm.bias"];
-const HEAD: &str = "embed_out.weight";
-/// The head's name inside transformers 5, which its own files do not use.
-const HEAD_IN_MEMORY: &str = "lm_head.weight";
+use super::{Activation, Bias, FamilyTable, MatrixLayout, NormKind, QkvLayout, Slot};
+
 /// transformers' default share of a head that RoPE turns; Pythia's own too.
 const ROTARY_PCT: f64 = 0.25;
 
-pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
+pub(super) static GPT_NEOX: FamilyTable = FamilyTable {
+    family: Family::GptNeox,
+    prefix: "gpt_neox.",
+    token_embedding: "gpt_neox.embed_in",
+    position_embedding: None,
+    blocks: "gpt_neox.layers.",
+    block: &[
+        (Slot::AttentionNorm, "input_layernorm"),
+        (Slot::Qkv, "attention.query_key_value"),
+        (Slot::AttentionOut, "attention.dense"),
+        (Slot::MlpNorm, "post_attention_layernorm"),
+        (Slot::Up, "mlp.dense_h_to_4h"),
+        (Slot::Down, "mlp.dense_4h_to_h"),
+    ],
+    final_norm: "gpt_neox.final_layer_norm",
+    head: "embed_out",
+    // Its name inside transformers 5, which its own files do not use.
+    head_alias: Some("lm_head.weight"),
+    buffers: &[("attention.bias", CAUSAL_MASK), ("attention.masked_bias", CAUSAL_MASK)],
+    norm: NormKind::Layer,
+    bias: Bias::Always,
+    layout: MatrixLayout::OutIn,
+    qkv: QkvLayout::ByHead,
+    activation: |config| if config.tanh_gelu { Activation::TanhGelu } else { Activation::Gelu },
+    scaled_residual_init: false,
+    rotary: true,
+    grouped_query: false,
+    keeps_architectures: false,
+    layers_key: "num_hidden_layers",
+    special_ids: [Some(0), Some(2), None],
+    from_hf,
+    to_hf,
+    fresh,
+    check,
+};
+
+/// Pythia turns a quarter of each head; a pair is the least that can be turned.
+fn fresh(architecture: &Architecture, plain: DecoderConfig) -> DecoderConfig {
+    let _ = architecture;
+    DecoderConfig { rotary_dims: Some((plain.head_dim / 8 * 2).max(2)), parallel_residual: true, ..plain }
+}
+
+fn check(architecture: &Architecture, v: &mut Violations) {
+    let message = "d_model / n_heads must be at least 2 for rotary positions";
+    v.check(architecture.d_model / architecture.n_heads.max(1) >= 2, "d_model", message);
+}
+
+fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
     let d_model = u32_or(config, "hidden_size", 6144)?;
     let n_heads = u32_or(config, "num_attention_heads", 64)?;
     if d_model % n_heads != 0 {
@@ -49,7 +90,6 @@ pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
         return Err(bad_key(pct_key, &problem));
     }
     Ok(DecoderConfig {
-        family: Family::GptNeox,
         n_layers: LayerCount(u32_or(config, "num_hidden_layers", 44)?),
         d_model,
         n_heads,
@@ -61,14 +101,11 @@ pub(super) fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
         norm_eps: float_or(config, "layer_norm_eps", 1e-5)?,
         rope_theta: Some(rope_theta),
         tied_head: bool_or(config, "tie_word_embeddings", false)?,
-        inverse_layer_scale: false,
         init_std: float_or(config, "initializer_range", 0.02)?,
-        no_bias: false,
         rotary_dims: Some(rotary_dims),
         parallel_residual: bool_or(config, "use_parallel_residual", true)?,
         tanh_gelu,
-        alibi_bias_max: None,
-        qk_norm: false,
+        ..DecoderConfig::plain(Family::GptNeox)
     })
 }
 
@@ -83,7 +120,7 @@ fn rotary(config: &Value) -> Result<(f64, (&'static str, f64)), ConfigError> {
     Ok((rope.theta, pct))
 }
 
-pub(super) fn to_hf(c: &DecoderConfig) -> Value {
+fn to_hf(c: &DecoderConfig) -> Value {
     json!({
         "architectures": ["GPTNeoXForCausalLM"],
         "model_type": "gpt_neox",
@@ -120,47 +157,4 @@ fn rotary_pct(c: &DecoderConfig) -> f64 {
     let (head_dim, dims) = (f64::from(c.head_dim), f64::from(c.rotary_dims.unwrap_or(c.head_dim)));
     let share = dims / head_dim;
     if (head_dim * share).floor() == dims { share } else { (dims + 0.5) / head_dim }
-}
-
-fn parts(c: &DecoderConfig) -> Vec<Part> {
-    let (d, ff) = (u64::from(c.d_model), u64::from(c.d_ff));
-    let init = (c.init_std, true);
-    [
-        norm("input_layernorm", d, true),
-        linear("attention.query_key_value", (3 * d, d), BlockPart::Attention, init),
-        linear("attention.dense", (d, d), BlockPart::Attention, init),
-        norm("post_attention_layernorm", d, true),
-        linear("mlp.dense_h_to_4h", (ff, d), BlockPart::Mlp, init),
-        linear("mlp.dense_4h_to_h", (d, ff), BlockPart::Mlp, init),
-    ]
-    .concat()
-}
-
-pub(super) fn tensors(c: &DecoderConfig) -> Vec<TensorSpec> {
-    let (d, vocab) = (u64::from(c.d_model), u64::from(c.vocab_size));
-    let normal = Init::Normal { std: c.init_std };
-    let spec = TensorSpec::new;
-    let mut all = vec![spec(EMBEDDING, &[vocab, d], TensorRole::TokenEmbedding, normal)];
-    all.extend(block_parts::tensors(BLOCKS, c.n_layers.0, &parts(c)));
-    all.push(spec(FINAL_NORM[0], &[d], TensorRole::FinalNorm, Init::Ones));
-    all.push(spec(FINAL_NORM[1], &[d], TensorRole::FinalNorm, Init::Zeros));
-    let head = spec(HEAD, &[vocab, d], TensorRole::Head, normal);
-    all.push(TensorSpec { tied_to: c.tied_head.then(|| EMBEDDING.to_owned()), ..head });
-    all
-}
-
-/// Files of the bare model have no `gpt_neox.` prefix: both are read.
-pub(super) fn name_in_file(c: &DecoderConfig, name: &str) -> NameInFile {
-    if matches!(name, HEAD | HEAD_IN_MEMORY) {
-        return NameInFile::Tensor(HEAD.to_owned());
-    }
-    let canonical = if name.starts_with(PREFIX) { name.to_owned() } else { format!("{PREFIX}{name}") };
-    if canonical == EMBEDDING || FINAL_NORM.contains(&canonical.as_str()) {
-        return NameInFile::Tensor(canonical);
-    }
-    match block_parts::split(&canonical, BLOCKS) {
-        Some((_, "attention.bias" | "attention.masked_bias")) => NameInFile::NotNeeded(CAUSAL_MASK),
-        Some(block) if block_parts::has(block, c.n_layers.0, &parts(c)) => NameInFile::Tensor(canonical),
-        Some(_) | None => NameInFile::Unknown,
-    }
 }
