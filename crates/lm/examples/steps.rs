@@ -1,5 +1,5 @@
 //! How long steps take: `steps train|score tiny|middle|14m fp32|bf16-mixed THREADS STEPS` prints the median
-//! milliseconds of a step, and its last loss. `scripts/bench_steps.py` runs it beside busy processes and on processors of other kinds.
+//! milliseconds of a step, and its last loss. `scripts/bench/bench_steps.py` runs it beside busy processes and on processors of other kinds.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Instant;

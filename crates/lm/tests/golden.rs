@@ -1,5 +1,5 @@
 //! The decoder, its loss, its gradients and its optimizer against Hugging Face transformers and PyTorch, for the
-//! checkpoints of tests/golden and for models cut from them: made by scripts/make-golden.py. `--nocapture` shows how
+//! checkpoints of tests/golden and for models cut from them: made by scripts/golden/make-golden.py. `--nocapture` shows how
 //! near they are.
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! Files that `scripts/make-pickles.py` made with torch.save, and what may be done to them.
+//! Files that `scripts/golden/make-pickles.py` made with torch.save, and what may be done to them.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};

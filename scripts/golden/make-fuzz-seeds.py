@@ -2,7 +2,7 @@
 """Makes fuzz/seeds anew from crates/slicer/tests/golden and scripts/faults: small files of every kind that the fuzz
 targets read.
 
-    python3 scripts/make-fuzz-seeds.py
+    python3 scripts/golden/make-fuzz-seeds.py
 
 Files named found-* are inputs that a fuzzer found; they are left alone.
 """
@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "crates" / "slicer" / "tests" / "golden"
 SEEDS = ROOT / "fuzz" / "seeds"
 
@@ -148,7 +148,7 @@ def configs():
 
 def tokenizers():
     """Those of scripts/faults/tokenizers.py, with a vocabulary of a few tokens."""
-    spec = importlib.util.spec_from_file_location("faults", Path(__file__).parent / "faults" / "tokenizers.py")
+    spec = importlib.util.spec_from_file_location("faults", Path(__file__).resolve().parents[1] / "faults" / "tokenizers.py")
     faults = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(faults)
     few = [("a", "b"), ("ab", "c")]

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Makes crates/evaluator/tests/golden anew: what lm_eval 0.4.13 computes for tiny models on the data sets in its data/.
 
-    .deps/lm-eval/bin/python scripts/make-evaluation-golden.py      # see harness.py for what it needs
-    .deps/lm-eval/bin/python scripts/make-evaluation-golden.py --data DIR --model DIR --out DIR [--tasks a,b] [--limit N] [--batch-size B]
+    .deps/lm-eval/bin/python scripts/golden/make-evaluation-golden.py      # see harness.py for what it needs
+    .deps/lm-eval/bin/python scripts/golden/make-evaluation-golden.py --data DIR --model DIR --out DIR [--tasks a,b] [--limit N] [--batch-size B]
 
 The data sets are made up, with the hard cases that the benchmarks have; the models are made here:
     models/tiny-gpt2     random; a byte-level tokenizer that adds nothing
@@ -29,12 +29,15 @@ import json
 import random
 import shutil
 import struct
+import sys
 import tempfile
 from pathlib import Path
 
-import harness
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
-GOLDEN = Path(__file__).resolve().parent.parent / "crates" / "evaluator" / "tests" / "golden"
+import harness  # noqa: E402
+
+GOLDEN = Path(__file__).resolve().parents[2] / "crates" / "evaluator" / "tests" / "golden"
 VOCABULARY = 512
 POSITIONS = 128
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Everything that building, testing and the demo need beside the Rust toolchain. Quick when it has run before.
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 fail() { echo "setup: $1" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 have cargo || fail "no Rust toolchain; install one with rustup (Rust 1.94 or newer)"
@@ -18,5 +18,5 @@ if [ -n "$missing" ]; then
     fail "missing packages; run: sudo apt-get install -y$missing"
   fi
 fi
-sh scripts/setup-libtorch.sh "${LIBTORCH:-$PWD/.deps/libtorch}"
-sh scripts/setup-postgres.sh "$PWD/.deps/postgres"
+sh scripts/setup/setup-libtorch.sh "${LIBTORCH:-$PWD/.deps/libtorch}"
+sh scripts/setup/setup-postgres.sh "$PWD/.deps/postgres"

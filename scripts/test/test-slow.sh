@@ -1,7 +1,7 @@
 #!/bin/sh
 # Tests that are too long for CI, with what `make test` built.
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 PATH="$PWD/.deps/postgres/pginstall/bin:$PATH"
 export PATH
 cargo build --locked --workspace --bins

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DOCKER = os.environ.get("DOCKER", "docker")
 IMAGES = {
     "INHERITUNE_IMAGE": "inheritune:prebuilt", "INHERITUNE_TORCH_IMAGE": "inheritune-torch:prebuilt",

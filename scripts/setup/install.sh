@@ -5,7 +5,7 @@
 # INSTALL_FROM  where the programs are                                    (target/release)
 # DESTDIR       is put before every path, for packages
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 uninstall=
 [ "${1:-}" != --uninstall ] || { uninstall=yes; shift; }
 prefix=${1:?usage: $0 [--uninstall] PREFIX}

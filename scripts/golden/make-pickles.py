@@ -2,7 +2,7 @@
 """Makes crates/slicer/tests/golden anew: tiny checkpoints as torch.save writes them, in every variant that is read.
 
     pip install torch==2.11.0 transformers==5.23.0 safetensors tokenizers
-    make pickles           # or: python3 scripts/make-pickles.py [DIRECTORY]
+    make pickles           # or: python3 scripts/golden/make-pickles.py [DIRECTORY]
 
 One folder a case: config.json, the pickled weights, and expected.safetensors: what torch.load gives for the same
 files, without buffers and without the second name of a tied tensor, under the names in the file. For nanoGPT and
@@ -21,7 +21,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_DIRECTORY = ROOT / "crates" / "slicer" / "tests" / "golden"
 
 GPT2 = {

@@ -1,6 +1,6 @@
 """Scoring as a user of lm_eval has it: what the evaluator is held against.
 
-    .deps/lm-eval/bin/python scripts/harness_scores.py MODEL DATA OUT --tasks a=20,b,c [--threads T] [--batch-size B]
+    .deps/lm-eval/bin/python scripts/bench/harness_scores.py MODEL DATA OUT --tasks a=20,b,c [--threads T] [--batch-size B]
 
 Runs lm_eval 0.4.13 on CPU in float32 with the local data of DATA, of task a the first 20 documents, and keeps in OUT what it made of them, so that a second
 run has the data sets converted already, and the report. Prints a line of JSON:

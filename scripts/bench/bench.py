@@ -16,7 +16,7 @@ import bench_steps
 import bench_tokenize
 import bench_train
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def main():

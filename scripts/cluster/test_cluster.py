@@ -264,7 +264,7 @@ def demo(cluster):
     place.mkdir()
     corpus = ROOT / "demo/corpus.jsonl"
     if not corpus.exists():
-        subprocess.run(["sh", "scripts/fetch-demo-corpus.sh", corpus], cwd=ROOT, check=True)
+        subprocess.run(["sh", "scripts/demo/fetch-demo-corpus.sh", corpus], cwd=ROOT, check=True)
     shutil.copy(corpus, place)
     # Where the recipe's relative paths start from.
     recipe = cluster.data / "demo-full-data.toml"

@@ -2,7 +2,7 @@
 """Makes crates/lm/tests/golden anew: what Hugging Face transformers computes for tiny random checkpoints.
 
     pip install torch==2.11.0 transformers==5.23.0 safetensors      # bf16 and curve files: 2.15.0 and 5.24.0
-    make golden            # or: python3 scripts/make-golden.py [DIRECTORY]
+    make golden            # or: python3 scripts/golden/make-golden.py [DIRECTORY]
 
 One folder a case: a checkpoint as `save_pretrained` writes it (config.json, model*.safetensors) and
 expected.safetensors with
@@ -40,7 +40,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, MptConfig, OPTConfig
 
-DEFAULT_DIRECTORY = Path(__file__).resolve().parent.parent / "crates" / "lm" / "tests" / "golden"
+DEFAULT_DIRECTORY = Path(__file__).resolve().parents[2] / "crates" / "lm" / "tests" / "golden"
 BATCH, TIME = 2, 13
 STEPS = 20
 CURVE_STEPS = 200

@@ -4,7 +4,7 @@
 # What it learns is kept in target/fuzz/corpus; an input that breaks something is in target/fuzz/found, and belongs in
 # fuzz/seeds/TARGET/found-NAME with the repair, where `cargo test` reads it from then on.
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 (cd fuzz && cargo build --release --locked)
 host=$(rustc -vV | sed -n 's/^host: //p')
 if [ -n "${FUZZ_RUNS:-}" ]; then limit=-runs=$FUZZ_RUNS; else limit=-max_total_time=${FUZZ_SECONDS:-60}; fi

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes .sqlx anew, the offline cache of the checked queries: a throw-away Postgres, the migrations, one `cargo check`.
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 for bin in "${INHERITUNE_PG_BIN:-}" "$(pg_config --bindir 2>/dev/null || true)" /usr/lib/postgresql/*/bin \
   /opt/homebrew/opt/postgresql@*/bin "$PWD/.deps/postgres/pginstall/bin"; do
   [ -n "$bin" ] && [ -x "$bin/postgres" ] && [ -x "$bin/initdb" ] && [ -x "$bin/psql" ] && break

@@ -19,7 +19,7 @@ TEXT_BYTES = 64_000_000
 
 def bench(directory, rounds, python):
     """Documents of real text and code: this repository's own, again and again."""
-    root, kinds = SCRIPTS.parent, ("*.md", "crates/*/src/*.rs", "docs/*.md", "docs/adr/*.md", "migrations/*.sql")
+    root, kinds = services.ROOT, ("*.md", "crates/*/src/*.rs", "docs/*.md", "docs/adr/*.md", "migrations/*.sql")
     documents = [path.read_text() for kind in kinds for path in sorted(root.glob(kind))]
     corpus, size = directory / "models" / "corpus.jsonl", 0
     with open(corpus, "w") as file:

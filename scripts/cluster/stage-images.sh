@@ -2,7 +2,7 @@
 # Gathers what the images hold from a build: programs without their debug information, and libtorch's libraries.
 # usage: stage-images.sh PROFILE DEST    -> DEST/{bin,torch/bin,torch/lib}
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 profile=${1:?usage: $0 PROFILE DEST}
 dest=${2:?usage: $0 PROFILE DEST}
 [ "$profile" = dev ] && profile=debug

@@ -6,7 +6,7 @@
 # CLUSTER_DEMO=1   the demo's recipe, too: with release in some 15 minutes
 # DOCKER, COMPOSE  what to call (docker; `docker compose`, else docker-compose)
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 profile=${CLUSTER_PROFILE:-dev}
 docker=${DOCKER:-docker}
 "$docker" info >/dev/null 2>&1 || { echo "test-cluster: docker does not answer; is it running, and may you use it?" >&2; exit 1; }
@@ -18,7 +18,7 @@ sh deploy/debian/images.sh
 stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
 trap 'exit 1' INT TERM
-sh scripts/stage-images.sh "$profile" "$stage/context"
+sh scripts/cluster/stage-images.sh "$profile" "$stage/context"
 build() { # IMAGE OPTIONS...
   image=$1
   shift
@@ -35,4 +35,4 @@ build inheritune:prebuilt -f deploy/prebuilt.Dockerfile --target runtime-prebuil
 build inheritune-torch:prebuilt -f deploy/prebuilt.Dockerfile --target runtime-torch-prebuilt "$stage/context"
 rm -rf "$stage/context"
 [ "$profile" = dev ] && profile=debug
-python3 scripts/test_cluster.py --programs "target/$profile" ${CLUSTER_DEMO:+--demo} "$@"
+python3 scripts/cluster/test_cluster.py --programs "target/$profile" ${CLUSTER_DEMO:+--demo} "$@"

@@ -1,8 +1,8 @@
 """Writes crates/lm/tests/tokenizers: lines of text, tokenizers of the three kinds, and what their reference makes of the lines.
 
     python3 -m venv venv && venv/bin/pip install sentencepiece==0.2.3 tokenizers==0.23.3 transformers==5.24.0 protobuf==7.36.2 django==5.2.19
-    venv/bin/python scripts/make-tokenizer-golden.py BOOKS TEST_MODEL
-    venv/bin/python scripts/make-tokenizer-golden.py --real FOLDER
+    venv/bin/python scripts/golden/make-tokenizer-golden.py BOOKS TEST_MODEL
+    venv/bin/python scripts/golden/make-tokenizer-golden.py --real FOLDER
 
 The second writes expected.json into each folder in FOLDER, which hold the tokenizers of real models, for the lines that are
 there: INHERITUNE_TOKENIZERS=FOLDER lets the test read them.
@@ -35,7 +35,7 @@ import transformers
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-DIRECTORY = Path(__file__).parent.parent / "crates/lm/tests/tokenizers"
+DIRECTORY = Path(__file__).resolve().parents[2] / "crates/lm/tests/tokenizers"
 CHUNK = 100
 SPECIAL = [
     "</s>", "<s>", "<unk>", "<0x41>", "<0x0A>", "<|endoftext|>", "<pad>", "<mask>", "two words", "[INST]", "▁", "▁▁", "Ġ", "Ċ",

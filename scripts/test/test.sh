@@ -2,11 +2,11 @@
 # The tests that CI runs. Tests that need a program of another package find it in target/debug, where cargo puts the programs
 # of every package that has tests of its own.
 set -eu
-cd "$(dirname "$0")/.."
-sh scripts/setup-python.sh "$PWD/.deps/python" ||
+cd "$(dirname "$0")/../.."
+sh scripts/setup/setup-python.sh "$PWD/.deps/python" ||
   echo "setup: no Python gRPC packages; the test of the example client will be skipped" >&2
 if [ -z "${INHERITUNE_TRANSFORMERS_PYTHON:-}" ]; then
-  if sh scripts/setup-transformers.sh "$PWD/.deps/transformers"; then
+  if sh scripts/setup/setup-transformers.sh "$PWD/.deps/transformers"; then
     export INHERITUNE_TRANSFORMERS_PYTHON="$PWD/.deps/transformers/python/bin/python"
     export INHERITUNE_TRANSFORMERS_457="$PWD/.deps/transformers/transformers-4"
   else
