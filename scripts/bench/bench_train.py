@@ -36,7 +36,7 @@ PRECISIONS = ("fp32", "bf16-mixed")
 
 def bench(directory, rounds, python, compiled=False):
     text = directory / "models" / "corpus.txt"
-    text.write_text("\n".join(path.read_text() for path in sorted(SCRIPTS.parent.glob("*.md"))) * 4)
+    text.write_text("\n".join(path.read_text() for path in sorted(services.ROOT.glob("*.md"))) * 4)
     peers = {"PyTorch eager": False} | ({"torch.compile": True} if compiled else {})
     for number, (name, precision) in enumerate(itertools.product(SHAPES, PRECISIONS)):
         shape = SHAPES[name] | {"precision": precision}
