@@ -1,5 +1,5 @@
 # runtime and runtime-torch of deploy/Dockerfile, of programs that were built on this machine: the context is the folder that
-# scripts/stage-images.sh makes, BASE is deploy/Dockerfile's target `base`. Both machines need the same release of Debian.
+# scripts/cluster/stage-images.sh makes, BASE is deploy/Dockerfile's target `base`. Both machines need the same release of Debian.
 ARG BASE=inheritune-base:latest
 
 FROM ${BASE} AS runtime-prebuilt

@@ -6,7 +6,7 @@
 # docker-compose.yml. An image that is there already is kept: `docker image rm` has it made anew.
 #
 # DEBIAN_SOURCES  apt's list of sources (the machine's own)
-# GARAGE          the S3 server's binary (built from crates.io by scripts/setup-garage.sh, once, in some 15 minutes)
+# GARAGE          the S3 server's binary (built from crates.io by scripts/setup/setup-garage.sh, once, in some 15 minutes)
 set -eu
 cd "$(dirname "$0")/../.."
 docker=${DOCKER:-docker}
@@ -43,7 +43,7 @@ postgres() { build postgres deploy/debian; }
 prometheus() { build prometheus deploy/debian; }
 
 garage() {
-  [ -n "${GARAGE:-}" ] || sh scripts/setup-garage.sh "$PWD/.deps/garage"
+  [ -n "${GARAGE:-}" ] || sh scripts/setup/setup-garage.sh "$PWD/.deps/garage"
   mkdir "$part/garage"
   cp "${GARAGE:-.deps/garage/bin/garage}" "$part/garage/garage"
   build garage "$part/garage"

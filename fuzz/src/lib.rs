@@ -1,6 +1,6 @@
 //! What the targets in `bin/` share with `cargo test`: see `readers/mod.rs` of each crate's tests.
 
-#[path = "../../crates/domain/tests/readers/mod.rs"]
+#[path = "../../crates/checkpoint/tests/readers/mod.rs"]
 pub mod readers;
 
 #[path = "../../crates/data/tests/readers/mod.rs"]

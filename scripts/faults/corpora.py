@@ -5,7 +5,7 @@
     python3 scripts/faults/corpora.py OUT --compare DIR   # and holds names and content of OUT's files against DIR's
 
 Python's standard library alone, but for what needs `zstd` on the PATH (skipped without) or pyarrow: Parquet is made by
-scripts/make-parquet.py.
+scripts/golden/make-parquet.py.
 """
 
 import argparse

@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 
 use unicode_width::UnicodeWidthStr as _;
 
-use crate::report::numbers;
 use crate::table::shortened;
+use inheritune_report::numbers;
 
 /// Columns of a label at most.
 const LABEL: usize = 38;

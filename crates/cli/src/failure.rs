@@ -190,8 +190,8 @@ impl From<Status> for Failure {
     }
 }
 
-impl From<crate::report::WriteError> for Failure {
-    fn from(error: crate::report::WriteError) -> Self {
+impl From<inheritune_report::WriteError> for Failure {
+    fn from(error: inheritune_report::WriteError) -> Self {
         Self::Local(error.to_string())
     }
 }

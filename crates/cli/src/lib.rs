@@ -17,7 +17,6 @@ pub mod harness_format;
 pub mod failure;
 pub mod job_file;
 pub mod recipe;
-pub mod report;
 pub mod scores;
 pub mod screen;
 pub mod show;

@@ -3,8 +3,8 @@
 use inheritune_api::v1;
 use inheritune_domain::benchmark::{self, GROUPS, POSTER_NINE, Prompt};
 
-use crate::report::numbers;
 use crate::show::{one_line, score_value, table};
+use inheritune_report::numbers;
 
 /// A difference less likely than this by chance is said to be one.
 const SIGNIFICANT: f64 = 0.05;

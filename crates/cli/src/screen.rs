@@ -10,9 +10,9 @@ use inheritune_api::v1::{self, JobStatus};
 
 use crate::bar::{self, Standing};
 use crate::failure::Failure;
-use crate::report::numbers;
 use crate::show::{bytes, one_line, progress_line, speed, status};
 use crate::streams;
+use inheritune_report::numbers;
 
 /// Least time between two plain lines about one job.
 const LINE_EVERY: Duration = Duration::from_secs(10);

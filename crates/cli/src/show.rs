@@ -8,8 +8,8 @@ use prost_reflect::{DescriptorPool, DynamicMessage, Kind, MessageDescriptor, Ser
 use serde_json::Value;
 
 use crate::failure::{Failure, screaming};
-use crate::report::numbers;
 pub use crate::table::table;
+use inheritune_report::numbers;
 
 /// A reply as JSON: field names as in the .proto files, numbers as numbers, every field there, enum values without
 /// their prefix (`RUNNING`, as in the `ops` views).

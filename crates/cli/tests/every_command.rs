@@ -1,6 +1,7 @@
 //! What holds for every command: JSON on request, errors included; no panic whatever its output is; tables that fit.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../report/tests/fixtures/mod.rs"]
 mod fixtures;
 mod served;
 

@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-#[path = "../../domain/tests/changes/mod.rs"]
+#[path = "../../checkpoint/tests/changes/mod.rs"]
 mod changes;
 mod readers;
 

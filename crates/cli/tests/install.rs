@@ -8,7 +8,7 @@ fn install(arguments: &[&str], from: &Path) -> Output {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let libtorch = from.join("libtorch");
     Command::new("sh")
-        .arg(root.join("scripts/install.sh"))
+        .arg(root.join("scripts/setup/install.sh"))
         .args(arguments)
         .env("INSTALL_FROM", from)
         .env("LIBTORCH", libtorch)

@@ -3,6 +3,7 @@
 //! in `crates/standalone/tests/end_to_end.rs`.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../report/tests/fixtures/mod.rs"]
 mod fixtures;
 
 use std::collections::VecDeque;

@@ -8,8 +8,8 @@ mod digest;
 pub use digest::{Damage, DigestCheck, FileDigest, SegmentDigest};
 
 use crate::id::{ArtifactId, JobId, RunId, Sha256Digest};
-use crate::names::named;
 use crate::spec::limits;
+use inheritune_ids::named;
 
 /// Characters of a location that a message repeats.
 const MAX_SHOWN_CHARS: usize = 200;

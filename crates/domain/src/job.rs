@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
 
 use crate::id::{JobId, LeaseToken, RunId, WorkerId};
-use crate::names::named;
 use crate::spec::{JobOutcome, JobSpec, defaults};
+use inheritune_ids::named;
 
 /// What its owner wants of a job that a worker holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -27,9 +27,11 @@ mod state;
 mod event;
 mod growth;
 mod jobs;
+pub mod note;
 
 pub use event::{InvalidRunEvent, JobsRequest, RunEvent, Submission, Transition};
-pub use state::{Intent, Model, ModelRecord, RunState, TokenSetRef};
+pub use note::Note;
+pub use state::{Intent, Model, ModelDecision, ModelRecord, RunState, TokenSetRef};
 
 /// A run: its recipe, where it stands and all it has learnt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -65,6 +67,14 @@ impl Run {
             (_, Intent::Pause) => JobStatus::Paused,
             (RunState::Created, Intent::Run) => JobStatus::Queued,
             (_, Intent::Run) => JobStatus::Running,
+        }
+    }
+
+    /// Whether the target matches the reference; none before the end, and where the reference was not measured.
+    pub fn matched(&self) -> Option<bool> {
+        match self.state {
+            RunState::Finished { matched, .. } => matched,
+            _ => None,
         }
     }
 
@@ -138,24 +148,24 @@ impl Run {
             RunEvent::JobFailed { .. } | RunEvent::JobCancelled if self.state == RunState::Created => Err(invalid()),
             RunEvent::JobFailed { message } => Ok(self.clone().after_failure(message)),
             RunEvent::JobCancelled => match self.intent {
-                Intent::Cancel => Ok(self.clone().end(RunState::Cancelled, "cancelled")),
+                Intent::Cancel => Ok(self.clone().end(RunState::Cancelled, Note::Cancelled { begun: true })),
                 Intent::Run | Intent::Pause => Ok(self.clone().after_failure("a job of the run was cancelled")),
             },
             RunEvent::RetryRequested { .. } => Err(invalid()),
             RunEvent::PauseRequested => match self.intent {
                 Intent::Cancel => Err(invalid()),
                 Intent::Run | Intent::Pause => {
-                    Ok(self.clone().ask(Intent::Pause, JobsRequest::Pause, "pause requested"))
+                    Ok(self.clone().ask(Intent::Pause, JobsRequest::Pause, Note::PauseRequested))
                 }
             },
             RunEvent::ResumeRequested => match self.intent {
                 Intent::Cancel => Err(invalid()),
                 Intent::Run => Ok(self.stay()),
-                Intent::Pause => Ok(self.clone().ask(Intent::Run, JobsRequest::Resume, "resumed")),
+                Intent::Pause => Ok(self.clone().ask(Intent::Run, JobsRequest::Resume, Note::Resumed)),
             },
             RunEvent::CancelRequested => match self.state {
-                RunState::Created => Ok(self.clone().end(RunState::Cancelled, "cancelled before it began")),
-                _ => Ok(self.clone().ask(Intent::Cancel, JobsRequest::Cancel, "cancel requested")),
+                RunState::Created => Ok(self.clone().end(RunState::Cancelled, Note::Cancelled { begun: false })),
+                _ => Ok(self.clone().ask(Intent::Cancel, JobsRequest::Cancel, Note::CancelRequested)),
             },
         }
     }
@@ -180,14 +190,13 @@ impl Run {
                     train_tokens: Some(tokenized.train_tokens),
                     vocab_size: Some(tokenized.vocab_size),
                 });
-                let read = tokenized
-                    .corpus
-                    .as_ref()
-                    .map_or_else(String::new, |corpus| format!("; {}", corpus.summary(tokenized.documents)));
-                let note = format!(
-                    "tokenized: {} training and {} validation tokens, vocabulary {}{read}",
-                    tokenized.train_tokens, tokenized.validation_tokens, tokenized.vocab_size
-                );
+                let corpus = tokenized.corpus.as_ref().map(|corpus| corpus.summary(tokenized.documents));
+                let note = Note::Tokenized {
+                    train_tokens: tokenized.train_tokens,
+                    validation_tokens: tokenized.validation_tokens,
+                    vocab_size: tokenized.vocab_size,
+                    corpus: corpus.unwrap_or_default(),
+                };
                 Some((run, AfterJob::Tokens { train_tokens: tokenized.train_tokens, note }))
             }
             (RunState::Slicing(model), JobOutcome::Sliced(sliced)) => {
@@ -232,7 +241,7 @@ impl Run {
         let (run, then) = next?;
         // Cancelled while its last job finished: what was made is kept, nothing more is started.
         if run.intent == Intent::Cancel {
-            return Some(run.end(RunState::Cancelled, "cancelled"));
+            return Some(run.end(RunState::Cancelled, Note::Cancelled { begun: true }));
         }
         Some(match then {
             AfterJob::Tokens { train_tokens, note } => match run.spec.check_tokens(train_tokens) {
@@ -252,7 +261,7 @@ impl Run {
         }
         match self.state {
             RunState::Evaluating(model) if self.measures_benchmarks(model) => {
-                let note = format!("{}: measured without benchmarks: {message}", self.model_name(model));
+                let note = Note::WithoutBenchmarks { model: self.model_name(model), problem: message.to_owned() };
                 self.record_mut(model).benchmarks_problem = Some(message.to_owned());
                 self.evaluate(model, vec![note])
             }
@@ -271,11 +280,11 @@ impl Run {
     fn retry(mut self, step: RunState) -> Transition {
         self.state = step;
         self.intent = Intent::Run;
-        let note = format!("retried: {}", self.describe_state());
+        let note = Note::Retried { state: self.describe_state() };
         Transition { run: self, submit: None, request: Some(JobsRequest::Retry), notes: vec![note] }
     }
 
-    fn submit(mut self, state: RunState, label: String, spec: JobSpec, notes: Vec<String>) -> Transition {
+    fn submit(mut self, state: RunState, label: String, spec: JobSpec, notes: Vec<Note>) -> Transition {
         self.state = state;
         // A job that ends while the run is paused is followed by one that waits: the request reaches it too.
         let request = (self.intent == Intent::Pause).then_some(JobsRequest::Pause);
@@ -286,14 +295,14 @@ impl Run {
         Transition { run: self.clone(), submit: None, request: None, notes: Vec::new() }
     }
 
-    fn ask(mut self, intent: Intent, request: JobsRequest, note: &str) -> Transition {
+    fn ask(mut self, intent: Intent, request: JobsRequest, note: Note) -> Transition {
         self.intent = intent;
-        Transition { run: self, submit: None, request: Some(request), notes: vec![note.to_owned()] }
+        Transition { run: self, submit: None, request: Some(request), notes: vec![note] }
     }
 
-    fn end(mut self, state: RunState, note: &str) -> Transition {
+    fn end(mut self, state: RunState, note: Note) -> Transition {
         self.state = state;
-        Transition { run: self, submit: None, request: None, notes: vec![note.to_owned()] }
+        Transition { run: self, submit: None, request: None, notes: vec![note] }
     }
 
     fn fail(self, message: String) -> Transition {
@@ -301,8 +310,8 @@ impl Run {
     }
 
     /// What was decided on the way to the failure is kept.
-    fn fail_after(mut self, mut notes: Vec<String>, message: String) -> Transition {
-        notes.push(format!("failed: {message}"));
+    fn fail_after(mut self, mut notes: Vec<Note>, message: String) -> Transition {
+        notes.push(Note::Failed { message: message.clone() });
         self.state = RunState::Failed { message };
         Transition { run: self, submit: None, request: None, notes }
     }
@@ -320,7 +329,7 @@ impl Run {
 }
 
 enum AfterJob {
-    Tokens { train_tokens: u64, note: String },
+    Tokens { train_tokens: u64, note: Note },
     Train(Model),
     Evaluate(Model),
     Measured(Model),

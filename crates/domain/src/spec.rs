@@ -3,6 +3,7 @@
 //! A recipe file (TOML) is a [`RunSpec`] as it stands; the gRPC API carries the same fields. A run turns its
 //! recipe into [`JobSpec`]s one after the other (see [`crate::run`]); each brings back a [`JobOutcome`].
 
+pub mod architecture;
 mod recipe;
 mod training;
 pub mod defaults;
@@ -15,14 +16,15 @@ mod corpus_facts;
 
 pub use ceilings::Ceilings;
 pub use corpus_facts::{CorpusFacts, FilesLeftOut, FilesOfKind};
+pub use inheritune_checkpoint::layer_map::LayerMapRule;
 pub use job::{
     EvaluateSpec, EvaluationTask, JobKind, JobSpec, SliceSource, SliceSpec, TokenizeSpec, TokenizerSource, TrainSpec,
 };
 pub use limits::MIN_MAX_SHARD_SIZE_BYTES;
 pub use outcome::{Evaluated, Helped, JobOutcome, Score, ScoreDifference, Sliced, Tokenized, Trained};
 pub use recipe::{
-    ArmSpec, ControlSpec, CorpusSpec, EvaluationSpec, GrowthSource, LayerMapRule, MatchBy, Recipe, ReferenceSpec,
-    RunSpec, TargetSpec, TokenizerSpec,
+    ArmSpec, ControlSpec, CorpusSpec, EvaluationSpec, GrowthSource, MatchBy, Recipe, ReferenceSpec, RunSpec,
+    TargetSpec, TokenizerSpec,
 };
 pub use training::{DecayOn, Precision, Sampling, Schedule, TrainingSpec, used_tokens};
 

@@ -8,9 +8,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::PathBuf;
 
+use inheritune_checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::artifact::Location;
 use inheritune_domain::benchmark;
-use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::spec::{EvaluateSpec, EvaluationTask, Helped, JobKind, JobOutcome, JobSpec};
 use inheritune_lm::{Decoder, device};
 use inheritune_runtime::worker::{JobContext, JobError, JobHandler, ProgressSender, StopSignal};

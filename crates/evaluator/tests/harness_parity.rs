@@ -1,5 +1,5 @@
 //! Benchmarks as lm-evaluation-harness 0.4.13 scores them: token ids, log-likelihoods, metrics and standard errors, from
-//! golden files that scripts/make-evaluation-golden.py made with the harness itself. `--nocapture` shows how near they are.
+//! golden files that scripts/golden/make-evaluation-golden.py made with the harness itself. `--nocapture` shows how near they are.
 
 #![allow(clippy::unwrap_used)]
 
@@ -239,7 +239,7 @@ fn a_model_of_one_s_own_is_scored_as_by_the_harness() {
     else {
         println!(
             "skipped: INHERITUNE_PARITY_MODEL=FOLDER and INHERITUNE_PARITY_GOLDEN=FOLDER/NAME are not set; \
-             scripts/make-evaluation-golden.py --data --model makes the records"
+             scripts/golden/make-evaluation-golden.py --data --model makes the records"
         );
         return;
     };

@@ -1,10 +1,10 @@
 //! How long steps take: `steps train|score tiny|middle|14m fp32|bf16-mixed THREADS STEPS` prints the median
-//! milliseconds of a step, and its last loss. `scripts/bench_steps.py` runs it beside busy processes and on processors of other kinds.
+//! milliseconds of a step, and its last loss. `scripts/bench/bench_steps.py` runs it beside busy processes and on processors of other kinds.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Instant;
 
-use inheritune_domain::checkpoint::decoder_config::{Architecture, Family};
+use inheritune_checkpoint::decoder_config::{Architecture, Family};
 use inheritune_domain::id::LayerCount;
 use inheritune_domain::spec::Precision;
 use inheritune_lm::optimizer::{AdamW, clip_grad_norm};

@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use inheritune_domain::checkpoint::config_json;
-use inheritune_domain::checkpoint::decoder_config::{ConfigError, DecoderConfig};
+use inheritune_checkpoint::config_json;
+use inheritune_checkpoint::decoder_config::{ConfigError, DecoderConfig};
 use inheritune_domain::spec::Precision;
 use tch::{Device, Kind, Reduction, TchError, Tensor, no_grad};
 

@@ -4,6 +4,7 @@
 //! and output, F width of the MLP.
 #![allow(non_snake_case)]
 
+use inheritune_checkpoint::families::Activation;
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::shim;
@@ -97,17 +98,6 @@ pub(crate) enum Mlp {
     SwiGlu { gate: Linear, up: Linear, down: Linear },
 }
 
-/// An MLP's nonlinearity.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Activation {
-    /// GELU, x Phi(x) (Hendrycks and Gimpel 2016), by the error function.
-    Gelu,
-    /// GELU in its tanh form (the same paper, section 2; Hugging Face's `gelu_new` and `gelu_fast`).
-    TanhGelu,
-    /// max(0, x).
-    Relu,
-}
-
 impl Mlp {
     pub(crate) fn forward(&self, x_ND: &Tensor) -> Result<Tensor, TchError> {
         match self {
@@ -117,6 +107,7 @@ impl Mlp {
                     Activation::Gelu => x_NF.f_gelu("none")?,
                     Activation::TanhGelu => x_NF.f_gelu("tanh")?,
                     Activation::Relu => x_NF.f_relu()?,
+                    Activation::Silu => x_NF.f_silu()?,
                 })
             }
             Self::SwiGlu { gate, up, down } => down.forward_gated(&gate.forward(x_ND)?, &up.forward(x_ND)?),

@@ -4,7 +4,7 @@
 //! Shapes: B batch, T time, N = B * T, S keys, H query heads, G key and value heads, K width of a head, R its rotated dimensions, P = R / 2 rotated pairs.
 #![allow(non_snake_case)]
 
-use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
+use inheritune_checkpoint::decoder_config::DecoderConfig;
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::attention::{Heads, attend};

@@ -25,10 +25,10 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use inheritune_domain::checkpoint::sentencepiece_model::{MAX_MODEL_BYTES, SentencePieceModel};
-use inheritune_domain::checkpoint::tokenizer_files::{VocabularyFiles, no_vocabulary};
-use inheritune_domain::checkpoint::tokenizer_json::{MAX_JSON_BYTES, TokenizerJson};
-use inheritune_domain::checkpoint::vocabulary_pair::VocabularyPair;
+use inheritune_checkpoint::sentencepiece_model::{MAX_MODEL_BYTES, SentencePieceModel};
+use inheritune_checkpoint::tokenizer_files::{VocabularyFiles, no_vocabulary};
+use inheritune_checkpoint::tokenizer_json::{MAX_JSON_BYTES, TokenizerJson};
+use inheritune_checkpoint::vocabulary_pair::VocabularyPair;
 use inheritune_domain::id::Sha256Digest;
 use rayon::prelude::*;
 use serde_json::{Value, json};

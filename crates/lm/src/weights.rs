@@ -7,10 +7,10 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use inheritune_domain::checkpoint::decoder_config::{DecoderConfig, NameInFile};
-use inheritune_domain::checkpoint::safetensors_header::{self as header, HeaderError, HeaderTensor, SafetensorsHeader};
-use inheritune_domain::checkpoint::shard_index::{INDEX_FILE, IndexError, MAX_INDEX_BYTES, ShardFormat, ShardIndex};
-use inheritune_domain::checkpoint::tensor_names::TensorNames;
+use inheritune_checkpoint::decoder_config::{DecoderConfig, NameInFile};
+use inheritune_checkpoint::safetensors_header::{self as header, HeaderError, HeaderTensor, SafetensorsHeader};
+use inheritune_checkpoint::shard_index::{INDEX_FILE, IndexError, MAX_INDEX_BYTES, ShardFormat, ShardIndex};
+use inheritune_checkpoint::tensor_names::TensorNames;
 use safetensors::tensor::{Dtype, SafeTensorError, View};
 use tch::{Device, Kind, Tensor};
 
@@ -19,7 +19,7 @@ use crate::error::LmError;
 use crate::files::{self, Mapped};
 
 /// The one file of a checkpoint that is not sharded.
-pub(crate) use inheritune_domain::checkpoint::safetensors_header::SINGLE_FILE;
+pub(crate) use inheritune_checkpoint::safetensors_header::SINGLE_FILE;
 
 /// Reads every parameter of a model of shape `config` from `dir`, in the order of `config.tensors()`,
 /// tied ones once.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use inheritune_domain::checkpoint::decoder_config::{Architecture, DecoderConfig, Family};
+use inheritune_checkpoint::decoder_config::{Architecture, DecoderConfig, Family};
 use inheritune_domain::id::LayerCount;
 use inheritune_lm::optimizer::{AdamW, clip_grad_norm};
 use inheritune_lm::{Decoder, Device, Tensor, device};
@@ -37,7 +37,7 @@ fn shape(family: Family) -> DecoderConfig {
         no_bias: false,
         pad_vocab_to_multiple_of: None,
     };
-    architecture.validate().unwrap();
+    architecture.validate_shape().unwrap();
     architecture.config(VOCABULARY)
 }
 

@@ -1,5 +1,5 @@
 //! The decoder, its loss, its gradients and its optimizer against Hugging Face transformers and PyTorch, for the
-//! checkpoints of tests/golden and for models cut from them: made by scripts/make-golden.py. `--nocapture` shows how
+//! checkpoints of tests/golden and for models cut from them: made by scripts/golden/make-golden.py. `--nocapture` shows how
 //! near they are.
 #![allow(clippy::unwrap_used)]
 
@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use expect_test::{Expect, expect};
-use inheritune_domain::checkpoint::decoder_config::Family;
+use inheritune_checkpoint::decoder_config::Family;
 use inheritune_domain::spec::Precision;
 use inheritune_lm::optimizer::{AdamW, clip_grad_norm, gradient};
 use inheritune_lm::{Decoder, Device, Kind, Tensor, device, no_grad};

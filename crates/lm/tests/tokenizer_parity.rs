@@ -1,6 +1,6 @@
 //! Ids and texts are those of the reference, on 11,749 lines of prose, of ninety languages, and made to break tokenizers.
 //!
-//! The lines, the tokenizers and the digests are made by `scripts/make-tokenizer-golden.py`.
+//! The lines, the tokenizers and the digests are made by `scripts/golden/make-tokenizer-golden.py`.
 #![allow(clippy::unwrap_used)]
 
 use std::io::Read;

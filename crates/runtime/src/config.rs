@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use inheritune_objects::ObjectsConfig;
 use inheritune_store::StoreConfig;
-use inheritune_store::objects::ObjectsConfig;
 
 /// Longest secret file that is read.
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
     use crate::service::ServiceConfig;
     use expect_test::{Expect, expect};
-    use inheritune_store::objects::StorageConfig;
+    use inheritune_objects::StorageConfig;
 
     fn check(text: &str, expected: Expect) {
         let dir = tempfile::tempdir().unwrap();

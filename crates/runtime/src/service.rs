@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use inheritune_domain::spec::JobKind;
-use inheritune_store::objects::ObjectsConfig;
+use inheritune_objects::ObjectsConfig;
 use inheritune_store::{Store, StoreConfig, StoreError};
 use serde::Deserialize;
 use tokio::net::TcpListener;

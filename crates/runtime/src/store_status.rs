@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use inheritune_api::status;
-use inheritune_store::{Occasionally, StoreError};
+use inheritune_objects::Occasionally;
+use inheritune_store::StoreError;
 use tonic::Status;
 
 /// When a caller may try again.

@@ -17,10 +17,10 @@ use std::time::Duration;
 
 use inheritune_domain::id::WorkerId;
 use inheritune_domain::spec::{Ceilings, JobKind, JobOutcome};
+use inheritune_objects::FileCache;
 use inheritune_store::Store;
 use inheritune_store::jobs::Lease;
 use inheritune_store::notify::{Topic, Wakeups};
-use inheritune_store::objects::FileCache;
 use serde::Deserialize;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;

@@ -8,13 +8,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use inheritune_objects::{ObjectsConfig, StorageConfig};
+use inheritune_postgres::LocalPostgres;
 use inheritune_runtime::listen::{Gate, ListenLimits, raise_descriptor_limit};
 use inheritune_runtime::operations::serve_operations;
 use inheritune_runtime::security::{Security, SecurityConfig};
 use inheritune_runtime::serve::{GrpcServices, bind, serve};
 use inheritune_runtime::telemetry::{self, TelemetryConfig};
-use inheritune_store::local_postgres::LocalPostgres;
-use inheritune_store::objects::{ObjectsConfig, StorageConfig};
 use inheritune_store::{Store, StoreConfig};
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;

@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 
+use inheritune_objects::ObjectsConfig;
 use inheritune_runtime::config::DatabaseConfig;
 use inheritune_runtime::listen::ListenLimits;
 use inheritune_runtime::security::SecurityConfig;
 use inheritune_runtime::telemetry::TelemetryConfig;
-use inheritune_store::objects::ObjectsConfig;
 use serde::Deserialize;
 
 use crate::SchedulerConfig;

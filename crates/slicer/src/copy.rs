@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
-use inheritune_domain::checkpoint::decoder_config::Init;
-use inheritune_domain::checkpoint::slice_plan::{Origin, Placement, Reading, SourceTensor};
+use inheritune_checkpoint::decoder_config::Init;
+use inheritune_checkpoint::slice_plan::{Origin, Placement, Reading, SourceTensor};
 use inheritune_domain::id::Sha256Digest;
 use inheritune_domain::job::Progress;
+use inheritune_objects::{Chunk, Chunks, Folder, Making, Segment, WrittenBytes};
 use inheritune_runtime::worker::{JobContext, ProgressSender, StopSignal};
 use inheritune_store::StoreError;
 use inheritune_store::artifacts::ArtifactWriter;
-use inheritune_store::objects::{Chunk, Chunks, Folder, Making, Segment, WrittenBytes};
 
 use crate::error::SlicerError;
 use crate::fresh::FreshChunk;
@@ -178,8 +178,8 @@ impl Meter {
 
 #[cfg(test)]
 mod tests {
-    use inheritune_domain::checkpoint::decoder_config::{TensorRole, TensorSpec};
-    use inheritune_domain::checkpoint::safetensors_header::Dtype;
+    use inheritune_checkpoint::decoder_config::{TensorRole, TensorSpec};
+    use inheritune_checkpoint::safetensors_header::Dtype;
 
     use super::*;
 

@@ -1,11 +1,11 @@
 //! Why a slice cannot be made.
 
-use inheritune_domain::checkpoint::decoder_config::ConfigError;
-use inheritune_domain::checkpoint::safetensors_header::HeaderError;
-use inheritune_domain::checkpoint::shard_index::IndexError;
-use inheritune_domain::checkpoint::slice_plan::PlanError;
-use inheritune_domain::checkpoint::torch_archive::ArchiveError;
-use inheritune_domain::checkpoint::weights_files::NotAModel;
+use inheritune_checkpoint::decoder_config::ConfigError;
+use inheritune_checkpoint::safetensors_header::HeaderError;
+use inheritune_checkpoint::shard_index::IndexError;
+use inheritune_checkpoint::slice_plan::PlanError;
+use inheritune_checkpoint::torch_archive::ArchiveError;
+use inheritune_checkpoint::weights_files::NotAModel;
 use inheritune_runtime::worker::JobError;
 use inheritune_store::StoreError;
 

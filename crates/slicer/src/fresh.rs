@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 use half::{bf16, f16};
-use inheritune_domain::checkpoint::decoder_config::Init;
-use inheritune_domain::checkpoint::safetensors_header::Dtype;
+use inheritune_checkpoint::decoder_config::Init;
+use inheritune_checkpoint::safetensors_header::Dtype;
 use inheritune_domain::id::Sha256Digest;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use inheritune_api::v1::slicing_service_server::{SlicingService, SlicingServiceServer};
 use inheritune_api::{convert, status, v1};
-use inheritune_domain::checkpoint::decoder_config::{BlockPart, DecoderConfig, TensorRole, TensorSpec};
-use inheritune_domain::checkpoint::left_out::{LeftOut, LeftOutKind};
-use inheritune_domain::checkpoint::slice_plan::{Origin, Placement, PlanError, Source, SourceTensor};
+use inheritune_checkpoint::decoder_config::{BlockPart, DecoderConfig, TensorRole, TensorSpec};
+use inheritune_checkpoint::left_out::{LeftOut, LeftOutKind};
+use inheritune_checkpoint::slice_plan::{Origin, Placement, PlanError, Source, SourceTensor};
 use inheritune_runtime::serve::GrpcServices;
 use inheritune_runtime::store_status::{RETRY_AFTER, store_status};
 use inheritune_store::Store;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use inheritune_domain::checkpoint::safetensors_header::{HeaderError, NewTensor, SINGLE_FILE, write_header};
-use inheritune_domain::checkpoint::slice_plan::{Origin, Placement, SlicePlan};
+use inheritune_checkpoint::safetensors_header::{HeaderError, NewTensor, SINGLE_FILE, write_header};
+use inheritune_checkpoint::slice_plan::{Origin, Placement, SlicePlan};
 use serde_json::json;
 
 use crate::error::SlicerError;
@@ -96,8 +96,8 @@ fn weights_file(number: usize, count: usize, mut tensors: Vec<&Placement>) -> Re
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use inheritune_domain::checkpoint::decoder_config::{Architecture, Family};
-    use inheritune_domain::checkpoint::safetensors_header::SafetensorsHeader;
+    use inheritune_checkpoint::decoder_config::{Architecture, Family};
+    use inheritune_checkpoint::safetensors_header::SafetensorsHeader;
     use inheritune_domain::id::LayerCount;
     use inheritune_domain::spec::defaults;
 

@@ -2,7 +2,7 @@
 //!
 //! Owns: the slice job (a reference and a layer map become an untrained target) and `SlicingService`, which
 //! inspects checkpoints and plans slices without making one. What is taken from where is
-//! `inheritune_domain::checkpoint::slice_plan`'s decision; this crate reads, copies and writes.
+//! `inheritune_checkpoint::slice_plan`'s decision; this crate reads, copies and writes.
 //!
 //! Entry points: [`handler`] for `inheritune_runtime::worker::run_worker`, [`services`] for a server.
 //! Read [`source`] (a checkpoint by ranged reads), [`plan`] (a job's spec to a plan), [`layout`] (a plan to

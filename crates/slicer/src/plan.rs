@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
+use inheritune_checkpoint::config_json::{self, WeightsDtype};
+use inheritune_checkpoint::decoder_config::DecoderConfig;
+use inheritune_checkpoint::left_out::LeftOut;
+use inheritune_checkpoint::slice_plan::{Inheritance, SlicePlan, Source, layer_map};
 use inheritune_domain::artifact::Location;
-use inheritune_domain::checkpoint::config_json::{self, WeightsDtype};
-use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
-use inheritune_domain::checkpoint::left_out::LeftOut;
-use inheritune_domain::checkpoint::slice_plan::{Inheritance, SlicePlan, Source, layer_map};
 use inheritune_domain::id::LayerCount;
 use inheritune_domain::spec::{SliceSource, SliceSpec};
+use inheritune_objects::Folder;
 use inheritune_store::Store;
-use inheritune_store::objects::Folder;
 use serde_json::Value;
 
 use crate::error::SlicerError;

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use inheritune_domain::checkpoint::decoder_config::Init;
-use inheritune_domain::checkpoint::inherit_set::{InheritPart, InheritSet};
-use inheritune_domain::checkpoint::safetensors_header::Dtype;
-use inheritune_domain::checkpoint::slice_plan::{Origin, Placement, Reading, Source};
+use inheritune_checkpoint::decoder_config::Init;
+use inheritune_checkpoint::inherit_set::{InheritPart, InheritSet};
+use inheritune_checkpoint::safetensors_header::Dtype;
+use inheritune_checkpoint::slice_plan::{Origin, Placement, Reading, Source};
 use inheritune_domain::id::Sha256Digest;
 use inheritune_domain::model_card::{self, CardMetadata};
 use serde::Serialize;

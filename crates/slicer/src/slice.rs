@@ -1,8 +1,8 @@
 //! The slice job from end to end.
 
 use bytes::Bytes;
+use inheritune_checkpoint::shard_index::INDEX_FILE;
 use inheritune_domain::artifact::{Artifact, ArtifactKind};
-use inheritune_domain::checkpoint::shard_index::INDEX_FILE;
 use inheritune_domain::job::Progress;
 use inheritune_domain::spec::{JobKind, JobOutcome, JobSpec, SliceSpec, Sliced};
 use inheritune_runtime::worker::{JobContext, JobError, JobHandler, StopReason};

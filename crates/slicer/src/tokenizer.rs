@@ -4,17 +4,17 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use inheritune_checkpoint::carried_files::{Fate, MAX_CARRIED_FILE_BYTES, fates};
+use inheritune_checkpoint::carried_settings;
+use inheritune_checkpoint::decoder_config::DecoderConfig;
+use inheritune_checkpoint::left_out::LeftOut;
+use inheritune_checkpoint::shard_index::{INDEX_FILE, PICKLE_INDEX_FILE};
+use inheritune_checkpoint::slice_plan::check_tokenizer;
+use inheritune_checkpoint::tokenizer_files::{VocabularyFiles, is_tokenizer_file};
+use inheritune_checkpoint::vocabulary_pair::PairError;
 use inheritune_domain::artifact::Location;
-use inheritune_domain::checkpoint::carried_files::{Fate, MAX_CARRIED_FILE_BYTES, fates};
-use inheritune_domain::checkpoint::carried_settings;
-use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
-use inheritune_domain::checkpoint::left_out::LeftOut;
-use inheritune_domain::checkpoint::shard_index::{INDEX_FILE, PICKLE_INDEX_FILE};
-use inheritune_domain::checkpoint::slice_plan::check_tokenizer;
-use inheritune_domain::checkpoint::tokenizer_files::{VocabularyFiles, is_tokenizer_file};
-use inheritune_domain::checkpoint::vocabulary_pair::PairError;
+use inheritune_objects::Folder;
 use inheritune_store::Store;
-use inheritune_store::objects::Folder;
 use serde::Deserialize;
 use serde_json::Value;
 

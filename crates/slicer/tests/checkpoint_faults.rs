@@ -9,7 +9,7 @@ use std::process::Command;
 
 use common::{House, first, read_tensors, sliced};
 use inheritune_api::v1;
-use inheritune_domain::checkpoint::inherit_set::InheritSet;
+use inheritune_checkpoint::inherit_set::InheritSet;
 use inheritune_domain::job::JobStatus;
 use inheritune_domain::spec::LayerMapRule;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! nanoGPT's and lit-gpt's checkpoints (`scripts/make-pickles.py`): a slice of them is the Hugging Face model.
+//! nanoGPT's and lit-gpt's checkpoints (`scripts/golden/make-pickles.py`): a slice of them is the Hugging Face model.
 #![allow(clippy::unwrap_used)]
 
 mod common;

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::{House, first, gpt2_json, llama_json, tensors, write_checkpoint, write_sharded};
-use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
-use inheritune_domain::checkpoint::safetensors_header::{Dtype as HeaderDtype, NewTensor, write_header};
+use inheritune_checkpoint::decoder_config::DecoderConfig;
+use inheritune_checkpoint::safetensors_header::{Dtype as HeaderDtype, NewTensor, write_header};
 use inheritune_domain::job::{JobRecord, JobStatus};
 use inheritune_domain::spec::{JobOutcome, SliceSpec};
 use inheritune_store::artifacts::ArtifactFilter;

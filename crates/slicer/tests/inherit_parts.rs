@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{House, bare, gpt2_json, llama_json, read_tensors, sliced, tensors, write_checkpoint};
-use inheritune_domain::checkpoint::inherit_set::{InheritPart, InheritSet};
+use inheritune_checkpoint::inherit_set::{InheritPart, InheritSet};
 use inheritune_domain::id::Sha256Digest;
 use inheritune_domain::spec::LayerMapRule;
 use safetensors::Dtype;

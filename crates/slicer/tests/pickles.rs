@@ -1,4 +1,4 @@
-//! Checkpoints that torch.save wrote (`scripts/make-pickles.py`): a slice of them is what torch.load gives.
+//! Checkpoints that torch.save wrote (`scripts/golden/make-pickles.py`): a slice of them is what torch.load gives.
 #![allow(clippy::unwrap_used)]
 
 mod common;

@@ -9,9 +9,9 @@ use common::{
     House, bare, first, gpt2_json, llama_json, read_tensors, sliced, tensors, tokenizer_json, write_checkpoint,
     write_sharded, write_token_set,
 };
+use inheritune_checkpoint::decoder_config::{Architecture, Family};
+use inheritune_checkpoint::inherit_set::InheritSet;
 use inheritune_domain::artifact::{ArtifactKind, Location};
-use inheritune_domain::checkpoint::decoder_config::{Architecture, Family};
-use inheritune_domain::checkpoint::inherit_set::InheritSet;
 use inheritune_domain::id::{LayerCount, Sha256Digest};
 use inheritune_domain::job::JobStatus;
 use inheritune_domain::spec::{JobOutcome, LayerMapRule, MIN_MAX_SHARD_SIZE_BYTES, SliceSource, SliceSpec, defaults};

@@ -1,8 +1,8 @@
-//! Every export of the test matrix is loaded by transformers 5 and 4 (`scripts/check-exports.py`): without a warning, with
+//! Every export of the test matrix is loaded by transformers 5 and 4 (`scripts/test/check-exports.py`): without a warning, with
 //! the logits of its reference cut to the same layers, and the same in both versions.
 //!
 //! `INHERITUNE_TRANSFORMERS_PYTHON` is a Python with transformers 5, `INHERITUNE_TRANSFORMERS_457` a folder for PYTHONPATH with
-//! version 4; `scripts/setup-transformers.sh` makes both. Without them the test is skipped, and says so.
+//! version 4; `scripts/setup/setup-transformers.sh` makes both. Without them the test is skipped, and says so.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{House, sliced};
+use inheritune_checkpoint::decoder_config::{Architecture, Family};
+use inheritune_checkpoint::inherit_set::InheritSet;
 use inheritune_domain::artifact::Location;
-use inheritune_domain::checkpoint::decoder_config::{Architecture, Family};
-use inheritune_domain::checkpoint::inherit_set::InheritSet;
 use inheritune_domain::id::{ArtifactId, LayerCount};
 use inheritune_domain::spec::{LayerMapRule, SliceSource, SliceSpec, defaults};
 use serde_json::{Value, json};

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use inheritune_domain::spec::{Ceilings, JobKind};
+use inheritune_objects::{Objects, ObjectsConfig, StorageConfig};
+use inheritune_postgres::{LocalPostgres, LocalPostgresError, TakenFolder};
 use inheritune_runtime::config::Settings;
 use inheritune_runtime::listen::ListenLimits;
 use inheritune_runtime::security::{Callers, Plaintext, SecurityConfig};
@@ -19,8 +21,6 @@ use inheritune_runtime::service::{CONNECTIONS_PER_JOB, Listeners, Parts, WaysIn,
 use inheritune_runtime::telemetry::TelemetryConfig;
 use inheritune_runtime::worker::{JobProcesses, WorkerConfig, run_worker};
 use inheritune_scheduler::SchedulerConfig;
-use inheritune_store::local_postgres::{LocalPostgres, LocalPostgresError, TakenFolder};
-use inheritune_store::objects::{Objects, ObjectsConfig, StorageConfig};
 use inheritune_store::{Store, StoreConfig};
 use tokio_util::sync::CancellationToken;
 

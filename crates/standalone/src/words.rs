@@ -28,8 +28,8 @@ pub(crate) fn in_flags(message: String) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use inheritune_objects::{Objects, ObjectsConfig, StorageConfig};
     use inheritune_runtime::security::SecurityConfig;
-    use inheritune_store::objects::{Objects, ObjectsConfig, StorageConfig};
 
     use super::*;
 

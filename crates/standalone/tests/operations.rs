@@ -217,8 +217,7 @@ const CANARY: &str = "canary-";
 fn no_secret_is_in_logs_errors_or_rows() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let postgres =
-        runtime.block_on(inheritune_store::local_postgres::LocalPostgres::start(&dir.path().join("pg"), None)).unwrap();
+    let postgres = runtime.block_on(inheritune_postgres::LocalPostgres::start(&dir.path().join("pg"), None)).unwrap();
     let url = postgres.url().to_owned();
     let password =
         url.split('@').next().and_then(|start| start.strip_prefix("postgres://inheritune:")).unwrap().to_owned();

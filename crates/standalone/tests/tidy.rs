@@ -6,19 +6,48 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Which crate may depend on which: see ARCHITECTURE.md. Any other edge fails.
-const EDGES: [(&str, &[&str]); 12] = [
-    ("domain", &[]),
+const EDGES: [(&str, &[&str]); 17] = [
+    ("ids", &[]),
+    ("checkpoint", &["ids"]),
+    ("domain", &["ids", "checkpoint"]),
     ("data", &[]),
-    ("api", &["domain"]),
-    ("store", &["domain"]),
-    ("runtime", &["domain", "api", "store"]),
-    ("lm", &["domain"]),
-    ("slicer", &["domain", "api", "store", "runtime"]),
-    ("trainer", &["domain", "data", "api", "store", "runtime", "lm"]),
-    ("evaluator", &["domain", "data", "api", "store", "runtime", "lm"]),
-    ("scheduler", &["domain", "api", "store", "runtime"]),
-    ("cli", &["domain", "data", "api"]),
-    ("standalone", &["domain", "api", "store", "runtime", "slicer", "trainer", "evaluator", "scheduler"]),
+    ("objects", &["domain"]),
+    ("postgres", &[]),
+    ("report", &["domain", "checkpoint"]),
+    ("api", &["domain", "checkpoint"]),
+    ("store", &["domain", "checkpoint", "objects", "postgres"]),
+    ("runtime", &["domain", "checkpoint", "api", "objects", "store", "postgres"]),
+    ("lm", &["domain", "checkpoint"]),
+    ("slicer", &["domain", "checkpoint", "api", "objects", "store", "runtime", "postgres"]),
+    ("trainer", &["domain", "checkpoint", "data", "api", "objects", "store", "runtime", "lm", "postgres"]),
+    ("evaluator", &["domain", "checkpoint", "data", "api", "objects", "store", "runtime", "lm", "postgres"]),
+    ("scheduler", &["domain", "api", "objects", "store", "runtime", "postgres"]),
+    ("cli", &["domain", "checkpoint", "data", "api", "report"]),
+    (
+        "standalone",
+        &[
+            "domain",
+            "checkpoint",
+            "api",
+            "objects",
+            "store",
+            "runtime",
+            "slicer",
+            "trainer",
+            "evaluator",
+            "scheduler",
+            "postgres",
+        ],
+    ),
+];
+/// Only tests start a private Postgres, and standalone.
+const ONLY_IN_TESTS: [(&str, &str); 6] = [
+    ("store", "postgres"),
+    ("runtime", "postgres"),
+    ("slicer", "postgres"),
+    ("trainer", "postgres"),
+    ("evaluator", "postgres"),
+    ("scheduler", "postgres"),
 ];
 
 /// Hard limit; 400 is the soft one.
@@ -91,18 +120,83 @@ fn only_lm_may_hold_unsafe_code() {
     }
 }
 
+/// Libraries that only some crates may use outside their tests, and why.
+const LIBRARIES: [(&str, &[&str], &str); 6] = [
+    ("sqlx", &["store", "postgres"], "SQL belongs in store"),
+    ("object_store", &["objects", "store"], "objects are read and written by objects"),
+    ("tch", &["lm", "trainer", "evaluator"], "tensors belong in lm, trainer and evaluator"),
+    ("prost", &["api", "checkpoint", "cli", "scheduler"], "messages belong in api"),
+    ("axum", &["runtime"], "HTTP belongs in runtime"),
+    ("clap", &["cli", "runtime", "standalone", "scheduler"], "arguments are read by programs"),
+];
+
 #[test]
-fn only_store_talks_sql_and_only_lm_links_libtorch() {
+fn libraries_stay_in_their_crates() {
     for entry in std::fs::read_dir(root().join("crates")).unwrap() {
         let dir = entry.unwrap().path();
+        let name = dir.file_name().unwrap().to_str().unwrap();
         let manifest: toml::Table = std::fs::read_to_string(dir.join("Cargo.toml")).unwrap().parse().unwrap();
         let depends = |on: &str| manifest.get("dependencies").and_then(|t| t.get(on)).is_some();
-        assert!(!depends("sqlx") || dir.ends_with("store"), "{}: SQL belongs in store", dir.display());
-        assert!(
-            !depends("tch") || ["lm", "trainer", "evaluator"].iter().any(|name| dir.ends_with(name)),
-            "{}: tensors belong in lm, trainer and evaluator",
-            dir.display()
-        );
+        for (library, crates, why) in LIBRARIES {
+            assert!(!depends(library) || crates.contains(&name), "inheritune-{name} may not use {library}: {why}");
+        }
+        for (crate_, test_only) in ONLY_IN_TESTS {
+            let is_used = name == crate_ && depends(&format!("inheritune-{test_only}"));
+            assert!(!is_used, "inheritune-{crate_} may use {test_only} in its tests alone");
+        }
+    }
+}
+
+/// What a pure crate must not do: read the clock, the environment, files, sockets, or chance.
+const IMPURE: [&str; 9] = [
+    "std::fs::",
+    "std::net::",
+    "std::env::",
+    "std::thread::",
+    "std::process::",
+    "SystemTime::now",
+    "Instant::now",
+    "OffsetDateTime::now",
+    "Uuid::new_v4",
+];
+
+#[test]
+fn pure_crates_are_pure() {
+    for (path, text) in crate_sources() {
+        let inside = path.strip_prefix(root().join("crates")).unwrap();
+        let is_pure =
+            ["ids", "checkpoint", "domain"].iter().any(|name| inside.starts_with(Path::new(name).join("src")));
+        if !is_pure || inside.file_name().is_some_and(|name| name == "tests.rs") {
+            continue;
+        }
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for word in IMPURE {
+            assert!(!code.contains(word), "{}: `{word}` has no place in a pure crate", path.display());
+        }
+    }
+}
+
+/// Columns of prose; tables and code may be wider, and a link cannot be broken.
+const MAX_COLUMNS: usize = 100;
+
+#[test]
+fn prose_is_wrapped() {
+    let mut pages = Vec::new();
+    for folder in ["", "docs", "docs/adr", "docs/extending", "docs/guides", "docs/concepts", ".github"] {
+        let entries = std::fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        pages.extend(entries.filter(|path| path.extension().is_some_and(|ending| ending == "md")));
+    }
+    assert!(pages.len() > 20, "the pages were not found");
+    for page in pages {
+        let text = std::fs::read_to_string(&page).unwrap();
+        let mut in_code = false;
+        for (number, line) in text.lines().enumerate() {
+            in_code ^= line.trim_start().starts_with("```");
+            let longest = line.split(' ').map(|word| word.chars().count()).max().unwrap_or(0);
+            let is_prose = !in_code && !line.starts_with('|') && longest < MAX_COLUMNS;
+            let place = format!("{}:{}", page.display(), number + 1);
+            assert!(!is_prose || line.chars().count() <= MAX_COLUMNS, "{place}: wrap it at {MAX_COLUMNS} columns");
+        }
     }
 }
 

@@ -20,9 +20,9 @@ use inheritune_domain::id::{ArtifactId, JobId, RunId, Sha256Digest};
 use uuid::Uuid;
 
 use crate::jobs::{Page, Paged};
-use crate::objects::{Folder, FolderFile};
 use crate::rows::{self, Request, corrupt, not_found};
 use crate::{Store, StoreError};
+use inheritune_objects::{Folder, FolderFile};
 
 pub use writer::{ArtifactWriter, FileWriter};
 

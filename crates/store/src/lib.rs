@@ -1,9 +1,8 @@
-//! All SQL and all object storage.
+//! All SQL.
 //!
 //! Owns: the job tables with their leases and fences ([`jobs`]), runs and their inbox ([`runs`]), artifacts
 //! ([`artifacts`]), metric points ([`metrics`]), parts of evaluations
-//! ([`evaluation_units`]), scores side by side ([`scores`]), the object store ([`objects`]), notifications ([`notify`]) and a
-//! private Postgres ([`local_postgres`]).
+//! ([`evaluation_units`]), scores side by side ([`scores`]) and notifications ([`notify`]).
 //!
 //! Entry point: [`Store::connect`].
 //!
@@ -16,21 +15,18 @@ pub mod artifacts;
 pub mod metrics;
 pub mod evaluation_units;
 pub mod scores;
-pub mod objects;
 pub mod notify;
-pub mod local_postgres;
 mod migrate;
-mod occasionally;
 mod report;
 mod rows;
+mod run_models;
 mod sessions;
-
-pub use occasionally::Occasionally;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use inheritune_domain::job::FailureClass;
+use inheritune_objects::{ObjectError, Objects, ObjectsConfig};
 use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
@@ -40,8 +36,6 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
 const TRUSTED_IDLE: Duration = Duration::from_millis(500);
 const BEGIN_LIST: &str = "BEGIN; SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_seqscan = on; \
                           SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on";
-/// How object_store begins to say which status an answer had.
-const STATUS: &str = "status code: ";
 /// Postgres's code for a write where none is taken.
 const READ_ONLY: &str = "25006";
 /// Postgres's code for a table that is not there.
@@ -103,6 +97,19 @@ pub enum StoreError {
     },
 }
 
+impl From<ObjectError> for StoreError {
+    fn from(error: ObjectError) -> Self {
+        match error {
+            ObjectError::Store(error) => Self::Objects(error),
+            ObjectError::File { path, source } => Self::File { path, source },
+            ObjectError::NotFound(file) => Self::NotFound { kind: "file", id: file },
+            ObjectError::GivenUp(_) => Self::WrongState(error.to_string()),
+            ObjectError::Corrupt { name, problem } => Self::Corrupt { name, problem },
+            ObjectError::Location { location, problem } => Self::Location { location, problem },
+        }
+    }
+}
+
 impl StoreError {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
@@ -116,8 +123,8 @@ impl StoreError {
     pub fn class(&self) -> FailureClass {
         match self {
             Self::Database(e) => of_database(e),
-            Self::File { source, .. } => of_file(source),
-            Self::Objects(e) => of_objects(e),
+            Self::File { source, .. } => inheritune_objects::error::class_of_file(source),
+            Self::Objects(e) => inheritune_objects::error::class_of_store(e),
             Self::Migrate(_)
             | Self::LeaseLost(_)
             | Self::NotFound { .. }
@@ -152,34 +159,6 @@ fn of_database(error: &sqlx::Error) -> FailureClass {
     }
 }
 
-fn of_objects(error: &object_store::Error) -> FailureClass {
-    match error {
-        object_store::Error::NotFound { .. } | object_store::Error::InvalidPath { .. } => FailureClass::Permanent,
-        object_store::Error::Generic { source, .. } => {
-            let text = error.to_string();
-            let status = text.split_once(STATUS).and_then(|(_, rest)| rest.get(..3)?.parse::<u16>().ok());
-            match (status, FailureClass::of_cause(source.as_ref())) {
-                // Too slow, or too many at once.
-                (Some(408 | 429), _) => FailureClass::Unavailable,
-                (Some(300..500), _) if !text.contains("QuotaExceeded") => FailureClass::Retryable,
-                (None, Some(FailureClass::Permanent)) => FailureClass::Retryable,
-                (None, Some(class)) => class,
-                // No connection, no time left, an answer of 5xx after object_store's own retries.
-                (Some(_) | None, _) => FailureClass::Unavailable,
-            }
-        }
-        _ => FailureClass::Retryable,
-    }
-}
-
-fn of_file(error: &std::io::Error) -> FailureClass {
-    match FailureClass::of_io(error) {
-        // A file that was too short, or no text, may have been written to meanwhile.
-        FailureClass::Permanent => FailureClass::Retryable,
-        class => class,
-    }
-}
-
 /// Where the store is.
 #[derive(Clone, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -190,7 +169,7 @@ pub struct StoreConfig {
     #[serde(default = "default_max_connections")]
     pub max_connections: u32,
     /// The object store.
-    pub objects: objects::ObjectsConfig,
+    pub objects: ObjectsConfig,
 }
 
 impl std::fmt::Debug for StoreConfig {
@@ -211,7 +190,7 @@ fn default_max_connections() -> u32 {
 #[derive(Clone)]
 pub struct Store {
     pub(crate) pool: sqlx::PgPool,
-    pub(crate) objects: Arc<objects::Objects>,
+    pub(crate) objects: Arc<Objects>,
     pub(crate) wakeups: Arc<tokio::sync::OnceCell<notify::Wakeups>>,
     pub(crate) announcer: notify::Announcer,
     trace_parent: Option<Arc<str>>,
@@ -239,7 +218,7 @@ impl Store {
             })
             .connect_with(options)
             .await?;
-        let objects = objects::Objects::new(&config.objects)?;
+        let objects = Objects::new(&config.objects)?;
         Ok(Self {
             announcer: notify::Announcer::start(pool.clone()),
             pool,
@@ -325,7 +304,7 @@ impl Store {
     }
 
     /// The object store.
-    pub fn objects(&self) -> &objects::Objects {
+    pub fn objects(&self) -> &Objects {
         &self.objects
     }
 

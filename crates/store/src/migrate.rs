@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use inheritune_domain::id::Sha256Digest;
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::{Connection as _, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
 
 use crate::StoreError;
 
@@ -39,6 +40,10 @@ pub(crate) async fn run(migrations: &Migrator, pool: &PgPool) -> Result<(), Stor
             }
         }
     };
+    let migrated = match migrated {
+        Ok(()) => write_views(&mut connection).await.map_err(MigrateError::Execute),
+        Err(error) => Err(error),
+    };
     match migrated {
         Ok(()) => Ok(connection.close().await?),
         Err(error) if is_lock_timeout(&error) => {
@@ -50,6 +55,41 @@ pub(crate) async fn run(migrations: &Migrator, pool: &PgPool) -> Result<(), Stor
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// The views in `ops`, each after those that it reads.
+const VIEWS: [&str; 12] = [
+    include_str!("../../../views/jobs.sql"),
+    include_str!("../../../views/runs.sql"),
+    include_str!("../../../views/models.sql"),
+    include_str!("../../../views/job_attempts.sql"),
+    include_str!("../../../views/training_curves.sql"),
+    include_str!("../../../views/scores.sql"),
+    include_str!("../../../views/workers.sql"),
+    include_str!("../../../views/artifacts.sql"),
+    include_str!("../../../views/queue.sql"),
+    include_str!("../../../views/evaluation_units.sql"),
+    include_str!("../../../views/leaderboard.sql"),
+    include_str!("../../../views/traces.sql"),
+];
+/// Of transactions that write them.
+const VIEWS_LOCK: i64 = 0x696e_6865_7269_7475;
+
+/// Makes the views what this program's files say, unless they are that already. A later release only adds columns.
+async fn write_views(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let text = VIEWS.concat();
+    let digest = Sha256Digest::of(text.as_bytes()).to_string();
+    let mut tx = connection.begin().await?;
+    sqlx::query("-- schema_views.lock\nSELECT pg_advisory_xact_lock($1)").bind(VIEWS_LOCK).execute(&mut *tx).await?;
+    let newest = "-- schema_views.read\nSELECT digest FROM schema_views";
+    if sqlx::query_scalar::<_, String>(newest).fetch_optional(&mut *tx).await?.as_deref() == Some(&digest) {
+        return tx.rollback().await;
+    }
+    sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *tx).await?;
+    let noted = "-- schema_views.write
+        INSERT INTO schema_views (digest) VALUES ($1) ON CONFLICT (only) DO UPDATE SET digest = excluded.digest";
+    sqlx::query(noted).bind(&digest).execute(&mut *tx).await?;
+    tx.commit().await
 }
 
 async fn in_the_way(pool: &PgPool, of: i32) -> Result<Vec<String>, sqlx::Error> {

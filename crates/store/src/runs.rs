@@ -6,7 +6,8 @@
 
 use inheritune_domain::id::{JobId, RunId};
 use inheritune_domain::job::{JobStatus, RetryPolicy};
-use inheritune_domain::run::{Run, RunEvent, RunState, Submission};
+use inheritune_domain::run::note::NOTE_VERSION;
+use inheritune_domain::run::{Note, Run, RunEvent, RunState, Submission};
 use inheritune_domain::spec::{JobKind, Recipe, RunSpec};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -365,7 +366,7 @@ struct Step {
     id: RunId,
     trace_parent: Option<String>,
     run: Run,
-    notes: Vec<String>,
+    notes: Vec<Note>,
 }
 
 impl Step {
@@ -373,7 +374,7 @@ impl Step {
         let transition = match self.run.advance(event) {
             Ok(transition) => transition,
             Err(e) => {
-                self.notes.push(format!("ignored: {e}"));
+                self.notes.push(Note::Ignored { problem: e.to_string() });
                 return Ok(());
             }
         };
@@ -416,26 +417,41 @@ impl Step {
             "-- runs.update
              UPDATE runs
              SET state = $2, state_text = $3, status = $4, version = version + 1, updated_at = now(),
-                 finished_at = CASE WHEN $5 THEN coalesce(finished_at, now()) END
+                 finished_at = CASE WHEN $5 THEN coalesce(finished_at, now()) END, reference_layers = $6, matched = $7
              WHERE id = $1",
             self.id.0,
             rows::to_json(&self.run, "run")?,
             rows::text(&self.run.describe_state()),
             self.run.status().as_str(),
             self.run.state.is_final(),
+            self.run.reference_layers.map(|layers| layers.0 as i32),
+            self.run.matched(),
         )
         .execute(&mut *conn)
         .await?;
-        let notes: Vec<String> = self.notes.iter().map(|note| rows::text(note)).collect();
+        run_models::write(conn, self.id, &self.run).await?;
+        let texts: Vec<String> = self.notes.iter().map(|note| rows::text(&note.to_string())).collect();
+        let notes: Vec<serde_json::Value> = self.notes.iter().map(stored_note).collect::<Result<_, _>>()?;
         sqlx::query!(
             "-- run_notes.insert
-             INSERT INTO run_notes (run_id, text)
-             SELECT $1, note FROM unnest($2::text[]) WITH ORDINALITY AS n (note, position) ORDER BY position",
+             INSERT INTO run_notes (run_id, text, note)
+             SELECT $1, text, note
+             FROM unnest($2::text[], $3::jsonb[]) WITH ORDINALITY AS n (text, note, position) ORDER BY position",
             self.id.0,
+            &texts,
             &notes,
         )
         .execute(conn)
         .await?;
         Ok(())
     }
+}
+
+/// A note as its column has it: with the version of its form.
+fn stored_note(note: &Note) -> Result<serde_json::Value, StoreError> {
+    let mut json = rows::to_json(note, "note")?;
+    if let Some(object) = json.as_object_mut() {
+        object.insert("version".to_owned(), NOTE_VERSION.into());
+    }
+    Ok(json)
 }

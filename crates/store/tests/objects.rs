@@ -9,9 +9,9 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use inheritune_domain::artifact::{ArtifactKind, Location};
+use inheritune_objects::{Folder, Objects, ObjectsConfig, StorageConfig};
 use inheritune_store::artifacts::ArtifactFilter;
 use inheritune_store::jobs::Page;
-use inheritune_store::objects::{Folder, Objects, ObjectsConfig, StorageConfig};
 use inheritune_store::{Store, StoreError};
 use s3::S3Server;
 use serde_json::json;

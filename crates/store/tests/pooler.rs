@@ -10,9 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use inheritune_domain::spec::JobKind;
+use inheritune_objects::{ObjectsConfig, StorageConfig};
 use inheritune_store::StoreError;
 use inheritune_store::notify::Topic;
-use inheritune_store::objects::{ObjectsConfig, StorageConfig};
 use support::submit_and_claim;
 
 /// A running PgBouncer in front of one database.

@@ -15,8 +15,8 @@ use inheritune_data::kind::{self, Content, HEAD_BYTES, Head, Kind};
 use inheritune_data::{DataError, Tally};
 use inheritune_domain::artifact::Location;
 use inheritune_domain::spec::{CorpusFacts, FilesLeftOut, FilesOfKind};
+use inheritune_objects::{Folder, FolderFile};
 use inheritune_runtime::worker::{JobError, StopSignal};
-use inheritune_store::objects::{Folder, FolderFile};
 use inheritune_store::{Store, StoreError};
 use tokio::runtime::Handle;
 

@@ -1,6 +1,6 @@
 //! What a training will cost, from shapes alone: pure arithmetic with its sources named. An estimate, not a promise.
 
-use inheritune_domain::checkpoint::decoder_config::{DecoderConfig, TensorRole};
+use inheritune_checkpoint::decoder_config::{DecoderConfig, TensorRole};
 use inheritune_domain::spec::{Precision, TrainingSpec};
 use inheritune_lm::SCORE_ROWS;
 
@@ -107,7 +107,7 @@ fn activation_bytes(config: &DecoderConfig, training: &TrainingSpec) -> u64 {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use inheritune_domain::checkpoint::decoder_config::Architecture;
+    use inheritune_checkpoint::decoder_config::Architecture;
 
     use super::*;
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use inheritune_api::v1::training_service_server::{TrainingService, TrainingServiceServer};
 use inheritune_api::{convert, status, v1};
+use inheritune_checkpoint::config_json;
+use inheritune_checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::artifact::Location;
-use inheritune_domain::checkpoint::config_json;
-use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::spec::used_tokens;
 use inheritune_lm::tokens::{TOKENS_FILE, TokenSetMeta};
 use inheritune_lm::{Kind, device};

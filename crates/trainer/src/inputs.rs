@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use inheritune_domain::checkpoint::carried_files::{Fate, fates};
-use inheritune_domain::checkpoint::carried_settings;
-use inheritune_domain::checkpoint::config_json::{self, WeightsDtype};
-use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
-use inheritune_domain::checkpoint::layer_map::LayerMap;
-use inheritune_domain::checkpoint::safetensors_header::Dtype;
-use inheritune_domain::checkpoint::tokenizer_files::{VocabularyFiles, is_tokenizer_file};
+use inheritune_checkpoint::carried_files::{Fate, fates};
+use inheritune_checkpoint::carried_settings;
+use inheritune_checkpoint::config_json::{self, WeightsDtype};
+use inheritune_checkpoint::decoder_config::DecoderConfig;
+use inheritune_checkpoint::layer_map::LayerMap;
+use inheritune_checkpoint::safetensors_header::Dtype;
+use inheritune_checkpoint::tokenizer_files::{VocabularyFiles, is_tokenizer_file};
 use inheritune_domain::spec::{Precision, TrainSpec};
 use inheritune_runtime::worker::JobError;
 use inheritune_store::artifacts::ArtifactWriter;

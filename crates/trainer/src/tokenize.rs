@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
+use inheritune_checkpoint::carried_files::{Fate, MAX_CARRIED_FILE_BYTES, fates};
+use inheritune_checkpoint::tokenizer_files::{VocabularyFiles, is_tokenizer_file, no_vocabulary};
 use inheritune_data::{ReadAs, Tally};
 use inheritune_domain::artifact::{ArtifactKind, Location};
-use inheritune_domain::checkpoint::carried_files::{Fate, MAX_CARRIED_FILE_BYTES, fates};
-use inheritune_domain::checkpoint::tokenizer_files::{VocabularyFiles, is_tokenizer_file, no_vocabulary};
 use inheritune_domain::job::Progress;
 use inheritune_domain::spec::{CorpusFacts, TokenizeSpec, Tokenized, TokenizerSource, defaults};
 use inheritune_lm::tokenizer::Tokenizer;

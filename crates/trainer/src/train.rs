@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use inheritune_checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::artifact::{Artifact, ArtifactKind, Location};
-use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::model_card::CardMetadata;
 use inheritune_domain::spec::{Ceilings, TrainSpec, Trained, TrainingSpec};
 use inheritune_lm::tokenizer::vocabulary_sha256;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
+use inheritune_checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::job::{MetricPoint, Progress};
 use inheritune_domain::spec::{TrainSpec, used_tokens};
 use inheritune_lm::optimizer::{self, AdamW, AdamWConfig};

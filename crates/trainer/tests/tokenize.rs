@@ -108,7 +108,7 @@ async fn rows_and_packings_do_not_change_the_tokens() {
     assert_eq!(bench.read(again.tokens, "tokenizer.json").await, bench.read(plain.tokens, "tokenizer.json").await);
 }
 
-/// What pyarrow packed in each way (scripts/make-parquet.py) is what the same rows are as JSONL.
+/// What pyarrow packed in each way (scripts/golden/make-parquet.py) is what the same rows are as JSONL.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d5_parquet_rows_are_documents() {
     let bench = Bench::new().await;

@@ -1,9 +1,9 @@
 //! Enumerations on the wire: `JOB_KIND_TOKENIZE` is the value of `JobKind` that the domain calls `tokenize`. The names alone
 //! connect the two; a test walks all values of both.
 
+use inheritune_checkpoint::decoder_config::Family;
+use inheritune_checkpoint::inherit_set::InheritPart;
 use inheritune_domain::artifact::ArtifactKind;
-use inheritune_domain::checkpoint::decoder_config::Family;
-use inheritune_domain::checkpoint::inherit_set::InheritPart;
 use inheritune_domain::job::JobStatus;
 use inheritune_domain::names::Named;
 use inheritune_domain::spec::{DecayOn, GrowthSource, JobKind, MatchBy, Precision, Recipe, Sampling, Schedule};

@@ -1,8 +1,8 @@
 //! Shapes of models, and slices.
 
+use inheritune_checkpoint::decoder_config::{Architecture, DecoderConfig, Family};
+use inheritune_checkpoint::inherit_set::{InheritPart, InheritSet};
 use inheritune_domain::artifact::Location;
-use inheritune_domain::checkpoint::decoder_config::{Architecture, DecoderConfig, Family};
-use inheritune_domain::checkpoint::inherit_set::{InheritPart, InheritSet};
 use inheritune_domain::id::LayerCount;
 use inheritune_domain::spec::{JobSpec, LayerMapRule, SliceSource, SliceSpec, Sliced, defaults, limits};
 use inheritune_domain::violation::Violations;

@@ -1,9 +1,9 @@
 #![allow(clippy::unwrap_used)]
 
 use expect_test::{Expect, expect};
+use inheritune_checkpoint::decoder_config::{Architecture, DecoderConfig, Family};
+use inheritune_checkpoint::inherit_set::{InheritPart, InheritSet};
 use inheritune_domain::artifact::Location;
-use inheritune_domain::checkpoint::decoder_config::{Architecture, DecoderConfig, Family};
-use inheritune_domain::checkpoint::inherit_set::{InheritPart, InheritSet};
 use inheritune_domain::comparison::Difference;
 use inheritune_domain::id::{ArtifactId, JobId, LayerCount};
 use inheritune_domain::job::Progress;

@@ -1,11 +1,11 @@
 //! Tokenizing and training.
 
+use inheritune_checkpoint::decoder_config::Architecture;
 use inheritune_domain::artifact::Location;
-use inheritune_domain::checkpoint::decoder_config::Architecture;
 use inheritune_domain::id::ArtifactId;
 use inheritune_domain::spec::{
     CorpusFacts, FilesLeftOut, FilesOfKind, TokenizeSpec, Tokenized, TokenizerSource, TrainSpec, Trained, TrainingSpec,
-    defaults, limits,
+    architecture, defaults, limits,
 };
 use inheritune_domain::violation::Violations;
 use uuid::Uuid;
@@ -91,7 +91,9 @@ impl TryFrom<v1::EstimateRequest> for Estimate {
         let training = training_spec(&mut at, message);
         notes.domain(training.validate(), |path| format!("training.{path}"));
         if let EstimateModel::Fresh { architecture, vocab_size } = &model {
-            notes.domain(architecture.validate_with_vocabulary(*vocab_size), |path| format!("fresh.{path}"));
+            notes.domain(architecture::validate_with_vocabulary(architecture, *vocab_size), |path| {
+                format!("fresh.{path}")
+            });
         }
         notes.into_result(Self { model, tokens, training, data_fraction })
     }

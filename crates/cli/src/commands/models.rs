@@ -7,8 +7,8 @@ use inheritune_domain::spec::{LayerMapRule, SliceSource, SliceSpec, defaults};
 use super::{connect, location, print, read_recipe};
 use crate::args::{Global, PlanSlice, SliceCommand, TrainCommand};
 use crate::failure::Failure;
-use crate::report::numbers;
 use crate::show;
+use inheritune_report::numbers;
 
 pub(super) async fn slice(global: &Global, command: SliceCommand) -> Result<(), Failure> {
     match command {

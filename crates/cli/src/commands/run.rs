@@ -17,10 +17,10 @@ use crate::args::{CreateRun, Ending, Global, Output, RunCommand};
 use crate::destination::{check_apart, check_destination};
 use crate::export::Existing;
 use crate::failure::Failure;
-use crate::report;
 use crate::screen::{Screen, is_final};
 use crate::show;
 use crate::watch;
+use inheritune_report as report;
 
 /// Runs of one recipe that `--request-id-from-recipe` looks through at most.
 const MAX_RUNS_OF_RECIPE: u32 = 1000;

@@ -1,11 +1,11 @@
 //! What a recipe will do, as far as the recipe itself says it.
 
-use inheritune_domain::checkpoint::inherit_set::{InheritPart, InheritSet};
+use inheritune_checkpoint::inherit_set::{InheritPart, InheritSet};
 use inheritune_domain::id::LayerCount;
 use inheritune_domain::spec::{GrowthSource, LayerMapRule, MatchBy, Recipe, RunSpec, TokenizerSpec, TrainingSpec};
 use serde::Serialize;
 
-use crate::report::numbers;
+use inheritune_report::numbers;
 
 /// The models that a recipe makes, in order.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Run, RunState};
+use super::{Note, Run, RunState};
 use crate::spec::{JobOutcome, JobSpec};
 
 /// What happened to a run.
@@ -61,7 +61,7 @@ pub struct Transition {
     /// What its unfinished jobs are told.
     pub request: Option<JobsRequest>,
     /// What was decided, for people; in order.
-    pub notes: Vec<String>,
+    pub notes: Vec<Note>,
 }
 
 /// A job to submit.

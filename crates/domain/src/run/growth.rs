@@ -2,12 +2,12 @@
 //! compared with. Paper: Algorithm 1.
 
 use super::jobs::parse_location;
-use super::{Model, ModelRecord, Run, RunState, Transition};
+use super::note::Settled;
+use super::{Model, ModelDecision, ModelRecord, Note, Run, RunState, Transition};
 use crate::artifact::Location;
-use crate::checkpoint::inherit_set::InheritSet;
-use crate::comparison::Difference;
 use crate::id::LayerCount;
-use crate::spec::{GrowthSource, LayerMapRule, MatchBy, Recipe, Score, SliceSource};
+use crate::spec::{GrowthSource, LayerMapRule, MatchBy, Recipe, SliceSource};
+use inheritune_checkpoint::inherit_set::InheritSet;
 
 impl Run {
     /// The last candidate that was measured.
@@ -15,7 +15,7 @@ impl Run {
         self.last_candidate().filter(|record| record.validation.is_some())
     }
 
-    pub(super) fn after_tokens(mut self, notes: Vec<String>) -> Transition {
+    pub(super) fn after_tokens(mut self, notes: Vec<Note>) -> Transition {
         if let Some(uri) = &self.spec.reference.checkpoint {
             let location = parse_location(uri);
             self.record_mut(Model::Reference).checkpoint = Some(location);
@@ -37,7 +37,7 @@ impl Run {
         }
     }
 
-    pub(super) fn after_measured(self, model: Model) -> Transition {
+    pub(super) fn after_measured(mut self, model: Model) -> Transition {
         let record = self.record(model).cloned();
         let Some((record, score)) = record.and_then(|record| Some((record.clone(), record.validation?))) else {
             let problem = format!("{}: the evaluation brought no validation loss", self.model_name(model));
@@ -48,16 +48,19 @@ impl Run {
             let problem = format!("{}: the validation loss is {}", self.model_name(model), score.value);
             return self.go_on_without(model, &problem);
         }
-        let mut notes = vec![format!("{}: validation loss {} nats", self.model_name(model), with_error(&score))];
+        let mut notes = vec![Note::Measured { model: self.model_name(model), loss: score }];
         match model {
             Model::Reference => self.first_candidate(notes),
             Model::Candidate { round, layers } => match self.decide(round, layers, &record) {
                 Decision::Grow { layers } => {
-                    let from = record.difference.map(|difference| format!(" ({} nats)", with_interval(&difference)));
-                    notes.push(format!("not matched yet{}: grow to {layers} layers", from.unwrap_or_default()));
+                    self.record_mut(model).decision = Some(ModelDecision::Grow);
+                    notes.push(Note::Grown { difference: record.difference, layers });
                     self.slice_candidate(round + 1, layers, notes)
                 }
                 Decision::Settle { note } => {
+                    let is_match = matches!(note, Note::Matched { .. });
+                    self.record_mut(model).decision =
+                        Some(if is_match { ModelDecision::Match } else { ModelDecision::Settle });
                     notes.push(note);
                     self.next_extra(None, notes)
                 }
@@ -78,14 +81,14 @@ impl Run {
             return self.fail(problem.to_owned());
         }
         self.record_mut(model).given_up = Some(problem.to_owned());
-        let notes = vec![format!("{}: given up, the run goes on without it: {problem}", self.model_name(model))];
+        let notes = vec![Note::GivenUp { model: self.model_name(model), problem: problem.to_owned() }];
         match model {
             Model::Reference => self.first_candidate(notes),
             Model::Control { .. } | Model::Arm { .. } | Model::Candidate { .. } => self.next_extra(Some(model), notes),
         }
     }
 
-    fn first_candidate(self, notes: Vec<String>) -> Transition {
+    fn first_candidate(self, notes: Vec<Note>) -> Transition {
         let start = match &self.spec.target.layer_map {
             LayerMapRule::List(list) => Some(LayerCount(list.len() as u32)),
             LayerMapRule::First | LayerMapRule::FirstAndLast => {
@@ -99,7 +102,7 @@ impl Run {
         }
     }
 
-    pub(super) fn slice_candidate(self, round: u32, layers: LayerCount, mut notes: Vec<String>) -> Transition {
+    pub(super) fn slice_candidate(self, round: u32, layers: LayerCount, mut notes: Vec<Note>) -> Transition {
         if let Some(reference) = self.reference_layers
             && layers > reference
         {
@@ -125,9 +128,7 @@ impl Run {
             inherit: self.spec.target.inherit,
             previous,
         };
-        let inherit = self.spec.target.inherit;
-        let set = if inherit == InheritSet::ALL { String::new() } else { format!(" ({inherit})") };
-        notes.push(format!("round {round}: inherit {layers} layers{set}"));
+        notes.push(Note::Inherited { round, layers, inherit: self.spec.target.inherit });
         self.slice(Model::Candidate { round, layers }, source, notes)
     }
 
@@ -135,31 +136,24 @@ impl Run {
         let benchmark = self.record(Model::Reference).and_then(|r| r.validation.as_ref()).map(|s| s.value);
         let target = &self.spec.target;
         match (self.spec.recipe, benchmark) {
-            (Recipe::LowData, _) => Decision::Settle { note: "one round: done growing".to_owned() },
-            (Recipe::FullData, None) => Decision::Settle { note: "no benchmark: done growing".to_owned() },
+            (Recipe::LowData, _) => Decision::settle(Settled::OneRound),
+            (Recipe::FullData, None) => Decision::settle(Settled::NoReferenceLoss),
             (Recipe::FullData, Some(benchmark)) => {
                 if self.is_matched(record) == Some(true) {
-                    let tolerance = target.tolerance_nats;
-                    let note = match record.difference {
-                        Some(difference) => {
-                            format!(
-                                "matched: {} nats from the reference, at most {tolerance}",
-                                with_interval(&difference)
-                            )
-                        }
-                        None => {
-                            let loss = record.validation.as_ref().map_or(f64::NAN, |score| score.value);
-                            format!("matched: {loss:.4} is at most the reference's {benchmark:.4} + {tolerance}")
-                        }
+                    let note = Note::Matched {
+                        loss_nats: record.validation.as_ref().map_or(f64::NAN, |score| score.value),
+                        reference_nats: benchmark,
+                        tolerance_nats: target.tolerance_nats,
+                        difference: record.difference,
                     };
                     return Decision::Settle { note };
                 }
                 let limit = self.reference_layers.unwrap_or(layers);
                 if layers >= limit {
-                    return Decision::Settle { note: format!("not matched at the reference's own depth of {limit}") };
+                    return Decision::settle(Settled::ReferenceDepth { layers: limit });
                 }
                 if round >= target.max_rounds {
-                    return Decision::Settle { note: format!("not matched after max_rounds = {}", target.max_rounds) };
+                    return Decision::settle(Settled::MaxRounds { rounds: target.max_rounds });
                 }
                 Decision::Grow { layers: LayerCount((layers.0 + target.grow_by).min(limit.0)) }
             }
@@ -167,7 +161,7 @@ impl Run {
     }
 
     /// The controls, then the arms, then the end.
-    fn next_extra(self, done: Option<Model>, notes: Vec<String>) -> Transition {
+    fn next_extra(self, done: Option<Model>, notes: Vec<Note>) -> Transition {
         let controls = (0..self.spec.controls.len() as u32).map(|index| Model::Control { index });
         let arms = (0..self.spec.arms.len() as u32).map(|index| Model::Arm { index });
         let mut extras = controls.chain(arms);
@@ -180,7 +174,7 @@ impl Run {
         };
         let Some(model) = next else {
             let matched = self.is_matched(&winner);
-            let mut transition = self.end(RunState::Finished { winner: winner.model, matched }, "finished");
+            let mut transition = self.end(RunState::Finished { winner: winner.model, matched }, Note::Finished);
             transition.notes.splice(0..0, notes);
             return transition;
         };
@@ -224,20 +218,11 @@ impl Run {
 
 enum Decision {
     Grow { layers: LayerCount },
-    Settle { note: String },
+    Settle { note: Note },
 }
 
-/// `+0.0123 (95 %: +0.0101 to +0.0145)`
-fn with_interval(difference: &Difference) -> String {
-    match difference.confidence_interval() {
-        Some((low, high)) => format!("{:+.4} (95 %: {low:+.4} to {high:+.4})", difference.value),
-        None => format!("{:+.4}", difference.value),
-    }
-}
-
-fn with_error(score: &Score) -> String {
-    match score.stderr {
-        Some(stderr) => format!("{:.4} ± {stderr:.4}", score.value),
-        None => format!("{:.4}", score.value),
+impl Decision {
+    fn settle(why: Settled) -> Self {
+        Self::Settle { note: Note::Settled { why } }
     }
 }

@@ -1,12 +1,12 @@
 //! The jobs of a run: what each step of each model submits, taken from the recipe and from what is known by then.
 
-use super::{Model, Run, RunState, Transition};
+use super::{Model, Note, Run, RunState, Transition};
 use crate::artifact::Location;
-use crate::checkpoint::inherit_set::InheritSet;
 use crate::spec::{
     EvaluateSpec, EvaluationTask, JobSpec, SliceSource, SliceSpec, TokenizeSpec, TokenizerSource, TokenizerSpec,
     TrainSpec, TrainingSpec, defaults,
 };
+use inheritune_checkpoint::inherit_set::InheritSet;
 
 impl Run {
     pub(super) fn tokenize(self) -> Transition {
@@ -27,7 +27,7 @@ impl Run {
         self.submit(RunState::Tokenizing, "tokenize the corpus".to_owned(), spec, Vec::new())
     }
 
-    pub(super) fn slice(mut self, model: Model, source: SliceSource, notes: Vec<String>) -> Transition {
+    pub(super) fn slice(mut self, model: Model, source: SliceSource, notes: Vec<Note>) -> Transition {
         self.record_mut(model);
         let label = format!("{}: slice", self.model_name(model));
         let spec = JobSpec::Slice(SliceSpec {
@@ -56,7 +56,7 @@ impl Run {
         self.submit(RunState::Training(model), label, spec, Vec::new())
     }
 
-    pub(super) fn evaluate(mut self, model: Model, notes: Vec<String>) -> Transition {
+    pub(super) fn evaluate(mut self, model: Model, notes: Vec<Note>) -> Transition {
         let (Some(tokens), Some(checkpoint)) = (self.tokens, self.record_mut(model).checkpoint.clone()) else {
             return self.fail("nothing to evaluate".to_owned());
         };

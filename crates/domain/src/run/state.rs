@@ -1,5 +1,6 @@
 //! Where a run stands, and what it knows of each of its models.
 
+use inheritune_ids::named;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::Location;
@@ -104,6 +105,18 @@ pub struct TokenSetRef {
     pub vocab_size: Option<u32>,
 }
 
+named! {
+    /// What followed from a candidate's loss.
+    pub enum ModelDecision {
+        /// A larger candidate is next.
+        Grow = "grow",
+        /// It matches the reference.
+        Match = "match",
+        /// Growth ended without a match.
+        Settle = "settle",
+    }
+}
+
 /// What is known of one model of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelRecord {
@@ -132,6 +145,9 @@ pub struct ModelRecord {
     /// That loss less the reference's, sequence by sequence; none for the reference.
     #[serde(default)]
     pub difference: Option<Difference>,
+    /// What followed from its loss; none for models that are no candidates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<ModelDecision>,
     /// Its scores on the recipe's benchmarks.
     #[serde(default)]
     pub benchmarks: Vec<Score>,
@@ -161,6 +177,7 @@ impl ModelRecord {
             parameters: None,
             validation: None,
             difference: None,
+            decision: None,
             benchmarks: Vec::new(),
             scores: None,
             benchmarks_problem: None,

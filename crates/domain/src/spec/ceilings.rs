@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{JobSpec, RunSpec, SliceSource, TokenizerSpec};
-use crate::checkpoint::decoder_config::{Architecture, DecoderConfig};
 use crate::violation::Violations;
+use inheritune_checkpoint::decoder_config::{Architecture, DecoderConfig};
 
 /// The section `ceilings` of a service's configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,17 +4,17 @@ use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::recipe::LayerMapRule;
 use super::training::TrainingSpec;
-use super::{defaults, limits};
+use super::{architecture, defaults, limits};
 use crate::artifact::Location;
 use crate::benchmark;
-use crate::checkpoint::decoder_config::Architecture;
-use crate::checkpoint::inherit_set::InheritSet;
 use crate::id::{ArtifactId, JobId, LayerCount, Sha256Digest};
 use crate::job::METRICS;
-use crate::names::named;
 use crate::violation::Violations;
+use inheritune_checkpoint::decoder_config::Architecture;
+use inheritune_checkpoint::inherit_set::InheritSet;
+use inheritune_checkpoint::layer_map::LayerMapRule;
+use inheritune_ids::named;
 
 /// What a job is to do. Which queue it stands in follows from its variant.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -152,7 +152,7 @@ impl SliceSpec {
     fn validate(&self, v: &mut Violations) {
         match &self.source {
             SliceSource::Architecture { architecture, vocab_size } => {
-                if let Err(inner) = architecture.validate_with_vocabulary(*vocab_size) {
+                if let Err(inner) = architecture::validate_with_vocabulary(architecture, *vocab_size) {
                     v.nest("source", inner);
                 }
             }

@@ -5,8 +5,8 @@
 //! A limit here says what makes sense anywhere. What one machine is willing to do is its service's configuration:
 //! [`Ceilings`](super::Ceilings).
 
-use crate::checkpoint::decoder_config::{MAX_DIMENSION, MAX_LAYERS};
 use crate::violation::Violations;
+use inheritune_checkpoint::decoder_config::{MAX_DIMENSION, MAX_LAYERS};
 
 /// Shortest that may be asked for: less is a slip, such as 5 for 5 GB.
 pub const MIN_MAX_SHARD_SIZE_BYTES: u64 = 1 << 20;

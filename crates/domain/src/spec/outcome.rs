@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::corpus_facts::CorpusFacts;
 use crate::benchmark;
-use crate::checkpoint::decoder_config::DecoderConfig;
 use crate::comparison::Difference;
 use crate::id::{ArtifactId, LayerCount};
+use inheritune_checkpoint::decoder_config::DecoderConfig;
 
 /// What a job made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

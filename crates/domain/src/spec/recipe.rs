@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 use super::defaults;
 use super::training::TrainingSpec;
 use crate::artifact::Location;
-use crate::checkpoint::decoder_config::Architecture;
-use crate::checkpoint::inherit_set::InheritSet;
-use crate::checkpoint::layer_map::LayerMap;
 use crate::id::{ArtifactId, LayerCount};
-use crate::names::named;
 use crate::violation::Violations;
+use inheritune_checkpoint::decoder_config::Architecture;
+use inheritune_checkpoint::inherit_set::InheritSet;
+use inheritune_checkpoint::layer_map::LayerMapRule;
+use inheritune_ids::named;
 
 named! {
     /// Which of the paper's two recipes (poster §2 and §3).
@@ -187,42 +187,6 @@ named! {
         Reference = "reference",
         /// The previous candidate's trained layers, then the reference's next ones.
         Carry = "carry",
-    }
-}
-
-/// How a number of layers becomes a list of source layers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "kebab-case")]
-pub enum LayerMapRule {
-    /// The first n (the paper's recipe).
-    #[default]
-    First,
-    /// The first n-1 and the last.
-    FirstAndLast,
-    /// This list, whatever n; one round only.
-    List(Vec<u32>),
-}
-
-impl LayerMapRule {
-    /// The source layers of a target of `layers` blocks; a list has its own number of them.
-    ///
-    /// # Errors
-    /// No layers, more than the reference has, or an entry of a list that it does not have.
-    pub fn layer_map(&self, layers: LayerCount, reference_layers: LayerCount) -> Result<LayerMap, Violations> {
-        let sources = match self {
-            Self::First | Self::FirstAndLast if layers > reference_layers => {
-                let mut v = Violations::default();
-                v.add("layers", format!("{layers} is more than the reference's {reference_layers} layers"));
-                return Err(v);
-            }
-            Self::First => (0..layers.0).collect(),
-            Self::FirstAndLast => match layers.0.checked_sub(1) {
-                Some(all_but_one) => (0..all_but_one).chain([reference_layers.0 - 1]).collect(),
-                None => Vec::new(),
-            },
-            Self::List(list) => list.clone(),
-        };
-        LayerMap::new(sources, reference_layers)
     }
 }
 

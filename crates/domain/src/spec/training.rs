@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{defaults, limits};
-use crate::names::named;
 use crate::violation::Violations;
+use inheritune_ids::named;
 
 /// How a model is trained (paper §4 and appendix; knobs of the released code).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

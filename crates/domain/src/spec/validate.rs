@@ -3,13 +3,12 @@
 use std::collections::{HashMap, HashSet};
 
 use super::job::{validate_benchmarks, validate_layer_list, validate_once};
-use super::limits;
-use super::recipe::{
-    CorpusSpec, EvaluationSpec, GrowthSource, LayerMapRule, Recipe, ReferenceSpec, RunSpec, TokenizerSpec,
-};
+use super::recipe::{CorpusSpec, EvaluationSpec, GrowthSource, Recipe, ReferenceSpec, RunSpec, TokenizerSpec};
 use super::training::{TrainingSpec, used_tokens};
+use super::{architecture, limits};
 use crate::artifact::Location;
 use crate::violation::Violations;
+use inheritune_checkpoint::layer_map::LayerMapRule;
 
 impl RunSpec {
     /// Every bad field of the recipe, without looking at the reference itself.
@@ -284,7 +283,7 @@ impl ReferenceSpec {
                 );
             }
             (None, Some(architecture)) => {
-                if let Err(inner) = architecture.validate() {
+                if let Err(inner) = architecture::validate(architecture) {
                     v.nest("reference.architecture", inner);
                 }
                 if let Some(training) = &self.training

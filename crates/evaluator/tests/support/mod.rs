@@ -42,7 +42,7 @@ pub fn write_model(dir: &Path, weight: impl Fn(&str, Tensor) -> Tensor) {
     });
     std::fs::create_dir_all(dir).unwrap();
     std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
-    let shape = inheritune_domain::checkpoint::decoder_config::DecoderConfig::from_hf(&config).unwrap();
+    let shape = inheritune_checkpoint::decoder_config::DecoderConfig::from_hf(&config).unwrap();
     let mut tensors = Vec::new();
     for (seed, spec) in (1..).zip(shape.tensors()) {
         if spec.tied_to.is_some() {

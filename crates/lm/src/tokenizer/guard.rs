@@ -1,6 +1,6 @@
 //! What keeps a tokenizer of others from taking the process with it: panics become errors, time and memory have limits.
 //!
-//! [`inheritune_domain::checkpoint::tokenizer_json`] refuses what a file says in so many words; here is what only running
+//! [`inheritune_checkpoint::tokenizer_json`] refuses what a file says in so many words; here is what only running
 //! it can tell.
 
 use std::ffi::{c_int, c_ulong};

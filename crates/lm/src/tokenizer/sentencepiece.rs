@@ -13,9 +13,7 @@ mod unigram;
 
 use std::ops::Range;
 
-use inheritune_domain::checkpoint::sentencepiece_model::{
-    Algorithm, Piece, PieceKind, SentencePieceModel, UnknownText,
-};
+use inheritune_checkpoint::sentencepiece_model::{Algorithm, Piece, PieceKind, SentencePieceModel, UnknownText};
 use tokenizers::AddedToken;
 
 use self::bpe::{Bpe, Words};

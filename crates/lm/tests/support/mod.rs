@@ -5,24 +5,24 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use inheritune_domain::checkpoint::config_json::{self, WeightsDtype};
-use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
-use inheritune_domain::checkpoint::inherit_set::InheritSet;
-use inheritune_domain::checkpoint::safetensors_header::{Dtype, NewTensor, SafetensorsHeader, write_header};
-use inheritune_domain::checkpoint::slice_plan::{Inheritance, Inventory, Origin, SlicePlan, layer_map};
+use inheritune_checkpoint::config_json::{self, WeightsDtype};
+use inheritune_checkpoint::decoder_config::DecoderConfig;
+use inheritune_checkpoint::inherit_set::InheritSet;
+use inheritune_checkpoint::safetensors_header::{Dtype, NewTensor, SafetensorsHeader, write_header};
+use inheritune_checkpoint::slice_plan::{Inheritance, Inventory, Origin, SlicePlan, layer_map};
 use inheritune_domain::spec::{DecayOn, LayerMapRule};
 use inheritune_lm::optimizer::AdamWConfig;
 use inheritune_lm::{Decoder, Device, Kind, Tensor, no_grad};
 
-/// Must match scripts/make-golden.py.
+/// Must match scripts/golden/make-golden.py.
 pub const ADAMW: AdamWConfig =
     AdamWConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, decay: DecayOn::Matrices };
-/// Must match scripts/make-golden.py.
+/// Must match scripts/golden/make-golden.py.
 pub const LR: f64 = 3e-3;
-/// Must match scripts/make-golden.py.
+/// Must match scripts/golden/make-golden.py.
 pub const MAX_NORM: f64 = 1.0;
 
-/// What scripts/make-golden.py wrote.
+/// What scripts/golden/make-golden.py wrote.
 pub fn golden_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }

@@ -1,15 +1,15 @@
 //! The directory and the pickle of an archive that `torch.save` wrote. What they mean is
-//! `inheritune_domain::checkpoint::torch_archive`'s to say; nothing is executed.
+//! `inheritune_checkpoint::torch_archive`'s to say; nothing is executed.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
-use inheritune_domain::checkpoint::pickle::{MAX_PICKLE_BYTES, PickleError};
-use inheritune_domain::checkpoint::safetensors_header::HeaderTensor;
-use inheritune_domain::checkpoint::torch_archive::{ArchiveError, MAX_WORD_BYTES, StateDict, TorchArchive};
-use inheritune_domain::checkpoint::zip_directory::{
+use inheritune_checkpoint::pickle::{MAX_PICKLE_BYTES, PickleError};
+use inheritune_checkpoint::safetensors_header::HeaderTensor;
+use inheritune_checkpoint::torch_archive::{ArchiveError, MAX_WORD_BYTES, StateDict, TorchArchive};
+use inheritune_checkpoint::zip_directory::{
     DirectoryEnd, END_BYTES, LOCAL_HEADER_BYTES, MAX_NAME_BYTES, ZipDirectory, ZipEntry,
 };
 

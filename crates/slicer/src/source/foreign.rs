@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use inheritune_checkpoint::decoder_config::{ConfigError, DecoderConfig};
+use inheritune_checkpoint::litgpt::{self, LITGPT_FILE, LITGPT_YAML_FILE};
+use inheritune_checkpoint::nanogpt::NanoGpt;
+use inheritune_checkpoint::torch_archive::StateDict;
 use inheritune_domain::artifact::Location;
-use inheritune_domain::checkpoint::decoder_config::{ConfigError, DecoderConfig};
-use inheritune_domain::checkpoint::litgpt::{self, LITGPT_FILE, LITGPT_YAML_FILE};
-use inheritune_domain::checkpoint::nanogpt::NanoGpt;
-use inheritune_domain::checkpoint::torch_archive::StateDict;
-use inheritune_store::objects::Folder;
+use inheritune_objects::Folder;
 
 use super::{Checkpoint, WeightsSource, archive, small_file};
 use crate::error::{BadCheckpoint, SlicerError};

@@ -1,7 +1,7 @@
 //! The header of a safetensors file.
 
 use bytes::Bytes;
-use inheritune_domain::checkpoint::safetensors_header::{HeaderTensor, PREFIX_BYTES, SafetensorsHeader};
+use inheritune_checkpoint::safetensors_header::{HeaderTensor, PREFIX_BYTES, SafetensorsHeader};
 
 use super::WeightsSource;
 use crate::error::{BadCheckpoint, SlicerError};

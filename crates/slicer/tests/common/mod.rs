@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use inheritune_api::v1::slicing_service_client::SlicingServiceClient;
+use inheritune_checkpoint::decoder_config::DecoderConfig;
+use inheritune_checkpoint::inherit_set::InheritSet;
 use inheritune_domain::artifact::{ArtifactKind, Location};
-use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
-use inheritune_domain::checkpoint::inherit_set::InheritSet;
 use inheritune_domain::id::{ArtifactId, LayerCount};
 use inheritune_domain::job::{JobRecord, JobStatus, RetryPolicy};
 use inheritune_domain::spec::{JobOutcome, JobSpec, LayerMapRule, SliceSource, SliceSpec, Sliced, defaults};
+use inheritune_objects::{ObjectsConfig, StorageConfig};
+use inheritune_postgres::LocalPostgres;
 use inheritune_runtime::security::Security;
 use inheritune_runtime::serve::{bind, serve};
 use inheritune_runtime::worker::{WorkerConfig, run_worker};
 use inheritune_slicer::SliceHandler;
 use inheritune_store::jobs::NewJob;
-use inheritune_store::local_postgres::LocalPostgres;
-use inheritune_store::objects::{ObjectsConfig, StorageConfig};
 use inheritune_store::{Store, StoreConfig};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -190,7 +190,7 @@ pub type Tensor = (String, Dtype, Vec<usize>, Vec<u8>);
 pub fn tensors(config: &Value, dtype: Dtype, flavour: u8, name: impl Fn(&str) -> String) -> Vec<Tensor> {
     let specs = DecoderConfig::from_hf(config).unwrap().tensors();
     let stored = specs.into_iter().filter(|spec| spec.tied_to.is_none());
-    let tensor = |(i, spec): (usize, inheritune_domain::checkpoint::decoder_config::TensorSpec)| {
+    let tensor = |(i, spec): (usize, inheritune_checkpoint::decoder_config::TensorSpec)| {
         let shape: Vec<usize> = spec.shape.iter().map(|d| *d as usize).collect();
         let bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;
         let data = (0..bytes).map(|at| (at * 31 + i * 7 + usize::from(flavour)) as u8).collect();

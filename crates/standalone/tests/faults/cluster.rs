@@ -8,8 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use inheritune_domain::artifact::Location;
 use inheritune_domain::id::ArtifactId;
-use inheritune_store::local_postgres::LocalPostgres;
-use inheritune_store::objects::{ObjectsConfig, StorageConfig};
+use inheritune_objects::{ObjectsConfig, StorageConfig};
+use inheritune_postgres::LocalPostgres;
 use inheritune_store::{Store, StoreConfig};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use inheritune_checkpoint::inherit_set::InheritSet;
 use inheritune_domain::artifact::Location;
-use inheritune_domain::checkpoint::inherit_set::InheritSet;
 use inheritune_domain::id::{ArtifactId, LayerCount};
 use inheritune_domain::job::JobStatus;
 use inheritune_domain::spec::{EvaluateSpec, EvaluationTask, JobSpec, LayerMapRule, SliceSource, SliceSpec, defaults};

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use super::ROOT;
 use crate::StoreError;
-use crate::objects::{Chunk, Finished, Objects, Segment};
 use crate::rows::corrupt;
+use inheritune_objects::{Chunk, Finished, Objects, Segment};
 
 /// Its name; no file of an artifact may be called so.
 pub(super) const JOURNAL_FILE: &str = "journal.json";

@@ -17,9 +17,9 @@ use uuid::Uuid;
 use super::journal::{EarlierAttempt, JOURNAL_FILE, Journal, earlier_attempts, reuse, try_delete_place};
 use super::{MANIFEST_FILE, PUBLISHED_BYTES, ROOT, file_count};
 use crate::jobs::LeaseKey;
-use crate::objects::{Finished, Objects, Segment, Upload, WrittenBytes, plan_digest};
 use crate::rows;
 use crate::{Store, StoreError};
+use inheritune_objects::{Finished, Objects, Segment, Upload, WrittenBytes, plan_digest};
 
 pub use file::FileWriter;
 use names::check_name;

@@ -2,22 +2,20 @@
 #![allow(dead_code, clippy::unwrap_used)] // every test file uses a part of it
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use inheritune_checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::artifact::Location;
-use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::id::{ArtifactId, LayerCount, WorkerId};
 use inheritune_domain::job::RetryPolicy;
 use inheritune_domain::spec::{
     EvaluateSpec, Evaluated, EvaluationTask, JobKind, JobOutcome, JobSpec, RunSpec, Score, SliceSource, SliceSpec,
     Sliced, TokenizeSpec, Tokenized, TokenizerSource, TrainSpec, Trained, defaults,
 };
+use inheritune_objects::{ObjectsConfig, StorageConfig};
+use inheritune_postgres::LocalPostgres;
 use inheritune_store::jobs::{Lease, NewJob};
-use inheritune_store::local_postgres::LocalPostgres;
-use inheritune_store::objects::{ObjectsConfig, StorageConfig};
 use inheritune_store::{Store, StoreConfig};
 use serde_json::json;
 use tokio::sync::OnceCell;
@@ -25,6 +23,11 @@ use uuid::Uuid;
 
 /// Long enough for any test.
 pub const LEASE: Duration = Duration::from_secs(60);
+
+#[path = "../../../postgres/tests/support/mod.rs"]
+mod postgres;
+
+pub use postgres::{Sweeper, pg_bin};
 
 struct Server {
     postgres: LocalPostgres,
@@ -71,36 +74,6 @@ async fn start() -> Server {
     sqlx::query("SELECT pg_reload_conf()").execute(&connection).await.unwrap();
     connection.close().await;
     Server { postgres, _sweeper: sweeper }
-}
-
-/// Where the server's programs are, when somebody says so.
-pub fn pg_bin() -> Option<PathBuf> {
-    std::env::var_os("INHERITUNE_PG_BIN").map(PathBuf::from)
-}
-
-/// Stops the servers below a folder and removes it once this process is gone, however it ended.
-pub struct Sweeper(Child);
-
-impl Sweeper {
-    pub fn new(dir: &Path) -> Self {
-        let script = r#"
-            trap '' INT TERM HUP
-            cat > /dev/null
-            for pid in $(head -q -n 1 "$1"/*/cluster/postmaster.pid 2>/dev/null); do
-                kill -INT "$pid" 2>/dev/null
-                for i in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$pid" 2>/dev/null || break; sleep 0.2; done
-            done
-            rm -rf "$1"
-        "#;
-        let mut sweeper = Command::new("sh");
-        sweeper
-            .args(["-c", script, "sweeper"])
-            .arg(dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        Self(sweeper.spawn().unwrap())
-    }
 }
 
 /// A small valid recipe: a reference of five layers made from scratch, candidates of two, four and five.

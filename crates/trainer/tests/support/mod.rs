@@ -5,17 +5,17 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use inheritune_checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::artifact::{ArtifactKind, Location};
-use inheritune_domain::checkpoint::decoder_config::DecoderConfig;
 use inheritune_domain::id::{ArtifactId, JobId};
 use inheritune_domain::job::{JobRecord, JobStatus, RetryPolicy};
 use inheritune_domain::spec::{JobSpec, TrainSpec, Trained, TrainingSpec};
 use inheritune_lm::tokens::{NewTokenSet, TokenSetWriter};
 use inheritune_lm::{Kind, Tensor};
+use inheritune_objects::{ObjectsConfig, StorageConfig};
+use inheritune_postgres::LocalPostgres;
 use inheritune_runtime::worker::{WorkerConfig, WorkerError, run_worker};
 use inheritune_store::jobs::NewJob;
-use inheritune_store::local_postgres::LocalPostgres;
-use inheritune_store::objects::{ObjectsConfig, StorageConfig};
 use inheritune_store::{Store, StoreConfig};
 use inheritune_trainer::gang::Ranks;
 use serde_json::json;

@@ -8,7 +8,7 @@ fn play_with_failures(spec: RunSpec, fails: impl Fn(&Submission) -> bool) -> (Ru
     let mut notes = Vec::new();
     let mut transition = Run::new(spec).advance(&RunEvent::Created).unwrap();
     loop {
-        notes.append(&mut transition.notes);
+        notes.extend(transition.notes.drain(..).map(|note| note.to_string()));
         let Some(job) = transition.submit.take() else { return (transition.run, notes) };
         let event = if fails(&job) {
             RunEvent::JobFailed { message: format!("{}: broken", job.label) }
@@ -127,5 +127,5 @@ fn r1_a_failed_run_goes_on_from_where_it_failed() {
     assert_eq!(failed.status(), JobStatus::Failed);
     let retried = failed.advance(&RunEvent::RetryRequested { step }).unwrap();
     assert_eq!((&retried.run, retried.request, retried.submit), (&run, Some(JobsRequest::Retry), None));
-    assert_eq!(retried.notes, ["retried: training (round 1: 2 layers inherited)"]);
+    assert_eq!(retried.notes[0].to_string(), "retried: training (round 1: 2 layers inherited)");
 }

@@ -4,7 +4,7 @@
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
 
-use inheritune_domain::checkpoint::sentencepiece_model::{Piece, PieceKind};
+use inheritune_checkpoint::sentencepiece_model::{Piece, PieceKind};
 
 use super::normalizer::{char_length, longest_user_defined};
 use super::trie::Trie;

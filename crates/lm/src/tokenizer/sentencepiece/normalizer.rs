@@ -1,6 +1,6 @@
 //! From a text to the bytes in which pieces are looked for (`normalizer.cc`).
 
-use inheritune_domain::checkpoint::sentencepiece_model::NormalizerRules;
+use inheritune_checkpoint::sentencepiece_model::NormalizerRules;
 
 use super::SPACE;
 use super::charsmap::Charsmap;

@@ -1,7 +1,7 @@
 //! The unigram language model (`EncodeOptimized` of `unigram_model.cc`): of all ways to cut a text into pieces, the one
 //! whose scores have the highest sum. Sums are f32 and taken from left to right, as in the library: ties depend on it.
 
-use inheritune_domain::checkpoint::sentencepiece_model::{Piece, PieceKind};
+use inheritune_checkpoint::sentencepiece_model::{Piece, PieceKind};
 
 use super::normalizer::char_length;
 use super::trie::Trie;

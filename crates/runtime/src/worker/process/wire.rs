@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use inheritune_domain::job::Progress;
 use inheritune_domain::spec::{Ceilings, JobOutcome};
+use inheritune_objects::FileCache;
 use inheritune_store::StoreConfig;
 use inheritune_store::jobs::Lease;
-use inheritune_store::objects::FileCache;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use super::super::journal::SAVE_EVERY;
 use super::ArtifactWriter;
 use crate::StoreError;
-use crate::objects::{Segment, Upload, WrittenBytes, assemble_in_order};
+use inheritune_objects::{Segment, Upload, WrittenBytes, assemble_in_order};
 
 /// One file of an artifact in the making. Dropped before [`FileWriter::finish`], it leaves no file.
 pub struct FileWriter<'a> {

@@ -1,0 +1,372 @@
+//! What a family of models is: one table each, from which everything else follows.
+//!
+//! A table says which modules a block has and what their files call them ([`Slot`]), which norm, activation and biases they
+//! have, and what Hugging Face's `config.json` says. Shapes, names in files and fresh values follow from the slot and are
+//! written here once. A new family is one file of this folder, a value of [`Family`], and a line in `TABLES`.
+
+mod gpt2;
+mod gpt_neox;
+mod llama;
+mod mpt;
+mod opt;
+
+use inheritune_ids::violation::Violations;
+use serde_json::Value;
+
+use crate::decoder_config::{
+    Architecture, BlockPart, ConfigError, DecoderConfig, Family, Init, NameInFile, TensorRole, TensorSpec,
+};
+
+pub(crate) use gpt2::{ATTENTION_KEY, EAGER};
+
+/// In the order of [`Family::ALL`].
+static TABLES: [&FamilyTable; Family::ALL.len()] =
+    [&gpt2::GPT2, &llama::LLAMA, &gpt_neox::GPT_NEOX, &opt::OPT, &mpt::MPT, &mpt::MOSAIC_GPT];
+
+/// A module of a decoder, whatever its files call it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slot {
+    /// [vocabulary, d_model].
+    TokenEmbedding,
+    /// [positions, d_model].
+    PositionEmbedding,
+    /// The norm before attention.
+    AttentionNorm,
+    /// Queries, keys and values in one projection.
+    Qkv,
+    /// Queries.
+    Q,
+    /// Keys.
+    K,
+    /// Values.
+    V,
+    /// The norm over queries.
+    QNorm,
+    /// The norm over keys.
+    KNorm,
+    /// Attention's output projection.
+    AttentionOut,
+    /// The norm before the MLP.
+    MlpNorm,
+    /// The gate of a gated MLP.
+    Gate,
+    /// The MLP's first projection.
+    Up,
+    /// The MLP's second projection.
+    Down,
+    /// The norm after the last block.
+    FinalNorm,
+    /// [vocabulary, d_model].
+    Head,
+}
+
+/// The norm of a family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// LayerNorm (Ba, Kiros and Hinton 2016).
+    Layer,
+    /// RMSNorm (Zhang and Sennrich 2019), which has no bias.
+    Rms,
+}
+
+/// An MLP's nonlinearity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// GELU, x Phi(x) (Hendrycks and Gimpel 2016), by the error function.
+    Gelu,
+    /// GELU in its tanh form (the same paper, section 2; Hugging Face's `gelu_new` and `gelu_fast`).
+    TanhGelu,
+    /// max(0, x).
+    Relu,
+    /// x sigmoid(x), of the gate (SwiGLU, Shazeer 2020).
+    Silu,
+}
+
+/// How a file lays out the matrix of a projection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MatrixLayout {
+    /// PyTorch's Linear: [out, in].
+    OutIn,
+    /// GPT-2's Conv1D: [in, out].
+    InOut,
+}
+
+/// How [`Slot::Qkv`] interleaves queries, keys and values, in families that have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkvLayout {
+    /// All queries, then all keys, then all values.
+    ByKind,
+    /// Head after head: its query, its key, its value.
+    ByHead,
+}
+
+/// Which modules have a bias; embeddings, heads and RMSNorms never have one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bias {
+    /// None.
+    Never,
+    /// Every projection and every norm.
+    Always,
+    /// As [`DecoderConfig::no_bias`] says.
+    Chosen,
+}
+
+/// A family.
+pub struct FamilyTable {
+    pub(crate) family: Family,
+    /// What the names of all modules but the head's begin with; files of the bare model leave it out.
+    pub(crate) prefix: &'static str,
+    pub(crate) token_embedding: &'static str,
+    /// Of learned positions the module, and the row of position 0.
+    pub(crate) position_embedding: Option<(&'static str, u32)>,
+    /// What stands before a layer's index.
+    pub(crate) blocks: &'static str,
+    /// The modules of a block in the order of the forward pass, by their names below the layer's index.
+    pub(crate) block: &'static [(Slot, &'static str)],
+    pub(crate) final_norm: &'static str,
+    pub(crate) head: &'static str,
+    /// Another name of the head's tensor that files use.
+    pub(crate) head_alias: Option<&'static str>,
+    /// Tensors below the layer's index that are computed, not learned, and what they are.
+    pub(crate) buffers: &'static [(&'static str, &'static str)],
+    pub(crate) norm: NormKind,
+    pub(crate) bias: Bias,
+    pub(crate) layout: MatrixLayout,
+    pub(crate) qkv: QkvLayout,
+    pub(crate) activation: fn(&DecoderConfig) -> Activation,
+    /// Fresh projections into the residual stream are scaled by 1/sqrt(2 x layers) (GPT-2's paper, section 2.3).
+    pub(crate) scaled_residual_init: bool,
+    /// Positions are rotary; and the head may have numbers of its own.
+    pub(crate) rotary: bool,
+    /// Key and value heads may be fewer than query heads.
+    pub(crate) grouped_query: bool,
+    /// The class in `architectures` stays as it is: the code that it names is not transformers' own.
+    pub(crate) keeps_architectures: bool,
+    /// The key of `config.json` that holds the number of layers.
+    pub(crate) layers_key: &'static str,
+    /// What transformers takes for `bos_token_id`, `eos_token_id` and `pad_token_id` where a file has none.
+    pub(crate) special_ids: [Option<u32>; 3],
+    pub(crate) from_hf: fn(&Value) -> Result<DecoderConfig, ConfigError>,
+    pub(crate) to_hf: fn(&DecoderConfig) -> Value,
+    /// What the family's published models choose where an [`Architecture`] leaves it open.
+    pub(crate) fresh: fn(&Architecture, DecoderConfig) -> DecoderConfig,
+    /// What else a model of this family cannot be.
+    pub(crate) check: fn(&Architecture, &mut Violations),
+}
+
+impl Family {
+    /// What the family is.
+    pub fn table(self) -> &'static FamilyTable {
+        TABLES[self as usize]
+    }
+}
+
+impl std::fmt::Debug for FamilyTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FamilyTable({})", self.family)
+    }
+}
+
+impl FamilyTable {
+    /// The norm of the family.
+    pub fn norm(&self) -> NormKind {
+        self.norm
+    }
+
+    /// How its files lay out projections.
+    pub fn layout(&self) -> MatrixLayout {
+        self.layout
+    }
+
+    /// How [`Slot::Qkv`] is laid out, if it has that.
+    pub fn qkv(&self) -> QkvLayout {
+        self.qkv
+    }
+
+    /// The nonlinearity of a model of this shape.
+    pub fn activation(&self, config: &DecoderConfig) -> Activation {
+        (self.activation)(config)
+    }
+
+    /// Row of position 0 in the table of learned positions.
+    pub fn first_position(&self) -> u32 {
+        self.position_embedding.map_or(0, |(_, first)| first)
+    }
+
+    /// The name of a module, `slot` of block `layer`; none that the family does not have.
+    pub fn module(&self, slot: Slot, layer: u32) -> Option<String> {
+        match slot {
+            Slot::TokenEmbedding => Some(self.token_embedding.to_owned()),
+            Slot::PositionEmbedding => self.position_embedding.map(|(name, _)| name.to_owned()),
+            Slot::FinalNorm => Some(self.final_norm.to_owned()),
+            Slot::Head => Some(self.head.to_owned()),
+            slot => {
+                let (_, name) = self.block.iter().find(|(own, _)| *own == slot)?;
+                Some(format!("{}{layer}.{name}", self.blocks))
+            }
+        }
+    }
+
+    fn has_bias(&self, config: &DecoderConfig, slot: Slot) -> bool {
+        let may = match slot {
+            Slot::TokenEmbedding | Slot::PositionEmbedding | Slot::Head => false,
+            Slot::AttentionNorm | Slot::MlpNorm | Slot::FinalNorm | Slot::QNorm | Slot::KNorm => {
+                self.norm == NormKind::Layer
+            }
+            _ => true,
+        };
+        may && match self.bias {
+            Bias::Never => false,
+            Bias::Always => true,
+            Bias::Chosen => !config.no_bias,
+        }
+    }
+
+    /// The modules of a block of a model of this shape.
+    fn block(&self, config: &DecoderConfig) -> impl Iterator<Item = (Slot, &'static str)> {
+        let qk_norm = config.qk_norm;
+        self.block.iter().copied().filter(move |(slot, _)| qk_norm || !matches!(slot, Slot::QNorm | Slot::KNorm))
+    }
+
+    /// Weight and bias of the module `name`.
+    fn module_tensors(&self, config: &DecoderConfig, slot: Slot, name: &str, role: TensorRole) -> Vec<TensorSpec> {
+        let (shape, init) = (self.shape(config, slot), self.init(config, slot));
+        let bias = self.has_bias(config, slot).then(|| TensorSpec {
+            name: format!("{name}.bias"),
+            shape: vec![out_width(config, slot)],
+            role,
+            init: Init::Zeros,
+            tied_to: None,
+        });
+        let weight = TensorSpec { name: format!("{name}.weight"), shape, role, init, tied_to: None };
+        std::iter::once(weight).chain(bias).collect()
+    }
+
+    fn shape(&self, config: &DecoderConfig, slot: Slot) -> Vec<u64> {
+        let out = out_width(config, slot);
+        match (in_width(config, slot), self.layout) {
+            (None, _) => vec![out],
+            (Some(input), _) if is_table(slot) => vec![out, input],
+            (Some(input), MatrixLayout::OutIn) => vec![out, input],
+            (Some(input), MatrixLayout::InOut) => vec![input, out],
+        }
+    }
+
+    fn init(&self, config: &DecoderConfig, slot: Slot) -> Init {
+        match slot {
+            Slot::AttentionNorm | Slot::MlpNorm | Slot::FinalNorm | Slot::QNorm | Slot::KNorm => Init::Ones,
+            Slot::AttentionOut | Slot::Down if self.scaled_residual_init => {
+                Init::Normal { std: config.init_std / f64::from(2 * config.n_layers.0).sqrt() }
+            }
+            _ => Init::Normal { std: config.init_std },
+        }
+    }
+
+    /// Every tensor of a model of this shape, tied ones included, in the order of the forward pass.
+    pub(crate) fn tensors(&self, config: &DecoderConfig) -> Vec<TensorSpec> {
+        let mut all =
+            self.module_tensors(config, Slot::TokenEmbedding, self.token_embedding, TensorRole::TokenEmbedding);
+        if let Some((name, _)) = self.position_embedding {
+            all.extend(self.module_tensors(config, Slot::PositionEmbedding, name, TensorRole::PositionEmbedding));
+        }
+        for layer in 0..config.n_layers.0 {
+            for (slot, name) in self.block(config) {
+                let role = TensorRole::Block { layer, part: part(slot) };
+                all.extend(self.module_tensors(config, slot, &format!("{}{layer}.{name}", self.blocks), role));
+            }
+        }
+        all.extend(self.module_tensors(config, Slot::FinalNorm, self.final_norm, TensorRole::FinalNorm));
+        let mut head = self.module_tensors(config, Slot::Head, self.head, TensorRole::Head);
+        for tensor in &mut head {
+            tensor.tied_to = config.tied_head.then(|| format!("{}.weight", self.token_embedding));
+        }
+        all.append(&mut head);
+        all
+    }
+
+    /// What `name` in a file of this model means. Files of the bare model have no prefix; and some savers write a tied head as
+    /// a second copy.
+    pub(crate) fn name_in_file(&self, config: &DecoderConfig, name: &str) -> NameInFile {
+        let head = format!("{}.weight", self.head);
+        if name == head || self.head_alias == Some(name) {
+            return NameInFile::Tensor(head);
+        }
+        let canonical = if name.starts_with(self.prefix) { name.to_owned() } else { format!("{}{name}", self.prefix) };
+        let inside = canonical.strip_prefix(self.blocks).and_then(|rest| rest.split_once('.'));
+        let inside = inside.and_then(|(layer, rest)| Some((layer.parse::<u32>().ok()?, rest)));
+        if let Some((_, rest)) = inside
+            && let Some((_, why)) = self.buffers.iter().find(|(buffer, _)| *buffer == rest)
+        {
+            return NameInFile::NotNeeded(why);
+        }
+        let is = |slot: Slot, module: &str, name: &str| match name.strip_prefix(module) {
+            Some(".weight") => true,
+            Some(".bias") => self.has_bias(config, slot),
+            _ => false,
+        };
+        let known = is(Slot::TokenEmbedding, self.token_embedding, &canonical)
+            || self.position_embedding.is_some_and(|(module, _)| is(Slot::PositionEmbedding, module, &canonical))
+            || is(Slot::FinalNorm, self.final_norm, &canonical)
+            || inside.is_some_and(|(layer, rest)| {
+                layer < config.n_layers.0 && self.block(config).any(|(slot, module)| is(slot, module, rest))
+            });
+        if known { NameInFile::Tensor(canonical) } else { NameInFile::Unknown }
+    }
+}
+
+/// Rows of embeddings, which no layout turns.
+fn is_table(slot: Slot) -> bool {
+    matches!(slot, Slot::TokenEmbedding | Slot::PositionEmbedding | Slot::Head)
+}
+
+fn part(slot: Slot) -> BlockPart {
+    match slot {
+        Slot::AttentionNorm | Slot::MlpNorm | Slot::QNorm | Slot::KNorm => BlockPart::Norm,
+        Slot::Gate | Slot::Up | Slot::Down => BlockPart::Mlp,
+        _ => BlockPart::Attention,
+    }
+}
+
+fn out_width(config: &DecoderConfig, slot: Slot) -> u64 {
+    let heads = |n: u32| u64::from(n) * u64::from(config.head_dim);
+    let (q, kv) = (heads(config.n_heads), heads(config.n_kv_heads));
+    match slot {
+        Slot::TokenEmbedding | Slot::Head => config.vocab_size.into(),
+        Slot::PositionEmbedding => u64::from(config.max_positions) + u64::from(config.family.table().first_position()),
+        Slot::AttentionNorm | Slot::MlpNorm | Slot::FinalNorm | Slot::AttentionOut | Slot::Down => {
+            config.d_model.into()
+        }
+        Slot::Qkv => q + 2 * kv,
+        Slot::Q | Slot::QNorm => q,
+        Slot::K | Slot::V | Slot::KNorm => kv,
+        Slot::Gate | Slot::Up => config.d_ff.into(),
+    }
+}
+
+/// None for norms.
+fn in_width(config: &DecoderConfig, slot: Slot) -> Option<u64> {
+    match slot {
+        Slot::AttentionNorm | Slot::MlpNorm | Slot::FinalNorm | Slot::QNorm | Slot::KNorm => None,
+        Slot::AttentionOut => Some(u64::from(config.n_heads) * u64::from(config.head_dim)),
+        Slot::Down => Some(config.d_ff.into()),
+        _ => Some(config.d_model.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_stand_in_the_order_of_their_families() {
+        for family in Family::ALL {
+            let table = family.table();
+            assert_eq!(table.family, family);
+            assert!(table.blocks.starts_with(table.prefix) && table.token_embedding.starts_with(table.prefix));
+            let mut slots: Vec<Slot> = table.block.iter().map(|(slot, _)| *slot).collect();
+            let all = slots.len();
+            slots.dedup();
+            assert_eq!(slots.len(), all, "{family}");
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! One object made out of parts of others, in the fastest way that their store and ours allow:
+//!
+//! - into a local folder, several segments at once, each written where it belongs ([`local`]);
+//! - from S3 to S3, parts whose digests are known are copied by the server itself and never pass through here;
+//! - else in order, read a few chunks ahead and uploaded a few parts at once.
+//!
+//! Memory is a few chunks, whatever the size of the object.
+
+mod local;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{StreamExt as _, TryFutureExt as _, TryStreamExt as _};
+use inheritune_domain::artifact::SegmentDigest;
+use inheritune_domain::id::Sha256Digest;
+use sha2::{Digest as _, Sha256};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::folder::Stretch;
+use super::source::Expected;
+use super::upload::{MIN_PART_BYTES, Upload};
+use crate::ObjectError;
+use crate::error::corrupt;
+
+pub use local::LocalFile;
+
+/// Bytes of one read.
+const CHUNK_BYTES: u64 = 2 << 20;
+/// Reads on their way ahead of the one being written.
+const CHUNKS_AHEAD: usize = 3;
+/// Most bytes that are made ahead of their turn.
+const MAX_MADE_AHEAD_BYTES: u64 = 4 << 20;
+/// Most bytes of one part that a server copies; should it refuse, they are held here instead.
+const MAX_COPY_BYTES: u64 = 16 << 20;
+
+/// A part of the object in the making that has a digest of its own.
+#[derive(Debug)]
+pub struct Segment {
+    /// Its bytes, in order.
+    pub chunks: Chunks,
+    /// Their digest, where it is known already: nobody needs to see them then.
+    pub sha256: Option<Sha256Digest>,
+}
+
+/// The chunks of a segment, each of which there is only when its turn comes: a tensor may have any number of them.
+pub struct Chunks {
+    size_bytes: u64,
+    /// What they are made of, line by line: the same description, the same bytes.
+    identity: String,
+    is_remote: bool,
+    in_order: Box<dyn Iterator<Item = Chunk> + Send>,
+}
+
+impl Chunks {
+    /// `size_bytes` that are all made, in the pieces of `in_order`. `identity` says what they are made of and how: the
+    /// same description, the same bytes.
+    pub fn made(size_bytes: u64, identity: &str, in_order: impl Iterator<Item = Making> + Send + 'static) -> Self {
+        let in_order = Box::new(in_order.map(Chunk::Made));
+        Self { size_bytes, identity: format!("made {size_bytes} bytes {identity}\n"), is_remote: false, in_order }
+    }
+}
+
+impl From<Vec<Chunk>> for Chunks {
+    fn from(chunks: Vec<Chunk>) -> Self {
+        let size_bytes = chunks.iter().map(Chunk::size_bytes).sum();
+        let identity = chunks.iter().map(Chunk::identity).collect();
+        let is_remote = chunks.iter().any(Chunk::is_remote);
+        Self { size_bytes, identity, is_remote, in_order: Box::new(chunks.into_iter()) }
+    }
+}
+
+impl std::fmt::Debug for Chunks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Chunks({} bytes: {})", self.size_bytes, self.identity)
+    }
+}
+
+/// Where some bytes come from.
+#[derive(Debug)]
+pub enum Chunk {
+    /// Here they are.
+    Bytes(Bytes),
+    /// Part of a file.
+    Copied(Stretch),
+    /// Made when their turn comes.
+    Made(Making),
+}
+
+/// Bytes that are made when their turn comes.
+pub struct Making {
+    /// How many they will be.
+    pub size_bytes: u64,
+    /// What they are made of and how: the same description, the same bytes.
+    pub identity: String,
+    /// Makes them.
+    pub make: Box<dyn FnOnce() -> BoxFuture<'static, Result<Bytes, ObjectError>> + Send>,
+}
+
+impl std::fmt::Debug for Making {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Making({}, {} bytes)", self.identity, self.size_bytes)
+    }
+}
+
+/// Counts the bytes that are written, for whoever wants to watch.
+#[derive(Debug, Clone, Default)]
+pub struct WrittenBytes(Arc<AtomicU64>);
+
+impl WrittenBytes {
+    /// So many are written.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Segment {
+    /// Bytes at hand.
+    pub fn of_bytes(bytes: Bytes) -> Self {
+        Self { chunks: vec![Chunk::Bytes(bytes)].into(), sha256: None }
+    }
+
+    /// No bytes.
+    pub fn empty() -> Self {
+        Self { chunks: Vec::new().into(), sha256: None }
+    }
+
+    /// Its length.
+    pub fn size_bytes(&self) -> u64 {
+        self.chunks.size_bytes
+    }
+}
+
+/// Digest of all that `segments` are made of: two objects of one plan are the same, byte for byte.
+pub fn plan_digest(segments: &[Segment]) -> Sha256Digest {
+    let mut plan = Sha256::new();
+    plan.update(format!("{}\n", env!("CARGO_PKG_VERSION")));
+    for segment in segments {
+        plan.update("segment\n");
+        plan.update(&segment.chunks.identity);
+    }
+    Sha256Digest(plan.finalize().into())
+}
+
+/// The digest of a segment: known, or taken from its bytes as they pass.
+enum Digesting {
+    Known(Sha256Digest),
+    Hashing(Sha256),
+}
+
+impl Digesting {
+    fn of(segment: &Segment) -> Self {
+        segment.sha256.map_or_else(|| Self::Hashing(Sha256::new()), Self::Known)
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Known(_) => {}
+            Self::Hashing(hasher) => hasher.update(bytes),
+        }
+    }
+
+    fn finish(self) -> Sha256Digest {
+        match self {
+            Self::Known(sha256) => sha256,
+            Self::Hashing(hasher) => Sha256Digest(hasher.finalize().into()),
+        }
+    }
+}
+
+impl Chunk {
+    /// What its bytes are, on a line of its own.
+    fn identity(&self) -> String {
+        match self {
+            Self::Bytes(bytes) => format!("bytes {}\n", Sha256Digest::of(bytes)),
+            Self::Copied(stretch) => format!("copied {}\n", stretch.identity()),
+            Self::Made(making) => format!("made {} bytes {}\n", making.size_bytes, making.identity),
+        }
+    }
+
+    fn is_remote(&self) -> bool {
+        match self {
+            Self::Bytes(_) | Self::Made(_) => false,
+            Self::Copied(stretch) => stretch.source.local_path().is_none(),
+        }
+    }
+
+    fn size_bytes(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Copied(stretch) => stretch.range.end - stretch.range.start,
+            Self::Made(making) => making.size_bytes,
+        }
+    }
+}
+
+impl Making {
+    async fn bytes(self) -> Result<Bytes, ObjectError> {
+        let bytes = (self.make)().await?;
+        if bytes.len() as u64 == self.size_bytes {
+            return Ok(bytes);
+        }
+        Err(corrupt(
+            "bytes in the making",
+            format!("are {}, not the {} that were promised", bytes.len(), self.size_bytes),
+        ))
+    }
+}
+
+impl Stretch {
+    pub(super) async fn read(self) -> Result<Bytes, ObjectError> {
+        self.source.read(&self.expected, self.range).await
+    }
+
+    /// The same in pieces of `piece_bytes`; the last one takes up to `least_bytes` more, so that none is smaller.
+    fn pieces(self, piece_bytes: u64, least_bytes: u64) -> impl Iterator<Item = Self> + Send {
+        let mut rest = Some(self).filter(|all| all.size_bytes() > 0);
+        std::iter::from_fn(move || {
+            let all = rest.take()?;
+            if all.size_bytes() <= piece_bytes + least_bytes.saturating_sub(1) {
+                return Some(all);
+            }
+            let (piece, after) = all.split(piece_bytes);
+            rest = Some(after);
+            Some(piece)
+        })
+    }
+
+    /// The first `bytes` of it, and the rest.
+    fn split(self, bytes: u64) -> (Self, Self) {
+        let middle = self.range.end.min(self.range.start.saturating_add(bytes));
+        let rest = Self { range: middle..self.range.end, ..self.clone() };
+        (Self { range: self.range.start..middle, ..self }, rest)
+    }
+
+    pub(super) fn size_bytes(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+
+    /// Tells these bytes from all others: the file, what it was when it was found, and the range.
+    pub fn identity(&self) -> String {
+        let Expected { shown, size_bytes, version, .. } = &self.expected;
+        format!("{shown} of {size_bytes} bytes, {version:?}, {:?}", self.range)
+    }
+}
+
+/// Writes `segments` into `upload`, in order; says their digests, and its progress each of them when it is done.
+///
+/// # Errors
+/// A source's or the object store's; the upload is then of no more use.
+pub async fn assemble_in_order(
+    upload: &mut Upload,
+    segments: Vec<Segment>,
+    written: &WrittenBytes,
+) -> Result<Vec<SegmentDigest>, ObjectError> {
+    let progress = upload.progress();
+    let mut open: VecDeque<(u64, Digesting)> =
+        segments.iter().map(|segment| (segment.size_bytes(), Digesting::of(segment))).collect();
+    let count = open.len();
+    let mut done = 0;
+    let mut finish_before = |segment: usize, open: &mut VecDeque<(u64, Digesting)>| {
+        for (size_bytes, digesting) in open.drain(..segment - done) {
+            progress.segment(SegmentDigest { size_bytes, sha256: digesting.finish() });
+        }
+        done = segment;
+    };
+    // Boxed: a stream of closures is not provably `Send`.
+    let mut steps = futures::stream::iter(steps(segments, upload.can_copy()))
+        .map(|(at, step)| step.ahead().map_ok(move |step| (at, step)))
+        .buffered(CHUNKS_AHEAD)
+        .boxed();
+    while let Some((segment, step)) = steps.try_next().await? {
+        finish_before(segment, &mut open);
+        let mut write = async |upload: &mut Upload, bytes: Bytes| {
+            open[0].1.update(&bytes);
+            written.add(bytes.len() as u64);
+            upload.write(bytes).await
+        };
+        match step {
+            Step::Write(bytes) => write(upload, bytes).await?,
+            Step::Read(stretch) => write(upload, stretch.read().await?).await?,
+            Step::Make(making) => {
+                // Copies, so that it is gone when the next one is made.
+                for piece in making.bytes().await?.chunks(CHUNK_BYTES as usize) {
+                    write(upload, Bytes::copy_from_slice(piece)).await?;
+                }
+            }
+            Step::Copy(stretch) => {
+                let (mut head, mut rest) = stretch.split(upload.bytes_before_copy());
+                if rest.size_bytes() < MIN_PART_BYTES {
+                    (head.range.end, rest.range.start) = (rest.range.end, rest.range.end);
+                }
+                for piece in head.pieces(CHUNK_BYTES, 0) {
+                    write(upload, piece.read().await?).await?;
+                }
+                for piece in rest.pieces(MAX_COPY_BYTES, MIN_PART_BYTES) {
+                    written.add(piece.size_bytes());
+                    upload.copy(piece).await?;
+                }
+            }
+        }
+    }
+    finish_before(count, &mut open);
+    Ok(progress.finished().segments)
+}
+
+/// What is to be done for each segment, in order.
+fn steps(segments: Vec<Segment>, copies: bool) -> Box<dyn Iterator<Item = (usize, Step)> + Send> {
+    Box::new(segments.into_iter().enumerate().flat_map(move |(at, segment)| {
+        let copies = copies && segment.sha256.is_some();
+        segment.chunks.in_order.flat_map(move |chunk| chunk.steps(copies)).map(move |step| (at, step))
+    }))
+}
+
+/// What is to be done next.
+enum Step {
+    Write(Bytes),
+    Read(Stretch),
+    Make(Making),
+    /// The server copies it, but for what fills up the part before.
+    Copy(Stretch),
+}
+
+impl Chunk {
+    fn steps(self, copies: bool) -> Box<dyn Iterator<Item = Step> + Send> {
+        match self {
+            Self::Bytes(bytes) => Box::new(std::iter::once(Step::Write(bytes))),
+            Self::Made(making) => Box::new(std::iter::once(Step::Make(making))),
+            Self::Copied(stretch) if copies && stretch.source.is_in_s3() && stretch.size_bytes() >= MIN_PART_BYTES => {
+                Box::new(std::iter::once(Step::Copy(stretch)))
+            }
+            Self::Copied(stretch) => Box::new(stretch.pieces(CHUNK_BYTES, 0).map(Step::Read)),
+        }
+    }
+}
+
+impl Step {
+    /// The same with as much done as may be done before its turn.
+    async fn ahead(self) -> Result<Self, ObjectError> {
+        match self {
+            Self::Read(stretch) => Ok(Self::Write(in_a_task(stretch.read()).await?)),
+            // A large one is not held beside another.
+            Self::Make(making) if making.size_bytes <= MAX_MADE_AHEAD_BYTES => {
+                Ok(Self::Write(in_a_task(making.bytes()).await?))
+            }
+            Self::Write(_) | Self::Make(_) | Self::Copy(_) => Ok(self),
+        }
+    }
+}
+
+/// It goes on while other bytes are hashed and uploaded.
+async fn in_a_task(
+    bytes: impl Future<Output = Result<Bytes, ObjectError>> + Send + 'static,
+) -> Result<Bytes, ObjectError> {
+    let task = AbortOnDropHandle::new(tokio::spawn(bytes));
+    task.await.unwrap_or_else(|broken| Err(corrupt("reading task", broken)))
+}

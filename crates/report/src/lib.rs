@@ -1,0 +1,72 @@
+//! The report of a run, drawn from [`ReportData`] alone.
+//!
+//! Owns: what a report says ([`view`]), how numbers look ([`tables`], [`plots`], [`numbers`]), and its pages ([`html`],
+//! [`markdown`]). Everything but [`write`] is a pure function of the data.
+//!
+//! Entry point: [`render`].
+//!
+//! Must never: ask a server.
+
+pub mod escape;
+pub mod html;
+pub mod markdown;
+pub mod numbers;
+pub mod plots;
+pub mod tables;
+pub mod view;
+
+use std::path::{Path, PathBuf};
+
+use inheritune_domain::report_data::ReportData;
+
+use view::View;
+
+/// One file of a report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReportFile {
+    /// Its name in the report's folder.
+    pub name: &'static str,
+    /// All of it.
+    pub text: String,
+}
+
+/// The report's files: `index.html` needs none of the others.
+pub fn render(data: &ReportData) -> Vec<ReportFile> {
+    let view = View::new(data);
+    let plots = plots::all(&view);
+    let mut files = vec![
+        ReportFile { name: "index.html", text: html::page(&view, &plots) },
+        ReportFile { name: "report.md", text: markdown::page(&view, &plots) },
+    ];
+    files.extend(plots.into_iter().map(|plot| ReportFile { name: plot.file, text: plot.standalone() }));
+    files
+}
+
+/// Writes the report into `dir`, making it where needed; each file appears whole or not at all.
+///
+/// # Errors
+/// The path that could not be written, and why.
+pub fn write(data: &ReportData, dir: &Path) -> Result<Vec<PathBuf>, WriteError> {
+    std::fs::create_dir_all(dir).map_err(|source| WriteError { path: dir.to_owned(), source })?;
+    render(data)
+        .into_iter()
+        .map(|file| {
+            let path = dir.join(file.name);
+            let part = dir.join(format!(".{}.part", file.name));
+            std::fs::write(&part, file.text)
+                .and_then(|()| std::fs::rename(&part, &path))
+                .map_err(|source| WriteError { path: path.clone(), source })?;
+            Ok(path)
+        })
+        .collect()
+}
+
+/// A file of the report could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {}: {source}", path.display())]
+pub struct WriteError {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// Why.
+    pub source: std::io::Error,
+}

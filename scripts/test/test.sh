@@ -1,0 +1,18 @@
+#!/bin/sh
+# The tests that CI runs. Tests that need a program of another package find it in target/debug, where cargo puts the programs
+# of every package that has tests of its own.
+set -eu
+cd "$(dirname "$0")/../.."
+sh scripts/setup/setup-python.sh "$PWD/.deps/python" ||
+  echo "setup: no Python gRPC packages; the test of the example client will be skipped" >&2
+if [ -z "${INHERITUNE_TRANSFORMERS_PYTHON:-}" ]; then
+  if sh scripts/setup/setup-transformers.sh "$PWD/.deps/transformers"; then
+    export INHERITUNE_TRANSFORMERS_PYTHON="$PWD/.deps/transformers/python/bin/python"
+    export INHERITUNE_TRANSFORMERS_457="$PWD/.deps/transformers/transformers-4"
+  else
+    echo "setup: no transformers; the test that loads every export in it will be skipped" >&2
+  fi
+fi
+PATH="$PWD/.deps/postgres/pginstall/bin:$PATH"
+export PATH
+cargo test --locked --workspace --lib --bins --tests --no-fail-fast

@@ -1,0 +1,25 @@
+CREATE OR REPLACE VIEW ops.workers AS
+SELECT a.worker_id,
+       count(q.job_id) AS jobs_held,
+       count(*) FILTER (WHERE a.ended = 'succeeded') AS jobs_succeeded,
+       count(*) FILTER (WHERE a.ended = 'failed') AS jobs_failed,
+       count(*) FILTER (WHERE a.ended = 'expired') AS leases_expired,
+       array_agg(DISTINCT j.kind ORDER BY j.kind) AS kinds,
+       min(a.started_at) AS first_seen_at,
+       greatest(max(a.started_at), max(q.heartbeat_at), max(a.ended_at) FILTER (WHERE a.ended <> 'expired')) AS last_seen_at,
+       coalesce(bool_or(q.lease_until > now()), false) AS holds_live_lease
+FROM job_attempts a
+JOIN jobs j ON j.id = a.job_id
+LEFT JOIN job_queue q ON q.job_id = a.job_id AND q.lease_token = a.lease_token
+GROUP BY a.worker_id;
+
+COMMENT ON VIEW ops.workers IS 'Workers that have claimed something, from their leases and heartbeats. A worker has a new id at every boot.';
+COMMENT ON COLUMN ops.workers.worker_id IS 'Names the worker process.';
+COMMENT ON COLUMN ops.workers.jobs_held IS 'Jobs in its hands.';
+COMMENT ON COLUMN ops.workers.jobs_succeeded IS 'Claims it ended with an outcome.';
+COMMENT ON COLUMN ops.workers.jobs_failed IS 'Claims it ended with an error.';
+COMMENT ON COLUMN ops.workers.leases_expired IS 'Claims it fell silent in.';
+COMMENT ON COLUMN ops.workers.kinds IS 'Kinds of jobs it has claimed.';
+COMMENT ON COLUMN ops.workers.first_seen_at IS 'Its first claim.';
+COMMENT ON COLUMN ops.workers.last_seen_at IS 'Its last sign of life.';
+COMMENT ON COLUMN ops.workers.holds_live_lease IS 'Whether it is working now.';
