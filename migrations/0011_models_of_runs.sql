@@ -55,11 +55,11 @@ COMMENT ON COLUMN run_models.decision IS 'What followed from a candidate''s loss
 COMMENT ON COLUMN run_models.problem IS 'Why the run went on without it, or without its benchmarks.';
 
 CREATE TABLE schema_views (
-    only   boolean PRIMARY KEY DEFAULT true CHECK (only),
-    digest text NOT NULL
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    digest    text NOT NULL
 );
 COMMENT ON TABLE schema_views IS 'Which version of the views in ops this database has.';
-COMMENT ON COLUMN schema_views.only IS 'There is one row.';
+COMMENT ON COLUMN schema_views.singleton IS 'There is one row.';
 COMMENT ON COLUMN schema_views.digest IS 'SHA-256 of their text.';
 
 -- What older releases knew only in their state.

@@ -33,9 +33,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn recipe(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
     let spec = pool.get_message_by_name("inheritune.v1.RunSpec").ok_or("RunSpec is missing")?;
-    let mut text = "# Recipe reference\n\nA recipe is a TOML file. `inheritune recipe check FILE` checks one without a \
+    let mut text =
+        "# Recipe reference\n\nA recipe is a TOML file. `inheritune recipe check FILE` checks one without a \
                     server. This page is generated from the definitions that the programs use.\n"
-        .to_owned();
+            .to_owned();
     let of_field = |(fields, value): (&'static [&'static str], String)| fields.iter().map(move |f| (*f, value.clone()));
     let defaults = defaults::table().into_iter().flat_map(of_field).collect();
     add_section(&mut text, &defaults, &spec, "");
@@ -137,9 +138,10 @@ fn add_command(text: &mut String, command: &mut Command, name: &str) {
 }
 
 fn api(pool: &DescriptorPool) -> String {
-    let mut text = "# API reference\n\nPackage `inheritune.v1`, from the comments in `proto/inheritune/v1`. Fields are only \
+    let mut text =
+        "# API reference\n\nPackage `inheritune.v1`, from the comments in `proto/inheritune/v1`. Fields are only \
                     ever added.\n"
-        .to_owned();
+            .to_owned();
     for service in pool.services().filter(|service| service.package_name() == "inheritune.v1") {
         let file = service.parent_file();
         let _ = writeln!(text, "\n## {}\n\n{}\n", service.name(), comment_at(&file, service.path()));

@@ -22,8 +22,8 @@ pub enum ObjectError {
     /// No such file.
     #[error("file {0} does not exist")]
     NotFound(String),
-    /// Somebody else has ended this piece of work.
-    #[error("{0} was given up")]
+    /// A piece of work was ended before it was done: what, and by whom.
+    #[error("{0}")]
     GivenUp(String),
     /// A stored object is not what its manifest says.
     #[error("{name}: {problem}")]

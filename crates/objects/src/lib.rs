@@ -290,6 +290,7 @@ impl Objects {
         Ok(written.into_iter().filter_map(relative).collect())
     }
 
+    /// Files of writers that were dropped, on their way out.
     pub fn cleanups(&self) -> &TaskTracker {
         &self.cleanups
     }

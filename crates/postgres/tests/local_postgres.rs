@@ -300,7 +300,7 @@ async fn a_long_path_has_its_socket_elsewhere() {
 /// Where the test above had its socket.
 fn postgres_socket_dir(dir: &Path) -> PathBuf {
     let path = dir.canonicalize().unwrap();
-    let digest = inheritune_domain::id::Sha256Digest::of(path.as_os_str().as_encoded_bytes()).to_string();
+    let digest = inheritune_ids::id::Sha256Digest::of(path.as_os_str().as_encoded_bytes()).to_string();
     Path::new("/tmp").join(format!("inheritune-{}", &digest[..16]))
 }
 

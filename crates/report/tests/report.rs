@@ -83,7 +83,7 @@ fn files_are_written_whole() {
     let dir = tempfile::tempdir().unwrap();
     let data = fixtures::full_data();
     let out = dir.path().join("report");
-    let paths = report::write(&data, &out).unwrap();
+    let paths = inheritune_report::write(&data, &out).unwrap();
     assert_eq!(std::fs::read_dir(&out).unwrap().count(), paths.len());
     for (path, file) in paths.iter().zip(inheritune_report::render(&data)) {
         assert_eq!(std::fs::read_to_string(path).unwrap(), file.text);

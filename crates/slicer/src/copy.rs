@@ -11,9 +11,8 @@ use inheritune_checkpoint::decoder_config::Init;
 use inheritune_checkpoint::slice_plan::{Origin, Placement, Reading, SourceTensor};
 use inheritune_domain::id::Sha256Digest;
 use inheritune_domain::job::Progress;
-use inheritune_objects::{Chunk, Chunks, Folder, Making, Segment, WrittenBytes};
+use inheritune_objects::{Chunk, Chunks, Folder, Making, ObjectError, Segment, WrittenBytes};
 use inheritune_runtime::worker::{JobContext, ProgressSender, StopSignal};
-use inheritune_store::StoreError;
 use inheritune_store::artifacts::ArtifactWriter;
 
 use crate::error::SlicerError;
@@ -109,7 +108,7 @@ fn copied(folder: &Arc<Folder>, tensor: &SourceTensor) -> Result<Segment, Slicer
                 "tensor `{}` is transposed in memory, and longer than {MAX_TRANSPOSED_BYTES} bytes",
                 tensor.name
             );
-            Err(SlicerError::Store(StoreError::Corrupt { name: file.clone(), problem }))
+            Err(ObjectError::Corrupt { name: file.clone(), problem }.into())
         }
         Reading::Transposed => {
             let identity = format!("transposed {:?} {}", tensor.shape, folder.stretch(file, bytes.clone())?.identity());
@@ -124,7 +123,7 @@ fn copied(folder: &Arc<Folder>, tensor: &SourceTensor) -> Result<Segment, Slicer
     }
 }
 
-async fn read_transposed(folder: &Folder, tensor: &SourceTensor) -> Result<Bytes, StoreError> {
+async fn read_transposed(folder: &Folder, tensor: &SourceTensor) -> Result<Bytes, ObjectError> {
     let mut bytes = Vec::with_capacity(tensor.size_bytes() as usize);
     let mut pieces = folder.stream(&tensor.file, tensor.bytes.clone()).await?;
     while let Some(piece) = pieces.try_next().await? {
@@ -147,9 +146,9 @@ fn fresh(placement: &Placement, seed: u64, init: Init) -> Chunks {
     Chunks::made(placement.size_bytes(), &identity, chunks)
 }
 
-async fn in_a_thread(work: impl FnOnce() -> Bytes + Send + 'static) -> Result<Bytes, StoreError> {
+async fn in_a_thread(work: impl FnOnce() -> Bytes + Send + 'static) -> Result<Bytes, ObjectError> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|panicked| StoreError::WrongState(format!("a thread of the slicer is gone: {panicked}")))
+    done.map_err(|panicked| ObjectError::GivenUp(format!("a thread of the slicer is gone: {panicked}")))
 }
 
 struct Meter {

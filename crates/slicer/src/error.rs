@@ -6,6 +6,7 @@ use inheritune_checkpoint::shard_index::IndexError;
 use inheritune_checkpoint::slice_plan::PlanError;
 use inheritune_checkpoint::torch_archive::ArchiveError;
 use inheritune_checkpoint::weights_files::NotAModel;
+use inheritune_objects::ObjectError;
 use inheritune_runtime::worker::JobError;
 use inheritune_store::StoreError;
 
@@ -48,6 +49,12 @@ pub enum SlicerError {
     /// A thread that made fresh weights or read a pickle is gone.
     #[error("a thread of the slicer: {0}")]
     Thread(#[from] tokio::task::JoinError),
+}
+
+impl From<ObjectError> for SlicerError {
+    fn from(error: ObjectError) -> Self {
+        Self::Store(error.into())
+    }
 }
 
 /// What is wrong with a checkpoint.

@@ -12,7 +12,7 @@ const EDGES: [(&str, &[&str]); 17] = [
     ("domain", &["ids", "checkpoint"]),
     ("data", &[]),
     ("objects", &["domain"]),
-    ("postgres", &[]),
+    ("postgres", &["ids"]),
     ("report", &["domain", "checkpoint"]),
     ("api", &["domain", "checkpoint"]),
     ("store", &["domain", "checkpoint", "objects", "postgres"]),

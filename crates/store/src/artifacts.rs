@@ -245,10 +245,10 @@ impl Store {
                 let artifact = self.artifact(*id).await?;
                 match artifact.manifest_sha256 {
                     Some(sha256) => self.open_own(location, &artifact.location, sha256).await,
-                    None => self.objects.open_uri(Some(location.to_string()), &artifact.location).await,
+                    None => Ok(self.objects.open_uri(Some(location.to_string()), &artifact.location).await?),
                 }
             }
-            Location::Uri(uri) => self.objects.open_uri(None, uri).await,
+            Location::Uri(uri) => Ok(self.objects.open_uri(None, uri).await?),
         }
     }
 
@@ -277,7 +277,7 @@ impl Store {
             size_bytes: file.size_bytes,
             digest: Some(file.digest),
         });
-        self.objects.folder(location.to_string(), place, files.collect())
+        Ok(self.objects.folder(location.to_string(), place, files.collect())?)
     }
 }
 

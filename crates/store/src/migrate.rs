@@ -87,7 +87,7 @@ async fn write_views(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     }
     sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *tx).await?;
     let noted = "-- schema_views.write
-        INSERT INTO schema_views (digest) VALUES ($1) ON CONFLICT (only) DO UPDATE SET digest = excluded.digest";
+        INSERT INTO schema_views (digest) VALUES ($1) ON CONFLICT (singleton) DO UPDATE SET digest = excluded.digest";
     sqlx::query(noted).bind(&digest).execute(&mut *tx).await?;
     tx.commit().await
 }

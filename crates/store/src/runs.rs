@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::jobs::{self, NewJob, Page, Paged, QueuedJob};
 use crate::notify::Topic;
 use crate::rows::{self, Request};
-use crate::{Store, StoreError};
+use crate::{Store, StoreError, run_models};
 
 /// Events of one run that one transaction folds at most.
 const INBOX_BATCH: i64 = 64;

@@ -14,7 +14,7 @@ use futures::TryStreamExt as _;
 use inheritune_domain::artifact::{Artifact, ArtifactKind, FileDigest, Location};
 use inheritune_domain::id::{ArtifactId, JobId, Sha256Digest};
 use inheritune_domain::spec::JobKind;
-use inheritune_objects::{FileCache, ObjectsConfig, StorageConfig};
+use inheritune_objects::{FileCache, ObjectError, ObjectsConfig, StorageConfig};
 use inheritune_store::artifacts::{ArtifactFilter, ArtifactWriter};
 use inheritune_store::jobs::{Lease, LeaseKey, Page};
 use inheritune_store::{Store, StoreError};
@@ -175,7 +175,7 @@ async fn published_artifacts_are_read_back(house: House) {
         assert!(pieces.concat() == wanted, "{start}..{end}");
     }
     let past_the_end = folder.read_range("weights/large.bin", 1..length + 1).await.unwrap_err();
-    assert!(matches!(past_the_end, StoreError::Corrupt { .. }), "{past_the_end}");
+    assert!(matches!(past_the_end, ObjectError::Corrupt { .. }), "{past_the_end}");
     assert!(folder.stream("weights/large.bin", 1..length + 1).await.is_err());
 
     let fetched = house.dir.path().join("fetched");
@@ -342,8 +342,8 @@ async fn damage_is_named(house: House) {
     };
     let missing: Damage = |path| std::fs::remove_file(path).unwrap();
     let lease = house.lease().await;
-    let corrupt = |error: StoreError, artifact: &Artifact, name: &str, problem: &str| {
-        let StoreError::Corrupt { name: named, problem: told } = error else { panic!("{error}") };
+    let corrupt = |error: ObjectError, artifact: &Artifact, name: &str, problem: &str| {
+        let ObjectError::Corrupt { name: named, problem: told } = error else { panic!("{error}") };
         assert_eq!(named, format!("artifact://{}/{name}", artifact.id));
         assert!(told.contains(problem), "{told}");
     };
@@ -378,7 +378,11 @@ async fn damage_is_named(house: House) {
     {
         let artifact = house.small(lease.key, ArtifactKind::Checkpoint, None).await;
         damage(&house.path(&artifact, "manifest.json"));
-        corrupt(house.store.open(&at(&artifact)).await.unwrap_err(), &artifact, "manifest.json", problem);
+        let StoreError::Corrupt { name, problem: told } = house.store.open(&at(&artifact)).await.unwrap_err() else {
+            panic!("a damaged manifest was read");
+        };
+        assert_eq!(name, format!("artifact://{}/manifest.json", artifact.id));
+        assert!(told.contains(problem), "{told}");
     }
 }
 

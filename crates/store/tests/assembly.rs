@@ -16,7 +16,7 @@ use futures::future::BoxFuture;
 use inheritune_domain::artifact::{Artifact, ArtifactKind, Location, SegmentDigest};
 use inheritune_domain::id::Sha256Digest;
 use inheritune_domain::spec::JobKind;
-use inheritune_objects::{Chunk, Folder, Making, ObjectsConfig, Segment, StorageConfig, WrittenBytes};
+use inheritune_objects::{Chunk, Folder, Making, ObjectError, ObjectsConfig, Segment, StorageConfig, WrittenBytes};
 use inheritune_store::artifacts::ArtifactWriter;
 use inheritune_store::jobs::Lease;
 use inheritune_store::{Store, StoreError};
@@ -370,7 +370,7 @@ impl Unlucky {
                 match third {
                     Third::Fails => {
                         journaled(&places, parts).await;
-                        Err(StoreError::WrongState("out of luck".to_owned()))
+                        Err(ObjectError::GivenUp("out of luck".to_owned()))
                     }
                     Third::Hangs => std::future::pending().await,
                     Third::Works => Ok(Bytes::from(pattern(6 << 20))),
@@ -397,7 +397,7 @@ impl Unlucky {
     }
 }
 
-type MakeBytes = Box<dyn FnOnce() -> BoxFuture<'static, Result<Bytes, StoreError>> + Send>;
+type MakeBytes = Box<dyn FnOnce() -> BoxFuture<'static, Result<Bytes, ObjectError>> + Send>;
 
 /// The same job, claimed again after its worker fell silent.
 async fn next_attempt(store: &Store, lease: &Lease) -> Lease {

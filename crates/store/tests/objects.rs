@@ -9,7 +9,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use inheritune_domain::artifact::{ArtifactKind, Location};
-use inheritune_objects::{Folder, Objects, ObjectsConfig, StorageConfig};
+use inheritune_objects::{Folder, ObjectError, Objects, ObjectsConfig, StorageConfig};
 use inheritune_store::artifacts::ArtifactFilter;
 use inheritune_store::jobs::Page;
 use inheritune_store::{Store, StoreError};
@@ -92,7 +92,7 @@ async fn folders_and_files_under_an_allowed_prefix_are_read() {
     assert!(error.ends_with("model/weights/a b.bin: is 1 bytes, not the 3 that it had when it was opened"), "{error}");
     std::fs::remove_file(dir.path().join("allowed/model/config.json")).unwrap();
     let error = folder.read("config.json", 3).await.unwrap_err();
-    assert!(matches!(&error, StoreError::NotFound { kind: "file", .. }), "{error}");
+    assert!(matches!(&error, ObjectError::NotFound(_)), "{error}");
 
     let absent = format!("{root}/allowed/absent");
     let error = open(&store, &absent).await.unwrap_err();

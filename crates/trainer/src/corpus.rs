@@ -71,7 +71,7 @@ impl CorpusError {
         match error {
             DataError::Bad { file, problem } => Self::Bad { file, problem },
             DataError::Io(error) => match stored::cause(error) {
-                Ok(stored::Cause::Store(source)) => Self::Store { file: file.to_owned(), source },
+                Ok(stored::Cause::Store(source)) => Self::Store { file: file.to_owned(), source: source.into() },
                 Ok(stored::Cause::Stopped) => Self::Stopped,
                 Err(error) => Self::Bad {
                     file: file.to_owned(),

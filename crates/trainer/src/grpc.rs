@@ -103,7 +103,7 @@ impl Training {
     }
 
     async fn read(&self, location: &Location, name: &str) -> Result<bytes::Bytes, StoreError> {
-        self.store.open(location).await?.read(name, MAX_JSON_BYTES).await
+        Ok(self.store.open(location).await?.read(name, MAX_JSON_BYTES).await?)
     }
 }
 

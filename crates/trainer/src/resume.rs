@@ -11,6 +11,7 @@ use inheritune_domain::id::{JobId, Sha256Digest};
 use inheritune_domain::spec::{TrainSpec, TrainingSpec};
 use inheritune_lm::optimizer::AdamW;
 use inheritune_lm::{Decoder, LmError, Snapshot};
+use inheritune_objects::ObjectError;
 use inheritune_runtime::worker::{JobContext, JobError};
 use inheritune_store::{Store, StoreError};
 use serde::{Deserialize, Serialize};
@@ -168,6 +169,12 @@ enum Unusable {
     Store(#[from] StoreError),
     #[error("{0}")]
     State(String),
+}
+
+impl From<ObjectError> for Unusable {
+    fn from(error: ObjectError) -> Self {
+        Self::Store(error.into())
+    }
 }
 
 async fn fetch(store: &Store, artifact: &Artifact, dir: &Path, spec: &TrainSpec) -> Result<TrainingState, Unusable> {

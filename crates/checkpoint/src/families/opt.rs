@@ -12,7 +12,6 @@ use super::{Activation, Bias, FamilyTable, MatrixLayout, NormKind, QkvLayout, Sl
 /// Rows of the position embedding before position 0 (fairseq's padding index plus one).
 const POSITION_OFFSET: u32 = 2;
 
-const FINAL_NORM: [&str; 2] = ["model.decoder.final_layer_norm.weight", "model.decoder.final_layer_norm.bias"];
 /// PyTorch's default; OPT's `config.json` has no key for it.
 const NORM_EPS: f64 = 1e-5;
 

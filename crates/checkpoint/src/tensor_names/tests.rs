@@ -26,7 +26,7 @@ fn module_prefix_one_prefix_that_all_names_share_is_taken_off() {
         for wrapper in ["", "module.", "_orig_mod.", "model.", "base_model.model.", "pretrained_model.", "a.b.c.d."] {
             for base in [true, false] {
                 let stored = |name: &str| {
-                    let own = config.family.block_prefix().split_once('.').unwrap().0;
+                    let own = config.family.table().blocks.split_once('.').unwrap().0;
                     let own = format!("{own}.");
                     let name = if base { name } else { name.strip_prefix(own.as_str()).unwrap_or(name) };
                     format!("{wrapper}{name}")

@@ -6,12 +6,12 @@ use inheritune_checkpoint::config_json::{self, WeightsDtype};
 use inheritune_checkpoint::decoder_config::{DecoderConfig, MAX_LAYERS, NameInFile, TensorSpec};
 use inheritune_checkpoint::inherit_set::InheritSet;
 use inheritune_checkpoint::layer_map::LayerMap;
+use inheritune_checkpoint::layer_map::LayerMapRule;
 use inheritune_checkpoint::litgpt;
 use inheritune_checkpoint::safetensors_header::{
     Dtype, NewTensor, PREFIX_BYTES, SINGLE_FILE, SafetensorsHeader, size_bytes, write_header,
 };
 use inheritune_checkpoint::slice_plan::{Inheritance, Inventory, Origin, SlicePlan, layer_map};
-use inheritune_domain::spec::LayerMapRule;
 use inheritune_ids::id::LayerCount;
 use serde_json::Value;
 

@@ -6,7 +6,6 @@ use super::defaults;
 use super::training::TrainingSpec;
 use crate::artifact::Location;
 use crate::id::{ArtifactId, LayerCount};
-use crate::violation::Violations;
 use inheritune_checkpoint::decoder_config::Architecture;
 use inheritune_checkpoint::inherit_set::InheritSet;
 use inheritune_checkpoint::layer_map::LayerMapRule;

@@ -40,6 +40,7 @@ const CREATE_TRIES: u32 = 5;
 
 /// A file to be made.
 pub struct LocalFile {
+    /// Where it will be.
     pub path: PathBuf,
     /// Whether it must be on disk before it is there.
     pub durable: bool,
@@ -207,7 +208,7 @@ impl SegmentWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), ObjectError> {
         let work = self.work;
         if work.stopped.load(Ordering::Relaxed) {
-            return Err(ObjectError::GivenUp(work.target.path.display().to_string()));
+            return Err(ObjectError::GivenUp(format!("{} was given up", work.target.path.display())));
         }
         self.digesting.update(bytes);
         work.target.file().write_all_at(bytes, self.at).map_err(|source| work.target.error(source))?;

@@ -16,7 +16,7 @@ use inheritune_checkpoint::weights_files::CONFIG_FILE;
 use inheritune_domain::artifact::Location;
 use inheritune_domain::job::{FailureClass, Progress};
 use inheritune_domain::spec::Ceilings;
-use inheritune_objects::{FileCache, Folder};
+use inheritune_objects::{FileCache, Folder, ObjectError};
 use inheritune_store::jobs::LeaseKey;
 use inheritune_store::{Store, StoreError};
 use serde::{Deserialize, Serialize};
@@ -100,6 +100,12 @@ impl From<StoreError> for JobError {
             StoreError::LeaseLost(_) => Self::Stopped,
             error => Self::new(error.class(), error.to_string()),
         }
+    }
+}
+
+impl From<ObjectError> for JobError {
+    fn from(error: ObjectError) -> Self {
+        Self::new(error.class(), error.to_string())
     }
 }
 

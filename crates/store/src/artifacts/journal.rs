@@ -68,7 +68,7 @@ impl Journal {
 
     pub(super) async fn save(&self, objects: &Objects, location: &str) -> Result<(), StoreError> {
         let bytes = serde_json::to_vec(self).map_err(|e| corrupt(JOURNAL_FILE, e))?;
-        objects.put(location, JOURNAL_FILE, bytes.into()).await
+        Ok(objects.put(location, JOURNAL_FILE, bytes.into()).await?)
     }
 
     async fn load(objects: &Objects, location: &str) -> Result<Option<Self>, StoreError> {
@@ -160,7 +160,7 @@ pub(super) async fn delete_place(objects: &Objects, location: &str) -> Result<()
             tracing::debug!(location, file = file.name, %error, "an upload was not aborted");
         }
     }
-    objects.delete(location).await
+    Ok(objects.delete(location).await?)
 }
 
 /// As [`delete_place`], by a caller to whom it does not matter: the sweep will have what is left.

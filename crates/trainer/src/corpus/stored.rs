@@ -10,8 +10,8 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use inheritune_data::kind::Content;
 use inheritune_data::{ChunkReader, Length};
+use inheritune_objects::ObjectError;
 use inheritune_runtime::worker::StopSignal;
-use inheritune_store::StoreError;
 use parquet::errors::ParquetError;
 use tokio::runtime::Handle;
 
@@ -30,7 +30,7 @@ pub(super) struct Reader {
 
 /// Why the bytes did not come.
 pub(super) enum Cause {
-    Store(StoreError),
+    Store(ObjectError),
     Stopped,
 }
 
@@ -40,7 +40,7 @@ struct Stopped;
 
 /// What `error` was before it passed through decoders; or `error` itself, which is theirs.
 pub(super) fn cause(error: io::Error) -> Result<Cause, io::Error> {
-    match error.downcast::<StoreError>() {
+    match error.downcast::<ObjectError>() {
         Ok(error) => Ok(Cause::Store(error)),
         Err(error) => error.downcast::<Stopped>().map(|Stopped| Cause::Stopped),
     }
@@ -115,7 +115,7 @@ impl ChunkReader for Stored {
 
 /// A stretch of a stored file as a blocking reader.
 pub(super) enum StoredBytes {
-    Stream { stream: BoxStream<'static, Result<Bytes, StoreError>>, rest: Bytes, reader: Reader },
+    Stream { stream: BoxStream<'static, Result<Bytes, ObjectError>>, rest: Bytes, reader: Reader },
     Places { stored: Stored, at: u64 },
 }
 

@@ -38,7 +38,7 @@ impl<'a> FileWriter<'a> {
         if written.is_err() {
             self.break_off();
         }
-        written
+        Ok(written?)
     }
 
     /// The whole file out of `segments`, by the plan `plan`. The artifact has the upload should this be given up, and the
