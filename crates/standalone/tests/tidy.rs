@@ -121,13 +121,12 @@ fn only_lm_may_hold_unsafe_code() {
 }
 
 /// Libraries that only some crates may use outside their tests, and why.
-const LIBRARIES: [(&str, &[&str], &str); 6] = [
+const LIBRARIES: [(&str, &[&str], &str); 5] = [
     ("sqlx", &["store", "postgres"], "SQL belongs in store"),
     ("object_store", &["objects", "store"], "objects are read and written by objects"),
     ("tch", &["lm", "trainer", "evaluator"], "tensors belong in lm, trainer and evaluator"),
     ("prost", &["api", "checkpoint", "cli", "scheduler"], "messages belong in api"),
     ("axum", &["runtime"], "HTTP belongs in runtime"),
-    ("clap", &["cli", "runtime", "standalone", "scheduler"], "arguments are read by programs"),
 ];
 
 #[test]
