@@ -1,5 +1,6 @@
-# runtime and runtime-torch of deploy/Dockerfile, of programs that were built on this machine: the context is the folder that
-# scripts/cluster/stage-images.sh makes, BASE is deploy/Dockerfile's target `base`. Both machines need the same release of Debian.
+# The images runtime and runtime-torch of deploy/Dockerfile, from programs that were built on this
+# machine. The context is the folder that scripts/cluster/stage-images.sh creates. BASE is the target `base`
+# of deploy/Dockerfile. This machine and BASE must use the same Debian release.
 ARG BASE=inheritune-base:latest
 
 FROM ${BASE} AS runtime-prebuilt

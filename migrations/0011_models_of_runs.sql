@@ -1,13 +1,13 @@
--- What dashboards read of a run's models are columns, and a note is data.
+-- Stores the models of runs as rows and the notes as data, so that SQL readers need no JSON paths.
 
 ALTER TABLE run_notes ADD COLUMN note jsonb;
-COMMENT ON COLUMN run_notes.text IS 'The decision in English.';
-COMMENT ON COLUMN run_notes.note IS 'The decision as data, with its version (domain Note); null for what older releases wrote.';
+COMMENT ON COLUMN run_notes.text IS 'The decision as English text.';
+COMMENT ON COLUMN run_notes.note IS 'The decision as data, with the version of its format (domain Note); null if an older release wrote it.';
 
 ALTER TABLE runs ADD COLUMN reference_layers integer,
                  ADD COLUMN matched boolean;
-COMMENT ON COLUMN runs.reference_layers IS 'Layers of the reference; null while unknown.';
-COMMENT ON COLUMN runs.matched IS 'Whether the target matches the reference; null before the end, and where the reference was not measured.';
+COMMENT ON COLUMN runs.reference_layers IS 'Number of layers of the reference; null while unknown.';
+COMMENT ON COLUMN runs.matched IS 'Whether the target matches the reference; null before the end, and if the reference was not measured.';
 
 CREATE TABLE run_models (
     run_id                 uuid NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
@@ -32,37 +32,37 @@ CREATE TABLE run_models (
     problem                text,
     PRIMARY KEY (run_id, position)
 );
-COMMENT ON TABLE run_models IS 'The models of every run, one row each; written by the run driver together with the run''s state.';
-COMMENT ON COLUMN run_models.run_id IS 'The run.';
-COMMENT ON COLUMN run_models.position IS 'Order in which they were begun, from 0.';
+COMMENT ON TABLE run_models IS 'The models of every run, one row each. The run driver writes them together with the run''s state.';
+COMMENT ON COLUMN run_models.run_id IS 'Id of the run.';
+COMMENT ON COLUMN run_models.position IS 'Order in which the models were started, from 0.';
 COMMENT ON COLUMN run_models.role IS 'reference, candidate (of one round), control or arm.';
-COMMENT ON COLUMN run_models.round IS 'The round of a candidate, from 1; null for the others.';
-COMMENT ON COLUMN run_models.name IS 'Its name for people.';
+COMMENT ON COLUMN run_models.round IS 'Round of a candidate, from 1; null for other roles.';
+COMMENT ON COLUMN run_models.name IS 'Human-readable name.';
 COMMENT ON COLUMN run_models.stage IS 'slicing, training, evaluating, done or given_up.';
-COMMENT ON COLUMN run_models.layers IS 'Its layers; null while unknown.';
-COMMENT ON COLUMN run_models.parameters IS 'Its parameters, tied ones counted once; null while unknown.';
-COMMENT ON COLUMN run_models.checkpoint IS 'Where it is: artifact://ID, or the URI of a given reference; null before.';
+COMMENT ON COLUMN run_models.layers IS 'Number of layers; null while unknown.';
+COMMENT ON COLUMN run_models.parameters IS 'Number of parameters; tied ones count once. Null while unknown.';
+COMMENT ON COLUMN run_models.checkpoint IS 'Location of the checkpoint: artifact://ID, or the URI of a given reference; null while there is none.';
 COMMENT ON COLUMN run_models.steps IS 'Optimizer steps of its training; null before, and for a given reference.';
-COMMENT ON COLUMN run_models.tokens_seen IS 'Tokens of its training, likewise.';
-COMMENT ON COLUMN run_models.epochs IS 'Passes over the training tokens, likewise.';
-COMMENT ON COLUMN run_models.training_seconds IS 'Time of its training in seconds, likewise.';
-COMMENT ON COLUMN run_models.validation_loss IS 'Its validation loss in nats; null before it is measured.';
-COMMENT ON COLUMN run_models.validation_loss_stderr IS 'Standard error of that loss.';
-COMMENT ON COLUMN run_models.validation_sequences IS 'Sequences that it was measured on.';
-COMMENT ON COLUMN run_models.difference IS 'Its loss less the reference''s in nats, sequence by sequence; null for the reference.';
-COMMENT ON COLUMN run_models.difference_stderr IS 'Standard error of that difference.';
-COMMENT ON COLUMN run_models.decision IS 'What followed from a candidate''s loss: grow (a larger one is next), match (it matches the reference), settle (growth ended without a match).';
-COMMENT ON COLUMN run_models.problem IS 'Why the run went on without it, or without its benchmarks.';
+COMMENT ON COLUMN run_models.tokens_seen IS 'Tokens of its training; null before, and for a given reference.';
+COMMENT ON COLUMN run_models.epochs IS 'Passes over the training tokens; null before, and for a given reference.';
+COMMENT ON COLUMN run_models.training_seconds IS 'Duration of its training in seconds; null before, and for a given reference.';
+COMMENT ON COLUMN run_models.validation_loss IS 'Validation loss in nats; null before it is measured.';
+COMMENT ON COLUMN run_models.validation_loss_stderr IS 'Standard error of the validation loss.';
+COMMENT ON COLUMN run_models.validation_sequences IS 'Number of sequences on which the loss was measured.';
+COMMENT ON COLUMN run_models.difference IS 'Mean over sequences of its loss minus the reference''s loss, in nats; null for the reference.';
+COMMENT ON COLUMN run_models.difference_stderr IS 'Standard error of the difference.';
+COMMENT ON COLUMN run_models.decision IS 'Decision based on a candidate''s loss: grow (try a larger one), match (it matches the reference) or settle (growth ended without a match).';
+COMMENT ON COLUMN run_models.problem IS 'Why the run continued without this model or without its benchmarks.';
 
 CREATE TABLE schema_views (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     digest    text NOT NULL
 );
-COMMENT ON TABLE schema_views IS 'Which version of the views in ops this database has.';
-COMMENT ON COLUMN schema_views.singleton IS 'There is one row.';
-COMMENT ON COLUMN schema_views.digest IS 'SHA-256 of their text.';
+COMMENT ON TABLE schema_views IS 'The version of the views in the schema ops.';
+COMMENT ON COLUMN schema_views.singleton IS 'Always true, so that there is only one row.';
+COMMENT ON COLUMN schema_views.digest IS 'SHA-256 of the text of the views.';
 
--- What older releases knew only in their state.
+-- Fill the new columns and the new table from the states of existing runs.
 UPDATE runs
 SET reference_layers = (state ->> 'reference_layers')::integer,
     matched = (state #>> '{state,matched}')::boolean;

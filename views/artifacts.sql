@@ -16,18 +16,18 @@ SELECT a.id AS artifact_id,
 FROM artifacts a
 LEFT JOIN jobs j ON j.id = a.job_id;
 
-COMMENT ON VIEW ops.artifacts IS 'Every published artifact, deleted ones included.';
-COMMENT ON COLUMN ops.artifacts.artifact_id IS 'Names the artifact.';
+COMMENT ON VIEW ops.artifacts IS 'Every published artifact, including deleted ones.';
+COMMENT ON COLUMN ops.artifacts.artifact_id IS 'Id of the artifact.';
 COMMENT ON COLUMN ops.artifacts.kind IS 'token_set, checkpoint, training_state or scores.';
-COMMENT ON COLUMN ops.artifacts.run_id IS 'The run it belongs to.';
-COMMENT ON COLUMN ops.artifacts.job_id IS 'The job that made it; null for a registered folder.';
-COMMENT ON COLUMN ops.artifacts.model_name IS 'The model it is of.';
+COMMENT ON COLUMN ops.artifacts.run_id IS 'Id of its run; null outside of a run.';
+COMMENT ON COLUMN ops.artifacts.job_id IS 'Id of the job that created it; null for a registered folder.';
+COMMENT ON COLUMN ops.artifacts.model_name IS 'Name of the model that it belongs to.';
 COMMENT ON COLUMN ops.artifacts.location IS 'Key prefix in the object store, or the URI of a registered folder.';
-COMMENT ON COLUMN ops.artifacts.size_bytes IS 'Size of all files in bytes.';
+COMMENT ON COLUMN ops.artifacts.size_bytes IS 'Total size of all files in bytes.';
 COMMENT ON COLUMN ops.artifacts.file_count IS 'Number of files.';
-COMMENT ON COLUMN ops.artifacts.step IS 'Optimizer steps behind it.';
-COMMENT ON COLUMN ops.artifacts.manifest_sha256 IS 'Digest of its manifest.json in hex; null for a registered folder.';
-COMMENT ON COLUMN ops.artifacts.metadata IS 'What it is, as JSON.';
+COMMENT ON COLUMN ops.artifacts.step IS 'Optimizer step at which it was saved.';
+COMMENT ON COLUMN ops.artifacts.manifest_sha256 IS 'SHA-256 of its manifest.json in hex; null for a registered folder.';
+COMMENT ON COLUMN ops.artifacts.metadata IS 'Description as JSON.';
 COMMENT ON COLUMN ops.artifacts.created_at IS 'When it was published.';
-COMMENT ON COLUMN ops.artifacts.deleted_at IS 'When it was deleted; null while it is there.';
-COMMENT ON COLUMN ops.artifacts.pinned IS 'Whether it is kept whatever the retention says, until it is unpinned.';
+COMMENT ON COLUMN ops.artifacts.deleted_at IS 'When it was deleted; null while it exists.';
+COMMENT ON COLUMN ops.artifacts.pinned IS 'Whether it is protected from deletion until it is unpinned.';

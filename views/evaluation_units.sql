@@ -19,16 +19,16 @@ SELECT u.job_id,
 FROM evaluation_units u
 JOIN jobs j ON j.id = u.job_id;
 
-COMMENT ON VIEW ops.evaluation_units IS 'Parts of evaluate jobs that workers share.';
-COMMENT ON COLUMN ops.evaluation_units.job_id IS 'The evaluate job.';
-COMMENT ON COLUMN ops.evaluation_units.label IS 'What that job is for.';
-COMMENT ON COLUMN ops.evaluation_units.unit IS 'Its place in the job, from 0.';
-COMMENT ON COLUMN ops.evaluation_units.task IS 'The task, a benchmark by its own name.';
-COMMENT ON COLUMN ops.evaluation_units.first_item IS 'The first of its sequences or documents, from 0.';
+COMMENT ON VIEW ops.evaluation_units IS 'Units of evaluate jobs, which several workers share.';
+COMMENT ON COLUMN ops.evaluation_units.job_id IS 'Id of the evaluate job.';
+COMMENT ON COLUMN ops.evaluation_units.label IS 'Human-readable purpose of that job.';
+COMMENT ON COLUMN ops.evaluation_units.unit IS 'Index in the job, from 0.';
+COMMENT ON COLUMN ops.evaluation_units.task IS 'Name of the task; for a benchmark, the benchmark''s name.';
+COMMENT ON COLUMN ops.evaluation_units.first_item IS 'Index of its first sequence or document, from 0.';
 COMMENT ON COLUMN ops.evaluation_units.items IS 'Number of its sequences or documents.';
 COMMENT ON COLUMN ops.evaluation_units.status IS 'QUEUED, RUNNING, SUCCEEDED or FAILED.';
-COMMENT ON COLUMN ops.evaluation_units.worker_id IS 'The last worker that took it.';
-COMMENT ON COLUMN ops.evaluation_units.claimed_at IS 'When that worker took it.';
-COMMENT ON COLUMN ops.evaluation_units.finished_at IS 'When its answers, or its error, came.';
-COMMENT ON COLUMN ops.evaluation_units.duration_seconds IS 'How long it took.';
-COMMENT ON COLUMN ops.evaluation_units.error IS 'Why it cannot be measured.';
+COMMENT ON COLUMN ops.evaluation_units.worker_id IS 'Id of the last worker that claimed it.';
+COMMENT ON COLUMN ops.evaluation_units.claimed_at IS 'When that worker claimed it.';
+COMMENT ON COLUMN ops.evaluation_units.finished_at IS 'When its answers or its error were stored.';
+COMMENT ON COLUMN ops.evaluation_units.duration_seconds IS 'Time from the claim to the end in seconds.';
+COMMENT ON COLUMN ops.evaluation_units.error IS 'Why it could not be measured.';

@@ -17,19 +17,19 @@ SELECT a.job_id,
 FROM job_attempts a
 JOIN jobs j ON j.id = a.job_id;
 
-COMMENT ON VIEW ops.job_attempts IS 'Every claim of every job.';
-COMMENT ON COLUMN ops.job_attempts.job_id IS 'The job.';
-COMMENT ON COLUMN ops.job_attempts.run_id IS 'Its run.';
+COMMENT ON VIEW ops.job_attempts IS 'Every attempt (claim) of every job.';
+COMMENT ON COLUMN ops.job_attempts.job_id IS 'Id of the job.';
+COMMENT ON COLUMN ops.job_attempts.run_id IS 'Id of its run.';
 COMMENT ON COLUMN ops.job_attempts.kind IS 'tokenize, slice, train or evaluate.';
-COMMENT ON COLUMN ops.job_attempts.label IS 'What the job is for.';
-COMMENT ON COLUMN ops.job_attempts.attempt IS 'Counted from 1.';
-COMMENT ON COLUMN ops.job_attempts.worker_id IS 'The holder.';
+COMMENT ON COLUMN ops.job_attempts.label IS 'Human-readable purpose of the job.';
+COMMENT ON COLUMN ops.job_attempts.attempt IS 'Number of the attempt, from 1.';
+COMMENT ON COLUMN ops.job_attempts.worker_id IS 'Id of the worker.';
 COMMENT ON COLUMN ops.job_attempts.started_at IS 'When the job was claimed.';
-COMMENT ON COLUMN ops.job_attempts.ended_at IS 'When the claim ended; null while it holds.';
-COMMENT ON COLUMN ops.job_attempts.ended IS 'succeeded, failed, released (given back unfinished), expired (the holder fell silent), crashed (its process died by its own doing), killed (its process was killed from outside) or unavailable (something outside was missing).';
-COMMENT ON COLUMN ops.job_attempts.error IS 'Why it failed, was given back or was lost.';
-COMMENT ON COLUMN ops.job_attempts.duration_seconds IS 'How long it held, or holds by now.';
-COMMENT ON COLUMN ops.job_attempts.failed_attempts IS 'Failed claims in a row by then, with no durable progress in between; null while it holds, and for a success.';
-COMMENT ON COLUMN ops.job_attempts.lost_attempts IS 'Claims in a row by then whose worker fell silent or was killed from outside; not failures.';
-COMMENT ON COLUMN ops.job_attempts.crashed_attempts IS 'Claims in a row by then whose process died by its own doing.';
-COMMENT ON COLUMN ops.job_attempts.waits IS 'Claims in a row by then that ended because something outside was missing; not failures.';
+COMMENT ON COLUMN ops.job_attempts.ended_at IS 'When the attempt ended; null while it runs.';
+COMMENT ON COLUMN ops.job_attempts.ended IS 'succeeded, failed, released (returned unfinished), expired (the worker stopped responding), crashed (its process caused its own death), killed (its process was killed from outside) or unavailable (a dependency was unavailable).';
+COMMENT ON COLUMN ops.job_attempts.error IS 'Why it failed, was released or was lost.';
+COMMENT ON COLUMN ops.job_attempts.duration_seconds IS 'Duration so far, or until the end, in seconds.';
+COMMENT ON COLUMN ops.job_attempts.failed_attempts IS 'Number of failed attempts since the last durable progress, counted at the end of this attempt; null while it runs, and for a success.';
+COMMENT ON COLUMN ops.job_attempts.lost_attempts IS 'Number of attempts since the last durable progress whose worker stopped responding or was killed from outside, counted like failed_attempts; these are not failures.';
+COMMENT ON COLUMN ops.job_attempts.crashed_attempts IS 'Number of attempts since the last durable progress whose process caused its own death, counted like failed_attempts.';
+COMMENT ON COLUMN ops.job_attempts.waits IS 'Number of attempts since the last durable progress that ended because a dependency was unavailable, counted like failed_attempts; these are not failures.';

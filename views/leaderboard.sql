@@ -36,19 +36,19 @@ UNION ALL
 SELECT model, source, task, metric, value, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM published_scores;
 
-COMMENT ON VIEW ops.leaderboard IS 'The newest score of every model in every task and metric, and published ones, which were not measured here.';
-COMMENT ON COLUMN ops.leaderboard.model IS 'The run and its model, or the evaluation''s label, or the name it was published under.';
-COMMENT ON COLUMN ops.leaderboard.published_in IS 'Where it was published; null where it was measured here.';
+COMMENT ON VIEW ops.leaderboard IS 'The newest score of every model for every task and metric, and published scores, which were not measured here.';
+COMMENT ON COLUMN ops.leaderboard.model IS 'Run and model name, or the label of the evaluation, or the name in the publication.';
+COMMENT ON COLUMN ops.leaderboard.published_in IS 'Publication of the score; null if it was measured here.';
 COMMENT ON COLUMN ops.leaderboard.task IS 'The task: piqa, mmlu, validation_loss, ….';
 COMMENT ON COLUMN ops.leaderboard.metric IS 'The metric: acc, acc_norm, perplexity, loss_nats, ….';
-COMMENT ON COLUMN ops.leaderboard.value IS 'The value; accuracies from 0 to 1.';
-COMMENT ON COLUMN ops.leaderboard.stderr IS 'Its standard error, where it is defined.';
-COMMENT ON COLUMN ops.leaderboard.n IS 'Sequences or documents.';
-COMMENT ON COLUMN ops.leaderboard.chance IS 'What guessing brings, where there are choices.';
-COMMENT ON COLUMN ops.leaderboard.majority IS 'What the best constant answer brings, where there is one.';
-COMMENT ON COLUMN ops.leaderboard.chance_p_value IS 'How likely guessing is to come out at least so far from chance.';
-COMMENT ON COLUMN ops.leaderboard.parameters IS 'Parameters of the model, tied ones counted once.';
-COMMENT ON COLUMN ops.leaderboard.checkpoint IS 'Where the model is.';
-COMMENT ON COLUMN ops.leaderboard.job_id IS 'The evaluation.';
-COMMENT ON COLUMN ops.leaderboard.run_id IS 'Its run.';
-COMMENT ON COLUMN ops.leaderboard.finished_at IS 'When it ended.';
+COMMENT ON COLUMN ops.leaderboard.value IS 'The value; accuracies are from 0 to 1.';
+COMMENT ON COLUMN ops.leaderboard.stderr IS 'Standard error of the value, if it is defined.';
+COMMENT ON COLUMN ops.leaderboard.n IS 'Number of sequences or documents.';
+COMMENT ON COLUMN ops.leaderboard.chance IS 'Expected score of random guessing, for tasks with choices.';
+COMMENT ON COLUMN ops.leaderboard.majority IS 'Score of the best constant answer, if there is one.';
+COMMENT ON COLUMN ops.leaderboard.chance_p_value IS 'Probability that random guessing deviates at least this far from chance.';
+COMMENT ON COLUMN ops.leaderboard.parameters IS 'Number of parameters of the model; tied ones count once.';
+COMMENT ON COLUMN ops.leaderboard.checkpoint IS 'Location of the model.';
+COMMENT ON COLUMN ops.leaderboard.job_id IS 'Id of the evaluate job.';
+COMMENT ON COLUMN ops.leaderboard.run_id IS 'Id of its run.';
+COMMENT ON COLUMN ops.leaderboard.finished_at IS 'When the evaluation ended.';

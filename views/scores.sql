@@ -15,15 +15,15 @@ LEFT JOIN runs r ON r.id = j.run_id
 CROSS JOIN LATERAL jsonb_array_elements(j.outcome -> 'scores') s
 WHERE j.kind = 'evaluate' AND j.final_status = 'SUCCEEDED';
 
-COMMENT ON VIEW ops.scores IS 'Every number that an evaluation brought.';
-COMMENT ON COLUMN ops.scores.run_id IS 'The run.';
-COMMENT ON COLUMN ops.scores.run_name IS 'Its name.';
-COMMENT ON COLUMN ops.scores.job_id IS 'The evaluation job.';
-COMMENT ON COLUMN ops.scores.model_name IS 'The model, or the job''s label outside a run.';
+COMMENT ON VIEW ops.scores IS 'Every score of every evaluation.';
+COMMENT ON COLUMN ops.scores.run_id IS 'Id of the run.';
+COMMENT ON COLUMN ops.scores.run_name IS 'Name of the run.';
+COMMENT ON COLUMN ops.scores.job_id IS 'Id of the evaluate job.';
+COMMENT ON COLUMN ops.scores.model_name IS 'Name of the model; outside of a run, the label of the job.';
 COMMENT ON COLUMN ops.scores.task IS 'The task: validation_loss, ….';
 COMMENT ON COLUMN ops.scores.metric IS 'The metric: loss_nats, word_perplexity, ….';
 COMMENT ON COLUMN ops.scores.value IS 'The value.';
-COMMENT ON COLUMN ops.scores.stderr IS 'Standard error of the mean, where it is defined.';
-COMMENT ON COLUMN ops.scores.n IS 'Sequences or documents.';
-COMMENT ON COLUMN ops.scores.parameters IS 'Parameters of the model, tied ones counted once.';
+COMMENT ON COLUMN ops.scores.stderr IS 'Standard error of the mean, if it is defined.';
+COMMENT ON COLUMN ops.scores.n IS 'Number of sequences or documents.';
+COMMENT ON COLUMN ops.scores.parameters IS 'Number of parameters of the model; tied ones count once.';
 COMMENT ON COLUMN ops.scores.finished_at IS 'When the evaluation ended.';

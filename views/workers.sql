@@ -13,13 +13,13 @@ JOIN jobs j ON j.id = a.job_id
 LEFT JOIN job_queue q ON q.job_id = a.job_id AND q.lease_token = a.lease_token
 GROUP BY a.worker_id;
 
-COMMENT ON VIEW ops.workers IS 'Workers that have claimed something, from their leases and heartbeats. A worker has a new id at every boot.';
-COMMENT ON COLUMN ops.workers.worker_id IS 'Names the worker process.';
-COMMENT ON COLUMN ops.workers.jobs_held IS 'Jobs in its hands.';
-COMMENT ON COLUMN ops.workers.jobs_succeeded IS 'Claims it ended with an outcome.';
-COMMENT ON COLUMN ops.workers.jobs_failed IS 'Claims it ended with an error.';
-COMMENT ON COLUMN ops.workers.leases_expired IS 'Claims it fell silent in.';
-COMMENT ON COLUMN ops.workers.kinds IS 'Kinds of jobs it has claimed.';
-COMMENT ON COLUMN ops.workers.first_seen_at IS 'Its first claim.';
-COMMENT ON COLUMN ops.workers.last_seen_at IS 'Its last sign of life.';
-COMMENT ON COLUMN ops.workers.holds_live_lease IS 'Whether it is working now.';
+COMMENT ON VIEW ops.workers IS 'Workers that have claimed a job, derived from leases and heartbeats. A worker has a new id after every start.';
+COMMENT ON COLUMN ops.workers.worker_id IS 'Id of the worker process.';
+COMMENT ON COLUMN ops.workers.jobs_held IS 'Number of jobs that it holds now.';
+COMMENT ON COLUMN ops.workers.jobs_succeeded IS 'Number of attempts that ended with an outcome.';
+COMMENT ON COLUMN ops.workers.jobs_failed IS 'Number of attempts that ended with an error.';
+COMMENT ON COLUMN ops.workers.leases_expired IS 'Number of attempts in which it stopped responding.';
+COMMENT ON COLUMN ops.workers.kinds IS 'Kinds of jobs that it has claimed.';
+COMMENT ON COLUMN ops.workers.first_seen_at IS 'When it made its first claim.';
+COMMENT ON COLUMN ops.workers.last_seen_at IS 'When it was last active.';
+COMMENT ON COLUMN ops.workers.holds_live_lease IS 'Whether it holds a valid lease now.';

@@ -1,5 +1,5 @@
-//! Compiles the C++ shim against libtorch's headers, and gives the tests of this package an rpath to
-//! libtorch, so that they run without LD_LIBRARY_PATH.
+//! Compiles the C++ shim against libtorch's headers, and gives the tests of this package an rpath
+//! to libtorch, so that they run without LD_LIBRARY_PATH.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ fn main() {
     println!("cargo:rerun-if-changed=csrc");
     let Some(libtorch) = std::env::var_os("LIBTORCH") else {
         panic!(
-            "LIBTORCH is not set: run `make setup`, and cargo inside the repository, whose .cargo/config.toml sets it"
+            "LIBTORCH is not set: run `make setup`, then run cargo inside the repository, whose .cargo/config.toml sets it"
         );
     };
     let libtorch = Path::new(&libtorch);
@@ -18,11 +18,11 @@ fn main() {
     build
         .cpp(true)
         .std("c++17")
-        // In debug builds as well, as libtorch itself.
+        // Also in debug builds, like libtorch itself.
         .opt_level(3)
         .include(include.join("torch/csrc/api/include"))
         .include(&include)
-        // libtorch's own headers are not free of warnings.
+        // libtorch's own headers produce warnings.
         .warnings(false)
         .include("csrc/gloo-stub")
         .files([
@@ -34,7 +34,7 @@ fn main() {
             "csrc/c10d.cpp",
             "csrc/cuda.cpp",
         ]);
-    // Without it ATen's own parallel loops have one thread, wherever they are compiled.
+    // Without it, ATen's parallel loops run on one thread wherever they are compiled.
     if build.get_compiler().is_like_gnu() {
         build.flag("-fopenmp");
         println!("cargo:rustc-link-lib=gomp");

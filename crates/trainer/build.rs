@@ -1,4 +1,5 @@
-//! Gives the binaries and tests of this package an rpath to libtorch, so that they run without LD_LIBRARY_PATH.
+//! Gives the binaries and tests of this package an rpath to libtorch, so that they run without
+//! LD_LIBRARY_PATH.
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");

@@ -1,31 +1,35 @@
 #!/bin/sh
-# What docker-compose.yml needs and git must not hold: secrets, the services' configuration, and `.env`, which names them.
-# usage: init.sh [--tls] [--debian]       again after a change of `.env` or of deploy/compose; secrets that are there stay
+# Creates the files that docker-compose.yml needs and that do not belong in git: secrets, the
+# services' configuration, and `.env`, which refers to them.
+# usage: init.sh [--tls] [--debian]
 #
-#   --tls      TLS and a bearer token for gRPC from now on; made by `inheritune certs init`
-#   --debian   images of deploy/debian/images.sh from now on, in the place of Docker Hub's
+# Run it again after changing `.env` or deploy/compose. Existing secrets are kept.
 #
-# These are taken from the environment, else kept as `.env` has them, else as shown:
-#   CLUSTER_DIR      where secrets and configuration go (.cluster)
-#   CLUSTER_DATA     the folder of corpora and models that jobs may name (demo)
-#   CLUSTER_THREADS  threads of a training or evaluation (all cores)
-#   SERVICE_MEMORY=2g TRAINER_MEMORY=32g EVALUATOR_MEMORY=32g POSTGRES_MEMORY=2g S3_MEMORY=2g   limits, as docker reads them
+#   --tls      use TLS and a bearer token for gRPC from now on; runs `inheritune certs init`
+#   --debian   use the images of deploy/debian/images.sh from now on, instead of those of Docker Hub
+#
+# These settings come from the environment, or else from `.env`, or else have the values shown:
+#   CLUSTER_DIR      folder for secrets and configuration (.cluster)
+#   CLUSTER_DATA     folder with the corpora and models that jobs may read (demo)
+#   CLUSTER_THREADS  threads per training or evaluation (all cores)
+#   SERVICE_MEMORY=2g TRAINER_MEMORY=32g EVALUATOR_MEMORY=32g POSTGRES_MEMORY=2g S3_MEMORY=2g
+#                    memory limits, in the syntax of docker
 #   SCHEDULER_PORT=7600 POSTGRES_PORT=7605 S3_PORT=7606 GRAFANA_PORT=7607 PROMETHEUS_PORT=7608
-#   ENV_FILE         in the place of .env; then for docker-compose --env-file
-#   INHERITUNE       the command line client, for --tls (target/release/inheritune)
+#   ENV_FILE         file to use instead of .env; pass it to docker-compose with --env-file
+#   INHERITUNE       the command-line client, for --tls (target/release/inheritune)
 set -eu
 cd "$(dirname "$0")/../.."
 fail() { echo "init: $1" >&2; exit 1; }
 env_file=${ENV_FILE:-.env}
 mark="# Made by deploy/compose/init.sh. Change values here, then run it again."
 [ ! -e "$env_file" ] || [ "$(head -n 1 "$env_file")" = "$mark" ] ||
-  fail "$env_file is not ours; move it away, or name another: ENV_FILE=FILE"
+  fail "$env_file was not created by init.sh; move it away, or use another file: ENV_FILE=FILE"
 tls=
 for argument in "$@"; do
   case $argument in
     --tls) tls=yes ;;
     --debian) CLUSTER_IMAGES=debian ;;
-    *) fail "no option $argument; --tls or --debian" ;;
+    *) fail "unknown option $argument; expected --tls or --debian" ;;
   esac
 done
 umask 077
@@ -35,7 +39,7 @@ setting() { # NAME DEFAULT
   eval "value=\${$1:-}"
   [ -n "$value" ] || value=$(sed -n "s/^$1=//p" "$env_file" 2>/dev/null) || true
   [ -n "$value" ] || value=$2
-  case $value in *[!A-Za-z0-9/._:@+-]*) fail "$1=$value: only letters, digits and / . _ : @ + - are understood here" ;; esac
+  case $value in *[!A-Za-z0-9/._:@+-]*) fail "$1=$value: only letters, digits and / . _ : @ + - are allowed" ;; esac
   eval "$1=\$value"
   [ -z "$value" ] || echo "$1=$value" >> "$env_file.part"
 }
@@ -57,7 +61,7 @@ dir=$(absolute "$CLUSTER_DIR")
 data=$(absolute "$CLUSTER_DATA")
 mkdir -p "$dir"
 [ -d "$data" ] || (umask 022 && mkdir -p "$data")
-# What you put there beside these: images, say.
+# Keep other settings of the user in `.env`, such as images.
 settings=$(sed -n 's/^\([A-Z0-9_]*\)=.*/\1/p' "$env_file.part")
 [ ! -e "$env_file" ] || while IFS= read -r line; do
   case $line in "$mark" | COMPOSE_FILE=*) continue ;; esac
@@ -67,7 +71,8 @@ done < "$env_file" >> "$env_file.part"
 sed -e "s|^CLUSTER_DIR=.*|CLUSTER_DIR=$dir|" -e "s|^CLUSTER_DATA=.*|CLUSTER_DATA=$data|" "$env_file.part" > "$env_file.new"
 rm "$env_file.part"
 
-# The folder keeps others of this machine out. The files in it are read by users of containers, whose ids are not yours.
+# The folder keeps out other users of this machine. Its files must be readable by the users of the
+# containers, which have other ids.
 chmod 700 "$dir"
 write() { # FILE, from standard input
   cat > "$dir/$1.part"
@@ -83,7 +88,7 @@ secret bearer_token 32
 for role in migrator service; do
   echo "postgres://inheritune_$role:$(cat "$dir/${role}_password")@postgres:5432/inheritune" | write "${role}_database_url"
 done
-# An older version had the same lines there.
+# An older version kept the same lines in this file.
 if [ -s "$dir/s3-client.env" ] && [ ! -s "$dir/s3_credentials" ]; then
   write s3_credentials < "$dir/s3-client.env"
   rm -f "$dir/s3-client.env"
@@ -97,13 +102,13 @@ fi
 
 if [ -n "$tls" ] && [ ! -s "$dir/tls/server.key" ]; then
   client=${INHERITUNE:-target/release/inheritune}
-  [ -x "$client" ] || fail "--tls needs $client; run: make build, or name it: INHERITUNE=FILE"
+  [ -x "$client" ] || fail "--tls needs $client; run: make build, or set INHERITUNE=FILE"
   "$client" certs init "$dir/tls" --host localhost --host 127.0.0.1 --host scheduler --host slicer --host trainer \
     --host evaluator
   chmod 444 "$dir"/tls/server.*
 fi
 
-# One file a service, from those beside this script.
+# Creates one file per service from the templates in this folder.
 render() {
   sed -e "s|file:///data/|file://$data/|" -e "s|http://127.0.0.1:7606|http://127.0.0.1:$S3_PORT|" "$1" |
     if [ -n "$CLUSTER_THREADS" ]; then sed -e "s|^# threads = .*|threads = $CLUSTER_THREADS|"; else cat; fi |
@@ -121,4 +126,4 @@ files=docker-compose.yml
 [ ! -s "$dir/tls/server.key" ] || files=$files:deploy/compose/tls.yml
 echo "COMPOSE_FILE=$files" >> "$env_file.new"
 mv -f "$env_file.new" "$env_file"
-echo "init: secrets and configuration are in $dir, the settings in $env_file; jobs may read $data"
+echo "init: wrote secrets and configuration to $dir, and settings to $env_file; jobs may read $data"

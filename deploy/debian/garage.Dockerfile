@@ -1,4 +1,4 @@
-# As `dxflrs/garage`: one program at the root. Its binary is the only file of the context.
+# Like `dxflrs/garage`: one program at the root. Its binary is the only file of the context.
 ARG BASE=inheritune-debian:bookworm
 FROM ${BASE}
 COPY garage /garage

@@ -1,16 +1,19 @@
 #!/bin/sh
-# Makes the images that the cluster is built from where there is no container registry: from Debian packages alone.
-# usage: images.sh [IMAGE...]      base postgres garage prometheus; rust only where it is named
+# Builds the base images of the cluster from Debian packages, for machines without a container
+# registry.
+# usage: images.sh [IMAGE...]      base postgres garage prometheus; rust only if it is listed
 #
-# Their names are their own (inheritune-debian, inheritune-postgres, ...); images.yml beside this file puts them into
-# docker-compose.yml. An image that is there already is kept: `docker image rm` has it made anew.
+# The images have their own names (inheritune-debian, inheritune-postgres, ...); images.yml in this
+# folder uses them in docker-compose.yml. An existing image is kept; remove it with
+# `docker image rm` to build it again.
 #
-# DEBIAN_SOURCES  apt's list of sources (the machine's own)
-# GARAGE          the S3 server's binary (built from crates.io by scripts/setup/setup-garage.sh, once, in some 15 minutes)
+# DEBIAN_SOURCES  apt's list of sources (that of this machine)
+# GARAGE          the binary of the S3 server (by default, scripts/setup/setup-garage.sh builds it once
+#                 from crates.io, which takes about 15 minutes)
 set -eu
 cd "$(dirname "$0")/../.."
 docker=${DOCKER:-docker}
-# Docker Engine 20.10 may have no BuildKit that needs no download.
+# On Docker Engine 20.10, BuildKit may need a download.
 DOCKER_BUILDKIT=0
 export DOCKER_BUILDKIT
 fail() { echo "images: $1" >&2; exit 1; }
@@ -25,7 +28,7 @@ base() {
   for file in /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list; do
     [ -n "$sources" ] || [ ! -s "$file" ] || sources=$file
   done
-  [ -n "$sources" ] || fail "no sources of apt found; name a file: DEBIAN_SOURCES=FILE"
+  [ -n "$sources" ] || fail "no apt sources found; set DEBIAN_SOURCES=FILE"
   command -v mmdebstrap >/dev/null || fail "mmdebstrap is missing; run: sudo apt-get install -y mmdebstrap"
   mmdebstrap --quiet --variant=minbase --include=ca-certificates bookworm "$part/base.tar" "$sources"
   "$docker" import -c 'CMD ["bash"]' "$part/base.tar" inheritune-debian:bookworm >/dev/null
@@ -34,7 +37,7 @@ base() {
 build() { # IMAGE CONTEXT
   "$docker" build --network host -f "deploy/debian/$1.Dockerfile" -t "inheritune-$1:debian" "$2" > "$part/log" 2>&1 || {
     cat "$part/log" >&2
-    fail "inheritune-$1:debian could not be made"
+    fail "cannot build inheritune-$1:debian"
   }
 }
 
@@ -51,18 +54,19 @@ garage() {
 
 rust() {
   mkdir -p "$part/rust"
-  # Hard links where that works: the toolchain has 1.3 GB.
+  # Use hard links if possible: the toolchain has 1.3 GB.
   toolchain=$(rustc --print sysroot)
   cp -al "$toolchain" "$part/rust/toolchain" 2>/dev/null || cp -a "$toolchain" "$part/rust/toolchain"
   rm -rf "$part/rust/toolchain/share"
-  # Who this machine trusts, its builder may: crates and wheels may come by way of a proxy with a certificate of its own.
+  # Let the builder trust the same certificates as this machine: crates and wheels may come through
+  # a proxy with its own certificate.
   cp /etc/ssl/certs/ca-certificates.crt "$part/rust/"
   build rust "$part/rust"
 }
 
 ensure() { # IMAGE FUNCTION
-  have "$1" && { echo "images: $1 is there"; return; }
-  echo "images: making $1"
+  have "$1" && { echo "images: $1 exists"; return; }
+  echo "images: building $1"
   "$2"
 }
 
@@ -71,6 +75,6 @@ for image in ${*:-postgres garage prometheus}; do
   case $image in
     base) ;;
     postgres | garage | prometheus | rust) ensure "inheritune-$image:debian" "$image" ;;
-    *) fail "no image \`$image\`: base, postgres, garage, prometheus or rust" ;;
+    *) fail "unknown image \`$image\`; expected base, postgres, garage, prometheus or rust" ;;
   esac
 done

@@ -1,6 +1,7 @@
 #!/bin/bash
-# Makes a cluster at the first start, as the entrypoint of Docker Hub's `postgres` does, and then becomes the server.
-# POSTGRES_USER, POSTGRES_PASSWORD or POSTGRES_PASSWORD_FILE, POSTGRES_DB; *.sh and *.sql of /docker-entrypoint-initdb.d
+# Creates a database cluster at the first start, like the entrypoint of Docker Hub's `postgres`, and
+# then runs the server. Supports POSTGRES_USER, POSTGRES_PASSWORD or POSTGRES_PASSWORD_FILE,
+# POSTGRES_DB, and *.sh and *.sql files in /docker-entrypoint-initdb.d.
 set -euo pipefail
 
 first_start() {
@@ -8,13 +9,13 @@ first_start() {
   if [ -n "${POSTGRES_PASSWORD_FILE:-}" ]; then
     password=$(cat "$POSTGRES_PASSWORD_FILE")
   fi
-  [ -n "$password" ] || { echo "POSTGRES_PASSWORD_FILE is not set, or empty" >&2; exit 1; }
-  # A folder that is half made would pass for a whole one at the next start.
+  [ -n "$password" ] || { echo "POSTGRES_PASSWORD_FILE is not set or is empty" >&2; exit 1; }
+  # Remove an incomplete cluster, which the next start would take for a complete one.
   trap 'find "$PGDATA" -mindepth 1 -delete' EXIT
   initdb --username="$user" --pwfile=<(echo "$password") --encoding=UTF8 --auth-local=trust --auth-host=scram-sha-256 \
     --no-instructions
   echo "host all all all scram-sha-256" >> "$PGDATA/pg_hba.conf"
-  # Nobody but the scripts may connect yet.
+  # Only the scripts may connect yet.
   pg_ctl -w start -o "-c listen_addresses=''"
   export POSTGRES_USER=$user POSTGRES_DB=${POSTGRES_DB:-$user}
   [ "$POSTGRES_DB" = postgres ] || createdb --username="$user" "$POSTGRES_DB"

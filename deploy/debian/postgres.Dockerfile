@@ -1,4 +1,4 @@
-# As much of Docker Hub's `postgres` as docker-compose.yml uses, from Debian packages.
+# The features of Docker Hub's `postgres` that docker-compose.yml uses, from Debian packages.
 ARG BASE=inheritune-debian:bookworm
 FROM ${BASE}
 RUN groupadd --system --gid 999 postgres \
@@ -14,7 +14,7 @@ COPY postgres-entrypoint.sh /usr/local/bin/postgres-entrypoint.sh
 ENV PATH=/usr/local/postgres:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PGDATA=/var/lib/postgresql/data LANG=C.UTF-8
 VOLUME /var/lib/postgresql/data
-# Postgres' fast shutdown.
+# Fast shutdown of Postgres.
 STOPSIGNAL SIGINT
 USER postgres
 ENTRYPOINT ["bash", "/usr/local/bin/postgres-entrypoint.sh"]

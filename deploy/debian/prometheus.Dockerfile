@@ -1,4 +1,4 @@
-# As `prom/prometheus`, from Debian's package.
+# Like `prom/prometheus`, from Debian's package.
 ARG BASE=inheritune-debian:bookworm
 FROM ${BASE}
 RUN apt-get update -q \

@@ -1,5 +1,5 @@
-# As `rust`, with the toolchain of the machine that builds, Debian's own is too old. Both that and
-# the certificates of those whom it trusts are given as context.
+# Like `rust`, with the toolchain of the build machine, because Debian's is too old. The context
+# contains the toolchain and the certificates that the build machine trusts.
 ARG BASE=inheritune-debian:bookworm
 FROM ${BASE}
 RUN apt-get update -q \

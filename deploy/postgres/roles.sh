@@ -1,15 +1,18 @@
 #!/bin/sh
-# Makes the roles of an Inheritune database, for a superuser of Postgres: once before the first migration, or again at any
-# time to change passwords, or to hand over a database that another role has migrated.
+# Creates the roles of an Inheritune database. Must run as a superuser of Postgres before the first
+# migration. It can run again at any time to change passwords, or to take over a database that
+# another role has migrated.
 #
-#   inheritune_owner      owns the database and everything in it; nobody logs in as it
-#   inheritune_migrator   brings the schema up to date; acts as the owner
+#   inheritune_owner      owns the database and everything in it; cannot log in
+#   inheritune_migrator   migrates the schema; acts as the owner
 #   inheritune_service    reads and writes rows; for the scheduler and all workers
-#   inheritune_dashboard  reads the views of schema ops, five seconds a query unless it says otherwise, never more than 15
+#   inheritune_dashboard  reads the views of schema ops; queries are limited to 5 seconds by default
+#                         and to 15 seconds in any case
 #
-# Files with the passwords: INHERITUNE_{MIGRATOR,SERVICE,DASHBOARD}_PASSWORD_FILE, else /run/secrets/*_password.
-# The database: POSTGRES_DB or PGDATABASE; the superuser: POSTGRES_USER or PGUSER; the server: PGHOST and PGPORT.
-# It may lie in /docker-entrypoint-initdb.d. Who may connect from where is pg_hba.conf's business.
+# Files with the passwords: INHERITUNE_{MIGRATOR,SERVICE,DASHBOARD}_PASSWORD_FILE, or else
+# /run/secrets/*_password. The database: POSTGRES_DB or PGDATABASE; the superuser: POSTGRES_USER or
+# PGUSER; the server: PGHOST and PGPORT. The script can be placed in /docker-entrypoint-initdb.d.
+# pg_hba.conf decides who may connect from where.
 set -eu
 
 database=${POSTGRES_DB:-${PGDATABASE:-inheritune}}
@@ -23,7 +26,8 @@ for file in "$INHERITUNE_MIGRATOR_PASSWORD_FILE" "$INHERITUNE_SERVICE_PASSWORD_F
   [ -s "$file" ] && [ -r "$file" ] || { echo "roles: no password in $file" >&2; exit 1; }
 done
 
-# psql reads the files itself: a password is neither an argument of a process nor in the server's log.
+# psql reads the files itself, so passwords are neither in process arguments nor in the server's
+# log.
 psql -X -q -v ON_ERROR_STOP=1 -U "$superuser" -d "$database" -o /dev/null <<'SQL'
 \set migrator_password `cat "$INHERITUNE_MIGRATOR_PASSWORD_FILE"`
 \set service_password `cat "$INHERITUNE_SERVICE_PASSWORD_FILE"`
@@ -45,20 +49,23 @@ ALTER ROLE inheritune_migrator LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWOR
 ALTER ROLE inheritune_service LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD :'service_password';
 ALTER ROLE inheritune_dashboard LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE CONNECTION LIMIT 20 PASSWORD :'dashboard_password';
 GRANT inheritune_owner TO inheritune_migrator;
--- So that end_dashboard_queries(), which is the owner's, sees the dashboards' sessions and may end them.
+-- end_dashboard_queries() runs as the owner, which must see the dashboards' sessions and may end
+-- them.
 GRANT inheritune_dashboard TO inheritune_owner;
 ALTER ROLE inheritune_migrator SET role = 'inheritune_owner';
 ALTER ROLE inheritune_dashboard SET statement_timeout = '5s';
 ALTER ROLE inheritune_dashboard SET default_transaction_read_only = on;
 ALTER ROLE inheritune_dashboard SET idle_in_transaction_session_timeout = '10s';
--- The three above are defaults, which a session may change; this one only a superuser may.
+-- The three settings above are defaults that a session may change. Only a superuser may change this
+-- one.
 ALTER ROLE inheritune_dashboard SET temp_file_limit = '1GB';
 
 SELECT format('ALTER DATABASE %I OWNER TO inheritune_owner', current_database()),
        format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database()),
        format('GRANT CONNECT ON DATABASE %I TO inheritune_migrator, inheritune_service, inheritune_dashboard', current_database())
 \gexec
--- As migration 0010, which may not when it is the owner's: locks, large objects, notifications, WAL, transaction ids.
+-- Like migration 0010, which is not permitted to do this when it runs as the owner: locks, large
+-- objects, notifications, WAL, transaction ids.
 SELECT format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', oid::regprocedure),
        CASE WHEN proname !~ '^lo' THEN
            format('GRANT EXECUTE ON FUNCTION %s TO inheritune_owner, inheritune_service', oid::regprocedure)
@@ -72,7 +79,8 @@ WHERE pronamespace = 'pg_catalog'::regnamespace
 ALTER SCHEMA public OWNER TO inheritune_owner;
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 
--- A database that another role has migrated. A column's own sequence goes with its table.
+-- Take over a database that another role has migrated. Sequences that belong to a column follow
+-- their table.
 SELECT format('ALTER SCHEMA %I OWNER TO inheritune_owner', nspname) FROM pg_namespace WHERE nspname = 'ops'
 \gexec
 SELECT format('ALTER %s %s OWNER TO inheritune_owner',

@@ -1,4 +1,5 @@
-//! What the targets in `bin/` share with `cargo test`: see `readers/mod.rs` of each crate's tests.
+//! Checks that the targets in `bin/` share with `cargo test`. See `readers/mod.rs` in the tests of
+//! each crate.
 
 #[path = "../../crates/checkpoint/tests/readers/mod.rs"]
 pub mod readers;

@@ -160,7 +160,7 @@ def kill_trainer(cluster, job, worker):
     check(f"a trainer was killed in the middle: the other one had its job {took:.1f} s later", survivor != container)
 
     def resumed():
-        return [line["step"] for line in cluster.log(survivor) if line.get("message") == "going on from a training state"]
+        return [line["step"] for line in cluster.log(survivor) if line.get("message") == "resuming from a training state"]
 
     steps = wait_for(resumed, 30, "a training state to go on from")
     check(f"it went on from step {steps[-1]}", steps[-1] > 0, steps)
@@ -190,7 +190,7 @@ def stop_trainers(cluster, job):
     log = [line.get("message", "") for line in cluster.log(held)]
     stopping = max((i for i, message in enumerate(log) if message.startswith("stopping")), default=len(log))
     said = log[stopping:]
-    check("the one with the job saved, and gave it back", "training state saved" in said and "job given back" in said, log[-8:])
+    check("the one with the job saved, and gave it back", "training state saved" in said and "job released" in said, log[-8:])
     queued = cluster.sql(f"SELECT status FROM ops.jobs WHERE job_id = '{job}'")
     check("the job waits for another", queued == "QUEUED", queued)
     cluster.compose("start", "trainer")

@@ -1,4 +1,4 @@
-//! How a program of ours connects, and how it shows a failed call to people.
+//! The gRPC client of all Inheritune programs, and how failed calls are shown to users.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,25 +18,26 @@ use crate::v1::run_service_client::RunServiceClient;
 use crate::v1::slicing_service_client::SlicingServiceClient;
 use crate::v1::training_service_client::TrainingServiceClient;
 
-/// Longest wait for a connection.
+/// Maximum time to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pings on an idle connection, so that a long watch notices a server that is gone.
+/// Interval of pings on an idle connection, so that a long watch notices that the server is gone.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-/// A ping that is not answered for so long ends the connection.
+/// Maximum time to answer a ping before the connection is closed.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest reply that is taken: reports and tensor tables are longer than tonic's 4 MiB.
+/// Maximum size of a reply: reports and tensor tables exceed tonic's default of 4 MiB.
 pub const MAX_REPLY_BYTES: usize = 64 * 1024 * 1024;
 
-/// Where a server is, and what it takes to be let in.
+/// The address of a server, and the credentials for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Server {
-    /// `http://host:port`, `https://host:port`, or `host:port`, which is the first.
+    /// `http://host:port`, `https://host:port`, or `host:port`, which means `http://`.
     pub address: String,
-    /// Authorities that may have signed the server's certificate (PEM); the system's own when absent.
+    /// Certificate authorities trusted to sign the server's certificate (PEM); those of the system
+    /// when absent.
     pub ca_pem: Option<String>,
-    /// The token that calls carry.
+    /// The token sent with every call.
     pub token: Option<Token>,
-    /// W3C `traceparent` of what calls are a part of.
+    /// The W3C `traceparent` of the trace that calls belong to.
     pub trace_parent: Option<String>,
 }
 
@@ -45,7 +46,8 @@ pub struct Server {
 pub struct Token(String);
 
 impl Token {
-    /// A token as a file or a variable holds it; white space around it is dropped.
+    /// Creates a token from the content of a file or a variable. Surrounding white space is
+    /// removed.
     #[must_use]
     pub fn new(text: &str) -> Self {
         Self(text.trim().to_owned())
@@ -58,34 +60,34 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Why there is no connection.
+/// Why a connection failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The address is none.
+    /// The address is not valid.
     #[error("`{address}` is not an address; use http://host:port or https://host:port")]
     Address {
-        /// As it was given.
+        /// The address as given.
         address: String,
     },
-    /// The authorities are none.
+    /// The certificate authorities are not valid.
     #[error("the certificate authorities (--ca-file) cannot be used: {problem}")]
     Authorities {
         /// What is wrong with them.
         problem: String,
     },
-    /// A header can carry only visible ASCII.
-    #[error("the {what} is empty or holds characters that no header can carry")]
+    /// The value is not allowed in a header: only visible ASCII is.
+    #[error("the {what} is empty or contains characters that are not allowed in a header")]
     Header {
-        /// Token or trace context.
+        /// Which value: token or trace context.
         what: &'static str,
     },
-    /// The token would cross a network that anyone may listen to.
-    #[error("a token is not sent to {address} without encryption; use https://, or a loopback address")]
+    /// The token would be sent over the network without encryption.
+    #[error("refusing to send the token to {address} without encryption; use https:// or a loopback address")]
     TokenInPlaintext {
         /// The address.
         address: String,
     },
-    /// Nobody answers there.
+    /// The server does not answer.
     #[error("cannot reach {address}: {problem}; is the service running there?")]
     Unreachable {
         /// The address.
@@ -96,7 +98,7 @@ pub enum ConnectError {
 }
 
 impl Server {
-    /// A server without TLS and token.
+    /// Creates a server without TLS and without a token.
     #[must_use]
     pub fn at(address: &str) -> Self {
         Self { address: address.to_owned(), ..Self::default() }
@@ -148,7 +150,7 @@ fn is_loopback(host: Option<&str>) -> bool {
     })
 }
 
-/// What every call carries.
+/// The headers of every call.
 #[derive(Debug, Clone)]
 pub struct Headers {
     authorization: Option<MetadataValue<Ascii>>,
@@ -174,7 +176,7 @@ fn innermost(error: &dyn std::error::Error) -> String {
     innermost.to_string()
 }
 
-/// A connection whose calls carry what the server wants.
+/// A connection that adds [`Headers`] to every call.
 pub type Connection = InterceptedService<Channel, Headers>;
 
 /// Every service on one connection; cheap to clone.
@@ -187,7 +189,8 @@ impl Client {
     /// Connects, waiting at most 5 s.
     ///
     /// # Errors
-    /// The address, the authorities or the token are none, the token would not be encrypted, or nobody answers there.
+    /// The address, the authorities or the token are not valid, the token would be sent
+    /// unencrypted, or the server does not answer.
     pub async fn connect(server: &Server) -> Result<Self, ConnectError> {
         let headers = server.headers()?;
         let endpoint = server.endpoint()?;
@@ -203,49 +206,49 @@ impl Client {
         Ok(Self { connection: InterceptedService::new(channel, headers) })
     }
 
-    /// Runs.
+    /// Returns the client of the run service.
     pub fn runs(&self) -> RunServiceClient<Connection> {
         RunServiceClient::new(self.connection.clone()).max_decoding_message_size(MAX_REPLY_BYTES)
     }
 
-    /// Jobs.
+    /// Returns the client of the job service.
     pub fn jobs(&self) -> JobServiceClient<Connection> {
         JobServiceClient::new(self.connection.clone()).max_decoding_message_size(MAX_REPLY_BYTES)
     }
 
-    /// Artifacts.
+    /// Returns the client of the artifact service.
     pub fn artifacts(&self) -> ArtifactServiceClient<Connection> {
         ArtifactServiceClient::new(self.connection.clone()).max_decoding_message_size(MAX_REPLY_BYTES)
     }
 
-    /// Inspecting and planning.
+    /// Returns the client of the slicing service.
     pub fn slicing(&self) -> SlicingServiceClient<Connection> {
         SlicingServiceClient::new(self.connection.clone()).max_decoding_message_size(MAX_REPLY_BYTES)
     }
 
-    /// Estimates.
+    /// Returns the client of the training service.
     pub fn training(&self) -> TrainingServiceClient<Connection> {
         TrainingServiceClient::new(self.connection.clone()).max_decoding_message_size(MAX_REPLY_BYTES)
     }
 
-    /// Tasks.
+    /// Returns the client of the evaluation service.
     pub fn evaluation(&self) -> EvaluationServiceClient<Connection> {
         EvaluationServiceClient::new(self.connection.clone()).max_decoding_message_size(MAX_REPLY_BYTES)
     }
 }
 
-/// A failed call, read from its [`Status`]; its `Display` is for people, one line a field.
+/// A failed call, read from its [`Status`]. Its `Display` is for people, with one line per field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     /// The status code.
     pub code: Code,
-    /// The server's words.
+    /// The message of the server.
     pub message: String,
-    /// `ErrorInfo.reason`; empty when the server is not one of ours.
+    /// `ErrorInfo.reason`; empty if the server is not an Inheritune service.
     pub reason: String,
-    /// Every field that was not accepted.
+    /// Every field that was rejected.
     pub violations: Vec<Violation>,
-    /// How long to wait before the next attempt, when the server says so.
+    /// How long to wait before the next attempt, if the server specifies it.
     pub retry_after: Option<Duration>,
 }
 

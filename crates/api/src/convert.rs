@@ -1,8 +1,10 @@
-//! Messages to domain values and back.
+//! Conversions between messages and domain values.
 //!
-//! Towards the domain every bad field is noted, by its path in the message, before anything is refused: what a message
-//! cannot say (a bad id, an unknown enum value, a missing part) and what the domain's own validation finds come in one
-//! [`Violations`](inheritune_domain::violation::Violations). Towards messages nothing can fail.
+//! Converting a message to a domain value collects every bad field, by its path in the message,
+//! before rejecting the message. One [`Violations`](inheritune_domain::violation::Violations)
+//! contains both what the message itself gets wrong (a bad id, an unknown enum value, a missing
+//! part) and what the validation of the domain finds. Converting a domain value to a message cannot
+//! fail.
 
 pub mod artifact;
 pub mod evaluation;

@@ -1,11 +1,14 @@
-//! The gRPC API `inheritune.v1`: generated code, conversions to and from the domain, statuses, a client.
+//! The gRPC API `inheritune.v1`: generated code, conversions to and from the domain, statuses, a
+//! client.
 //!
-//! Owns: the wire format (`proto/inheritune/v1/`, additive only), [`convert`] (every bad field of a request named at
-//! once), [`status`] (the one place that makes a [`tonic::Status`]) and [`client`] (how any program connects).
+//! Owns: the wire format (`proto/inheritune/v1/`, additive only), [`convert`] (which reports every
+//! bad field of a request at once), [`status`] (the only place that creates a [`tonic::Status`])
+//! and [`client`] (which every program uses to connect).
 //!
-//! Entry point: [`v1`] for the messages, `v1::run_service_client::RunServiceClient` and its like for calls.
+//! Entry point: [`v1`] for the messages, `v1::run_service_client::RunServiceClient` and the other
+//! clients for calls.
 //!
-//! Must never: know about Postgres, the object store or libtorch; decide anything.
+//! Must never: know about Postgres, the object store or libtorch; make decisions.
 
 pub mod client;
 pub mod convert;
@@ -17,14 +20,15 @@ pub mod v1 {
     tonic::include_proto!("inheritune.v1");
 }
 
-/// Every file of the API with its comments and imports, encoded: for reflection.
+/// The encoded descriptors of every file of the API, with comments and imports, for reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/inheritune.binpb"));
 
-/// The methods in an encoded descriptor set, each with its service's full name: (`inheritune.v1.RunService`, `GetRun`).
+/// Returns the methods in an encoded descriptor set, each with the full name of its service:
+/// (`inheritune.v1.RunService`, `GetRun`).
 #[must_use]
 pub fn methods(descriptor_set: &[u8]) -> Vec<(String, String)> {
     use prost::Message as _;
-    // Those that are compiled in decode; of another one nothing is known.
+    // The compiled-in descriptors always decode; an undecodable set has no methods.
     let files = prost_types::FileDescriptorSet::decode(descriptor_set).unwrap_or_default().file;
     let mut methods = Vec::new();
     for file in files {

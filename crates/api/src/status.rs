@@ -1,4 +1,5 @@
-//! The one place that makes a [`tonic::Status`]. Every one carries a google.rpc `ErrorInfo` of domain `inheritune`.
+//! The only place that creates a [`tonic::Status`]. Every status carries a google.rpc `ErrorInfo`
+//! of domain `inheritune`.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -11,12 +12,13 @@ use uuid::Uuid;
 
 /// `ErrorInfo.domain` of every status.
 pub const DOMAIN: &str = "inheritune";
-/// Details travel in HTTP/2 trailers, which clients cap (gRPC C-core at 8 KiB): longer lists of violations are cut.
+/// Maximum size of details. They are sent in HTTP/2 trailers, which clients limit (gRPC C-core to 8
+/// KiB), so longer lists of violations are truncated.
 const MAX_DETAIL_BYTES: usize = 3500;
-/// The message travels there too, percent-encoded.
+/// Maximum size of the message, which is sent there too, percent-encoded.
 const MAX_MESSAGE_BYTES: usize = 1000;
 
-/// Fields of the request cannot be accepted: every one is named in a `BadRequest`.
+/// Fields of the request are invalid. A `BadRequest` lists all of them.
 pub fn invalid_argument(violations: &Violations) -> Status {
     let fields = match violations.0.len() {
         1 => "1 field".to_owned(),
@@ -28,36 +30,36 @@ pub fn invalid_argument(violations: &Violations) -> Status {
     status(Code::InvalidArgument, &message, details)
 }
 
-/// `kind` (`run`, `job`, `artifact`) of this id does not exist.
+/// The `kind` (`run`, `job`, `artifact`) with this id does not exist.
 pub fn not_found(kind: &str, id: &str) -> Status {
     let mut details = info("NOT_FOUND", [("kind", kind), ("id", id)]);
     details.set_resource_info(kind, id, "", "does not exist");
     status(Code::NotFound, &format!("{kind} {id} does not exist"), details)
 }
 
-/// What was asked for is not possible in the state that `subject` (`run`, `job`, …) is in.
+/// The request is not possible in the state of `subject` (`run`, `job`, …).
 pub fn failed_precondition(subject: &str, problem: &str) -> Status {
     let mut details = info("WRONG_STATE", []);
     details.add_precondition_failure_violation("STATE", subject, clipped(problem, MAX_MESSAGE_BYTES));
     status(Code::FailedPrecondition, problem, details)
 }
 
-/// What a request names, a file or an artifact, cannot be used; another attempt changes nothing.
+/// A file or an artifact in the request cannot be used. Retrying does not help.
 pub fn unusable(field: &str, problem: &str) -> Status {
     let mut details = info("UNUSABLE_INPUT", [("field", field)]);
     details.add_bad_request_violation(field, clipped(problem, MAX_DETAIL_BYTES));
     status(Code::InvalidArgument, &format!("{field}: {problem}"), details)
 }
 
-/// The same `request_id` came with another body.
+/// The same `request_id` was used with a different body.
 pub fn request_id_reused(request_id: Uuid) -> Status {
     let id = request_id.to_string();
     let mut details = info("REQUEST_ID_REUSED", [("request_id", id.as_str())]);
-    details.add_bad_request_violation("request_id", "was used before with another request; use a new UUID");
-    status(Code::InvalidArgument, &format!("request_id {id} was used before with another request"), details)
+    details.add_bad_request_violation("request_id", "was already used with a different request; use a new UUID");
+    status(Code::InvalidArgument, &format!("request_id {id} was already used with a different request"), details)
 }
 
-/// Something that this service needs does not answer; the caller may try again after `retry_after`.
+/// A dependency of this service does not respond. The caller may retry after `retry_after`.
 pub fn unavailable(problem: &str, retry_after: Duration) -> Status {
     let mut details = info("UNAVAILABLE", []);
     details.set_retry_info(Some(retry_after));
@@ -66,30 +68,30 @@ pub fn unavailable(problem: &str, retry_after: Duration) -> Status {
 
 /// The call carries no token.
 pub fn no_token() -> Status {
-    let problem = "this service wants a token: send `authorization: Bearer ...` (inheritune: --token-file)";
+    let problem = "this service requires a token: send `authorization: Bearer ...` (inheritune: --token-file)";
     status(Code::Unauthenticated, problem, info("NO_VALID_TOKEN", []))
 }
 
-/// The call carries another token, or a header that is no bearer token.
+/// The call carries a wrong token, or a header that is not a bearer token.
 pub fn wrong_token() -> Status {
-    let problem = "the token that was sent is not this service's; send the one in its bearer_token_file as \
+    let problem = "the token does not match this service's; send the one in its bearer_token_file as \
                    `authorization: Bearer ...` (inheritune: check --token-file)";
     status(Code::Unauthenticated, problem, info("NO_VALID_TOKEN", []))
 }
 
-/// A limit of this service, in `limit`'s words, is reached.
+/// A limit of this service, described by `limit`, is reached.
 pub fn resource_exhausted(subject: &str, limit: &str) -> Status {
     let mut details = info("LIMIT_REACHED", [("subject", subject)]);
     details.add_quota_failure_violation(subject, limit);
     status(Code::ResourceExhausted, limit, details)
 }
 
-/// A fault of ours. `error` goes to the log under a new id; the caller sees the id alone.
+/// An internal error. `error` is logged under a new id; the caller only sees the id.
 pub fn internal(error: &dyn Display) -> Status {
     let incident = Uuid::new_v4().to_string();
     tracing::error!(%incident, %error, "internal error");
     let details = info("INTERNAL", [("incident", incident.as_str())]);
-    status(Code::Internal, &format!("internal error {incident}; the service's log says more"), details)
+    status(Code::Internal, &format!("internal error {incident}; see the log of the service for details"), details)
 }
 
 fn info<const N: usize>(reason: &str, metadata: [(&str, &str); N]) -> ErrorDetails {
@@ -188,7 +190,7 @@ mod tests {
             &request_id_reused(Uuid::nil()),
             expect![[r#"
             InvalidArgument REQUEST_ID_REUSED
-            request_id: was used before with another request; use a new UUID"#]],
+            request_id: was already used with a different request; use a new UUID"#]],
         );
         check(
             &unavailable("the database does not answer", Duration::from_secs(2)),

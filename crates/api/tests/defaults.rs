@@ -1,5 +1,5 @@
-//! What an absent field means is said once, in `inheritune_domain::spec::defaults`: recipe files, job files, gRPC requests
-//! and the comments of the proto files all agree with it.
+//! Default values are defined once, in `inheritune_domain::spec::defaults`. Recipe files, job
+//! files, gRPC requests and the comments of the proto files must all agree with them.
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/hostile.rs"]
@@ -15,7 +15,8 @@ use inheritune_domain::spec::{JobSpec, RunSpec, defaults};
 use prost_reflect::{Cardinality, Kind};
 
 const ID: &str = "01900000-0000-7000-8000-000000000000";
-/// Optional numbers and texts for which absent means something that is no value of theirs, or that depends on others.
+/// Optional numbers and texts without a default value: absent means something that is not a value,
+/// or depends on other fields.
 const WITHOUT: [&str; 16] = [
     "Architecture.d_ff",
     "Architecture.n_kv_heads",
@@ -35,7 +36,7 @@ const WITHOUT: [&str; 16] = [
     "WatchJobRequest.after_step",
 ];
 
-/// `Message.field` of every optional field of the requests.
+/// Returns `Message.field` for every optional field of the requests.
 fn optional_fields() -> Vec<String> {
     let optional = hostile::fields().into_iter().filter(|(_, field)| {
         field.cardinality() == Cardinality::Optional
@@ -55,7 +56,7 @@ fn every_optional_field_has_one_default() {
     let defaults = of_fields();
     let mut expected: Vec<String> = defaults.keys().copied().chain(WITHOUT).map(str::to_owned).collect();
     expected.sort();
-    assert_eq!(optional_fields(), expected, "an optional field belongs into spec/defaults.rs, or above");
+    assert_eq!(optional_fields(), expected, "list an optional field in spec/defaults.rs or in WITHOUT");
 }
 
 #[test]

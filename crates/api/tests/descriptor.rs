@@ -1,5 +1,6 @@
-//! The wire contract is additive only: `tests/descriptor.txt` lists every method, field and enum value with its number.
-//! A line that is missing or changed fails here; new lines are accepted with `UPDATE_EXPECT=1`.
+//! The wire contract is additive only. `tests/descriptor.txt` lists every method, field and enum
+//! value with its number. This test fails if a line is missing or changed. Accept new lines with
+//! `UPDATE_EXPECT=1`.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;

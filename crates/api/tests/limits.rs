@@ -1,6 +1,7 @@
-//! Every field of every request, checked against the table of limits: what is out of bounds is refused by the field's name,
-//! and no field is without bounds. A field that is new fails here until it has a line in
-//! `inheritune_domain::spec::limits`, a method until its conversion is named below.
+//! Checks every field of every request against the table of limits: a value out of bounds is
+//! rejected by the name of its field, and every field has bounds. A new field fails here until it
+//! has an entry in `inheritune_domain::spec::limits`, and a new method fails until its conversion
+//! is listed below.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 #[path = "support/hostile.rs"]
@@ -19,7 +20,7 @@ use inheritune_domain::violation::Violations;
 use prost::Message;
 use prost_reflect::{Kind, ReflectMessage as _};
 
-/// What the services make of a request before they do anything.
+/// Reads a request as the services do before they act on it.
 fn read(request: &str, bytes: &[u8]) -> Result<(), Violations> {
     fn decoded<M: Message + Default>(bytes: &[u8]) -> M {
         M::decode(bytes).unwrap()
@@ -56,11 +57,11 @@ fn read(request: &str, bytes: &[u8]) -> Result<(), Violations> {
         "ListModelScoresRequest" => {
             evaluation::ListedScores::try_from(&decoded::<v1::ListModelScoresRequest>(bytes)).map(drop)
         }
-        new => panic!("{new}: say here how it is read, and in hostile.rs what a good one is"),
+        new => panic!("{new}: add its conversion here and a valid request in hostile.rs"),
     }
 }
 
-/// Whether a field, or what it is a part of, is named.
+/// Returns whether a violation names a field or a message that contains it.
 fn names(violations: &Violations, path: &str) -> bool {
     violations.0.iter().any(|violation| {
         let rest = path.strip_prefix(violation.field.as_str());
@@ -94,7 +95,7 @@ fn s7_every_limit_is_of_a_field_that_there_is() {
     let fields = hostile::fields();
     let unknown: Vec<&str> =
         TABLE.iter().flat_map(|limit| limit.fields()).copied().filter(|field| !fields.contains_key(*field)).collect();
-    assert!(unknown.is_empty(), "no field of any request: {unknown:?}");
+    assert!(unknown.is_empty(), "not a field of any request: {unknown:?}");
 }
 
 #[test]
@@ -156,7 +157,7 @@ fn s7_products_of_good_numbers_are_bounded_too() {
     );
     let steps = training(|t| (t.block_size, t.gradient_accumulation) = (1 << 20, Some(1 << 16)));
     assert_eq!(steps, Err("training.gradient_accumulation".to_owned()));
-    // 4294967295 entries rounded up were 0 once.
+    // Regression test: rounding 4294967295 entries up overflowed to 0.
     let fresh = |vocab_size, multiple| {
         let architecture = v1::Architecture {
             family: v1::Family::Llama.into(),

@@ -1,39 +1,41 @@
-//! Which files of a checkpoint's folder go with its weights: everything small that is not known to be useless or harmful.
+//! Selects the files of a checkpoint's folder that are copied along with its weights: every small
+//! file that is not known to be useless or harmful.
 //!
-//! A tokenizer's files have any names, and so have licences; a list of what to carry would always lack one.
+//! Tokenizer and licence files can have any name, so a list of files to copy would never be
+//! complete.
 
 use super::tokenizer_files::is_tokenizer_file;
 
-/// Longest file that is carried; the longest tokenizers have some 35 MB.
+/// Maximum size of a carried file. The largest tokenizers have about 35 MB.
 pub const MAX_CARRIED_FILE_BYTES: u64 = 64 << 20;
-/// All of them together.
+/// Maximum total size of the carried files.
 pub const MAX_CARRIED_BYTES: u64 = 256 << 20;
-/// How many.
+/// Maximum number of carried files.
 pub const MAX_CARRIED_FILES: usize = 256;
-/// Names are those that every store can keep.
+/// Maximum length of a name. Every store supports such names.
 const MAX_NAME_BYTES: usize = 255;
-/// The one folder inside a folder that transformers reads.
+/// The only subfolder that transformers reads.
 const TEMPLATES_FOLDER: &str = "additional_chat_templates";
 
-/// What becomes of a file.
+/// What happens to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It goes along, byte for byte.
+    /// It is copied byte for byte.
     Carried,
-    /// Its content is read, and written anew: the weights that are read, `config.json`.
+    /// Its content is read and written in a new form: the weights that are read, and `config.json`.
     Rewritten,
-    /// It stays behind, and why.
+    /// It is left out, with the reason.
     LeftOut(&'static str),
 }
 
-/// The fate of each file of a folder, given as names and lengths, in the order of their names. `is_read` tells the files of
-/// weights that the plan takes tensors from.
+/// Returns the fate of each file of a folder, sorted by name. Files are given as names and sizes.
+/// `is_read` returns whether the plan takes tensors from a weight file.
 pub fn fates<'a>(
     files: impl IntoIterator<Item = (&'a str, u64)>,
     is_read: impl Fn(&str) -> bool,
 ) -> Vec<(&'a str, Fate)> {
     let mut files: Vec<(&str, u64)> = files.into_iter().collect();
-    // Where there is too much, the tokenizer's files come first.
+    // If the limits are exceeded, tokenizer files take precedence.
     files.sort_unstable_by_key(|(name, _)| (!is_tokenizer_file(name), *name));
     let (mut count, mut bytes) = (0, 0u64);
     let mut fates: Vec<(&str, Fate)> = Vec::with_capacity(files.len());
@@ -41,7 +43,8 @@ pub fn fates<'a>(
         let mut fate = if is_read(name) { Fate::Rewritten } else { fate(name, size_bytes) };
         if fate == Fate::Carried {
             if count == MAX_CARRIED_FILES || bytes.saturating_add(size_bytes) > MAX_CARRIED_BYTES {
-                fate = Fate::LeftOut("there are more than 256 files, or more than 256 MiB of them, beside the weights");
+                fate =
+                    Fate::LeftOut("there are more than 256 files, or more than 256 MiB of them, besides the weights");
             } else {
                 (count, bytes) = (count + 1, bytes + size_bytes);
             }
@@ -52,7 +55,7 @@ pub fn fates<'a>(
     fates
 }
 
-/// The fate of one file, by its name and length.
+/// Returns the fate of a file, from its name and size.
 fn fate(name: &str, size_bytes: u64) -> Fate {
     let lower = name.to_ascii_lowercase();
     let (folder, file) = lower.rsplit_once('/').unwrap_or(("", &lower));
@@ -63,7 +66,7 @@ fn fate(name: &str, size_bytes: u64) -> Fate {
         return fate;
     }
     if !folder.is_empty() && folder != TEMPLATES_FOLDER {
-        return Fate::LeftOut("in a folder of its own");
+        return Fate::LeftOut("in a subfolder");
     }
     if let Some(reason) = by_ending(file) {
         return Fate::LeftOut(reason);
@@ -73,12 +76,12 @@ fn fate(name: &str, size_bytes: u64) -> Fate {
     }
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '+' | '=' | ' ' | '/');
     if name.len() > MAX_NAME_BYTES || !name.chars().all(plain) {
-        return Fate::LeftOut("its name has other characters than letters, digits, space and . _ - + =");
+        return Fate::LeftOut("its name has characters other than letters, digits, space and . _ - + =");
     }
     Fate::Carried
 }
 
-/// Of files with names of their own.
+/// Returns the fate of a file with a well-known name.
 fn known(file: &str) -> Option<Fate> {
     let training = [
         "optimizer.",
@@ -93,42 +96,42 @@ fn known(file: &str) -> Option<Fate> {
     ];
     let fate = match file {
         "config.json" => Fate::Rewritten,
-        "inheritance.json" => Fate::LeftOut("the target has a record of its own"),
-        "manifest.json" | "journal.json" => Fate::LeftOut("the name is one of the store's"),
-        "tokens.json" | "state.json" => Fate::LeftOut("belongs to a token set or to a training"),
+        "inheritance.json" => Fate::LeftOut("the target has its own record"),
+        "manifest.json" | "journal.json" => Fate::LeftOut("the name is reserved for the store"),
+        "tokens.json" | "state.json" => Fate::LeftOut("belongs to a token set or to a training state"),
         "model_config.yaml" | "lit_config.json" | "hyperparameters.yaml" | "params.json" | "dataset_infos.json" => {
             Fate::LeftOut("describes weights in another layout")
         }
         "adapter_config.json" | "adapter_model.json" => {
-            Fate::LeftOut("of an adapter: transformers would look for its weights")
+            Fate::LeftOut("settings of an adapter: transformers would look for its weights")
         }
         "quantize_config.json"
         | "quant_config.json"
         | "quantization_config.json"
         | "hf_quant_config.json"
-        | "quant_log.csv" => Fate::LeftOut("of quantised weights"),
-        _ if file == "readme" || file.starts_with("readme.") => Fate::LeftOut("the target has a model card of its own"),
-        _ if training.iter().any(|start| file.starts_with(start)) => Fate::LeftOut("the state of a training"),
-        _ if file.ends_with(".index.json") => Fate::LeftOut("an index of weights"),
+        | "quant_log.csv" => Fate::LeftOut("settings of quantised weights"),
+        _ if file == "readme" || file.starts_with("readme.") => Fate::LeftOut("the target has its own model card"),
+        _ if training.iter().any(|start| file.starts_with(start)) => Fate::LeftOut("part of a training state"),
+        _ if file.ends_with(".index.json") => Fate::LeftOut("a shard index"),
         _ => return None,
     };
     Some(fate)
 }
 
-/// Why a file with such an ending stays behind.
+/// Returns the reason why a file with this extension is left out, if it is.
 fn by_ending(file: &str) -> Option<&'static str> {
     let ending = file.rsplit_once('.').map(|(_, ending)| ending)?;
     match ending {
         "safetensors" | "gguf" | "ggml" | "h5" | "msgpack" | "onnx" | "onnx_data" | "tflite" | "mlmodel" | "ot"
-        | "pb" | "engine" => Some("weights that are not read"),
+        | "pb" | "engine" => Some("weights in an unsupported format"),
         "bin" | "pt" | "pth" | "ckpt" | "pkl" | "pickle" | "joblib" | "dill" | "npy" | "npz" | "nemo" | "mar" => {
-            Some("weights that are not read, or a pickle, which can run code")
+            Some("weights in an unsupported format, or a pickle, which can run code")
         }
         "py" | "pyc" | "ipynb" | "sh" | "bat" | "so" | "dll" | "exe" | "js" | "whl" => {
-            Some("code; copy it yourself where the model needs it and you trust it")
+            Some("code; copy it yourself if the model needs it and you trust it")
         }
         "png" | "jpg" | "jpeg" | "gif" | "svg" | "webp" | "pdf" | "mp4" | "mp3" | "wav" | "ico" => {
-            Some("a picture or a recording")
+            Some("an image, audio or video file")
         }
         "jsonl" | "parquet" | "arrow" | "zip" | "tar" | "tgz" | "gz" | "zst" | "xz" | "bz2" | "7z" | "rar" | "lock"
         | "log" | "tmp" | "partial" | "incomplete" => Some("data, an archive or a log"),
@@ -246,7 +249,7 @@ mod tests {
         let five: Vec<String> = (0..5).map(|n| format!("{n}.txt")).collect();
         let files: Vec<(&str, u64)> =
             five.iter().map(|name| (name.as_str(), 60 << 20)).chain([("tokenizer.json", 30 << 20)]).collect();
-        assert_eq!(left_out(&files), ["3.txt", "4.txt"], "the tokenizer goes first");
+        assert_eq!(left_out(&files), ["3.txt", "4.txt"], "the tokenizer takes precedence");
         let many: Vec<String> = (0..MAX_CARRIED_FILES + 2).map(|n| format!("{n:03}")).collect();
         let files: Vec<(&str, u64)> = many.iter().map(|name| (name.as_str(), 1)).collect();
         assert_eq!(left_out(&files), ["256", "257"]);

@@ -1,31 +1,32 @@
-//! Settings beside the weights that go along, but not as they are: both versions of transformers load what is written.
+//! Settings files that are carried in a changed form, so that versions 4 and 5 of transformers both
+//! load them.
 
 use serde_json::{Map, Value};
 
 use super::decoder_config::DecoderConfig;
 use super::left_out::LeftOut;
 
-/// Settings of how text is generated.
+/// Text generation settings.
 const GENERATION_FILE: &str = "generation_config.json";
-/// Settings of the tokenizer.
+/// Tokenizer settings.
 const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
-/// The tokenizer's own file, which any class reads.
+/// The tokenizer itself, which every tokenizer class can read.
 const TOKENIZER_FILE: &str = "tokenizer.json";
 
-/// The carried files, of those that go along as `names`, whose content matters here.
+/// Returns the files of `names`, the carried files, whose content may have to change.
 pub fn files<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<&'static str> {
     let (mut found, mut has_tokenizer) = (Vec::new(), false);
     for name in names {
         has_tokenizer |= name == TOKENIZER_FILE;
         found.extend([GENERATION_FILE, TOKENIZER_CONFIG_FILE].into_iter().find(|file| *file == name));
     }
-    // Without a tokenizer.json, the class is what reads the other files.
+    // Without a tokenizer.json, the class determines how the other files are read.
     found.retain(|file| has_tokenizer || *file != TOKENIZER_CONFIG_FILE);
     found
 }
 
-/// What is written in the place of one of [`files`] that holds `content`, and what that changes. None where it goes along as
-/// it is: what is no JSON is left for its readers to judge.
+/// Returns the new content of one of [`files`], and what changed in it. Returns `None` if the file
+/// is carried as it is. Invalid JSON is left for the readers of the file to report.
 pub fn written(file: &str, content: &[u8], config: &DecoderConfig) -> Option<(Value, Vec<LeftOut>)> {
     let json = serde_json::from_slice(content).ok()?;
     match file {
@@ -35,13 +36,15 @@ pub fn written(file: &str, content: &[u8], config: &DecoderConfig) -> Option<(Va
     }
 }
 
-/// Settings of `generation_config.json` that have no effect without sampling, and without beams.
+/// Settings of `generation_config.json` that have no effect without sampling, or without beam
+/// search.
 const OF_SAMPLING: [&str; 8] =
     ["temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h"];
 const OF_BEAMS: [&str; 4] = ["early_stopping", "length_penalty", "num_beam_groups", "diversity_penalty"];
 
-/// A `generation_config.json` without what transformers warns of, and what that was: settings without an effect, and ids
-/// that no token has. None where there is nothing of the kind.
+/// Removes what transformers warns about from a `generation_config.json`: settings without an
+/// effect, and ids that no token has. Returns the new content and the removed settings, or `None`
+/// if nothing is removed.
 fn generation(json: &Value, config: &DecoderConfig) -> Option<(Value, Vec<LeftOut>)> {
     let mut keys = json.as_object()?.clone();
     let mut left_out = Vec::new();
@@ -63,8 +66,8 @@ fn generation(json: &Value, config: &DecoderConfig) -> Option<(Value, Vec<LeftOu
     (!left_out.is_empty()).then_some((Value::Object(keys), left_out))
 }
 
-/// A `tokenizer_config.json` that both versions of transformers load beside a `tokenizer.json`, and what is written otherwise
-/// in it. None where that is nothing.
+/// Returns a `tokenizer_config.json` that versions 4 and 5 of transformers load together with a
+/// `tokenizer.json`, and what changed in it. Returns `None` if nothing changed.
 fn tokenizer_config(json: &Value) -> Option<(Value, Vec<LeftOut>)> {
     const ANY_CLASS: &str = "PreTrainedTokenizerFast";
     let mut keys = json.as_object()?.clone();
@@ -74,7 +77,7 @@ fn tokenizer_config(json: &Value) -> Option<(Value, Vec<LeftOut>)> {
     let code = keys.remove("auto_map");
     let is_foreign = code.as_ref().is_some_and(|code| !class.is_empty() && code.to_string().contains(&class));
     if code.is_some_and(|code| !code.is_null()) {
-        note("auto_map", "the code that it names is not carried over");
+        note("auto_map", "the code it refers to is not copied");
     }
     if class == "TokenizersBackend" || is_foreign {
         note(
@@ -83,7 +86,7 @@ fn tokenizer_config(json: &Value) -> Option<(Value, Vec<LeftOut>)> {
         );
         keys.insert("tokenizer_class".to_owned(), ANY_CLASS.into());
     }
-    // Version 4 takes only a dictionary there, and version 5 either name.
+    // Version 4 only accepts a dictionary for this key; version 5 accepts both keys.
     if keys.get("extra_special_tokens").is_some_and(Value::is_array) && !keys.contains_key("additional_special_tokens")
     {
         note("extra_special_tokens", "written as additional_special_tokens, which every version reads");

@@ -1,5 +1,5 @@
-//! A target's `config.json`, made from its reference's: one that transformers 4 and 5 read to the same model, and that
-//! claims nothing that the written weights are not.
+//! Creates a target's `config.json` from its reference's. transformers 4 and 5 both load the same
+//! model from it, and it does not claim anything that is not true of the written weights.
 
 use serde_json::{Map, Value, json};
 
@@ -13,24 +13,27 @@ use super::safetensors_header::Dtype;
 #[cfg(test)]
 mod tests;
 
-/// What Python writes where JSON has no number, and what stands for it while the file is read.
+/// What Python writes for numbers that JSON does not have. While the file is read, strings stand in
+/// for them.
 const NOT_FINITE: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
-/// Put before a stand-in: no text in a file has it, for JSON must escape it.
+/// Prefix of a stand-in. No string in a file contains it, because JSON must escape it.
 const STAND_IN: char = '\u{1}';
 
-/// A `config.json` as it was read.
+/// A parsed `config.json`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReadConfig {
-    /// Every key in its order. A number that is not finite is its name as a text, which no setting accepts.
+    /// All keys in their order. A non-finite number is a string with its name, which no setting
+    /// accepts.
     pub json: Value,
-    /// The keys that hold such a number.
+    /// The top-level keys whose values contain a non-finite number.
     pub not_finite: Vec<String>,
 }
 
-/// Reads a `config.json`: JSON, with the numbers that Python's writer adds to it, and without a byte order mark.
+/// Parses a `config.json`: JSON, optionally with a byte order mark and with the non-finite numbers
+/// that Python writes.
 ///
 /// # Errors
-/// What the parser says.
+/// The parser's message.
 pub fn parse(bytes: &[u8]) -> Result<ReadConfig, String> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     if let Ok(json) = serde_json::from_slice(bytes) {
@@ -50,7 +53,7 @@ pub fn parse(bytes: &[u8]) -> Result<ReadConfig, String> {
 }
 
 impl ReadConfig {
-    /// The keys that can be written again, and those that cannot.
+    /// Returns the keys that can be written as JSON, and those that cannot.
     pub fn finite(mut self) -> (Value, Vec<LeftOut>) {
         if let Some(object) = self.json.as_object_mut() {
             object.retain(|key, _| !self.not_finite.contains(key));
@@ -60,7 +63,7 @@ impl ReadConfig {
     }
 }
 
-/// `text` with a string in the place of every number that is not finite.
+/// Returns `text` with a string in place of every non-finite number.
 fn with_stand_ins(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let (mut rest, mut in_string) = (text, false);
@@ -87,7 +90,7 @@ fn with_stand_ins(text: &str) -> String {
     out
 }
 
-/// Whether `value` holds a stand-in; it is left without its mark.
+/// Returns whether `value` contains a stand-in, and removes the stand-in's prefix.
 fn named(value: &mut Value) -> bool {
     match value {
         Value::String(text) => match text.strip_prefix(STAND_IN) {
@@ -103,16 +106,18 @@ fn named(value: &mut Value) -> bool {
     }
 }
 
-/// Of what type a target's weights are.
+/// The dtype of a target's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeightsDtype {
-    /// Copied ones: the reference's word counts, and where it has none, the one type that all of them have.
+    /// Copied weights: the reference's `config.json` determines the dtype, otherwise the dtype that
+    /// all of them have, if there is one.
     Copied(Option<Dtype>),
-    /// Trained ones.
+    /// Trained weights.
     Trained(Dtype),
 }
 
-/// Keys that say something of the reference's files, or of the program that wrote or ran them, and not of the target.
+/// Keys that describe the reference's files, or the program that wrote or ran them, but not the
+/// target.
 const DROPPED: [(&str, &str); 22] = [
     ("quantization_config", NOT_QUANTISED),
     ("quantization", NOT_QUANTISED),
@@ -120,27 +125,27 @@ const DROPPED: [(&str, &str); 22] = [
     ("sparsity_config", NOT_QUANTISED),
     ("pre_quantization_dtype", NOT_QUANTISED),
     ("_pre_quantization_dtype", NOT_QUANTISED),
-    ("auto_map", "the code that it names is not carried over"),
-    ("custom_pipelines", "the code that it names is not carried over"),
-    ("trust_remote_code", "the code that it names is not carried over"),
+    ("auto_map", "the code it refers to is not copied"),
+    ("custom_pipelines", "the code it refers to is not copied"),
+    ("trust_remote_code", "the code it refers to is not copied"),
     ("_attn_implementation", HOW_TO_RUN),
     ("attn_implementation", HOW_TO_RUN),
     ("_attn_implementation_internal", HOW_TO_RUN),
     ("_attn_implementation_autoset", HOW_TO_RUN),
     ("_experts_implementation", HOW_TO_RUN),
     ("_flash_attn_2_enabled", HOW_TO_RUN),
-    // With any of them, transformers warns, or gives a tuple that its own models cannot read.
+    // With any of these, transformers warns or returns a tuple that its own models cannot handle.
     ("gradient_checkpointing", HOW_TO_RUN),
     ("return_dict", HOW_TO_RUN),
     ("torchscript", HOW_TO_RUN),
-    ("_name_or_path", "the place of another model"),
-    ("_commit_hash", "the place of another model"),
-    ("transformers_version", "the version that wrote another file"),
+    ("_name_or_path", "the location of another model"),
+    ("_commit_hash", "the location of another model"),
+    ("transformers_version", "the version that wrote the reference's file"),
     ("pruned_heads", "the written weights have all heads"),
 ];
-const NOT_QUANTISED: &str = "the written weights are plain";
-const HOW_TO_RUN: &str = "how one machine ran it, and no part of the model";
-/// Keys that transformers fills in where they are absent; a target says them.
+const NOT_QUANTISED: &str = "the written weights are not quantised";
+const HOW_TO_RUN: &str = "a runtime setting, not part of the model";
+/// Keys with a default in transformers. A target sets them explicitly.
 const SIZES: [&str; 23] = [
     "d_model",
     "ffn_dim",
@@ -157,7 +162,7 @@ const SIZES: [&str; 23] = [
     "num_attention_heads",
     "num_hidden_layers",
     "vocab_size",
-    // Only where they are null, which transformers 5 does not load.
+    // Only if they are null, which transformers 5 does not load.
     "activation_function",
     "hidden_act",
     "initializer_range",
@@ -167,16 +172,16 @@ const SIZES: [&str; 23] = [
     "tie_word_embeddings",
     "use_parallel_residual",
 ];
-/// How many of them are sizes.
+/// Number of them that are sizes.
 const ABSENT_SIZES: usize = 15;
-/// Names under which programs look for the number of layers.
+/// Keys that programs read the number of layers from.
 const LAYER_KEYS: [&str; 4] = ["num_hidden_layers", "n_layer", "n_layers", "num_layers"];
 
-/// The target's `config.json`: the reference's, `json`, of the shape `config`, with the layers of `layers`; and the keys
-/// that are not taken over as they are.
+/// Returns the target's `config.json`, made from the reference's `json`, for the shape `config` and
+/// the layers of `layers`. Also returns the keys that are not taken over unchanged.
 ///
 /// # Errors
-/// A list of which it cannot be told whether it has one entry for each layer.
+/// It is unclear whether a list has one entry per layer.
 pub fn target(
     json: &Value,
     config: &DecoderConfig,
@@ -185,14 +190,14 @@ pub fn target(
 ) -> Result<(Value, Vec<LeftOut>), ConfigError> {
     let mut made = Made { keys: json.as_object().cloned().unwrap_or_default(), left_out: Vec::new() };
     for (key, why) in DROPPED {
-        // Every installation can run these two, and some settings need the first.
+        // Every installation supports these two, and some settings need the first.
         if key == "_attn_implementation" && matches!(made.text(key), Some("eager" | "sdpa")) {
             continue;
         }
         made.drop(key, why);
     }
     if config.inverse_layer_scale && made.text(families::ATTENTION_KEY) != Some(families::EAGER) {
-        let why = "written as eager: the other attentions of transformers 4 do not scale by the layer";
+        let why = "written as eager: the other attention implementations of transformers 4 do not scale by layer";
         made.replace(families::ATTENTION_KEY, families::EAGER.into(), why);
     }
     let plain = config.to_hf();
@@ -205,9 +210,9 @@ pub fn target(
     let told = made.keys.get("tie_word_embeddings").and_then(Value::as_bool);
     if told.unwrap_or(!table.rotary) != config.tied_head {
         let why = if config.tied_head {
-            "written as true: the head's numbers are the token embedding's"
+            "written as true: the head equals the token embedding"
         } else {
-            "written as false: the head has numbers of its own"
+            "written as false: the head has its own weights"
         };
         made.replace("tie_word_embeddings", config.tied_head.into(), why);
     }
@@ -215,7 +220,7 @@ pub fn target(
         let was_there = made.keys.contains_key("architectures");
         let class = plain.get("architectures").cloned().unwrap_or_default();
         if was_there && !table.keeps_architectures {
-            made.replace("architectures", class, "written as the class of the written weights");
+            made.replace("architectures", class, "written as the class that matches the written weights");
         }
     }
     made.dtype(dtype);
@@ -248,7 +253,7 @@ impl Made {
         self.left_out.push(LeftOut::key(key, why));
     }
 
-    /// What a reader would fill in by itself.
+    /// Sets the keys that a reader would otherwise fill in.
     fn sizes(&mut self, plain: &Value) {
         for (i, key) in SIZES.iter().enumerate() {
             let Some(value) = plain.get(key) else { continue };
@@ -261,7 +266,7 @@ impl Made {
         }
     }
 
-    /// Both names of a key say what transformers reads: the alias.
+    /// Sets both names of a key to the alias, which is what transformers reads.
     fn aliases(&mut self, config: &DecoderConfig) {
         for (alias, own) in aliases(Some(config.family.as_str())) {
             match self.keys.get(*alias) {
@@ -270,26 +275,24 @@ impl Made {
                 Some(value) if self.keys.get(*own) == Some(value) => {}
                 Some(value) => {
                     let value = value.clone();
-                    let why = format!(
-                        "written as {value}: `{alias}` is another name for it, and the one that transformers reads"
-                    );
+                    let why = format!("written as {value}: `{alias}` is its alias, and transformers reads the alias");
                     self.replace(own, value, &why);
                 }
             }
         }
     }
 
-    /// Rotary positions as versions 4 and 5 of transformers spell them.
+    /// Writes rotary positions in the spelling of both transformers 4 and 5.
     fn rope(&mut self, json: &Value, plain: &Value) -> Result<(), ConfigError> {
         let neox = plain.get("rotary_emb_base").is_some();
         let rope = rope(json, if neox { "rotary_emb_base" } else { "rope_theta" })?;
         let scaled = |key: &str| json.get(key).is_some_and(|rope| rope.get("factor").is_some());
         if rope.beyond.is_none() && (scaled("rope_scaling") || scaled("rope_parameters")) {
-            self.left_out.push(LeftOut::key("rope_scaling", "a scaling that changes nothing"));
+            self.left_out.push(LeftOut::key("rope_scaling", "a scaling without an effect"));
         }
         if let Some(other) = rope.other_theta {
             let why = format!(
-                "written as {}: that stands in rope_parameters, where transformers 5 reads it; {other} does not",
+                "written as {}, from rope_parameters, which transformers 5 reads; {other} is dropped",
                 rope.theta
             );
             self.left_out.push(LeftOut::key(if neox { "rotary_emb_base" } else { "rope_theta" }, &why));
@@ -313,7 +316,7 @@ impl Made {
         self.keys.get_mut("rope_parameters").and_then(Value::as_object_mut)
     }
 
-    /// The weights' type under both names.
+    /// Writes the dtype of the weights under both names.
     fn dtype(&mut self, dtype: WeightsDtype) {
         let told = ["dtype", "torch_dtype"].into_iter().find(|key| self.keys.get(*key).is_some_and(|v| !v.is_null()));
         let told = told.map(|key| (key, self.keys[key].clone()));
@@ -325,7 +328,7 @@ impl Made {
         };
         if let Some((key, told)) = told.filter(|(_, told)| Some(told) != dtype.as_ref()) {
             let written = dtype.as_ref().map_or("left out".to_owned(), |dtype| format!("written as {dtype}"));
-            let why = format!("{written}: {told} is not what the written weights are");
+            let why = format!("{written}: the written weights are not {told}");
             self.left_out.push(LeftOut::key(key, &why));
         }
         for key in ["dtype", "torch_dtype"] {
@@ -336,7 +339,8 @@ impl Made {
         }
     }
 
-    /// Ids that no token has: transformers warns of them, or does not load the model at all.
+    /// Removes ids that no token has. transformers warns about them, or does not load the model at
+    /// all.
     fn special_ids(&mut self, config: &DecoderConfig) {
         let has_row = |id: &Value| id.as_u64().is_some_and(|id| id < u64::from(config.vocab_size));
         let keys = ["bos_token_id", "eos_token_id", "pad_token_id"];
@@ -344,7 +348,7 @@ impl Made {
             let default = default.map_or(Value::Null, Value::from);
             let (written, id) = match self.keys.get(key).cloned() {
                 None if default.is_null() || has_row(&default) => continue,
-                // The default of the class.
+                // Overrides the default of the class.
                 None => {
                     self.keys.insert(key.to_owned(), Value::Null);
                     continue;
@@ -364,14 +368,15 @@ impl Made {
 
     fn layers(&mut self, config: &DecoderConfig, layers: &LayerMap) -> Result<(), ConfigError> {
         let (before, after) = (config.n_layers.0, layers.layers().0);
-        // No family here reads it, and transformers 5 does not load a model where it has other words.
+        // No supported family reads this key, and transformers 5 does not load a model with unknown
+        // values in it.
         if let Some(types) = self.keys.get("layer_types")
             && !types.is_null()
             && !types.as_array().is_some_and(|types| types.iter().all(is_layer_type))
         {
-            self.drop("layer_types", "its values are not those that transformers knows");
+            self.drop("layer_types", "transformers does not support its values");
         }
-        // transformers 5 compares this one with the number of layers.
+        // transformers 5 compares the length of this list with the number of layers.
         if let Some(types) = self.keys.get("layer_types").and_then(Value::as_array).filter(|t| t.len() as u32 != before)
         {
             let problem = format!("has {} entries, but the model has {before} layers", types.len());
@@ -393,7 +398,7 @@ impl Made {
     }
 }
 
-/// Whether both versions of transformers know this kind of layer.
+/// Returns whether transformers 4 and 5 both know this layer type.
 fn is_layer_type(kind: &Value) -> bool {
     let known = ["full_attention", "sliding_attention", "chunked_attention", "linear_attention"];
     kind.as_str().is_some_and(|kind| known.contains(&kind))
@@ -404,12 +409,12 @@ fn torch_name(dtype: Dtype) -> &'static str {
         Dtype::F16 => "float16",
         Dtype::Bf16 => "bfloat16",
         Dtype::F64 => "float64",
-        // No other type is written.
+        // No other dtype is written.
         Dtype::F32 | Dtype::I64 | Dtype::I32 | Dtype::I16 | Dtype::I8 | Dtype::U8 | Dtype::Bool => "float32",
     }
 }
 
-/// Words in the names of settings that layers have.
+/// Words in the names of per-layer settings.
 const LAYER_WORDS: [&str; 24] = [
     "layer",
     "block",
@@ -436,7 +441,7 @@ const LAYER_WORDS: [&str; 24] = [
     "norm",
     "per_depth",
 ];
-/// Names of lists that have nothing to do with layers, or their ends.
+/// Names, or ends of names, of lists that are unrelated to layers.
 const OTHER_LISTS: [&str; 14] = [
     "architectures",
     "keys_to_ignore_at_inference",
@@ -454,7 +459,8 @@ const OTHER_LISTS: [&str; 14] = [
     "license",
 ];
 
-/// Lists with an entry for each layer, at any depth of `value`, follow the map from so many layers.
+/// Applies the layer map to all lists with one entry per layer, at any depth of `value`. `map` is
+/// the number of source layers and the source of each target layer.
 fn per_layer(value: &mut Value, key: &str, map: (usize, &[u32])) -> Result<(), ConfigError> {
     let (layers, sources) = map;
     match value {
@@ -477,8 +483,8 @@ fn per_layer(value: &mut Value, key: &str, map: (usize, &[u32])) -> Result<(), C
                 *entries = picked(entries, sources);
             } else if !is_other && alike && layers > 1 {
                 let problem = format!(
-                    "is a list of {layers} entries, as many as there are layers, and it cannot be told whether each belongs \
-                     to a layer: take it out of config.json, or give it another name, with `layer` in it if they do"
+                    "is a list of {layers} entries, as many as there are layers, but it is unclear whether each entry belongs \
+                     to a layer: remove it from config.json, or rename it, with `layer` in the name if they do"
                 );
                 return Err(bad_key(key, &problem));
             }
@@ -507,7 +513,7 @@ fn picked(entries: &[Value], sources: &[u32]) -> Vec<Value> {
     sources.iter().filter_map(|source| entries.get(*source as usize).cloned()).collect()
 }
 
-/// GPT-Neo's `[[["global", "local"], 12]]`: patterns and how often each comes.
+/// Expands GPT-Neo's `[[["global", "local"], 12]]`: patterns and their number of repetitions.
 fn expanded(patterns: &[Value]) -> Option<Vec<Value>> {
     let mut all = Vec::new();
     for pattern in patterns {

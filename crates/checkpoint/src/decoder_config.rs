@@ -1,4 +1,4 @@
-//! One shape for every decoder family, and the tensors that a model of that shape has.
+//! One shape for all decoder families, and the tensors of a model of that shape.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -16,49 +16,50 @@ mod tests;
 pub use architecture::Architecture;
 pub(crate) use keys::{bad_key, shown};
 
-/// Most transformer blocks of a model.
+/// Maximum number of transformer blocks of a model.
 pub const MAX_LAYERS: u32 = 1024;
-/// Largest width, vocabulary or length: sizes of such tensors, and their sums, fit in 64 bits.
+/// Maximum width, vocabulary size or sequence length. The sizes of such tensors, and their sums,
+/// fit in 64 bits.
 pub const MAX_DIMENSION: u32 = 1 << 20;
 
 named! {
-    /// A family of checkpoints: how its `config.json` and its tensors are named.
+    /// A family of checkpoints, which determines the names in its `config.json` and of its tensors.
     pub enum Family {
         /// Learned positions, LayerNorm, tanh-GELU, biases (or none, `no_bias`), tied head.
         Gpt2 = "gpt2",
         /// RoPE, RMSNorm, SwiGLU, grouped-query attention, no biases.
         Llama = "llama",
-        /// Pythia: RoPE on a part of each head, attention and MLP side by side, LayerNorm, GELU, biases.
+        /// Pythia: RoPE on part of each head, parallel attention and MLP, LayerNorm, GELU, biases.
         GptNeox = "gpt_neox",
-        /// Learned positions from row 2 on, LayerNorm, ReLU, biases, tied head.
+        /// Learned positions starting at row 2, LayerNorm, ReLU, biases, tied head.
         Opt = "opt",
         /// Hugging Face's MPT: ALiBi, LayerNorm, GELU, no biases, tied head.
         Mpt = "mpt",
-        /// MPT-1.3B's own code: as MPT under other names, and LayerNorm over queries and keys.
+        /// MPT-1.3B's own code: like MPT with other names, and LayerNorm over queries and keys.
         MosaicGpt = "mosaic_gpt",
     }
 }
 
 impl Family {
-    /// Every family as users are told: `gpt2, llama, ... and mosaic_gpt`.
+    /// Returns all families as a phrase for messages: `gpt2, llama, ... and mosaic_gpt`.
     pub fn list() -> String {
         let [first @ .., last] = Self::ALL.map(Self::as_str);
         format!("{} and {last}", first.join(", "))
     }
 }
 
-/// The shape of a decoder, whatever its family.
+/// The shape of a decoder of any family.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DecoderConfig {
-    /// Its family.
+    /// The family.
     pub family: Family,
-    /// Transformer blocks.
+    /// Number of transformer blocks.
     pub n_layers: LayerCount,
     /// Width of the residual stream.
     pub d_model: u32,
-    /// Query heads.
+    /// Number of query heads.
     pub n_heads: u32,
-    /// Key and value heads; divides `n_heads`.
+    /// Number of key and value heads. Divides `n_heads`.
     pub n_kv_heads: u32,
     /// Width of a head.
     pub head_dim: u32,
@@ -66,35 +67,39 @@ pub struct DecoderConfig {
     pub d_ff: u32,
     /// Rows of the token embedding.
     pub vocab_size: u32,
-    /// Longest sequence; rows of a learned position embedding.
+    /// Maximum sequence length, which is also the number of rows of a learned position embedding.
     pub max_positions: u32,
     /// Epsilon of LayerNorm or RMSNorm.
     pub norm_eps: f64,
-    /// RoPE's base; none with learned positions.
+    /// RoPE's base. `None` with learned positions.
     pub rope_theta: Option<f64>,
-    /// The head is the token embedding.
+    /// Whether the head is the token embedding.
     pub tied_head: bool,
-    /// GPT-2's `scale_attn_by_inverse_layer_idx`: scores of block i are divided by i + 1 as well.
+    /// GPT-2's `scale_attn_by_inverse_layer_idx`: the attention scores of block i are also divided
+    /// by i + 1.
     pub inverse_layer_scale: bool,
-    /// Standard deviation of fresh weights.
+    /// Standard deviation of freshly initialised weights.
     pub init_std: f64,
-    /// GPT-2 without biases, in LayerNorms too (nanoGPT's `bias=False`, the paper's own runs). The other families
-    /// have no choice: llama, mpt and mosaic_gpt never have biases, gpt_neox and opt always.
+    /// GPT-2 without biases, also in its LayerNorms (nanoGPT's `bias=False`, used in the paper's
+    /// runs). The other families have no such choice: llama, mpt and mosaic_gpt never have biases,
+    /// gpt_neox and opt always do.
     #[serde(default)]
     pub no_bias: bool,
-    /// Leading dimensions of a head that RoPE turns (gpt_neox); all of them when absent.
+    /// Number of leading dimensions of a head that RoPE rotates (gpt_neox). All of them if absent.
     #[serde(default)]
     pub rotary_dims: Option<u32>,
-    /// Attention and MLP both read the block's input (gpt_neox's `use_parallel_residual`).
+    /// Whether attention and MLP both read the block's input (gpt_neox's `use_parallel_residual`).
     #[serde(default)]
     pub parallel_residual: bool,
-    /// GELU in its tanh form where the family's files choose (gpt_neox); gpt2 always has it.
+    /// Whether GELU has its tanh form, in the family whose files choose it (gpt_neox). gpt2 always
+    /// has it.
     #[serde(default)]
     pub tanh_gelu: bool,
-    /// Steepness of ALiBi (mpt, mosaic_gpt); absent without it.
+    /// ALiBi's maximum bias (mpt, mosaic_gpt). Absent without ALiBi.
     #[serde(default)]
     pub alibi_bias_max: Option<u32>,
-    /// LayerNorm over the whole width of queries and of keys (mosaic_gpt's `attn_qk_ln`).
+    /// Whether there is a LayerNorm over the whole width of queries and of keys (mosaic_gpt's
+    /// `attn_qk_ln`).
     #[serde(default)]
     pub qk_norm: bool,
 }
@@ -102,19 +107,19 @@ pub struct DecoderConfig {
 /// Why a `config.json` cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// Another family than the known ones.
+    /// The family is unknown.
     #[error("config.json: model_type `{found}` is not supported; supported are {}", Family::list())]
     UnknownFamily {
-        /// What it says.
+        /// The value of `model_type`.
         found: String,
     },
-    /// Not even an object.
+    /// The file is not a JSON object.
     #[error("config.json: is {found}, not a JSON object")]
     NotAnObject {
-        /// What it is.
+        /// The value found instead.
         found: String,
     },
-    /// A key that must be there is not, or is of the wrong type.
+    /// A required key is missing, or a key has an unsupported value.
     #[error("config.json: `{key}` {problem}")]
     Key {
         /// The key.
@@ -124,19 +129,19 @@ pub enum ConfigError {
     },
 }
 
-/// Which part of a model a tensor is.
+/// The part of a model that a tensor belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TensorRole {
-    /// Rows are tokens.
+    /// The token embedding, one row per token.
     TokenEmbedding,
-    /// Rows are positions.
+    /// The position embedding, one row per position.
     PositionEmbedding,
-    /// Part of a transformer block.
+    /// A part of a transformer block.
     Block {
-        /// Its index, from 0.
+        /// The block's index, starting at 0.
         layer: u32,
-        /// Which part.
+        /// The part of the block.
         part: BlockPart,
     },
     /// The norm after the last block.
@@ -145,7 +150,7 @@ pub enum TensorRole {
     Head,
 }
 
-/// Part of a transformer block.
+/// The kind of a block's module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BlockPart {
@@ -157,44 +162,45 @@ pub enum BlockPart {
     Norm,
 }
 
-/// How a fresh tensor is filled.
+/// How a fresh tensor is initialised.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Init {
-    /// 0.
+    /// All zeros.
     Zeros,
-    /// 1.
+    /// All ones.
     Ones,
-    /// A normal distribution of mean 0.
+    /// A normal distribution with mean 0.
     Normal {
         /// Its standard deviation.
         std: f64,
     },
 }
 
-/// One tensor that a model of a given shape has.
+/// A tensor of a model with a given shape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorSpec {
-    /// Its canonical name: what `save_pretrained` writes.
+    /// The canonical name: the one that `save_pretrained` writes.
     pub name: String,
-    /// Its shape, in the file's own layout (GPT-2's Conv1D weights are [in, out]).
+    /// The shape, in the file's own layout (GPT-2's Conv1D weights are [in, out]).
     pub shape: Vec<u64>,
-    /// Which part of the model it is.
+    /// The part of the model it belongs to.
     pub role: TensorRole,
-    /// How it is filled when it is fresh.
+    /// How it is initialised if it is fresh.
     pub init: Init,
-    /// Name of the tensor it is tied to; such a tensor is not in the file.
+    /// The name of the tensor it is tied to. A tied tensor is not in the file.
     pub tied_to: Option<String>,
 }
 
-/// What a tensor name in a file means.
+/// The meaning of a tensor name in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NameInFile {
-    /// This canonical tensor.
+    /// The tensor with this canonical name.
     Tensor(String),
-    /// Nothing that a language model needs, and why: a buffer that is computed, a head for another task.
+    /// A tensor that a language model does not need, and why: a computed buffer, or a head for
+    /// another task.
     NotNeeded(&'static str),
-    /// Nothing that this family has.
+    /// A name that this family does not have.
     Unknown,
 }
 
@@ -202,7 +208,8 @@ impl DecoderConfig {
     /// Reads a Hugging Face `config.json`.
     ///
     /// # Errors
-    /// [`ConfigError`] naming the key; anything this project would compute wrongly is refused.
+    /// [`ConfigError`] naming the key. Configurations that this project would compute incorrectly
+    /// are rejected.
     pub fn from_hf(config: &Value) -> Result<Self, ConfigError> {
         if !config.is_object() {
             return Err(ConfigError::NotAnObject { found: shown(config) });
@@ -211,7 +218,7 @@ impl DecoderConfig {
         keys::refuse_unless(config, "is_causal", &true.into())?;
         let per_layer = config.get("per_layer_config").filter(|layers| !layers.is_null());
         if per_layer.is_some_and(|layers| layers.as_object().is_none_or(|layers| !layers.is_empty())) {
-            return Err(bad_key("per_layer_config", "gives layers settings of their own, which is not supported"));
+            return Err(bad_key("per_layer_config", "has settings for single layers, which is not supported"));
         }
         let family = match config.get("model_type").and_then(Value::as_str) {
             Some(name) => Family::parse(name).ok_or_else(|| ConfigError::UnknownFamily { found: shortened(name) })?,
@@ -224,12 +231,12 @@ impl DecoderConfig {
             return Err(bad_key(table.layers_key, &problem));
         }
         if u64::from(config.n_heads) * u64::from(config.head_dim) > u64::from(MAX_DIMENSION) {
-            return Err(bad_key("head_dim", &format!("times the heads is more than {MAX_DIMENSION}")));
+            return Err(bad_key("head_dim", &format!("times the number of heads is more than {MAX_DIMENSION}")));
         }
         Ok(config)
     }
 
-    /// A model of `family` with nothing special, and no size yet.
+    /// Returns a shape of `family` without options and without sizes.
     pub(crate) fn plain(family: Family) -> Self {
         Self {
             family,
@@ -255,17 +262,17 @@ impl DecoderConfig {
         }
     }
 
-    /// A `config.json` for a model that has none to start from.
+    /// Returns a `config.json` for a model without an existing one.
     pub fn to_hf(&self) -> Value {
         (self.family.table().to_hf)(self)
     }
 
-    /// Every tensor, tied ones included, in the order of the forward pass.
+    /// Returns all tensors, including tied ones, in forward order.
     pub fn tensors(&self) -> Vec<TensorSpec> {
         self.family.table().tensors(self)
     }
 
-    /// What `name` in a file of this model means.
+    /// Returns the meaning of `name` in a file of this model.
     pub fn name_in_file(&self, name: &str) -> NameInFile {
         match tensor_names::not_needed(name) {
             Some(why) => NameInFile::NotNeeded(why),
@@ -273,7 +280,8 @@ impl DecoderConfig {
         }
     }
 
-    /// The canonical name that the block tensor `spec` has in layer `layer`; other tensors keep theirs.
+    /// Returns the canonical name of the block tensor `spec` in layer `layer`. Other tensors keep
+    /// their name.
     pub fn name_in_layer(&self, spec: &TensorSpec, layer: u32) -> String {
         let TensorRole::Block { layer: own, .. } = spec.role else { return spec.name.clone() };
         let prefix = self.family.table().blocks;
@@ -283,12 +291,12 @@ impl DecoderConfig {
         }
     }
 
-    /// Learned numbers, tied ones counted once.
+    /// Returns the number of parameters. Tied ones are counted once.
     pub fn parameters(&self) -> u64 {
         self.tensors().iter().filter(|t| t.tied_to.is_none()).map(|t| t.shape.iter().product::<u64>()).sum()
     }
 
-    /// Learned numbers of the blocks alone.
+    /// Returns the number of parameters of the blocks.
     pub fn block_parameters(&self) -> u64 {
         self.tensors()
             .iter()
@@ -297,7 +305,7 @@ impl DecoderConfig {
             .sum()
     }
 
-    /// The same shape at another depth.
+    /// Returns the same shape with another number of layers.
     pub fn with_layers(&self, layers: LayerCount) -> Self {
         Self { n_layers: layers, ..self.clone() }
     }

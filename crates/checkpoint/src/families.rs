@@ -1,8 +1,9 @@
-//! What a family of models is: one table each, from which everything else follows.
+//! Model families, one table each. Everything else is derived from these tables.
 //!
-//! A table says which modules a block has and what their files call them ([`Slot`]), which norm, activation and biases they
-//! have, and what Hugging Face's `config.json` says. Shapes, names in files and fresh values follow from the slot and are
-//! written here once. A new family is one file of this folder, a value of [`Family`], and a line in `TABLES`.
+//! A table lists the modules of a block with their names in files ([`Slot`]), the norm, activation
+//! and biases, and the keys of Hugging Face's `config.json`. Shapes, names in files and initial
+//! values follow from the slot, and are implemented once in this module. To add a family, add a
+//! file to this folder, a value to [`Family`], and an entry to `TABLES`.
 
 mod gpt2;
 mod gpt_neox;
@@ -19,20 +20,20 @@ use crate::decoder_config::{
 
 pub(crate) use gpt2::{ATTENTION_KEY, EAGER};
 
-/// In the order of [`Family::ALL`].
+/// The tables, in the order of [`Family::ALL`].
 static TABLES: [&FamilyTable; Family::ALL.len()] =
     [&gpt2::GPT2, &llama::LLAMA, &gpt_neox::GPT_NEOX, &opt::OPT, &mpt::MPT, &mpt::MOSAIC_GPT];
 
-/// A module of a decoder, whatever its files call it.
+/// A module of a decoder, independent of its name in files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slot {
-    /// [vocabulary, d_model].
+    /// The token embedding: [vocabulary, d_model].
     TokenEmbedding,
-    /// [positions, d_model].
+    /// The position embedding: [positions, d_model].
     PositionEmbedding,
     /// The norm before attention.
     AttentionNorm,
-    /// Queries, keys and values in one projection.
+    /// Queries, keys and values in one fused projection.
     Qkv,
     /// Queries.
     Q,
@@ -56,7 +57,7 @@ pub enum Slot {
     Down,
     /// The norm after the last block.
     FinalNorm,
-    /// [vocabulary, d_model].
+    /// The prediction head: [vocabulary, d_model].
     Head,
 }
 
@@ -72,17 +73,17 @@ pub enum NormKind {
 /// An MLP's nonlinearity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
-    /// GELU, x Phi(x) (Hendrycks and Gimpel 2016), by the error function.
+    /// GELU, x Phi(x) (Hendrycks and Gimpel 2016), computed with the error function.
     Gelu,
-    /// GELU in its tanh form (the same paper, section 2; Hugging Face's `gelu_new` and `gelu_fast`).
+    /// GELU in its tanh form (same paper, section 2; Hugging Face's `gelu_new` and `gelu_fast`).
     TanhGelu,
     /// max(0, x).
     Relu,
-    /// x sigmoid(x), of the gate (SwiGLU, Shazeer 2020).
+    /// x sigmoid(x), applied to the gate (SwiGLU, Shazeer 2020).
     Silu,
 }
 
-/// How a file lays out the matrix of a projection.
+/// The layout of a projection's matrix in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MatrixLayout {
     /// PyTorch's Linear: [out, in].
@@ -91,71 +92,72 @@ pub enum MatrixLayout {
     InOut,
 }
 
-/// How [`Slot::Qkv`] interleaves queries, keys and values, in families that have it.
+/// The order of queries, keys and values in [`Slot::Qkv`], for families that have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QkvLayout {
     /// All queries, then all keys, then all values.
     ByKind,
-    /// Head after head: its query, its key, its value.
+    /// Head by head: its query, its key, its value.
     ByHead,
 }
 
-/// Which modules have a bias; embeddings, heads and RMSNorms never have one.
+/// Which modules have a bias. Embeddings, heads and RMSNorms never have one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bias {
     /// None.
     Never,
     /// Every projection and every norm.
     Always,
-    /// As [`DecoderConfig::no_bias`] says.
+    /// Depends on [`DecoderConfig::no_bias`].
     Chosen,
 }
 
-/// A family.
+/// The table of a family.
 pub struct FamilyTable {
     pub(crate) family: Family,
-    /// What the names of all modules but the head's begin with; files of the bare model leave it out.
+    /// Prefix of all module names except the head's. Files of the bare model omit it.
     pub(crate) prefix: &'static str,
     pub(crate) token_embedding: &'static str,
-    /// Of learned positions the module, and the row of position 0.
+    /// The module of learned positions, and the row of position 0.
     pub(crate) position_embedding: Option<(&'static str, u32)>,
-    /// What stands before a layer's index.
+    /// Prefix before a layer's index.
     pub(crate) blocks: &'static str,
-    /// The modules of a block in the order of the forward pass, by their names below the layer's index.
+    /// The modules of a block in forward order, with their names after the layer's index.
     pub(crate) block: &'static [(Slot, &'static str)],
     pub(crate) final_norm: &'static str,
     pub(crate) head: &'static str,
-    /// Another name of the head's tensor that files use.
+    /// An alternative name of the head's tensor in files.
     pub(crate) head_alias: Option<&'static str>,
-    /// Tensors below the layer's index that are computed, not learned, and what they are.
+    /// Names after the layer's index of tensors that are computed, not learned, with a description.
     pub(crate) buffers: &'static [(&'static str, &'static str)],
     pub(crate) norm: NormKind,
     pub(crate) bias: Bias,
     pub(crate) layout: MatrixLayout,
     pub(crate) qkv: QkvLayout,
     pub(crate) activation: fn(&DecoderConfig) -> Activation,
-    /// Fresh projections into the residual stream are scaled by 1/sqrt(2 x layers) (GPT-2's paper, section 2.3).
+    /// Whether fresh projections into the residual stream are scaled by 1/sqrt(2 x layers) (GPT-2's
+    /// paper, section 2.3).
     pub(crate) scaled_residual_init: bool,
-    /// Positions are rotary; and the head may have numbers of its own.
+    /// Whether positions are rotary. Only these families can have an untied head.
     pub(crate) rotary: bool,
-    /// Key and value heads may be fewer than query heads.
+    /// Whether there may be fewer key and value heads than query heads.
     pub(crate) grouped_query: bool,
-    /// The class in `architectures` stays as it is: the code that it names is not transformers' own.
+    /// Whether the class in `architectures` is kept, because its code is not part of transformers.
     pub(crate) keeps_architectures: bool,
-    /// The key of `config.json` that holds the number of layers.
+    /// The key of `config.json` with the number of layers.
     pub(crate) layers_key: &'static str,
-    /// What transformers takes for `bos_token_id`, `eos_token_id` and `pad_token_id` where a file has none.
+    /// The defaults of transformers for `bos_token_id`, `eos_token_id` and `pad_token_id`.
     pub(crate) special_ids: [Option<u32>; 3],
     pub(crate) from_hf: fn(&Value) -> Result<DecoderConfig, ConfigError>,
     pub(crate) to_hf: fn(&DecoderConfig) -> Value,
-    /// What the family's published models choose where an [`Architecture`] leaves it open.
+    /// Fills in what an [`Architecture`] leaves open, as in the family's published models.
     pub(crate) fresh: fn(&Architecture, DecoderConfig) -> DecoderConfig,
-    /// What else a model of this family cannot be.
+    /// Checks additional constraints of the family.
     pub(crate) check: fn(&Architecture, &mut Violations),
 }
 
 impl Family {
-    /// What the family is.
+    /// Returns the family's table.
     pub fn table(self) -> &'static FamilyTable {
         TABLES[self as usize]
     }
@@ -168,32 +170,33 @@ impl std::fmt::Debug for FamilyTable {
 }
 
 impl FamilyTable {
-    /// The norm of the family.
+    /// Returns the norm of the family.
     pub fn norm(&self) -> NormKind {
         self.norm
     }
 
-    /// How its files lay out projections.
+    /// Returns the layout of projections in the family's files.
     pub fn layout(&self) -> MatrixLayout {
         self.layout
     }
 
-    /// How [`Slot::Qkv`] is laid out, if it has that.
+    /// Returns the layout of [`Slot::Qkv`], for families that have it.
     pub fn qkv(&self) -> QkvLayout {
         self.qkv
     }
 
-    /// The nonlinearity of a model of this shape.
+    /// Returns the activation function of a model of this shape.
     pub fn activation(&self, config: &DecoderConfig) -> Activation {
         (self.activation)(config)
     }
 
-    /// Row of position 0 in the table of learned positions.
+    /// Returns the row of position 0 in the table of learned positions.
     pub fn first_position(&self) -> u32 {
         self.position_embedding.map_or(0, |(_, first)| first)
     }
 
-    /// The name of a module, `slot` of block `layer`; none that the family does not have.
+    /// Returns the name of the module `slot`, in block `layer` if it belongs to a block. Returns
+    /// `None` if the family does not have this module.
     pub fn module(&self, slot: Slot, layer: u32) -> Option<String> {
         match slot {
             Slot::TokenEmbedding => Some(self.token_embedding.to_owned()),
@@ -222,13 +225,13 @@ impl FamilyTable {
         }
     }
 
-    /// The modules of a block of a model of this shape.
+    /// Returns the modules of a block of a model of this shape.
     fn block(&self, config: &DecoderConfig) -> impl Iterator<Item = (Slot, &'static str)> {
         let qk_norm = config.qk_norm;
         self.block.iter().copied().filter(move |(slot, _)| qk_norm || !matches!(slot, Slot::QNorm | Slot::KNorm))
     }
 
-    /// Weight and bias of the module `name`.
+    /// Returns the weight and the bias of the module `name`.
     fn module_tensors(&self, config: &DecoderConfig, slot: Slot, name: &str, role: TensorRole) -> Vec<TensorSpec> {
         let (shape, init) = (self.shape(config, slot), self.init(config, slot));
         let bias = self.has_bias(config, slot).then(|| TensorSpec {
@@ -262,7 +265,7 @@ impl FamilyTable {
         }
     }
 
-    /// Every tensor of a model of this shape, tied ones included, in the order of the forward pass.
+    /// Returns all tensors of a model of this shape, including tied ones, in forward order.
     pub(crate) fn tensors(&self, config: &DecoderConfig) -> Vec<TensorSpec> {
         let mut all =
             self.module_tensors(config, Slot::TokenEmbedding, self.token_embedding, TensorRole::TokenEmbedding);
@@ -284,8 +287,8 @@ impl FamilyTable {
         all
     }
 
-    /// What `name` in a file of this model means. Files of the bare model have no prefix; and some savers write a tied head as
-    /// a second copy.
+    /// Returns the meaning of `name` in a file of this model. Files of the bare model have no
+    /// prefix, and some writers store a tied head as a second copy.
     pub(crate) fn name_in_file(&self, config: &DecoderConfig, name: &str) -> NameInFile {
         let head = format!("{}.weight", self.head);
         if name == head || self.head_alias == Some(name) {
@@ -314,7 +317,7 @@ impl FamilyTable {
     }
 }
 
-/// Rows of embeddings, which no layout turns.
+/// Returns whether the weight is an embedding table, which the layout never transposes.
 fn is_table(slot: Slot) -> bool {
     matches!(slot, Slot::TokenEmbedding | Slot::PositionEmbedding | Slot::Head)
 }
@@ -343,7 +346,7 @@ fn out_width(config: &DecoderConfig, slot: Slot) -> u64 {
     }
 }
 
-/// None for norms.
+/// The input width of a module. `None` for norms.
 fn in_width(config: &DecoderConfig, slot: Slot) -> Option<u64> {
     match slot {
         Slot::AttentionNorm | Slot::MlpNorm | Slot::FinalNorm | Slot::QNorm | Slot::KNorm => None,

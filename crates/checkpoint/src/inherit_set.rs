@@ -1,4 +1,4 @@
-//! Which tensors of a reference a target inherits: any set of parts, some of which have a name.
+//! The tensors of a reference that a target inherits: any set of parts. Some sets have a name.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,17 +13,18 @@ use inheritune_ids::named;
 mod tests;
 
 named! {
-    /// A part of a model: all of its tensors are inherited, or none. The paper's ablation (v4) takes the blocks apart so.
+    /// A part of a model. Either all of its tensors are inherited, or none. The paper's ablation
+    /// (v4) splits the blocks in this way.
     pub enum InheritPart {
-        /// The token embedding; where the head is tied to it, either name means the one tensor.
+        /// The token embedding. If the head is tied to it, either name means the same tensor.
         TokenEmbedding = "token_embedding",
-        /// Learned positions; the families without them have nothing here.
+        /// Learned positions. Has no effect in families without them.
         PositionEmbedding = "position_embedding",
-        /// Attention projections of the blocks.
+        /// The attention projections of the blocks.
         Attention = "attention",
-        /// MLP projections of the blocks.
+        /// The MLP projections of the blocks.
         Mlp = "mlp",
-        /// Every norm of the blocks; mosaic_gpt's norms over queries and keys are among them.
+        /// All norms of the blocks, including mosaic_gpt's norms over queries and keys.
         Norms = "norms",
         /// The norm after the last block.
         FinalNorm = "final_norm",
@@ -33,7 +34,7 @@ named! {
 }
 
 impl InheritPart {
-    /// The part that tensors of this role belong to.
+    /// Returns the part that tensors of this role belong to.
     pub fn of(role: TensorRole) -> Self {
         match role {
             TensorRole::TokenEmbedding => Self::TokenEmbedding,
@@ -46,7 +47,7 @@ impl InheritPart {
         }
     }
 
-    /// Part of a transformer block.
+    /// Returns whether the part belongs to the transformer blocks.
     pub fn is_of_blocks(self) -> bool {
         match self {
             Self::Attention | Self::Mlp | Self::Norms => true,
@@ -55,24 +56,24 @@ impl InheritPart {
     }
 }
 
-/// Which parts a target inherits. Written as the name of a preset, or as a list of parts.
+/// The parts that a target inherits. Written as the name of a preset or as a list of parts.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct InheritSet {
-    /// Bit i is the part i of [`InheritPart::ALL`].
+    /// Bit i stands for the part i of [`InheritPart::ALL`].
     bits: u8,
 }
 
 impl InheritSet {
     /// Blocks, token and position embeddings, final norm and head (poster §2; the default).
     pub const ALL: Self = Self::of(&InheritPart::ALL);
-    /// What the released code copies: blocks and head, which is the token embedding where it is tied.
+    /// What the released code copies: blocks and head, which is the token embedding if it is tied.
     pub const OFFICIAL_CODE: Self =
         Self::of(&[InheritPart::Attention, InheritPart::Mlp, InheritPart::Norms, InheritPart::Head]);
     /// Only the blocks.
     pub const BLOCKS: Self = Self::of(&[InheritPart::Attention, InheritPart::Mlp, InheritPart::Norms]);
     /// Nothing: the random-initialisation control.
     pub const NOTHING: Self = Self::of(&[]);
-    /// The sets that have a name.
+    /// The sets with a name.
     pub const PRESETS: [(&'static str, Self); 4] = [
         ("all", Self::ALL),
         ("official-code", Self::OFFICIAL_CODE),
@@ -80,7 +81,7 @@ impl InheritSet {
         ("nothing", Self::NOTHING),
     ];
 
-    /// These parts.
+    /// Returns the set of these parts.
     pub const fn of(parts: &[InheritPart]) -> Self {
         let mut bits = 0;
         let mut i = 0;
@@ -91,22 +92,22 @@ impl InheritSet {
         Self { bits }
     }
 
-    /// Whether `part` is among them.
+    /// Returns whether the set contains `part`.
     pub fn has(self, part: InheritPart) -> bool {
         self.bits & Self::of(&[part]).bits != 0
     }
 
-    /// The parts, in the order of the forward pass.
+    /// Returns the parts, in forward order.
     pub fn parts(self) -> impl Iterator<Item = InheritPart> {
         InheritPart::ALL.into_iter().filter(move |part| self.has(*part))
     }
 
-    /// Its parts by name, whether or not they are a preset: `attention, norms`.
+    /// Returns the names of its parts, even if they are a preset: `attention, norms`.
     pub fn listed(self) -> String {
         self.parts().map(InheritPart::as_str).collect::<Vec<_>>().join(", ")
     }
 
-    /// Its name, if it has one.
+    /// Returns the name of the preset, if it is one.
     pub fn preset(self) -> Option<&'static str> {
         Self::PRESETS.into_iter().find(|(_, set)| *set == self).map(|(name, _)| name)
     }
@@ -124,7 +125,7 @@ impl FromIterator<InheritPart> for InheritSet {
     }
 }
 
-/// The name of a preset, or the parts: `attention, norms`.
+/// Writes the name of the preset, or the parts: `attention, norms`.
 impl fmt::Display for InheritSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.preset() {
@@ -140,7 +141,7 @@ impl fmt::Debug for InheritSet {
     }
 }
 
-/// Reads the name of a preset, or parts with commas between them.
+/// Parses the name of a preset, or parts separated by commas.
 impl FromStr for InheritSet {
     type Err = String;
 
@@ -156,7 +157,7 @@ impl FromStr for InheritSet {
 fn unknown(name: &str) -> String {
     let presets = InheritSet::PRESETS.map(|(name, _)| name);
     if presets.contains(&name) {
-        return format!("`{name}` stands alone: it cannot be one of several parts");
+        return format!("`{name}` is a preset, which cannot be combined with parts");
     }
     format!(
         "`{name}` is unknown: give one of {}, or a list of the parts {}",
@@ -198,9 +199,9 @@ impl<'de> Visitor<'de> for NameOrParts {
         while let Some(part) = items.next_element::<InheritPart>()? {
             parts.push(part);
         }
-        // An empty list is more often a slip than a wish for a random model.
+        // An empty list is more likely a mistake than a request for a random model.
         if parts.is_empty() {
-            return Err(A::Error::custom("names no part: write \"nothing\" where nothing is to be inherited"));
+            return Err(A::Error::custom("lists no parts: write \"nothing\" to inherit nothing"));
         }
         Ok(parts.into_iter().collect())
     }

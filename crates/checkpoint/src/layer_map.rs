@@ -1,4 +1,4 @@
-//! Which source layer each target layer is.
+//! The mapping from target layers to source layers.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,16 +8,17 @@ use inheritune_ids::violation::Violations;
 #[cfg(test)]
 mod tests;
 
-/// Target layer i is source layer `sources()[i]`; repeats are allowed.
+/// The source layer of each target layer: target layer i is source layer `sources()[i]`. A source
+/// layer may occur several times.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct LayerMap(Vec<u32>);
 
 impl LayerMap {
-    /// A map from a source of `reference_layers` layers.
+    /// Creates a map for a source with `reference_layers` layers.
     ///
     /// # Errors
-    /// An empty list, or a layer that the source does not have.
+    /// The list is empty, or contains a layer that the source does not have.
     pub fn new(sources: Vec<u32>, reference_layers: LayerCount) -> Result<Self, Violations> {
         let mut v = Violations::default();
         v.check(!sources.is_empty(), "layer_map", "must name at least one layer");
@@ -31,40 +32,42 @@ impl LayerMap {
         v.into_result().map(|()| Self(sources))
     }
 
-    /// Every layer of a source of `layers`, in its place.
+    /// Returns the map that keeps all `layers` layers in place.
     pub fn identity(layers: LayerCount) -> Self {
         Self((0..layers.0).collect())
     }
 
-    /// The source layers, in target order.
+    /// Returns the source layers, in target order.
     pub fn sources(&self) -> &[u32] {
         &self.0
     }
 
-    /// Layers of the target.
+    /// Returns the number of layers of the target.
     pub fn layers(&self) -> LayerCount {
         LayerCount(self.0.len() as u32)
     }
 }
 
-/// How a number of layers becomes a list of source layers.
+/// The rule that turns a number of layers into a list of source layers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "kebab-case")]
 pub enum LayerMapRule {
-    /// The first n (the paper's recipe).
+    /// The first n layers (the paper's recipe).
     #[default]
     First,
-    /// The first n-1 and the last.
+    /// The first n-1 layers and the last one.
     FirstAndLast,
-    /// This list, whatever n; one round only.
+    /// This list, regardless of n. Only for a single round.
     List(Vec<u32>),
 }
 
 impl LayerMapRule {
-    /// The source layers of a target of `layers` blocks; a list has its own number of them.
+    /// Returns the source layers of a target with `layers` blocks. A list determines its own number
+    /// of blocks.
     ///
     /// # Errors
-    /// No layers, more than the reference has, or an entry of a list that it does not have.
+    /// There are no layers, more layers than the reference has, or a list contains a layer that the
+    /// reference does not have.
     pub fn layer_map(&self, layers: LayerCount, reference_layers: LayerCount) -> Result<LayerMap, Violations> {
         let sources = match self {
             Self::First | Self::FirstAndLast if layers > reference_layers => {

@@ -1,9 +1,9 @@
-//! What a target does not take over from its source, or writes otherwise, and why: told to users before anything is
-//! made.
+//! What a target does not take over from its source, or writes differently, and why. Users see this
+//! before anything is created.
 
 use serde::Serialize;
 
-/// What kind of thing it is.
+/// The kind of something that is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LeftOutKind {
@@ -16,7 +16,7 @@ pub enum LeftOutKind {
 }
 
 impl LeftOutKind {
-    /// The name used in the API and in messages.
+    /// Returns the name used in the API and in messages.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Tensor => "tensor",
@@ -26,10 +26,10 @@ impl LeftOutKind {
     }
 }
 
-/// One thing that is not taken over as it is.
+/// Something that is not taken over unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct LeftOut {
-    /// What kind of thing it is.
+    /// Its kind.
     pub kind: LeftOutKind,
     /// Its name in the source.
     pub name: String,
@@ -38,17 +38,17 @@ pub struct LeftOut {
 }
 
 impl LeftOut {
-    /// A tensor.
+    /// Creates an entry for a tensor.
     pub fn tensor(name: &str, why: &str) -> Self {
         Self { kind: LeftOutKind::Tensor, name: name.to_owned(), why: why.to_owned() }
     }
 
-    /// A key of `config.json`.
+    /// Creates an entry for a key of `config.json`.
     pub fn key(name: &str, why: &str) -> Self {
         Self { kind: LeftOutKind::ConfigKey, name: name.to_owned(), why: why.to_owned() }
     }
 
-    /// A file.
+    /// Creates an entry for a file.
     pub fn file(name: &str, why: &str) -> Self {
         Self { kind: LeftOutKind::File, name: name.to_owned(), why: why.to_owned() }
     }

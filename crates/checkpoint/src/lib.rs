@@ -1,14 +1,16 @@
-//! What is in the files of a model: formats, families, tokenizers, and what a slice takes from where.
+//! The content of model files: formats, families, tokenizers, and the plan of a slice.
 //!
-//! Owns: reading files that somebody else wrote ([`safetensors_header`], [`shard_index`], PyTorch's own format in
-//! [`zip_directory`], [`pickle`] and [`torch_archive`], [`sentencepiece_model`], [`tokenizer_json`]), the shape of a decoder
-//! ([`decoder_config`]) and its families as tables ([`families`]), and slices ([`layer_map`], [`inherit_set`], [`slice_plan`],
-//! [`config_json`] for the target's own, [`carried_files`] for the rest). [`nanogpt`] and [`litgpt`] are checkpoints that are
-//! not in Hugging Face's layout. Everything here is a pure function of bytes and values.
+//! Owns: parsers of untrusted files ([`safetensors_header`], [`shard_index`], PyTorch's own format
+//! in [`zip_directory`], [`pickle`] and [`torch_archive`], [`sentencepiece_model`],
+//! [`tokenizer_json`]), the shape of a decoder ([`decoder_config`]) and its families as tables
+//! ([`families`]), and slices ([`layer_map`], [`inherit_set`], [`slice_plan`], [`config_json`] for
+//! the target's `config.json`, [`carried_files`] for the other files). [`nanogpt`] and [`litgpt`]
+//! read checkpoints that are not in Hugging Face's layout. Everything here is a pure function of
+//! bytes and values.
 //!
 //! Entry point: [`decoder_config::DecoderConfig::from_hf`], then [`slice_plan::Inventory::new`].
 //!
-//! Must never: open a file, trust a number in one, or know what a job is.
+//! Must never: open a file, trust a number in one, or know about jobs.
 
 pub mod decoder_config;
 pub mod families;

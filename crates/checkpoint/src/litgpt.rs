@@ -1,11 +1,12 @@
-//! Lit-GPT's `lit_model.pth` and `lit_config.json`: the Llama family under names of its own.
+//! Lit-GPT's `lit_model.pth` and `lit_config.json`: the Llama family with different names.
 //!
-//! Since 2024 the settings are `model_config.yaml`, and the fused projection is `attn.qkv`: all query heads, then all key
-//! heads, then all value heads.
+//! Since 2024 the settings are in `model_config.yaml`, and the fused projection is `attn.qkv`: all
+//! query heads, then all key heads, then all value heads.
 //!
-//! Source: `lit_gpt/config.py`, `lit_gpt/model.py` and `scripts/convert_hf_checkpoint.py` of Lightning-AI/litgpt. The
-//! query, key and value projections are one tensor, interleaved by group: for each key head its query heads, then the
-//! key head, then the value head. Rotary positions are in Hugging Face's form, so rows are copied as they are.
+//! Source: `lit_gpt/config.py`, `lit_gpt/model.py` and `scripts/convert_hf_checkpoint.py` of
+//! Lightning-AI/litgpt. The query, key and value projections are one tensor, interleaved by group:
+//! for each key head its query heads, then the key head, then the value head. Rotary positions are
+//! in Hugging Face's form, so rows are copied unchanged.
 
 use serde_json::{Map, Value as Json, json};
 
@@ -18,16 +19,17 @@ use super::tensor_names::not_needed;
 #[cfg(test)]
 mod tests;
 
-/// The weights.
+/// The weights file.
 pub const LITGPT_FILE: &str = "lit_model.pth";
-/// The settings, until 2024.
+/// The settings file until 2024.
 pub const LITGPT_CONFIG_FILE: &str = "lit_config.json";
-/// The settings since.
+/// The settings file since 2024.
 pub const LITGPT_YAML_FILE: &str = "model_config.yaml";
 
-/// What torch.compile puts before every name.
+/// The prefix that torch.compile adds to every name.
 const COMPILED: &str = "_orig_mod.";
-/// What a block's tensors are called, there and here; `attn.attn.weight` is three of them.
+/// The names of a block's tensors in lit-gpt and in Hugging Face's layout. The fused projection is
+/// not listed: it becomes three tensors.
 const BLOCK_NAMES: [(&str, &str); 6] = [
     ("norm_1.weight", "input_layernorm.weight"),
     ("attn.proj.weight", "self_attn.o_proj.weight"),
@@ -36,10 +38,10 @@ const BLOCK_NAMES: [(&str, &str); 6] = [
     ("mlp.fc_2.weight", "mlp.up_proj.weight"),
     ("mlp.proj.weight", "mlp.down_proj.weight"),
 ];
-/// The fused projection, by groups and in plain order.
+/// The names of the fused projection, and the order of its heads.
 const FUSED: [(&str, Order); 2] = [("attn.attn.weight", Order::Grouped), ("attn.qkv.weight", Order::Plain)];
 
-/// How the heads of a fused projection follow each other.
+/// The order of the heads in a fused projection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Order {
     /// For each key head its query heads, then the key head, then the value head.
@@ -48,10 +50,10 @@ enum Order {
     Plain,
 }
 
-/// The settings as a Hugging Face `config.json`.
+/// Converts the settings to a Hugging Face `config.json`.
 ///
 /// # Errors
-/// [`ConfigError`] naming the setting: one that is missing, or that makes another model than a Llama.
+/// [`ConfigError`] naming a setting that is missing, or that describes a model other than a Llama.
 pub fn config_json(lit: &Json) -> Result<Json, ConfigError> {
     let get = |key: &str| lit.get(key).filter(|value| !value.is_null());
     let required = |key: &str| get(key).cloned().ok_or_else(|| bad_key(key, "is missing"));
@@ -122,10 +124,11 @@ pub fn config_json(lit: &Json) -> Result<Json, ConfigError> {
     Ok(json)
 }
 
-/// The tensors as those of a Hugging Face Llama. `tensors` are [`StateDict::located`]'s, of the file `file`.
+/// Returns the tensors as those of a Hugging Face Llama. `tensors` are the result of
+/// [`StateDict::located`] for the file `file`.
 ///
 /// # Errors
-/// As [`Inventory::new`].
+/// Same as [`Inventory::new`].
 pub fn inventory(config: DecoderConfig, file: &str, tensors: &[HeaderTensor]) -> Result<Inventory, PlanError> {
     let (mut found, mut left_out) = (Vec::new(), Vec::new());
     for tensor in tensors {
@@ -146,7 +149,7 @@ pub fn inventory(config: DecoderConfig, file: &str, tensors: &[HeaderTensor]) ->
                 let rows = fused_rows(&config);
                 if whole.shape != [rows, u64::from(config.d_model)] {
                     let expected = [rows, u64::from(config.d_model)];
-                    return error(format!("has shape {:?}; its settings make it {expected:?}", whole.shape));
+                    return error(format!("has shape {:?}; its settings require {expected:?}", whole.shape));
                 }
                 let parts = split(&config, &whole, order(rest).unwrap_or(Order::Grouped));
                 found.extend(parts.map(|(name, part)| (format!("model.layers.{layer}.self_attn.{name}.weight"), part)));
@@ -161,7 +164,7 @@ pub fn inventory(config: DecoderConfig, file: &str, tensors: &[HeaderTensor]) ->
     Inventory::from_tensors(config, found, left_out)
 }
 
-/// Rows of the fused tensor: every query, key and value head.
+/// Returns the number of rows of the fused tensor: all query, key and value heads.
 fn fused_rows(config: &DecoderConfig) -> u64 {
     (u64::from(config.n_heads) + 2 * u64::from(config.n_kv_heads)) * u64::from(config.head_dim)
 }
@@ -170,12 +173,12 @@ fn order(name: &str) -> Option<Order> {
     FUSED.iter().find(|(fused, _)| *fused == name).map(|(_, order)| *order)
 }
 
-/// Queries, keys and values out of a fused tensor whose shape was checked.
+/// Splits a fused tensor, whose shape has been checked, into queries, keys and values.
 fn split(config: &DecoderConfig, fused: &SourceTensor, order: Order) -> [(&'static str, SourceTensor); 3] {
     let row = u64::from(config.d_model) * fused.dtype.size_bytes();
     let head = u64::from(config.head_dim) * row;
     let (heads, kv_heads) = (u64::from(config.n_heads), u64::from(config.n_kv_heads));
-    // In plain order, everything is one group.
+    // In plain order, there is a single group.
     let (groups, queries, keys) = match order {
         Order::Grouped => (kv_heads, heads / kv_heads, 1),
         Order::Plain => (1, heads, kv_heads),
@@ -193,11 +196,11 @@ fn split(config: &DecoderConfig, fused: &SourceTensor, order: Order) -> [(&'stat
     [("q_proj", part(0, queries)), ("k_proj", part(queries, keys)), ("v_proj", part(queries + keys, keys))]
 }
 
-/// `model_config.yaml` as JSON: the settings of one line each, which is all that litgpt writes but for lists and tables,
-/// which are no settings of a plain Llama and become an empty object.
+/// Converts `model_config.yaml` to JSON. Only single-line settings are converted. The other values
+/// that litgpt writes, lists and tables, are not used by a plain Llama and become empty objects.
 ///
 /// # Errors
-/// A line that is no setting.
+/// A line is not a setting.
 pub fn yaml(text: &str) -> Result<Json, String> {
     let mut settings = Map::new();
     let mut last: Option<String> = None;
@@ -206,8 +209,8 @@ pub fn yaml(text: &str) -> Result<Json, String> {
             continue;
         }
         if line.starts_with([' ', '\t', '-']) {
-            // More of the setting above.
-            let Some(key) = &last else { return Err(format!("line {number} belongs to no setting")) };
+            // Continuation of the setting above.
+            let Some(key) = &last else { return Err(format!("line {number} does not belong to a setting")) };
             settings.insert(key.clone(), json!({}));
             continue;
         }

@@ -1,10 +1,11 @@
-//! nanoGPT's `ckpt.pt`: GPT-2 with its settings, its weights and the optimizer's state in one pickle.
+//! nanoGPT's `ckpt.pt`: GPT-2 with settings, weights and the optimizer state in one pickle.
 //!
-//! Source: `train.py` and `model.py` of karpathy/nanoGPT. Three things differ from Hugging Face's GPT-2. Names may
-//! start with `_orig_mod.` (torch.compile). Projections are `nn.Linear`, [out, in], where Hugging Face has Conv1D,
-//! [in, out]: they are transposed while they are copied. With `bias = False` there are no biases, as in the paper's
-//! variant of the family (ADR 5). nanoGPT's GELU is exact since 2023 and was the tanh form before; Hugging Face's
-//! config says the latter, and the two differ by less than 0.001.
+//! Source: `train.py` and `model.py` of karpathy/nanoGPT. It differs from Hugging Face's GPT-2 in
+//! three ways. Names may start with `_orig_mod.` (torch.compile). Projections are `nn.Linear`,
+//! [out, in], instead of Hugging Face's Conv1D, [in, out], so they are transposed while they are
+//! copied. With `bias = False` there are no biases, as in the paper's variant of the family (ADR
+//! 5). nanoGPT's GELU has been exact since 2023 and was the tanh form before. Hugging Face's config
+//! specifies the tanh form, and the two differ by less than 0.001.
 
 use std::collections::BTreeMap;
 
@@ -21,13 +22,14 @@ use super::torch_archive::{ArchiveError, StateDict};
 #[cfg(test)]
 mod tests;
 
-/// The file's name.
+/// The name of the file.
 pub const NANOGPT_FILE: &str = "ckpt.pt";
 
-/// `model_args` with `dim` are those of llama2.c, whose training script grew out of nanoGPT's.
-const LLAMA2_C: &str = "is a checkpoint of llama2.c, which is not read: make a Hugging Face folder of it with llama2.c's \
-     `python export.py FOLDER --checkpoint FILE --version -1`, and name that folder";
-/// What nanoGPT calls a setting, and what Hugging Face does.
+/// Message for `model_args` with `dim`, which belong to llama2.c. Its training script is derived
+/// from nanoGPT's.
+const LLAMA2_C: &str = "is a llama2.c checkpoint, which is not supported: convert it to a Hugging Face folder with llama2.c's \
+     `python export.py FOLDER --checkpoint FILE --version -1`, and specify that folder";
+/// The names of the settings in nanoGPT and in Hugging Face's config.
 const KEYS: [(&str, &str); 5] = [
     ("n_layer", "n_layer"),
     ("n_head", "n_head"),
@@ -37,7 +39,7 @@ const KEYS: [(&str, &str); 5] = [
 ];
 const PROJECTIONS: [&str; 4] = [".attn.c_attn.weight", ".attn.c_proj.weight", ".mlp.c_fc.weight", ".mlp.c_proj.weight"];
 
-/// A `ckpt.pt`, without its numbers.
+/// A `ckpt.pt`, without the values of its tensors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NanoGpt {
     config: DecoderConfig,
@@ -45,11 +47,11 @@ pub struct NanoGpt {
 }
 
 impl NanoGpt {
-    /// Reads the pickle.
+    /// Parses the pickle.
     ///
     /// # Errors
-    /// [`ArchiveError`]: the pickle's own, a setting that is missing or would change what the model computes, or what
-    /// [`StateDict::of`] refuses.
+    /// [`ArchiveError`]: the pickle is not valid, a setting is missing or would change what the
+    /// model computes, or [`StateDict::of`] rejects the tensors.
     pub fn parse(pickle: &[u8]) -> Result<Self, ArchiveError> {
         let pickle = Pickle::parse(pickle)?;
         let not = |problem: String| ArchiveError::NotCheckpoint { problem };
@@ -58,7 +60,7 @@ impl NanoGpt {
             entries.iter().find(|(key, _)| *key == Value::Text(name)).map(|(_, value)| *value)
         };
         let (Some(model), Some(args)) = (entry("model"), entry("model_args")) else {
-            return Err(not("nanoGPT's has `model` and `model_args`".to_owned()));
+            return Err(not("a nanoGPT checkpoint has `model` and `model_args`".to_owned()));
         };
         let Some(args) = pickle.dict(args) else {
             return Err(not(format!("`model_args` is {}, not a dict", pickle.kind(args))));
@@ -74,27 +76,28 @@ impl NanoGpt {
                 (Value::Text(key @ ("bias" | "scale_attn_by_inverse_layer_idx")), _, Value::Bool(setting)) => {
                     keys.insert((*key).to_owned(), (*setting).into());
                 }
-                // Of training only.
+                // Only used in training.
                 (Value::Text("dropout"), ..) => {}
                 (Value::Text(key), ..) => {
                     let (key, kind) = (shortened(key), pickle.kind(*value));
                     return Err(ArchiveError::Settings {
                         problem: format!(
-                            "its model_args have `{key}`, {kind}, which nanoGPT does not have: what it changes is not known"
+                            "its model_args have `{key}`, {kind}, which nanoGPT does not have: its effect is unknown"
                         ),
                     });
                 }
-                _ => return Err(not("its model_args have a key that is no name".to_owned())),
+                _ => return Err(not("its model_args have a key that is not a string".to_owned())),
             }
         }
         let config = DecoderConfig::from_hf(&Json::Object(keys));
         let config = config.map_err(|e| ArchiveError::Settings {
-            problem: format!("its model_args, in Hugging Face's names, are not usable: {e}"),
+            problem: format!("its model_args, under Hugging Face's names, are not valid: {e}"),
         })?;
         Ok(Self { config, state_dict: StateDict::of(&pickle, model)? })
     }
 
-    /// A Hugging Face `config.json` for it. The ids are null: nanoGPT does not know its tokenizer.
+    /// Returns a Hugging Face `config.json`. The special token ids are null, because nanoGPT does
+    /// not record its tokenizer.
     pub fn config_json(&self) -> Json {
         let mut json = self.config.to_hf();
         if let Some(object) = json.as_object_mut() {
@@ -104,15 +107,16 @@ impl NanoGpt {
         json
     }
 
-    /// Its tensors.
+    /// Returns the tensors.
     pub fn state_dict(&self) -> &StateDict {
         &self.state_dict
     }
 
-    /// Its tensors as those of a Hugging Face GPT-2. `tensors` are [`StateDict::located`]'s, of the file `file`.
+    /// Returns the tensors as those of a Hugging Face GPT-2. `tensors` are the result of
+    /// [`StateDict::located`] for the file `file`.
     ///
     /// # Errors
-    /// As [`Inventory::new`].
+    /// Same as [`Inventory::new`].
     pub fn inventory(&self, file: &str, tensors: &[HeaderTensor]) -> Result<Inventory, PlanError> {
         let specs = self.config.tensors();
         let shapes: BTreeMap<&str, &[u64]> = specs.iter().map(|s| (s.name.as_str(), s.shape.as_slice())).collect();

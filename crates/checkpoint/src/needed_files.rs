@@ -1,16 +1,18 @@
-//! Which files of a model's folder a job brings to its machine: a repository may hold the same weights in five formats,
-//! and whole trainings beside them.
+//! Selects the files of a model's folder that a job fetches to its machine. A repository may
+//! contain the same weights in five formats, and whole training states.
 
 use super::safetensors_header::SINGLE_FILE;
 use super::shard_index::{INDEX_FILE, ShardFormat, ShardIndex};
 use super::tokenizer_files::is_tokenizer_file;
 use super::weights_files::CONFIG_FILE;
 
-/// Longest file that comes along whatever it is called: the largest tokenizers are a third of it.
+/// Maximum size of a file that is fetched whatever its name. The largest tokenizers have a third of
+/// it.
 const MAX_SMALL_BYTES: u64 = 64 << 20;
-/// Most such files.
+/// Maximum number of such files.
 const MAX_SMALL_FILES: usize = 256;
-/// Ends of names of what holds weights, data or an optimizer: none is needed but the safetensors that are read.
+/// Extensions of files with weights, data or optimizer states. Of these, only the safetensors that
+/// are read are needed.
 const WEIGHTS_ENDINGS: [&str; 16] = [
     ".safetensors",
     ".bin",
@@ -30,11 +32,11 @@ const WEIGHTS_ENDINGS: [&str; 16] = [
     ".arrow",
 ];
 
-/// The files of a Hugging Face folder that a model is loaded from and that are carried along with it: its safetensors, and
-/// the small files beside them. `index` is the content of `model.safetensors.index.json` where it is read, which is where
-/// there is no `model.safetensors`.
+/// Returns the files of a Hugging Face folder that a model needs: its safetensors, and the small
+/// files next to them. `index` is the content of `model.safetensors.index.json`, which is only read
+/// if there is no `model.safetensors`.
 pub fn needed_files<'a>(files: impl Iterator<Item = (&'a str, u64)> + Clone, index: Option<&[u8]>) -> Vec<&'a str> {
-    // What is wrong with an index is said by whoever reads the model.
+    // Reading the model reports an invalid index.
     let index = index.and_then(|json| ShardIndex::parse(json, ShardFormat::Safetensors).ok());
     let single = files.clone().any(|(name, _)| name == SINGLE_FILE);
     let holds_weights = |name: &str| WEIGHTS_ENDINGS.iter().any(|ending| name.to_ascii_lowercase().ends_with(ending));
@@ -45,7 +47,7 @@ pub fn needed_files<'a>(files: impl Iterator<Item = (&'a str, u64)> + Clone, ind
     let mut needed: Vec<&str> = files.clone().map(|(name, _)| name).filter(|name| is_read(name)).collect();
     let is_small =
         |(name, bytes): &(&str, u64)| *bytes <= MAX_SMALL_BYTES && !name.contains('/') && !holds_weights(name);
-    // An index may be longer, and the files that have a meaning come first.
+    // An index may be larger. Files with a known meaning come first.
     let has_meaning =
         |name: &str| matches!(name, CONFIG_FILE | INDEX_FILE) || (is_tokenizer_file(name) && !holds_weights(name));
     let mut small: Vec<&str> =
@@ -56,7 +58,8 @@ pub fn needed_files<'a>(files: impl Iterator<Item = (&'a str, u64)> + Clone, ind
     needed
 }
 
-/// `model-00001-of-00002.safetensors`: read whatever the index says of it.
+/// Returns whether `name` has the form `model-00001-of-00002.safetensors`. Such files are read even
+/// if the index does not list them.
 fn is_shard(name: &str) -> bool {
     let middle = name.strip_prefix("model-").and_then(|rest| rest.strip_suffix(".safetensors"));
     middle.and_then(|middle| middle.split_once("-of-")).is_some_and(|(number, count)| {

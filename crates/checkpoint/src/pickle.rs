@@ -1,12 +1,14 @@
-//! A pickle as `torch.save` writes one, read as data: nothing is imported, called or executed.
+//! Reads a pickle written by `torch.save` as data: nothing is imported, called or executed.
 //!
-//! A pickle is a program for a machine with a stack. This machine knows the opcodes that checkpoints consist of and
-//! the few globals that make tensors, and stops at any other one by name. Values are small and copied; what holds
-//! others ([`Value::Object`]) lies in one list, and values refer to it by number. So a memo that is read a million
-//! times costs a million small values and no more, nothing is walked recursively, and every limit below bounds
-//! memory. Tensors are only described: which storage, from where, in which shape and strides.
+//! A pickle is a program for a stack machine. This machine implements the opcodes that checkpoints
+//! use and the few globals that create tensors, and rejects everything else by name. Values are
+//! small and copied. Values that contain others ([`Value::Object`]) are stored in one list and
+//! referred to by index. So reading a memo a million times only creates a million small values,
+//! nothing is traversed recursively, and the limits below bound memory use. Tensors are only
+//! described: their storage, offset, shape and strides.
 //!
-//! Source of the opcodes: CPython's `Lib/pickletools.py`; of the globals: `torch/_utils.py`, `torch/_tensor.py`.
+//! Sources: the opcodes are in CPython's `Lib/pickletools.py`, the globals in `torch/_utils.py` and
+//! `torch/_tensor.py`.
 
 mod build;
 
@@ -17,27 +19,27 @@ use super::safetensors_header::Dtype;
 #[cfg(test)]
 mod tests;
 
-/// Longest pickle.
+/// Maximum size of a pickle.
 pub const MAX_PICKLE_BYTES: u64 = 64 << 20;
-/// Most values that a pickle may push; a tensor takes about 25.
+/// Maximum number of values that a pickle may push. A tensor takes about 25.
 pub const MAX_VALUES: usize = 2 << 20;
-/// Most objects; a tensor takes up to 12.
+/// Maximum number of objects. A tensor takes up to 12.
 pub const MAX_OBJECTS: usize = 1 << 20;
-/// Most values that wait on the stack at once.
+/// Maximum number of values on the stack.
 pub const MAX_STACK: usize = 1 << 18;
-/// Most remembered values.
+/// Maximum number of memo entries.
 pub const MAX_MEMO: usize = 1 << 20;
-/// Deepest nesting of lists, tuples and dicts.
+/// Maximum nesting depth of lists, tuples and dicts.
 pub const MAX_DEPTH: u32 = 64;
-/// Longest name of a module or a class.
+/// Maximum length of the name of a module or a class.
 const MAX_GLOBAL_BYTES: usize = 256;
 
-/// Something that a pickle holds.
+/// A value in a pickle.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Value<'a> {
     /// `None`.
     None,
-    /// A truth value.
+    /// A boolean.
     Bool(bool),
     /// A whole number of at most 64 bits.
     Int(i64),
@@ -45,56 +47,56 @@ pub enum Value<'a> {
     Float(f64),
     /// A string.
     Text(&'a str),
-    /// A known class or function; only a description.
+    /// A known class or function. It is only a description.
     Global(Global),
-    /// One of the [`Object`]s.
+    /// A reference to an [`Object`].
     Object(ObjectId),
 }
 
-/// Which object of a pickle.
+/// The index of an object of a pickle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ObjectId(u32);
 
-/// A value that holds others.
+/// A value that contains other values.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Object<'a> {
     /// A tuple.
     Tuple(Vec<Value<'a>>),
     /// A list.
     List(Vec<Value<'a>>),
-    /// A dict, ordered or not; keys as they came, a repeated one included.
+    /// A dict, ordered or not. Its keys are in file order, including duplicates.
     Dict(Vec<(Value<'a>, Value<'a>)>),
-    /// The numbers of one or more tensors.
+    /// The data of one or more tensors.
     Storage(Storage<'a>),
     /// A tensor or a parameter.
     Tensor(Box<PickledTensor<'a>>),
 }
 
-/// Numbers that lie in an entry of their own in the archive.
+/// Data in a separate entry of the archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Storage<'a> {
-    /// What the numbers are.
+    /// The data type.
     pub dtype: Dtype,
-    /// Its entry's name below `data/`.
+    /// The name of its entry below `data/`.
     pub key: &'a str,
-    /// How many there are.
+    /// The number of elements.
     pub numbers: u64,
 }
 
-/// A tensor: a part of a storage.
+/// A tensor, which is a part of a storage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PickledTensor<'a> {
     /// The storage.
     pub storage: Storage<'a>,
-    /// First number, counted in numbers.
+    /// Offset of the first element, in elements.
     pub offset: u64,
-    /// Its dimensions.
+    /// The dimensions.
     pub shape: Vec<u64>,
-    /// For each dimension, numbers from one index to the next.
+    /// For each dimension, the distance between consecutive indices, in elements.
     pub strides: Vec<u64>,
 }
 
-/// The classes and functions that may be named.
+/// The classes and functions that a pickle may refer to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Global {
     /// `collections.OrderedDict`.
@@ -109,11 +111,11 @@ pub enum Global {
     RebuildFromType,
     /// `torch.Tensor` or `torch.nn.parameter.Parameter`.
     TensorType,
-    /// `torch.FloatStorage` and its like.
+    /// `torch.FloatStorage` and similar classes.
     StorageType(Dtype),
 }
 
-/// A pickle that was read.
+/// A parsed pickle.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pickle<'a> {
     objects: Vec<Object<'a>>,
@@ -123,61 +125,63 @@ pub struct Pickle<'a> {
 /// Why a pickle cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PickleError {
-    /// Longer than allowed.
+    /// The pickle is too large.
     #[error("its pickle of {bytes} bytes is longer than the limit of {MAX_PICKLE_BYTES}")]
     TooLong {
-        /// Its length.
+        /// Its size.
         bytes: u64,
     },
-    /// It ends early.
+    /// The pickle ends early.
     #[error("its pickle is truncated at byte {at}")]
     Truncated {
-        /// Where.
+        /// The position, in bytes.
         at: usize,
     },
-    /// An instruction that checkpoints do not need.
+    /// The pickle has an opcode that checkpoints do not need.
     #[error(
-        "its pickle has opcode {opcode:#04x} at byte {at}, which no checkpoint of plain tensors has; it is not read"
+        "its pickle has opcode {opcode:#04x} at byte {at}, which is not supported: checkpoints of plain tensors never use it"
     )]
     Opcode {
-        /// The instruction.
+        /// The opcode.
         opcode: u8,
-        /// Where.
+        /// The position, in bytes.
         at: usize,
     },
-    /// A class or function that checkpoints do not need.
-    #[error("its pickle names `{global}` at byte {at}, which is not a known part of a tensor; it is not read, nor run")]
+    /// The pickle refers to a class or function that checkpoints do not need.
+    #[error(
+        "its pickle refers to `{global}` at byte {at}, which is not a known part of a tensor; it is neither loaded nor executed"
+    )]
     Global {
-        /// Module and name.
+        /// The module and the name.
         global: String,
-        /// Where.
+        /// The position, in bytes.
         at: usize,
     },
-    /// More than is allowed of something.
+    /// The pickle exceeds a limit.
     #[error("its pickle has more than {limit} {what} at byte {at}")]
     Limit {
-        /// Of what.
+        /// What is limited.
         what: &'static str,
-        /// How many are allowed.
+        /// The limit.
         limit: usize,
-        /// Where.
+        /// The position, in bytes.
         at: usize,
     },
-    /// Instructions that do not fit together.
+    /// The opcodes do not fit together.
     #[error("its pickle is not valid at byte {at}: {problem}")]
     NotValid {
         /// What is wrong.
         problem: String,
-        /// Where.
+        /// The position, in bytes.
         at: usize,
     },
 }
 
 impl<'a> Pickle<'a> {
-    /// Reads a whole pickle.
+    /// Parses a whole pickle.
     ///
     /// # Errors
-    /// [`PickleError`] with the byte where reading stopped.
+    /// [`PickleError`] with the position at which reading stopped.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, PickleError> {
         if bytes.len() as u64 > MAX_PICKLE_BYTES {
             return Err(PickleError::TooLong { bytes: bytes.len() as u64 });
@@ -198,12 +202,12 @@ impl<'a> Pickle<'a> {
         Ok(Self { objects: machine.objects, root })
     }
 
-    /// The value it stands for.
+    /// Returns the value of the pickle.
     pub fn root(&self) -> Value<'a> {
         self.root
     }
 
-    /// The entries of a dict; none for another value.
+    /// Returns the entries of a dict, or `None` for any other value.
     pub fn dict(&self, value: Value<'a>) -> Option<&[(Value<'a>, Value<'a>)]> {
         match self.object(value)? {
             Object::Dict(entries) => Some(entries),
@@ -211,7 +215,7 @@ impl<'a> Pickle<'a> {
         }
     }
 
-    /// A tensor; none for another value.
+    /// Returns a tensor, or `None` for any other value.
     pub fn tensor(&self, value: Value<'a>) -> Option<&PickledTensor<'a>> {
         match self.object(value)? {
             Object::Tensor(tensor) => Some(tensor),
@@ -219,7 +223,7 @@ impl<'a> Pickle<'a> {
         }
     }
 
-    /// What kind of value it is, in Python's words.
+    /// Returns the type of the value in Python's terms.
     pub fn kind(&self, value: Value<'a>) -> &'static str {
         match (value, self.object(value)) {
             (_, Some(Object::Tuple(_))) => "a tuple",
@@ -248,11 +252,11 @@ struct Machine<'a> {
     at: usize,
     opcode_at: usize,
     stack: Vec<Value<'a>>,
-    /// Heights of the stack where a MARK is.
+    /// Stack heights at which there is a MARK.
     marks: Vec<usize>,
     memo: BTreeMap<u32, Value<'a>>,
     objects: Vec<Object<'a>>,
-    /// How deep each of `objects` nests.
+    /// The nesting depth of each of `objects`.
     depths: Vec<u32>,
     pushed: usize,
     tensors: usize,
@@ -264,9 +268,9 @@ impl<'a> Machine<'a> {
             // PROTO
             0x80 => match self.byte()? {
                 2..=5 => Ok(()),
-                other => Err(self.invalid(&format!("protocol {other} is not read; torch.save writes 2"))),
+                other => Err(self.invalid(&format!("protocol {other} is not supported; torch.save writes 2"))),
             },
-            // FRAME: a hint for readers of streams.
+            // FRAME: a hint for streaming readers.
             0x95 => self.take(8).map(drop),
             b'(' => self.mark(),
             b'N' => self.push(Value::None),
@@ -378,14 +382,14 @@ impl<'a> Machine<'a> {
         Ok(value)
     }
 
-    /// The topmost value; a MARK is not crossed.
+    /// Returns the topmost value above the last MARK.
     fn peek(&self) -> Result<Value<'a>, PickleError> {
         let floor = self.marks.last().copied().unwrap_or(0);
         let top = self.stack.get(floor..).and_then(<[_]>::last);
         top.copied().ok_or_else(|| self.invalid("its stack is empty"))
     }
 
-    /// The topmost `count` values; a MARK is not crossed.
+    /// Removes and returns the topmost `count` values, all of which must be above the last MARK.
     fn last(&mut self, count: usize) -> Result<Vec<Value<'a>>, PickleError> {
         let floor = self.marks.last().copied().unwrap_or(0);
         let from = self.stack.len().checked_sub(count).filter(|from| *from >= floor);
@@ -409,7 +413,7 @@ impl<'a> Machine<'a> {
     fn remember(&mut self, index: u32) -> Result<(), PickleError> {
         let value = self.peek()?;
         self.memo.insert(index, value);
-        if self.memo.len() > MAX_MEMO { Err(self.limit("remembered values", MAX_MEMO)) } else { Ok(()) }
+        if self.memo.len() > MAX_MEMO { Err(self.limit("memo entries", MAX_MEMO)) } else { Ok(()) }
     }
 
     fn recall(&mut self, index: u32) -> Result<(), PickleError> {

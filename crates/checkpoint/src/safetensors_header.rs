@@ -1,12 +1,12 @@
-//! The header of a safetensors file: read from bytes nobody here wrote, and written.
+//! Parses the header of an untrusted safetensors file, and writes headers.
 //!
 //! ```text
 //! 8 bytes   length of the header, little endian
 //! n bytes   JSON: { "name": { "dtype", "shape", "data_offsets": [begin, end] }, "__metadata__": {…} }
 //! the rest  the tensors' bytes, without gaps
 //! ```
-//! Everything is checked before anything is believed: the limits below bound what a hostile file can
-//! make a reader do, and a header that passes describes every byte of its file exactly once.
+//! Everything is validated before use. The limits below bound the work that a hostile file can
+//! cause, and an accepted header describes every byte of its file exactly once.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,34 +23,35 @@ use inheritune_ids::named;
 #[cfg(test)]
 mod tests;
 
-/// Bytes before the JSON: its length.
+/// Number of bytes before the JSON, which contain its length.
 pub const PREFIX_BYTES: u64 = 8;
-/// Longest header; the format's own limit of 100 MB lets a small file keep a CPU busy.
+/// Maximum size of a header. With the format's own limit of 100 MB, a small file could keep a CPU
+/// busy.
 pub const MAX_HEADER_BYTES: u64 = 16 << 20;
-/// Most tensors in a file, and of a checkpoint.
+/// Maximum number of tensors in a file, and in a checkpoint.
 pub const MAX_TENSORS: usize = 65_536;
-/// Most notes in a file's own metadata.
+/// Maximum number of metadata entries in a file.
 pub const MAX_METADATA: usize = 4096;
-/// Longest tensor name.
+/// Maximum length of a tensor name.
 pub const MAX_NAME_BYTES: usize = 512;
-/// Most dimensions of a tensor.
+/// Maximum number of dimensions of a tensor.
 pub const MAX_RANK: usize = 8;
-/// The weights of a checkpoint in one file.
+/// The file name of a checkpoint's weights in a single file.
 pub const SINGLE_FILE: &str = "model.safetensors";
 
 const METADATA_KEY: &str = "__metadata__";
-/// Bytes of an untrusted name or value that a message repeats.
+/// Maximum number of bytes of an untrusted name or value in a message.
 const MAX_QUOTED_BYTES: usize = 80;
 
 named! {
-    /// What the numbers of a tensor are.
+    /// The data type of a tensor.
     #[derive(PartialOrd, Ord)]
     pub enum Dtype {
-        /// IEEE double.
+        /// IEEE double precision.
         F64 = "F64",
-        /// IEEE single.
+        /// IEEE single precision.
         F32 = "F32",
-        /// IEEE half.
+        /// IEEE half precision.
         F16 = "F16",
         /// bfloat16.
         Bf16 = "BF16",
@@ -70,7 +71,7 @@ named! {
 }
 
 impl Dtype {
-    /// Bytes of one number.
+    /// Returns the size of one element, in bytes.
     pub fn size_bytes(self) -> u64 {
         match self {
             Self::F64 | Self::I64 => 8,
@@ -80,7 +81,8 @@ impl Dtype {
         }
     }
 
-    /// Weights may be of this type; quantised and double ones are not computed with here.
+    /// Returns whether weights may have this dtype. Quantised and double-precision weights are not
+    /// supported.
     pub fn is_learned(self) -> bool {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => true,
@@ -89,75 +91,75 @@ impl Dtype {
     }
 }
 
-/// One tensor of a file.
+/// A tensor of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeaderTensor {
-    /// Its name, as in the file.
+    /// The name, as in the file.
     pub name: String,
-    /// What its numbers are.
+    /// The data type.
     pub dtype: Dtype,
-    /// Its dimensions.
+    /// The dimensions.
     pub shape: Vec<u64>,
-    /// Its bytes, counted from the start of the file.
+    /// The byte range of its data in the file.
     pub bytes: Range<u64>,
 }
 
-/// The header of a file, checked.
+/// A validated header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SafetensorsHeader {
     tensors: Vec<HeaderTensor>,
     metadata: BTreeMap<String, String>,
 }
 
-/// Why a file is not a safetensors file that can be used.
+/// Why a file is not a usable safetensors file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    /// Not even a length.
+    /// The file is too short for a length.
     #[error("is {file_bytes} bytes long, too short for a safetensors file; it may be truncated")]
     TooShort {
-        /// Length of the file.
+        /// The size of the file.
         file_bytes: u64,
     },
-    /// Another kind of file.
+    /// The file is of another kind.
     #[error("{content}")]
     OtherContent {
-        /// What it is, and what to do.
+        /// What the file is, and what to do.
         content: &'static str,
     },
-    /// Longer than allowed.
+    /// The header is too large.
     #[error("its header of {header_bytes} bytes is longer than the limit of {MAX_HEADER_BYTES}")]
     TooLong {
-        /// Length the file declares.
+        /// The length that the file declares.
         header_bytes: u64,
     },
-    /// The file ends inside its header.
+    /// The file ends within its header.
     #[error("its header of {header_bytes} bytes does not fit in a file of {file_bytes} bytes; it is truncated")]
     HeaderTruncated {
-        /// Length the file declares.
+        /// The length that the file declares.
         header_bytes: u64,
-        /// Length of the file.
+        /// The size of the file.
         file_bytes: u64,
     },
-    /// The tensors do not end where the file ends.
+    /// The tensors do not end at the end of the file.
     #[error(
-        "its header describes {expected_bytes} bytes but the file has {file_bytes}; it is truncated or has bytes that belong to no tensor"
+        "its header describes {expected_bytes} bytes but the file has {file_bytes}; it is truncated or has bytes that do not belong to any tensor"
     )]
     WrongSize {
-        /// Length by the header.
+        /// The size according to the header.
         expected_bytes: u64,
-        /// Length of the file.
+        /// The size of the file.
         file_bytes: u64,
     },
-    /// Not the JSON that it must be.
+    /// The header is not the expected JSON.
     #[error("its header is not valid: {problem}")]
     NotValid {
-        /// What the parser says.
+        /// The parser's message.
         problem: String,
     },
-    /// One tensor cannot be accepted.
+    /// A tensor is not valid.
     #[error("tensor `{tensor}` {problem}")]
     Tensor {
-        /// Its name.
+        /// The name.
         tensor: String,
         /// What is wrong.
         problem: String,
@@ -165,10 +167,10 @@ pub enum HeaderError {
 }
 
 impl SafetensorsHeader {
-    /// Length of the JSON, from the first 8 bytes of a file of `file_bytes`.
+    /// Returns the length of the JSON, from the first 8 bytes of a file of `file_bytes`.
     ///
     /// # Errors
-    /// A length that is over the limit or beyond the end of the file.
+    /// The length exceeds the limit or the end of the file.
     pub fn length(prefix: &[u8], file_bytes: u64) -> Result<u64, HeaderError> {
         let prefix: [u8; 8] =
             prefix.get(..8).and_then(|p| p.try_into().ok()).ok_or(HeaderError::TooShort { file_bytes })?;
@@ -183,7 +185,7 @@ impl SafetensorsHeader {
         Ok(header_bytes)
     }
 
-    /// Reads the JSON that follows the length, and holds it against the file's size.
+    /// Parses the JSON that follows the length, and compares it with the file's size.
     ///
     /// # Errors
     /// [`HeaderError`] naming the tensor and the problem.
@@ -204,12 +206,12 @@ impl SafetensorsHeader {
         Ok(Self { tensors, metadata: raw.metadata })
     }
 
-    /// The tensors, by position in the file.
+    /// Returns the tensors, by position in the file.
     pub fn tensors(&self) -> &[HeaderTensor] {
         &self.tensors
     }
 
-    /// The file's own notes.
+    /// Returns the file's metadata.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
@@ -221,22 +223,22 @@ impl AsRef<[HeaderTensor]> for SafetensorsHeader {
     }
 }
 
-/// One tensor of a file that is to be written.
+/// A tensor to write to a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewTensor<'a> {
-    /// Its name.
+    /// The name.
     pub name: &'a str,
-    /// What its numbers are.
+    /// The data type.
     pub dtype: Dtype,
-    /// Its dimensions.
+    /// The dimensions.
     pub shape: &'a [u64],
 }
 
-/// The start of a file that holds `tensors` in this order: length and JSON, padded to 8 bytes. The same
-/// tensors always give the same bytes. Put wider types first and every tensor is aligned.
+/// Returns the start of a file with `tensors` in this order: the length and the JSON, padded to 8
+/// bytes. The result is deterministic. If wider dtypes come first, all tensors are aligned.
 ///
 /// # Errors
-/// A name, a rank or a size that [`SafetensorsHeader::parse`] would not accept back.
+/// A name, a rank or a size that [`SafetensorsHeader::parse`] would reject.
 pub fn write_header(tensors: &[NewTensor<'_>]) -> Result<Vec<u8>, HeaderError> {
     let mut object = serde_json::Map::new();
     object.insert(METADATA_KEY.to_owned(), serde_json::json!({ "format": "pt" }));
@@ -255,7 +257,7 @@ pub fn write_header(tensors: &[NewTensor<'_>]) -> Result<Vec<u8>, HeaderError> {
         let entry =
             serde_json::json!({ "dtype": tensor.dtype.as_str(), "shape": tensor.shape, "data_offsets": [at, end] });
         if object.insert(tensor.name.to_owned(), entry).is_some() {
-            return Err(tensor_error(tensor.name, "is there twice".to_owned()));
+            return Err(tensor_error(tensor.name, "occurs twice".to_owned()));
         }
         at = end;
     }
@@ -269,7 +271,7 @@ pub fn write_header(tensors: &[NewTensor<'_>]) -> Result<Vec<u8>, HeaderError> {
     Ok(bytes)
 }
 
-/// Bytes of a tensor; none where they do not fit in 64 bits.
+/// Returns the size of a tensor in bytes, or `None` if it does not fit in 64 bits.
 pub fn size_bytes(dtype: Dtype, shape: &[u64]) -> Option<u64> {
     shape.iter().try_fold(dtype.size_bytes(), |size, dimension| size.checked_mul(*dimension))
 }
@@ -291,8 +293,9 @@ fn checked_tensor(name: String, entry: RawEntry, data_start: u64) -> Result<Head
     let Some(dtype) = Dtype::parse(&dtype) else {
         let known = Dtype::ALL.map(Dtype::as_str).join(", ");
         let is_packed = ["F8", "F6", "F4", "E8", "U16", "U32", "U64"].iter().any(|start| dtype.starts_with(start));
-        let hint = if is_packed { format!(". It is one of quantised weights: {DEQUANTISE}") } else { String::new() };
-        return Err(tensor_error(&name, format!("has dtype `{}`; known are {known}{hint}", shortened(&dtype))));
+        let hint =
+            if is_packed { format!(". It is a dtype of quantised weights: {DEQUANTISE}") } else { String::new() };
+        return Err(tensor_error(&name, format!("has dtype `{}`; supported are {known}{hint}", shortened(&dtype))));
     };
     let Some(size) = size_bytes(dtype, &shape) else {
         return Err(tensor_error(&name, format!("has shape {shape:?}, whose size does not fit in 64 bits")));
@@ -324,21 +327,22 @@ fn check_names(tensors: &[HeaderTensor]) -> Result<(), HeaderError> {
     let mut names: Vec<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
     names.sort_unstable();
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(tensor_error(pair[0], "is there twice".to_owned())),
+        Some(pair) => Err(tensor_error(pair[0], "occurs twice".to_owned())),
         None => Ok(()),
     }
 }
 
-/// `tensors` are sorted by position: each must begin where the one before ends, the last at the end of the file.
+/// Checks that each tensor starts where the previous one ends, and that the last one ends at the
+/// end of the file. `tensors` are sorted by position.
 fn check_offsets(tensors: &[HeaderTensor], data_start: u64, file_bytes: u64) -> Result<(), HeaderError> {
     let mut at = data_start;
     for tensor in tensors {
         let begin = tensor.bytes.start;
         if begin != at {
             let what =
-                if begin < at { "overlaps the tensor before it" } else { "leaves a gap after the tensor before it" };
+                if begin < at { "overlaps the previous tensor" } else { "leaves a gap after the previous tensor" };
             let problem =
-                format!("{what}: it begins at {} and should begin at {}", begin - data_start, at - data_start);
+                format!("{what}: it starts at {} but should start at {}", begin - data_start, at - data_start);
             return Err(tensor_error(&tensor.name, problem));
         }
         at = tensor.bytes.end;
@@ -350,7 +354,7 @@ fn tensor_error(name: &str, problem: String) -> HeaderError {
     HeaderError::Tensor { tensor: shortened(name), problem }
 }
 
-/// Text from a file for a message: printable and short.
+/// Formats text from a file for a message: printable and short.
 pub(super) fn shortened(text: &str) -> String {
     let mut short: String = text.chars().flat_map(char::escape_default).take(MAX_QUOTED_BYTES).collect();
     if short.len() == MAX_QUOTED_BYTES {
@@ -370,7 +374,8 @@ impl<'de> Deserialize<'de> for RawHeader {
                 f.write_str("an object of tensors")
             }
 
-            // A map type would keep only the last of two equal names; a list keeps both, to be refused.
+            // A map type would only keep the last of two equal names. A list keeps both, so that
+            // they can be rejected.
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader, A::Error> {
                 let mut header = RawHeader { tensors: Vec::new(), metadata: BTreeMap::new() };
                 while let Some(name) = map.next_key::<String>()? {
@@ -390,7 +395,7 @@ impl<'de> Deserialize<'de> for RawHeader {
     }
 }
 
-/// The file's own notes; of two with one key the last.
+/// The file's metadata. If a key occurs twice, the last entry counts.
 struct Metadata(BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for Metadata {

@@ -1,8 +1,9 @@
-//! SentencePiece's `tokenizer.model`: read from bytes nobody here wrote.
+//! Parses SentencePiece's `tokenizer.model`, an untrusted file.
 //!
-//! The file is one protobuf message, `ModelProto` of google/sentencepiece's `sentencepiece_model.proto`: the pieces,
-//! whose position is their id, how the model was trained, and how text is normalised. Only the fields that change ids
-//! or text are read. What the library refuses is refused here; so are its two models that no language model uses
+//! The file is one protobuf message, `ModelProto` of google/sentencepiece's
+//! `sentencepiece_model.proto`: the pieces, whose index is their id, how the model was trained, and
+//! how text is normalised. Only the fields that affect ids or text are read. Everything that the
+//! library rejects is rejected here, and so are its two model types that no language model uses
 //! (WORD and CHAR).
 
 use std::collections::HashSet;
@@ -14,77 +15,77 @@ use super::safetensors_header::shortened;
 #[cfg(test)]
 mod tests;
 
-/// A model's name in a checkpoint's folder.
+/// The file name of a model in a checkpoint's folder.
 pub const MODEL_FILE: &str = "tokenizer.model";
-/// Longest file; the largest known ones have about 5 MB.
+/// Maximum size of a file. The largest known ones have about 5 MB.
 pub const MAX_MODEL_BYTES: usize = 16 << 20;
-/// Most pieces; the largest known vocabularies have 260,000.
+/// Maximum number of pieces. The largest known vocabularies have 260,000.
 pub const MAX_PIECES: usize = 1 << 20;
-/// Longest piece: the library's own limit.
+/// Maximum length of a piece, which is the library's own limit.
 pub const MAX_PIECE_BYTES: usize = 7_999;
 
-/// How a text becomes pieces.
+/// The algorithm that splits a text into pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
-    /// Neighbours are joined, those of the highest score first.
+    /// Adjacent pieces are merged, in order of descending score.
     Bpe,
-    /// The pieces whose scores have the highest sum.
+    /// The split with the highest sum of scores.
     Unigram,
 }
 
-/// What a piece is for.
+/// The purpose of a piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PieceKind {
-    /// Text that was found in training.
+    /// Text found in training.
     Normal,
-    /// Stands for what no piece holds.
+    /// Stands for text that no piece covers.
     Unknown,
-    /// Never found in text: `<s>`, `</s>`.
+    /// Never matched in text: `<s>`, `</s>`.
     Control,
-    /// Text that is always one piece.
+    /// Text that always becomes this piece.
     UserDefined,
-    /// One byte of what no piece holds.
+    /// One byte of text that no piece covers.
     Byte(u8),
-    /// Joins its parts in BPE, and is then taken apart again.
+    /// Used as an intermediate merge in BPE, and then split again.
     Unused,
 }
 
-/// One entry of the vocabulary.
+/// An entry of the vocabulary.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Piece {
-    /// Its text, never empty; `▁` for a space.
+    /// The text, never empty, with `▁` in place of spaces.
     pub text: String,
-    /// Finite.
+    /// The score, always finite.
     pub score: f32,
-    /// What it is for.
+    /// The purpose.
     pub kind: PieceKind,
 }
 
-/// What becomes of text that no piece holds.
+/// How text that no piece covers is encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UnknownText {
-    /// The ids of its bytes, by byte.
+    /// As bytes. Contains the id of each byte.
     Bytes(Box<[u32; 256]>),
-    /// One id for each run of it.
+    /// As this id, once for each run of such text.
     Piece(u32),
 }
 
-/// How text is normalised before it becomes pieces, or after it was put together again.
+/// How text is normalised before it is split into pieces, or after it has been joined again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NormalizerRules {
-    /// Replacements, as a double array and the texts that it points to; empty for none.
+    /// Replacements, as a double array and the texts it points to. Empty if there are none.
     pub precompiled_charsmap: Vec<u8>,
-    /// A space is put before the text, or after it.
+    /// Whether a space is added before or after the text.
     pub add_dummy_prefix: bool,
-    /// Spaces at both ends are dropped, and runs of them become one.
+    /// Whether spaces at both ends are removed, and runs of spaces become one.
     pub remove_extra_whitespaces: bool,
-    /// A space becomes `▁`.
+    /// Whether a space becomes `▁`.
     pub escape_whitespaces: bool,
-    /// The space of `add_dummy_prefix` goes after the text.
+    /// Whether the space of `add_dummy_prefix` is added after the text.
     pub treat_whitespace_as_suffix: bool,
 }
 
-/// A model, checked.
+/// A validated model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SentencePieceModel {
     algorithm: Algorithm,
@@ -97,29 +98,29 @@ pub struct SentencePieceModel {
     denormalizer: Option<NormalizerRules>,
 }
 
-/// Why a file is not a model that can be used.
+/// Why a file is not a usable model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SentencePieceError {
-    /// Longer than allowed.
-    #[error("is {file_bytes} bytes long; a SentencePiece model of at most {MAX_MODEL_BYTES} is read")]
+    /// The file is too large.
+    #[error("is {file_bytes} bytes long; a SentencePiece model may have at most {MAX_MODEL_BYTES} bytes")]
     TooLong {
-        /// Length of the file.
+        /// The size of the file.
         file_bytes: usize,
     },
-    /// A file of another kind, which is told by its content.
+    /// The file is of another kind, as its content shows.
     #[error("is not a SentencePiece model but {kind}")]
     Other {
-        /// What it is, and what to do.
+        /// What the file is, and what to do.
         kind: &'static str,
     },
-    /// Not the message that it should be.
+    /// The file is not the expected message.
     #[error("is not a SentencePiece model: {problem}")]
     Protobuf {
-        /// What the decoder said.
+        /// The decoder's message.
         problem: String,
     },
-    /// One field cannot be accepted.
-    #[error("is not a SentencePiece model that can be used: {field} {problem}")]
+    /// A field is not valid.
+    #[error("is not a usable SentencePiece model: {field} {problem}")]
     Field {
         /// The field.
         field: String,
@@ -129,10 +130,10 @@ pub enum SentencePieceError {
 }
 
 impl SentencePieceModel {
-    /// Reads the bytes of a file.
+    /// Parses the bytes of a file.
     ///
     /// # Errors
-    /// Bytes that are no such message, or a field that the library would not accept either.
+    /// The bytes are not such a message, or a field is not valid for the library either.
     pub fn parse(bytes: &[u8]) -> Result<Self, SentencePieceError> {
         if bytes.len() > MAX_MODEL_BYTES {
             return Err(SentencePieceError::TooLong { file_bytes: bytes.len() });
@@ -140,10 +141,10 @@ impl SentencePieceModel {
         if let Some(kind) = other_kind(bytes) {
             return Err(SentencePieceError::Other { kind });
         }
-        // Before there is room made for them.
+        // Count before decoding, which allocates memory for the pieces.
         let count = count_pieces(bytes);
         if count > MAX_PIECES {
-            return Err(bad("pieces", format!("has {count} entries; 1 to {MAX_PIECES} are read")));
+            return Err(bad("pieces", format!("has {count} entries; 1 to {MAX_PIECES} are supported")));
         }
         let proto =
             ModelProto::decode(bytes).map_err(|error| SentencePieceError::Protobuf { problem: error.to_string() })?;
@@ -153,7 +154,10 @@ impl SentencePieceModel {
             2 => Algorithm::Bpe,
             other => {
                 let known = ["WORD", "CHAR"].get((other.wrapping_sub(3)) as usize).copied().unwrap_or("unknown");
-                return Err(bad("trainer_spec.model_type", format!("is {other} ({known}); UNIGRAM and BPE are read")));
+                return Err(bad(
+                    "trainer_spec.model_type",
+                    format!("is {other} ({known}); only UNIGRAM and BPE are supported"),
+                ));
             }
         };
         let pieces = checked_pieces(proto.pieces, algorithm)?;
@@ -177,48 +181,48 @@ impl SentencePieceModel {
         })
     }
 
-    /// How a text becomes pieces.
+    /// Returns the algorithm that splits a text into pieces.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// The vocabulary: a piece's position is its id. There are at most [`MAX_PIECES`].
+    /// Returns the vocabulary. The index of a piece is its id. There are at most [`MAX_PIECES`].
     pub fn pieces(&self) -> &[Piece] {
         &self.pieces
     }
 
-    /// What becomes of text that no piece holds.
+    /// Returns how text that no piece covers is encoded.
     pub fn unknown(&self) -> &UnknownText {
         &self.unknown
     }
 
-    /// What the unknown piece is in text.
+    /// Returns the text that the unknown piece is decoded to.
     pub fn unknown_surface(&self) -> &str {
         &self.unknown_surface
     }
 
-    /// The piece that begins a text.
+    /// Returns the id of the piece that starts a text.
     pub fn bos_id(&self) -> Option<u32> {
         self.bos_id
     }
 
-    /// The piece that ends a text.
+    /// Returns the id of the piece that ends a text.
     pub fn eos_id(&self) -> Option<u32> {
         self.eos_id
     }
 
-    /// What is done to a text before.
+    /// Returns the normalisation that is applied before encoding.
     pub fn normalizer(&self) -> &NormalizerRules {
         &self.normalizer
     }
 
-    /// What is done to a text that was put together again.
+    /// Returns the normalisation that is applied after decoding, if there is one.
     pub fn denormalizer(&self) -> Option<&NormalizerRules> {
         self.denormalizer.as_ref()
     }
 }
 
-/// How many pieces a message has, up to where it is none.
+/// Returns the number of pieces of a message, up to the point where it is no longer valid.
 fn count_pieces(mut bytes: &[u8]) -> usize {
     let mut count = 0;
     while !bytes.is_empty() {
@@ -231,7 +235,7 @@ fn count_pieces(mut bytes: &[u8]) -> usize {
     count
 }
 
-/// What a file is that is often found under this name.
+/// Detects other kinds of files that are often found under this name.
 fn other_kind(bytes: &[u8]) -> Option<&'static str> {
     let start = &bytes[..bytes.len().min(1024)];
     let is_text = std::str::from_utf8(start).map_or_else(|error| error.error_len().is_none(), |_| true);
@@ -246,12 +250,12 @@ fn other_kind(bytes: &[u8]) -> Option<&'static str> {
     }
     let trimmed = start.trim_ascii_start();
     if trimmed.starts_with(b"{") {
-        return Some("JSON; call it tokenizer.json if it is one of Hugging Face's");
+        return Some("JSON; rename it to tokenizer.json if it is a Hugging Face tokenizer");
     }
     if trimmed.starts_with(b"<!") || trimmed.starts_with(b"<html") {
         return Some("a web page; download the file itself");
     }
-    // `base64 rank` in each line.
+    // Each line has the form `base64 rank`.
     let is_rank = |line: &[u8]| {
         let mut words = line.split(|byte| *byte == b' ');
         let (token, rank) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -264,7 +268,7 @@ fn other_kind(bytes: &[u8]) -> Option<&'static str> {
     };
     let first = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
     is_rank(first.trim_ascii_end()).then_some(
-        "a tiktoken vocabulary (base64 and ranks), which is not read: let transformers write a tokenizer.json, \
+        "a tiktoken vocabulary (base64 and ranks), which is not supported: convert it to a tokenizer.json with transformers, \
          AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
     )
 }
@@ -275,25 +279,26 @@ fn bad(field: impl Into<String>, problem: impl Into<String>) -> SentencePieceErr
 
 fn checked_pieces(protos: Vec<PieceProto>, algorithm: Algorithm) -> Result<Vec<Piece>, SentencePieceError> {
     if protos.is_empty() || protos.len() > MAX_PIECES {
-        return Err(bad("pieces", format!("has {} entries; 1 to {MAX_PIECES} are read", protos.len())));
+        return Err(bad("pieces", format!("has {} entries; 1 to {MAX_PIECES} are supported", protos.len())));
     }
     let mut pieces = Vec::with_capacity(protos.len());
     for (id, proto) in protos.into_iter().enumerate() {
         let piece = checked_piece(proto).map_err(|(field, problem)| bad(format!("pieces[{id}].{field}"), problem))?;
         pieces.push(piece);
     }
-    // Unigram keeps what is found in text apart from what is not; BPE looks all of them up in one table.
+    // Unigram keeps pieces that occur in text apart from the others. BPE looks all of them up in
+    // one table.
     let mut seen = HashSet::with_capacity(pieces.len());
     for (id, piece) in pieces.iter().enumerate() {
         let in_text = matches!(piece.kind, PieceKind::Normal | PieceKind::UserDefined | PieceKind::Unused);
         if !is_placeholder(piece) && !seen.insert((algorithm == Algorithm::Bpe || in_text, piece.text.as_str())) {
-            return Err(bad(format!("pieces[{id}].piece"), format!("`{}` is there twice", shortened(&piece.text))));
+            return Err(bad(format!("pieces[{id}].piece"), format!("`{}` occurs twice", shortened(&piece.text))));
         }
     }
     Ok(pieces)
 }
 
-/// An id without text, which the library skips.
+/// Returns whether the piece is an id without text, which the library skips.
 fn is_placeholder(piece: &Piece) -> bool {
     piece.kind == PieceKind::Unused && piece.text == "\0"
 }
@@ -304,7 +309,7 @@ fn checked_piece(proto: PieceProto) -> Result<Piece, (&'static str, String)> {
         return Err(("piece", "is empty".to_owned()));
     }
     if text.len() > MAX_PIECE_BYTES {
-        return Err(("piece", format!("is {} bytes long; at most {MAX_PIECE_BYTES} are read", text.len())));
+        return Err(("piece", format!("is {} bytes long; at most {MAX_PIECE_BYTES} are allowed", text.len())));
     }
     let kind = match proto.kind.unwrap_or(1) {
         1 => PieceKind::Normal,
@@ -313,21 +318,21 @@ fn checked_piece(proto: PieceProto) -> Result<Piece, (&'static str, String)> {
         4 => PieceKind::UserDefined,
         5 => PieceKind::Unused,
         6 => PieceKind::Byte(
-            named_byte(&text).ok_or_else(|| ("piece", format!("`{}` names no byte", shortened(&text))))?,
+            named_byte(&text).ok_or_else(|| ("piece", format!("`{}` is not the name of a byte", shortened(&text))))?,
         ),
-        other => return Err(("type", format!("is {other}, which is not known"))),
+        other => return Err(("type", format!("is {other}, which is unknown"))),
     };
     if !score.is_finite() {
         return Err(("score", format!("is {score}")));
     }
     let piece = Piece { text, score, kind };
     if piece.text.contains('\0') && !is_placeholder(&piece) {
-        return Err(("piece", "holds a NUL".to_owned()));
+        return Err(("piece", "contains a NUL".to_owned()));
     }
     Ok(piece)
 }
 
-/// The byte that a piece like `<0x0A>` stands for.
+/// Returns the byte that a piece such as `<0x0A>` stands for.
 fn named_byte(text: &str) -> Option<u8> {
     let byte = u8::from_str_radix(text.strip_prefix("<0x")?.strip_suffix('>')?, 16).ok()?;
     (text == format!("<0x{byte:02X}>")).then_some(byte)

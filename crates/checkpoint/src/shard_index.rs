@@ -1,6 +1,6 @@
-//! `model.safetensors.index.json` and `pytorch_model.bin.index.json`: which tensor of a sharded checkpoint is in
-//! which file. Only the files count: what a shard holds is what its own header says, and an index of another version of
-//! the model may put it elsewhere.
+//! `model.safetensors.index.json` and `pytorch_model.bin.index.json`: the mapping from the tensors
+//! of a sharded checkpoint to files. Only the file names are used. The header of a shard determines
+//! which tensors it contains, because an index may belong to another version of the model.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,16 +13,16 @@ use super::safetensors_header::{MAX_TENSORS, check_name, shortened};
 #[cfg(test)]
 mod tests;
 
-/// The index's name in a checkpoint of safetensors.
+/// The name of the index in a checkpoint of safetensors files.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
-/// The index's name in a checkpoint of pickles.
+/// The name of the index in a checkpoint of pickles.
 pub const PICKLE_INDEX_FILE: &str = "pytorch_model.bin.index.json";
-/// Longest index.
+/// Maximum size of an index.
 pub const MAX_INDEX_BYTES: u64 = 16 << 20;
-/// Most shards of a checkpoint.
+/// Maximum number of shards of a checkpoint.
 pub const MAX_SHARDS: usize = 1024;
 
-/// What the shards of a checkpoint are.
+/// The format of a checkpoint's shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ShardFormat {
     /// `model-00001-of-00002.safetensors`.
@@ -32,7 +32,7 @@ pub enum ShardFormat {
 }
 
 impl ShardFormat {
-    /// The index's name.
+    /// Returns the name of the index.
     pub fn index_file(self) -> &'static str {
         match self {
             Self::Safetensors => INDEX_FILE,
@@ -57,7 +57,7 @@ pub struct ShardIndex {
 /// Why an index cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IndexError {
-    /// Not the JSON that it must be.
+    /// The index is not the expected JSON.
     #[error("{index}: {problem}")]
     NotValid {
         /// The index.
@@ -65,12 +65,12 @@ pub enum IndexError {
         /// What is wrong.
         problem: String,
     },
-    /// A tensor's file cannot be one.
+    /// The file of a tensor is not valid.
     #[error("{index}: tensor `{tensor}` {problem}")]
     Tensor {
         /// The index.
         index: &'static str,
-        /// Its name.
+        /// The name of the tensor.
         tensor: String,
         /// What is wrong.
         problem: String,
@@ -78,7 +78,7 @@ pub enum IndexError {
 }
 
 impl ShardIndex {
-    /// Reads an index.
+    /// Parses an index.
     ///
     /// # Errors
     /// [`IndexError`]: bad JSON, too many entries, or a file name that leaves the folder.
@@ -91,7 +91,7 @@ impl ShardIndex {
             #[serde(deserialize_with = "unique_strings")]
             weight_map: BTreeMap<String, String>,
         }
-        // What is skipped would not be looked at otherwise.
+        // serde_json does not validate UTF-8 in values that it skips.
         let json = std::str::from_utf8(json).map_err(|e| invalid(e.to_string()))?;
         let Raw { weight_map } = serde_json::from_str(json).map_err(|e| invalid(shortened(&e.to_string())))?;
         if weight_map.is_empty() {
@@ -102,7 +102,7 @@ impl ShardIndex {
             let plain = file.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
             if !plain || !file.ends_with(extension) || file.starts_with('.') {
                 let why = if file.contains('/') {
-                    "which is in another folder: all files of weights must be in the checkpoint's own".to_owned()
+                    "which is in another folder: all weight files must be in the checkpoint's folder".to_owned()
                 } else {
                     format!("which is not a {extension} file name")
                 };
@@ -118,7 +118,7 @@ impl ShardIndex {
         Ok(parsed)
     }
 
-    /// The shards, sorted, each once.
+    /// Returns the shards, sorted and without duplicates.
     pub fn files(&self) -> Vec<&str> {
         let files: BTreeSet<&str> = self.weight_map.values().map(String::as_str).collect();
         files.into_iter().collect()
@@ -142,7 +142,7 @@ fn unique_strings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap
                     return Err(A::Error::custom(format!("more than {MAX_TENSORS} tensors")));
                 }
                 if all.insert(name.clone(), file).is_some() {
-                    return Err(A::Error::custom(format!("tensor `{}` is there twice", shortened(&name))));
+                    return Err(A::Error::custom(format!("tensor `{}` occurs twice", shortened(&name))));
                 }
             }
             Ok(all)

@@ -1,8 +1,8 @@
-//! Where every tensor of a target comes from: nothing is silently random.
+//! The origin of every tensor of a target, so that no tensor is silently random.
 //!
-//! A plan is made from what the sources' headers say ([`Inventory`]), before any weight is read; carrying
-//! it out is the slicer's work. Paper: "Inherit" of Algorithm 1; which tensors count is
-//! [`InheritSet`]'s choice.
+//! A plan is computed from the headers of the sources ([`Inventory`]) before any weight is read.
+//! The slicer carries it out. Paper: "Inherit" in Algorithm 1. [`InheritSet`] determines which
+//! tensors are inherited.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,83 +23,86 @@ use inheritune_ids::violation::Violations;
 #[cfg(test)]
 mod tests;
 
-/// A tensor where it lies in a source checkpoint.
+/// A tensor in a source checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceTensor {
-    /// Its name in the file.
+    /// The name in the file.
     pub name: String,
     /// The file, relative to the checkpoint.
     pub file: String,
-    /// What its numbers are.
+    /// The data type.
     pub dtype: Dtype,
-    /// Its dimensions, those of the tensor it means.
+    /// The dimensions of the canonical tensor.
     pub shape: Vec<u64>,
-    /// Its bytes, counted from the start of the file; those of a fused tensor that it is a part of.
+    /// The byte range in the file. If the tensor is part of a fused tensor, the range of the fused
+    /// tensor.
     pub bytes: Range<u64>,
-    /// How its numbers are taken from them.
+    /// How to read the values from that range.
     pub reading: Reading,
 }
 
 impl SourceTensor {
-    /// Bytes of its numbers; less than those of a fused tensor.
+    /// Returns the size of its values in bytes, which is less than that of a fused tensor.
     pub fn size_bytes(&self) -> u64 {
-        // Held against the config's shape, whose sizes fit in 64 bits.
+        // The shape has been compared with the config's, whose sizes fit in 64 bits.
         self.shape.iter().product::<u64>() * self.dtype.size_bytes()
     }
 
-    /// A tensor that is in `file` as it is meant.
+    /// Creates a tensor that is stored in `file` in its canonical form.
     pub fn whole(file: &str, tensor: &HeaderTensor) -> Self {
         let HeaderTensor { name, dtype, shape, bytes } = tensor.clone();
         Self { name, file: file.to_owned(), dtype, shape, bytes, reading: Reading::Whole }
     }
 }
 
-/// How a tensor's numbers are taken from its bytes in a file.
+/// How to read a tensor's values from its bytes in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reading {
-    /// All of them, as they are.
+    /// Unchanged.
     Whole,
-    /// The file has it as [columns, rows]: `nn.Linear` where Hugging Face has `Conv1D`.
+    /// Transposed: the file has [columns, rows], such as `nn.Linear` instead of Hugging Face's
+    /// `Conv1D`.
     Transposed,
-    /// Some rows of a fused tensor, one part after another.
+    /// Some rows of a fused tensor, in several parts.
     Parts {
-        /// Where the first part begins, counted from the start of the fused tensor's bytes.
+        /// Start of the first part, relative to the start of the fused tensor, in bytes.
         first: u64,
-        /// Bytes of a part.
+        /// Length of a part, in bytes.
         length: u64,
-        /// Bytes from the start of one part to the start of the next.
+        /// Distance between the starts of consecutive parts, in bytes.
         step: u64,
-        /// How many parts there are.
+        /// Number of parts.
         count: u64,
     },
 }
 
-/// Every learned tensor of a checkpoint, under its canonical name: complete, of the right shapes.
+/// All learned tensors of a checkpoint, by canonical name. Complete, with the correct shapes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Inventory {
     config: DecoderConfig,
     tensors: BTreeMap<String, SourceTensor>,
-    /// A head of its own beside the tensor that config.json ties it to, by the head's canonical name.
+    /// A stored head, with its canonical name, although config.json ties it to another tensor.
     second_head: Option<(String, SourceTensor)>,
     left_out: Vec<LeftOut>,
 }
 
-/// A head that is stored although config.json says that it is another tensor: a copy of it, or a head of its own.
+/// A stored head that config.json ties to another tensor: either a copy of that tensor, or a
+/// separate head.
 #[derive(Debug, Clone, Copy)]
 pub struct SecondHead<'a> {
     /// The head.
     pub head: &'a SourceTensor,
-    /// What it is tied to.
+    /// The tensor it is tied to.
     pub tied_to: &'a SourceTensor,
 }
 
-/// Which checkpoint a tensor is copied from.
+/// The checkpoint that a tensor is copied from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     /// The reference.
     Reference,
-    /// The previous candidate of a run that carries trained layers over.
+    /// The previous candidate, in a run that carries trained layers over.
     Previous,
 }
 
@@ -112,41 +115,41 @@ impl fmt::Display for Source {
     }
 }
 
-/// Where one target tensor comes from.
+/// The origin of a target tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Origin {
-    /// These numbers, unchanged.
+    /// Copied unchanged.
     Copied {
-        /// Of this checkpoint.
+        /// The checkpoint it is copied from.
         source: Source,
-        /// From here.
+        /// The tensor in that checkpoint.
         tensor: SourceTensor,
     },
-    /// It is another tensor of the target, and is not stored.
+    /// Tied to another tensor of the target, and not stored.
     Tied {
-        /// That tensor.
+        /// The name of that tensor.
         to: String,
     },
-    /// Made anew.
+    /// Freshly initialised.
     Fresh {
-        /// Filled like this.
+        /// How it is initialised.
         init: Init,
     },
 }
 
-/// One target tensor and its origin.
+/// A target tensor and its origin.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Placement {
-    /// The tensor.
+    /// The target tensor.
     pub target: TensorSpec,
-    /// What its numbers will be; a copied one keeps its own.
+    /// The dtype in the target. A copied tensor keeps its dtype.
     pub dtype: Dtype,
-    /// Where it comes from.
+    /// The origin.
     pub origin: Origin,
 }
 
 impl Placement {
-    /// Bytes it will take in the target's file; 0 for a tied one.
+    /// Returns its size in the target's file, in bytes. 0 for a tied tensor.
     pub fn size_bytes(&self) -> u64 {
         match &self.origin {
             Origin::Copied { tensor, .. } => tensor.size_bytes(),
@@ -156,7 +159,7 @@ impl Placement {
     }
 }
 
-/// Every tensor of a target, exactly once, in the order of its forward pass.
+/// All tensors of a target, each exactly once, in forward order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SlicePlan {
     config: DecoderConfig,
@@ -164,77 +167,77 @@ pub struct SlicePlan {
     tensors: Vec<Placement>,
 }
 
-/// What a plan is made from.
+/// The inputs of a plan.
 #[derive(Debug, Clone, Copy)]
 pub struct Inheritance<'a> {
     /// The reference.
     pub reference: &'a Inventory,
-    /// Which of its layers are the target's.
+    /// The layers of the reference that the target consists of.
     pub layer_map: &'a LayerMap,
-    /// Which of its parts are taken.
+    /// The parts of the reference that are inherited.
     pub inherit: InheritSet,
-    /// `Carry` growth: the candidate whose layers come first, and whose embeddings, final norm and head
-    /// are taken whatever `inherit` says of the reference's.
+    /// With `Carry` growth, the previous candidate. Its layers come first, and its embeddings,
+    /// final norm and head are taken regardless of `inherit`.
     pub previous: Option<&'a Inventory>,
 }
 
-/// Why there is no plan.
+/// Why a plan cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// One tensor of a source cannot be accepted.
+    /// A tensor of a source is not valid.
     #[error("{file}: tensor `{tensor}` {problem}")]
     Tensor {
         /// The file.
         file: String,
-        /// The tensor's name in it.
+        /// The tensor's name in the file.
         tensor: String,
         /// What is wrong.
         problem: String,
     },
-    /// A head of its own in a family that has none.
+    /// The head is separate in a family that only has tied heads.
     #[error(
-        "{file}: tensor `{head}` holds other numbers than `{tied_to}`; heads of their own are not supported in the {family} \
+        "{file}: tensor `{head}` differs from `{tied_to}`; separate heads are not supported in the {family} \
          family, whose head is its token embedding"
     )]
     OwnHead {
         /// The head's file.
         file: String,
-        /// The head's name in it.
+        /// The head's name in the file.
         head: String,
-        /// The name in a file of the tensor that it should be.
+        /// The name, in its file, of the tensor that the head is tied to.
         tied_to: String,
         /// The family.
         family: &'static str,
     },
-    /// Tensors that a model of this shape has are in no file.
+    /// Tensors of a model of this shape are missing from all files.
     #[error(
-        "{} missing: config.json says {layers} layers of the {family} family, and no file holds {}",
+        "{} missing: config.json says {layers} layers of the {family} family, and no file contains {}",
         missing(tensors), if tensors.len() == 1 { "it" } else { "them" }
     )]
     MissingTensors {
-        /// Their canonical names, in the order of the forward pass; at least one.
+        /// Their canonical names, in forward order. At least one.
         tensors: Vec<String>,
-        /// Layers by the config.
+        /// Number of layers in the config.
         layers: LayerCount,
-        /// Family by the config.
+        /// Family in the config.
         family: &'static str,
     },
-    /// More layers than there are.
+    /// The target has more layers than the reference.
     #[error("the target asks for {asked} layers but the reference has only {reference}")]
     TooManyLayers {
-        /// Asked for.
+        /// Number of layers of the target.
         asked: LayerCount,
-        /// There are.
+        /// Number of layers of the reference.
         reference: LayerCount,
     },
-    /// A layer list that does not fit the reference.
+    /// A layer list does not fit the reference.
     #[error("{0}")]
     LayerMap(Violations),
-    /// A block would change its attention scale by moving.
+    /// A block would have a different attention scale in its new position.
     #[error(
         "layer {from} of the reference would become layer {to} of the target, but the reference sets \
          scale_attn_by_inverse_layer_idx, which divides the attention scores of layer i by i + 1: the copied block would \
-         compute something else. Take the first n layers"
+         compute something different. Use the first n layers"
     )]
     MovedScaledLayer {
         /// Its index in the reference.
@@ -248,24 +251,26 @@ pub enum PlanError {
         /// Why.
         problem: String,
     },
-    /// Token ids that have no row.
+    /// Token ids have no row.
     #[error("the tokenizer ({tokenizer}) has {entries} entries but the token embedding has only {rows} rows")]
     TokenizerTooLarge {
-        /// Where the tokenizer was found.
+        /// Where the tokenizer comes from.
         tokenizer: String,
         /// Its highest id plus one.
         entries: u64,
-        /// Rows of the embedding.
+        /// Number of rows of the embedding.
         rows: u32,
     },
 }
 
 impl Inventory {
-    /// The learned tensors of a checkpoint of the shape `config`, from the headers of its files.
-    /// What no language model needs is left out; a tied head that is stored all the same is a [`SecondHead`].
+    /// Collects the learned tensors of a checkpoint of the shape `config`, from the headers of its
+    /// files. Tensors that no language model needs are left out. A tied head that is stored anyway
+    /// becomes a [`SecondHead`].
     ///
     /// # Errors
-    /// The first tensor that is unknown, there twice, of another shape, not of a type for weights, or missing.
+    /// The first tensor that is unknown, occurs twice, has the wrong shape or a dtype not allowed
+    /// for weights, or is missing.
     pub fn new<T: AsRef<[HeaderTensor]>>(config: DecoderConfig, files: &[(String, T)]) -> Result<Self, PlanError> {
         let all = files.iter().flat_map(|(_, header)| header.as_ref().iter().map(|tensor| tensor.name.as_str()));
         let names = TensorNames::new(&config, all);
@@ -285,10 +290,11 @@ impl Inventory {
         Self::from_tensors(config.clone(), found, left_out)
     }
 
-    /// The same from tensors whose canonical names are known already, and those that are not needed.
+    /// Like [`Inventory::new`], for tensors whose canonical names are already known. `left_out` are
+    /// the tensors that are not needed.
     ///
     /// # Errors
-    /// As [`Inventory::new`].
+    /// Same as [`Inventory::new`].
     pub fn from_tensors(
         config: DecoderConfig,
         found: Vec<(String, SourceTensor)>,
@@ -305,26 +311,26 @@ impl Inventory {
             let Some(spec) = specs.get(&canonical) else {
                 return error("is unknown".to_owned());
             };
-            // Quantised ones are of another shape, too.
+            // Quantised tensors also have another shape, so check the dtype first.
             if !found.dtype.is_learned() {
                 return error(wrong_dtype(found.dtype));
             }
             if found.shape != spec.shape {
-                return error(format!("has shape {:?}; config.json makes it {:?}", found.shape, spec.shape));
+                return error(format!("has shape {:?}; config.json requires {:?}", found.shape, spec.shape));
             }
             let first = match &spec.tied_to {
                 Some(_) => second_head.as_ref().map(|(_, first)| first),
                 None => tensors.get(&canonical),
             };
             if let Some(first) = first {
-                return error(format!("is there twice: also as `{}` in {}", first.name, first.file));
+                return error(format!("occurs twice: also as `{}` in {}", first.name, first.file));
             }
             match &spec.tied_to {
                 Some(_) => second_head = Some((canonical, found)),
                 None => drop(tensors.insert(canonical, found)),
             }
         }
-        // Of two names of one tensor, safetensors' `save_model` keeps the one that comes first.
+        // For a tensor with two names, safetensors' `save_model` keeps the one that comes first.
         if let Some(tied_to) = config.tensors().into_iter().find_map(|spec| spec.tied_to)
             && !tensors.contains_key(&tied_to)
             && let Some((_, head)) = second_head.take()
@@ -340,14 +346,16 @@ impl Inventory {
         Err(missing_tensors(&config, missing))
     }
 
-    /// A head that is stored beside what config.json ties it to, until it is known which of the two it is.
+    /// Returns a stored head that config.json ties to another tensor, as long as it is unknown
+    /// whether it is a copy.
     pub fn second_head(&self) -> Option<SecondHead<'_>> {
         let (_, head) = self.second_head.as_ref()?;
         let tied_to = self.config.tensors().into_iter().find_map(|spec| spec.tied_to)?;
         Some(SecondHead { head, tied_to: self.tensors.get(&tied_to)? })
     }
 
-    /// The same, now that the second head is known to hold the numbers of what it is tied to.
+    /// Returns the inventory with the second head removed, after it has been found to equal the
+    /// tensor it is tied to.
     pub fn with_head_as_copy(mut self) -> Self {
         if let Some((_, head)) = self.second_head.take() {
             let why = "a copy of the tensor that it is tied to";
@@ -356,10 +364,11 @@ impl Inventory {
         self
     }
 
-    /// The same, now that the second head is known to hold numbers of its own: an untied model.
+    /// Returns the inventory of an untied model, after the second head has been found to differ
+    /// from the tensor it is tied to.
     ///
     /// # Errors
-    /// [`PlanError::OwnHead`] in the families whose head is always the token embedding.
+    /// [`PlanError::OwnHead`] in families whose head is always the token embedding.
     pub fn with_own_head(mut self) -> Result<Self, PlanError> {
         let Some((canonical, head)) = self.second_head.take() else { return Ok(self) };
         if !self.config.family.table().rotary {
@@ -373,35 +382,35 @@ impl Inventory {
         Ok(self)
     }
 
-    /// Tensors of the files that are no part of the model.
+    /// Returns the tensors of the files that do not belong to the model.
     pub fn left_out(&self) -> &[LeftOut] {
         &self.left_out
     }
 
-    /// The checkpoint's shape.
+    /// Returns the checkpoint's shape.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
     }
 
-    /// The tensor of this canonical name; none for a tied one.
+    /// Returns the tensor with this canonical name, or `None` if it is tied.
     pub fn tensor(&self, canonical: &str) -> Option<&SourceTensor> {
         self.tensors.get(canonical)
     }
 
-    /// Canonical names and tensors, by name.
+    /// Returns canonical names and tensors, sorted by name.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &SourceTensor)> {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 }
 
-/// The source layers that `rule` takes from a reference, for a target of `layers` blocks.
+/// Returns the source layers that `rule` takes from a reference, for a target of `layers` blocks.
 ///
 /// # Errors
-/// [`PlanError::TooManyLayers`] with both numbers, or the bad entries of an explicit list.
+/// [`PlanError::TooManyLayers`] with both numbers, or the invalid entries of an explicit list.
 pub fn layer_map(rule: &LayerMapRule, layers: LayerCount, reference: LayerCount) -> Result<LayerMap, PlanError> {
     let asked = match rule {
         LayerMapRule::First | LayerMapRule::FirstAndLast => layers,
-        // A list may repeat layers, so only its entries are held against the reference.
+        // A list may repeat layers, so only its entries are compared with the reference.
         LayerMapRule::List(list) if list.len() as u64 > u64::from(MAX_LAYERS) => {
             return Err(PlanError::TooManyLayers {
                 asked: LayerCount(u32::try_from(list.len()).unwrap_or(u32::MAX)),
@@ -416,10 +425,10 @@ pub fn layer_map(rule: &LayerMapRule, layers: LayerCount, reference: LayerCount)
     rule.layer_map(layers, reference).map_err(PlanError::LayerMap)
 }
 
-/// Every id of a tokenizer must have a row.
+/// Checks that every id of a tokenizer has a row.
 ///
 /// # Errors
-/// [`PlanError::TokenizerTooLarge`], calling the tokenizer `tokenizer`.
+/// [`PlanError::TokenizerTooLarge`], with `tokenizer` as the name of the tokenizer.
 pub fn check_tokenizer(config: &DecoderConfig, tokenizer: &str, entries: u64) -> Result<(), PlanError> {
     if entries <= u64::from(config.vocab_size) {
         return Ok(());
@@ -428,11 +437,11 @@ pub fn check_tokenizer(config: &DecoderConfig, tokenizer: &str, entries: u64) ->
 }
 
 impl SlicePlan {
-    /// A target that inherits.
+    /// Plans a target that inherits.
     ///
     /// # Errors
-    /// A previous candidate of another shape or depth, or a moved block whose attention scale depends on
-    /// its index.
+    /// The previous candidate has another shape or depth, or a block moves although its attention
+    /// scale depends on its index.
     pub fn new(from: Inheritance<'_>) -> Result<Self, PlanError> {
         let config = from.reference.config.with_layers(from.layer_map.layers());
         if let Some(previous) = from.previous {
@@ -444,7 +453,7 @@ impl SlicePlan {
         Ok(Self { config, layer_map: Some(from.layer_map.clone()), tensors })
     }
 
-    /// A model that inherits nothing: every tensor fresh, in F32.
+    /// Plans a model that inherits nothing: all tensors are fresh, in F32.
     pub fn fresh(config: DecoderConfig) -> Self {
         let tensors = config
             .tensors()
@@ -460,47 +469,48 @@ impl SlicePlan {
         Self { config, layer_map: None, tensors }
     }
 
-    /// The target's shape.
+    /// Returns the target's shape.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
     }
 
-    /// The source layers; none for a model without a source.
+    /// Returns the source layers, or `None` for a model without a source.
     pub fn layer_map(&self) -> Option<&LayerMap> {
         self.layer_map.as_ref()
     }
 
-    /// Every tensor, in the order of the forward pass.
+    /// Returns all tensors, in forward order.
     pub fn tensors(&self) -> &[Placement] {
         &self.tensors
     }
 
-    /// Bytes of all stored tensors.
+    /// Returns the size of all stored tensors, in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.tensors.iter().map(Placement::size_bytes).sum()
     }
 
-    /// Bytes of the copied tensors.
+    /// Returns the size of the copied tensors, in bytes.
     pub fn copied_bytes(&self) -> u64 {
         self.copied().map(Placement::size_bytes).sum()
     }
 
-    /// The copied tensors.
+    /// Returns the copied tensors.
     pub fn copied(&self) -> impl Iterator<Item = &Placement> {
         self.tensors.iter().filter(|p| matches!(p.origin, Origin::Copied { .. }))
     }
 
-    /// The parts of which something is copied; a tied head is the token embedding.
+    /// Returns the parts with at least one copied tensor. A tied head counts as the token
+    /// embedding.
     pub fn copied_parts(&self) -> InheritSet {
         self.copied().map(|placement| InheritPart::of(placement.target.role)).collect()
     }
 
-    /// The parts of which something is fresh.
+    /// Returns the parts with at least one fresh tensor.
     pub fn fresh_parts(&self) -> InheritSet {
         self.fresh_tensors().map(|placement| InheritPart::of(placement.target.role)).collect()
     }
 
-    /// The fresh tensors.
+    /// Returns the fresh tensors.
     pub fn fresh_tensors(&self) -> impl Iterator<Item = &Placement> {
         self.tensors.iter().filter(|p| matches!(p.origin, Origin::Fresh { .. }))
     }
@@ -524,9 +534,9 @@ fn check_carry(target: &DecoderConfig, map: &LayerMap, previous: &DecoderConfig)
         return error(format!("it has {} layers, more than the target's {}", previous.n_layers, target.n_layers));
     }
     if map.sources().iter().enumerate().any(|(to, from)| to as u32 != *from) {
-        return error("the layer map is not the first n layers, so which ones come next is not defined".to_owned());
+        return error("the layer map is not the first n layers, so the next layers are not defined".to_owned());
     }
-    // How fresh weights were once spread is no part of what a model computes.
+    // The standard deviation of fresh weights does not affect what a model computes.
     let shape = |config: &DecoderConfig| DecoderConfig { init_std: 0.0, ..config.with_layers(target.n_layers) };
     if shape(previous) != shape(target) {
         return error("its config.json differs from the reference's in more than the number of layers".to_owned());
@@ -534,10 +544,10 @@ fn check_carry(target: &DecoderConfig, map: &LayerMap, previous: &DecoderConfig)
     Ok(())
 }
 
-/// Copying a block to another index is only right where what it computes does not depend on the index.
-/// Rescaling its query weights by (to + 1) / (from + 1) would keep it right, but then the bytes are no
-/// longer the reference's, so this is refused until a plan can say so. Only attention knows the index: without it,
-/// the rest of a block may move.
+/// Checks that no copied block moves if its computation depends on its index. Rescaling its query
+/// weights by (to + 1) / (from + 1) would compensate for that, but the bytes would no longer be the
+/// reference's, and a plan cannot express it. Only attention depends on the index: without it, the
+/// rest of a block may move.
 fn check_scale(target: &DecoderConfig, from: &Inheritance<'_>) -> Result<(), PlanError> {
     if !target.inverse_layer_scale || !from.inherit.has(InheritPart::Attention) {
         return Ok(());
@@ -582,11 +592,12 @@ fn place(target: TensorSpec, config: &DecoderConfig, from: &Inheritance<'_>) -> 
     Ok(Placement { target, dtype, origin })
 }
 
-/// Whether the reference's tensor of this role is inherited.
+/// Returns whether the reference's tensor of this role is inherited.
 fn takes(inherit: InheritSet, role: TensorRole, config: &DecoderConfig) -> bool {
     let part = InheritPart::of(role);
-    // A tied head is the token embedding: either name asks for the one tensor that there is. So the released GPT-2
-    // code, which copies lm_head, copies the token embedding too, and its Llama code does not.
+    // A tied head is the token embedding, so either name selects that tensor. The released GPT-2
+    // code, which copies lm_head, therefore also copies the token embedding, but its Llama code
+    // does not.
     let as_head = part == InheritPart::TokenEmbedding && config.tied_head && inherit.has(InheritPart::Head);
     inherit.has(part) || as_head
 }

@@ -1,5 +1,5 @@
-//! What the names in a file of weights mean: a prefix that all of them share, what no language model needs, and words
-//! for what is not known.
+//! Interprets the tensor names in weight files: a prefix that all of them share, tensors that no
+//! language model needs, and explanations of unknown names.
 
 use super::decoder_config::{DecoderConfig, NameInFile};
 use super::safetensors_header::Dtype;
@@ -7,14 +7,14 @@ use super::safetensors_header::Dtype;
 #[cfg(test)]
 mod tests;
 
-/// Most parts of a prefix that is taken off: `module.base_model.model.` has three.
+/// Maximum number of parts of a prefix that is removed. `module.base_model.model.` has three.
 const MAX_PREFIX_PARTS: usize = 4;
 
 pub(super) const CAUSAL_MASK: &str = "a causal mask: computed, not learned";
 const POSITIONS: &str = "rotary positions: computed from config.json";
-const POSITION_IDS: &str = "the numbers of the positions: computed, not learned";
-const EXTRA_STATE: &str = "settings of the program that wrote it, not a weight";
-const OTHER_HEAD: &str = "a head for another task than predicting tokens";
+const POSITION_IDS: &str = "position ids: computed, not learned";
+const EXTRA_STATE: &str = "settings of the program that wrote the file, not a weight";
+const OTHER_HEAD: &str = "a head for a task other than predicting tokens";
 const COMPUTED_PARTS: [&str; 4] = ["inv_freq", "original_inv_freq", "cos_cached", "sin_cached"];
 const OTHER_HEADS: [&str; 9] = [
     "v_head.",
@@ -27,7 +27,8 @@ const OTHER_HEADS: [&str; 9] = [
     "multiple_choice_head.",
     "qa_outputs.",
 ];
-/// Last parts of names that only quantised weights have: GPTQ and AWQ, fp8, compressed-tensors, bitsandbytes, HQQ, AQLM.
+/// Last parts of names that only occur in quantised weights: GPTQ and AWQ, fp8, compressed-tensors,
+/// bitsandbytes, HQQ, AQLM.
 const QUANTISED_PARTS: [&str; 23] = [
     "qweight",
     "qzeros",
@@ -53,11 +54,12 @@ const QUANTISED_PARTS: [&str; 23] = [
     "act_scale",
     "scale_weight",
 ];
-/// What to do with quantised weights.
-pub(super) const DEQUANTISE: &str = "name the model that was quantised, or dequantise this one first (transformers: \
+/// Advice for quantised weights.
+pub(super) const DEQUANTISE: &str = "use the original model, or dequantise this one first (transformers: \
      `model = AutoModelForCausalLM.from_pretrained(FOLDER).dequantize()`, then `model.save_pretrained(NEW)`)";
 
-/// Why a language model does without the tensor `name`, whatever its family.
+/// Returns the reason why a language model of any family does not need the tensor `name`, if that
+/// is the case.
 pub(super) fn not_needed(name: &str) -> Option<&'static str> {
     let (above, last) = name.rsplit_once('.').unwrap_or(("", name));
     if last == "_extra_state" {
@@ -77,24 +79,24 @@ pub(super) fn not_needed(name: &str) -> Option<&'static str> {
     OTHER_HEADS.iter().any(|head| name.starts_with(head)).then_some(OTHER_HEAD)
 }
 
-/// Whether a tensor of this name or type belongs to quantised weights.
+/// Returns whether a tensor of this name belongs to quantised weights.
 fn is_quantised(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name);
     QUANTISED_PARTS.contains(&last) || name.contains(".quant_state.")
 }
 
-/// What is wrong with weights of the type `dtype`, which are not numbers to compute with.
+/// Returns a message for weights with the unsupported dtype `dtype`.
 pub(super) fn wrong_dtype(dtype: Dtype) -> String {
     let only = format!("has dtype {dtype}; weights must be F32, F16 or BF16");
     match dtype {
         Dtype::F64 => format!(
-            "{only}: convert it (transformers: `from_pretrained(FOLDER, dtype=\"float32\").save_pretrained(NEW)`) and name NEW"
+            "{only}: convert it (transformers: `from_pretrained(FOLDER, dtype=\"float32\").save_pretrained(NEW)`) and specify NEW"
         ),
-        _ => format!("{only}. Of quantised ones, {DEQUANTISE}"),
+        _ => format!("{only}. If they are quantised, {DEQUANTISE}"),
     }
 }
 
-/// What the names in the files of one checkpoint mean.
+/// The meaning of the tensor names in the files of a checkpoint.
 #[derive(Debug, Clone)]
 pub struct TensorNames<'a> {
     config: &'a DecoderConfig,
@@ -102,8 +104,8 @@ pub struct TensorNames<'a> {
 }
 
 impl<'a> TensorNames<'a> {
-    /// Finds what wrappers (DataParallel's `module.`, torch.compile's `_orig_mod.`, a trainer's `model.`) put before every
-    /// one of `names`; tensors that are not needed may be without it.
+    /// Detects the prefix that wrappers (DataParallel's `module.`, torch.compile's `_orig_mod.`, a
+    /// trainer's `model.`) add to all of `names`. Tensors that are not needed may lack it.
     pub fn new<'n>(config: &'a DecoderConfig, names: impl Iterator<Item = &'n str> + Clone) -> Self {
         let none = Self { config, prefix: String::new() };
         let needed = names.filter(|name| not_needed(name).is_none());
@@ -124,12 +126,12 @@ impl<'a> TensorNames<'a> {
         best.1
     }
 
-    /// What was found before every name; usually nothing.
+    /// Returns the prefix of all names, which is usually empty.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// What `name` means.
+    /// Returns the meaning of `name`.
     pub fn meaning(&self, name: &str) -> NameInFile {
         match name.strip_prefix(&self.prefix) {
             Some(bare) => self.config.name_in_file(bare),
@@ -137,11 +139,11 @@ impl<'a> TensorNames<'a> {
         }
     }
 
-    /// What is wrong with the tensor `name`, which means nothing.
+    /// Returns a message for the tensor `name`, which has no meaning.
     pub fn unknown(&self, name: &str) -> String {
         let (layers, family) = (self.config.n_layers, self.config.family);
         if is_quantised(name) {
-            return format!("belongs to quantised weights, which are not read: {DEQUANTISE}");
+            return format!("belongs to quantised weights, which are not supported: {DEQUANTISE}");
         }
         if name.contains("lora_") || name.contains(".base_layer.") {
             return "belongs to a LoRA adapter: merge it into its base model first (peft: `merge_and_unload`)"
@@ -157,15 +159,15 @@ impl<'a> TensorNames<'a> {
             );
         }
         if name.ends_with("attention.wq.weight") || name == "tok_embeddings.weight" {
-            return "has Meta's own name: convert the checkpoint with transformers' convert_llama_weights_to_hf.py, or \
-                    name the Hugging Face version of the model"
+            return "has a name of Meta's format: convert the checkpoint with transformers' convert_llama_weights_to_hf.py, or \
+                    specify the Hugging Face version of the model"
                 .to_owned();
         }
         format!("is unknown in the {} family with {layers} layers", family.as_str())
     }
 }
 
-/// The parts, up to a dot, that all names begin with.
+/// Returns the longest common prefix of all names that ends with a dot.
 fn shared_prefix<'n>(mut names: impl Iterator<Item = &'n str>) -> &'n str {
     let Some(first) = names.next() else { return "" };
     let mut shared = first.rfind('.').map_or("", |dot| &first[..=dot]);

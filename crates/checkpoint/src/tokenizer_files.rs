@@ -1,4 +1,4 @@
-//! The files of a tokenizer, and which of them are read where a folder has several.
+//! The files of a tokenizer, and which of them are read if a folder contains several.
 
 use inheritune_ids::id::Sha256Digest;
 
@@ -6,7 +6,8 @@ use super::sentencepiece_model::{MODEL_FILE, SentencePieceModel};
 use super::tokenizer_json::TokenizerJson;
 use super::vocabulary_pair::{PAIR_FILES, PairError, VocabularyPair};
 
-/// Vocabularies that are carried, but not read: transformers makes a tokenizer of each, with a class of its own.
+/// Vocabulary files that are carried but not read. transformers has a tokenizer class for each of
+/// them.
 const OTHER_VOCABULARIES: [&str; 11] = [
     "vocab.txt",
     "spiece.model",
@@ -21,7 +22,7 @@ const OTHER_VOCABULARIES: [&str; 11] = [
     "dict.txt",
 ];
 
-/// Whether a file, by its name, belongs to a tokenizer rather than to a model.
+/// Returns whether a file with this name belongs to a tokenizer rather than to a model.
 pub fn is_tokenizer_file(name: &str) -> bool {
     let starts = [
         "tokenizer",
@@ -38,43 +39,45 @@ pub fn is_tokenizer_file(name: &str) -> bool {
         || ends.iter().any(|end| name.ends_with(end))
 }
 
-/// The vocabulary that keeps a folder without one of [`VocabularyFiles`] from being one without a tokenizer.
+/// Returns a vocabulary file that is not one of [`VocabularyFiles`]. A folder with such a file is
+/// not a folder without a tokenizer.
 pub fn other_vocabulary(has: impl Fn(&str) -> bool) -> Option<&'static str> {
     OTHER_VOCABULARIES.into_iter().find(|name| has(name))
 }
 
-/// What to do about a folder that has none of [`VocabularyFiles`]; goes after the folder's name.
+/// Returns a message for a folder without any of [`VocabularyFiles`]. It follows the folder's name.
 pub fn no_vocabulary(has: impl Fn(&str) -> bool) -> String {
     let wanted = "tokenizer.json, nor vocab.json and merges.txt, nor tokenizer.model";
     match other_vocabulary(has) {
         Some(file) => format!(
-            "has no {wanted}; its {file} is not read: let transformers write a tokenizer.json, \
+            "has no {wanted}; its {file} is not supported: convert it to a tokenizer.json with transformers, \
              AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         ),
-        None => format!("has no {wanted}; name a folder that has one of these, or train a tokenizer"),
+        None => format!("has no {wanted}; specify a folder that has one of these, or train a tokenizer"),
     }
 }
 
-/// The files that hold a vocabulary: one of three kinds.
+/// The files of a vocabulary, of one of three kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VocabularyFiles {
     /// `tokenizer.json` of Hugging Face's tokenizers library.
     TokenizerJson,
-    /// `vocab.json` and `merges.txt`: byte-level BPE, as GPT-2's and OPT's.
+    /// `vocab.json` and `merges.txt`: byte-level BPE, as used by GPT-2 and OPT.
     VocabAndMerges,
     /// `tokenizer.model` of SentencePiece.
     SentencePiece,
 }
 
 impl VocabularyFiles {
-    /// Those that are read in a folder that `has` some files: `tokenizer.json` before the pair before
-    /// `tokenizer.model`, as in transformers, where the converted file is used whenever it is there.
+    /// Returns the kind to read in a folder, where `has` tells which files exist. `tokenizer.json`
+    /// takes precedence over the pair, and the pair over `tokenizer.model`. transformers has the
+    /// same order: it uses the converted file if there is one.
     pub fn find(has: impl Fn(&str) -> bool) -> Option<Self> {
         let all = [Self::TokenizerJson, Self::VocabAndMerges, Self::SentencePiece];
         all.into_iter().find(|kind| kind.names().iter().all(|name| has(name)))
     }
 
-    /// Their names.
+    /// Returns the names of the files.
     pub fn names(self) -> &'static [&'static str] {
         match self {
             Self::TokenizerJson => &["tokenizer.json"],
@@ -83,10 +86,11 @@ impl VocabularyFiles {
         }
     }
 
-    /// The highest id, plus one, of a vocabulary whose files, in the order of [`VocabularyFiles::names`], hold `contents`.
+    /// Returns the highest id plus one. `contents` are the contents of the files, in the order of
+    /// [`VocabularyFiles::names`].
     ///
     /// # Errors
-    /// A file that is not what it should be, or that may cost too much.
+    /// A file is not valid, or may cost too much.
     pub fn entries(self, contents: &[&[u8]]) -> Result<u64, PairError> {
         let bad = |problem: String| PairError { file: self.names()[0], problem };
         match (self, contents) {
@@ -99,8 +103,9 @@ impl VocabularyFiles {
         }
     }
 
-    /// The digest that names a vocabulary whose files, in the order of [`VocabularyFiles::names`], hold `contents`: that
-    /// of the file, or of what `sha256sum` prints of several.
+    /// Returns the digest that identifies a vocabulary. `contents` are the contents of the files,
+    /// in the order of [`VocabularyFiles::names`]. For several files, it is the digest of the
+    /// output of `sha256sum`.
     pub fn sha256(self, contents: &[&[u8]]) -> Sha256Digest {
         match (self, contents) {
             (Self::TokenizerJson | Self::SentencePiece, [content]) => Sha256Digest::of(content),

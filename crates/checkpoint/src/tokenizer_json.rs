@@ -1,8 +1,10 @@
-//! `tokenizer.json`, before Hugging Face's library sees it: what reading it and encoding with it may cost.
+//! Checks a `tokenizer.json` before Hugging Face's library loads it: the cost of loading it and of
+//! encoding with it.
 //!
-//! The library believes a file. Parts of one can lengthen a text without end (a `Replace` in a `Replace`), take time
-//! exponential in it ([`super::tokenizer_pattern`]), or give other ids each time (`dropout`). What a part may do at most is
-//! told from the file alone, and too much is refused by the part's name.
+//! The library trusts the file. Parts of it can lengthen a text without bound (nested `Replace`),
+//! take exponential time ([`super::tokenizer_pattern`]), or return different ids each time
+//! (`dropout`). The worst case of each part is computed from the file alone. If it exceeds a limit,
+//! the file is rejected with the name of the part.
 
 use std::cell::Cell;
 use std::fmt;
@@ -18,62 +20,62 @@ use super::tokenizer_pattern::Pattern;
 #[cfg(test)]
 mod tests;
 
-/// Longest file; the largest known ones have about 35 MB.
+/// Maximum size of a file. The largest known ones have about 35 MB.
 pub const MAX_JSON_BYTES: usize = 64 << 20;
-/// Most entries of a vocabulary; the largest known ones have 260,000.
+/// Maximum number of vocabulary entries. The largest known vocabularies have 260,000.
 pub const MAX_ENTRIES: u64 = 1 << 20;
-/// Most tokens beside the vocabulary.
+/// Maximum number of added tokens.
 pub const MAX_ADDED_TOKENS: usize = 1 << 16;
-/// Longest token.
+/// Maximum length of a token.
 pub const MAX_TOKEN_BYTES: usize = 8_192;
-/// A text may become so many times as long, before it is split and after it, at most.
+/// Maximum factor by which a text may grow, separately before and after it is split.
 pub const MAX_GROWTH: u64 = 64;
-/// Longest text that a `Prepend` or a `Replace` may put into another.
+/// Maximum length of a text that a `Prepend` or a `Replace` may insert.
 const MAX_INSERTED_BYTES: usize = 256;
-/// Normalizers, pre-tokenizers, post-processors and decoders of one file, and how deep they may be.
+/// Maximum number and nesting depth of normalizers, pre-tokenizers, post-processors and decoders.
 const MAX_PARTS: usize = 64;
 const MAX_DEPTH: usize = 8;
-/// Tokens that may be put around a text.
+/// Maximum number of tokens added around a text.
 const MAX_AROUND: usize = 64;
-/// Longest word that WordPiece looks at; its time grows with the cube.
+/// Maximum length of a word in WordPiece, whose time is cubic in it.
 const MAX_WORD_CHARS: u64 = 1_000;
-/// JSON values of the parts, the model's vocabulary and merges not counted.
+/// Maximum number of JSON values in a part, not counting the model's vocabulary and merges.
 const MAX_VALUES: usize = 1 << 16;
-/// Longest `precompiled_charsmap`, in base64; that of NFKC has 320 kB.
+/// Maximum length of a `precompiled_charsmap` in base64. That of NFKC has 320 kB.
 const MAX_CHARSMAP_BYTES: usize = 4 << 20;
-/// Longest text that a charsmap may put in the place of another; NFKC's longest has 33 bytes.
+/// Maximum length of a replacement in a charsmap. NFKC's longest has 33 bytes.
 const MAX_CHARSMAP_TEXT_BYTES: usize = 64;
 
-/// What is known of an accepted file.
+/// Properties of an accepted file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenizerJson {
-    /// Highest id, of the vocabulary or of an added token, plus one.
+    /// Highest id of the vocabulary and the added tokens, plus one.
     pub entries: u64,
-    /// A text becomes at most so many times as long.
+    /// Maximum factor by which a text grows.
     pub growth: u64,
 }
 
-/// Why a file is not accepted.
+/// Why a file is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenizerError {
-    /// Longer than allowed.
-    #[error("is {file_bytes} bytes long; at most {limit} are read")]
+    /// The file is too large.
+    #[error("is {file_bytes} bytes long; at most {limit} are allowed")]
     TooLong {
-        /// Length of the file.
+        /// The size of the file.
         file_bytes: usize,
-        /// Longest that is read.
+        /// The maximum size.
         limit: usize,
     },
-    /// Not UTF-8 without a mark at its start.
+    /// The file is not UTF-8 without a byte order mark.
     #[error("{0}")]
     Encoding(&'static str),
-    /// Not the JSON that it should be.
+    /// The file is not the expected JSON.
     #[error("{0}")]
     Json(String),
-    /// A part that cannot be accepted.
+    /// A part is not acceptable.
     #[error("{part}: {problem}")]
     Part {
-        /// Where it is in the file.
+        /// Its path in the file.
         part: String,
         /// What is wrong with it.
         problem: String,
@@ -81,10 +83,10 @@ pub enum TokenizerError {
 }
 
 impl TokenizerJson {
-    /// Reads the bytes of a file.
+    /// Parses the bytes of a file.
     ///
     /// # Errors
-    /// Bytes that are no such file, or a part that may cost too much; the error names it.
+    /// The bytes are not such a file, or a part may cost too much. The error names it.
     pub fn parse(bytes: &[u8]) -> Result<Self, TokenizerError> {
         check_text(bytes, MAX_JSON_BYTES)?;
         let file: File = serde_json::from_slice(bytes).map_err(|error| TokenizerError::Json(json_problem(&error)))?;
@@ -100,7 +102,7 @@ impl TokenizerJson {
         parts.growth("decoder", &file.decoder.0, 0)?;
         let around = parts.around("post_processor", &file.post_processor.0, 0)?;
         if around > MAX_AROUND {
-            let problem = format!("puts {around} tokens around every text; at most {MAX_AROUND} are accepted");
+            let problem = format!("adds {around} tokens to every text; at most {MAX_AROUND} are accepted");
             return Err(part("post_processor", problem));
         }
         if let Some(model) = &file.model {
@@ -110,7 +112,7 @@ impl TokenizerJson {
     }
 }
 
-/// Whether a text file can be read at all.
+/// Checks that a text file is UTF-8, without a byte order mark, and within the size limit.
 pub(super) fn check_text(bytes: &[u8], limit: usize) -> Result<(), TokenizerError> {
     if bytes.len() > limit {
         return Err(TokenizerError::TooLong { file_bytes: bytes.len(), limit });
@@ -130,7 +132,8 @@ pub(super) fn check_text(bytes: &[u8], limit: usize) -> Result<(), TokenizerErro
     Ok(())
 }
 
-/// What serde says, of bounded length and without control characters: it may repeat the file.
+/// Returns serde's message, bounded in length and without control characters, because it may quote
+/// the file.
 pub(super) fn json_problem(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!("at line {} column {}", error.line(), error.column());
@@ -186,7 +189,7 @@ struct Model {
 impl Model {
     fn check(&self) -> Result<(), TokenizerError> {
         if let Some(dropout) = self.dropout.filter(|dropout| *dropout != 0.0) {
-            let problem = format!("is {dropout}: it leaves out merges at random; set it to null");
+            let problem = format!("is {dropout}: it skips merges at random; set it to null");
             return Err(part("model.dropout", problem));
         }
         if let Some(chars) = self.max_input_chars_per_word.filter(|chars| *chars > MAX_WORD_CHARS) {
@@ -210,7 +213,7 @@ impl Model {
 
 /// Reads the parts of a file.
 struct Parts {
-    /// Parts that may still come.
+    /// Number of further parts allowed.
     left: usize,
     entries: u64,
 }
@@ -218,14 +221,15 @@ struct Parts {
 impl Parts {
     fn enter(&mut self, name: &str, depth: usize) -> Result<(), TokenizerError> {
         if depth > MAX_DEPTH {
-            return Err(part(name, format!("is more than {MAX_DEPTH} deep")));
+            return Err(part(name, format!("is nested more than {MAX_DEPTH} levels deep")));
         }
         self.left =
-            self.left.checked_sub(1).ok_or_else(|| part(name, format!("is one of more than {MAX_PARTS} parts")))?;
+            self.left.checked_sub(1).ok_or_else(|| part(name, format!("exceeds the limit of {MAX_PARTS} parts")))?;
         Ok(())
     }
 
-    /// How many times as long a text can become by a normalizer, a pre-tokenizer or a decoder.
+    /// Returns the maximum factor by which a normalizer, a pre-tokenizer or a decoder lengthens a
+    /// text.
     fn growth(&mut self, name: &str, value: &Value, depth: usize) -> Result<u64, TokenizerError> {
         if value.is_null() {
             return Ok(1);
@@ -245,7 +249,7 @@ impl Parts {
         if growth > MAX_GROWTH { Err(lengthens(name, growth)) } else { Ok(growth) }
     }
 
-    /// How many tokens a post-processor puts around a text.
+    /// Returns the number of tokens that a post-processor adds around a text.
     fn around(&mut self, name: &str, value: &Value, depth: usize) -> Result<usize, TokenizerError> {
         if value.is_null() {
             return Ok(0);
@@ -274,7 +278,7 @@ impl Parts {
             texts += usize::from(piece.get("Sequence").is_some());
         }
         if texts > 1 {
-            return Err(part(format!("{name}.single"), format!("takes the text {texts} times")));
+            return Err(part(format!("{name}.single"), format!("uses the text {texts} times")));
         }
         Ok(around)
     }
@@ -285,19 +289,19 @@ impl Parts {
         }
         Err(part(
             name,
-            format!("has the id {id}, and the highest of the vocabulary is {}", self.entries.saturating_sub(1)),
+            format!("has the id {id}, but the highest id of the vocabulary is {}", self.entries.saturating_sub(1)),
         ))
     }
 }
 
 fn lengthens(name: &str, growth: u64) -> TokenizerError {
     let problem = format!(
-        "can make a text {growth} times as long, with what stands before it; at most {MAX_GROWTH} times is accepted"
+        "can make a text {growth} times as long, together with the parts before it; at most {MAX_GROWTH} times is accepted"
     );
     part(name, problem)
 }
 
-/// Of one part, without those inside it.
+/// Returns the growth factor of a single part, without nested parts.
 fn own_growth(name: &str, value: &Value) -> Result<u64, TokenizerError> {
     let text = |key: &str| value.get(key).and_then(Value::as_str);
     let inserted = |key: &str| {
@@ -338,7 +342,8 @@ fn own_growth(name: &str, value: &Value) -> Result<u64, TokenizerError> {
     }
 }
 
-/// The longest text that a charsmap may insert is short; texts are what is behind the double array, each ended by a NUL.
+/// Checks that the longest replacement in a charsmap is short. The replacements follow the double
+/// array, each terminated by a NUL.
 fn check_charsmap(name: &str, base64: &str) -> Result<u64, TokenizerError> {
     let bad = |problem: String| part(format!("{name}.precompiled_charsmap"), problem);
     if base64.len() > MAX_CHARSMAP_BYTES {
@@ -351,10 +356,10 @@ fn check_charsmap(name: &str, base64: &str) -> Result<u64, TokenizerError> {
     let longest = texts.split(|byte| *byte == 0).map(<[u8]>::len).max().unwrap_or(0);
     if longest > MAX_CHARSMAP_TEXT_BYTES {
         return Err(bad(format!(
-            "inserts {longest} bytes for one place; at most {MAX_CHARSMAP_TEXT_BYTES} are accepted"
+            "inserts {longest} bytes at one position; at most {MAX_CHARSMAP_TEXT_BYTES} are accepted"
         )));
     }
-    // What NFKC does at worst: one character of 3 bytes becomes 33.
+    // The worst case of NFKC: one character of 3 bytes becomes 33 bytes.
     Ok(11)
 }
 
@@ -380,7 +385,7 @@ fn decode_base64(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The length of a text, which is not kept.
+/// The length of a string, which is not kept.
 pub(super) struct Length(pub(super) usize);
 
 impl<'de> Deserialize<'de> for Length {
@@ -396,7 +401,7 @@ impl<'de> Deserialize<'de> for Length {
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Length, E> {
                 if text.len() > MAX_TOKEN_BYTES {
                     return Err(E::custom(format!(
-                        "a token is {} bytes long; at most {MAX_TOKEN_BYTES} are read",
+                        "a token is {} bytes long; at most {MAX_TOKEN_BYTES} are allowed",
                         text.len()
                     )));
                 }
@@ -407,9 +412,9 @@ impl<'de> Deserialize<'de> for Length {
     }
 }
 
-/// A vocabulary, not kept: `{token: id}`, or `[[token, score]]` (Unigram).
+/// A vocabulary, which is not kept: `{token: id}`, or `[[token, score]]` (Unigram).
 struct Vocabulary {
-    /// The highest id, plus one.
+    /// The highest id plus one.
     entries: u64,
 }
 
@@ -427,7 +432,7 @@ impl<'de> Deserialize<'de> for Vocabulary {
                 let (mut count, mut entries) = (0, 0);
                 while let Some((_, id)) = map.next_entry::<Length, u64>()? {
                     count += 1;
-                    check_count(count, MAX_ENTRIES, "entries of the vocabulary")?;
+                    check_count(count, MAX_ENTRIES, "entries in the vocabulary")?;
                     entries = id.saturating_add(1).max(entries);
                 }
                 Ok(Vocabulary { entries })
@@ -437,7 +442,7 @@ impl<'de> Deserialize<'de> for Vocabulary {
                 let mut entries = 0;
                 while seq.next_element::<(Length, IgnoredAny)>()?.is_some() {
                     entries += 1;
-                    check_count(entries, MAX_ENTRIES, "entries of the vocabulary")?;
+                    check_count(entries, MAX_ENTRIES, "entries in the vocabulary")?;
                 }
                 Ok(Vocabulary { entries })
             }
@@ -450,7 +455,7 @@ fn check_count<E: serde::de::Error>(count: u64, most: u64, what: &str) -> Result
     if count > most { Err(E::custom(format!("there are more than {most} {what}"))) } else { Ok(()) }
 }
 
-/// Merges, counted.
+/// Merges, which are only counted.
 struct Merges;
 
 impl<'de> Deserialize<'de> for Merges {
@@ -468,7 +473,7 @@ impl<'de> Deserialize<'de> for AddedTokens {
     }
 }
 
-/// A list of at most `most` items.
+/// Reads a list of at most `most` items.
 fn counted<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
     most: u64,
@@ -498,7 +503,7 @@ fn counted<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer.deserialize_any(Counted(most, what, PhantomData))
 }
 
-/// A part as it stands in the file, of a bounded number of values.
+/// A part as it is in the file, with a bounded number of values.
 #[derive(Default)]
 struct Part(Value);
 
@@ -509,7 +514,7 @@ impl<'de> Deserialize<'de> for Part {
     }
 }
 
-/// Any JSON, until there is too much of it.
+/// Reads any JSON up to a limit on the number of values.
 #[derive(Clone, Copy)]
 struct Bounded<'a>(&'a Cell<usize>);
 
@@ -571,9 +576,9 @@ impl<'de> Visitor<'de> for Bounded<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut items = Map::new();
         while let Some(key) = map.next_key::<String>()? {
-            // The library reads whichever it comes to; which that is would have to be known.
+            // The library may use either of them, and which one is not specified.
             if items.contains_key(&key) {
-                return Err(A::Error::custom(format!("the key `{}` is there twice", shortened(&key))));
+                return Err(A::Error::custom(format!("the key `{}` occurs twice", shortened(&key))));
             }
             let value = map.next_value_seed(self)?;
             items.insert(key, value);

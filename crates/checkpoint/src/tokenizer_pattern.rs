@@ -1,34 +1,38 @@
-//! Regular expressions of a tokenizer, in Oniguruma's syntax: what one may cost, told from its shape.
+//! Estimates the cost of a tokenizer's regular expressions, in Oniguruma's syntax, from their
+//! structure.
 //!
-//! Oniguruma backtracks, so a pattern can take time exponential in the text. What makes it so is refused: a repetition of
-//! something that can match in several ways, long chains of choices, references back. The patterns of published tokenizers
-//! have none of these; they repeat single characters.
+//! Oniguruma backtracks, so a pattern can take time exponential in the text. The causes are
+//! rejected: repetitions of something that can match in several ways, long chains of choices, and
+//! backreferences. The patterns of published tokenizers have none of these; they only repeat single
+//! characters.
 
-/// Longest pattern; those of published tokenizers have some 300 bytes.
+/// Maximum length of a pattern. Those of published tokenizers have about 300 bytes.
 const MAX_BYTES: usize = 16 << 10;
-/// Deepest groups.
+/// Maximum nesting depth of groups.
 const MAX_DEPTH: usize = 32;
-/// Unbounded repetitions that one match can go through: time grows with the length of a run to this power.
+/// Maximum number of unbounded repetitions in one match. The time grows with the length of a run to
+/// this power.
 const MAX_REPETITIONS: usize = 3;
-/// Choices that one match can go through.
+/// Maximum number of choices in one match.
 const MAX_CHOICES: usize = 12;
-/// Highest count in braces, and the product of nested ones.
+/// Maximum count in braces, and maximum product of nested counts.
 const MAX_COUNT: usize = 1024;
-/// A repetition of at most so many is counted as choices, one of more as unbounded.
+/// A repetition with at most this count counts as choices, one with a larger count as unbounded.
 const FEW: usize = 16;
 
-/// What a pattern matches.
+/// Properties of a pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pattern {
-    /// Fewest bytes of a match.
+    /// Minimum length of a match, in bytes.
     pub min_bytes: usize,
 }
 
 impl Pattern {
-    /// Reads a pattern.
+    /// Parses a pattern.
     ///
     /// # Errors
-    /// What may take too long, or is not understood; the message follows on "the pattern".
+    /// The pattern may take too long, or has unsupported syntax. The message follows "the
+    /// pattern".
     pub fn parse(pattern: &str) -> Result<Self, String> {
         if pattern.len() > MAX_BYTES {
             return Err(format!("is {} bytes long; at most {MAX_BYTES} are read", pattern.len()));
@@ -36,20 +40,17 @@ impl Pattern {
         let mut reader = Reader { rest: pattern };
         let shape = reader.alternatives(0)?;
         if !reader.rest.is_empty() {
-            return Err("has a `)` too many".to_owned());
+            return Err("has an unmatched `)`".to_owned());
         }
         if shape.repetitions > MAX_REPETITIONS {
             return Err(format!(
-                "has {} unbounded repetitions one after the other; at most {MAX_REPETITIONS} are accepted, since the time \
+                "has {} consecutive unbounded repetitions; at most {MAX_REPETITIONS} are accepted, because the time \
                  grows with the length of the text to that power",
                 shape.repetitions
             ));
         }
         if shape.choices > MAX_CHOICES {
-            return Err(format!(
-                "has {} choices one after the other; at most {MAX_CHOICES} are accepted",
-                shape.choices
-            ));
+            return Err(format!("has {} consecutive choices; at most {MAX_CHOICES} are accepted", shape.choices));
         }
         Ok(Self { min_bytes: shape.min_bytes })
     }
@@ -59,11 +60,11 @@ impl Pattern {
 #[derive(Debug, Clone, Copy, Default)]
 struct Shape {
     min_bytes: usize,
-    /// Unbounded repetitions along the worst way through it.
+    /// Number of unbounded repetitions on the worst path.
     repetitions: usize,
-    /// Places along the worst way at which there is more than one way to go on.
+    /// Number of choice points on the worst path.
     choices: usize,
-    /// Product of the counts in nested braces.
+    /// Product of the counts of nested braces.
     count: usize,
 }
 
@@ -74,7 +75,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn alternatives(&mut self, depth: usize) -> Result<Shape, String> {
         if depth > MAX_DEPTH {
-            return Err(format!("has groups more than {MAX_DEPTH} deep"));
+            return Err(format!("has groups nested more than {MAX_DEPTH} levels deep"));
         }
         let mut all = self.sequence(depth)?;
         while self.skip("|") {
@@ -119,7 +120,7 @@ impl Reader<'_> {
 
     fn group(&mut self, depth: usize) -> Result<Shape, String> {
         if self.skip("?#") {
-            let end = self.rest.find(')').ok_or("has a group that is not closed")?;
+            let end = self.rest.find(')').ok_or("has an unclosed group")?;
             self.rest = &self.rest[end + 1..];
             return Ok(Shape { count: 1, ..Shape::default() });
         }
@@ -132,7 +133,7 @@ impl Reader<'_> {
         }
         let mut shape = self.alternatives(depth + 1)?;
         if !self.skip(")") {
-            return Err("has a group that is not closed".to_owned());
+            return Err("has an unclosed group".to_owned());
         }
         if is_look {
             shape.min_bytes = 0;
@@ -140,9 +141,9 @@ impl Reader<'_> {
         Ok(shape)
     }
 
-    /// `<name>`, or flags such as `i-m` with the `:` after them.
+    /// Reads `<name>`, or flags such as `i-m` with the `:` after them.
     fn named_or_flags(&mut self) -> Result<(), String> {
-        let unknown = || Err("has a kind of group that is not accepted".to_owned());
+        let unknown = || Err("has a kind of group that is not supported".to_owned());
         if self.skip("<") {
             let Some(end) = self.rest.find('>') else { return unknown() };
             if !self.rest[..end].chars().all(|c| c.is_alphanumeric() || c == '_') {
@@ -156,18 +157,18 @@ impl Reader<'_> {
             return unknown();
         }
         if self.rest[..end].contains('x') {
-            return Err("has the flag x, which is not accepted".to_owned());
+            return Err("has the flag x, which is not supported".to_owned());
         }
         self.rest = &self.rest[end..];
         self.skip(":");
         Ok(())
     }
 
-    /// What follows `[`, nested classes and sets like `[:alpha:]` included.
+    /// Reads what follows `[`, including nested classes and sets such as `[:alpha:]`.
     fn class(&mut self, depth: usize) -> Result<(), String> {
         let mut open = 1;
         self.skip("^");
-        // A `]` right at the start is itself.
+        // A `]` at the start is a literal.
         self.skip("]");
         while open > 0 {
             match self.next() {
@@ -185,23 +186,23 @@ impl Reader<'_> {
                     self.next();
                 }
                 Some(_) => {}
-                None => return Err("has a class that is not closed".to_owned()),
+                None => return Err("has an unclosed class".to_owned()),
             }
             if depth + open > MAX_DEPTH {
-                return Err(format!("has classes more than {MAX_DEPTH} deep"));
+                return Err(format!("has classes nested more than {MAX_DEPTH} levels deep"));
             }
         }
         Ok(())
     }
 
-    /// Fewest bytes of what follows a backslash.
+    /// Reads what follows a backslash, and returns the minimum length of its match.
     fn escape(&mut self) -> Result<usize, String> {
         match self.next() {
-            Some('0'..='9' | 'k' | 'g') => Err("refers back to a group, which is not accepted".to_owned()),
+            Some('0'..='9' | 'k' | 'g') => Err("has a backreference, which is not supported".to_owned()),
             Some('b' | 'B' | 'A' | 'z' | 'Z' | 'G' | 'y' | 'Y') => Ok(0),
-            Some('K' | 'X' | 'N' | 'O' | 'c' | 'C' | 'M') => Err("has an escape that is not accepted".to_owned()),
+            Some('K' | 'X' | 'N' | 'O' | 'c' | 'C' | 'M') => Err("has an escape that is not supported".to_owned()),
             Some('p' | 'P' | 'x' | 'u') if self.rest.starts_with('{') => {
-                let end = self.rest.find('}').ok_or("has a `{` that is not closed")?;
+                let end = self.rest.find('}').ok_or("has an unclosed `{`")?;
                 self.rest = &self.rest[end + 1..];
                 Ok(1)
             }
@@ -210,8 +211,9 @@ impl Reader<'_> {
         }
     }
 
-    /// How often the last part is repeated, if it is: fewest, and most if there are. A `?` or `+` behind it only says
-    /// which is tried first, but for `{n,m}+`, which repeats again.
+    /// Returns the minimum and the maximum number of repetitions of the last part, if it has a
+    /// quantifier. A `?` or `+` after the quantifier only affects which alternative is tried first,
+    /// except in `{n,m}+`, which repeats again.
     fn quantifier(&mut self) -> Option<(usize, Option<usize>)> {
         let (range, is_braces) = match self.rest.chars().next()? {
             '*' => ((0, None), false),
@@ -246,7 +248,7 @@ impl Reader<'_> {
     }
 }
 
-/// `n`, `n,`, `,m` and `n,m`; anything else in braces is text.
+/// Parses `n`, `n,`, `,m` and `n,m`. Anything else in braces is text.
 fn braces(inner: &str) -> Option<(usize, Option<usize>)> {
     let number =
         |digits: &str| digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().unwrap_or(usize::MAX));
@@ -269,7 +271,7 @@ fn repeated(part: Shape, low: usize, high: Option<usize>) -> Result<Shape, Strin
     let min_bytes = part.min_bytes.saturating_mul(low);
     let is_long = high.is_none_or(|high| high > FEW);
     if (part.repetitions > 0 && high != Some(1)) || (part.choices > 0 && is_long) {
-        return Err("repeats a part that can itself match in several ways, which can take for ever".to_owned());
+        return Err("repeats a part that can itself match in several ways, which can take exponential time".to_owned());
     }
     let times = if high == Some(low) { low } else { most };
     let varies = usize::from(high != Some(low));
@@ -289,7 +291,7 @@ mod tests {
         Pattern::parse(pattern).ok().map(|pattern| pattern.min_bytes)
     }
 
-    /// Those of GPT-2, Llama 3, GPT-4o, DeepSeek, Qwen, Bloom, Falcon, Command R, T5.
+    /// The patterns of GPT-2, Llama 3, GPT-4o, DeepSeek, Qwen, Bloom, Falcon, Command R and T5.
     #[test]
     fn patterns_of_published_tokenizers_are_accepted() {
         let known = [

@@ -1,12 +1,12 @@
-//! `pytorch_model.bin`: a zip archive of a pickle and the numbers that it describes.
+//! `pytorch_model.bin`: a zip archive with a pickle and the data that it describes.
 //!
 //! ```text
 //! NAME/data.pkl     the pickle: a dict of tensors
 //! NAME/byteorder    `little`; older writers have none
 //! NAME/data/KEY     one storage: the numbers of one tensor, or of several that share them
 //! ```
-//! [`TorchArchive`] knows the entries, [`StateDict`] the tensors; [`StateDict::located`] puts both together once the
-//! local headers of the storages are read. None of it holds a number of a tensor.
+//! [`TorchArchive`] has the entries and [`StateDict`] the tensors. [`StateDict::located`] combines
+//! both once the local headers of the storages have been read. None of them contains tensor data.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -19,91 +19,91 @@ use super::zip_directory::{ZipDirectory, ZipEntry, ZipError};
 #[cfg(test)]
 mod tests;
 
-/// The weights of a checkpoint in one file.
+/// The file name of a checkpoint's weights in a single file.
 pub const SINGLE_PICKLE_FILE: &str = "pytorch_model.bin";
-/// Longest entry that only says a word.
+/// Maximum size of an entry that consists of one word.
 pub const MAX_WORD_BYTES: u64 = 64;
 
 const PICKLE: &str = "data.pkl";
 const BYTE_ORDER: &str = "byteorder";
-/// Where trainers put the weights in a checkpoint that holds more.
+/// Keys under which trainers store the weights in a checkpoint that contains more.
 const WRAPPERS: [&str; 5] = ["state_dict", "model_state_dict", "model_state", "model", "module"];
-/// What modules keep that is no weight; often `None`.
+/// Module state that is not a weight. Often `None`.
 const EXTRA_STATE: &str = "_extra_state";
-/// Only a TorchScript program has it.
+/// An entry that only TorchScript programs have.
 const PROGRAM: &str = "constants.pkl";
 
-/// The entries of an archive that `torch.save` wrote.
+/// The entries of an archive written by `torch.save`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TorchArchive {
     directory: ZipDirectory,
-    /// What every name starts with.
+    /// The common prefix of all names.
     prefix: String,
     pickle: ZipEntry,
 }
 
-/// The tensors of a pickle, in its order.
+/// The tensors of a pickle, in the pickle's order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateDict {
     tensors: Vec<StoredTensor>,
 }
 
-/// One tensor, without where its storage is.
+/// A tensor, without the position of its storage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct StoredTensor {
     name: String,
     dtype: Dtype,
     shape: Vec<u64>,
     storage: String,
-    /// Bytes of the storage, all of it.
+    /// Size of the whole storage, in bytes.
     storage_bytes: u64,
-    /// Its part of the storage.
+    /// The tensor's byte range in the storage.
     bytes: Range<u64>,
 }
 
-/// Why a file is not an archive that can be used.
+/// Why a file is not a usable archive.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArchiveError {
-    /// Written before PyTorch 1.6.
+    /// The file was written before PyTorch 1.6.
     #[error(
-        "is a pickle of PyTorch before 1.6, which is not read: convert it with `torch.save(torch.load(FILE, \
+        "is a pickle of PyTorch before 1.6, which is not supported: convert it with `torch.save(torch.load(FILE, \
          map_location=\"cpu\", weights_only=True), FILE)` in a current PyTorch"
     )]
     Legacy,
-    /// Its zip archive.
+    /// The zip archive is not valid.
     #[error(transparent)]
     Zip(#[from] ZipError),
-    /// Its pickle.
+    /// The pickle is not valid.
     #[error(transparent)]
     Pickle(#[from] PickleError),
-    /// An archive, but not one of a checkpoint.
+    /// The archive does not contain a checkpoint.
     #[error("is not a checkpoint that torch.save wrote: {problem}")]
     NotCheckpoint {
         /// What is wrong.
         problem: String,
     },
-    /// Settings in it that cannot be used.
+    /// The checkpoint's settings cannot be used.
     #[error("{problem}")]
     Settings {
         /// What is wrong.
         problem: String,
     },
-    /// Another kind of file.
+    /// The file is of another kind.
     #[error("{content}")]
     OtherContent {
         /// What it is, and what to do.
         content: &'static str,
     },
-    /// A checkpoint of a program that is not read.
+    /// The checkpoint belongs to an unsupported program.
     #[error("{problem}")]
     OtherProgram {
         /// What it is, and what to do.
         problem: &'static str,
     },
-    /// One tensor cannot be accepted.
+    /// A tensor is not valid.
     #[error("tensor `{tensor}` {problem}")]
     Tensor {
-        /// Its name.
+        /// The name of the tensor.
         tensor: String,
         /// What is wrong.
         problem: String,
@@ -111,12 +111,13 @@ pub enum ArchiveError {
 }
 
 impl TorchArchive {
-    /// Tells a file that is no archive by its first bytes; those of before PyTorch 1.6 are pickles.
+    /// Rejects a file that is not an archive, from its first bytes. Files from before PyTorch 1.6
+    /// are pickles.
     ///
     /// # Errors
     /// [`ArchiveError::Legacy`] or [`ArchiveError::OtherContent`].
     pub fn check_start(first: &[u8]) -> Result<(), ArchiveError> {
-        // PROTO, which every pickle since protocol 2 starts with. A zip archive starts with `PK`.
+        // PROTO, which every pickle starts with since protocol 2. A zip archive starts with `PK`.
         match first {
             [0x80, ..] => Err(ArchiveError::Legacy),
             [b'P', b'K', ..] => Ok(()),
@@ -127,7 +128,7 @@ impl TorchArchive {
     /// Finds the pickle among the entries.
     ///
     /// # Errors
-    /// There is none or more than one, or the archive holds a TorchScript program.
+    /// There is not exactly one pickle, or the archive contains a TorchScript program.
     pub fn new(directory: ZipDirectory) -> Result<Self, ArchiveError> {
         let not = |problem: &str| ArchiveError::NotCheckpoint { problem: problem.to_owned() };
         let prefix_of = |entry: &ZipEntry| {
@@ -136,40 +137,41 @@ impl TorchArchive {
         };
         let mut pickles = directory.entries().iter().filter_map(|entry| Some((prefix_of(entry)?, entry.clone())));
         let (Some((prefix, pickle)), None) = (pickles.next(), pickles.next()) else {
-            return Err(not("it does not hold exactly one data.pkl"));
+            return Err(not("it does not contain exactly one data.pkl"));
         };
         if directory.entry(&format!("{prefix}{PROGRAM}")).is_some() {
-            return Err(not("it holds a TorchScript program; save the model's state_dict instead"));
+            return Err(not("it contains a TorchScript program; save the model's state_dict instead"));
         }
         Ok(Self { directory, prefix, pickle })
     }
 
-    /// The pickle.
+    /// Returns the entry of the pickle.
     pub fn pickle(&self) -> &ZipEntry {
         &self.pickle
     }
 
-    /// The entry that tells the order of bytes; older writers, all little-endian in practice, have none.
+    /// Returns the entry with the byte order. Older writers, all of them little-endian in practice,
+    /// do not write it.
     pub fn byte_order(&self) -> Option<&ZipEntry> {
         self.directory.entry(&format!("{}{BYTE_ORDER}", self.prefix))
     }
 
-    /// Holds what that entry says against what is read.
+    /// Checks the content of the byte order entry.
     ///
     /// # Errors
-    /// Anything but `little`.
+    /// The byte order is not `little`.
     pub fn check_byte_order(word: &[u8]) -> Result<(), ArchiveError> {
         if word == b"little" {
             return Ok(());
         }
         let word = shortened(&String::from_utf8_lossy(word));
-        Err(ArchiveError::NotCheckpoint { problem: format!("its byte order is `{word}`; only `little` is read") })
+        Err(ArchiveError::NotCheckpoint { problem: format!("its byte order is `{word}`; only `little` is supported") })
     }
 
-    /// The entries of the storages that `tensors` use, by key, each once.
+    /// Returns the entries of the storages that `tensors` use, by key and without duplicates.
     ///
     /// # Errors
-    /// A storage that is not there or has another size than its tensors say.
+    /// A storage does not exist, or its size differs from what its tensors require.
     pub fn storages(&self, tensors: &StateDict) -> Result<Vec<(String, ZipEntry)>, ArchiveError> {
         let by_name: BTreeMap<&str, &ZipEntry> =
             self.directory.entries().iter().map(|entry| (entry.name.as_str(), entry)).collect();
@@ -183,7 +185,7 @@ impl TorchArchive {
                 let (says, has) = (tensor.storage_bytes, entry.size_bytes);
                 return Err(tensor_error(
                     &tensor.name,
-                    format!("needs a storage of {says} bytes; its entry has {has}"),
+                    format!("needs a storage of {says} bytes, but its entry has {has}"),
                 ));
             }
             found.entry(tensor.storage.clone()).or_insert_with(|| (*entry).clone());
@@ -193,23 +195,24 @@ impl TorchArchive {
 }
 
 impl StateDict {
-    /// The tensors of a checkpoint whose pickle is a dict of nothing else, or has such a dict beside other things under
-    /// one of the names that trainers give it.
+    /// Parses the tensors of a checkpoint whose pickle is a dict of tensors, or contains such a
+    /// dict under one of the names that trainers use.
     ///
     /// # Errors
-    /// [`ArchiveError`]: the pickle's own, or a value that is no tensor or not stored row by row, named.
+    /// [`ArchiveError`]: the pickle is not valid, or a value is not a tensor or not stored row by
+    /// row. The error names the value.
     pub fn parse(pickle: &[u8]) -> Result<Self, ArchiveError> {
         let pickle = Pickle::parse(pickle)?;
         Self::of(&pickle, wrapped(&pickle)?)
     }
 
-    /// The tensors of the dict `value` of a pickle.
+    /// Returns the tensors of the dict `value` of a pickle.
     ///
     /// # Errors
-    /// As [`StateDict::parse`].
+    /// Same as [`StateDict::parse`].
     pub fn of(pickle: &Pickle<'_>, value: Value<'_>) -> Result<Self, ArchiveError> {
         let Some(entries) = pickle.dict(value) else {
-            let problem = format!("a dict of tensors is expected where it has {}", pickle.kind(value));
+            let problem = format!("expected a dict of tensors, found {}", pickle.kind(value));
             return Err(ArchiveError::NotCheckpoint { problem });
         };
         if entries.len() > MAX_TENSORS {
@@ -226,32 +229,37 @@ impl StateDict {
                 continue;
             }
             let Some(tensor) = pickle.tensor(*value) else {
-                // A counter of a trainer's; a learned tensor that is none is found missing.
+                // A trainer's counter, for example. If a learned tensor is not a tensor, it is
+                // reported as missing later.
                 if matches!(value, Value::Int(_) | Value::Float(_) | Value::Bool(_) | Value::Text(_)) {
                     continue;
                 }
                 return Err(tensor_error(name, format!("is {}, not a tensor", pickle.kind(*value))));
             };
             if !names.insert(*name) {
-                return Err(tensor_error(name, "is there twice".to_owned()));
+                return Err(tensor_error(name, "occurs twice".to_owned()));
             }
             tensors.push(stored(name, tensor)?);
         }
         Ok(Self { tensors })
     }
 
-    /// The tensors where they are in the file, from where their storages are, by key.
+    /// Returns the tensors with their positions in the file, given the byte ranges of their
+    /// storages, by key.
     ///
     /// # Errors
-    /// A storage that `storages` does not have.
+    /// `storages` lacks a storage.
     pub fn located(&self, storages: &BTreeMap<String, Range<u64>>) -> Result<Vec<HeaderTensor>, ArchiveError> {
         let located = |tensor: &StoredTensor| {
             let storage = storages.get(&tensor.storage);
             let storage = storage.filter(|range| range.end.checked_sub(range.start) == Some(tensor.storage_bytes));
             let Some(storage) = storage else {
-                return Err(tensor_error(&tensor.name, format!("has a storage `{}` that is nowhere", tensor.storage)));
+                return Err(tensor_error(
+                    &tensor.name,
+                    format!("refers to storage `{}`, which does not exist", tensor.storage),
+                ));
             };
-            // Inside the storage by `stored`, which is inside the file.
+            // `stored` has checked that the range is within the storage, which is within the file.
             let bytes = storage.start + tensor.bytes.start..storage.start + tensor.bytes.end;
             let StoredTensor { name, dtype, shape, .. } = tensor.clone();
             Ok(HeaderTensor { name, dtype, shape, bytes })
@@ -260,7 +268,8 @@ impl StateDict {
     }
 }
 
-/// The dict of tensors: the root, or the one dict of tensors under a known name in a root without tensors of its own.
+/// Returns the dict of tensors: the root, or, if the root has no tensors of its own, the only dict
+/// of tensors under a known key.
 fn wrapped<'a>(pickle: &Pickle<'a>) -> Result<Value<'a>, ArchiveError> {
     let root = pickle.root();
     let entries = pickle.dict(root).unwrap_or_default();
@@ -278,7 +287,7 @@ fn wrapped<'a>(pickle: &Pickle<'a>) -> Result<Value<'a>, ArchiveError> {
         (Some((first, _)), Some((second, _))) => {
             let name = |key: &Value<'_>| if let Value::Text(name) = key { (*name).to_owned() } else { String::new() };
             let problem = format!(
-                "it holds tensors under `{}` and under `{}`: save the one that is meant, with `torch.save`, by itself",
+                "it contains tensors under both `{}` and `{}`: save the intended ones separately with `torch.save`",
                 name(first),
                 name(second)
             );
@@ -297,7 +306,7 @@ fn stored(name: &str, tensor: &PickledTensor<'_>) -> Result<StoredTensor, Archiv
         return Err(tensor_error(name, problem));
     }
     let size = dtype.size_bytes();
-    // Below 2^64 where the tensor is inside its storage, and its storage in a file.
+    // Less than 2^64 if the tensor is within its storage, and the storage within a file.
     let within = || {
         let start = offset.checked_mul(size)?;
         let length = shape.iter().try_fold(size, |bytes, dimension| bytes.checked_mul(*dimension))?;
@@ -318,7 +327,8 @@ fn stored(name: &str, tensor: &PickledTensor<'_>) -> Result<StoredTensor, Archiv
     })
 }
 
-/// Row-major without gaps; the stride of a dimension of 1 says nothing.
+/// Returns whether the tensor is row-major without gaps. The stride of a dimension of size 1 is
+/// irrelevant.
 fn is_contiguous(shape: &[u64], strides: &[u64]) -> bool {
     if shape.contains(&0) {
         return true;

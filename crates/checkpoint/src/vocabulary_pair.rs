@@ -1,5 +1,5 @@
-//! `vocab.json` and `merges.txt`, GPT-2's pair: checked before Hugging Face's library reads them, so that what is wrong is said
-//! of the file that it is in, with the line.
+//! Checks GPT-2's pair of `vocab.json` and `merges.txt` before Hugging Face's library reads them,
+//! so that errors name the file and the line.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -10,41 +10,41 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use super::safetensors_header::shortened;
 use super::tokenizer_json::{MAX_ENTRIES, MAX_JSON_BYTES, MAX_TOKEN_BYTES, TokenizerError, check_text, json_problem};
 
-/// The files' names.
+/// The names of the files.
 pub const PAIR_FILES: [&str; 2] = ["vocab.json", "merges.txt"];
 
-/// What is wrong with one of the two.
+/// An error in one of the two files.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file}: {problem}")]
 pub struct PairError {
-    /// Which.
+    /// The file.
     pub file: &'static str,
     /// What is wrong with it.
     pub problem: String,
 }
 
-/// The pair, checked; nothing of it is kept.
+/// A validated pair. Its contents are not kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VocabularyPair {
-    /// The highest id, plus one.
+    /// The highest id plus one.
     pub entries: u64,
 }
 
 impl VocabularyPair {
-    /// Reads the bytes of both.
+    /// Parses the contents of both files.
     ///
     /// # Errors
-    /// Bytes that are no such file, or a merge of tokens that the vocabulary does not have.
+    /// The bytes are not such a file, or a merge contains tokens that are not in the vocabulary.
     pub fn parse(vocab: &[u8], merges: &[u8]) -> Result<Self, PairError> {
         let (vocabulary, pair) = vocabulary(vocab)?;
         check_merges(merges, &vocabulary)?;
         Ok(pair)
     }
 
-    /// Reads the bytes of `vocab.json` alone.
+    /// Parses the content of `vocab.json` alone.
     ///
     /// # Errors
-    /// As [`VocabularyPair::parse`].
+    /// Same as [`VocabularyPair::parse`].
     pub fn of_vocabulary(vocab: &[u8]) -> Result<Self, PairError> {
         Ok(vocabulary(vocab)?.1)
     }
@@ -75,7 +75,7 @@ fn check_merges(bytes: &[u8], vocabulary: &HashSet<String>) -> Result<(), PairEr
         let bad = |problem: String| bad(format!("line {number} {problem}"));
         let Some((left, right)) = line.split_once(' ').filter(|(_, right)| !right.contains(' ')) else {
             let found = if line.is_empty() { "is empty".to_owned() } else { format!("is `{}`", shortened(line)) };
-            return Err(bad(format!("{found}; two tokens with one space between them are expected")));
+            return Err(bad(format!("{found}; expected two tokens separated by one space")));
         };
         joined.clear();
         joined.push_str(left);
@@ -87,13 +87,13 @@ fn check_merges(bytes: &[u8], vocabulary: &HashSet<String>) -> Result<(), PairEr
             }
         }
         if number > 4 * MAX_ENTRIES {
-            return Err(bad(format!("is one too many; at most {} are read", 4 * MAX_ENTRIES)));
+            return Err(bad(format!("exceeds the limit of {} lines", 4 * MAX_ENTRIES)));
         }
     }
     Ok(())
 }
 
-/// `{token: id}`.
+/// The vocabulary, `{token: id}`.
 struct Tokens {
     tokens: HashSet<String>,
     entries: u64,
@@ -115,13 +115,13 @@ impl<'de> Deserialize<'de> for Tokens {
                 while let Some((token, id)) = map.next_entry::<String, u64>()? {
                     if token.len() > MAX_TOKEN_BYTES {
                         let problem =
-                            format!("a token is {} bytes long; at most {MAX_TOKEN_BYTES} are read", token.len());
+                            format!("a token is {} bytes long; at most {MAX_TOKEN_BYTES} are allowed", token.len());
                         return Err(A::Error::custom(problem));
                     }
                     tokens.insert(token);
                     if tokens.len() as u64 > MAX_ENTRIES {
                         return Err(A::Error::custom(format!(
-                            "there are more than {MAX_ENTRIES} entries of the vocabulary"
+                            "there are more than {MAX_ENTRIES} entries in the vocabulary"
                         )));
                     }
                     entries = id.saturating_add(1).max(entries);
@@ -169,9 +169,9 @@ mod tests {
             8 entries
             8 entries
             merges.txt: begins with a byte order mark (EF BB BF); save it as UTF-8 without one
-            merges.txt: line 2 is empty; two tokens with one space between them are expected
-            merges.txt: line 1 is `a b c`; two tokens with one space between them are expected
-            merges.txt: line 1 is `a  b`; two tokens with one space between them are expected
+            merges.txt: line 2 is empty; expected two tokens separated by one space
+            merges.txt: line 1 is `a b c`; expected two tokens separated by one space
+            merges.txt: line 1 is `a  b`; expected two tokens separated by one space
             merges.txt: line 1 merges `b` and `a`, but vocab.json has no token `ba`
             merges.txt: line 1 merges `x` and `b`, but vocab.json has no token `x`
             vocab.json: begins with a byte order mark (EF BB BF); save it as UTF-8 without one

@@ -1,4 +1,5 @@
-//! Which files of a folder hold a model's weights, told by their names alone; and what a folder is that holds none.
+//! Finds the files with a model's weights in a folder from their names alone, and explains what a
+//! folder without weights is.
 
 use std::collections::BTreeSet;
 
@@ -11,11 +12,11 @@ use super::torch_archive::SINGLE_PICKLE_FILE;
 #[cfg(test)]
 mod tests;
 
-/// Hugging Face's settings of a model.
+/// Hugging Face's model settings.
 pub const CONFIG_FILE: &str = "config.json";
-/// Files that a message lists at most.
+/// Maximum number of files listed in a message.
 const MAX_LISTED: usize = 8;
-/// What trainers leave beside a model's weights, by the start of its name.
+/// Prefixes of files that trainers leave next to a model's weights.
 const NOT_WEIGHTS: [&str; 16] = [
     "optimizer",
     "scheduler",
@@ -35,31 +36,32 @@ const NOT_WEIGHTS: [&str; 16] = [
     "ema",
 ];
 
-/// Where the weights of a folder are.
+/// The location of the weights in a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WeightsFiles {
-    /// One file beside `config.json`.
+    /// A single file next to `config.json`.
     Single(ShardFormat, String),
-    /// The files that an index names.
+    /// The files listed in an index.
     Indexed(ShardFormat),
-    /// Every file of a set whose names say how many there are; its index is not there.
+    /// A complete set of numbered files without an index.
     Numbered(ShardFormat, Vec<String>),
-    /// nanoGPT's one file, under this name.
+    /// nanoGPT's file, with this name.
     NanoGpt(String),
-    /// lit-gpt's file, and its settings under this name.
+    /// lit-gpt's file, with the name of its settings file.
     LitGpt(&'static str),
 }
 
-/// Why a folder is not one of a model.
+/// Why a folder is not a model's folder.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NotAModel(String);
 
-/// The weights in a folder of these files, whose names are relative to it. As transformers does, safetensors win over
-/// pickles, and a single file over an index; other names count only where there is one of them.
+/// Finds the weights in a folder with these files, whose names are relative to it. As in
+/// transformers, safetensors take precedence over pickles, and a single file over an index. Other
+/// names only count if there is exactly one such file.
 ///
 /// # Errors
-/// What the folder is instead, or the files of which one could be meant.
+/// What the folder is instead, or the files that could be meant.
 pub fn find(files: &[&str]) -> Result<WeightsFiles, NotAModel> {
     let has = |name: &str| files.contains(&name);
     let litgpt = || {
@@ -67,7 +69,7 @@ pub fn find(files: &[&str]) -> Result<WeightsFiles, NotAModel> {
         match settings {
             Some(settings) => Ok(WeightsFiles::LitGpt(settings)),
             None => {
-                let problem = format!("{LITGPT_CONFIG_FILE} is missing, which belongs to {LITGPT_FILE}");
+                let problem = format!("{LITGPT_CONFIG_FILE}, which {LITGPT_FILE} requires, is missing");
                 Err(NotAModel(format!("{problem}, and so is {LITGPT_YAML_FILE}, its name since 2024")))
             }
         }
@@ -83,9 +85,9 @@ pub fn find(files: &[&str]) -> Result<WeightsFiles, NotAModel> {
             return Err(kind);
         }
         return match other_names(files, &[".pt", ".pth"]).as_slice() {
-            [] => Err(NotAModel(format!("{CONFIG_FILE} is missing: a Hugging Face checkpoint folder is expected"))),
+            [] => Err(NotAModel(format!("{CONFIG_FILE} is missing: expected a Hugging Face checkpoint folder"))),
             [one] => Ok(WeightsFiles::NanoGpt((*one).to_owned())),
-            several => Err(ambiguous(several, &format!("has no {CONFIG_FILE}, and may be nanoGPT's"))),
+            several => Err(ambiguous(several, &format!("has no {CONFIG_FILE}, and may be a nanoGPT checkpoint"))),
         };
     }
     for (format, single) in [(ShardFormat::Safetensors, SINGLE_FILE), (ShardFormat::Pickle, SINGLE_PICKLE_FILE)] {
@@ -105,13 +107,12 @@ pub fn find(files: &[&str]) -> Result<WeightsFiles, NotAModel> {
             [set] => return Ok(WeightsFiles::Numbered(format, std::mem::take(set))),
             sets => {
                 let first: Vec<&str> = sets.iter().filter_map(|set| set.first()).map(String::as_str).collect();
-                return Err(ambiguous(&first, "has no index and several whole sets of files"));
+                return Err(ambiguous(&first, "has no index and several complete sets of files"));
             }
         }
     }
     if let Some(part) = files.iter().find(|name| is_part(name) && !name.contains('/')) {
-        let problem =
-            "is one of several files of weights, of which not all are there: copy the others, and their index";
+        let problem = "is one of several weight files, and not all of them exist: copy the others and their index";
         return Err(NotAModel(format!("{} {problem}", shortened(part))));
     }
     for (format, ends) in [
@@ -131,7 +132,7 @@ pub fn find(files: &[&str]) -> Result<WeightsFiles, NotAModel> {
     }))
 }
 
-/// Files in the folder itself that end so and could be weights.
+/// Returns the files directly in the folder that have one of these extensions and could be weights.
 fn other_names<'a>(files: &[&'a str], ends: &[&str]) -> Vec<&'a str> {
     let could_be = |name: &str| {
         !name.contains('/')
@@ -146,7 +147,7 @@ fn other_names<'a>(files: &[&'a str], ends: &[&str]) -> Vec<&'a str> {
 
 fn ambiguous(files: &[&str], why: &str) -> NotAModel {
     NotAModel(format!(
-        "{why}; of {} it is not clear which one is meant: leave one of them in the folder, or name a folder that holds one",
+        "{why}; it is unclear which of {} is meant: keep one of them in the folder, or specify a folder with only one",
         listed(files)
     ))
 }
@@ -163,7 +164,7 @@ fn listed(names: &[&str]) -> String {
     }
 }
 
-/// `model-00001-of-00003.safetensors` and all its like: every set that is whole.
+/// Returns every complete set of files such as `model-00001-of-00003.safetensors`.
 fn numbered(files: &[&str], format: ShardFormat) -> Vec<Vec<String>> {
     let (stem, end) = match format {
         ShardFormat::Safetensors => ("model-", ".safetensors"),
@@ -182,18 +183,18 @@ fn numbered(files: &[&str], format: ShardFormat) -> Vec<Vec<String>> {
     counts.into_iter().take(MAX_LISTED).map(set).filter(is_whole).collect()
 }
 
-/// Whether a name says that it is one file of several.
+/// Returns whether a name is that of one file of several.
 fn is_part(name: &str) -> bool {
     (name.ends_with(".safetensors") || name.ends_with(".bin")) && name.contains("-of-0")
 }
 
-/// What a folder without weights of a known name is, and what to name instead.
+/// Explains what a folder without weights of a known name is, and what to specify instead.
 fn other_kind(files: &[&str]) -> Option<NotAModel> {
     let any = |test: &dyn Fn(&str) -> bool| files.iter().copied().find(|name| test(name));
     let say = |text: String| Some(NotAModel(text));
     if any(&|name| name == "adapter_config.json" || name.starts_with("adapter_model.")).is_some() {
         return say("is a PEFT adapter, not a model: merge it into its base model first (peft: \
-                    `PeftModel.from_pretrained(base, FOLDER).merge_and_unload().save_pretrained(NEW)`), and name the result"
+                    `PeftModel.from_pretrained(base, FOLDER).merge_and_unload().save_pretrained(NEW)`), and specify the result"
             .to_owned());
     }
     let snapshot = |name: &str| {
@@ -207,32 +208,32 @@ fn other_kind(files: &[&str]) -> Option<NotAModel> {
     if !snapshots.is_empty() {
         let names: Vec<&str> = snapshots.iter().map(String::as_str).collect();
         return say(format!(
-            "is no model, but holds a cache of the Hugging Face hub: name a snapshot in it, {}",
+            "is not a model but a cache of the Hugging Face hub: specify a snapshot in it: {}",
             listed(&names)
         ));
     }
     if let Some(name) = any(&|name| name.ends_with(".gguf")) {
         return say(format!(
-            "holds {}, llama.cpp's format, which is not read: name the Hugging Face folder that it was made from",
+            "contains {}, llama.cpp's format, which is not supported: specify the Hugging Face folder it was made from",
             shortened(name)
         ));
     }
     if let Some(name) = any(&|name| name.starts_with("consolidated") || name == "params.json") {
         return say(format!(
-            "holds {}, the layout in which Meta and Mistral publish weights, which is not read: convert it (transformers: \
-             convert_llama_weights_to_hf.py or convert_mistral_weights_to_hf.py), or name the folder of the model in \
-             Hugging Face's layout, with model.safetensors",
+            "contains {}, the layout of weights published by Meta and Mistral, which is not supported: convert it \
+             (transformers: convert_llama_weights_to_hf.py or convert_mistral_weights_to_hf.py), or specify a folder of \
+             the model in Hugging Face's layout, with model.safetensors",
             shortened(name)
         ));
     }
     if any(&|name| name.ends_with(".distcp")).is_some() {
-        return say("is a distributed checkpoint of PyTorch: make one file of it first (`python -m \
+        return say("is a distributed checkpoint of PyTorch: convert it to a single file first (`python -m \
                     torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER pytorch_model.bin`)"
             .to_owned());
     }
     if any(&|name| name.contains("zero_to_fp32.py") || name.ends_with("_optim_states.pt")).is_some() {
         return say(
-            "is a checkpoint of DeepSpeed: make one model of it first (`python zero_to_fp32.py . NEW`), and name NEW \
+            "is a DeepSpeed checkpoint: convert it to a single model first (`python zero_to_fp32.py . NEW`), and specify NEW \
                     with the model's config.json in it"
                 .to_owned(),
         );
@@ -241,12 +242,12 @@ fn other_kind(files: &[&str]) -> Option<NotAModel> {
         files.iter().filter_map(|name| name.strip_suffix(CONFIG_FILE)?.strip_suffix('/')).collect();
     folders.sort_unstable();
     if !folders.is_empty() && !files.contains(&CONFIG_FILE) {
-        return say(format!("is no model, but holds folders of models: name {}", either(&folders)));
+        return say(format!("is not a model, but contains folders of models: specify {}", either(&folders)));
     }
     if let Some(name) = any(&|name| name.ends_with(".onnx") || name.ends_with(".mlmodel") || name.ends_with(".tflite"))
     {
         return say(format!(
-            "holds {}, a model compiled for another program, from which weights are not read: name the Hugging Face folder that \
+            "contains {}, a model compiled for another program, which is not supported: specify the Hugging Face folder \
              it was made from",
             shortened(name)
         ));
@@ -258,7 +259,7 @@ fn other_kind(files: &[&str]) -> Option<NotAModel> {
     };
     any(&other).and_then(|name| {
         say(format!(
-            "holds {}, which is not PyTorch's: convert it to safetensors first (transformers: `from_pretrained(FOLDER, \
+            "contains {}, which is not a PyTorch format: convert it to safetensors first (transformers: `from_pretrained(FOLDER, \
              from_tf=True)` or `from_flax=True` of a version before 5, then `save_pretrained`)",
             shortened(name)
         ))

@@ -1,4 +1,5 @@
-//! The directory of a zip archive, as `torch.save` writes one: stored entries only, each found by ranges.
+//! Reads the directory of a zip archive as written by `torch.save`: all entries are stored without
+//! compression, and each is located by its byte range.
 //!
 //! ```text
 //! local header, name, padding, data     for every entry; the data starts at a multiple of 64
@@ -7,8 +8,9 @@
 //! zip64 end record and its locator      where a number needs more than 32 bits (older writers: always)
 //! end record                            where the central directory is
 //! ```
-//! Reading goes from the end: [`DirectoryEnd::find`], [`ZipDirectory::parse`], then [`ZipEntry::data`] for each
-//! entry that is wanted. Nothing is decompressed, and every offset is checked before it is believed.
+//! Reading starts at the end: [`DirectoryEnd::find`], [`ZipDirectory::parse`], then
+//! [`ZipEntry::data`] for each needed entry. Nothing is decompressed, and every offset is validated
+//! before it is used.
 
 use std::ops::Range;
 
@@ -17,15 +19,17 @@ use super::safetensors_header::shortened;
 #[cfg(test)]
 mod tests;
 
-/// Bytes of the end of a file that hold its end records: the longest comment and both records before it.
+/// Size of the end of a file that contains its end records: the longest comment and both records
+/// before it.
 pub const END_BYTES: u64 = (1 << 16) + 256;
-/// Longest central directory.
+/// Maximum size of the central directory.
 pub const MAX_DIRECTORY_BYTES: u64 = 16 << 20;
-/// Most entries: the tensors of a checkpoint, and the few others that PyTorch writes.
+/// Maximum number of entries: the tensors of a checkpoint, and the few other entries that PyTorch
+/// writes.
 pub const MAX_ENTRIES: u64 = (1 << 16) + 64;
-/// Longest name of an entry.
+/// Maximum length of an entry's name.
 pub const MAX_NAME_BYTES: usize = 512;
-/// Bytes of a local header before the entry's name.
+/// Size of a local header before the entry's name.
 pub const LOCAL_HEADER_BYTES: u64 = 30;
 
 const END_SIGNATURE: u32 = 0x0605_4b50;
@@ -40,10 +44,10 @@ const LOCAL_SIGNATURE: u32 = 0x0403_4b50;
 const ZIP64_EXTRA: u16 = 1;
 const ENCRYPTED: u16 = 1;
 
-/// Where the central directory is.
+/// The location of the central directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirectoryEnd {
-    /// Its bytes, counted from the start of the file.
+    /// Its byte range in the file.
     pub directory: Range<u64>,
     entries: u64,
 }
@@ -54,14 +58,15 @@ pub struct ZipDirectory {
     entries: Vec<ZipEntry>,
 }
 
-/// One stored entry.
+/// A stored entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ZipEntry {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Bytes of its data.
+    /// Size of the data, in bytes.
     pub size_bytes: u64,
-    /// From its local header to whatever comes next: header, name, padding and data lie in here.
+    /// The range from its local header to whatever comes next, which contains header, name, padding
+    /// and data.
     pub span: Range<u64>,
 }
 
@@ -71,26 +76,26 @@ pub enum ZipError {
     /// There is no end record.
     #[error("is not a zip archive, or is truncated: it has no end record")]
     NoEnd,
-    /// More than is read.
-    #[error("has {what} of {found}; at most {limit} is read")]
+    /// The archive exceeds a limit.
+    #[error("has {found} {what}; at most {limit} are allowed")]
     Limit {
-        /// What there is too much of.
+        /// What is limited.
         what: &'static str,
-        /// How much.
+        /// The actual amount.
         found: u64,
-        /// How much is allowed.
+        /// The limit.
         limit: u64,
     },
-    /// Its directory contradicts itself or the file.
+    /// The directory contradicts itself or the file.
     #[error("has a zip directory that is not valid: {problem}")]
     Directory {
         /// What is wrong.
         problem: String,
     },
-    /// One entry cannot be accepted.
+    /// An entry is not valid.
     #[error("entry `{entry}` {problem}")]
     Entry {
-        /// Its name.
+        /// The name of the entry.
         entry: String,
         /// What is wrong.
         problem: String,
@@ -98,10 +103,11 @@ pub enum ZipError {
 }
 
 impl DirectoryEnd {
-    /// Looks for the end records in `tail`, the last bytes of a file of `file_bytes`: all of it, or [`END_BYTES`].
+    /// Finds the end records in `tail`, the last bytes of a file of `file_bytes`: the whole file,
+    /// or [`END_BYTES`].
     ///
     /// # Errors
-    /// No end record, or a directory that is not inside the file or over a limit.
+    /// There is no end record, or the directory is not within the file or exceeds a limit.
     pub fn find(tail: &[u8], file_bytes: u64) -> Result<Self, ZipError> {
         let invalid = |problem: &str| ZipError::Directory { problem: problem.to_owned() };
         let tail_start = file_bytes.checked_sub(tail.len() as u64).ok_or(ZipError::NoEnd)?;
@@ -110,7 +116,7 @@ impl DirectoryEnd {
         let (mut entries, mut size) = (u64::from(record.u16(10)?), u64::from(record.u32(12)?));
         let mut start = u64::from(record.u32(16)?);
         if record.u16(4)? != record.u16(6)? || record.u16(8)? != record.u16(10)? {
-            return Err(invalid("it is one part of several"));
+            return Err(invalid("it is one part of a split archive"));
         }
         let mut before = tail_start + at as u64;
         if let Some(locator) = at.checked_sub(LOCATOR_BYTES).map(|at| Fields(&tail[at..]))
@@ -126,13 +132,13 @@ impl DirectoryEnd {
                 return Err(invalid("its zip64 end record is not where its locator says"));
             }
             if record.u64(24)? != record.u64(32)? {
-                return Err(invalid("it is one part of several"));
+                return Err(invalid("it is one part of a split archive"));
             }
             (entries, size, start) = (record.u64(32)?, record.u64(40)?, record.u64(48)?);
             before = end64;
         }
         at_most("entries", entries, MAX_ENTRIES)?;
-        at_most("a zip directory", size, MAX_DIRECTORY_BYTES)?;
+        at_most("bytes of zip directory", size, MAX_DIRECTORY_BYTES)?;
         let end = start.checked_add(size).filter(|end| *end <= before);
         let end = end.ok_or_else(|| invalid("it does not end before its end record"))?;
         Ok(Self { directory: start..end, entries })
@@ -140,10 +146,11 @@ impl DirectoryEnd {
 }
 
 impl ZipDirectory {
-    /// Reads the central directory's bytes.
+    /// Parses the bytes of the central directory.
     ///
     /// # Errors
-    /// [`ZipError`]: an entry that is compressed or encrypted, outside the file, there twice, or overlapping another.
+    /// [`ZipError`]: an entry is compressed, encrypted, outside of the file, a duplicate, or
+    /// overlaps another.
     pub fn parse(bytes: &[u8], end: &DirectoryEnd) -> Result<Self, ZipError> {
         let mut entries = Vec::with_capacity((end.entries as usize).min(bytes.len() / ENTRY_BYTES));
         let mut rest = bytes;
@@ -160,7 +167,8 @@ impl ZipDirectory {
         entries.sort_by_key(|entry| entry.span.start);
         let starts: Vec<u64> = entries.iter().skip(1).map(|next| next.span.start).collect();
         for (entry, next) in entries.iter_mut().zip(starts.into_iter().chain([end.directory.start])) {
-            // The padding's length is in the local header only; what is known now must fit without it.
+            // The length of the padding is only in the local header. The entry must fit even
+            // without it.
             let least = (LOCAL_HEADER_BYTES + entry.name.len() as u64).checked_add(entry.size_bytes);
             let least = least.and_then(|size| entry.span.start.checked_add(size));
             if least.is_none_or(|least| least > next) {
@@ -179,23 +187,24 @@ impl ZipDirectory {
         &self.entries
     }
 
-    /// The entry of this name.
+    /// Returns the entry with this name.
     pub fn entry(&self, name: &str) -> Option<&ZipEntry> {
         self.entries.iter().find(|entry| entry.name == name)
     }
 }
 
 impl ZipEntry {
-    /// The bytes of a file that [`ZipEntry::data`] needs.
+    /// Returns the byte range that [`ZipEntry::data`] needs.
     pub fn local_header(&self) -> Range<u64> {
         self.span.start..self.span.start + LOCAL_HEADER_BYTES + self.name.len() as u64
     }
 
-    /// Where its data is, counted from the start of the file, by its own header. `header` starts with the bytes
-    /// that [`ZipEntry::local_header`] names.
+    /// Returns the byte range of the data in the file, according to the entry's local header.
+    /// `header` starts with the bytes at [`ZipEntry::local_header`].
     ///
     /// # Errors
-    /// A header that is none, is another's, or puts the data beyond the entry's end.
+    /// The header is not valid, belongs to another entry, or puts the data beyond the end of the
+    /// entry.
     pub fn data(&self, header: &[u8]) -> Result<Range<u64>, ZipError> {
         let bad = |problem: &str| entry_error(&self.name, problem.to_owned());
         let fields = Fields(header);
@@ -206,7 +215,7 @@ impl ZipEntry {
         let (name_bytes, extra_bytes) = (usize::from(fields.u16(26)?), u64::from(fields.u16(28)?));
         let name = header.get(LOCAL_HEADER_BYTES as usize..).and_then(|rest| rest.get(..name_bytes));
         if name != Some(self.name.as_bytes()) {
-            return Err(bad("has another name in its own header"));
+            return Err(bad("has a different name in its own header"));
         }
         let before = LOCAL_HEADER_BYTES + name_bytes as u64 + extra_bytes;
         let start = self.span.start.checked_add(before);
@@ -219,7 +228,8 @@ impl ZipEntry {
 
 fn end_record(tail: &[u8]) -> Option<usize> {
     let last = tail.len().checked_sub(END_RECORD_BYTES)?;
-    // The comment may hold the signature too: the right record's comment ends where the file ends.
+    // The comment may also contain the signature. The comment of the correct record ends at the end
+    // of the file.
     (0..=last).rev().find(|at| {
         let record = Fields(&tail[*at..]);
         let comment = record.u16(20).map(usize::from);
@@ -227,11 +237,12 @@ fn end_record(tail: &[u8]) -> Option<usize> {
     })
 }
 
-/// One record of the central directory, and its length. The span's end is not known yet.
+/// Parses a record of the central directory, and returns it with its length. The end of the span is
+/// not known yet.
 fn parse_entry(bytes: &[u8]) -> Result<(ZipEntry, usize), ZipError> {
     let fields = Fields(bytes);
     if fields.u32(0)? != ENTRY_SIGNATURE {
-        return Err(ZipError::Directory { problem: "an entry does not start as one".to_owned() });
+        return Err(ZipError::Directory { problem: "an entry does not start with its signature".to_owned() });
     }
     let (name_bytes, extra_bytes) = (usize::from(fields.u16(28)?), usize::from(fields.u16(30)?));
     let extra_start = ENTRY_BYTES + name_bytes;
@@ -281,14 +292,17 @@ fn check_stored(name: &str, flags: u16, method: u16) -> Result<(), ZipError> {
     if method == 0 {
         return Ok(());
     }
-    Err(entry_error(name, format!("is compressed (method {method}); PyTorch stores, and only that is read")))
+    Err(entry_error(
+        name,
+        format!("is compressed (method {method}); only stored entries, as PyTorch writes them, are supported"),
+    ))
 }
 
 fn check_names(entries: &[ZipEntry]) -> Result<(), ZipError> {
     let mut names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
     names.sort_unstable();
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(entry_error(pair[0], "is there twice".to_owned())),
+        Some(pair) => Err(entry_error(pair[0], "occurs twice".to_owned())),
         None => Ok(()),
     }
 }
@@ -301,7 +315,7 @@ fn entry_error(name: &str, problem: String) -> ZipError {
     ZipError::Entry { entry: shortened(name), problem }
 }
 
-/// Little-endian numbers at fixed places of a record.
+/// Little-endian numbers at fixed offsets of a record.
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {

@@ -1,6 +1,7 @@
-//! What the fuzzers check, over the files they start from and those they found, and over the worst files we know.
+//! Runs the checks of the fuzz targets on their seeds, on the inputs that fuzzing found, on mutated
+//! copies of both, and on the worst files that we know.
 //!
-//! `make fuzz` looks for more.
+//! `make fuzz` searches for more.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -14,10 +15,10 @@ use changes::{Dice, Told, change};
 use inheritune_checkpoint::safetensors_header::MAX_TENSORS;
 use readers::{READERS, Reader, decoder_config, pickle, safetensors_header, shard_index, torch_archive};
 
-/// Changed files of each kind; a minute of `make fuzz` reads a thousand times as many.
+/// Number of mutated files per kind. A minute of `make fuzz` reads a thousand times as many.
 const CHANGED_FILES: u32 = 1000;
 
-/// Memory is counted for the whole process: one test at a time.
+/// Memory is measured for the whole process, so only one test may run at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn seeds(reader: Reader) -> Vec<(String, Vec<u8>)> {
@@ -59,7 +60,8 @@ fn changed_files_are_answered() {
     }
 }
 
-/// A copy of `file` with a few changes; of an archive also one entry of an archive that stays whole.
+/// Returns a mutated copy of `file`. Half of the archives are rebuilt with a change in a single
+/// entry, so that they stay intact.
 fn changed(reader: Reader, file: &[u8], other: &[u8], dice: &mut Dice) -> Vec<u8> {
     if reader.name == "torch_archive"
         && dice.below(2) == 0
@@ -74,7 +76,7 @@ fn changed(reader: Reader, file: &[u8], other: &[u8], dice: &mut Dice) -> Vec<u8
     file
 }
 
-/// JSON of `length` bytes at most that repeats `item`, which may be told its number.
+/// Returns JSON of at most `length` bytes that repeats `item`, a function of the item's index.
 fn filled(length: usize, (open, item, close): (&str, fn(usize) -> String, &str)) -> Vec<u8> {
     let mut json = open.to_owned();
     for item in (0..).map(item) {
@@ -83,12 +85,12 @@ fn filled(length: usize, (open, item, close): (&str, fn(usize) -> String, &str))
         }
         json.push_str(&item);
     }
-    // The last comma.
+    // Remove the last comma.
     json.pop();
     (json + close).into_bytes()
 }
 
-// Files as long as they may be, of what takes the most memory or time for its length.
+// Files of the maximum size, with the content that takes the most memory or time for its size.
 
 #[test]
 fn the_worst_headers_stay_within_limits() {
@@ -159,10 +161,10 @@ fn the_worst_archives_stay_within_limits() {
     torch_archive::check(&torch_archive::archive(&entries(30_000, &"n".repeat(480))));
 }
 
-/// Programs that fill one thing each, or do one thing as often as they can.
+/// Returns programs that each exhaust one limit, or repeat one operation as often as possible.
 fn pickles() -> Vec<Vec<u8>> {
     let program = |parts: &[&[u8]]| [b"\x80\x02", parts.concat().as_slice(), b"."].concat();
-    // A list of a thousand values made by `opcodes`, again and again.
+    // Lists of a thousand values created by `opcodes`, repeated.
     let lists = |opcodes: &[u8], times: usize| {
         let thousand = [b"(".as_slice(), &opcodes.repeat(1000), b"e"].concat();
         program(&[b"]", &thousand.repeat(times)])
@@ -172,18 +174,19 @@ fn pickles() -> Vec<Vec<u8>> {
         lists(b")\x94", 1_040),
         lists(b"}K\0Ns", 690),
         program(&[b"(".as_slice(), &b"N".repeat(262_000), b"t"]),
-        // A tuple of a full stack after another.
+        // Consecutive tuples of a full stack.
         program(&[b"]", &[b"(".as_slice(), &b"N".repeat(200_000), b"ta"].concat().repeat(10)]),
         // Half a million attributes, set a million times.
         program(&[b"}}q\x01(", &b"X\x09\0\0\0_metadataN".repeat(500_000), b"u", &b"h\x01b".repeat(1 << 20)]),
-        // One name, as long as a pickle, as both parts of a class.
+        // One name, as long as a pickle may be, used as both parts of a class.
         program(&[b"X\0\0\0\x03", &vec![b'a'; 3 << 24], b"q\0h\0\x93"]),
         vec![b')'; 1 << 20],
         vec![b'('; 1 << 20],
     ]
 }
 
-/// As many tensors as a checkpoint may have, which share one call's arguments, each with dimensions of its own.
+/// Returns the maximum number of tensors of a checkpoint. They share the arguments of one call, but
+/// each has its own dimensions.
 fn most_tensors() -> Vec<u8> {
     let mut pickle =
         b"\x80\x02}(X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\nq\x01((X\x07\0\0\0storagectorch\nByteStorage\n\

@@ -1,4 +1,4 @@
-//! What can be typed.
+//! The command line: commands, their arguments and their help texts.
 
 use std::path::PathBuf;
 
@@ -15,14 +15,14 @@ use uuid::Uuid;
 use crate::failure::EXIT_CODES;
 use crate::size;
 
-/// The values of a closed set, in lower case and with hyphens.
+/// A parser for the names of a closed set, in lower case with hyphens.
 fn named<D: Named + Send + Sync>() -> impl TypedValueParser<Value = D> {
     fn word<D: Named>(value: D) -> String {
         value.name().to_ascii_lowercase().replace('_', "-")
     }
     let words = D::all().iter().map(|value| word(*value));
     PossibleValuesParser::new(words)
-        .try_map(|text| D::all().iter().copied().find(|value| word(*value) == text).ok_or("is no such value"))
+        .try_map(|text| D::all().iter().copied().find(|value| word(*value) == text).ok_or("not a valid value"))
 }
 
 /// `inheritune`.
@@ -35,163 +35,165 @@ fn named<D: Named + Send + Sync>() -> impl TypedValueParser<Value = D> {
     arg_required_else_help = true
 )]
 pub struct Cli {
-    /// What holds for every command.
+    /// Options that every command accepts.
     #[command(flatten)]
     pub global: Global,
-    /// The command.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What holds for every command.
+/// Options that every command accepts.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// The server
+    /// URL of the server
     ///
-    /// http://host:port, or https://host:port where it has a certificate.
+    /// http://host:port, or https://host:port if the server uses TLS.
     #[arg(long, global = true, env = "INHERITUNE_SERVER", default_value = "http://127.0.0.1:7600", value_name = "URL")]
     pub server: String,
-    /// Who may have signed the server's certificate
+    /// PEM file with the CA certificates to trust
     ///
-    /// Certificates of authorities, PEM; the system's own when absent.
+    /// The system's CA certificates are used by default.
     #[arg(long, global = true, env = "INHERITUNE_CA_FILE", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
-    /// A file with the server's token
+    /// File with the server's bearer token
     #[arg(long, global = true, env = "INHERITUNE_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// How results are printed
+    /// Output format
     ///
-    /// Errors are printed likewise, to standard error: as JSON, one object on the last line with code, message,
-    /// violations (field and description) and hints.
+    /// Errors use the same format and go to standard error. In JSON, an error is one object on the
+    /// last line, with code, message, violations (field and description) and hints.
     #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
     pub output: Output,
-    /// No progress while waiting
+    /// Do not show progress while waiting
     #[arg(long, global = true)]
     pub no_progress: bool,
 }
 
-/// How results are printed.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
-    /// For people
+    /// Tables and plain text
     Table,
-    /// For programs: the reply as the API defines it, field names as in the .proto files, enum values without prefix
+    /// The API's reply: field names of the .proto files, enum values without prefix
     Json,
 }
 
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Runs: recipes carried out
+    /// Create and manage runs
     #[command(subcommand)]
     Run(RunCommand),
-    /// Jobs: the single steps of runs, or jobs of your own
+    /// Submit and manage jobs: steps of runs, or jobs of your own
     #[command(subcommand)]
     Job(JobCommand),
-    /// Artifacts: token sets, checkpoints, training states, scores
+    /// Manage artifacts: token sets, checkpoints, states and scores
     #[command(subcommand)]
     Artifact(ArtifactCommand),
-    /// Look into checkpoints
+    /// Inspect checkpoints and plan slices
     #[command(subcommand)]
     Slice(SliceCommand),
-    /// What training takes
+    /// Estimate the cost of training
     #[command(subcommand)]
     Train(TrainCommand),
-    /// Measure models, and compare them
+    /// Measure and compare models
     #[command(subcommand)]
     Eval(EvalCommand),
-    /// Recipe files, offline
+    /// Check recipe files without a server
     #[command(subcommand)]
     Recipe(RecipeCommand),
-    /// Certificates for TLS
+    /// Create certificates for TLS
     #[command(subcommand)]
     Certs(CertsCommand),
-    /// Print a completion script
+    /// Print a shell completion script
     Completions {
-        /// For this shell
+        /// Shell to print the script for
         #[arg(value_enum)]
         shell: Shell,
     },
 }
 
-/// Commands about certificates.
+/// Commands for certificates.
 #[derive(Debug, Subcommand)]
 pub enum CertsCommand {
-    /// Make an authority of your own and a server certificate
+    /// Create a certificate authority and a server certificate
     ///
-    /// Writes ca.pem (for clients: --ca-file), ca.key (keep it away from the servers), server.pem and server.key
-    /// (security.certificate_file and key_file of the services). With a ca.pem and ca.key in the folder, these sign
-    /// the new certificate, so that clients need not change.
+    /// Writes ca.pem (for clients: --ca-file), ca.key (keep it off the servers), server.pem and
+    /// server.key (security.certificate_file and security.key_file of the services). If the folder
+    /// already contains ca.pem and ca.key, they sign the new certificate and clients need no
+    /// change.
     Init(InitCerts),
 }
 
 /// `certs init`.
 #[derive(Debug, Args)]
 pub struct InitCerts {
-    /// The folder; made when absent
+    /// Output folder, created if missing
     pub dir: PathBuf,
-    /// A name or address that clients use for the server
+    /// Host name or address that clients use for the server
     ///
-    /// May be given more than once.
+    /// Can be given more than once.
     #[arg(long = "host", required = true, value_name = "HOST")]
     pub hosts: Vec<String>,
-    /// How long the server's certificate holds
+    /// Days until the server certificate expires
     #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650), value_name = "DAYS")]
     pub days: u32,
-    /// Replace a server certificate that is there
+    /// Replace an existing server certificate
     #[arg(long)]
     pub force: bool,
 }
 
-/// Commands about runs.
+/// Commands for runs.
 #[derive(Debug, Subcommand)]
 pub enum RunCommand {
-    /// Start a run of a recipe
+    /// Create a run from a recipe
     ///
-    /// Relative paths in the recipe (`file:demo/corpus.txt`, `demo/corpus.txt`) are taken from the current folder and
-    /// sent as absolute file:// URIs; the server must be able to read them.
+    /// Relative paths in the recipe (`file:demo/corpus.txt`, `demo/corpus.txt`) are resolved
+    /// against the current folder and sent as absolute file:// URIs. The server must be able to
+    /// read them.
     Create(CreateRun),
-    /// Show one run with its models and decisions
+    /// Show a run with its models and decisions
     Get {
-        /// The run
+        /// ID of the run
         id: Uuid,
     },
     /// List runs, newest first
     List(ListRuns),
-    /// Follow a run to its end; exit code 1 if it fails or is cancelled
+    /// Follow a run until it ends; exit code 1 if it fails or is cancelled
     Watch {
-        /// The run
+        /// ID of the run
         id: Uuid,
-        /// What to leave behind at the end
+        /// What to write when the run has ended.
         #[command(flatten)]
         ending: Ending,
     },
-    /// Stop a run for good
+    /// Cancel a run permanently
     Cancel {
-        /// The run
+        /// ID of the run
         id: Uuid,
     },
-    /// Let a run wait; its worker saves first
+    /// Pause a run; its worker saves its state first
     Pause {
-        /// The run
+        /// ID of the run
         id: Uuid,
     },
-    /// Let a paused run go on
+    /// Resume a paused run
     Resume {
-        /// The run
+        /// ID of the run
         id: Uuid,
     },
-    /// Let a failed run go on from where it failed
+    /// Retry a failed run from where it failed
     Retry {
-        /// The run
+        /// ID of the run
         id: Uuid,
     },
-    /// Write index.html, report.md and the plots of a run, finished or not
+    /// Write the report of a run, finished or not: index.html, report.md and plots
     Report {
-        /// The run
+        /// ID of the run
         id: Uuid,
-        /// The folder, made where needed
+        /// Output folder, created if missing
         #[arg(long, default_value = "report", value_name = "DIR")]
         output_dir: PathBuf,
     },
@@ -200,48 +202,50 @@ pub enum RunCommand {
 /// `run create`.
 #[derive(Debug, Args)]
 pub struct CreateRun {
-    /// The recipe
+    /// Recipe file
     #[arg(value_name = "RECIPE.toml")]
     pub recipe: PathBuf,
-    /// Use this text instead of the recipe's corpus.sources
+    /// Text to use instead of the recipe's corpus.sources
     ///
-    /// May be given several times.
+    /// Can be given more than once.
     #[arg(long, value_name = "SOURCE")]
     pub corpus: Vec<String>,
-    /// Follow it to its end
+    /// Follow the run until it ends
     #[arg(long)]
     pub watch: bool,
-    /// Make the call safe to repeat
+    /// Make the request safe to retry
     ///
-    /// The same UUID with the same recipe gives the same run.
+    /// The same UUID with the same recipe returns the same run.
     #[arg(long, value_name = "UUID", conflicts_with = "request_id_from_recipe")]
     pub request_id: Option<Uuid>,
-    /// Go on with the run of exactly this recipe
+    /// Continue the existing run of this exact recipe
     ///
-    /// If there is one that has not failed or been cancelled; else another is started.
+    /// Creates a new run if there is none, or if all of them failed or were cancelled.
     #[arg(long)]
     pub request_id_from_recipe: bool,
-    /// What to leave behind at the end; implies --watch
+    /// What to write when the run has ended; implies `--watch`.
     #[command(flatten)]
     pub ending: Ending,
 }
 
-/// What a watch leaves behind when the run has ended.
+/// What a watch writes when the run has ended.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Ending {
-    /// Write the report there when the run has ended, however it ended
+    /// Write the report to DIR when the run ends
+    ///
+    /// Also written if the run fails or is cancelled.
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
-    /// Export the target there when the run has succeeded
+    /// Export the target to DIR when the run succeeds
     #[arg(long, value_name = "DIR")]
     pub export: Option<PathBuf>,
-    /// Export even into a folder that is not empty
+    /// Export even if the folder is not empty
     #[arg(long, requires = "export")]
     pub force: bool,
 }
 
 impl Ending {
-    /// Something is to be left behind.
+    /// Whether there is anything to write.
     pub fn is_something(&self) -> bool {
         self.report.is_some() || self.export.is_some()
     }
@@ -250,10 +254,10 @@ impl Ending {
 /// `run list`.
 #[derive(Debug, Args)]
 pub struct ListRuns {
-    /// Only with this status
+    /// Only runs with this status
     #[arg(long, value_parser = named::<JobStatus>())]
     pub status: Option<JobStatus>,
-    /// How many
+    /// Which page to show.
     #[command(flatten)]
     pub page: PageArgs,
 }
@@ -261,66 +265,67 @@ pub struct ListRuns {
 /// Which page of a list.
 #[derive(Debug, Args)]
 pub struct PageArgs {
-    /// Most entries, 1 to 1000
+    /// Maximum number of entries, 1 to 1000
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=1000), value_name = "N")]
     pub limit: i32,
-    /// Go on after a list that was cut
+    /// Show the next page of a list
     ///
-    /// The token that it ended with.
+    /// Takes the token that the previous page ended with.
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TOKEN")]
     pub page_token: String,
 }
 
-/// Commands about jobs.
+/// Commands for jobs.
 #[derive(Debug, Subcommand)]
 pub enum JobCommand {
-    /// Submit one job
+    /// Submit a job
     ///
-    /// The file is TOML or JSON: `kind = "tokenize" | "slice" | "train" | "evaluate"` and that kind's fields.
-    /// Locations may be written as in recipes.
+    /// The file is TOML or JSON: `kind = "tokenize" | "slice" | "train" | "evaluate"` and the
+    /// fields of that kind. Locations can be written as in recipes.
     Submit(SubmitJob),
-    /// Show one job
+    /// Show a job
     Get {
-        /// The job
+        /// ID of the job
         id: Uuid,
     },
     /// List jobs, newest first
     List(ListJobs),
-    /// Follow a job to its end; exit code 1 if it fails or is cancelled
+    /// Follow a job until it ends; exit code 1 if it fails or is cancelled
     Watch {
-        /// The job
+        /// ID of the job
         id: Uuid,
     },
-    /// Show a training's curves, or an evaluation's scores
+    /// Show the curves of a training or the scores of an evaluation
     ///
-    /// Loss, learning rate, gradient norm, speed, memory and more. Follows a running job to its end. With --output json, every point.
+    /// Curves are loss, learning rate, gradient norm, speed, memory and more. Follows a running job
+    /// until it ends. With --output json, prints every point.
     Metrics {
-        /// The job
+        /// ID of the job
         id: Uuid,
-        /// Write an event file for TensorBoard into this folder
+        /// Write an event file for TensorBoard to this folder
         ///
-        /// An earlier one of the same job is replaced.
+        /// Replaces an earlier event file of the same job.
         #[arg(long, value_name = "DIR")]
         tensorboard: Option<PathBuf>,
     },
-    /// Stop a job for good
+    /// Cancel a job permanently
     Cancel {
-        /// The job
+        /// ID of the job
         id: Uuid,
     },
-    /// Let a job wait; its worker saves first
+    /// Pause a job; its worker saves its state first
     Pause {
-        /// The job
+        /// ID of the job
         id: Uuid,
     },
-    /// Let a paused job go on
+    /// Resume a paused job
     Resume {
-        /// The job
+        /// ID of the job
         id: Uuid,
     },
-    /// Try a failed job anew, from what it saved
+    /// Retry a failed job from its last saved state
     Retry {
-        /// The job
+        /// ID of the job
         id: Uuid,
     },
 }
@@ -328,27 +333,27 @@ pub enum JobCommand {
 /// `job submit`.
 #[derive(Debug, Args)]
 pub struct SubmitJob {
-    /// The job's spec
+    /// Job file
     #[arg(value_name = "FILE.toml|FILE.json")]
     pub spec: PathBuf,
-    /// How it is handed in
+    /// How the job is submitted.
     #[command(flatten)]
     pub submission: Submission,
 }
 
-/// How a job is handed in.
+/// How a job is submitted.
 #[derive(Debug, Args)]
 pub struct Submission {
-    /// What it is for, in your words
+    /// Label for the job
     #[arg(long, default_value = "", hide_default_value = true)]
     pub label: String,
-    /// Higher first
+    /// Higher priorities run first
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(i32).range(-100..=100), allow_negative_numbers = true)]
     pub priority: i32,
-    /// Make the call safe to repeat
+    /// Make the request safe to retry
     #[arg(long, value_name = "UUID")]
     pub request_id: Option<Uuid>,
-    /// Follow it to its end
+    /// Follow the job until it ends
     #[arg(long)]
     pub watch: bool,
 }
@@ -356,81 +361,85 @@ pub struct Submission {
 /// `job list`.
 #[derive(Debug, Args)]
 pub struct ListJobs {
-    /// Only of this run
+    /// Only jobs of this run
     #[arg(long, value_name = "ID")]
     pub run: Option<Uuid>,
-    /// Only of this kind
+    /// Only jobs of this kind
     #[arg(long, value_parser = named::<JobKind>())]
     pub kind: Option<JobKind>,
-    /// Only with this status
+    /// Only jobs with this status
     #[arg(long, value_parser = named::<JobStatus>())]
     pub status: Option<JobStatus>,
-    /// How many
+    /// Which page to show.
     #[command(flatten)]
     pub page: PageArgs,
 }
 
-/// Commands about artifacts.
+/// Commands for artifacts.
 #[derive(Debug, Subcommand)]
 pub enum ArtifactCommand {
-    /// Register files that are there already, so that jobs can name them by id
+    /// Register existing files, so that jobs can refer to them by ID
     Register {
-        /// What they are
+        /// Kind of the artifact
         #[arg(value_parser = named::<ArtifactKind>())]
         kind: ArtifactKind,
-        /// The folder
+        /// Folder with the files
         ///
         /// A path or file:// URI that the server can read, or s3://bucket/key.
         location: String,
-        /// A JSON object to keep with it
+        /// JSON object to store with the artifact
         #[arg(long, default_value = "", hide_default_value = true, value_name = "JSON")]
         metadata: String,
-        /// Make the call safe to repeat
+        /// Make the request safe to retry
         #[arg(long, value_name = "UUID")]
         request_id: Option<Uuid>,
     },
-    /// Make a checkpoint of another format an artifact of this one: a slice of all its layers
+    /// Import a checkpoint of any supported format as a slice of all its layers
     ///
-    /// Whatever a slice can be cut from can be imported, pytorch_model.bin included; the weights stay what they are,
-    /// in safetensors. Needed before a model can be evaluated that was neither made nor trained here.
+    /// Accepts every format that can be sliced, including pytorch_model.bin. The weights keep their
+    /// values and are stored as safetensors. Models that were not sliced or trained here must be
+    /// imported before they can be evaluated.
     Import(ImportCheckpoint),
-    /// Show one artifact with its files
+    /// Show an artifact with its files
     Get {
-        /// The artifact
+        /// ID of the artifact
         id: Uuid,
     },
     /// List artifacts, newest first
     List(ListArtifacts),
-    /// Copy an artifact's files to a folder, checking every digest
+    /// Copy an artifact's files to a folder and verify every digest
     Export {
-        /// The artifact
+        /// ID of the artifact
         id: Uuid,
-        /// The folder, made where needed
+        /// Output folder, created if missing
         #[arg(long, value_name = "DIR")]
         to: PathBuf,
-        /// Even if the folder is not empty; files of the same name are replaced
+        /// Write even if the folder is not empty, replacing files of the same name
         #[arg(long)]
         force: bool,
     },
-    /// Keep an artifact: nothing deletes it while it is pinned
+    /// Pin an artifact so that nothing deletes it
     ///
-    /// A training deletes its older states as it goes on, and nearly all when it has ended; those that are pinned stay.
+    /// A training deletes older states while it runs, and nearly all of them when it ends. Pinned
+    /// states are kept.
     Pin {
-        /// The artifact
+        /// ID of the artifact
         id: Uuid,
     },
-    /// Let go of a pinned artifact
+    /// Unpin an artifact
     ///
-    /// A training that goes on may delete its state then; of one that has ended it stays until `artifact delete`.
+    /// A training that is still running may then delete its state. The state of a training that has
+    /// ended stays until `artifact delete`.
     Unpin {
-        /// The artifact
+        /// ID of the artifact
         id: Uuid,
     },
-    /// Delete an artifact that is not pinned; files that were registered stay
+    /// Delete an artifact that is not pinned; registered files stay
     ///
-    /// There is no way back, and nothing is asked. Jobs that need it fail by its name.
+    /// This cannot be undone and asks for no confirmation. Jobs that need the artifact fail with
+    /// its ID in the error.
     Delete {
-        /// The artifact
+        /// ID of the artifact
         id: Uuid,
     },
 }
@@ -438,22 +447,22 @@ pub enum ArtifactCommand {
 /// `artifact import`.
 #[derive(Debug, Args)]
 pub struct ImportCheckpoint {
-    /// The checkpoint
+    /// Checkpoint to import
     ///
     /// A path or file:// URI that the server can read, or s3://bucket/key.
     pub checkpoint: String,
-    /// Longest file of weights, 5GB when absent
+    /// Maximum size of a weights file, 5GB by default
     ///
-    /// A larger checkpoint is sharded. 500MB, 1GiB and the like.
+    /// Larger checkpoints are sharded. Takes sizes such as 500MB or 1GiB.
     #[arg(long, value_parser = size::parse, value_name = "SIZE")]
     pub max_shard_size: Option<u64>,
-    /// What it is for, in your words; `import CHECKPOINT` when absent
+    /// Label for the job; `import CHECKPOINT` by default
     #[arg(long, default_value = "", hide_default_value = true)]
     pub label: String,
-    /// Make the call safe to repeat
+    /// Make the request safe to retry
     #[arg(long, value_name = "UUID")]
     pub request_id: Option<Uuid>,
-    /// Follow the import to its end and print the artifact
+    /// Follow the import until it ends and print the artifact
     #[arg(long)]
     pub watch: bool,
 }
@@ -461,130 +470,132 @@ pub struct ImportCheckpoint {
 /// `artifact list`.
 #[derive(Debug, Args)]
 pub struct ListArtifacts {
-    /// Only of this kind
+    /// Only artifacts of this kind
     #[arg(long, value_parser = named::<ArtifactKind>())]
     pub kind: Option<ArtifactKind>,
-    /// Only of this run
+    /// Only artifacts of this run
     #[arg(long, value_name = "ID")]
     pub run: Option<Uuid>,
-    /// Only of this job
+    /// Only artifacts of this job
     #[arg(long, value_name = "ID")]
     pub job: Option<Uuid>,
-    /// How many
+    /// Which page to show.
     #[command(flatten)]
     pub page: PageArgs,
 }
 
-/// Commands about checkpoints.
+/// Commands for checkpoints.
 #[derive(Debug, Subcommand)]
 pub enum SliceCommand {
-    /// Show the shape and the tensors of a checkpoint
+    /// Show the shape and tensors of a checkpoint
     Inspect {
-        /// The checkpoint
+        /// Checkpoint to inspect
         ///
         /// artifact://ID, a path or file:// URI that the server can read, or s3://bucket/key.
         checkpoint: String,
     },
-    /// Show where every tensor of a target would come from, without making it
+    /// Show where each tensor of a target would come from, without creating the target
     Plan(PlanSlice),
 }
 
 /// `slice plan`.
 #[derive(Debug, Args)]
 pub struct PlanSlice {
-    /// The reference
+    /// Reference model
     ///
     /// artifact://ID, a path or file:// URI that the server can read, or s3://bucket/key.
     pub checkpoint: String,
-    /// Layers of the target
+    /// Number of layers of the target
     #[arg(long, value_name = "N", required_unless_present = "layer_map")]
     pub layers: Option<u32>,
-    /// Source layers in target order: 0,1,2,7
+    /// Reference layers in target order, such as 0,1,2,7
     ///
-    /// The first ones when absent.
+    /// The first layers by default.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub layer_map: Vec<u32>,
-    /// Which parts are inherited
+    /// Parts to inherit
     ///
-    /// all, official-code (what the released code copies: blocks and head), blocks, nothing; or some of token_embedding,
-    /// position_embedding, attention, mlp, norms, final_norm and head: attention,norms
+    /// One of all, official-code (what the released code copies: blocks and head), blocks and
+    /// nothing; or a list of token_embedding, position_embedding, attention, mlp, norms, final_norm
+    /// and head, such as attention,norms.
     #[arg(long, default_value_t = InheritSet::ALL, value_name = "SET|PARTS")]
     pub inherit: InheritSet,
-    /// Longest file of weights, 5GB when absent
+    /// Maximum size of a weights file, 5GB by default
     ///
-    /// A larger target is sharded.
+    /// Larger targets are sharded.
     #[arg(long, value_parser = size::parse, value_name = "SIZE")]
     pub max_shard_size: Option<u64>,
 }
 
-/// Commands about training.
+/// Commands for training.
 #[derive(Debug, Subcommand)]
 pub enum TrainCommand {
-    /// Estimate steps, tokens, memory and time of training a checkpoint as a recipe says
+    /// Estimate steps, tokens, memory and time of training a checkpoint with a recipe
     Estimate {
-        /// The model
+        /// Model to train
         ///
         /// artifact://ID, a path or file:// URI that the server can read, or s3://bucket/key.
         checkpoint: String,
-        /// The recipe whose [training] is used
+        /// Recipe whose [training] section is used
         #[arg(long, value_name = "RECIPE.toml")]
         recipe: PathBuf,
-        /// The token set to train on
+        /// Token set to train on
         #[arg(long, value_name = "ID", conflicts_with = "train_tokens", required_unless_present = "train_tokens")]
         tokens: Option<Uuid>,
-        /// Or just so many training tokens
+        /// Number of training tokens, instead of a token set
         #[arg(long, value_name = "N")]
         train_tokens: Option<u64>,
     },
 }
 
-/// Commands about evaluation.
+/// Commands for evaluation.
 #[derive(Debug, Subcommand)]
 pub enum EvalCommand {
-    /// List what can be measured, or show single tasks in full
+    /// List the available tasks, or show some of them in detail
     ///
-    /// In full: what data a task needs, and what a group holds.
+    /// The details are the data that a task needs and the tasks that a group contains.
     Tasks {
-        /// Only these
+        /// Tasks to show in detail
         #[arg(value_name = "NAME")]
         names: Vec<String>,
     },
     /// Measure a model on benchmarks of lm-evaluation-harness
     ///
-    /// The label names the model on the leaderboard: its location when absent.
+    /// The label is the model's name on the leaderboard. It defaults to the model's location.
     Run(RunBenchmarks),
     /// Show the scores of an evaluation
     ///
-    /// With their errors, chance, the majority class, and whether they differ from guessing.
+    /// Includes standard errors, chance, the majority class, and whether each score differs from
+    /// guessing.
     Scores {
-        /// The evaluate job
+        /// ID of the evaluate job
         job: Uuid,
     },
-    /// Hold two models' scores against each other
+    /// Compare the scores of two models
     ///
-    /// Pair by pair where both were measured on the same document.
+    /// Compares pair by pair where both models were measured on the same document.
     Compare {
-        /// An evaluate job, or its scores
+        /// ID of an evaluate job or its scores
         first: Uuid,
-        /// Another one
+        /// ID of another evaluate job or its scores
         second: Uuid,
     },
-    /// Show models by tasks: the newest scores of each, and published ones
+    /// Show the newest scores of all models by task, and published ones
     Leaderboard {
         /// Only the models of this run
         #[arg(long, value_name = "ID")]
         run: Option<Uuid>,
     },
-    /// Write an evaluation's scores as lm-evaluation-harness does
+    /// Export an evaluation in the format of lm-evaluation-harness
     ///
-    /// results.json and samples_TASK.jsonl.
+    /// Writes results.json and samples_TASK.jsonl.
     Export {
-        /// The evaluate job
+        /// ID of the evaluate job
         job: Uuid,
-        /// The folder, made where needed
+        /// Output folder, created if missing
         #[arg(long, value_name = "DIR")]
         to: PathBuf,
-        /// Even if the folder is not empty; files of the same name are replaced
+        /// Write even if the folder is not empty, replacing files of the same name
         #[arg(long)]
         force: bool,
     },
@@ -593,58 +604,59 @@ pub enum EvalCommand {
 /// `eval run`.
 #[derive(Debug, Args)]
 pub struct RunBenchmarks {
-    /// The model
+    /// Model to measure
     ///
     /// artifact://ID, a path or file:// URI that the server can read, or s3://bucket/key.
     pub checkpoint: String,
-    /// Benchmarks and groups: piqa,mmlu
+    /// Benchmarks and groups, such as piqa,mmlu
     ///
-    /// `poster` is all that the poster measures; `inheritune eval tasks` lists them.
+    /// `poster` selects everything that the poster measures. `inheritune eval tasks` lists all
+    /// names.
     #[arg(long, value_delimiter = ',', required = true, value_name = "NAMES")]
     pub tasks: Vec<String>,
-    /// A folder with the data sets
+    /// Folder with the data sets
     ///
-    /// Each in a folder of its own (piqa/validation.jsonl or .parquet); a path or file:// URI that the server can read,
-    /// s3://bucket/key or artifact://ID.
+    /// Each data set has its own folder in it (piqa/validation.jsonl or .parquet). A path or
+    /// file:// URI that the server can read, s3://bucket/key or artifact://ID.
     #[arg(long, value_name = "FOLDER")]
     pub data: String,
-    /// Only the first so many rows of each benchmark
+    /// Use only the first N rows of each benchmark
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,
-    /// Another model's scores to compare with
+    /// Scores of another model to compare with
     ///
-    /// Pair by pair.
+    /// Compares pair by pair.
     #[arg(long, value_name = "ID")]
     pub baseline: Option<Uuid>,
-    /// Whether the tokenizer's special tokens are added
+    /// Whether to add the tokenizer's special tokens
     ///
-    /// Whatever it does by itself when absent.
+    /// By default, the tokenizer's own setting applies.
     #[arg(long, value_name = "BOOL")]
     pub add_bos_token: Option<bool>,
-    /// Tokens a forward pass at most, 2048 when absent
+    /// Maximum tokens per forward pass, 2048 by default
     ///
-    /// But for a single longer request. It bounds the memory.
+    /// Bounds the memory. A single longer request exceeds it.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_batch_tokens: Option<u32>,
-    /// Read every request by itself: slow
+    /// Run one request at a time (slow)
     ///
-    /// As the harness does with a batch size of 1.
+    /// Matches the harness with a batch size of 1.
     #[arg(long)]
     pub one_by_one: bool,
-    /// How it is handed in
+    /// How the job is submitted.
     #[command(flatten)]
     pub submission: Submission,
 }
 
-/// Commands about recipe files.
+/// Commands for recipe files.
 #[derive(Debug, Subcommand)]
 pub enum RecipeCommand {
-    /// Read a recipe and name every bad field; exit code 2 if there is one
+    /// Check a recipe and list every invalid field; exit code 2 if there is one
     Check {
-        /// The recipe
+        /// Recipe file
         #[arg(value_name = "RECIPE.toml")]
         recipe: PathBuf,
-        /// Say what would be run: models, rounds, tokens
+        /// Show the models, rounds and tokens of the run
         #[arg(long)]
         explain: bool,
     },

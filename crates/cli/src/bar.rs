@@ -1,7 +1,8 @@
-//! One line of progress in as many columns as there are.
+//! One line of progress that fits the width of the terminal.
 //!
-//! What matters most is kept longest: the share that is done and the time that is left, then where it is (`step 120/400`),
-//! then what it is about, then the rest of the message (`loss 4.31`), then long forms, the speed, and a bar.
+//! Parts are added by priority as long as they fit: percentage and time left, then the position
+//! (`step 120/400`), then the label, then the rest of the message (`loss 4.31`), then long forms,
+//! the speed and a bar.
 
 use std::fmt::Write as _;
 
@@ -10,35 +11,35 @@ use unicode_width::UnicodeWidthStr as _;
 use crate::table::shortened;
 use inheritune_report::numbers;
 
-/// Columns of a label at most.
+/// Maximum width of a label, in columns.
 const LABEL: usize = 38;
-/// Columns of a label that says something.
+/// Width that keeps a label meaningful.
 const SHORT_LABEL: usize = 12;
-/// So much of it stands there at least, where there is any room.
+/// Minimum width of a label, reserved if there is any room.
 const LEAST_LABEL: usize = 4;
-/// Columns of a bar.
+/// Width of a full bar.
 const BAR: usize = 20;
-/// A shorter one says nothing.
+/// Minimum width of a bar; a shorter one is useless.
 const SHORT_BAR: usize = 8;
-/// Between two parts.
+/// Columns between two parts.
 const GAP: usize = 2;
 
-/// How something that takes a while stands.
+/// The state of an operation in progress.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Standing {
-    /// What it is about.
+    /// Name of the operation.
     pub label: String,
-    /// Done of 1.
+    /// Completed share, 0 to 1.
     pub share: Option<f64>,
-    /// Seconds that are left.
+    /// Remaining time in seconds.
     pub left_s: Option<f64>,
-    /// Its own words, the most important ones first: `step 120/400 loss 4.31`.
+    /// Details, the most important ones first: `step 120/400 loss 4.31`.
     pub message: String,
-    /// `12.3 K tokens/s`; may be empty.
+    /// Speed, such as `12.3 K tokens/s`; may be empty.
     pub speed: String,
 }
 
-/// The parts of a line, in the order in which they stand; absent ones are empty.
+/// The parts of a line, in display order; absent parts are empty.
 #[derive(Debug, Default)]
 struct Parts {
     label: String,
@@ -57,7 +58,7 @@ impl Parts {
         sum + GAP * usize::max(count, 1) - GAP
     }
 
-    /// Columns that are left for one more part.
+    /// Columns left for one more part.
     fn room(&self, limit: usize) -> usize {
         limit.saturating_sub(self.columns() + if self.columns() > 0 { GAP } else { 0 })
     }
@@ -78,7 +79,7 @@ impl Parts {
     }
 }
 
-/// `standing` in at most `limit` columns.
+/// Renders `standing` in at most `limit` columns.
 pub fn line(standing: &Standing, limit: usize) -> String {
     let percent = standing.share.map(|share| (100.0 * share.clamp(0.0, 1.0)).floor());
     let left_s = standing.left_s.filter(|left| left.is_finite() && *left >= 0.0);
@@ -87,7 +88,7 @@ pub fn line(standing: &Standing, limit: usize) -> String {
     parts.try_to(limit, |p| p.left = left_s.map_or_else(String::new, brief));
     parts.try_to(limit.saturating_sub(LEAST_LABEL + GAP), |p| p.message = place(&standing.message).to_owned());
     if parts.message.is_empty() {
-        // The place does not fit: as much of it as does beside a short label.
+        // The position does not fit. Show as much of it as fits beside a short label.
         parts.message = cut_words(&standing.message, parts.room(limit).saturating_sub(SHORT_LABEL + GAP));
     }
     let label_room = parts.room(limit).min(SHORT_LABEL);
@@ -104,10 +105,10 @@ pub fn line(standing: &Standing, limit: usize) -> String {
     if percent.is_some() && parts.room(limit) >= SHORT_BAR {
         parts.bar = parts.room(limit).min(BAR);
     }
-    // A long label has what is left.
+    // A long label gets the remaining columns.
     let label_room = parts.label.width() + limit.saturating_sub(parts.columns());
     parts.try_to(limit, |p| p.label = shortened(&standing.label, label_room));
-    // Bars of several jobs stand below each other where there is room for it.
+    // Align the bars of several jobs if there is room.
     let padding = LABEL.saturating_sub(parts.label.width()).min(limit.saturating_sub(parts.columns()));
     if parts.bar == BAR && parts.columns() + padding <= limit {
         let _infallible = write!(parts.label, "{:padding$}", "");
@@ -124,7 +125,8 @@ pub fn line(standing: &Standing, limit: usize) -> String {
         .to_owned()
 }
 
-/// The first words of a message up to the first number: `step 120/400`, `writing model-00001-of-00002.safetensors`.
+/// The position: the words of a message up to the first one with a digit, such as `step 120/400` or
+/// `writing model-00001-of-00002.safetensors`.
 fn place(message: &str) -> &str {
     let mut end = 0;
     for word in message.split_inclusive(' ') {
@@ -137,7 +139,7 @@ fn place(message: &str) -> &str {
     message
 }
 
-/// The first words of `message` that fit, and no name without its number at the end.
+/// The first words of `message` that fit. It never ends with a name without its number.
 fn cut_words(message: &str, room: usize) -> String {
     if message.width() <= room {
         return message.to_owned();
@@ -154,14 +156,14 @@ fn cut_words(message: &str, room: usize) -> String {
     }
 }
 
-/// A time span in few columns: `48s`, `3m12s`, `2h05m`, `3d04h`.
+/// A short form of a duration: `48s`, `3m12s`, `2h05m`, `3d04h`.
 fn brief(seconds: f64) -> String {
     let s = seconds.round() as u64;
     match s {
         0..60 => format!("{s}s"),
         60..3600 => format!("{}m{:02}s", s / 60, s % 60),
         3600..86_400 => format!("{}h{:02}m", s / 3600, s % 3600 / 60),
-        // More than 9999 days are as good as any number.
+        // Capped at 9999 days to bound the width.
         _ => format!("{}d{:02}h", (s / 86_400).min(9999), s % 86_400 / 3600),
     }
 }
@@ -209,7 +211,7 @@ mod tests {
                 Some(1e12),
             ),
             with("12.3 MiB/200.0 MiB", Some(1.0), None),
-            with("waits for a worker", None, None),
+            with("waiting for a worker", None, None),
             with("", Some(f64::NAN), Some(f64::INFINITY)),
             with("ein_sehr_langes_wort_ohne_leerzeichen_das_nie_aufhoert_und_weiter_geht", Some(0.3), Some(61.0)),
         ]

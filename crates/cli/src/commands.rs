@@ -1,4 +1,4 @@
-//! Carries commands out.
+//! Runs the commands.
 
 mod artifact;
 mod asked;
@@ -25,13 +25,13 @@ use crate::streams;
 use crate::streams::out as say;
 use crate::table;
 
-/// Largest recipe or job file.
+/// Maximum size of a recipe or job file.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// Carries a command out.
+/// Runs a command.
 ///
 /// # Errors
-/// [`Failure`], which knows its exit code.
+/// A [`Failure`], which has an exit code.
 pub async fn run(cli: Cli) -> Result<(), Failure> {
     let global = &cli.global;
     table::fit_to(streams::out_columns());
@@ -66,13 +66,16 @@ fn check(global: &Global, path: &Path, explain: bool) -> Result<(), Failure> {
     match global.output {
         Output::Table if explain => say_text(&with_corpus(plan.text())),
         Output::Table if missing.is_empty() => {
-            say(&with_corpus(format!("{}: good ({})", path.display(), show::one_line(&spec.name))))
+            say(&with_corpus(format!("{}: valid ({})", path.display(), show::one_line(&spec.name))))
         }
         Output::Table => say(&with_corpus(format!(
-            "{}: every field is as it must be ({}), but {} of the files that it names not on this machine",
+            "{}: every field is valid ({}), but {} not on this machine",
             path.display(),
             show::one_line(&spec.name),
-            if missing.len() == 1 { "1 is".to_owned() } else { format!("{} are", missing.len()) }
+            match missing.len() {
+                1 => "1 file that it names is".to_owned(),
+                n => format!("{n} files that it names are"),
+            }
         ))),
         Output::Json => {
             let not_here: Vec<_> =
@@ -83,12 +86,13 @@ fn check(global: &Global, path: &Path, explain: bool) -> Result<(), Failure> {
     }
 }
 
-/// The recipe at `path`, for another corpus, if any is named; its relative paths are taken from the current folder.
+/// Reads the recipe at `path` and resolves its relative paths against the current folder. A
+/// `corpus` that is not empty replaces the recipe's sources.
 fn read_recipe(path: &Path, corpus: &[String]) -> Result<ReadRecipe, Failure> {
     recipe::read(&read_file(path)?, corpus, &current_dir()?).map_err(|violations| refused(path, violations))
 }
 
-/// As [`read_recipe`], of a recipe that is about to be carried out.
+/// Reads the recipe of a run that is about to be created, with [`read_recipe`].
 fn read_recipe_to_run(global: &Global, path: &Path, corpus: &[String]) -> Result<RunSpec, Failure> {
     let ReadRecipe { spec, missing } = read_recipe(path, corpus)?;
     warn_of(global, &missing);
@@ -97,33 +101,33 @@ fn read_recipe_to_run(global: &Global, path: &Path, corpus: &[String]) -> Result
 
 fn refused(path: &Path, violations: Violations) -> Failure {
     let n = violations.0.len();
-    let fields = if n == 1 { "1 field".to_owned() } else { format!("{n} fields") };
-    Failure::Invalid { headline: format!("{}: {fields} cannot be accepted", path.display()), violations }
+    let fields = if n == 1 { "1 invalid field".to_owned() } else { format!("{n} invalid fields") };
+    Failure::Invalid { headline: format!("{}: {fields}", path.display()), violations }
 }
 
-/// A server elsewhere may have what is not here.
+/// Warns about missing files. They are not errors, because the server may run on another machine.
 fn warn_of(global: &Global, missing: &[Missing]) {
     if global.output == Output::Json {
         return;
     }
     for Missing { field, path } in missing {
-        // Whoever closed standard error does not want to know.
         let advice = match field.as_str() {
             "reference.checkpoint" => {
                 "; a model of the Hugging Face hub is downloaded first: hf download OWNER/NAME --local-dir FOLDER"
             }
             _ => "",
         };
+        // A closed standard error must not fail the command.
         let _unread = streams::err(&format!("warning: {field}: {} is not on this machine{advice}", path.display()));
     }
 }
 
 fn read_file(path: &Path) -> Result<String, Failure> {
-    // Not to be mistaken for a bad recipe, but the command line names it: bad usage all the same.
+    // Not an invalid recipe, but the command line names the file, so it is invalid usage.
     let unreadable = |problem: String| Failure::invalid(format!("{}: {problem}", path.display()));
     let size_bytes = std::fs::metadata(path).map_err(|e| unreadable(e.to_string()))?.len();
     if size_bytes > MAX_FILE_BYTES {
-        return Err(unreadable(format!("is {size_bytes} bytes long; at most {MAX_FILE_BYTES} are read")));
+        return Err(unreadable(format!("has {size_bytes} bytes; the limit is {MAX_FILE_BYTES}")));
     }
     let bytes = std::fs::read(path).map_err(|e| unreadable(e.to_string()))?;
     text_of(bytes).map_err(unreadable)
@@ -143,10 +147,10 @@ fn text_of(bytes: Vec<u8>) -> Result<String, String> {
 }
 
 fn current_dir() -> Result<PathBuf, Failure> {
-    std::env::current_dir().map_err(|e| Failure::Local(format!("the current folder cannot be found: {e}")))
+    std::env::current_dir().map_err(|e| Failure::Local(format!("cannot find the current folder: {e}")))
 }
 
-/// A location as typed: a path is taken from the current folder.
+/// A location from the command line, with a relative path resolved against the current folder.
 fn location(text: &str) -> Result<String, Failure> {
     let base = current_dir()?;
     match recipe::written::problem(text, &base) {
@@ -170,12 +174,13 @@ fn screen(global: &Global) -> Screen {
     if global.no_progress { Screen::silent() } else { Screen::new() }
 }
 
-/// Prints a text for people, which fits the terminal.
+/// Prints a text, folded to the width of the terminal.
 fn say_text(text: &str) -> Result<(), Failure> {
     say(&table::folded(text))
 }
 
-/// Prints a reply as asked for: `message` of type `name`, or what `table` makes of it.
+/// Prints a reply in the chosen format: `message` of type `name` as JSON, or the text that `table`
+/// returns for it.
 fn print<M: Message>(
     global: &Global,
     message: &M,
@@ -188,19 +193,19 @@ fn print<M: Message>(
     }
 }
 
-/// A table, and how to get the rest of it.
+/// A table, and the option that shows its next page.
 fn page(table: String, next_page_token: &str) -> String {
     match next_page_token {
         "" => table,
-        token => format!("{table}\n\nThere is more: add --page-token {}", show::one_line(token)),
+        token => format!("{table}\n\nMore entries: add --page-token {}", show::one_line(token)),
     }
 }
 
 fn absent(what: &str) -> Failure {
-    Failure::Server(format!("the server's reply holds no {what}"))
+    Failure::Server(format!("the server's reply contains no {what}"))
 }
 
-/// What a request says of an enumeration: "not said" where there is no value.
+/// The wire value of an optional enumeration; 0 (unspecified) for none.
 fn on_wire<D, W: From<D> + Into<i32>>(value: Option<D>) -> i32 {
     value.map_or(0, |value| W::from(value).into())
 }

@@ -1,20 +1,20 @@
-//! Whether a folder can take what is to be written there later: asked before work begins whose result would be lost.
-//! Whether there will be room is not known.
+//! Checks that a folder can be written to before a command starts work whose result would be lost.
+//! Free space is not checked.
 
 use std::path::{Path, PathBuf};
 
 use crate::export::Existing;
 use crate::failure::Failure;
 
-/// Sees to it that files can be written into `dir`, which need not exist yet, and that there are none where that matters.
-/// Leaves everything as it was.
+/// Checks that files can be written into `dir`, which may not exist yet, and that it is empty if
+/// `existing` requires it. Changes nothing.
 ///
 /// # Errors
-/// [`Failure::Local`], naming what is in the way and what to do.
+/// [`Failure::Local`] with the obstacle and what to do about it.
 pub fn check_destination(dir: &Path, existing: Existing) -> Result<(), Failure> {
     let made = missing(dir)?;
     let probed = std::fs::create_dir_all(dir).and_then(|()| probe(dir));
-    // Deepest first; what another process put there meanwhile stays.
+    // Deepest first. Folders that another process has started to use stay.
     for made in &made {
         let _stays_where_it_is_in_use = std::fs::remove_dir(made);
     }
@@ -28,20 +28,20 @@ pub fn check_destination(dir: &Path, existing: Existing) -> Result<(), Failure> 
     Ok(())
 }
 
-/// Sees to it that what is written into `first` does not fill `then`, which has to be empty.
+/// Checks that files written into `first` do not end up in `then`, which has to be empty.
 ///
 /// # Errors
 /// [`Failure::Local`].
 pub fn check_apart(first: &Path, then: &Path) -> Result<(), Failure> {
     let whole = |path: &Path| std::path::absolute(path).map_err(|e| Failure::local(path, e));
     if whole(first)?.starts_with(whole(then)?) {
-        let problem = format!("would not be empty any more once {} is written; choose another folder", first.display());
+        let problem = format!("would no longer be empty once {} is written; choose another folder", first.display());
         return Err(Failure::local(then, problem));
     }
     Ok(())
 }
 
-/// The folders on the way to `dir` that are not there, deepest first.
+/// The ancestors of `dir`, including `dir` itself, that do not exist yet, deepest first.
 fn missing(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
     let mut missing = Vec::new();
     for place in dir.ancestors() {
@@ -53,11 +53,11 @@ fn missing(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
             (Ok(found), _) if found.is_dir() => break,
             (Ok(_), _) if place == dir => return Err(Failure::local(dir, "is a file; name a folder")),
             (Ok(_), _) => {
-                let problem = format!("cannot be made: {} is a file; choose another folder", place.display());
+                let problem = format!("cannot be created: {} is a file; choose another folder", place.display());
                 return Err(Failure::local(dir, problem));
             }
             (Err(_), Ok(_)) => {
-                let problem = format!("cannot be made: {} is a link to nothing", place.display());
+                let problem = format!("cannot be created: {} is a dangling symbolic link", place.display());
                 return Err(Failure::local(dir, problem));
             }
             (Err(_), Err(_)) => missing.push(place.to_owned()),
@@ -66,7 +66,7 @@ fn missing(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(missing)
 }
 
-/// A file that is made, filled and removed: rights alone do not say whether a disk takes writes.
+/// Writes and removes a file. Permissions alone do not tell whether a disk accepts writes.
 fn probe(dir: &Path) -> std::io::Result<()> {
     let path = dir.join(format!(".inheritune-check-{}", std::process::id()));
     let written = std::fs::write(&path, b"x");
@@ -93,8 +93,8 @@ mod tests {
         let below = problem(&at("file/deep/er"), Existing::Refuse);
         assert!(below.contains("file is a file; choose another folder"), "{below}");
         std::os::unix::fs::symlink("nowhere", at("link")).unwrap();
-        assert!(problem(&at("link/x"), Existing::Refuse).contains("link to nothing"));
-        // `/proc` takes nothing, not even from root; a name of 300 bytes is too long.
+        assert!(problem(&at("link/x"), Existing::Refuse).contains("dangling symbolic link"));
+        // `/proc` accepts no files, not even from root. A name of 300 bytes is too long.
         for place in [Path::new("/proc/inheritune"), &at(&"n".repeat(300))] {
             assert!(problem(place, Existing::Refuse).contains("cannot be written to"), "{}", place.display());
         }

@@ -1,7 +1,8 @@
 //! Copies an artifact's files to a folder.
 //!
-//! Everything is fetched into a folder of its own inside the target and checked there; only then are the files moved to
-//! their names. So a reader never sees half a file, and a failed export leaves the target as it was.
+//! All files are fetched into a staging folder inside the destination and verified there before
+//! they are moved into place. A reader never sees a partial file, and a failed export leaves the
+//! destination as it was.
 
 use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
@@ -19,31 +20,31 @@ use url::Url;
 
 use crate::failure::Failure;
 
-/// The model card, to which [`add_results`] adds.
+/// The model card, which [`add_results`] extends.
 const CARD_FILE: &str = "README.md";
-/// Holds what is not complete yet.
+/// The staging folder, for files that are not complete yet.
 pub const STAGING: &str = ".inheritune-partial";
-/// Bytes read at once.
+/// Size of a read.
 const CHUNK_BYTES: usize = 1 << 20;
-/// Longest wait for a connection.
+/// Timeout for connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest silence of a download.
+/// Timeout of a download that receives no data.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Whether a folder that is not empty will do.
+/// What to do with a folder that is not empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
-    /// No.
+    /// Reject it.
     Refuse,
-    /// Yes; files of the same name are replaced.
+    /// Write into it and replace files of the same name.
     Replace,
 }
 
-/// Copies `files` into `to` and says what was written.
+/// Copies `files` into `to` and returns the paths.
 ///
 /// # Errors
-/// A name that leaves the folder, a folder that is not empty, a download that fails or does not have the digest it
-/// should have. The folder is then as it was.
+/// A name that leaves the folder, a folder that is not empty, a failed download, or a wrong digest.
+/// The folder is then as it was.
 pub async fn export(
     files: &[v1::ArtifactFile],
     to: &Path,
@@ -64,13 +65,13 @@ pub async fn export(
         Ok(()) => move_all(&names, &staging, to).await,
         Err(failure) => Err(failure),
     };
-    // Best effort: what stays behind is removed by the next export.
+    // Best effort: the next export removes what remains.
     drop(fs::remove_dir_all(&staging).await);
     moved
 }
 
-/// Adds what was measured of an exported model to its card, and the data sets that it was trained on: the hub reads them
-/// there. A card that is not one of ours, or has them already, stays as it is.
+/// Adds the scores of an exported model and its training data sets to the model card, where the hub
+/// reads them. A card that was not written by Inheritune, or already has them, stays unchanged.
 ///
 /// # Errors
 /// The card cannot be read or written.
@@ -101,10 +102,10 @@ async fn is_empty(dir: &Path) -> Result<bool, Failure> {
     Ok(true)
 }
 
-/// An earlier export that finished; only where every digest is known.
+/// Whether `to` already has these files from an earlier export. Only true if every digest is known.
 async fn is_there_already(files: &[v1::ArtifactFile], names: &[PathBuf], to: &Path) -> bool {
     for (file, name) in files.iter().zip(names) {
-        // What was measured since is written into it.
+        // An export adds scores to the card, so its digest changes.
         if file.name == CARD_FILE && to.join(name).is_file() {
             continue;
         }
@@ -132,7 +133,8 @@ async fn has_digest(path: &Path, (size_bytes, digest): (u64, FileDigest)) -> std
     }
 }
 
-/// The names as paths inside a folder: the server is not trusted to write anywhere else.
+/// The file names as relative paths. The server is not trusted, so a name must not leave the
+/// folder.
 fn safe_names(files: &[v1::ArtifactFile]) -> Result<Vec<PathBuf>, Failure> {
     let mut seen = HashSet::new();
     files
@@ -144,10 +146,10 @@ fn safe_names(files: &[v1::ArtifactFile]) -> Result<Vec<PathBuf>, Failure> {
                 !file.name.is_empty() && !file.name.contains(['\\', ':']) && !file.name.chars().any(char::is_control);
             let ours = path.components().next().is_none_or(|first| first.as_os_str() != STAGING);
             if !(inside && plain && ours) {
-                return Err(Failure::Server(format!("the server names a file {:?}, which is refused", file.name)));
+                return Err(Failure::Server(format!("the server sent an unsafe file name {:?}", file.name)));
             }
             if !seen.insert(path.clone()) {
-                return Err(Failure::Server(format!("the server names {:?} twice", file.name)));
+                return Err(Failure::Server(format!("the server sent the file name {:?} twice", file.name)));
             }
             Ok(path)
         })
@@ -189,10 +191,10 @@ async fn move_all(names: &[PathBuf], staging: &Path, to: &Path) -> Result<Vec<Pa
 
 async fn fetch(file: &v1::ArtifactFile, path: &Path, progress: &ProgressBar) -> Result<(), Failure> {
     let broken = |problem: String| Failure::Local(format!("{}: {problem}", file.name));
-    let url = Url::parse(&file.download_url).map_err(|e| broken(format!("its URL cannot be read: {e}")))?;
+    let url = Url::parse(&file.download_url).map_err(|e| broken(format!("invalid URL: {e}")))?;
     match url.scheme() {
         "file" => {
-            let source = url.to_file_path().map_err(|()| broken(format!("{url} is no path of this machine")))?;
+            let source = url.to_file_path().map_err(|()| broken(format!("{url} is not a path on this machine")))?;
             let opened = fs::File::open(&source).await.map_err(|e| {
                 broken(format!(
                     "{}: {e}; a file:// store can only be exported on the server's machine",
@@ -216,11 +218,11 @@ async fn fetch(file: &v1::ArtifactFile, path: &Path, progress: &ProgressBar) -> 
             let client = reqwest::Client::builder()
                 .connect_timeout(CONNECT_TIMEOUT)
                 .read_timeout(READ_TIMEOUT)
-                // The URL is where the server said; nobody else says where to go.
+                // Only the server decides where to download from, so redirects are not followed.
                 .redirect(reqwest::redirect::Policy::none())
                 .build()
                 .map_err(|e| broken(e.to_string()))?;
-            // The URL is signed: it stays out of messages.
+            // The URL is signed and must not appear in messages.
             let reply = client.get(url).send().await.and_then(reqwest::Response::error_for_status);
             let reply = reply.map_err(|e| broken(e.without_url().to_string()))?;
             if reply.status().is_redirection() {
@@ -241,7 +243,7 @@ async fn save<B: AsRef<[u8]>>(
 ) -> Result<(), Failure> {
     let mut chunks = std::pin::pin!(chunks);
     let mut out = fs::File::create(path).await.map_err(|e| Failure::local(path, e))?;
-    let damaged = |damage: Damage| Failure::Local(format!("{} {damage}; nothing was kept", file.name));
+    let damaged = |damage: Damage| Failure::Local(format!("{} {damage}; no files were kept", file.name));
     let mut check = file_digest(file).map_err(Failure::Server)?.map(DigestCheck::new);
     let mut size_bytes = 0;
     while let Some(chunk) = chunks.next().await {
@@ -260,7 +262,7 @@ async fn save<B: AsRef<[u8]>>(
     out.flush().await.map_err(|e| Failure::local(path, e))?;
     if size_bytes != file.size_bytes {
         let than = if size_bytes > file.size_bytes { "longer" } else { "shorter" };
-        return Err(Failure::Local(format!("{}: is {than} than its {} bytes", file.name, file.size_bytes)));
+        return Err(Failure::Local(format!("{}: is {than} than the expected {} bytes", file.name, file.size_bytes)));
     }
     if let Some(check) = check {
         check.finish().map_err(damaged)?;

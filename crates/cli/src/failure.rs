@@ -1,4 +1,4 @@
-//! How a command ends, and what it says when it ends badly.
+//! The ways in which a command can fail, with their messages and exit codes.
 
 use std::path::Path;
 
@@ -10,62 +10,62 @@ use tonic::{Code, Status};
 /// Why a command failed. Each variant has its own exit code: see [`EXIT_CODES`].
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The run or the job was carried out and did not succeed.
+    /// The run or job failed or was cancelled.
     #[error("{0}")]
     Unsuccessful(String),
-    /// What the user wrote cannot be accepted, one line a field.
+    /// Invalid input, printed with one line per field.
     #[error("{}", lines(.headline, .violations))]
     Invalid {
-        /// What is not accepted; empty where the fields say it all.
+        /// What is invalid; empty if the fields say enough.
         headline: String,
-        /// Every bad field; may be empty.
+        /// Every invalid field; may be empty.
         violations: Violations,
     },
-    /// No server answers.
+    /// The server cannot be reached.
     #[error("{0}")]
     Unreachable(String),
-    /// The server knows no such thing.
+    /// The server does not have the requested object.
     #[error("{0}")]
     NotFound(String),
-    /// Anything else that the server refuses.
+    /// Any other request that the server rejects.
     #[error("{message}")]
     Refused {
-        /// gRPC's word for it.
+        /// The gRPC status code.
         code: Code,
-        /// The server's own word for it, `WRONG_STATE`; empty where it has none.
+        /// The server's own reason, such as `WRONG_STATE`; empty if it gives none.
         reason: String,
-        /// For people.
+        /// The message for the user.
         message: String,
     },
-    /// The server's reply makes no sense.
+    /// The server's reply is invalid.
     #[error("{0}")]
     Server(String),
-    /// A file or folder of this machine, or a download, went wrong.
+    /// A local file or folder, or a download, failed.
     #[error("{0}")]
     Local(String),
-    /// Ctrl-C.
+    /// The user pressed Ctrl-C.
     #[error("{0}")]
     Interrupted(String),
-    /// Nobody reads standard output or standard error any more: `| head -1`.
-    #[error("the output is not read any more")]
+    /// The reader of standard output or standard error is gone, as with `| head -1`.
+    #[error("the output was closed")]
     Closed,
 }
 
-/// For `--help`.
+/// The exit codes, as `--help` prints them.
 pub const EXIT_CODES: &str = "\
 Exit codes:
   0    success
   1    the run or job failed or was cancelled
-  2    bad usage, bad recipe, or a request that the server refuses as invalid
+  2    invalid usage or recipe, or a request that the server rejects as invalid
   3    the server cannot be reached
   4    not found
   5    another error of the server
-  6    a local file or a download went wrong
-  130  interrupted with Ctrl-C; what was watched goes on
-  141  the output was closed before its end (| head); what was watched goes on";
+  6    a local file or a download failed
+  130  interrupted with Ctrl-C; the run or job continues
+  141  the output was closed early (| head); the run or job continues";
 
 impl Failure {
-    /// For the shell.
+    /// The exit code of the process.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Unsuccessful(_) => 1,
@@ -75,12 +75,12 @@ impl Failure {
             Self::Refused { .. } | Self::Server(_) => 5,
             Self::Local(_) => 6,
             Self::Interrupted(_) => 130,
-            // As of a program that SIGPIPE ends.
+            // Like a program that is killed by SIGPIPE: 128 + 13.
             Self::Closed => 141,
         }
     }
 
-    /// For programs, one line: `--output json`.
+    /// The failure as one line of JSON, for `--output json`.
     pub fn to_json(&self) -> String {
         let (message, violations) = match self {
             Self::Invalid { headline, violations } if headline.is_empty() => {
@@ -120,19 +120,19 @@ impl Failure {
         }
     }
 
-    /// What to do about it, where that does not depend on what the message says.
+    /// Advice that does not depend on the message.
     fn hints(&self) -> Vec<&'static str> {
         match self {
             Self::Unreachable(_) => vec![
                 "start the server: inheritune-standalone, or docker compose up",
-                "name another one with --server or INHERITUNE_SERVER",
+                "set another server with --server or INHERITUNE_SERVER",
             ],
-            Self::NotFound(_) => vec!["inheritune run list, job list and artifact list show what there is"],
+            Self::NotFound(_) => vec!["list the existing IDs with inheritune run list, job list or artifact list"],
             Self::Refused { code: Code::Unauthenticated, .. } => {
-                vec!["name the file with the token by --token-file or INHERITUNE_TOKEN_FILE"]
+                vec!["set the token file with --token-file or INHERITUNE_TOKEN_FILE"]
             }
             Self::Invalid { violations, .. } if violations.0.is_empty() => {
-                vec!["--help after a command explains its options"]
+                vec!["run the command with --help to see its options"]
             }
             Self::Unsuccessful(_)
             | Self::Invalid { .. }
@@ -144,12 +144,12 @@ impl Failure {
         }
     }
 
-    /// Without fields.
+    /// A [`Failure::Invalid`] without fields.
     pub fn invalid(headline: impl Into<String>) -> Self {
         Self::Invalid { headline: headline.into(), violations: Violations::default() }
     }
 
-    /// Something at `path` went wrong.
+    /// A [`Failure::Local`] with a problem at `path`.
     pub fn local(path: &Path, problem: impl std::fmt::Display) -> Self {
         Self::Local(format!("{}: {problem}", path.display()))
     }
@@ -162,9 +162,11 @@ impl From<Status> for Failure {
             text if text.is_empty() => status.code().description().to_owned(),
             text => text,
         };
-        // A status with a cause is this side's own: the connection was no gRPC, or broke.
+        // tonic made a status with a source on this side: the connection broke or is not gRPC.
         if std::error::Error::source(&status).is_some() {
-            return Self::Unreachable(format!("{message}; is gRPC served there? with TLS, it is at https://"));
+            return Self::Unreachable(format!(
+                "{message}; check that the address serves gRPC, and use https:// for TLS"
+            ));
         }
         match refusal.code {
             Code::InvalidArgument | Code::OutOfRange if refusal.violations.is_empty() => Self::invalid(message),
@@ -208,7 +210,7 @@ impl From<ConnectError> for Failure {
     }
 }
 
-/// The headline, and a field a line; the server's refusal of one field is a line of its own.
+/// The headline, then one line per field. A single field without a headline is one line.
 fn lines(headline: &str, violations: &Violations) -> String {
     let stated = |v: &Violation| match v.field.as_str() {
         "" => v.description.clone(),
@@ -228,12 +230,12 @@ fn lines(headline: &str, violations: &Violations) -> String {
 
 fn count_of_fields(violations: &Violations) -> String {
     match violations.0.len() {
-        1 => "1 field cannot be accepted".to_owned(),
-        n => format!("{n} fields cannot be accepted"),
+        1 => "1 invalid field".to_owned(),
+        n => format!("{n} invalid fields"),
     }
 }
 
-/// `FailedPrecondition` as `FAILED_PRECONDITION`.
+/// Converts `FailedPrecondition` to `FAILED_PRECONDITION`.
 pub(crate) fn screaming(name: &str) -> String {
     let mut text = String::new();
     for (i, c) in name.char_indices() {
@@ -273,7 +275,7 @@ mod tests {
         violations.add("spec.training.lr_max", "must be above 0");
         assert_eq!(
             Failure::from(status::invalid_argument(&violations)).to_string(),
-            "2 fields cannot be accepted:\n  spec.name: must not be empty\n  spec.training.lr_max: must be above 0"
+            "2 invalid fields:\n  spec.name: must not be empty\n  spec.training.lr_max: must be above 0"
         );
     }
 }

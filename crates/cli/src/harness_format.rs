@@ -1,4 +1,5 @@
-//! An evaluation as lm-evaluation-harness writes one: `results.json` and `samples_TASK.jsonl`, with its keys.
+//! Writes an evaluation in the format of lm-evaluation-harness: `results.json` and
+//! `samples_TASK.jsonl`, with the harness's keys.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -12,15 +13,16 @@ use serde_json::{Map, Value, json};
 use crate::export::Existing;
 use crate::failure::Failure;
 
-/// Files of a `scores` artifact.
+/// The rows of a `scores` artifact.
 const ROWS_FILE: &str = "scores.jsonl";
-/// Older artifacts have none; samples are then without what it holds.
+/// The documents of a `scores` artifact. Older artifacts have none; samples then lack its fields.
 const DOCUMENTS_FILE: &str = "documents.jsonl.zst";
 
-/// Writes the benchmarks of an evaluation, whose scores were fetched to `from`, into the folder `to`; gives the files.
+/// Writes the benchmarks of an evaluation to the folder `to` and returns the files. The files of
+/// its `scores` artifact are in `from`.
 ///
 /// # Errors
-/// A file cannot be read or written, or is there already.
+/// A file cannot be read or written, or `to` is not empty.
 pub fn write(
     spec: &v1::EvaluateSpec,
     evaluated: &v1::Evaluated,
@@ -35,7 +37,7 @@ pub fn write(
     std::fs::create_dir_all(to).map_err(local(to))?;
     let is_empty = std::fs::read_dir(to).map_err(local(to))?.next().is_none();
     if !is_empty && existing == Existing::Refuse {
-        return Err(Failure::invalid(format!("{} is not empty; --force writes into it", to.display())));
+        return Err(Failure::invalid(format!("{} is not empty; choose another folder, or add --force", to.display())));
     }
     let documents = read_documents(&from.join(DOCUMENTS_FILE))?;
     let rows_path = from.join(ROWS_FILE);
@@ -61,10 +63,10 @@ pub fn write(
     Ok(files.into_iter().map(|(path, _)| path).collect())
 }
 
-/// What a benchmark read and asked, by task and place.
+/// The documents of benchmarks, by task and index.
 type Documents = BTreeMap<(String, u64), AskedDocument>;
 
-/// Each request as the harness numbers requests and their parts.
+/// The requests of a question, with requests and their parts numbered as in the harness.
 fn arguments(question: &Question) -> Value {
     let numbered = |what: &str, parts: Vec<Value>| {
         let named = parts.into_iter().enumerate().map(|(number, part)| (format!("{what}_{number}"), part));
@@ -89,7 +91,7 @@ fn read_documents(path: &Path) -> Result<Documents, Failure> {
     lines.map(document).collect()
 }
 
-/// One row as the harness logs a sample; none for what is no benchmark.
+/// A row as the harness logs a sample; `None` for a row that is not from a benchmark.
 fn sample(row: &Value, document: Option<&AskedDocument>) -> Option<Value> {
     let (likelihoods, greedy) = (row["log_likelihoods"].as_array()?, row["is_greedy"].as_array()?);
     let is_text = row.get("words").is_some();
@@ -113,7 +115,7 @@ fn sample(row: &Value, document: Option<&AskedDocument>) -> Option<Value> {
     sample["filter"] = json!("none");
     sample["metrics"] = metrics.keys().cloned().collect();
     if let Some(document) = document {
-        // `json.dumps(doc, indent=2, ensure_ascii=False)`
+        // The harness hashes `json.dumps(doc, indent=2, ensure_ascii=False)`.
         sample["doc_hash"] = json!(Sha256Digest::of(format!("{:#}", document.doc).as_bytes()));
     }
     sample["prompt_hash"] = row["prompt_sha256"].clone();
@@ -151,7 +153,7 @@ fn results(spec: &v1::EvaluateSpec, evaluated: &v1::Evaluated, sizes: &BTreeMap<
             subtasks.insert(score.task.clone(), json!(members));
         }
     }
-    // Only benchmarks and their groups are the harness's.
+    // The harness only knows benchmarks and their groups.
     results.retain(|task, _| versions.contains_key(task));
     for group in GROUPS.iter().filter(|group| results.contains_key(group.name)) {
         groups.insert(group.name.to_owned(), results[group.name].clone());
@@ -241,7 +243,7 @@ mod tests {
         let sample: Value = serde_json::from_slice(&std::fs::read(&files[2]).unwrap()).unwrap();
         assert_eq!((&sample["resps"], &sample["word_perplexity"]), (&json!([["-9.0"]]), &json!([-9.0, 3])));
         assert_eq!(sample["arguments"], json!({ "gen_args_0": { "arg_0": "page" } }));
-        // An older artifact, without the documents.
+        // An older artifact without documents.
         std::fs::remove_file(from.path().join(DOCUMENTS_FILE)).unwrap();
         write(&spec, &evaluated, from.path(), to.path(), Existing::Replace).unwrap();
         let sample: Value = serde_json::from_slice(&std::fs::read(&files[1]).unwrap()).unwrap();

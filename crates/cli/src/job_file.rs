@@ -1,4 +1,4 @@
-//! Job specs in files: TOML or JSON, locations written as in recipes.
+//! Reads job specs from TOML or JSON files. Locations are written as in recipes.
 
 use std::path::Path;
 
@@ -9,13 +9,14 @@ use serde_json::Value;
 use crate::failure::Failure;
 use crate::recipe::{absolute_location, written};
 
-/// Fields that hold a location, wherever they are in a spec.
+/// Names of the fields that contain a location, anywhere in a spec.
 const LOCATION_FIELDS: [&str; 5] = ["checkpoint", "source", "sources", "from", "data"];
 
-/// The job in `text`: JSON if `path` ends so, else TOML. Relative paths are taken from `base`.
+/// Parses the job in `text`: JSON if the extension of `path` is `json`, otherwise TOML. Relative
+/// paths are resolved against `base`.
 ///
 /// # Errors
-/// What cannot be read, or every bad field.
+/// A syntax or type error, or every invalid field.
 pub fn parse(text: &str, path: &Path, base: &Path) -> Result<JobSpec, Failure> {
     let bad = |problem: String| Failure::invalid(format!("{}: {problem}", path.display()));
     let is_json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
@@ -27,13 +28,14 @@ pub fn parse(text: &str, path: &Path, base: &Path) -> Result<JobSpec, Failure> {
     read_locations(&mut value, base).map_err(bad)?;
     let spec: JobSpec = serde_json::from_value(value).map_err(|e| bad(e.to_string()))?;
     spec.validate().map_err(|violations| Failure::Invalid {
-        headline: format!("{}: {} cannot be accepted", path.display(), spec.kind().as_str()),
+        headline: format!("{}: invalid {} job", path.display(), spec.kind().as_str()),
         violations,
     })?;
     Ok(spec)
 }
 
-/// `"artifact://ID"` and `"file:x"` become what [`Location`] is in a spec.
+/// Converts location strings such as `"artifact://ID"` and `"file:x"` to the serialized form of
+/// [`Location`].
 fn read_locations(value: &mut Value, base: &Path) -> Result<(), String> {
     match value {
         Value::Object(fields) => {

@@ -1,12 +1,15 @@
-//! `inheritune`: the command line client, and the report.
+//! `inheritune`: the command line client.
 //!
-//! Owns: the commands ([`args`]), recipe files ([`recipe`]: relative paths, checking offline, explaining), sizes
-//! ([`size`]), following runs and jobs ([`watch`], [`screen`]), tables that fit the terminal ([`table`]), the two streams ([`streams`]), exporting artifacts ([`export`]), exit codes ([`failure`]), and the report
-//! ([`report`]: HTML, Markdown and SVG from one `ReportData`).
+//! Owns: the commands ([`args`]), recipe files ([`recipe`]: relative paths, offline checks,
+//! explanations), sizes ([`size`]), following runs and jobs ([`watch`], [`screen`]), tables that
+//! fit the terminal ([`table`]), standard output and standard error ([`streams`]), exporting
+//! artifacts ([`export`]) and exit codes ([`failure`]). The pages of a report are in
+//! [`inheritune_report`].
 //!
-//! Entry point: [`main`]; the report alone: [`report::render`].
+//! Entry point: [`main`].
 //!
-//! Must never: link a database, the object store or libtorch; decide what a run does next; write a file half.
+//! Must never: link a database, the object store or libtorch; decide what a run does next; leave a
+//! partially written file.
 
 pub mod args;
 pub mod bar;
@@ -34,7 +37,8 @@ use clap::Parser as _;
 use args::{Cli, Output};
 use failure::Failure;
 
-/// The whole program: parses the command line, carries the command out, and says how it ended.
+/// Parses the command line, runs the command, prints its error if it fails, and returns the exit
+/// code.
 pub async fn main() -> std::process::ExitCode {
     let (failure, output) = match Cli::try_parse() {
         Ok(cli) => {
@@ -44,13 +48,13 @@ pub async fn main() -> std::process::ExitCode {
                 Err(failure) => (failure, output),
             }
         }
-        // 0 for --help and --version, 2 for bad usage.
+        // Exit code 0 for --help and --version, 2 for invalid usage.
         Err(said) => match parsed_badly(&said, std::env::args_os().skip(1)) {
             Ok(code) => return code.into(),
             Err(failure) => (failure, Output::Json),
         },
     };
-    // Where standard error is closed as well, the exit code is all that is left to say.
+    // If standard error is closed too, only the exit code can report the failure.
     drop(match (&failure, output) {
         (Failure::Closed, _) => Ok(()),
         (_, Output::Json) => streams::err(&failure.to_json()),
@@ -60,13 +64,16 @@ pub async fn main() -> std::process::ExitCode {
     failure.exit_code().into()
 }
 
-/// Says what clap says about a command line, and gives the exit code; a failure where programs are to read it.
+/// Prints clap's message and returns the exit code.
+///
+/// # Errors
+/// The message as a [`Failure`] if it must be printed as JSON.
 fn parsed_badly(said: &clap::Error, args: impl Iterator<Item = OsString>) -> Result<u8, Failure> {
     if said.use_stderr() && asks_for_json(args) {
         let text = said.render().to_string();
         return Err(Failure::invalid(text.trim_start_matches("error: ").trim_end().to_owned()));
     }
-    // What is still in the buffer of standard output shows its errors only when it is flushed.
+    // Errors of buffered output only show when it is flushed.
     match said.print().and_then(|()| std::io::stdout().flush()) {
         Ok(()) => Ok(u8::try_from(said.exit_code()).unwrap_or(2)),
         Err(error) if said.use_stderr() => {
@@ -83,7 +90,7 @@ fn parsed_badly(said: &clap::Error, args: impl Iterator<Item = OsString>) -> Res
     }
 }
 
-/// Whether `--output json` is among arguments that could not be understood.
+/// Whether arguments that clap rejected contain `--output json`.
 fn asks_for_json(args: impl Iterator<Item = OsString>) -> bool {
     let mut last_was_output = false;
     for arg in args {

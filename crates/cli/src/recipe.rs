@@ -1,8 +1,8 @@
-//! Recipe files: reading, checking offline, and saying what they will do.
+//! Recipe files: reading, offline checks and explanations.
 //!
-//! A recipe is a [`RunSpec`] in TOML. Paths in it may be relative: `file:demo/corpus.txt`, or just
-//! `demo/corpus.txt`, is taken from the folder the command runs in and becomes an absolute `file://` URI before it is
-//! validated and sent, because the server knows nothing of the client's folder.
+//! A recipe is a [`RunSpec`] in TOML. Its paths may be relative: `file:demo/corpus.txt`, or just
+//! `demo/corpus.txt`, is resolved against the current folder. It becomes an absolute `file://` URI
+//! before it is validated and sent, because the server does not know the client's folder.
 
 pub mod corpus_files;
 mod explain;
@@ -17,20 +17,21 @@ use inheritune_domain::violation::Violations;
 pub use explain::{Plan, explain};
 pub use written::absolute_location;
 
-/// The recipe in `text`, its relative paths taken from `base`.
+/// Parses the recipe in `text` and resolves its relative paths against `base`.
 ///
 /// # Errors
-/// Every bad field at once: unknown and missing ones, wrong types, and what [`RunSpec::validate`] finds.
+/// Every invalid field at once: unknown and missing fields, wrong types, and the violations that
+/// [`RunSpec::validate`] finds.
 pub fn parse(text: &str, base: &Path) -> Result<RunSpec, Violations> {
     read(text, &[], base).map(|read| read.spec)
 }
 
-/// A recipe as a file has it, and what of it is not on this machine.
+/// A recipe that was read from a file, and the files it names that are not on this machine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReadRecipe {
-    /// The recipe, its locations absolute.
+    /// The recipe, with absolute locations.
     pub spec: RunSpec,
-    /// Files that it names and that are not here; a server elsewhere may have them.
+    /// Files that it names and that are not on this machine. The server may have them.
     pub missing: Vec<Missing>,
 }
 
@@ -39,12 +40,12 @@ pub struct ReadRecipe {
 pub struct Missing {
     /// The field that names it.
     pub field: String,
-    /// Where it should be.
+    /// The path of the missing file.
     pub path: PathBuf,
 }
 
-/// As [`parse`], with `corpus` in the place of the recipe's sources where it names any, and a look at the files that are
-/// named.
+/// Like [`parse`], but `corpus` replaces the recipe's sources unless it is empty, and missing files
+/// are reported.
 ///
 /// # Errors
 /// Those of [`parse`].
@@ -66,7 +67,8 @@ pub fn read(text: &str, corpus: &[String], base: &Path) -> Result<ReadRecipe, Vi
         }
     }
     if let Err(found) = spec.validate() {
-        // A field that could not be read stands at a stand-in value: what follows from it says nothing.
+        // A field that could not be read has a stand-in value, so violations of that field mean
+        // nothing.
         let known: Vec<String> = violations.0.iter().map(|v| v.field.clone()).collect();
         let follows = |field: &str| {
             known
@@ -78,7 +80,7 @@ pub fn read(text: &str, corpus: &[String], base: &Path) -> Result<ReadRecipe, Vi
     violations.into_result().map(|()| ReadRecipe { spec, missing })
 }
 
-/// Every location of a recipe, with its field.
+/// Every location in a recipe, with the name of its field.
 fn locations(spec: &mut RunSpec) -> Vec<(String, &mut String)> {
     let tokenizer = match &mut spec.corpus.tokenizer {
         TokenizerSpec::Uri(uri) => Some(uri),

@@ -1,4 +1,4 @@
-//! Tables of scores: one evaluation's, two models' against each other, all models' side by side.
+//! Tables of scores: of one evaluation, of two compared models, and of all models.
 
 use inheritune_api::v1;
 use inheritune_domain::benchmark::{self, GROUPS, POSTER_NINE, Prompt};
@@ -6,10 +6,11 @@ use inheritune_domain::benchmark::{self, GROUPS, POSTER_NINE, Prompt};
 use crate::show::{one_line, score_value, table};
 use inheritune_report::numbers;
 
-/// A difference less likely than this by chance is said to be one.
+/// Significance level: a difference with a smaller p-value is reported as one.
 const SIGNIFICANT: f64 = 0.05;
 
-/// What can be measured. The subjects of MMLU, which differ in nothing else, stand below by their names.
+/// The available tasks. The subjects of MMLU differ only in their names, so they are listed below
+/// the table.
 pub fn tasks(reply: &v1::ListTasksResponse) -> String {
     let (subjects, others): (Vec<&v1::TaskInfo>, Vec<&v1::TaskInfo>) = reply
         .tasks
@@ -19,12 +20,12 @@ pub fn tasks(reply: &v1::ListTasksResponse) -> String {
     let mut text = table(&["task", "metrics?", "what it measures"], others.iter().map(row));
     if let Some(one) = subjects.first() {
         let names: Vec<String> = subjects.iter().map(|task| one_line(&task.name)).collect();
-        text.push_str(&format!("\n\nEach a task of its own ({}): {}", one_line(&one.description), names.join(", ")));
+        text.push_str(&format!("\n\nFurther tasks ({}): {}", one_line(&one.description), names.join(", ")));
     }
-    text + "\n\nWhat data a task needs: inheritune eval tasks NAME"
+    text + "\n\nTo see the data that a task needs: inheritune eval tasks NAME"
 }
 
-/// Single tasks in full.
+/// The details of single tasks.
 pub fn tasks_in_full(reply: &v1::ListTasksResponse) -> String {
     let one = |task: &v1::TaskInfo| {
         let mut text = format!("task      {}\nmeasures  {}", one_line(&task.name), one_line(&task.description));
@@ -36,7 +37,7 @@ pub fn tasks_in_full(reply: &v1::ListTasksResponse) -> String {
             let members = benchmark::select(&task.name).unwrap_or_default();
             let names: Vec<&str> = members.iter().map(|member| member.name).collect();
             if !names.is_empty() {
-                text.push_str(&format!("\nholds     {}", names.join(", ")));
+                text.push_str(&format!("\ncontains  {}", names.join(", ")));
             }
         }
         text
@@ -44,7 +45,7 @@ pub fn tasks_in_full(reply: &v1::ListTasksResponse) -> String {
     reply.tasks.iter().map(one).collect::<Vec<_>>().join("\n\n")
 }
 
-/// One evaluation's scores, with what they are to be held against.
+/// The scores of one evaluation, compared with guessing and, if given, with the baseline.
 pub fn evaluated(evaluated: &v1::Evaluated) -> String {
     let row = |score: &v1::Score| {
         vec![
@@ -57,15 +58,16 @@ pub fn evaluated(evaluated: &v1::Evaluated) -> String {
             against_chance(score),
         ]
     };
-    let heads = ["task", "metric", "value ± error", "n", "chance?", "majority?", "against guessing"];
+    let heads = ["task", "metric", "value ± error", "n", "chance?", "majority?", "vs. guessing"];
     let mut text = table(&heads, evaluated.scores.iter().map(row));
     if !evaluated.differences.is_empty() {
-        text = format!("{text}\n\nAgainst the baseline, pair by pair\n\n{}", differences(&evaluated.differences));
+        text = format!("{text}\n\nCompared with the baseline, pair by pair\n\n{}", differences(&evaluated.differences));
     }
     format!("{text}\n\nscores {} ({} parameters)", evaluated.scores_artifact_id, numbers::count(evaluated.parameters))
 }
 
-/// `above, p = 0.003`; a score that a constant answer reaches is no more than that.
+/// How a score compares with guessing, such as `above, p = 0.003`. It also says if the score is not
+/// above that of always giving the most frequent answer.
 fn against_chance(score: &v1::Score) -> String {
     match (score.chance, score.chance_p_value) {
         (Some(chance), Some(p)) if p < SIGNIFICANT && score.value > chance => {
@@ -87,12 +89,12 @@ fn p_value(p: f64) -> String {
     if p < 0.001 { "p < 0.001".to_owned() } else { format!("p = {p:.3}") }
 }
 
-/// Two models' scores.
+/// The scores of two models and their differences.
 pub fn compared(reply: &v1::CompareScoresResponse) -> String {
     let places =
         format!("first   {}\nsecond  {}", one_line(&reply.first_checkpoint), one_line(&reply.second_checkpoint));
     if reply.differences.is_empty() {
-        return format!("{places}\n\nThey were measured on nothing in common.");
+        return format!("{places}\n\nThe two models have no scores in common.");
     }
     let value = |scores: &[v1::Score], difference: &v1::ScoreDifference| {
         let score = scores.iter().find(|score| score.task == difference.task && score.metric == difference.metric);
@@ -128,14 +130,14 @@ fn difference_cells(difference: &v1::ScoreDifference) -> [String; 4] {
         _ => String::new(),
     };
     let verdict = match difference.p_value {
-        Some(p) if p < SIGNIFICANT => format!("they differ, {}", p_value(p)),
+        Some(p) if p < SIGNIFICANT => format!("different, {}", p_value(p)),
         Some(p) => format!("no difference, {}", p_value(p)),
         None => "no difference".to_owned(),
     };
     [value, interval, difference.n.to_string(), verdict]
 }
 
-/// The columns of the leaderboard after the poster's nine: task, metric and head.
+/// The columns of the leaderboard after the poster's nine tasks: task, metric and head.
 const FURTHER: [(&str, &str, &str); 5] = [
     ("mmlu", "acc", "MMLU"),
     ("arc_easy", "acc", "arc_easy"),
@@ -143,14 +145,14 @@ const FURTHER: [(&str, &str, &str); 5] = [
     ("hellaswag", "acc_norm", "hellaswag acc_norm"),
     ("lambada_openai", "acc", "lambada_openai"),
 ];
-/// Those that are no shares.
+/// Columns whose values are not shares of correct answers.
 const PLAIN: [(&str, &str, &str); 3] = [
     ("lambada_openai", "perplexity", "lambada_openai perplexity"),
     ("wikitext", "word_perplexity", "wikitext word perplexity"),
     ("validation_loss", "loss_nats", "validation loss, nats"),
 ];
 
-/// Models by tasks.
+/// A table of models by tasks.
 pub fn leaderboard(reply: &v1::ListModelScoresResponse) -> String {
     let nine = POSTER_NINE.iter().map(|task| (*task, "acc", *task));
     let shares: Vec<(&str, &str, &str)> = nine.chain(FURTHER).collect();
@@ -175,8 +177,8 @@ pub fn leaderboard(reply: &v1::ListModelScoresResponse) -> String {
     };
     let subjects = GROUPS[0].members().len();
     format!(
-        "{}\n\nPercent ± standard error; * differs from guessing (p < {SIGNIFICANT}). \"nine tasks\" is the poster's average of \
-         {}. MMLU: {subjects} subjects, five shots.",
+        "{}\n\nPercent ± standard error; * differs from guessing (p < {SIGNIFICANT}). \"nine tasks\" is the average of \
+         the poster's tasks {}. MMLU: {subjects} subjects, five shots.",
         table(&heads, reply.models.iter().map(row)),
         POSTER_NINE.join(", ")
     )
@@ -186,7 +188,7 @@ fn find<'a>(model: &'a v1::ModelScores, task: &str, metric: &str) -> Option<&'a 
     model.scores.iter().find(|score| score.task == task && score.metric == metric)
 }
 
-/// `56.47 ± 1.16*`
+/// A score in percent, marked if it differs from guessing: `56.47 ± 1.16*`.
 fn share(score: &v1::Score) -> String {
     let mark = if score.chance_p_value.is_some_and(|p| p < SIGNIFICANT) { "*" } else { "" };
     percent(score.value, score.stderr) + mark
@@ -199,7 +201,8 @@ fn percent(value: f64, stderr: Option<f64>) -> String {
     }
 }
 
-/// The plain average of the poster's nine tasks, of a model that has all of them; their errors are independent.
+/// The unweighted average of the poster's nine tasks, with the error of independent scores. Empty
+/// for a model that lacks one of them.
 fn average(model: &v1::ModelScores) -> String {
     let scores: Option<Vec<&v1::Score>> = POSTER_NINE.iter().map(|task| find(model, task, "acc")).collect();
     let Some(scores) = scores else { return String::new() };
@@ -220,7 +223,7 @@ mod tests {
 
     #[test]
     fn the_poster_s_average_is_the_published_one() {
-        // Poster, Figure 1: the mean of the nine tasks of its own model is 46.9.
+        // Poster, Figure 1: the mean of the nine tasks is 46.9 for the poster's own model.
         let values = [50.96, 56.47, 61.68, 51.69, 25.19, 48.61, 34.42, 49.41, 43.66];
         let scores = POSTER_NINE.iter().zip(values).map(|(task, value)| acc(task, value / 100.0, None)).collect();
         let published =

@@ -1,4 +1,4 @@
-//! Progress on standard error: bars on a terminal, few plain lines elsewhere.
+//! Progress on standard error: bars on a terminal, occasional plain lines elsewhere.
 
 use std::collections::HashMap;
 use std::io::IsTerminal as _;
@@ -14,10 +14,10 @@ use crate::show::{bytes, one_line, progress_line, speed, status};
 use crate::streams;
 use inheritune_report::numbers;
 
-/// Least time between two plain lines about one job.
+/// Minimum time between two plain lines about the same job.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// Where progress goes.
+/// Shows the progress of runs, jobs and downloads.
 #[derive(Debug)]
 pub struct Screen {
     mode: Mode,
@@ -37,7 +37,7 @@ struct Shown {
 }
 
 impl Screen {
-    /// What fits standard error.
+    /// Chooses bars or plain lines, depending on whether standard error is a terminal.
     pub fn new() -> Self {
         let mode = if std::io::stderr().is_terminal() {
             Mode::Bars { all: MultiProgress::new(), jobs: HashMap::new() }
@@ -47,29 +47,29 @@ impl Screen {
         Self { mode }
     }
 
-    /// Says nothing.
+    /// Shows nothing.
     pub fn silent() -> Self {
         Self { mode: Mode::Silent }
     }
 
-    /// One line that stays.
+    /// Prints one permanent line.
     ///
     /// # Errors
-    /// [`Failure::Closed`] where nobody reads it any more.
+    /// [`Failure::Closed`] if the reader of standard error is gone.
     pub fn say(&self, text: &str) -> Result<(), Failure> {
         match &self.mode {
             Mode::Silent => {}
             Mode::Lines(_) => streams::err(text)?,
-            // A terminal that is gone is no reason to stop.
+            // A lost terminal must not stop the command.
             Mode::Bars { all, .. } => drop(all.println(text)),
         }
         Ok(())
     }
 
-    /// A job as it is now.
+    /// Shows the current state of a job.
     ///
     /// # Errors
-    /// [`Failure::Closed`] where nobody reads it any more.
+    /// [`Failure::Closed`] if the reader of standard error is gone.
     pub fn job(&mut self, job: &v1::Job) -> Result<(), Failure> {
         let now = Instant::now();
         match &mut self.mode {
@@ -92,7 +92,8 @@ impl Screen {
                 }
                 let standing = standing(job);
                 let bar = jobs.entry(job.id.clone()).or_insert_with(|| all.add(ProgressBar::no_length()));
-                // Drawn when shown, so that the next line after a change of the terminal's width fits again.
+                // The line is rendered when it is drawn, so it follows changes of the terminal's
+                // width.
                 bar.set_style(style(move |_| standing.clone()));
                 bar.tick();
             }
@@ -100,7 +101,7 @@ impl Screen {
         Ok(())
     }
 
-    /// A bar over so many bytes; hidden where there is no terminal.
+    /// A bar for `total` bytes; hidden if there is no terminal.
     pub fn bytes(&self, label: &'static str, total: u64) -> ProgressBar {
         match &self.mode {
             Mode::Silent | Mode::Lines(_) => ProgressBar::hidden(),
@@ -118,7 +119,7 @@ impl Screen {
         }
     }
 
-    /// Takes the bars away.
+    /// Removes the bars.
     pub fn clear(&mut self) {
         if let Mode::Bars { all, jobs } = &mut self.mode {
             jobs.clear();
@@ -133,19 +134,19 @@ impl Default for Screen {
     }
 }
 
-/// One line that fits the terminal, whatever its width is by then.
+/// A bar style of one line that fits the terminal's width at the time of drawing.
 fn style(standing: impl Fn(&ProgressState) -> Standing + Clone + Send + Sync + 'static) -> ProgressStyle {
     let line = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
         // The last column stays free: some terminals wrap when it is written.
         let columns = streams::err_columns().saturating_sub(1);
-        // A line that cannot be drawn is drawn the next time.
+        // A line that cannot be drawn now is drawn next time.
         let _drawn = out.write_str(&bar::line(&standing(state), columns));
     };
-    // The template is ours and has one key.
+    // The template is a constant with one key, so it always parses.
     ProgressStyle::with_template("{line}").unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("line", line)
 }
 
-/// How a job that has not ended stands.
+/// The progress of a job that has not ended.
 fn standing(job: &v1::Job) -> Standing {
     let label = one_line(&job.label);
     match (job.status(), job.progress.as_ref()) {
@@ -160,7 +161,7 @@ fn standing(job: &v1::Job) -> Standing {
     }
 }
 
-/// Nothing happens any more.
+/// Whether a status is final: succeeded, failed or cancelled.
 pub fn is_final(status: i32) -> bool {
     match JobStatus::try_from(status).unwrap_or(JobStatus::Unspecified) {
         JobStatus::Succeeded | JobStatus::Failed | JobStatus::Cancelled => true,
@@ -173,7 +174,7 @@ pub fn is_final(status: i32) -> bool {
     }
 }
 
-/// How a job stands, in words.
+/// The state of a job as text.
 fn rest(job: &v1::Job) -> String {
     match job.status() {
         JobStatus::Running => match job.progress.as_ref().map(progress_line).filter(|line| !line.is_empty()) {
@@ -189,9 +190,9 @@ fn rest(job: &v1::Job) -> String {
         }
         JobStatus::Failed => format!("failed: {}", one_line(&job.error)),
         JobStatus::Queued if !job.error.is_empty() => {
-            format!("waits for another attempt after: {}", one_line(&job.error))
+            format!("waiting to retry after: {}", one_line(&job.error))
         }
-        JobStatus::Queued => "waits for a worker".to_owned(),
+        JobStatus::Queued => "waiting for a worker".to_owned(),
         JobStatus::Unspecified
         | JobStatus::Pausing
         | JobStatus::Paused

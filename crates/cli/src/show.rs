@@ -11,11 +11,11 @@ use crate::failure::{Failure, screaming};
 pub use crate::table::table;
 use inheritune_report::numbers;
 
-/// A reply as JSON: field names as in the .proto files, numbers as numbers, every field there, enum values without
-/// their prefix (`RUNNING`, as in the `ops` views).
+/// A reply as JSON: field names as in the .proto files, numbers as numbers, every field present,
+/// enum values without their prefix (`RUNNING`, as in the `ops` views).
 ///
 /// # Errors
-/// The message is not part of the API: a mistake in this program.
+/// The message is not part of the API, which is a bug in this program.
 pub fn json(message: &impl Message, name: &str) -> Result<String, Failure> {
     let mistake = |e: &dyn std::fmt::Display| Failure::Local(format!("cannot write {name} as JSON: {e}"));
     let pool = DescriptorPool::decode(inheritune_api::FILE_DESCRIPTOR_SET).map_err(|e| mistake(&e))?;
@@ -31,7 +31,7 @@ pub fn json(message: &impl Message, name: &str) -> Result<String, Failure> {
     serde_json::to_string_pretty(&value).map_err(|e| mistake(&e))
 }
 
-/// `JOB_STATUS_RUNNING` becomes `RUNNING` where the field is an enum.
+/// Shortens enum values: `JOB_STATUS_RUNNING` becomes `RUNNING`.
 fn shorten_enums(value: &mut Value, descriptor: &MessageDescriptor) {
     let Value::Object(fields) = value else { return };
     for (name, field) in fields {
@@ -55,12 +55,12 @@ fn shorten_enums(value: &mut Value, descriptor: &MessageDescriptor) {
     }
 }
 
-/// Without anything that could steer the terminal.
+/// `text` with control characters replaced by spaces, so that it cannot control the terminal.
 pub fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// One run in full.
+/// A run with all its details.
 pub fn run(run: &v1::Run) -> String {
     let mut out = format!(
         "run      {}\nname     {}\nstatus   {}\nstate    {}\ncreated  {}",
@@ -102,7 +102,7 @@ pub fn run(run: &v1::Run) -> String {
     out
 }
 
-/// The models of a run, as the paper's Table 4.
+/// The models of a run, like Table 4 of the paper.
 pub fn models(run: &v1::Run) -> String {
     let absent = || "–".to_owned();
     let rows = run.models.iter().map(|model| {
@@ -119,7 +119,7 @@ pub fn models(run: &v1::Run) -> String {
     table(&["model", ">layers", ">steps", ">validation loss", ">parameters?", ">tokens?", ">wall time?"], rows)
 }
 
-/// Runs, one a line.
+/// A table of runs, one per line.
 pub fn runs(runs: &[v1::Run]) -> String {
     let rows = runs.iter().map(|run| {
         vec![run.id.clone(), status(run.status), run.name.clone(), run.state.clone(), moment(run.created_at.as_ref())]
@@ -127,7 +127,7 @@ pub fn runs(runs: &[v1::Run]) -> String {
     table(&["id", "status", "name", "state", "created?"], rows)
 }
 
-/// Jobs, one a line.
+/// A table of jobs, one per line.
 pub fn jobs(jobs: &[v1::Job]) -> String {
     let rows = jobs.iter().map(|job| {
         let progress = job.progress.as_ref();
@@ -144,7 +144,7 @@ pub fn jobs(jobs: &[v1::Job]) -> String {
     table(&["id", "kind", "status", "label", ">done?", ">attempts?", "created?"], rows)
 }
 
-/// Curves, one a line, in the order in which they begin.
+/// A table of curves, one per line, in the order of their first points.
 pub fn metrics(points: &[v1::MetricPoint]) -> String {
     let mut curves: Vec<Vec<&v1::MetricPoint>> = Vec::new();
     for point in points {
@@ -169,7 +169,7 @@ pub fn metrics(points: &[v1::MetricPoint]) -> String {
     table(&["metric", ">points?", ">first", ">lowest?", ">highest?", ">last", ">at step?"], rows)
 }
 
-/// A number of any size, as exactly as a table can hold it.
+/// A number of any magnitude, in about the width of a table cell.
 fn measured(value: f64) -> String {
     match value.abs() {
         1e15.. => format!("{value:.3e}"),
@@ -179,7 +179,7 @@ fn measured(value: f64) -> String {
     }
 }
 
-/// One job in full.
+/// A job with all its details.
 pub fn job(job: &v1::Job) -> String {
     let mut out = format!(
         "job      {}\nlabel    {}\nkind     {}\nstatus   {}\nattempts {}\ncreated  {}",
@@ -198,7 +198,7 @@ pub fn job(job: &v1::Job) -> String {
     }
     let counts = attempt_counts(job);
     if !counts.is_empty() {
-        out.push_str(&format!("\nin a row {counts}"));
+        out.push_str(&format!("\nretries  {counts}"));
     }
     if !job.error.is_empty() {
         out.push_str(&format!("\nerror    {}", one_line(&job.error)));
@@ -209,13 +209,14 @@ pub fn job(job: &v1::Job) -> String {
     out
 }
 
-/// `1 failed, 2 waited (since 2026-11-30 18:40 UTC)`: what attempts came to since the job last got on.
+/// How the attempts since the job's last progress ended:
+/// `1 failed, 2 waited for something external, waiting since 2026-11-30 18:40:00 UTC`.
 fn attempt_counts(job: &v1::Job) -> String {
     let counted = [
         (job.failed_attempts, "failed"),
         (job.lost_attempts, "lost with their worker"),
         (job.crashed_attempts, "crashed"),
-        (job.waits, "waited for something outside"),
+        (job.waits, "waited for something external"),
     ];
     let mut parts: Vec<String> =
         counted.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
@@ -225,7 +226,7 @@ fn attempt_counts(job: &v1::Job) -> String {
     parts.join(", ")
 }
 
-/// `45 %  12.3 K tokens/s  2 min 04 s left  step 120/400 loss 4.31`
+/// The progress of a job: `45 %  12.3 K tokens/s  2 min 04 s left  step 120/400 loss 4.31`.
 pub fn progress_line(progress: &v1::Progress) -> String {
     let mut parts = Vec::new();
     if let Some(percentage) = progress.progress_percentage {
@@ -241,7 +242,7 @@ pub fn progress_line(progress: &v1::Progress) -> String {
     parts.join("  ")
 }
 
-/// `12.3 K tokens/s`, where it is known.
+/// The speed of a job, such as `12.3 K tokens/s`, if known.
 pub fn speed(progress: &v1::Progress) -> Option<String> {
     (progress.per_second > 0.0)
         .then(|| format!("{} {}/s", numbers::short(progress.per_second), one_line(&progress.unit)))
@@ -283,7 +284,7 @@ fn outcome_line(outcome: &v1::job_outcome::Outcome) -> String {
     }
 }
 
-/// `4.1234 ± 0.0056`
+/// A score with its standard error: `4.1234 ± 0.0056`.
 pub fn score_value(score: &v1::Score) -> String {
     match score.stderr {
         Some(stderr) => format!("{:.4} ± {stderr:.4}", score.value),
@@ -291,7 +292,7 @@ pub fn score_value(score: &v1::Score) -> String {
     }
 }
 
-/// Artifacts, one a line.
+/// A table of artifacts, one per line.
 pub fn artifacts(artifacts: &[v1::Artifact]) -> String {
     let rows = artifacts.iter().map(|artifact| {
         vec![
@@ -307,7 +308,7 @@ pub fn artifacts(artifacts: &[v1::Artifact]) -> String {
     table(&["id", "kind", ">size", ">step?", "created?", "pinned?", "location?"], rows)
 }
 
-/// One artifact in full.
+/// An artifact with all its details.
 pub fn artifact(artifact: &v1::Artifact, files: &[v1::ArtifactFile]) -> String {
     let mut out = format!(
         "artifact {}\nkind     {}\nsize     {}\ncreated  {}\nlocation {}",
@@ -345,7 +346,7 @@ fn artifact_kind(artifact: &v1::Artifact) -> String {
     artifact.kind().as_str_name().trim_start_matches("ARTIFACT_KIND_").to_lowercase()
 }
 
-/// Bytes in binary units.
+/// A size in binary units, such as `1.5 KiB`.
 pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut scaled = n as f64;
@@ -357,7 +358,7 @@ pub fn bytes(n: u64) -> String {
     if unit == 0 { format!("{n} B") } else { format!("{scaled:.1} {}", UNITS[unit]) }
 }
 
-/// A status as the `ops` views write it.
+/// A status as the `ops` views write it, such as `RUNNING`.
 pub fn status(value: i32) -> String {
     v1::JobStatus::try_from(value).map_or("UNKNOWN", |s| s.as_str_name()).trim_start_matches("JOB_STATUS_").to_owned()
 }

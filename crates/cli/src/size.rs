@@ -1,4 +1,4 @@
-//! Sizes as people write them for transformers' `max_shard_size`: `5GB`, `500MB`.
+//! Sizes in the notation of transformers' `max_shard_size`: `5GB`, `500MB`.
 
 const UNITS: [(&str, u64); 9] = [
     ("", 1),
@@ -12,10 +12,10 @@ const UNITS: [(&str, u64); 9] = [
     ("TiB", 1 << 40),
 ];
 
-/// The bytes of a size such as `5GB` or `512MiB`; a bare number is bytes.
+/// Parses a size such as `5GB` or `512MiB` to bytes. A bare number is in bytes.
 ///
 /// # Errors
-/// What is no such size. `Gb` is not one: to transformers it means bits.
+/// A message if `text` is not a size. `Gb` is rejected, because transformers reads it as bits.
 pub fn parse(text: &str) -> Result<u64, String> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
@@ -23,7 +23,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
     let bytes = scale.zip(number.parse::<u64>().ok()).and_then(|(scale, number)| number.checked_mul(scale));
     bytes.ok_or_else(|| {
         let units = UNITS.map(|(name, _)| name)[1..].join(", ");
-        format!("`{text}` is no size: write a whole number of bytes, or one with a unit out of {units}: 5GB")
+        format!("`{text}` is not a size: use a whole number of bytes, or a number with a unit ({units}), such as 5GB")
     })
 }
 
@@ -41,7 +41,7 @@ mod tests {
             assert_eq!(parse(text), Ok(bytes), "{text}");
         }
         for text in ["", "GB", "5Gb", "5gb", "2.5GB", "-1", "5 GB", "99999999999999TB", "5GBs"] {
-            assert!(parse(text).unwrap_err().contains(&format!("`{text}` is no size")), "{text}");
+            assert!(parse(text).unwrap_err().contains(&format!("`{text}` is not a size")), "{text}");
         }
     }
 }

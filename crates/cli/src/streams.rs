@@ -1,5 +1,5 @@
-//! Standard output and standard error, without panics: a reader that has gone away (`| head -1`) ends the command quietly,
-//! a full disk is an error.
+//! Standard output and standard error, without panics. A closed pipe (`| head -1`) ends the command
+//! quietly; a full disk is an error.
 
 use std::io::Write;
 
@@ -7,15 +7,15 @@ use terminal_size::Width;
 
 use crate::failure::Failure;
 
-/// A reply or a result.
+/// Prints a reply or a result to standard output.
 ///
 /// # Errors
-/// [`Failure::Closed`] where nobody reads it any more, [`Failure::Local`] where it cannot be written.
+/// [`Failure::Closed`] if the reader is gone, [`Failure::Local`] if writing fails otherwise.
 pub fn out(text: &str) -> Result<(), Failure> {
     line(std::io::stdout().lock(), text).map_err(out_failure)
 }
 
-/// What went wrong with standard output.
+/// The failure for an error of standard output.
 pub fn out_failure(error: std::io::Error) -> Failure {
     match error.kind() {
         std::io::ErrorKind::BrokenPipe => Failure::Closed,
@@ -23,10 +23,11 @@ pub fn out_failure(error: std::io::Error) -> Failure {
     }
 }
 
-/// Progress or an error.
+/// Prints progress or an error to standard error.
 ///
 /// # Errors
-/// [`Failure::Closed`] where nobody reads it any more. Whatever else is wrong with standard error has no place to be said.
+/// [`Failure::Closed`] if the reader is gone. Other errors of standard error cannot be reported
+/// anywhere and are ignored.
 pub fn err(text: &str) -> Result<(), Failure> {
     match line(std::io::stderr().lock(), text) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::Closed),
@@ -34,24 +35,24 @@ pub fn err(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// One write for short texts, so that lines of several processes stay whole.
+/// Writes a text and its newline at once, so that lines of several processes do not mix.
 fn line(mut stream: impl Write, text: &str) -> std::io::Result<()> {
     stream.write_all(format!("{text}\n").as_bytes())?;
     stream.flush()
 }
 
-/// Columns of standard output: the terminal's; elsewhere what COLUMNS says, or no limit, so that every row of a table is
-/// one line for `grep` and `awk`.
+/// The width of standard output: that of the terminal, or else COLUMNS. Without either there is no
+/// limit, so that every row of a table is one line for `grep` and `awk`.
 pub fn out_columns() -> Option<usize> {
     columns(std::io::stdout(), std::env::var("COLUMNS").ok().as_deref())
 }
 
-/// Columns of the terminal that standard error is.
+/// The width of the terminal on standard error.
 pub fn err_columns() -> usize {
     columns(std::io::stderr(), std::env::var("COLUMNS").ok().as_deref()).unwrap_or(USUAL_COLUMNS)
 }
 
-/// Of a terminal that does not know its width.
+/// The width assumed for a terminal of unknown width.
 const USUAL_COLUMNS: usize = 80;
 
 fn columns<S: std::io::IsTerminal + std::os::fd::AsFd>(stream: S, variable: Option<&str>) -> Option<usize> {

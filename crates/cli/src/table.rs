@@ -1,9 +1,13 @@
 //! Tables that fit the terminal.
 //!
-//! Where a table is wider than the terminal, in this order: cells wrap between words; columns whose head ends in `?` are
-//! left out, the last one first, and named below the table; long words but for ids and digests are broken; every row
-//! becomes a block of lines, which leaves nothing out.
-//! Elsewhere, in a pipe, there is no limit and every row is one line: see [`crate::streams::out_columns`].
+//! A table that is wider than the terminal is narrowed in these steps:
+//!
+//! 1. Cells wrap between words.
+//! 2. Columns whose head ends with `?` are left out, the last one first, and named below the table.
+//! 3. Long words are broken, except ids and digests.
+//! 4. Every row becomes a block of lines, which leaves nothing out.
+//!
+//! In a pipe there is no limit and every row is one line: see [`crate::streams::out_columns`].
 
 use std::sync::OnceLock;
 
@@ -11,24 +15,25 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use crate::show::one_line;
 
-/// Between two columns.
+/// Spaces between two columns.
 const GAP: usize = 2;
-/// Where words are broken, so much of them stands in a line at least.
+/// Minimum part of a broken word per line.
 const BROKEN_WORD: usize = 16;
-/// Columns of this width and below are not wrapped: numbers with their errors.
+/// Columns up to this width are never wrapped. It fits a number with its error.
 const WHOLE_CELL: usize = 15;
-/// Nor are others made narrower than this.
+/// Minimum width of a wrapped column.
 const LEAST_TEXT: usize = 12;
-/// Nothing is made narrower.
+/// Minimum width of a table; narrower terminals are treated as this wide.
 const LEAST_COLUMNS: usize = 20;
-/// Hanging indent of a folded line at most.
+/// Maximum hanging indent of a folded line.
 const MOST_INDENT: usize = 16;
 
 static COLUMNS: OnceLock<Option<usize>> = OnceLock::new();
 
-/// Makes tables and texts of this process fit so many columns; the first call counts. Without one there is no limit.
+/// Sets the width of tables and texts in this process; `None` means no limit. Only the first call
+/// has an effect.
 pub fn fit_to(columns: Option<usize>) {
-    // A second call comes from nowhere but tests.
+    // Only tests call this twice.
     let _first = COLUMNS.set(columns);
 }
 
@@ -36,12 +41,13 @@ fn columns() -> Option<usize> {
     COLUMNS.get().copied().flatten()
 }
 
-/// A table with these heads. Columns whose heads begin with `>` stand to the right; those that end in `?` may be left out.
+/// A table with these heads. Columns whose head starts with `>` are right-aligned; columns whose
+/// head ends with `?` may be left out.
 pub fn table(heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     fitted(heads, rows, columns())
 }
 
-/// [`table`] for so many columns.
+/// A [`table`] for a terminal of `limit` columns.
 pub fn fitted(heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>, limit: Option<usize>) -> String {
     let rows: Vec<Vec<String>> = rows.into_iter().map(|row| row.iter().map(|cell| one_line(cell)).collect()).collect();
     let columns: Vec<Column> = heads.iter().enumerate().map(|(place, head)| Column::new(head, place, &rows)).collect();
@@ -64,7 +70,7 @@ pub fn fitted(heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>, limit
     blocks(&columns, &rows, limit)
 }
 
-/// Names the columns that are not shown.
+/// Appends the names of the columns that are not shown.
 fn with_left_out(text: String, all: &[Column], shown: &[&Column], limit: usize) -> String {
     let absent = all.iter().filter(|column| !shown.iter().any(|other| other.place == column.place));
     let names: Vec<String> = absent.map(|column| column.title.to_lowercase()).collect();
@@ -75,7 +81,7 @@ fn with_left_out(text: String, all: &[Column], shown: &[&Column], limit: usize) 
     format!("{text}\n{}", wrapped(&note, limit).join("\n"))
 }
 
-/// Whether long words of a cell may be broken.
+/// Whether long words in a cell may be broken.
 #[derive(Debug, Clone, Copy)]
 enum Words {
     Whole,
@@ -88,9 +94,9 @@ struct Column {
     title: String,
     is_right: bool,
     may_go: bool,
-    /// Of its widest cell.
+    /// Width of the widest cell.
     natural: usize,
-    /// Narrower it cannot be, with whole words and with broken ones.
+    /// Minimum widths: with whole words, and with broken words.
     floors: [usize; 2],
 }
 
@@ -120,13 +126,14 @@ impl Column {
     }
 }
 
-/// Columns that a word needs where it may be broken: an id or a digest may not.
+/// The width that a word needs if it may be broken. Ids and digests are never broken.
 fn broken_width(word: &str) -> usize {
     let is_id = word.len() >= 32 && word.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
     if is_id { word.width() } else { word.width().min(BROKEN_WORD) }
 }
 
-/// A width for each column, as long as all have their floor: what is left over goes to the narrowest first.
+/// The width of each column; `None` if the minimum widths do not fit. Spare width goes to the
+/// narrowest columns first.
 fn widths(columns: &[&Column], words: Words, limit: usize) -> Option<Vec<usize>> {
     let room = limit.checked_sub(GAP * columns.len().saturating_sub(1))?;
     let mut widths: Vec<usize> = columns.iter().map(|column| column.floor(words)).collect();
@@ -161,7 +168,7 @@ fn laid_out(columns: &[&Column], widths: &[usize], rows: &[Vec<String>]) -> Stri
     lines.join("\n")
 }
 
-/// A block of lines for each row: a head and its cell beside it, or below it where it would not fit.
+/// A block of lines for each row, with each cell beside its head, or below it if it does not fit.
 fn blocks(columns: &[Column], rows: &[Vec<String>], limit: usize) -> String {
     let beside = columns.iter().map(|column| column.title.width()).max().unwrap_or(0) + GAP;
     let block = |row: &Vec<String>| {
@@ -188,7 +195,8 @@ fn blocks(columns: &[Column], rows: &[Vec<String>], limit: usize) -> String {
     rows.iter().map(block).collect::<Vec<_>>().join("\n\n")
 }
 
-/// `text` in lines of at most `width` columns, broken between words, and within a word only where that alone is longer.
+/// Wraps `text` to lines of at most `width` columns. Lines break between words, and within a word
+/// only if the word is longer than a line.
 pub fn wrapped(text: &str, width: usize) -> Vec<String> {
     let width = width.max(1);
     let mut lines = vec![String::new()];
@@ -226,8 +234,8 @@ fn push(lines: &mut [String], text: &str) {
     }
 }
 
-/// `text` with its lines broken between words where they are wider than the terminal. Paths, ids and URLs stay whole, for
-/// copying: a terminal breaks them by itself.
+/// Folds the lines of `text` between words to the width of the terminal. Paths, ids and URLs stay
+/// whole, so that they can be copied; the terminal wraps them itself.
 pub fn folded(text: &str) -> String {
     match columns() {
         None => text.to_owned(),
@@ -241,7 +249,7 @@ fn folded_line(line: &str, limit: usize) -> String {
     if line.width() <= limit {
         return line.to_owned();
     }
-    // What follows a word and two spaces is that word's value; it goes on below itself.
+    // Text after a word and two spaces is the value of that word. It continues below its own start.
     let indent = line.trim_start().find("  ").map(|gap| {
         let lead = line.len() - line.trim_start().len() + gap;
         lead + line[lead..].len() - line[lead..].trim_start().len()
@@ -266,7 +274,7 @@ fn folded_line(line: &str, limit: usize) -> String {
     out
 }
 
-/// `text` in at most `width` columns, its end replaced by `…` where it is longer.
+/// Shortens `text` to at most `width` columns, replacing the end of a longer one with `…`.
 pub fn shortened(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
@@ -312,7 +320,7 @@ mod tests {
             for line in text.lines() {
                 assert!(line.width() <= limit, "{limit}: {line}");
             }
-            // Whatever wraps or goes, an id can be copied from 40 columns on.
+            // From 40 columns on, ids stay whole, so that they can be copied.
             if limit >= 40 {
                 assert!(text.contains("01900000-0000-7000-8000-000000000001"), "{limit}:\n{text}");
             }

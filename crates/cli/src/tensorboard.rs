@@ -1,5 +1,8 @@
-//! Training curves as an event file that TensorBoard reads: TFRecord frames (length, its checksum, an `Event`, its
-//! checksum) of TensorFlow's `event.proto` and `summary.proto`, of which scalars need a handful of fields.
+//! Writes training curves as an event file for TensorBoard.
+//!
+//! The file is a sequence of TFRecord frames: length, checksum of the length, an `Event`, checksum
+//! of the event. The messages are those of TensorFlow's `event.proto` and `summary.proto`, reduced
+//! to the few fields that scalars need.
 
 use std::fs::{File, TryLockError};
 use std::io::{BufWriter, Write as _};
@@ -11,9 +14,9 @@ use prost_types::Timestamp;
 
 use crate::failure::Failure;
 
-/// What every event file starts with.
+/// The version that every event file starts with.
 const FILE_VERSION: &str = "brain.Event:2";
-/// TFRecord's masked checksum: turned right by 15 bits, plus this.
+/// TFRecord masks a checksum by rotating it right by 15 bits and adding this.
 const CRC_MASK: u32 = 0xa282_ead8;
 
 #[derive(Clone, PartialEq, Message)]
@@ -49,19 +52,20 @@ impl Event {
     }
 }
 
-/// The event file of a job that is being written; TensorBoard may read it meanwhile. All in it comes from the server: the
-/// same job gives the same file.
+/// The event file of a job. TensorBoard can read it while it is written.
+///
+/// All its content comes from the server, so the same job always gives the same file.
 pub struct EventFile {
     path: PathBuf,
     file: BufWriter<File>,
 }
 
 impl EventFile {
-    /// Starts the file of `job` in the folder `dir`, in the place of an earlier one of the same job.
+    /// Creates the file of `job` in the folder `dir`, replacing an earlier one of the same job.
     ///
     /// # Errors
-    /// The folder or the file cannot be made; the folder holds other curves, which TensorBoard would draw into these; another
-    /// export writes the file.
+    /// The folder or the file cannot be created, the folder contains other curves, which
+    /// TensorBoard would merge with these, or another export is writing to the file.
     pub fn create(dir: &Path, job: &v1::Job) -> Result<Self, Failure> {
         std::fs::create_dir_all(dir).map_err(|error| Failure::local(dir, error))?;
         let began = job.created_at.as_ref();
@@ -71,8 +75,8 @@ impl EventFile {
             let other = other.to_string_lossy();
             if other.contains("tfevents") && other != name {
                 let problem = format!(
-                    "holds the curves of {other}, and TensorBoard would draw both as one; name a folder for each job, or remove \
-                     that file"
+                    "already contains the curves of {other}, and TensorBoard would merge both; use a folder for each \
+                     job, or remove that file"
                 );
                 return Err(Failure::local(dir, problem));
             }
@@ -82,7 +86,9 @@ impl EventFile {
         let file = File::options().write(true).create(true).truncate(false).open(&path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Failure::local(&path, "another export writes it")),
+            Err(TryLockError::WouldBlock) => {
+                return Err(Failure::local(&path, "another export is writing to this file"));
+            }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
         file.set_len(0).map_err(failed)?;
@@ -92,12 +98,12 @@ impl EventFile {
         Ok(events)
     }
 
-    /// Where it is.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Appends points, a scalar each; what is written is complete.
+    /// Appends each point as a scalar and flushes the file.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -123,7 +129,7 @@ impl EventFile {
     }
 }
 
-/// A TFRecord.
+/// A TFRecord frame with `data`.
 fn record(data: &[u8]) -> Vec<u8> {
     let length = (data.len() as u64).to_le_bytes();
     [&length, &masked_crc(&length)[..], data, &masked_crc(data)].concat()
@@ -139,7 +145,7 @@ mod tests {
 
     use super::*;
 
-    /// A file that TensorBoard's own writer made of the same three points, less its times
+    /// A file with the same three points, without times, made by TensorBoard's own writer
     /// (tensorboard.summary.writer.record_writer and event_pb2, 2.21).
     const EXPECTED: &str = include_str!("../tests/golden/tensorboard.hex");
 
@@ -170,7 +176,7 @@ mod tests {
         v1::MetricPoint { name: "train_loss".to_owned(), step, tokens_seen: 8, value: 4.5, time }
     }
 
-    /// Reads a file as TensorBoard does: every record with its two checksums.
+    /// Reads a file as TensorBoard does: checks both checksums of every record.
     fn read(path: &Path) -> Vec<Event> {
         let bytes = std::fs::read(path).unwrap();
         let (mut rest, mut events) = (&bytes[..], Vec::new());
@@ -193,7 +199,7 @@ mod tests {
         let points = [point(1, 1_700_000_010, 500_000_000), point(2, 1_700_000_073, 0)];
         let export = || {
             let mut events = EventFile::create(dir.path(), &job("one")).unwrap();
-            // As they come.
+            // Appended in two steps, as a watch does.
             events.append(&points[..1]).unwrap();
             assert_eq!(read(events.path()).len(), 2);
             events.append(&points[1..]).unwrap();
@@ -213,13 +219,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let refused = |id| EventFile::create(dir.path(), &job(id)).map(|_| ()).unwrap_err().to_string();
         let events = EventFile::create(dir.path(), &job("one")).unwrap();
-        assert!(refused("one").contains("another export writes it"), "{}", refused("one"));
+        assert!(refused("one").contains("another export is writing"), "{}", refused("one"));
         drop(events);
         assert!(refused("two").contains("inheritune.one") && refused("two").contains("a folder for each job"));
         EventFile::create(dir.path(), &job("one")).unwrap();
         std::fs::write(dir.path().join("events.out.tfevents.1700000500.inheritune.4711"), "").unwrap();
         assert!(refused("one").contains("inheritune.4711"), "{}", refused("one"));
-        // What else is there is nobody's curve.
+        // Other files are not curves.
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("notes.txt"), "").unwrap();
         EventFile::create(dir.path(), &job("one")).unwrap();

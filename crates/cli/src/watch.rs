@@ -1,4 +1,4 @@
-//! Following a run or a job to its end, across restarts of the server.
+//! Follows a run or a job until it ends, across restarts of the server.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -12,15 +12,16 @@ use crate::failure::Failure;
 use crate::screen::{Screen, is_final};
 use crate::show::one_line;
 
-/// A server that is gone may stay so for this long.
+/// How long to retry an unreachable server.
 const RECONNECT_FOR: Duration = Duration::from_secs(60);
-/// Wait between attempts to reach it.
+/// Time between two attempts to reach the server.
 const RECONNECT_EVERY: Duration = Duration::from_secs(1);
 
-/// Follows a run to its end. Ctrl-C ends the watch, not the run.
+/// Follows a run until it ends. Ctrl-C ends the watch, not the run.
 ///
 /// # Errors
-/// There is no such run, the server stayed away, or Ctrl-C. A failed run is not an error here.
+/// The run does not exist, the server stays unreachable, or Ctrl-C. A failed run is not an error
+/// here.
 pub async fn run(client: &Client, id: Uuid, screen: &mut Screen) -> Result<v1::Run, Failure> {
     let again = format!("inheritune run watch {id}");
     let outcome = unless_interrupted(follow_run(client, id, screen, &again), &again, "run").await;
@@ -28,13 +29,14 @@ pub async fn run(client: &Client, id: Uuid, screen: &mut Screen) -> Result<v1::R
     outcome
 }
 
-/// Follows a job to its end. Ctrl-C ends the watch, not the job.
+/// Follows a job until it ends. Ctrl-C ends the watch, not the job.
 ///
 /// # Errors
-/// There is no such job, the server stayed away, or Ctrl-C. A failed job is not an error here.
+/// The job does not exist, the server stays unreachable, or Ctrl-C. A failed job is not an error
+/// here.
 pub async fn job(client: &Client, id: Uuid, screen: &mut Screen) -> Result<v1::Job, Failure> {
     let again = format!("inheritune job watch {id}");
-    // Metric points are for programs; a name that no metric has keeps them away.
+    // A watch does not show metric points. A name that no metric has excludes them all.
     let request =
         v1::WatchJobRequest { id: id.to_string(), metrics: vec!["none".to_owned()], after_step: Some(u64::MAX >> 1) };
     let followed = follow_job(client, &request, (screen, &again), |_| Ok(More::Nothing));
@@ -43,10 +45,11 @@ pub async fn job(client: &Client, id: Uuid, screen: &mut Screen) -> Result<v1::J
     outcome
 }
 
-/// Follows a job to its end and hands over its metric points, each once. Ctrl-C ends the watch, not the job.
+/// Follows a job until it ends and passes each metric point to `take` once. Ctrl-C ends the watch,
+/// not the job.
 ///
 /// # Errors
-/// As [`job`], and what `take` returns.
+/// Those of [`job`], and those that `take` returns.
 pub async fn metrics(
     client: &Client,
     id: Uuid,
@@ -57,7 +60,7 @@ pub async fn metrics(
     let request = v1::WatchJobRequest { id: id.to_string(), metrics: Vec::new(), after_step: None };
     let mut taken = HashSet::new();
     let followed = follow_job(client, &request, (screen, &again), |mut points| {
-        // After a lost connection everything comes once more.
+        // After a reconnect the server sends all points again.
         points.retain(|point| taken.insert((point.name.clone(), point.step)));
         take(points)?;
         Ok(More::Points)
@@ -67,10 +70,10 @@ pub async fn metrics(
     outcome
 }
 
-/// What is wanted of a watch after the word that the job has ended.
+/// What a watch still needs after the message that the job has ended.
 enum More {
     Nothing,
-    /// Its last points, which may come later.
+    /// The last metric points, which may arrive later.
     Points,
 }
 
@@ -153,10 +156,10 @@ async fn unless_interrupted<T>(
     what: &str,
 ) -> Result<T, Failure> {
     tokio::select! {
-        // Ctrl-C is listened for before the first line is shown.
+        // Biased, so that the Ctrl-C handler is installed before the first line is shown.
         biased;
         signal = tokio::signal::ctrl_c() => Err(match signal {
-            Ok(()) => Failure::Interrupted(format!("the {what} goes on; watch it again with: {again}")),
+            Ok(()) => Failure::Interrupted(format!("the {what} continues; watch it again with: {again}")),
             Err(e) => Failure::Local(format!("cannot listen for Ctrl-C: {e}")),
         }),
         outcome = watch => outcome,
@@ -177,17 +180,20 @@ impl<'a> Link<'a> {
 
     fn is_good(&mut self, screen: &Screen) -> Result<(), Failure> {
         self.last_good = Instant::now();
-        if std::mem::take(&mut self.told) { screen.say("the server is back") } else { Ok(()) }
+        if std::mem::take(&mut self.told) { screen.say("reconnected to the server") } else { Ok(()) }
     }
 
-    /// Waits a little where another attempt may do better.
+    /// Waits before the next attempt if the error may be temporary.
+    ///
+    /// # Errors
+    /// The error is permanent, or the server has been unreachable for [`RECONNECT_FOR`].
     async fn is_lost(&mut self, status: Status, screen: &Screen) -> Result<(), Failure> {
         if !may_come_back(status.code()) {
             return Err(status.into());
         }
         if self.last_good.elapsed() >= RECONNECT_FOR {
             return Err(Failure::Unreachable(format!(
-                "the server has been away for {} s ({}); once it is back, watch again with: {}",
+                "the server has been unreachable for {} s ({}); once it is back, watch again with: {}",
                 RECONNECT_FOR.as_secs(),
                 one_line(status.message()),
                 self.again
@@ -195,14 +201,17 @@ impl<'a> Link<'a> {
         }
         if !std::mem::replace(&mut self.told, true) {
             let wait = RECONNECT_FOR.as_secs();
-            screen.say(&format!("lost the server ({}); trying again for {wait} s", one_line(status.message())))?;
+            screen.say(&format!(
+                "lost the connection to the server ({}); retrying for {wait} s",
+                one_line(status.message())
+            ))?;
         }
         tokio::time::sleep(RECONNECT_EVERY).await;
         Ok(())
     }
 }
 
-/// Broken connections show themselves as any of these.
+/// Whether a status code may be temporary. Broken connections can produce any of these codes.
 fn may_come_back(code: Code) -> bool {
     match code {
         Code::Unavailable

@@ -1,4 +1,4 @@
-//! The program itself: what it accepts, what it prints, and its exit codes. No server is needed.
+//! The command line: arguments, output and exit codes. Needs no server.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -51,7 +51,7 @@ fn help_names_the_exit_codes() {
     }
 }
 
-/// Help as it is on a terminal of 80 columns.
+/// The help text on a terminal of 80 columns.
 fn help(args: &[&str]) -> String {
     let mut command = Cli::command().term_width(80);
     let refused = command.try_get_matches_from_mut([&["inheritune"], args].concat()).unwrap_err();
@@ -85,11 +85,11 @@ fn u9_every_help_has_the_global_options_last_and_short_texts_first() {
             let global = text.find("\nGlobal options:").unwrap_or_else(|| panic!("{path:?}: {text}"));
             let own = text.find("\nOptions:").unwrap_or_else(|| panic!("{path:?}: {text}"));
             assert!(own < global && text.find("--server").unwrap() > global, "{path:?}: {text}");
-            // clap does not wrap usage.
+            // clap does not wrap the usage line.
             let fits = |line: &str| line.width() <= 80 || line.starts_with("Usage: ");
             assert!(text.lines().all(fits), "{path:?}: {text}");
         }
-        // One sentence each; the rest is for --help.
+        // One short sentence each; `--help` has the rest.
         for arg in command.get_arguments() {
             let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.chars().count() <= 80, "{path:?} {}: {help}", arg.get_id());
@@ -123,7 +123,7 @@ fn bad_usage_is_2() {
 
 #[test]
 fn no_server_is_3() {
-    // Port 9 of the loopback: nobody discards there.
+    // Nothing listens on port 9 of the loopback.
     for args in [
         &["run", "list"][..],
         &["run", "watch", ID],

@@ -1,4 +1,5 @@
-//! What holds for every command: JSON on request, errors included; no panic whatever its output is; tables that fit.
+//! Properties of every command: JSON on request, including errors; no panic on any kind of output;
+//! and tables that fit the terminal.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../../report/tests/fixtures/mod.rs"]
@@ -16,7 +17,7 @@ use served::{ID, Replies};
 use tokio::process::Command;
 use unicode_width::UnicodeWidthStr as _;
 
-/// What each command is called with here, `{dir}` being a folder of the test's own. A new command needs a line.
+/// The arguments of each command; `{dir}` is a temporary folder. A new command needs a line here.
 const ARGUMENTS: &[(&str, &str)] = &[
     ("run create", "deploy/recipes/demo-full-data.toml --corpus s3://bucket/corpus.jsonl --watch"),
     ("run get", ID),
@@ -58,9 +59,9 @@ const ARGUMENTS: &[(&str, &str)] = &[
     ("completions", "bash"),
 ];
 
-/// Their artifact is not there: errors are what they print here.
+/// Commands that fail here, because the files of their artifact do not exist.
 const FAILS: [&str; 2] = ["artifact export", "eval export"];
-/// They ask no server.
+/// Commands that do not use a server.
 const OFFLINE: [&str; 3] = ["recipe check", "certs init", "completions"];
 
 /// Every command of the program.
@@ -78,7 +79,7 @@ fn commands() -> Vec<String> {
 
 fn arguments(command: &str, dir: &Path) -> Vec<String> {
     let rest = ARGUMENTS.iter().find(|(known, _)| *known == command).map(|(_, arguments)| *arguments);
-    let rest = rest.unwrap_or_else(|| panic!("`{command}` is new: say in ARGUMENTS how it is called"));
+    let rest = rest.unwrap_or_else(|| panic!("`{command}` is new: add its arguments to ARGUMENTS"));
     let rest = rest.replace("{dir}", dir.to_str().unwrap());
     command.split(' ').chain(rest.split_whitespace()).map(str::to_owned).collect()
 }
@@ -112,7 +113,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// The error that a program reads: the last line of standard error.
+/// The JSON error on the last line of standard error.
 fn error(output: &Output) -> serde_json::Value {
     let log = text(&output.stderr);
     let last = log.lines().last().unwrap_or_default();
@@ -136,14 +137,14 @@ async fn u4_every_command_prints_json_and_so_do_its_errors() {
             assert!(json.is_object(), "{command}: {json}");
         }
         if !OFFLINE.contains(&command.as_str()) {
-            // Port 9 of the loopback: nobody discards there.
+            // Nothing listens on port 9 of the loopback.
             let refused = output("http://127.0.0.1:9", &arguments).await;
             let error = error(&refused);
             assert_eq!(refused.status.code(), Some(3), "{command}: {error}");
             assert_eq!((&error["code"], &error["exit_code"]), (&"UNAVAILABLE".into(), &3.into()), "{command}");
             assert!(refused.stdout.is_empty() && !error["hints"].as_array().unwrap().is_empty(), "{command}: {error}");
         }
-        // What clap refuses, too.
+        // Arguments that clap rejects also give a JSON error.
         let mut bad = command.split(' ').map(str::to_owned).collect::<Vec<_>>();
         bad.extend(["--no-such-option".to_owned(), "--output=json".to_owned()]);
         let refused = output(&server, &bad).await;
@@ -169,7 +170,7 @@ async fn u4_bad_fields_are_json() {
 
 #[tokio::test]
 async fn u4_a_pause_is_waited_for_until_it_shows() {
-    // The reply to the call itself is of before it.
+    // The reply to PauseRun still has the status from before the request.
     let mut replies = served::all(JobStatus::Running);
     let paused = prost::Message::encode_to_vec(&inheritune_api::v1::GetRunResponse {
         run: Some(served::run(JobStatus::Pausing)),
@@ -179,7 +180,7 @@ async fn u4_a_pause_is_waited_for_until_it_shows() {
     let said = output(&server, &["run", "pause", ID, "--output", "json"].map(str::to_owned)).await;
     let json: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
     assert_eq!(json["status"], "PAUSING", "{}", text(&said.stderr));
-    // One that has ended says how, and at once.
+    // A run that has ended is printed at once.
     let server = Replies::new(served::all(JobStatus::Failed)).served().await;
     for command in ["cancel", "pause", "resume"] {
         let begun = std::time::Instant::now();
@@ -188,21 +189,21 @@ async fn u4_a_pause_is_waited_for_until_it_shows() {
     }
 }
 
-/// How a command ends, and what it writes to standard error where that is not given.
+/// Runs a command and returns its exit code and, if `stderr` is not given, its standard error.
 async fn ended(mut command: Command, stdout: Stdio, stderr: Option<Stdio>) -> (Option<i32>, String) {
     let child = command.stdout(stdout).stderr(stderr.unwrap_or_else(Stdio::piped)).spawn().unwrap();
-    // It holds the other ends of the pipes as long as it lives.
+    // The command keeps its ends of the pipes open until it is dropped.
     drop(command);
     let output = child.wait_with_output().await.unwrap();
     (output.status.code(), text(&output.stderr))
 }
 
-/// A disk that is full.
+/// A full disk.
 fn full_disk() -> Stdio {
     std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap().into()
 }
 
-/// A pipe that nobody reads.
+/// A pipe whose reader is closed.
 fn closed_pipe() -> Stdio {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -224,13 +225,14 @@ async fn u3_no_command_panics_on_a_closed_pipe_or_a_full_disk() {
             let closed = ended(command(), closed_pipe(), None).await;
             assert_eq!(closed.0, code, "{arguments:?}: {}", closed.1);
             assert!(!closed.1.contains("panicked"), "{arguments:?}: {}", closed.1);
-            // Where both go to one reader that has gone, nothing is left but the code; a watch ends at its first line.
+            // If both streams are closed, only the exit code remains. A watch ends at its first
+            // line.
             let both = ended(command(), closed_pipe(), Some(closed_pipe())).await;
             assert_eq!(both.0, code, "{arguments:?}");
             let full = ended(command(), full_disk(), None).await;
             assert_eq!(full.0, Some(6), "{arguments:?}: {}", full.1);
             assert!(fails || full.1.contains("cannot write to standard output"), "{arguments:?}: {}", full.1);
-            // Errors and progress that cannot be written change nothing but that.
+            // Errors and progress that cannot be written do not change the outcome.
             let silent = ended(command(), Stdio::null(), Some(full_disk())).await;
             assert_eq!(silent.0, Some(if fails { 6 } else { 0 }), "{arguments:?}");
         }
@@ -258,12 +260,12 @@ async fn u11_every_table_fits_the_terminal() {
             let printed = inheritune(&server, &arguments).env("COLUMNS", columns.to_string()).output().await.unwrap();
             assert_eq!(printed.status.code(), Some(0), "{command}: {}", text(&printed.stderr));
             for line in text(&printed.stdout).lines() {
-                // A single path or id that is longer stays whole, for copying.
+                // A single longer path or id stays whole, so that it can be copied.
                 let is_one_word = line.split_whitespace().count() <= 2;
                 assert!(line.width() <= columns || is_one_word, "{command}: {} of {columns}: {line}", line.width());
             }
         }
-        // In a pipe every row of a table is one line.
+        // In a pipe, every row of a table is one line.
         if command == "run list" {
             let piped = text(&output(&server, &arguments).await.stdout);
             let rows = piped.lines().filter(|line| line.starts_with(ID)).collect::<Vec<_>>();
@@ -284,7 +286,7 @@ async fn u11_one_task_is_shown_in_full() {
     assert_eq!(unknown.status.code(), Some(2));
 }
 
-/// Runs a command on a terminal of so many columns, and prints what it wrote there.
+/// Runs a command on a pseudo-terminal of the given width and prints its output.
 const ON_A_TERMINAL: &str = r#"
 import fcntl, os, pty, struct, sys, termios
 pid, terminal = pty.fork()
@@ -311,7 +313,7 @@ async fn u1_a_bar_on_a_terminal_shows_what_matters() {
         let binary = env!("CARGO_BIN_EXE_inheritune");
         let shown = Command::new("python3")
             .args(["-c", ON_A_TERMINAL, columns, "/bin/sh", "-c"])
-            // The width is set after the start.
+            // Wait, because the width is set after the start.
             .arg(format!("sleep 0.3; exec {binary} --server {server} run watch {ID}"))
             .env_remove("COLUMNS")
             .output()

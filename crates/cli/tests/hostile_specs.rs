@@ -1,6 +1,8 @@
-//! What the fuzzers check of recipes, job files and requests, over the files they start from and changed copies.
+//! Runs the checks of the fuzz targets for recipes, job files and requests on their seeds and on
+//! mutated copies of the seeds.
 //!
-//! `make fuzz` looks for more. `UPDATE_SEEDS=1 cargo test --test hostile_specs` makes the seeds anew from deploy/recipes.
+//! `make fuzz` searches further. `UPDATE_SEEDS=1 cargo test --test hostile_specs` regenerates the
+//! seeds from deploy/recipes.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -16,7 +18,7 @@ use inheritune_cli::{job_file, recipe};
 use prost::Message as _;
 use readers::READERS;
 
-/// Changed files of each kind; a minute of `make fuzz` reads a thousand times as many.
+/// Mutated files per kind. A minute of `make fuzz` reads a thousand times as many.
 const CHANGED_FILES: u32 = 500;
 
 const JOBS: [(&str, &str); 6] = [
@@ -58,7 +60,7 @@ fn folder(reader: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(reader)
 }
 
-/// Every recipe of the repository and every kind of job, as files and as requests.
+/// Seeds for every recipe in the repository and every kind of job, as files and as requests.
 fn made_seeds() -> Vec<(&'static str, String, Vec<u8>)> {
     let mut seeds = Vec::new();
     let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/recipes");

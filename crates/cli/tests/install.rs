@@ -1,4 +1,5 @@
-//! `make install` puts programs where they run from, finds what they need wherever the folder is moved to, and is undone.
+//! `make install` installs programs that run even after the folder is moved, and `--uninstall`
+//! removes them.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -35,7 +36,7 @@ fn u14_what_is_installed_runs_from_the_path_and_is_removed_again() {
     let (from, first, moved) = (dir.path().join("built"), dir.path().join("a prefix"), dir.path().join("moved"));
     std::fs::create_dir_all(from.join("libtorch/lib")).unwrap();
     std::fs::write(from.join("libtorch/lib/libc10.so"), "a library").unwrap();
-    // Which program it is does not matter to what starts it.
+    // The installation does not depend on the program, so one binary stands in for both.
     for name in ["inheritune", "inheritune-standalone"] {
         std::fs::copy(env!("CARGO_BIN_EXE_inheritune"), from.join(name)).unwrap();
     }
@@ -58,7 +59,7 @@ fn u14_what_is_installed_runs_from_the_path_and_is_removed_again() {
     ] {
         assert!(std::fs::read_to_string(moved.join(completion)).unwrap().contains("inheritune"), "{completion}");
     }
-    // Once more over itself, then away with it.
+    // Install over the existing installation, then uninstall.
     assert!(install(&[moved.to_str().unwrap()], &from).status.success());
     assert!(install(&["--uninstall", moved.to_str().unwrap()], &from).status.success());
     assert_eq!(files(&moved), Vec::<String>::new());

@@ -1,4 +1,4 @@
-//! Every recipe that is shipped is one, and does what it says.
+//! Checks that every shipped recipe is valid and plans what it promises.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ fn every_shipped_recipe_is_good() {
 fn the_papers_recipes_say_what_the_paper_says() {
     let mut text = String::new();
     for path in shipped() {
-        // The demo's sizes are tuned to the machine at hand.
+        // Skip the demos, whose sizes are tuned to the machine at hand.
         if !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("demo")) {
             let spec = recipe::parse(&std::fs::read_to_string(&path).unwrap(), Path::new("/here")).unwrap();
             text.push_str(&recipe::explain(&spec).text());

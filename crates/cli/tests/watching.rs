@@ -1,5 +1,7 @@
-//! Following a run over real sockets. The server tells a fixed story, because the moments that matter here (a stream
-//! that breaks in the middle, Ctrl-C between two messages) cannot be had on demand from a real one; the real one is
+//! Tests that follow a run over real sockets.
+//!
+//! The server is scripted, because a real one cannot produce the relevant situations on demand: a
+//! stream that breaks in the middle, or Ctrl-C between two messages. Tests with a real server are
 //! in `crates/standalone/tests/end_to_end.rs`.
 #![allow(clippy::unwrap_used)]
 
@@ -27,7 +29,7 @@ const CHECKPOINT: &str = "01900000-0000-7000-8000-0000000000c0";
 
 type Watched = Pin<Box<dyn Stream<Item = Result<v1::WatchRunResponse, Status>> + Send>>;
 
-/// What one call of WatchRun brings; the stream stays open after it where nothing ends it.
+/// The messages of one WatchRun call. Without an error at the end, the stream stays open.
 type Act = Vec<Result<v1::WatchRunResponse, Status>>;
 
 #[derive(Clone, Default)]
@@ -76,23 +78,23 @@ impl RunService for Story {
     }
 
     async fn list_runs(&self, _: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsResponse>, Status> {
-        Err(Status::not_found("not in this story"))
+        Err(Status::not_found("not in this test"))
     }
 
     async fn cancel_run(&self, _: Request<v1::CancelRunRequest>) -> Result<Response<v1::CancelRunResponse>, Status> {
-        Err(Status::failed_precondition("not in this story"))
+        Err(Status::failed_precondition("not in this test"))
     }
 
     async fn pause_run(&self, _: Request<v1::PauseRunRequest>) -> Result<Response<v1::PauseRunResponse>, Status> {
-        Err(Status::invalid_argument("not in this story"))
+        Err(Status::invalid_argument("not in this test"))
     }
 
     async fn resume_run(&self, _: Request<v1::ResumeRunRequest>) -> Result<Response<v1::ResumeRunResponse>, Status> {
-        Err(Status::unimplemented("not in this story"))
+        Err(Status::unimplemented("not in this test"))
     }
 
     async fn retry_run(&self, _: Request<v1::RetryRunRequest>) -> Result<Response<v1::RetryRunResponse>, Status> {
-        Err(Status::unimplemented("not in this story"))
+        Err(Status::unimplemented("not in this test"))
     }
 }
 
@@ -102,7 +104,7 @@ impl ArtifactService for Story {
         &self,
         _: Request<v1::RegisterArtifactRequest>,
     ) -> Result<Response<v1::RegisterArtifactResponse>, Status> {
-        Err(Status::unimplemented("not in this story"))
+        Err(Status::unimplemented("not in this test"))
     }
 
     async fn get_artifact(
@@ -124,28 +126,28 @@ impl ArtifactService for Story {
         &self,
         _: Request<v1::ListArtifactsRequest>,
     ) -> Result<Response<v1::ListArtifactsResponse>, Status> {
-        Err(Status::unimplemented("not in this story"))
+        Err(Status::unimplemented("not in this test"))
     }
 
     async fn pin_artifact(
         &self,
         _: Request<v1::PinArtifactRequest>,
     ) -> Result<Response<v1::PinArtifactResponse>, Status> {
-        Err(Status::unimplemented("not in this story"))
+        Err(Status::unimplemented("not in this test"))
     }
 
     async fn unpin_artifact(
         &self,
         _: Request<v1::UnpinArtifactRequest>,
     ) -> Result<Response<v1::UnpinArtifactResponse>, Status> {
-        Err(Status::unimplemented("not in this story"))
+        Err(Status::unimplemented("not in this test"))
     }
 
     async fn delete_artifact(
         &self,
         _: Request<v1::DeleteArtifactRequest>,
     ) -> Result<Response<v1::DeleteArtifactResponse>, Status> {
-        Err(Status::unimplemented("not in this story"))
+        Err(Status::unimplemented("not in this test"))
     }
 }
 
@@ -219,14 +221,14 @@ async fn a_watch_survives_a_broken_stream() {
         [
             "» decision 1",
             "· round 1: train: running",
-            "lost the server (going down); trying again for 60 s",
-            "the server is back",
+            "lost the connection to the server (going down); retrying for 60 s",
+            "reconnected to the server",
             "» decision 2",
             "✓ round 1: train: done",
             "» decision 3",
         ]
     );
-    // Notes that were seen are not asked for again.
+    // The client does not request notes again that it has seen.
     assert_eq!(*story.asked_after.lock().unwrap(), [0, 1]);
     let printed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(printed["status"], "SUCCEEDED");
@@ -294,7 +296,7 @@ async fn ctrl_c_ends_the_watch_and_not_the_run() {
         last = line;
     }
     assert_eq!(status.code(), Some(130), "{last}");
-    assert_eq!(last, format!("interrupted: the run goes on; watch it again with: inheritune run watch {ID}"));
+    assert_eq!(last, format!("interrupted: the run continues; watch it again with: inheritune run watch {ID}"));
 }
 
 #[tokio::test]
@@ -310,7 +312,7 @@ async fn r5_no_run_is_created_whose_end_has_no_place() {
         (["--report", &at("file"), "--export", &at("new")], "is a file; name a folder"),
         (["--report", &at("new"), "--export", &at("file/below")], "is a file; choose another folder"),
         (["--report", &at("new"), "--export", &at("full")], "is not empty"),
-        (["--report", &at("new"), "--export", &at("new")], "would not be empty any more"),
+        (["--report", &at("new"), "--export", &at("new")], "would no longer be empty"),
         (["--report", "/proc/report", "--export", &at("new")], "cannot be written to"),
     ] {
         let args = [
@@ -342,7 +344,8 @@ async fn dead_runs_of_a_recipe_are_not_gone_on_with() {
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     }
     let created = story.created.lock().unwrap().clone();
-    // Two dead ones, then the one to go on with; the second time the story has no dead ones left.
+    // Two failed runs, then the one to continue. The second time, the server has no failed runs
+    // left.
     assert_eq!(created.len(), 4);
     assert_eq!(created[0], created[3]);
     assert!(created[0] != created[1] && created[1] != created[2]);
@@ -360,6 +363,6 @@ async fn what_the_server_says_decides_the_exit_code() {
     ] {
         let output = output(&server, args).await;
         assert_eq!(output.status.code(), Some(exit_code), "{args:?}");
-        assert_eq!(text(&output.stderr), "error: not in this story\n");
+        assert_eq!(text(&output.stderr), "error: not in this test\n");
     }
 }

@@ -1,4 +1,4 @@
-//! The documents of one file, whatever its kind.
+//! The documents of one file of any kind.
 
 use std::io::{BufReader, Read};
 use std::sync::Arc;
@@ -31,10 +31,11 @@ where
     F: ChunkReader + 'static,
     F::T: Send + 'static,
 {
-    /// Starts to read `stored`, which messages call `shown` and [`crate::kind::tell`] calls `kind`.
+    /// Opens `stored`, a file of the given `kind` (see [`crate::kind::tell`]). Messages call it
+    /// `shown`.
     ///
     /// # Errors
-    /// It is no file of that kind, or has no such column.
+    /// The file is not of that kind, or has no such column.
     pub fn open(stored: F, kind: Kind, shown: &str, read_as: ReadAs) -> Result<Self, DataError> {
         let file: Arc<str> = shown.into();
         let reader = |stored: F| {
@@ -50,10 +51,10 @@ where
         }))
     }
 
-    /// The next part of a document; none at the file's end.
+    /// Returns the next part of a document, or `None` at the end of the file.
     ///
     /// # Errors
-    /// The file cannot be read, or holds more bad rows than may be left out.
+    /// The file cannot be read, or has more bad rows than may be skipped.
     pub fn next_part(&mut self) -> Result<Option<Part>, DataError> {
         match &mut self.0 {
             Reader::Text(text) => text.next_part(),

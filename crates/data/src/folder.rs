@@ -1,35 +1,37 @@
-//! What the files of a source are: which are looked at, which of those are read, and why the others are not. Pure; whoever
-//! calls fetches the first bytes in between.
+//! Selects the files of a source: which ones to inspect, which of those to read, and why the others
+//! are left out. This module is pure: between the two steps the caller fetches the first bytes of
+//! each file.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::kind::{Content, Kind};
 use crate::names;
 
-/// Files that a message names at most.
+/// Maximum number of files named in a message.
 const NAMES_SHOWN: usize = 3;
 
-/// The files of a source by their places in the list of its names.
+/// The files of a source, as indices into the list of its names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidates {
-    /// Those whose first bytes are to be looked at.
+    /// Files whose first bytes must be inspected.
     pub files: Vec<usize>,
-    /// Those that are left out, and why.
+    /// Files that are left out, and why.
     pub left_out: Vec<(usize, &'static str)>,
 }
 
-/// A file that is read.
+/// A file to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DataFile {
-    /// Its place in the list of names.
+    /// Index in the list of names.
     pub place: usize,
-    /// What it is.
+    /// The kind of the file.
     pub kind: Kind,
-    /// Its tokens are for validation.
+    /// Whether its tokens are held out for validation.
     pub held_out: bool,
 }
 
-/// Which of the files called `names` are looked at. Of a source that is one file, named itself, it is that file.
+/// Selects the files of `names` to inspect. If the source is a single file, named directly, it is
+/// always selected.
 pub fn candidates(names: &[&str], is_one_file: bool) -> Candidates {
     if is_one_file {
         return Candidates { files: (0..names.len()).collect(), left_out: Vec::new() };
@@ -40,44 +42,46 @@ pub fn candidates(names: &[&str], is_one_file: bool) -> Candidates {
         match (names::why_left_out(name).or_else(|| why_twice(name, &all)), names::ending(name)) {
             (Some(reason), _) => left_out.push((place, reason)),
             (None, "bin") if matches!(split_of(name), None | Some(Split::Test)) => {
-                unknown.push((place, "tokens neither train nor val by name"))
+                unknown.push((place, "token files without train or val in the name"))
             }
             (None, ending) if names::is_data(ending) => files.push(place),
-            (None, _) => unknown.push((place, "of another ending")),
+            (None, _) => unknown.push((place, "unsupported extension")),
         }
     }
     match unknown.as_slice() {
-        // The only file there is is meant, whatever its name.
+        // A lone file must be the one that is meant, whatever its name.
         [(only, _)] if files.is_empty() => files.push(*only),
         _ => left_out.append(&mut unknown),
     }
     Candidates { files, left_out }
 }
 
-/// Why the file called `name` is one of `all` that is there under another name.
+/// Returns a reason if the file `name` duplicates another file of `all`.
 fn why_twice(name: &str, all: &HashSet<&str>) -> Option<&'static str> {
-    // The hub's cache has each file in `blobs`, and in `snapshots` a link to it under its own name.
+    // The hub's cache stores each file in `blobs`, with a link to it under its own name in
+    // `snapshots`.
     let blobs = name.split_once("blobs/").filter(|(cache, _)| cache.is_empty() || cache.ends_with('/'));
     if let Some((cache, _)) = blobs
         && all.iter().any(|other| other.strip_prefix(cache).is_some_and(|rest| rest.starts_with("snapshots/")))
     {
-        return Some("in a cache of the hub under their own names as well");
+        return Some("also in the snapshots of the hub cache");
     }
     let unpacked = name.rsplit_once('.').filter(|_| names::is_packed(name))?.0;
-    all.contains(unpacked).then_some("packed copies of files that are there")
+    all.contains(unpacked).then_some("compressed copies of other files")
 }
 
-/// Whether a file of a folder called `name` is looked at whatever else is there.
+/// Returns whether a file named `name` in a folder is inspected regardless of the other files.
 pub fn is_data(name: &str) -> bool {
     let ending = names::ending(name);
     names::why_left_out(name).is_none() && !ending.is_empty() && names::is_data(ending)
 }
 
-/// What is read of the files called `names`, of which those at `candidates` are of the kinds `told`: what is held out last.
-/// Adds to `candidates.left_out`.
+/// Selects the files of `names` to read, validation files last. `told` has the kind of each file of
+/// `candidates`. Files that are not read are added to `candidates.left_out`.
 ///
 /// # Errors
-/// Nothing is, or a file cannot be read as what it is, or there is text beside tokens; the message names the file.
+/// No file is selected, a file cannot be read as its kind, or there are both text and tokens. The
+/// message names the file.
 pub fn files(
     names: &[&str],
     candidates: &mut Candidates,
@@ -93,14 +97,14 @@ pub fn files(
         let ending = names::ending(names[place]);
         match told {
             Err(problem) if alone => return Err((Some(place), problem)),
-            Err(_) if matches!(ending, "csv" | "tsv") => unread.push((place, "tables in CSV or TSV")),
-            Err(_) if ending.is_empty() => unread.push((place, "without an ending")),
+            Err(_) if matches!(ending, "csv" | "tsv") => unread.push((place, "CSV or TSV tables")),
+            Err(_) if ending.is_empty() => unread.push((place, "no extension")),
             Err(problem) => return Err((Some(place), problem)),
-            // A name that says how its text is packed is a name for data.
+            // A name with a compression extension is a data file's name.
             Ok(Kind { content: Content::Text, .. })
                 if ending.is_empty() && !alone && !names::is_packed(names[place]) =>
             {
-                unread.push((place, "without an ending"));
+                unread.push((place, "no extension"));
             }
             Ok(kind) => {
                 let held_out = kind.content == Content::Tokens && split_of(names[place]) == Some(Split::Validation);
@@ -108,7 +112,7 @@ pub fn files(
             }
         }
     }
-    // Beside rows or tokens, Markdown describes them.
+    // Next to rows or tokens, Markdown files are documentation.
     if !is_one_file && files.iter().any(|file| !matches!(file.kind.content, Content::Text | Content::Empty)) {
         files.retain(|file| {
             let describes = names::ending(names[file.place]) == "md" && file.kind.content == Content::Text;
@@ -131,12 +135,12 @@ pub fn files(
     if let (Some(tokens), Some(text)) = (tokens, text) {
         let (tokens, text, kind) = (names[tokens.place], names[text.place], text.kind);
         let problem = format!(
-            "holds tokens ({tokens}) and text ({text}, {kind}): the one may be made of the other; name one of them as the \
-             source"
+            "contains both tokens ({tokens}) and text ({text}, {kind}), and one may be derived from the other; specify \
+             one of them as the source"
         );
         return Err((None, problem));
     }
-    // What is held out has to come last; a source that has nothing else has to be trained on.
+    // Held-out files must come last. A source with nothing but held-out files is trained on.
     files.sort_by_key(|file| file.held_out);
     if files.iter().all(|file| file.held_out) {
         files.iter_mut().for_each(|file| file.held_out = false);
@@ -144,12 +148,12 @@ pub fn files(
     Ok(files)
 }
 
-/// Folders that are something else as a whole.
+/// Rejects folders in a format that is not supported as a whole.
 fn refuse_whole(names: &[&str]) -> Result<(), (Option<usize>, String)> {
     let file = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
     let is_chunk = |name: &&str| file(name).starts_with("chunk-") && names::ending(name) == "bin";
     if names.iter().any(|name| file(name) == "index.json") && names.iter().any(is_chunk) {
-        let problem = "is a data set of litdata (chunk-*.bin beside index.json), which is not read; convert its tokens to \
+        let problem = "is a litdata dataset (chunk-*.bin with index.json), which is not supported; convert its tokens to \
                        nanoGPT's train.bin";
         return Err((None, problem.to_owned()));
     }
@@ -162,15 +166,14 @@ fn refuse_whole(names: &[&str]) -> Result<(), (Option<usize>, String)> {
     let caches: BTreeSet<&str> = revisions.iter().filter_map(|r| Some(r.split_once("snapshots/")?.0)).collect();
     if revisions.len() > caches.len() {
         let shown = revisions.iter().take(NAMES_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
-        let problem =
-            format!("is a cache of the hub with several revisions of one data set: name one of them, {shown}");
+        let problem = format!("is a hub cache with several revisions of one dataset; specify one of them: {shown}");
         return Err((None, problem));
     }
     Ok(())
 }
 
-/// Of rows and texts whose names tell splits, the training split is trained on, the validation split held out, and the test
-/// split left out.
+/// If file names of rows and texts contain splits, trains on the training split, holds out the
+/// validation split, and leaves out the test split.
 fn by_split(names: &[&str], files: &mut Vec<DataFile>, candidates: &mut Candidates) {
     // A page called `testing.md` is about tests.
     let tells = |file: &DataFile| {
@@ -183,7 +186,7 @@ fn by_split(names: &[&str], files: &mut Vec<DataFile>, candidates: &mut Candidat
     files.retain(|file| {
         let is_test = split(file) == Some(Split::Test);
         if is_test {
-            candidates.left_out.push((file.place, "for tests, by their names"));
+            candidates.left_out.push((file.place, "test split by name"));
         }
         !is_test
     });
@@ -201,7 +204,7 @@ fn refuse_other_forms(names: &[&str], files: &[DataFile]) -> Result<(), (Option<
             continue;
         }
         let problem = format!(
-            "holds {} ({}) and {} ({}): the one may be made of the other; name one of them as the source, or both if they \
+            "holds {} ({}) and {} ({}): one may be derived from the other; name one of them as the source, or both if they \
              differ",
             names[other.place], other.kind, names[file.place], file.kind
         );
@@ -218,9 +221,9 @@ fn holds_nothing(names: &[&str], reason: Option<&str>) -> String {
     };
     let more = if names.len() > NAMES_SHOWN { ", ..." } else { "" };
     format!(
-        "holds no file that is read{what} but {shown}{more}; text ends in .txt, .text or .md, rows in .jsonl, .ndjson or .json \
-         (each also with .gz or .zst) or .parquet, tokens in .bin with train or val in the name; a file of any name can be \
-         named itself"
+        "contains no supported file{what}, found: {shown}{more}; text files end in .txt, .text or .md, rows in .jsonl, \
+         .ndjson or .json (optionally followed by .gz or .zst) or .parquet, token files in .bin with train or val in the \
+         name; to read a file with another name, specify the file itself"
     )
 }
 
@@ -231,13 +234,14 @@ enum Split {
     Test,
 }
 
-/// Which split the name of a file, or of the folder that it is in, says: `data/train-00000.parquet`, `test/0.jsonl`.
+/// Returns the split in the name of a file or of its folder: `data/train-00000.parquet`,
+/// `test/0.jsonl`.
 fn split_in_path(name: &str) -> Option<Split> {
     let (folder, _) = name.rsplit_once('/').unwrap_or_default();
     split_of(name).or_else(|| split_of(folder))
 }
 
-/// Which split a file's name says.
+/// Returns the split in a file's name.
 fn split_of(name: &str) -> Option<Split> {
     let file = name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
     let says = |words: &[&str]| file.split(|c: char| !c.is_alphanumeric()).any(|word| words.contains(&word));
@@ -257,7 +261,7 @@ mod tests {
     use super::*;
     use crate::kind::{Head, tell};
 
-    /// The names of the files that are read and why the others are not, of files with this content.
+    /// Returns the files to read from this folder, and the reasons why the others are left out.
     fn read(folder: &[(&str, &[u8])]) -> Result<(Vec<String>, Vec<String>), String> {
         let names: Vec<&str> = folder.iter().map(|(name, _)| *name).collect();
         let mut candidates = candidates(&names, false);
@@ -297,13 +301,13 @@ mod tests {
                 "LICENSE.txt: documentation",
                 "README.md: documentation",
                 "card.md: documentation",
-                "notes.pdf: of another ending",
+                "notes.pdf: unsupported extension",
                 "state.json: settings",
-                "table.csv: tables in CSV or TSV",
-                "words: without an ending",
+                "table.csv: CSV or TSV tables",
+                "words: no extension",
             ]
         );
-        // Markdown alone is the text.
+        // On its own, Markdown is the text.
         assert_eq!(read(&[("a.md", b"# one"), ("b.md", b"# two")]).unwrap().0, ["a.md: text", "b.md: text"]);
         assert_eq!(read(&[("book", b"words")]).unwrap().0, ["book: text"]);
     }
@@ -312,13 +316,13 @@ mod tests {
     fn d2_what_cannot_be_meant_is_refused() {
         type Folder = &'static [(&'static str, &'static [u8])];
         let cases: [(Folder, &str); 7] = [
-            (&[("a.txt", b"text"), ("train.bin", IDS)], "holds tokens (train.bin) and text (a.txt, text)"),
-            (&[("README.md", b"# card")], "holds no file that is read but README.md"),
-            (&[("a.csv", b"text\n"), ("b.csv", b"text\n")], "tables in CSV or TSV"),
-            (&[("a.csv", b"text\n")], "CSV or TSV, which is not read"),
+            (&[("a.txt", b"text"), ("train.bin", IDS)], "contains both tokens (train.bin) and text (a.txt, text)"),
+            (&[("README.md", b"# card")], "contains no supported file, found: README.md"),
+            (&[("a.csv", b"text\n"), ("b.csv", b"text\n")], "CSV or TSV tables"),
+            (&[("a.csv", b"text\n")], "CSV or TSV table, which is not supported"),
             (&[("a.json", b"{\n \"a\": 1\n}"), ("b.jsonl", ROW)], "one JSON object over several lines"),
             (&[("data.arrow", b"ARROW1\0\0")], "Arrow IPC"),
-            (&[], "but nothing"),
+            (&[], "found: nothing"),
         ];
         for (folder, words) in cases {
             let problem = read(folder).unwrap_err();
@@ -341,18 +345,18 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(files, ["other.jsonl: JSON lines", "train-00000.jsonl: JSON lines", "dev.jsonl: JSON lines"]);
-        let twice = "train-00000.jsonl.gz: packed copies of files that are there";
-        assert_eq!(left_out, ["test/0.jsonl: for tests, by their names", twice]);
-        // Without a training split the words mean nothing.
+        let twice = "train-00000.jsonl.gz: compressed copies of other files";
+        assert_eq!(left_out, ["test/0.jsonl: test split by name", twice]);
+        // Without a training split, the other split names have no meaning.
         assert_eq!(read(&[("dev.jsonl", ROW), ("test.jsonl", ROW)]).unwrap().0.len(), 2);
         let cache = [("d/blobs/abc", ROW), ("d/refs/main", b"a"), ("d/snapshots/a/x.jsonl", ROW)];
         assert_eq!(read(&cache).unwrap().0, ["d/snapshots/a/x.jsonl: JSON lines"]);
         let revisions = read(&[("snapshots/a/x.jsonl", ROW), ("snapshots/b/x.jsonl", ROW)]).unwrap_err();
-        assert!(revisions.contains("name one of them, snapshots/a, snapshots/b"), "{revisions}");
+        assert!(revisions.contains("specify one of them: snapshots/a, snapshots/b"), "{revisions}");
         let pages: [(&str, &[u8]); 3] = [("testing.md", b"# a"), ("training.md", b"# b"), ("validation.md", b"# c")];
         assert_eq!(read(&pages).unwrap().1, [""; 0]);
         let forms = read(&[("a.jsonl", ROW), ("a.parquet", b"PAR1")]).unwrap_err();
-        assert!(forms.contains("a.jsonl (JSON lines) and a.parquet (Parquet): the one may be made of"), "{forms}");
+        assert!(forms.contains("a.jsonl (JSON lines) and a.parquet (Parquet): one may be derived from"), "{forms}");
         assert_eq!(
             read(&[("a/0.jsonl", ROW), ("b/0.parquet", b"PAR1"), ("0.txt", b"a"), ("0.md.gz", b"b")]).unwrap().0.len(),
             3

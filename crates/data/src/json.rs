@@ -1,22 +1,23 @@
-//! JSON read byte by byte, so that one row may be longer than memory: values are skipped or, if strings, handed out in
-//! parts. What Python's `json` writes is taken too: `NaN`, `Infinity`, half a surrogate pair (U+FFFD), a trailing comma.
+//! A streaming JSON reader, so that a single row may be larger than memory: values are skipped or,
+//! if they are strings, returned in parts. It also accepts the output of Python's `json` (`NaN`,
+//! `Infinity`), unpaired surrogates (read as U+FFFD) and trailing commas.
 
 use std::io::{self, BufRead};
 
-/// Objects and arrays inside each other.
+/// Maximum nesting depth of objects and arrays.
 const MAX_DEPTH: usize = 256;
-/// Bytes of a key that are kept; no column is called longer.
+/// Maximum number of bytes kept of a key. No column has a longer name.
 const MAX_KEY_BYTES: usize = 1024;
 const REPLACEMENT: &str = "\u{fffd}";
 
 /// Why a value could not be read.
 #[derive(Debug)]
 pub(crate) enum Fault {
-    /// The reader's own error.
+    /// An error of the underlying reader.
     Io(io::Error),
     /// The input ended inside the value.
     Ended,
-    /// It is no JSON.
+    /// The input is not valid JSON.
     Syntax(String),
 }
 
@@ -26,12 +27,12 @@ impl From<io::Error> for Fault {
     }
 }
 
-/// Where a value ends at the latest.
+/// The longest range that a value may span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Within {
-    /// A line: JSON lines.
+    /// One line: JSON lines.
     Line,
-    /// The file: an array.
+    /// The whole file: an array.
     File,
 }
 
@@ -39,11 +40,11 @@ pub(crate) enum Within {
 pub(crate) struct Scanner<R> {
     reader: R,
     within: Within,
-    /// Bytes taken so far.
+    /// Bytes consumed so far.
     pub(crate) offset: u64,
-    /// Where the line began.
+    /// Offset of the start of the line.
     pub(crate) line_start: u64,
-    /// The line, from 1.
+    /// Line number, starting at 1.
     pub(crate) line: u64,
 }
 
@@ -52,13 +53,13 @@ impl<R: BufRead> Scanner<R> {
         Self { reader, within, offset: 0, line_start: 0, line: 1 }
     }
 
-    /// The next byte; none at the end of what [`Within`] says.
+    /// Returns the next byte, or `None` at the end of the range given by [`Within`].
     pub(crate) fn peek(&mut self) -> io::Result<Option<u8>> {
         let byte = fill(&mut self.reader)?.first().copied();
         Ok(byte.filter(|byte| self.within == Within::File || *byte != b'\n'))
     }
 
-    /// Whether the input has ended.
+    /// Returns whether the input has ended.
     pub(crate) fn at_end(&mut self) -> io::Result<bool> {
         Ok(fill(&mut self.reader)?.is_empty())
     }
@@ -68,7 +69,7 @@ impl<R: BufRead> Scanner<R> {
         self.offset += count as u64;
     }
 
-    /// Takes one byte that [`Scanner::peek`] has shown.
+    /// Consumes one byte that [`Scanner::peek`] returned.
     pub(crate) fn bump(&mut self, byte: u8) {
         self.advance(1);
         if byte == b'\n' {
@@ -77,7 +78,7 @@ impl<R: BufRead> Scanner<R> {
         }
     }
 
-    /// Takes a byte order mark, if one is next.
+    /// Skips a byte order mark, if one is next.
     pub(crate) fn skip_byte_order_mark(&mut self) -> io::Result<()> {
         for byte in [0xef, 0xbb, 0xbf] {
             match self.peek()? {
@@ -88,7 +89,7 @@ impl<R: BufRead> Scanner<R> {
         Ok(())
     }
 
-    /// Goes to the end of the line, before its line feed.
+    /// Skips to the end of the line, before its line feed.
     pub(crate) fn skip_to_line_end(&mut self) -> io::Result<()> {
         loop {
             let buffer = fill(&mut self.reader)?;
@@ -101,7 +102,7 @@ impl<R: BufRead> Scanner<R> {
         }
     }
 
-    /// Goes to the next line; says whether there was one.
+    /// Skips to the next line. Returns whether there is one.
     pub(crate) fn next_line(&mut self) -> io::Result<bool> {
         self.skip_to_line_end()?;
         let ended = self.at_end()?;
@@ -111,7 +112,7 @@ impl<R: BufRead> Scanner<R> {
         Ok(!ended)
     }
 
-    /// The next byte that is not white space.
+    /// Returns the next byte that is not whitespace.
     pub(crate) fn peek_dense(&mut self) -> io::Result<Option<u8>> {
         while let Some(byte) = self.peek()? {
             if !matches!(byte, b' ' | b'\t' | b'\r' | b'\n') {
@@ -126,17 +127,17 @@ impl<R: BufRead> Scanner<R> {
         self.peek_dense()?.ok_or(Fault::Ended)
     }
 
-    /// Takes `wanted`, after white space.
+    /// Consumes `wanted`, after optional whitespace.
     pub(crate) fn expect(&mut self, wanted: u8, what: &str) -> Result<(), Fault> {
         let byte = self.dense()?;
         if byte != wanted {
-            return Err(Fault::Syntax(format!("{what} is expected, not `{}`", shown(byte))));
+            return Err(Fault::Syntax(format!("expected {what}, found `{}`", shown(byte))));
         }
         self.bump(byte);
         Ok(())
     }
 
-    /// Takes `wanted` if it is the next byte after white space.
+    /// Consumes `wanted` if it is the next byte after whitespace.
     pub(crate) fn take_if(&mut self, wanted: u8) -> io::Result<bool> {
         let found = self.peek_dense()? == Some(wanted);
         if found {
@@ -145,7 +146,7 @@ impl<R: BufRead> Scanner<R> {
         Ok(found)
     }
 
-    /// A key of an object, and the colon after it.
+    /// Reads a key of an object and the colon after it.
     pub(crate) fn key(&mut self) -> Result<String, Fault> {
         self.expect(b'"', "a key in quotes")?;
         let mut key = Vec::new();
@@ -156,7 +157,8 @@ impl<R: BufRead> Scanner<R> {
         Ok(String::from_utf8_lossy(&key).into_owned())
     }
 
-    /// More of a string whose opening quote was taken, until `bytes` holds `limit` or the string ends; says whether it has.
+    /// Reads more of a string whose opening quote has been consumed, until `bytes` has `limit`
+    /// bytes or the string ends. Returns whether it has ended.
     pub(crate) fn string_part(&mut self, bytes: &mut Vec<u8>, limit: usize) -> Result<bool, Fault> {
         loop {
             if bytes.len() >= limit {
@@ -182,10 +184,12 @@ impl<R: BufRead> Scanner<R> {
                     self.escape(bytes)?;
                 }
                 Some(b'\n') => {
-                    return Err(Fault::Syntax("a string goes on over the end of the line".to_owned()));
+                    return Err(Fault::Syntax("a string is not closed on its line".to_owned()));
                 }
                 Some(byte) => {
-                    return Err(Fault::Syntax(format!("a string holds the control character 0x{byte:02x}; escape it")));
+                    return Err(Fault::Syntax(format!(
+                        "a string contains the control character 0x{byte:02x}; escape it"
+                    )));
                 }
             }
         }
@@ -206,13 +210,14 @@ impl<R: BufRead> Scanner<R> {
             b'f' => 12,
             byte @ (b'"' | b'\\' | b'/') => byte,
             b'u' => return self.unicode_escape(bytes),
-            other => return Err(Fault::Syntax(format!("`\\{}` is no escape", shown(other)))),
+            other => return Err(Fault::Syntax(format!("`\\{}` is not a valid escape", shown(other)))),
         };
         bytes.push(byte);
         Ok(())
     }
 
-    /// The four digits after `\u`, and the second half of a pair; half a pair is U+FFFD.
+    /// Reads the four digits after `\u`, and the second half of a surrogate pair. An unpaired
+    /// surrogate becomes U+FFFD.
     fn unicode_escape(&mut self, bytes: &mut Vec<u8>) -> Result<(), Fault> {
         let mut unit = self.hex()?;
         loop {
@@ -254,10 +259,10 @@ impl<R: BufRead> Scanner<R> {
         Ok(value)
     }
 
-    /// Reads over any value.
+    /// Skips any value.
     pub(crate) fn skip_value(&mut self, depth: usize) -> Result<(), Fault> {
         if depth > MAX_DEPTH {
-            return Err(Fault::Syntax(format!("it is nested deeper than {MAX_DEPTH}")));
+            return Err(Fault::Syntax(format!("it is nested deeper than {MAX_DEPTH} levels")));
         }
         match self.dense()? {
             b'"' => {
@@ -288,7 +293,8 @@ impl<R: BufRead> Scanner<R> {
         }
     }
 
-    /// Calls `each` with every key of the object whose brace was taken; it has to take the value.
+    /// Calls `each` with every key of the object whose brace has been consumed. `each` must consume
+    /// the value.
     pub(crate) fn members(
         &mut self,
         mut each: impl FnMut(&mut Self, String) -> Result<(), Fault>,
@@ -305,7 +311,7 @@ impl<R: BufRead> Scanner<R> {
         }
     }
 
-    /// A number, or one of the words.
+    /// Skips a number or a keyword.
     pub(crate) fn skip_word(&mut self) -> Result<(), Fault> {
         let mut start = Vec::new();
         let mut is_number = true;
@@ -327,16 +333,17 @@ impl<R: BufRead> Scanner<R> {
         if start.is_empty() {
             return match self.peek()? {
                 None => Err(Fault::Ended),
-                Some(byte) => Err(Fault::Syntax(format!("a value is expected, not `{}`", shown(byte)))),
+                Some(byte) => Err(Fault::Syntax(format!("expected a value, found `{}`", shown(byte)))),
             };
         }
-        // A word that the input cuts off is the input's end, not a misspelling.
-        if self.at_end()? { Err(Fault::Ended) } else { Err(Fault::Syntax(format!("`{word}` is no JSON value"))) }
+        // A keyword at the very end of the input is truncated, not misspelled.
+        if self.at_end()? { Err(Fault::Ended) } else { Err(Fault::Syntax(format!("`{word}` is not a JSON value"))) }
     }
 }
 
 fn fill<R: BufRead>(reader: &mut R) -> io::Result<&[u8]> {
-    // `BufRead::fill_buf` gives Interrupted on, which is no error; asked again, it must not borrow twice.
+    // `BufRead::fill_buf` passes on `Interrupted`, which is not a failure. The second call avoids
+    // borrowing the reader twice.
     while let Err(error) = reader.fill_buf() {
         if error.kind() != io::ErrorKind::Interrupted {
             return Err(error);

@@ -1,13 +1,14 @@
-//! What data files hold.
+//! Readers of data files.
 //!
-//! Owns: telling a file's kind by its first bytes ([`kind`]), which files of a folder are
-//! read ([`folder`], [`names`]), and reading
-//! the documents of text, rows of JSON and Parquet, and files of tokens ([`Documents`], [`token_file`]), all in parts, so
-//! that neither a file nor a document has to fit in memory.
+//! Owns: detecting a file's kind from its first bytes ([`kind`]), selecting the files of a folder
+//! to read ([`folder`], [`names`]), and reading the documents of text, rows of JSON and Parquet,
+//! and token files ([`Documents`], [`token_file`]). Everything is read in parts, so that neither a
+//! file nor a document has to fit in memory.
 //!
 //! Entry point: [`kind::tell`], then [`Documents::open`].
 //!
-//! Must never: believe a name against the content, hold a document whole, or end a file early without an error.
+//! Must never: trust a name over the content, keep a whole document in memory, or end a file early
+//! without an error.
 
 pub mod kind;
 pub mod names;
@@ -30,27 +31,27 @@ pub use parquet::file::reader::{ChunkReader, Length};
 pub use parquet_rows::row_count;
 pub use values::values;
 
-/// Part of a document.
+/// A part of a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
-    /// Its text; empty only where the document ends with it.
+    /// The text of the part. It is empty only if the document ends with it.
     pub text: String,
-    /// It is the document's last.
+    /// Whether it is the last part of the document.
     pub ends_document: bool,
 }
 
 /// Why a file cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    /// The reader's own error; the caller knows what it is of.
+    /// An error of the underlying reader. The caller knows which file it belongs to.
     #[error("{0}")]
     Io(std::io::Error),
-    /// What the file holds cannot be used.
+    /// The content of the file cannot be used.
     #[error("{file}: {problem}")]
     Bad {
-        /// The file, as messages call it.
+        /// The name of the file in messages.
         file: String,
-        /// What is wrong, where, and what to do.
+        /// What is wrong, where, and what to do about it.
         problem: String,
     },
 }
@@ -58,15 +59,15 @@ pub enum DataError {
 /// How rows are read.
 #[derive(Debug, Clone)]
 pub struct ReadAs {
-    /// The column that holds a document; `a.b` is `b` within `a`.
+    /// The column that contains the documents. `a.b` means `b` inside `a`.
     pub text_column: Arc<str>,
-    /// Rows that cannot be used and may be left out, in all files together.
+    /// Maximum number of unusable rows to skip, over all files together.
     pub max_bad_rows: u64,
-    /// What was left out.
+    /// Counts of what was skipped.
     pub tally: Arc<Tally>,
 }
 
-/// What was left out while rows were read.
+/// Counts of the rows that were skipped.
 #[derive(Debug, Default)]
 pub struct Tally {
     rows_without_text: AtomicU64,
@@ -75,17 +76,17 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Rows whose text is null or empty.
+    /// Returns the number of rows whose text is null or empty.
     pub fn rows_without_text(&self) -> u64 {
         self.rows_without_text.load(Ordering::Relaxed)
     }
 
-    /// Rows that could not be used.
+    /// Returns the number of unusable rows.
     pub fn bad_rows(&self) -> u64 {
         self.bad_rows.load(Ordering::Relaxed)
     }
 
-    /// Where the first of them is, and what is wrong with it.
+    /// Returns the position of the first unusable row, and what is wrong with it.
     pub fn first_bad_row(&self) -> Option<String> {
         self.first_bad_row.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
@@ -98,17 +99,17 @@ impl Tally {
 /// What to do about rows that have the columns `names` and not the text column.
 fn text_column_advice<'a>(mut names: impl Iterator<Item = &'a str>) -> &'static str {
     if names.any(|name| matches!(name, "messages" | "conversations" | "conversation")) {
-        "chats are made into one text a row first, as `tokenizer.apply_chat_template(row, tokenize=False)` does"
+        "turn each chat into one text first, for example with `tokenizer.apply_chat_template(row, tokenize=False)`"
     } else {
-        "name it with text_column"
+        "set text_column to the column with the text"
     }
 }
 
 impl ReadAs {
-    /// Counts a row that cannot be used.
+    /// Counts an unusable row.
     ///
     /// # Errors
-    /// There are more than may be left out.
+    /// There are more unusable rows than may be skipped.
     pub(crate) fn bad_row(&self, file: &str, problem: &str) -> Result<(), DataError> {
         let mut first = self.tally.first_bad_row.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         first.get_or_insert_with(|| format!("{file}: {problem}"));
@@ -117,7 +118,7 @@ impl ReadAs {
             return Ok(());
         }
         let allowed = match self.max_bad_rows {
-            0 => "(max_bad_rows says how many such rows may be left out; 0 now)".to_owned(),
+            0 => "(to skip bad rows, raise max_bad_rows, which is 0)".to_owned(),
             most => {
                 format!("(more than max_bad_rows = {most}; the first was {})", first.as_deref().unwrap_or_default())
             }

@@ -1,6 +1,8 @@
-//! Which files of a folder are no data, told by their names. A file that a user names by itself is read whatever its name.
+//! Recognizes by name which files of a folder are not data. A file that a user specifies directly
+//! is read whatever its name.
 
-/// Beginnings, in lower case, of names of files that describe data; a full stop, a dash or nothing follows.
+/// Lower-case prefixes of the names of files that describe data. A dot, a dash or the end of the
+/// name must follow.
 const DESCRIPTIONS: [&str; 18] = [
     "readme",
     "license",
@@ -21,7 +23,7 @@ const DESCRIPTIONS: [&str; 18] = [
     "unlicense",
     "requirements",
 ];
-/// Names, in lower case, of files that say something about data or hold a tokenizer.
+/// Lower-case names of files that contain metadata or a tokenizer.
 const SETTINGS: [&str; 22] = [
     "dataset_infos.json",
     "dataset_info.json",
@@ -46,19 +48,19 @@ const SETTINGS: [&str; 22] = [
     "cmakelists.txt",
     "croissant.json",
 ];
-/// Endings of files that programs leave beside data.
+/// Extensions of auxiliary files that programs leave next to data.
 const LEAVINGS: [&str; 9] = ["crc", "lock", "metadata", "md5", "sha256", "sha1", "incomplete", "tmp", "part"];
-/// Words in names of lists of digests.
+/// Words in the names of checksum lists.
 const DIGESTS: [&str; 5] = ["checksum", "sha256sum", "sha1sum", "md5sum", "sha512sum"];
-/// Folders whose content is no data.
+/// Folders that contain no data.
 const FOLDERS: [&str; 3] = ["__macosx", "__pycache__", "checkpoints"];
 
-/// Why the file called `name`, by its path below the folder that was named, is no data.
+/// Returns the reason why the file `name`, a path relative to the source's folder, is not data.
 pub fn why_left_out(name: &str) -> Option<&'static str> {
     let (folders, file) = name.rsplit_once('/').unwrap_or(("", name));
     let is_hidden = |part: &str| part.starts_with(['.', '_']);
     if folders.split('/').any(|part| FOLDERS.contains(&part.to_lowercase().as_str())) {
-        return Some("in folders of no data");
+        return Some("in folders without data");
     }
     if folders.split('/').any(is_hidden) || is_hidden(file) {
         return Some("hidden");
@@ -82,13 +84,14 @@ pub fn why_left_out(name: &str) -> Option<&'static str> {
     }
     let outer = file.rsplit_once('.').map_or("", |(_, ending)| ending);
     if LEAVINGS.contains(&outer) || DIGESTS.iter().any(|word| file.contains(word)) || file.ends_with('~') {
-        return Some("left by programs");
+        return Some("auxiliary files");
     }
     None
 }
 
-/// The ending that says what a file holds, without the one that says how it is packed; in `name`'s own case where that is
-/// lower, else none.
+/// Returns the extension that describes the content of a file, in lower case and without a
+/// compression extension. Returns `?` for an unknown extension, and an empty string if there is
+/// none.
 pub fn ending(name: &str) -> &str {
     let file = unpacked(name.rsplit('/').next().unwrap_or(name));
     let ending = file.rsplit_once('.').map_or("", |(_, ending)| ending);
@@ -99,7 +102,7 @@ pub fn ending(name: &str) -> &str {
     })
 }
 
-/// The path `name` without what its endings say of its format: `en/a` of `en/a.jsonl.gz`.
+/// Returns the path `name` without the extensions of its format: `en/a` for `en/a.jsonl.gz`.
 pub fn stem(name: &str) -> &str {
     let unpacked = unpacked(name);
     match unpacked.rsplit_once('.') {
@@ -108,7 +111,7 @@ pub fn stem(name: &str) -> &str {
     }
 }
 
-/// Whether a name says that a file is packed.
+/// Returns whether a name has a compression extension.
 pub fn is_packed(name: &str) -> bool {
     unpacked(name).len() < name.len()
 }
@@ -120,7 +123,7 @@ fn unpacked(name: &str) -> &str {
     packing.map_or(name, |end| &name[..name.len() - end.len()])
 }
 
-/// Whether a file of this ending may be data.
+/// Returns whether a file with this extension may be data.
 pub fn is_data(ending: &str) -> bool {
     matches!(
         ending,
@@ -139,9 +142,9 @@ pub fn is_data(ending: &str) -> bool {
     )
 }
 
-/// Endings that say how a file is packed.
+/// Extensions of compressed files.
 const PACKINGS: [&str; 4] = [".gz", ".gzip", ".zst", ".zstd"];
-/// Endings that mean something here.
+/// Extensions with a meaning here.
 const KNOWN_ENDINGS: [&str; 20] = [
     "txt",
     "text",
@@ -183,14 +186,14 @@ mod tests {
             ("_SUCCESS", "hidden"),
             ("_temporary/0/part-0.json", "hidden"),
             ("._a.jsonl", "hidden"),
-            ("__MACOSX/a.jsonl", "in folders of no data"),
-            ("checkpoints/a.jsonl", "in folders of no data"),
+            ("__MACOSX/a.jsonl", "in folders without data"),
+            ("checkpoints/a.jsonl", "in folders without data"),
             ("dataset_infos.json", "settings"),
             ("merges.txt", "settings"),
-            ("a.jsonl.lock", "left by programs"),
-            ("a.jsonl.crc", "left by programs"),
-            ("sha256sums.txt", "left by programs"),
-            ("a.txt~", "left by programs"),
+            ("a.jsonl.lock", "auxiliary files"),
+            ("a.jsonl.crc", "auxiliary files"),
+            ("sha256sums.txt", "auxiliary files"),
+            ("a.txt~", "auxiliary files"),
         ] {
             assert_eq!(why_left_out(name), Some(why), "{name}");
         }

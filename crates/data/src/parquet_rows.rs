@@ -1,5 +1,6 @@
-//! Rows of Parquet: the strings of one column, one document a row. Only that column's bytes are read, and one row at a time:
-//! a batch of rows would hold the pages of all of them.
+//! Rows of Parquet files: the strings of one column, one document per row. Only the bytes of that
+//! column are read, one row at a time, because a batch of rows would keep the pages of all of them
+//! in memory.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -17,13 +18,14 @@ use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
 use crate::text::{self, BYTE_ORDER_MARK};
 use crate::{DataError, Part, ReadAs, text_column_advice};
 
-/// Columns that a message names at most.
+/// Maximum number of columns named in a message.
 const NAMES_SHOWN: usize = 40;
 
-/// Rows, and bytes of text, for each stored byte: a few bytes can stand for any number of equal rows.
+/// Maximum number of rows, and of bytes of text, per stored byte. A few bytes can encode any number
+/// of equal rows.
 const MAX_ROWS_RATIO: u64 = 256;
 const MAX_TEXT_RATIO: u64 = 256;
-/// What any file may hold all the same.
+/// Limits that apply to small files instead.
 const FREE_ROWS: u64 = 1 << 18;
 const FREE_BYTES: u64 = 1 << 30;
 
@@ -35,13 +37,14 @@ pub(crate) struct ParquetRows<F: ChunkReader + 'static> {
     column: usize,
     max_def_level: i16,
     group: usize,
-    /// Of the open row group: its column, and rows read and to be read.
+    /// The column reader of the open row group, the number of rows read, and the number of rows in
+    /// the group.
     open: Option<(ColumnReaderImpl<ByteArrayType>, i64, i64)>,
     row: u64,
     most_rows: u64,
-    /// Bytes of text that may still come.
+    /// Remaining budget of text bytes.
     bytes_left: u64,
-    /// A cell that is handed out part by part, and from where on.
+    /// The cell being returned in parts, and the offset of the next part.
     cell: Option<(ByteArray, usize)>,
 }
 
@@ -90,7 +93,8 @@ impl<F: ChunkReader + 'static> ParquetRows<F> {
                     }
                     Err(_) => {
                         let column = &self.read_as.text_column;
-                        let problem = format!("row {}: column `{column}` holds bytes that are no UTF-8 text", self.row);
+                        let problem =
+                            format!("row {}: column `{column}` contains bytes that are not valid UTF-8", self.row);
                         self.read_as.bad_row(&self.file, &problem)?;
                     }
                 },
@@ -98,12 +102,12 @@ impl<F: ChunkReader + 'static> ParquetRows<F> {
         }
     }
 
-    /// The next part of the cell that is open: a long one is not copied whole.
+    /// Returns the next part of the open cell. A long cell is never copied as a whole.
     fn next_of_cell(&mut self) -> Option<Part> {
         let (cell, at) = self.cell.as_mut()?;
         let bytes = cell.data();
         let mut end = bytes.len().min(*at + text::PART_BYTES);
-        // Not within a character: all of it is UTF-8.
+        // Do not split a character. The whole cell is known to be UTF-8.
         while bytes.get(end).is_some_and(|byte| byte & 0xc0 == 0x80) {
             end -= 1;
         }
@@ -128,7 +132,7 @@ impl<F: ChunkReader + 'static> ParquetRows<F> {
                 let pages = group.get_column_page_reader(self.column)?;
                 let pages = Box::new(CheckedPages { pages, kind: descriptor.physical_type() });
                 let ColumnReader::ByteArrayColumnReader(column) = get_column_reader(descriptor, pages) else {
-                    return Err(ParquetError::General("its text column changes its type".to_owned()));
+                    return Err(ParquetError::General("the type of its text column changes".to_owned()));
                 };
                 self.open = Some((column, 0, group.metadata().num_rows()));
                 continue;
@@ -145,7 +149,10 @@ impl<F: ChunkReader + 'static> ParquetRows<F> {
             *read += 1;
             self.row += 1;
             if self.row > self.most_rows {
-                let problem = format!("it has more than {} rows, far more than a text of its size has", self.most_rows);
+                let problem = format!(
+                    "it has more than {} rows, far more than a text file of its size should have",
+                    self.most_rows
+                );
                 return Err(ParquetError::General(problem));
             }
             let is_null = self.max_def_level > 0 && levels.first().is_none_or(|level| *level < self.max_def_level);
@@ -153,7 +160,9 @@ impl<F: ChunkReader + 'static> ParquetRows<F> {
                 Some(cell) if !is_null => {
                     let left = self.bytes_left.checked_sub(cell.len() as u64);
                     self.bytes_left = left.ok_or_else(|| {
-                        ParquetError::General("its rows hold far more text than a file of its size does".to_owned())
+                        ParquetError::General(
+                            "its rows contain far more text than a file of its size should".to_owned(),
+                        )
                     })?;
                     Next::Cell(cell)
                 }
@@ -163,23 +172,24 @@ impl<F: ChunkReader + 'static> ParquetRows<F> {
     }
 }
 
-/// Pages of a column. The library makes room for as many as a dictionary's header promises before it reads one.
+/// Checked pages of a column. The parquet library allocates memory for as many values as a
+/// dictionary's header declares before it reads one.
 struct CheckedPages {
     pages: Box<dyn PageReader>,
     kind: PhysicalType,
 }
 
-/// Looks at the dictionaries of every column: for readers that take no pages of ours.
+/// Checks the dictionaries of every column, for readers that do not accept [`CheckedPages`].
 ///
 /// # Errors
-/// One promises more values than it has bytes for.
+/// A dictionary declares more values than it has bytes for.
 pub(crate) fn check_dictionaries<F: ChunkReader + 'static>(
     reader: &SerializedFileReader<F>,
 ) -> Result<(), ParquetError> {
     for group in 0..reader.num_row_groups() {
         let group = reader.get_row_group(group)?;
         for column in 0..group.num_columns() {
-            // A dictionary comes first.
+            // A dictionary page always comes first.
             let kind = group.metadata().column(column).column_type();
             CheckedPages { pages: group.get_column_page_reader(column)?, kind }.get_next_page()?;
         }
@@ -189,13 +199,13 @@ pub(crate) fn check_dictionaries<F: ChunkReader + 'static>(
 
 impl PageReader for CheckedPages {
     fn get_next_page(&mut self) -> Result<Option<Page>, ParquetError> {
-        // Each string begins with its length; values of a fixed length may have one byte.
+        // Each string starts with a 4-byte length. Values of a fixed length have at least one byte.
         let least_bytes = if self.kind == PhysicalType::BYTE_ARRAY { 4 } else { 1 };
         let page = self.pages.get_next_page()?;
         if let Some(Page::DictionaryPage { buf, num_values, .. }) = &page
             && *num_values as usize > buf.len() / least_bytes
         {
-            let problem = format!("a dictionary of {} bytes promises {num_values} values", buf.len());
+            let problem = format!("a dictionary of {} bytes declares {num_values} values", buf.len());
             return Err(ParquetError::General(problem));
         }
         Ok(page)
@@ -224,10 +234,10 @@ enum Next {
     End,
 }
 
-/// Rows of a Parquet file, as its end says.
+/// Returns the number of rows that the footer of a Parquet file declares.
 ///
 /// # Errors
-/// It is no Parquet file, or has no column of text called `text_column`.
+/// The file is not a Parquet file, or has no text column called `text_column`.
 pub fn row_count(stored: impl ChunkReader + 'static, file: &str, text_column: &str) -> Result<u64, DataError> {
     let reader = caught(|| SerializedFileReader::new(stored)).map_err(|error| failed(file, error))?;
     let bad = |problem: String| DataError::Bad { file: file.to_owned(), problem };
@@ -235,7 +245,7 @@ pub fn row_count(stored: impl ChunkReader + 'static, file: &str, text_column: &s
     rows_of(reader.metadata()).map_err(bad)
 }
 
-/// The rows of a file, of which its end and its row groups must say the same.
+/// Returns the number of rows. The footer and the row groups must agree on it.
 fn rows_of(metadata: &ParquetMetaData) -> Result<u64, String> {
     let whole = metadata.file_metadata().num_rows();
     let groups = metadata.row_groups().iter().try_fold(0_i64, |sum, group| {
@@ -244,12 +254,12 @@ fn rows_of(metadata: &ParquetMetaData) -> Result<u64, String> {
     });
     match groups {
         Some(groups) if groups == whole => Ok(groups.unsigned_abs()),
-        Some(groups) => Err(format!("says that it has {whole} rows, and its row groups have {groups}: it is damaged")),
-        None => Err("has row groups of impossible lengths: it is damaged".to_owned()),
+        Some(groups) => Err(format!("declares {whole} rows, but its row groups have {groups}: it is damaged")),
+        None => Err("has row groups of invalid lengths: it is damaged".to_owned()),
     }
 }
 
-/// The place of the column called `wanted`, which holds one string a row.
+/// Returns the index of the column called `wanted`, which must contain one string per row.
 fn text_column(schema: &SchemaDescriptor, wanted: &str) -> Result<usize, String> {
     let columns = schema.columns();
     let names = || {
@@ -264,29 +274,29 @@ fn text_column(schema: &SchemaDescriptor, wanted: &str) -> Result<usize, String>
     let Some(at) = found else {
         return Err(match columns.iter().find(|column| column.path().string().starts_with(&below)) {
             Some(column) if column.max_rep_level() > 0 => {
-                format!("column `{wanted}` holds a list in each row, not one text; join it to one text a row first")
+                format!("column `{wanted}` contains a list in each row, not a string; join it into one string per row")
             }
             Some(_) => {
-                format!("column `{wanted}` has columns of its own; name one of them with text_column: {}", names())
+                format!("column `{wanted}` has nested columns; set text_column to one of them: {}", names())
             }
             None => {
                 let advice = text_column_advice(
                     columns.iter().filter_map(|column| column.path().parts().first().map(String::as_str)),
                 );
-                format!("has no column `{wanted}` but {}; {advice}", names())
+                format!("has no column `{wanted}` (found: {}); {advice}", names())
             }
         });
     };
     let column = &columns[at];
     if column.max_rep_level() > 0 {
         return Err(format!(
-            "column `{wanted}` holds a list in each row, not one text; join it to one text a row first"
+            "column `{wanted}` contains a list in each row, not a string; join it into one string per row"
         ));
     }
     match column.physical_type() {
         PhysicalType::BYTE_ARRAY if !is_number(column) => Ok(at),
         other => Err(format!(
-            "column `{wanted}` holds {}, no text; the columns are {}",
+            "column `{wanted}` contains {}, not text; the columns are: {}",
             if other == PhysicalType::BYTE_ARRAY { "decimal numbers".to_owned() } else { format!("{other} values") },
             names()
         )),
@@ -298,8 +308,8 @@ fn is_number(column: &ColumnDescriptor) -> bool {
         || column.converted_type() == ConvertedType::DECIMAL
 }
 
-/// Runs the parquet library, which panics on some damaged files: that is an error of the file. What it was reading with is
-/// not to be used any more.
+/// Runs `read` and turns a panic into an error, because the parquet library panics on some damaged
+/// files. After a panic, the reader that `read` used must not be used again.
 pub(crate) fn caught<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
         let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
@@ -311,12 +321,10 @@ pub(crate) fn caught<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Resul
 fn failed(file: &str, error: ParquetError) -> DataError {
     let problem = |error: String| DataError::Bad {
         file: file.to_owned(),
-        problem: format!(
-            "is not a Parquet file that is read: {error}; a file that was cut off has to be fetched again"
-        ),
+        problem: format!("cannot be read as Parquet: {error}; if the file is truncated, fetch it again"),
     };
     match error {
-        // What the reader itself said, on its way through parquet.
+        // An error of the underlying reader, wrapped by the parquet library.
         ParquetError::External(source) => match source.downcast::<std::io::Error>() {
             Ok(error) => DataError::Io(*error),
             Err(source) => match source.downcast::<DataError>() {

@@ -1,5 +1,5 @@
-//! Rows of JSON: one object a line, or the elements of one array. A row is a document: the string in its text column, or
-//! the element itself where it is a string.
+//! Rows of JSON: one object per line, or the elements of one array. Each row is a document: the
+//! string in its text column, or the element itself if it is a string.
 
 use std::io::BufRead;
 use std::sync::Arc;
@@ -8,19 +8,20 @@ use crate::json::{Fault, Scanner, Within};
 use crate::text::{self, Utf8Parts};
 use crate::{DataError, Part, ReadAs, text_column_advice};
 
-/// A row with this much text or less is held back until it was read to its end, so that a bad one can be left out.
+/// A row with at most this much text is buffered until its end has been read, so that a bad row can
+/// be skipped.
 const HELD_BYTES: usize = 1 << 20;
-/// Columns that a message names at most.
+/// Maximum number of columns named in a message.
 const NAMES_SHOWN: usize = 12;
 
-/// The documents of a file of rows.
+/// The documents of a file of JSON rows.
 pub(crate) struct JsonRows<R> {
     scanner: Scanner<R>,
     within: Within,
     file: Arc<str>,
     read_as: ReadAs,
     state: State,
-    /// Parts of a row that was read to its end.
+    /// Parts of a row that has been read to its end.
     ready: std::collections::VecDeque<Part>,
     rows: u64,
 }
@@ -30,19 +31,19 @@ enum State {
     Start,
     /// Before another row.
     Between,
-    /// In the text of a row that is too long to be held back; so many objects are open.
+    /// In the text of a row that is too long to buffer, with `open` objects open.
     InText { open: usize, parts: Utf8Parts },
-    /// At the end.
+    /// At the end of the file.
     Done,
 }
 
-/// What the start of a row has shown.
+/// What the start of a row contains.
 enum Begun {
-    /// The text's opening quote was taken; so many objects are open.
+    /// The opening quote of the text has been consumed, with `open` objects open.
     Text { open: usize },
-    /// The row was read to its end: it has no text.
+    /// The row has no text. Its value has been consumed.
     Null,
-    /// The row was read to its end: it cannot be used.
+    /// The row cannot be used. Its value has been consumed.
     Bad(String),
 }
 
@@ -100,7 +101,7 @@ impl<R: BufRead> JsonRows<R> {
         Ok(())
     }
 
-    /// Goes to the next row; says whether there is one.
+    /// Skips to the next row. Returns whether there is one.
     fn find_row(&mut self) -> Result<bool, DataError> {
         loop {
             self.scanner.skip_byte_order_mark().map_err(DataError::Io)?;
@@ -116,7 +117,7 @@ impl<R: BufRead> JsonRows<R> {
                     self.scanner.bump(b']');
                     return match self.scanner.peek_dense().map_err(DataError::Io)? {
                         None => Ok(false),
-                        Some(_) => Err(self.at("something follows the end of the array")),
+                        Some(_) => Err(self.at("unexpected data after the end of the array")),
                     };
                 }
                 (Within::File, Some(_)) => return Ok(true),
@@ -139,7 +140,7 @@ impl<R: BufRead> JsonRows<R> {
         }
     }
 
-    /// Reads as far as the text.
+    /// Reads up to the start of the text.
     fn begin(&mut self) -> Result<Begun, Fault> {
         match self.scanner.peek_dense()? {
             Some(b'"') => {
@@ -153,13 +154,13 @@ impl<R: BufRead> JsonRows<R> {
             }
             Some(_) => {
                 self.scanner.skip_value(0)?;
-                Ok(Begun::Bad("is no object".to_owned()))
+                Ok(Begun::Bad("is not an object".to_owned()))
             }
             None => Err(Fault::Ended),
         }
     }
 
-    /// Looks for the column `path` in the object whose brace was taken.
+    /// Looks for the column `path` in the object whose brace has been consumed.
     fn find_text(&mut self, path: &str, open: usize, names: &mut Vec<String>) -> Result<Begun, Fault> {
         let mut found: Option<Begun> = None;
         loop {
@@ -184,14 +185,19 @@ impl<R: BufRead> JsonRows<R> {
                     }
                     other => {
                         self.scanner.skip_value(open)?;
-                        Some(Begun::Bad(format!("column `{}` is {}, no string", self.read_as.text_column, kind(other))))
+                        Some(Begun::Bad(format!(
+                            "column `{}` is {}, not a string",
+                            self.read_as.text_column,
+                            kind(other)
+                        )))
                     }
                 }
             } else if let (Some(below), Some(b'{')) = (below, next) {
                 self.scanner.bump(b'{');
                 match self.find_text(below, open + 1, names)? {
                     text @ Begun::Text { .. } if found.is_none() => return Ok(text),
-                    // Its text was begun: the row is bad, but it has to be read on.
+                    // The start of the text has been consumed. The row is bad, but the rest of it
+                    // must be read.
                     Begun::Text { open: inner } => {
                         let mut ignored = Vec::new();
                         while !self.scanner.string_part(&mut ignored, 4096)? {
@@ -218,17 +224,18 @@ impl<R: BufRead> JsonRows<R> {
         Ok(found.unwrap_or_else(|| {
             let column = &self.read_as.text_column;
             let advice = text_column_advice(names.iter().map(AsRef::as_ref));
-            Begun::Bad(format!("has no column `{column}` but {}; {advice}", list(names)))
+            Begun::Bad(format!("has no column `{column}` (found: {}); {advice}", list(names)))
         }))
     }
 
-    /// Reads the rest of a string's objects, of which `open` are open, until `still` are; says whether the column came again.
+    /// Reads the rest of the objects around a string until only `still` of the `open` ones are
+    /// left. Returns whether the column occurs again.
     fn end_row_from(&mut self, open: usize, still: usize) -> Result<bool, Fault> {
         let column = self.read_as.text_column.clone();
         let own = column.rsplit('.').next().unwrap_or(&column).to_owned();
         let mut again = false;
         for depth in (still..open).rev() {
-            // The comma or brace after the value that was just read.
+            // The comma or brace after the value that has just been read.
             if self.scanner.take_if(b',')? {
                 self.scanner.members(|scanner, key| {
                     again |= *key == *column || (depth + 1 == open && key == own);
@@ -241,24 +248,24 @@ impl<R: BufRead> JsonRows<R> {
         Ok(again)
     }
 
-    /// Reads the rest of a row, and what separates it from the next; says whether the column came twice.
+    /// Reads the rest of a row and its separator. Returns whether the column occurs twice.
     fn end_row(&mut self, open: usize) -> Result<bool, Fault> {
         let again = self.end_row_from(open, 0)?;
         let comma = self.scanner.take_if(b',')?;
         match (self.within, self.scanner.peek_dense()?) {
             (Within::Line, None) => {}
             (Within::Line, Some(_)) => {
-                return Err(Fault::Syntax("something follows the object; every line must be one".to_owned()));
+                return Err(Fault::Syntax("unexpected data after the object; each line must be one object".to_owned()));
             }
             (Within::File, Some(b']')) => {}
             (Within::File, Some(_)) if comma => {}
-            (Within::File, Some(_)) => return Err(Fault::Syntax("`,` or `]` is expected".to_owned())),
+            (Within::File, Some(_)) => return Err(Fault::Syntax("expected `,` or `]`".to_owned())),
             (Within::File, None) => return Err(Fault::Ended),
         }
         Ok(again)
     }
 
-    /// More of a text that is too long to be held back.
+    /// Reads more of a text that is too long to buffer.
     fn go_on(&mut self, open: usize, mut parts: Utf8Parts) -> Result<Part, DataError> {
         let ended = if parts.bytes.len() >= text::PART_BYTES {
             false
@@ -288,7 +295,8 @@ impl<R: BufRead> JsonRows<R> {
         self.ready.extend(text::parts(document));
     }
 
-    /// What a fault in a row comes to: of lines the next one is read, of an array nothing more can be.
+    /// Handles a fault in a row. In JSON lines, reading continues with the next line. In an array,
+    /// the fault is fatal.
     fn recover(&mut self, fault: Fault) -> Result<(), DataError> {
         match (self.within, fault) {
             (_, Fault::Io(error)) => Err(DataError::Io(error)),
@@ -304,11 +312,11 @@ impl<R: BufRead> JsonRows<R> {
 
     fn problem(&mut self, fault: Fault) -> Result<String, DataError> {
         let column = self.scanner.offset - self.scanner.line_start + 1;
-        let must = format!("every line must be a JSON object with a string `{}`", self.read_as.text_column);
+        let must = format!("each line must be a JSON object with a string `{}`", self.read_as.text_column);
         Ok(match fault {
             Fault::Io(error) => return Err(DataError::Io(error)),
             Fault::Ended if self.scanner.at_end().map_err(DataError::Io)? => {
-                "ends in the middle of a row: the file is cut off, or its last line is".to_owned()
+                "ends in the middle of a row: the file or its last line is truncated".to_owned()
             }
             Fault::Ended => format!("ends in the middle of a row, at column {column}; {must}"),
             Fault::Syntax(problem) => format!("{problem} at column {column}; {must}"),
@@ -318,8 +326,7 @@ impl<R: BufRead> JsonRows<R> {
     fn fatal(&mut self, fault: Fault) -> DataError {
         match self.problem(fault) {
             Ok(problem) if self.read_as.max_bad_rows > 0 => {
-                let why =
-                    "max_bad_rows does not help: what was read of so long a row, or of an array, is in use already";
+                let why = "max_bad_rows does not apply: parts of this long row, or of the array, are already in use";
                 self.at(&format!("{problem} ({why})"))
             }
             Ok(problem) => self.at(&problem),
@@ -338,11 +345,11 @@ impl<R: BufRead> JsonRows<R> {
         }
     }
 
-    /// Counts a bad row, and goes to the next line.
+    /// Counts a bad row and skips to the next line.
     fn leave_out(&mut self, problem: &str) -> Result<(), DataError> {
         self.read_as.bad_row(&self.file, &format!("{}: {problem}", self.place()))?;
         if self.within == Within::Line {
-            // A fault may stand anywhere in the line.
+            // The fault may be anywhere in the line.
             self.scanner.skip_to_line_end().map_err(DataError::Io)?;
         }
         Ok(())
@@ -354,11 +361,11 @@ impl<R: BufRead> JsonRows<R> {
 }
 
 enum Read {
-    /// To its end; whether there is text.
+    /// Read to its end. The flag says whether there is text.
     Whole(bool),
-    /// To its end; it cannot be used.
+    /// Read to its end, but it cannot be used.
     Bad(String),
-    /// Up to [`HELD_BYTES`] of its text; so many objects are open.
+    /// Read up to [`HELD_BYTES`] of its text, with `open` objects open.
     TooLong { open: usize },
 }
 
@@ -373,5 +380,5 @@ fn kind(first: Option<u8>) -> &'static str {
 }
 
 fn list(names: &[String]) -> String {
-    if names.is_empty() { "none at all".to_owned() } else { names.join(", ") }
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }

@@ -1,16 +1,16 @@
-//! Plain text, and text in parts: UTF-8 that is checked without holding all of it.
+//! Plain text, and text in parts: UTF-8 that is validated without keeping all of it in memory.
 
 use std::io::{BufRead, Read as _};
 use std::sync::Arc;
 
 use crate::{DataError, Part};
 
-/// A byte order mark, which says how a text is encoded and is no part of it.
+/// A byte order mark, which declares the encoding of a text and is not part of it.
 pub(crate) const BYTE_ORDER_MARK: char = '\u{feff}';
-/// Of one part of a document.
+/// Maximum length of one part of a document.
 pub(crate) const PART_BYTES: usize = 256 * 1024;
 
-/// Bytes of a text, the last of which may be half a character.
+/// Bytes of a text that may end within a character.
 #[derive(Debug, Default)]
 pub(crate) struct Utf8Parts {
     pub(crate) bytes: Vec<u8>,
@@ -23,10 +23,10 @@ impl Utf8Parts {
         }
     }
 
-    /// Up to `most` bytes of whole characters.
+    /// Removes and returns up to `most` bytes of whole characters.
     ///
     /// # Errors
-    /// They are no UTF-8.
+    /// The bytes are not valid UTF-8.
     pub(crate) fn take(&mut self, most: usize) -> Result<String, ()> {
         let part = &self.bytes[..most.min(self.bytes.len())];
         let whole = match std::str::from_utf8(part) {
@@ -38,16 +38,16 @@ impl Utf8Parts {
         String::from_utf8(std::mem::replace(&mut self.bytes, rest)).map_err(|_| ())
     }
 
-    /// All of it.
+    /// Returns all remaining text.
     ///
     /// # Errors
-    /// It is no UTF-8.
+    /// The bytes are not valid UTF-8.
     pub(crate) fn finish(self) -> Result<String, ()> {
         String::from_utf8(self.bytes).map_err(|_| ())
     }
 }
 
-/// A document as parts; none of an empty one.
+/// Splits a document into parts. An empty document has none.
 pub(crate) fn parts(document: &str) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut rest = document;
@@ -59,12 +59,12 @@ pub(crate) fn parts(document: &str) -> Vec<Part> {
     parts
 }
 
-/// A file that is one document as a whole.
+/// A file that is a single document.
 pub(crate) struct TextFile<R> {
     reader: R,
     file: Arc<str>,
     pending: Utf8Parts,
-    /// Bytes before `pending`.
+    /// Number of bytes before `pending`.
     offset: u64,
     at_start: bool,
     ended: bool,

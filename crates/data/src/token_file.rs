@@ -1,18 +1,19 @@
-//! Files of ready tokens: nanoGPT's `train.bin` (ids of 16 or 32 bits, little-endian, one after the other), and llm.c's,
-//! which say in a header how many there are. Which width an unmarked file has is told by its numbers, never guessed.
+//! Token files: nanoGPT's `train.bin` (consecutive little-endian ids of 16 or 32 bits), and llm.c's
+//! files, whose header contains the number of tokens. The id width of a file without a header is
+//! derived from its content and never guessed.
 
 use std::io::{BufRead, Read};
 
 use crate::DataError;
 
-/// llm.c's header: 256 numbers of 32 bits, of which magic, version and count mean something.
+/// llm.c's header: 256 numbers of 32 bits, of which only magic, version and count are used.
 const HEADER_BYTES: usize = 1024;
-/// Bytes of a part: whole ids of either width.
+/// Length of a part in bytes: whole ids of either width.
 const PART_BYTES: usize = 1 << 20;
-/// Bytes from the start by which the width is told.
+/// Number of bytes from the start of the file used to detect the width.
 const TOLD_BY: usize = 64 * 1024;
 
-/// Bytes of an id.
+/// The width of an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Width {
     Two,
@@ -35,7 +36,7 @@ pub struct TokenFile<R> {
     vocab_size: u32,
     /// Known after the first part.
     layout: Option<Layout>,
-    /// Ids handed out.
+    /// Number of ids returned so far.
     position: u64,
     ended: bool,
 }
@@ -43,20 +44,21 @@ pub struct TokenFile<R> {
 #[derive(Debug, Clone, Copy)]
 struct Layout {
     width: Width,
-    /// What a header promises.
+    /// The number of tokens in the header.
     tokens: Option<u64>,
 }
 
 impl<R: BufRead> TokenFile<R> {
-    /// Reads the unpacked file that messages call `file`, whose ids must be below `vocab_size`.
+    /// Reads a decompressed file that messages call `file`. Its ids must be below `vocab_size`.
     pub fn new(reader: R, file: &str, vocab_size: u32) -> Self {
         Self { reader, file: file.to_owned(), vocab_size, layout: None, position: 0, ended: false }
     }
 
-    /// The next ids; none at the end.
+    /// Returns the next ids, or `None` at the end.
     ///
     /// # Errors
-    /// The file is no token file of this vocabulary: what it seems to be, and where.
+    /// The file is not a token file of this vocabulary. The message says what it seems to be, and
+    /// where.
     pub fn next_part(&mut self) -> Result<Option<Vec<u32>>, DataError> {
         if self.ended {
             return Ok(None);
@@ -78,15 +80,15 @@ impl<R: BufRead> TokenFile<R> {
         self.ended = (bytes.len() as u64) < wanted;
         if ids.len() % layout.width.bytes() != 0 {
             return Err(self.bad(format!(
-                "does not hold whole {}-bit token ids, as nanoGPT's train.bin does",
+                "does not contain whole {}-bit token ids like nanoGPT's train.bin",
                 layout.width.bytes() * 8
             )));
         }
         let ids = ids_of(ids, layout.width);
         if let Some(at) = ids.iter().position(|id| *id >= self.vocab_size) {
             return Err(self.bad(format!(
-                "token {} at position {} is not below the vocabulary ({}): its ids are another tokenizer's, or of another \
-                 width than {} bits",
+                "token {} at position {} is not below the vocabulary size ({}): the ids come from another tokenizer, or \
+                 are not {} bits wide",
                 ids[at],
                 self.position + at as u64,
                 self.vocab_size,
@@ -99,8 +101,8 @@ impl<R: BufRead> TokenFile<R> {
         {
             let found = if self.ended { self.position.to_string() } else { "more".to_owned() };
             return Err(self.bad(format!(
-                "its header promises {promised} tokens and it holds {found}; it was cut off or \
-                                         put together wrongly"
+                "its header declares {promised} tokens but it contains {found}; it is truncated or \
+                                         malformed"
             )));
         }
         Ok((!ids.is_empty()).then_some(ids))
@@ -118,33 +120,36 @@ fn ids_of(bytes: &[u8], width: Width) -> Vec<u32> {
     }
 }
 
-/// How the file that begins with `bytes` is laid out, and its ids without a header.
+/// Returns the layout of the file that starts with `bytes`, and its ids without the header.
 fn layout(bytes: &[u8], vocab_size: u32) -> Result<(Layout, &[u8]), String> {
     let number =
         |at: usize| bytes.get(at * 4..).and_then(|rest| rest.first_chunk()).map(|four| u32::from_le_bytes(*four));
     let with_header = |width, version: u32| {
         let name = number(0).unwrap_or_default();
         match (number(1), number(2), bytes.get(HEADER_BYTES..)) {
-            (Some(found), _, _) if found != version => {
-                Err(format!("has llm.c's header {name} of version {found}; version {version} is read"))
-            }
+            (Some(found), _, _) if found != version => Err(format!(
+                "has llm.c's header {name} in version {found}, which is not supported (expected {version})"
+            )),
             (_, Some(tokens), Some(ids)) => Ok((Layout { width, tokens: Some(u64::from(tokens)) }, ids)),
-            _ => Err(format!("is cut off within llm.c's header of {HEADER_BYTES} bytes")),
+            _ => Err(format!("is truncated within llm.c's header of {HEADER_BYTES} bytes")),
         }
     };
     match number(0) {
         Some(20_240_520) => with_header(Width::Two, 1),
         Some(20_240_801) => with_header(Width::Four, 7),
-        Some(20_240_522) => Err("holds llm.c's questions of an evaluation, not tokens to train on".to_owned()),
-        Some(20_240_326 | 20_240_327 | 20_240_527) => Err("holds a model or a state of llm.c, not tokens".to_owned()),
+        Some(20_240_522) => Err("contains questions of an llm.c evaluation, not training tokens".to_owned()),
+        Some(20_240_326 | 20_240_327 | 20_240_527) => {
+            Err("contains a model or training state of llm.c, not tokens".to_owned())
+        }
         Some(other @ 20_240_000..=20_261_231) if number(1).is_some_and(|n| n < 64) && number(3) == Some(0) => {
-            Err(format!("begins with the number {other}, which looks like an llm.c header that is not known here"))
+            Err(format!("starts with the number {other}, which looks like an unknown llm.c header"))
         }
         Some(_) | None => Ok((Layout { width: width(bytes, vocab_size)?, tokens: None }, bytes)),
     }
 }
 
-/// The width of ids without a header. Read as 16 bits, every second number of a 32-bit file is the upper half of an id.
+/// Returns the id width of a file without a header. Read as 16-bit numbers, every second number of
+/// a 32-bit file is the upper half of an id.
 fn width(bytes: &[u8], vocab_size: u32) -> Result<Width, String> {
     let told_by = &bytes[..bytes.len().min(TOLD_BY)];
     let (two, four) = (ids_of(told_by, Width::Two), ids_of(told_by, Width::Four));
@@ -158,25 +163,28 @@ fn width(bytes: &[u8], vocab_size: u32) -> Result<Width, String> {
         && !four.iter().all(|id| *id == 0)
     {
         return Err(
-            "seems to hold 64-bit ids; write them with 16 or 32 bits: `ids.astype(\"uint16\").tofile(path)`".to_owned()
+            "seems to contain 64-bit ids; write them with 16 or 32 bits: `ids.astype(\"uint16\").tofile(path)`"
+                .to_owned(),
         );
     }
     match (fits(&two), may_be_four) {
-        // A vocabulary beyond 16 bits is written with 32; so short ids in it would be another's.
+        // Ids of a vocabulary that exceeds 16 bits are written with 32 bits. Short ids would belong
+        // to another tokenizer.
         (true, true) if vocab_size > 1 << 16 && !upper_is_zero => Ok(Width::Four),
         (true, true) if upper_is_zero => match two.iter().step_by(2).collect::<std::collections::BTreeSet<_>>().len() {
-            // Zeros at every second place, and something between them.
+            // Every second number is zero, and the others differ.
             2.. => Ok(Width::Four),
-            _ => Err("may hold ids of 16 or of 32 bits: its first numbers tell neither; make it longer".to_owned()),
+            _ => Err("may contain 16-bit or 32-bit ids: its first numbers fit both; use a longer file".to_owned()),
         },
         (true, false) if vocab_size > 1 << 16 && !two.is_empty() => Err(format!(
-            "holds 16-bit ids, and the vocabulary of {vocab_size} needs 32 bits: they are another tokenizer's"
+            "contains 16-bit ids, but the vocabulary of {vocab_size} needs 32 bits: they come from another tokenizer"
         )),
         (false, true) => Ok(Width::Four),
         (false, false) if two.len() > 8 && swapped(&two) => {
-            Err("seems to hold big-endian ids; write them little-endian: `ids.astype(\"<u2\").tofile(path)`".to_owned())
+            Err("seems to contain big-endian ids; write them little-endian: `ids.astype(\"<u2\").tofile(path)`"
+                .to_owned())
         }
-        // The first id that is too large is named when it is read.
+        // Reading reports the first id that is too large.
         (true, _) | (false, false) => Ok(Width::Two),
     }
 }
@@ -219,14 +227,14 @@ mod tests {
         let large: Vec<u32> = ids.iter().map(|id| id * 140).collect();
         assert_eq!(read(&four(&large), 128_256).unwrap(), large);
         assert_eq!(read(&four(&ids), 128_256).unwrap(), ids);
-        // More than a part.
+        // Longer than one part.
         let long: Vec<u32> = (0..800_000).map(|i| i % 50_000).collect();
         assert_eq!(read(&two(&long), 50_257).unwrap(), long);
         assert_eq!(read(&four(&long), 50_257).unwrap(), long);
         let wide: Vec<u8> = ids.iter().flat_map(|id| u64::from(*id).to_le_bytes()).collect();
         for (bytes, vocab_size, words) in [
-            (two(&[7, 0, 7, 0]), 1000, "16 or of 32 bits"),
-            (two(&[0; 64]), 1000, "16 or of 32 bits"),
+            (two(&[7, 0, 7, 0]), 1000, "16-bit or 32-bit ids"),
+            (two(&[0; 64]), 1000, "16-bit or 32-bit ids"),
             (wide, 1000, "64-bit"),
             (two(&[4, 5, 6]), 128_256, "needs 32 bits"),
             (ids.iter().flat_map(|id| (*id as u16).to_be_bytes()).collect(), 1000, "big-endian"),
@@ -244,14 +252,14 @@ mod tests {
         assert_eq!(read(&header([20_240_520, 1, 100], &two(&ids)), 100).unwrap(), ids);
         assert_eq!(read(&header([20_240_801, 7, 100], &four(&ids)), 100).unwrap(), ids);
         for (bytes, words) in [
-            (header([20_240_520, 1, 101], &two(&ids)), "promises 101 tokens and it holds 100"),
-            (header([20_240_520, 1, 99], &two(&ids)), "promises 99 tokens and it holds 100"),
-            (header([20_240_520, 2, 100], &two(&ids)), "version 2; version 1 is read"),
-            (header([20_240_801, 1, 100], &four(&ids)), "version 1; version 7 is read"),
+            (header([20_240_520, 1, 101], &two(&ids)), "declares 101 tokens but it contains 100"),
+            (header([20_240_520, 1, 99], &two(&ids)), "declares 99 tokens but it contains 100"),
+            (header([20_240_520, 2, 100], &two(&ids)), "version 2, which is not supported (expected 1)"),
+            (header([20_240_801, 1, 100], &four(&ids)), "version 1, which is not supported (expected 7)"),
             (header([20_240_522, 1, 100], &two(&ids)), "evaluation"),
             (header([20_240_326, 3, 100], &two(&ids)), "a model"),
-            (header([20_241_111, 1, 100], &two(&ids)), "not known here"),
-            (header([20_240_520, 1, 100], &two(&ids))[..600].to_vec(), "cut off within llm.c's header"),
+            (header([20_241_111, 1, 100], &two(&ids)), "unknown llm.c header"),
+            (header([20_240_520, 1, 100], &two(&ids))[..600].to_vec(), "truncated within llm.c's header"),
         ] {
             let error = read(&bytes, 30_000).unwrap_err();
             assert!(error.contains(words), "{error}");

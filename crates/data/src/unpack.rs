@@ -1,4 +1,4 @@
-//! Packed files: gzip of one or more members, and zstd.
+//! Compressed files: gzip with one or more members, and zstd.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -6,10 +6,10 @@ use bounded::BoundedDecoder;
 
 mod bounded;
 
-/// How a file is packed.
+/// The compression of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Packing {
-    /// Not at all.
+    /// Not compressed.
     Plain,
     /// gzip.
     Gzip,
@@ -17,15 +17,17 @@ pub enum Packing {
     Zstd,
 }
 
-/// Read at once.
+/// Size of one read.
 const READ_BYTES: usize = 256 * 1024;
-/// The longest window that is read, `zstd --long=29`: 512 MiB. A decoder holds as much of the unpacked file.
+/// The largest zstd window that is supported, `zstd --long=29`: 512 MiB. The decoder keeps that
+/// much of the decompressed file in memory.
 const MAX_WINDOW_LOG: u32 = 29;
 
-/// What `stored`, a file of `stored_bytes`, holds, unpacked; reading it fails where that is more than any text becomes.
+/// Returns a reader of the decompressed content of `stored`, a file of `stored_bytes`. Reading
+/// fails if there is more content than is plausible for text.
 ///
 /// # Errors
-/// A decoder cannot be made.
+/// The decoder cannot be created.
 pub fn unpacked<'a>(
     stored: impl Read + Send + 'a,
     stored_bytes: u64,
@@ -46,13 +48,13 @@ pub fn unpacked<'a>(
     Ok(BufReader::with_capacity(READ_BYTES, reader))
 }
 
-/// What can be unpacked of the first bytes of a file, at most `limit`.
+/// Returns at most `limit` bytes of what can be decompressed from the first bytes of a file.
 pub fn head(stored: &[u8], packing: Packing, limit: usize) -> Vec<u8> {
     let mut head = Vec::new();
     if let Ok(reader) = unpacked(stored, stored.len() as u64, packing) {
         let mut reader = reader.take(limit as u64);
         let mut chunk = [0; 4096];
-        // The stored bytes end in the middle of a block; what came before the error counts.
+        // The stored bytes may end in the middle of a block. Everything before the error counts.
         while let Ok(count @ 1..) = reader.read(&mut chunk) {
             head.extend_from_slice(&chunk[..count]);
         }
@@ -60,29 +62,30 @@ pub fn head(stored: &[u8], packing: Packing, limit: usize) -> Vec<u8> {
     head
 }
 
-/// Why a zstd file that begins so is not read although it is whole: a longer window than is held in memory (RFC 8878,
-/// section 3.1.1.1.2).
+/// Returns a reason if the zstd file that starts with `stored` needs a larger window than may be
+/// kept in memory (RFC 8878, section 3.1.1.1.2).
 pub fn too_long_a_window(stored: &[u8]) -> Option<String> {
     let [0x28, 0xb5, 0x2f, 0xfd, descriptor, window, ..] = stored else { return None };
     let is_single_segment = descriptor & 0x20 != 0;
     let log = u32::from(window >> 3) + 10;
     (!is_single_segment && log > MAX_WINDOW_LOG).then(|| {
         format!(
-            "is packed with a window of {} MiB, all of which a reader holds in memory, and at most {} are allowed; pack it \
-             again with `zstd --long={MAX_WINDOW_LOG}` or less, or unpack it",
+            "is compressed with a window of {} MiB, all of which a reader keeps in memory, and the limit is {} MiB; \
+             recompress it with `zstd --long={MAX_WINDOW_LOG}` or less, or decompress it",
             1u64 << (log - 20),
             1u64 << (MAX_WINDOW_LOG - 20)
         )
     })
 }
 
-/// Whether a whole packed file holds nothing, and is not damaged.
+/// Returns whether a whole compressed file is intact and empty.
 pub fn is_empty(stored: &[u8], packing: Packing) -> bool {
     let count = unpacked(stored, stored.len() as u64, packing).and_then(|mut reader| Ok(reader.fill_buf()?.len()));
     count.is_ok_and(|count| count == 0)
 }
 
-/// gzip members one after the other, and zeros after the last as tapes and block devices leave them.
+/// Consecutive gzip members, optionally followed by the zero padding that tapes and block devices
+/// leave.
 struct GzipMembers<R: BufRead> {
     member: Option<flate2::bufread::GzDecoder<R>>,
 }

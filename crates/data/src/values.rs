@@ -1,4 +1,4 @@
-//! Small tables, row by row: what a benchmark's data are.
+//! Small tables, row by row, such as the data of benchmarks.
 
 use std::io::Read as _;
 
@@ -12,14 +12,14 @@ use crate::kind::{self, Content, HEAD_BYTES, Head};
 use crate::parquet_rows::{caught, check_dictionaries};
 use crate::unpack::unpacked;
 
-/// Largest unpacked file of JSON.
+/// Maximum decompressed size of a JSON file.
 const MAX_JSON_BYTES: u64 = 256 << 20;
 
-/// The first `limit` rows of a file called `name` in messages: JSON lines or an array, packed or not, or Parquet, with its
-/// columns as JSON has them.
+/// Returns the first `limit` rows of a file that messages call `name`: JSON lines or an array,
+/// compressed or not, or Parquet, with its columns converted to JSON.
 ///
 /// # Errors
-/// It cannot be read, or is of another kind; the message names the row.
+/// The file cannot be read, or is of another kind. The message names the row.
 pub fn values<F>(stored: F, name: &str, limit: usize) -> Result<Vec<Value>, DataError>
 where
     F: ChunkReader + 'static,
@@ -38,25 +38,25 @@ where
             let reader = unpacked(stored, length, kind.packing).map_err(DataError::Io)?;
             let count = reader.take(MAX_JSON_BYTES + 1).read_to_string(&mut text).map_err(|e| bad(e.to_string()))?;
             if count as u64 > MAX_JSON_BYTES {
-                return Err(bad(format!("is longer than {MAX_JSON_BYTES} bytes, the most a benchmark may have")));
+                return Err(bad(format!("is longer than {MAX_JSON_BYTES} bytes, the limit for a benchmark")));
             }
             let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
             if kind.content == Content::JsonArray {
                 let rows: Vec<Value> =
-                    serde_json::from_str(text).map_err(|e| bad(format!("is no JSON array of objects: {e}")))?;
+                    serde_json::from_str(text).map_err(|e| bad(format!("is not a JSON array of objects: {e}")))?;
                 return Ok(rows.into_iter().take(limit).collect());
             }
             let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).take(limit);
             lines
                 .map(|(number, line)| {
                     let row = serde_json::from_str(line.trim_start_matches('\u{feff}'));
-                    row.map_err(|e| bad(format!("line {}: is no JSON object: {e}", number + 1)))
+                    row.map_err(|e| bad(format!("line {}: is not a JSON object: {e}", number + 1)))
                 })
                 .collect()
         }
         Content::Empty => Ok(Vec::new()),
         Content::Text | Content::Tokens => {
-            Err(bad(format!("seems to be {}, and rows must be JSON lines or Parquet", kind::describe(&head))))
+            Err(bad(format!("seems to be {}, but rows must be JSON lines or Parquet", kind::describe(&head))))
         }
     }
 }
@@ -64,7 +64,7 @@ where
 fn parquet_values(stored: impl ChunkReader + 'static, limit: usize) -> Result<Vec<Value>, String> {
     let read = || {
         let reader = SerializedFileReader::new(stored)
-            .map_err(|e| ParquetError::General(format!("is not a Parquet file that is read: {e}")))?;
+            .map_err(|e| ParquetError::General(format!("cannot be read as Parquet: {e}")))?;
         check_dictionaries(&reader)?;
         let rows = reader.get_row_iter(None)?;
         rows.take(limit)
@@ -89,7 +89,8 @@ fn columns(row: &parquet::record::Row) -> Map<String, Value> {
     row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect()
 }
 
-/// As `Field::to_json_value`, but that bytes are the text they hold: some writers do not say that a column is a string.
+/// Like `Field::to_json_value`, but returns bytes as the text they contain, because some writers do
+/// not declare that a column is a string.
 fn value(field: &parquet::record::Field) -> Value {
     use parquet::record::Field;
     match field {
@@ -117,7 +118,7 @@ mod tests {
 
     use super::values;
 
-    /// Values shorter than four bytes, as half floats have, fill their dictionary as well as longer ones.
+    /// Dictionaries of values shorter than four bytes, such as half floats, are valid.
     #[test]
     fn a_dictionary_of_short_values_is_read() {
         let schema = Arc::new(parse_message_type("message m { required fixed_len_byte_array(1) label; }").unwrap());

@@ -1,4 +1,4 @@
-//! Documents of files of every kind, whole ones and damaged ones.
+//! Documents of files of every kind, intact and damaged.
 
 #![allow(clippy::unwrap_used)]
 
@@ -97,20 +97,23 @@ fn d4_rows_as_the_world_writes_them() {
 #[test]
 fn d4_bad_rows_are_named_and_left_out_up_to_a_number() {
     let bad = [
-        ("{\"txt\": \"bad\", \"id\": 2}", "has no column `text` but txt, id; name it with text_column"),
-        ("{\"messages\": [{\"role\": \"user\"}]}", "has no column `text` but messages; chats are made into one text"),
-        ("{\"text\": 5}", "column `text` is a number, no string"),
-        ("{\"text\": [\"a\"]}", "column `text` is a list, no string"),
+        ("{\"txt\": \"bad\", \"id\": 2}", "has no column `text` (found: txt, id); set text_column"),
+        (
+            "{\"messages\": [{\"role\": \"user\"}]}",
+            "has no column `text` (found: messages); turn each chat into one text",
+        ),
+        ("{\"text\": 5}", "column `text` is a number, not a string"),
+        ("{\"text\": [\"a\"]}", "column `text` is a list, not a string"),
         ("{\"text\": \"a\", \"text\": \"b\"}", "has the column `text` twice"),
-        ("{\"text\": \"a\" \"b\"}", "`,` or `}` is expected, not `\"` at column 14"),
-        ("{\"text\": \"a", "goes on over the end of the line"),
+        ("{\"text\": \"a\" \"b\"}", "expected `,` or `}`, found `\"` at column 14"),
+        ("{\"text\": \"a", "is not closed on its line"),
         ("{\"text\": \"a\"", "ends in the middle of a row, at column"),
-        ("{\"text\": \"a\", \"n\": 1x}", "`1x` is no JSON value"),
-        ("no json", "`no` is no JSON value"),
-        ("[1]", "is no object"),
-        ("{\"text\": \"a\"} {\"text\": \"b\"}", "something follows the object"),
+        ("{\"text\": \"a\", \"n\": 1x}", "`1x` is not a JSON value"),
+        ("no json", "`no` is not a JSON value"),
+        ("[1]", "is not an object"),
+        ("{\"text\": \"a\"} {\"text\": \"b\"}", "unexpected data after the object"),
         ("{\"text\": \"a\tb\"}", "control character 0x09"),
-        ("{}", "has no column `text` but none at all"),
+        ("{}", "has no column `text` (found: none)"),
     ];
     for (line, words) in bad {
         let file = format!("{{\"text\": \"one\"}}\n{line}\n{{\"text\": \"two\"}}\n");
@@ -125,7 +128,7 @@ fn d4_bad_rows_are_named_and_left_out_up_to_a_number() {
     file.extend_from_slice(b"{\"text\": 1}\n");
     let error = read_with("a.jsonl", &file, "text", 1).err().unwrap();
     assert!(error.contains("line 4") && error.contains("the first was a.jsonl: line 2"), "{error}");
-    // Of an array, what cannot be read is the end; what can be read but not used is left out.
+    // In an array, a syntax error is the end. A row that can be read but not used is skipped.
     let read = read_with("a.json", b"[{\"text\": 1}, {\"text\": \"a\"}, 5]", "text", 2).unwrap();
     assert_eq!((read.documents, read.bad), (vec!["a".to_owned()], 2));
     for cut in [
@@ -157,12 +160,12 @@ fn d4_a_file_that_is_cut_off_is_an_error() {
         }
     }
     let error = documents("a.jsonl", &rows.as_bytes()[..rows.len() - 5]).unwrap_err();
-    assert!(error.contains("line 40000") && error.contains("cut off"), "{error}");
+    assert!(error.contains("line 40000") && error.contains("truncated"), "{error}");
 }
 
 #[test]
 fn d6_a_row_longer_than_a_part_keeps_its_text() {
-    // Longer than what is held back, with escapes and characters of every length at all places.
+    // Longer than the buffer, with escapes and characters of every length at all positions.
     let text: String = (0..600_000).map(|i| ["a\n", "\u{e9}", "漢", "😀 ", "\\ \""][i % 5]).collect();
     let row = serde_json::json!({"id": 1, "meta": {"text": "no"}, "text": text, "tail": [1, {"a": "b"}]}).to_string();
     let file = format!("{{\"text\": \"before\"}}\n{row}\n{{\"text\": \"after\"}}\n");

@@ -1,4 +1,4 @@
-//! The seeds of the fuzz targets, and many changed copies of them.
+//! Runs the checks of the fuzz targets on their seeds, and on many mutated copies of them.
 
 #![allow(clippy::unwrap_used)]
 
@@ -6,10 +6,10 @@ mod readers;
 
 use std::path::Path;
 
-/// Changed copies of each seed.
+/// Mutated copies per seed.
 const COPIES: u64 = 300;
 
-/// Numbers without a pattern, the same every time.
+/// Returns a deterministic pseudo-random number generator.
 fn numbers(seed: u64) -> impl FnMut() -> u64 {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     move || {

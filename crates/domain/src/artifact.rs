@@ -11,18 +11,20 @@ use crate::id::{ArtifactId, JobId, RunId, Sha256Digest};
 use crate::spec::limits;
 use inheritune_ids::named;
 
-/// Characters of a location that a message repeats.
+/// Maximum number of characters of a location in a message.
 const MAX_SHOWN_CHARS: usize = 200;
 
 named! {
     /// What an artifact holds.
     #[derive(PartialOrd, Ord)]
     pub enum ArtifactKind {
-        /// Token ids for training and validation, with their tokenizer.
+        /// Token ids for training and validation, with the tokenizer.
         TokenSet = "token_set",
-        /// A Hugging Face model folder: `config.json`, safetensors, tokenizer files, `inheritance.json`.
+        /// A Hugging Face model folder: `config.json`, safetensors, tokenizer files,
+        /// `inheritance.json`.
         Checkpoint = "checkpoint",
-        /// A checkpoint plus optimizer moments and data position: all that an exact resume needs.
+        /// A checkpoint with optimizer moments and data position: everything needed for an exact
+        /// resume.
         TrainingState = "training_state",
         /// Per-sequence and per-document results of an evaluation.
         Scores = "scores",
@@ -32,29 +34,29 @@ named! {
 /// One file of an artifact.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestFile {
-    /// Name relative to the artifact, `/` between parts.
+    /// Path relative to the artifact, separated by `/`.
     pub name: String,
     /// Length in bytes.
     pub size_bytes: u64,
-    /// What its bytes hash to.
+    /// The digest of its bytes.
     #[serde(flatten)]
     pub digest: FileDigest,
 }
 
-/// The list of an artifact's files, uploaded after them as `manifest.json`.
+/// The list of the files of an artifact, uploaded after them as `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Sorted by name.
+    /// The files, sorted by name.
     pub files: Vec<ManifestFile>,
 }
 
 impl Manifest {
-    /// Sum of the files' sizes.
+    /// Returns the total size of the files.
     pub fn size_bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size_bytes).sum()
     }
 
-    /// Whether every file's segments make up its size.
+    /// Returns whether the segments of every file add up to its size.
     pub fn is_consistent(&self) -> bool {
         self.files.iter().all(|file| match &file.digest {
             FileDigest::Whole(_) => true,
@@ -65,47 +67,47 @@ impl Manifest {
         })
     }
 
-    /// The file called `name`.
+    /// Returns the file called `name`.
     pub fn file(&self, name: &str) -> Option<&ManifestFile> {
         self.files.iter().find(|file| file.name == name)
     }
 }
 
-/// One published artifact, as its row says.
+/// One published artifact, as stored in its row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Artifact {
     /// Its id.
     pub id: ArtifactId,
     /// What it holds.
     pub kind: ArtifactKind,
-    /// Where its files are: a key prefix in the project's own object store, or an absolute
-    /// `file://` / `s3://` URI for one that was registered from outside.
+    /// Location of its files: a key prefix in the project's own object store, or an absolute
+    /// `file://` / `s3://` URI for a registered external artifact.
     pub location: String,
-    /// Digest of `manifest.json`; none for a registered one.
+    /// Digest of `manifest.json`; `None` for a registered artifact.
     pub manifest_sha256: Option<Sha256Digest>,
-    /// Size of all files.
+    /// Total size of the files in bytes.
     pub size_bytes: u64,
-    /// The job that made it; none for a registered one.
+    /// The job that created it; `None` for a registered artifact.
     pub job: Option<JobId>,
-    /// The run it belongs to.
+    /// The run it belongs to, if any.
     pub run: Option<RunId>,
-    /// Optimizer steps behind it (training states and trained checkpoints).
+    /// Optimizer steps so far (training states and trained checkpoints).
     pub step: Option<u64>,
-    /// What it is, for people and for later jobs: layers, parameters, tokens, origin.
+    /// Metadata for people and for later jobs: layers, parameters, tokens, origin.
     pub metadata: serde_json::Value,
-    /// When its row was written, by the database's clock.
+    /// When its row was written, by the clock of the database.
     pub created_at: OffsetDateTime,
-    /// Whether it is kept whatever the retention says, until it is unpinned.
+    /// Whether it is exempt from retention until it is unpinned.
     pub pinned: bool,
 }
 
-/// Where a job finds something: an artifact of ours, or a URI outside.
+/// The location of an input: a published artifact or an external URI.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Location {
     /// A published artifact.
     Artifact(ArtifactId),
-    /// `file:///absolute/path`, `s3://bucket/key`; which are allowed is each service's configuration.
+    /// `file:///absolute/path` or `s3://bucket/key`. Each service configures which URIs it allows.
     Uri(String),
 }
 
@@ -121,7 +123,7 @@ impl std::fmt::Display for Location {
 impl std::str::FromStr for Location {
     type Err = String;
 
-    /// Reads `artifact://ID`, `file:///path` or `s3://bucket/key`.
+    /// Parses `artifact://ID`, `file:///path` or `s3://bucket/key`.
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(problem) = limits::LOCATION.problem(text) {
             return Err(problem);
@@ -139,12 +141,12 @@ impl std::str::FromStr for Location {
         let host = url.host_str().unwrap_or_default();
         match url.scheme() {
             "file" if !matches!(host, "" | "localhost") => {
-                return Err(format!("`{shown}` names the machine {host}; write file:/// with three slashes"));
+                return Err(format!("`{shown}` names the host {host}; write file:/// with three slashes"));
             }
             "file" if url.path().len() <= 1 => {
-                return Err(format!("`{shown}` names no path; use file:///absolute/path"));
+                return Err(format!("`{shown}` has no path; use file:///absolute/path"));
             }
-            "s3" if host.is_empty() => return Err(format!("`{shown}` names no bucket; use s3://bucket/key")),
+            "s3" if host.is_empty() => return Err(format!("`{shown}` has no bucket name; use s3://bucket/key")),
             "file" | "s3" => {}
             "http" | "https" => {
                 return Err(
@@ -159,16 +161,16 @@ impl std::str::FromStr for Location {
             return Err(format!("`{shown}` has a query or a fragment; write ? as %3F and # as %23"));
         }
         if url.port().is_some() || !url.username().is_empty() || url.password().is_some() {
-            return Err(format!("`{shown}` has a port or a user, which no file or bucket has"));
+            return Err(format!("`{shown}` has a port or a user, which is unsupported for files and buckets"));
         }
         if url.path().contains("%00") {
-            return Err(format!("`{shown}` holds U+0000, which no name has"));
+            return Err(format!("`{shown}` contains U+0000, which is not allowed"));
         }
         Ok(Self::Uri(text.to_owned()))
     }
 }
 
-/// A location for a message.
+/// Shortens a location for a message.
 fn shown(text: &str) -> String {
     match text.char_indices().nth(MAX_SHOWN_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -1,5 +1,5 @@
-//! The benchmarks: tasks of lm-evaluation-harness 0.4.13 under its names, where their data comes from, and how they are
-//! grouped. What a task asks is the evaluator's.
+//! The benchmarks: tasks of lm-evaluation-harness 0.4.13 under their original names, the data sets
+//! they use, and their groups. The evaluator builds the prompts.
 
 mod document;
 mod mmlu;
@@ -9,65 +9,67 @@ pub use document::{AskedDocument, Question};
 use crate::benchmark::mmlu::Category;
 use crate::id::Sha256Digest;
 
-/// The release of lm-evaluation-harness whose tasks these are.
+/// The release of lm-evaluation-harness that the tasks are taken from.
 pub const HARNESS_VERSION: &str = "0.4.13";
 
 /// A task of lm-evaluation-harness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Benchmark {
-    /// The harness's name: `piqa`.
+    /// Its name in the harness: `piqa`.
     pub name: &'static str,
-    /// The harness's version of it: `1.0`.
+    /// The version of the task in the harness: `1.0`.
     pub version: &'static str,
-    /// What it asks.
+    /// How rows become requests.
     pub prompt: Prompt,
-    /// The data.
+    /// The data set it reads.
     pub dataset: Dataset,
-    /// Rows of the whole split.
+    /// Number of rows of the whole split.
     pub rows: u32,
 }
 
 impl Benchmark {
-    /// Digest of what the whole split asks, where the rows were held against the originals: of every request's context and
-    /// continuation, each after its length in bytes as 8 bytes, little-endian.
+    /// Returns the digest of all requests of the whole split, or `None` if the rows were never
+    /// compared with the originals. The digest covers the context and continuation of every
+    /// request, each preceded by its length in bytes (8 bytes, little-endian).
     pub fn sha256(&self) -> Option<Sha256Digest> {
         let mut lines = DIGESTS.lines().filter_map(|line| line.split_once(' '));
         lines.find(|(name, _)| *name == self.name)?.1.parse().ok()
     }
 }
 
-/// A name and a digest a line.
+/// One benchmark name and digest per line.
 const DIGESTS: &str = include_str!("benchmark/digests.txt");
 
-/// Where a benchmark's rows are: `FOLDER/SPLIT.jsonl`, or the same as Parquet.
+/// Where the rows of a benchmark are stored: `FOLDER/SPLIT.jsonl`, or the same as Parquet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dataset {
-    /// The folder, below the one that a user names.
+    /// The folder, relative to the folder that the user specifies.
     pub folder: &'static str,
     /// The split that is scored.
     pub split: &'static str,
-    /// The Hugging Face data set that has these rows, by path and configuration.
+    /// The Hugging Face data set that contains these rows: path and configuration.
     pub hub: &'static str,
 }
 
-/// What a benchmark asks: how its rows become requests, and answers become scores.
+/// The type of a benchmark: how its rows become requests, and how answers become scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prompt {
-    /// Winograd schemas, both readings of the pronoun before what follows it.
+    /// Winograd schemas: each reading of the pronoun, followed by the same continuation.
     Wsc273,
-    /// SuperGLUE's Winograd schemas, answered with yes or no: the poster's "Winograd".
+    /// SuperGLUE's Winograd schemas, answered with yes or no. The poster calls this task
+    /// "Winograd".
     Wsc,
     /// PIQA: which of two solutions.
     Piqa,
     /// BoolQ: yes or no.
     Boolq,
-    /// WinoGrande: both options before what follows the blank.
+    /// WinoGrande: each option, followed by the text after the blank.
     Winogrande,
     /// LogiQA: which of four.
     Logiqa,
-    /// MMLU: a letter, after five examples.
+    /// MMLU: the letter of the answer, after five examples.
     Mmlu {
-        /// The subject, as it is written: `abstract algebra`.
+        /// The subject as it appears in the prompt: `abstract algebra`.
         subject: &'static str,
     },
     /// WNLI: true or false.
@@ -78,7 +80,7 @@ pub enum Prompt {
     Mnli,
     /// TruthfulQA with one true answer.
     TruthfulqaMc1,
-    /// TruthfulQA with several: the probability that is on the true ones.
+    /// TruthfulQA with several true answers: the probability assigned to the true ones.
     TruthfulqaMc2,
     /// WikiText: the perplexity of whole pages.
     Wikitext,
@@ -93,7 +95,7 @@ pub enum Prompt {
 }
 
 impl Prompt {
-    /// Names of its metrics, the main one first.
+    /// Returns the names of its metrics, the main one first.
     pub fn metrics(self) -> &'static [&'static str] {
         match self {
             Self::Wsc273
@@ -112,31 +114,32 @@ impl Prompt {
         }
     }
 
-    /// Examples that are shown before a question: the first ones of the data set's `dev` split.
+    /// Returns the number of examples shown before a question. They are the first rows of the `dev`
+    /// split of the data set.
     pub fn shots(self) -> usize {
         if matches!(self, Self::Mmlu { .. }) { 5 } else { 0 }
     }
 
-    /// What it measures, for people.
+    /// Returns a description of what it measures, for people.
     pub fn description(self) -> &'static str {
         match self {
-            Self::Wsc273 => "Winograd schemas (273): which of two readings of a pronoun makes the rest likelier",
+            Self::Wsc273 => "Winograd schemas (273): which of two readings of a pronoun makes the rest more likely",
             Self::Wsc => "SuperGLUE WSC, the poster's \"Winograd\": does a pronoun refer to a noun, yes or no",
             Self::Piqa => "PIQA: which of two ways to reach a goal works",
             Self::Boolq => "BoolQ: a yes or no question about a passage",
             Self::Winogrande => "WinoGrande XL: which of two options fills the blank",
-            Self::Logiqa => "LogiQA: a question of logic about a passage, four answers",
-            Self::Mmlu { .. } => "MMLU, five shots: a question of one subject, four answers",
+            Self::Logiqa => "LogiQA: a logic question about a passage, four answers",
+            Self::Mmlu { .. } => "MMLU, five shots: a question on one subject, four answers",
             Self::Wnli => "GLUE WNLI: does a sentence follow from another, true or false",
             Self::Qnli => "GLUE QNLI: does a sentence answer a question, yes or no",
             Self::Mnli => "GLUE MNLI, matched: does a sentence follow from another, true, neither or false",
             Self::TruthfulqaMc1 => "TruthfulQA: the true answer among false ones",
             Self::TruthfulqaMc2 => "TruthfulQA: the probability on all true answers",
-            Self::Wikitext => "WikiText-2: perplexity of whole pages, a word",
-            Self::Lambada => "LAMBADA: the last word of a passage; perplexity is that word's",
-            Self::Arc => "ARC: a question of science, up to five answers",
-            Self::Sciq => "SciQ: a question of science after a text, four answers",
-            Self::Hellaswag => "HellaSwag: which ending goes on best",
+            Self::Wikitext => "WikiText-2: perplexity per word of whole pages",
+            Self::Lambada => "LAMBADA: the last word of a passage, and the perplexity of that word",
+            Self::Arc => "ARC: a science question, up to five answers",
+            Self::Sciq => "SciQ: a science question after a supporting text, four answers",
+            Self::Hellaswag => "HellaSwag: which ending continues the text best",
         }
     }
 }
@@ -150,7 +153,7 @@ const fn task(
     Benchmark { name, version, prompt, dataset: Dataset { folder, split, hub }, rows }
 }
 
-/// Every benchmark but the subjects of MMLU.
+/// Every benchmark except the subjects of MMLU.
 const SINGLE: [Benchmark; 17] = [
     task(("arc_easy", "1.0"), Prompt::Arc, ("arc_easy", "test", "allenai/ai2_arc ARC-Easy"), 2376),
     task(("boolq", "2.0"), Prompt::Boolq, ("boolq", "validation", "aps/super_glue boolq"), 3270),
@@ -196,13 +199,13 @@ const SINGLE: [Benchmark; 17] = [
     task(("wsc273", "1.0"), Prompt::Wsc273, ("wsc273", "test", "lighteval/winograd_wsc wsc273"), 273),
 ];
 
-/// Every benchmark, by name; each subject of MMLU is one.
+/// Returns every benchmark, sorted by name. Each subject of MMLU is a benchmark.
 pub fn all() -> impl Iterator<Item = Benchmark> {
     let (before, after) = SINGLE.split_at(SINGLE.partition_point(|benchmark| benchmark.name < "mmlu_"));
     before.iter().copied().chain(mmlu::SUBJECTS.iter().map(mmlu::Subject::benchmark)).chain(after.iter().copied())
 }
 
-/// The benchmark that a name means.
+/// Returns the benchmark called `name`.
 pub fn find(name: &str) -> Option<Benchmark> {
     all().find(|benchmark| benchmark.name == name)
 }
@@ -212,7 +215,7 @@ pub fn find(name: &str) -> Option<Benchmark> {
 pub struct Group {
     /// Its name.
     pub name: &'static str,
-    /// What it holds, for people.
+    /// A description of its members, for people.
     pub description: &'static str,
     members: Members,
 }
@@ -223,8 +226,8 @@ enum Members {
     Named(&'static [&'static str]),
 }
 
-/// The groups. Those of MMLU have a score of their own, as in the harness (version 2); the others only stand for their
-/// members.
+/// The groups. The MMLU groups have their own score, as in the harness (version 2). The other
+/// groups are only shorthands for their members.
 pub const GROUPS: [Group; 7] = [
     Group {
         name: "mmlu",
@@ -245,7 +248,7 @@ pub const GROUPS: [Group; 7] = [
     Group { name: "mmlu_stem", description: "MMLU, 19 subjects", members: Members::Mmlu(Some(Category::Stem)) },
     Group {
         name: "paper",
-        description: "what the later version of the paper measures without training further",
+        description: "the tasks that the later version of the paper measures without further training",
         members: Members::Named(&[
             "arc_easy",
             "boolq",
@@ -259,7 +262,7 @@ pub const GROUPS: [Group; 7] = [
     },
     Group {
         name: "poster",
-        description: "the poster's: its nine tasks of Table 2, MMLU, WikiText and LAMBADA",
+        description: "the tasks of the poster: the nine of its Table 2, MMLU, WikiText and LAMBADA",
         members: Members::Named(&[
             "wsc",
             "piqa",
@@ -277,17 +280,17 @@ pub const GROUPS: [Group; 7] = [
     },
 ];
 
-/// The nine tasks of the poster's Table 2 whose plain average it gives.
+/// The nine tasks of the poster's Table 2, for which it reports the unweighted average.
 pub const POSTER_NINE: [&str; 9] =
     ["wsc", "piqa", "boolq", "winogrande", "logiqa", "truthfulqa_mc2", "mnli", "qnli", "wnli"];
 
 impl Group {
-    /// Whether the group has a score: the mean over all its questions.
+    /// Returns whether the group has its own score: the mean over all its questions.
     pub fn has_score(&self) -> bool {
         matches!(self.members, Members::Mmlu(_))
     }
 
-    /// Its benchmarks.
+    /// Returns its benchmarks.
     pub fn members(&self) -> Vec<Benchmark> {
         match self.members {
             Members::Mmlu(category) => mmlu::SUBJECTS
@@ -300,10 +303,10 @@ impl Group {
     }
 }
 
-/// The benchmarks that `name` means: one, or a group's.
+/// Returns the benchmark called `name`, or the members of the group called `name`.
 ///
 /// # Errors
-/// No such name: the message says which is meant, most likely.
+/// The name is unknown. The message suggests the most similar name, if there is one.
 pub fn select(name: &str) -> Result<Vec<Benchmark>, String> {
     if let Some(benchmark) = find(name) {
         return Ok(vec![benchmark]);

@@ -1,38 +1,39 @@
-//! Whether two models differ where both were measured on the same sequences or documents: pair by pair, because most of a
-//! score's error is which documents were asked, and that is the same for both.
+//! Paired comparison of two models on the sequences or documents that both were measured on. Most
+//! of the error of a score comes from the choice of documents, which is the same for both models.
 
 use serde::{Deserialize, Serialize};
 
-/// Quantile of the normal distribution that leaves 2.5 % above it.
+/// The 97.5 % quantile of the normal distribution.
 const NORMAL_97_5: f64 = 1.959_963_984_540_054;
 
 /// One sequence or document that two models were measured on.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pair {
-    /// What the first model got, summed over its weight: nats, or 1 for a right answer.
+    /// The first model's result, summed over the weight: nats, or 1 for a correct answer.
     pub first: f64,
-    /// What the second model got.
+    /// The second model's result.
     pub second: f64,
-    /// How much it counts: its tokens, or 1.
+    /// The weight: its tokens, or 1.
     pub weight: f64,
 }
 
-/// The first model's mean less the second's.
+/// The first model's mean minus the second's.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Difference {
-    /// The difference of the means, each weighted.
+    /// The difference of the weighted means.
     pub value: f64,
-    /// Its standard error; none for fewer than two pairs.
+    /// Its standard error; `None` for fewer than two pairs.
     pub stderr: Option<f64>,
-    /// Pairs.
+    /// Number of pairs.
     pub n: u64,
 }
 
 impl Difference {
-    /// `R = Σ dᵢ / Σ wᵢ` of the pairs' differences `dᵢ` and weights `wᵢ`; none without weight. Its standard error is that of
-    /// the ratio estimator of cluster sampling (Cochran, Sampling Techniques, §6.3 and §9A.2),
-    /// `sqrt(k / (k - 1) · Σ (dᵢ - R wᵢ)²) / Σ wᵢ`: for k pairs of one weight the sample deviation of their differences over
-    /// √k.
+    /// Returns `R = Σ dᵢ / Σ wᵢ` for the differences `dᵢ` and weights `wᵢ` of the pairs, or `None`
+    /// if the total weight is 0. The standard error is that of the ratio estimator of cluster
+    /// sampling (Cochran, Sampling Techniques, §6.3 and §9A.2), `sqrt(k / (k - 1) · Σ (dᵢ - R wᵢ)²)
+    /// / Σ wᵢ`. For k pairs of equal weight it is the sample standard deviation of their
+    /// differences divided by √k.
     pub fn of(pairs: &[Pair]) -> Option<Self> {
         let weight: f64 = pairs.iter().map(|pair| pair.weight).sum();
         if weight <= 0.0 {
@@ -47,20 +48,21 @@ impl Difference {
         Some(Self { value, stderr, n: pairs.len() as u64 })
     }
 
-    /// The interval that holds the true difference in 95 of 100 cases, by the normal distribution.
+    /// Returns the 95 % confidence interval of the difference, by the normal distribution.
     pub fn confidence_interval(&self) -> Option<(f64, f64)> {
         let half = NORMAL_97_5 * self.stderr?;
         Some((self.value - half, self.value + half))
     }
 
-    /// How likely two equal models are to come out at least so far apart, by the normal distribution.
+    /// Returns the probability that two equal models differ at least this much, by the normal
+    /// distribution.
     pub fn p_value(&self) -> Option<f64> {
         two_sided(self.value, self.stderr?)
     }
 }
 
-/// How likely a normal variable of mean 0 and deviation `stderr` is to be at least as far from 0 as `value`; none where
-/// neither is more than 0.
+/// Returns the probability that a normal variable with mean 0 and standard deviation `stderr` is at
+/// least as far from 0 as `value`, or `None` if both are 0.
 pub fn two_sided(value: f64, stderr: f64) -> Option<f64> {
     if stderr == 0.0 && value == 0.0 {
         return None;
@@ -93,7 +95,7 @@ mod tests {
 
     #[test]
     fn weights_count() {
-        // As evaluator's mean_loss of the differences: n=[4,4,2], s=[8,12,7].
+        // Same as the evaluator's mean_loss of the differences: n=[4,4,2], s=[8,12,7].
         let pairs = [pair(9.0, 1.0, 4.0), pair(12.0, 0.0, 4.0), pair(10.0, 3.0, 2.0)];
         let difference = Difference::of(&pairs).unwrap();
         assert!((difference.value - 2.7).abs() < 1e-15);

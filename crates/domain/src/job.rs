@@ -1,4 +1,4 @@
-//! How one job lives and dies, as a pure function.
+//! The life cycle of one job, as a pure function.
 //!
 //! ```text
 //!            claim                      complete ─► Succeeded
@@ -11,10 +11,11 @@
 //!  Queued ── give up waiting ─► Failed
 //!  Failed, Cancelled ── retry ─► Queued
 //! ```
-//! Three things are counted, each for itself and each only in a row: failures, deaths of the process that ran the job, and waits
-//! for something outside ([`Counts`], ADR 16). An attempt that made durable progress ends every row, however it ended.
+//! Three things are counted separately, and only while they are consecutive: failures, deaths of
+//! the process that ran the job, and waits for external resources ([`Counts`], ADR 16). An attempt
+//! that made durable progress resets all counts, however it ended.
 //!
-//! `store` says the same in SQL; a property test there holds the two together.
+//! `store` implements the same in SQL; a property test there compares the two.
 
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
@@ -23,49 +24,49 @@ use crate::id::{JobId, LeaseToken, RunId, WorkerId};
 use crate::spec::{JobOutcome, JobSpec, defaults};
 use inheritune_ids::named;
 
-/// What its owner wants of a job that a worker holds.
+/// The owner's instruction for a job that a worker holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Directive {
-    /// Go on.
+    /// Continue.
     Run,
-    /// Save, give the job back, and let it wait.
+    /// Save, release the job, and pause it.
     Pause,
-    /// Stop; nothing more is wanted.
+    /// Stop; the job is no longer wanted.
     Cancel,
 }
 
-/// A job's state. Data that only one state has lives in that state.
+/// The state of a job. Data that belongs to one state is stored in that state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobState {
-    /// Waits for a worker, from `not_before` on.
+    /// Waiting for a worker, from `not_before` on.
     Queued {
-        /// Earliest claim, by the database's clock.
+        /// Earliest claim, by the clock of the database.
         not_before: OffsetDateTime,
     },
-    /// A worker holds it until `lease_until`.
+    /// Held by a worker until `lease_until`.
     Leased {
-        /// The fence of this claim.
+        /// The fencing token of this claim.
         token: LeaseToken,
         /// The holder.
         worker: WorkerId,
-        /// The claim is void from here on, by the database's clock.
+        /// When the lease expires, by the clock of the database.
         lease_until: OffsetDateTime,
-        /// What the worker is told at its next heartbeat.
+        /// The instruction that the worker receives at its next heartbeat.
         directive: Directive,
     },
-    /// Waits for a resume.
+    /// Paused until it is resumed.
     Paused,
-    /// Done; its outcome is kept.
+    /// Done; the outcome is stored.
     Succeeded,
-    /// Given up; its error is kept.
+    /// Given up; the error is stored.
     Failed,
-    /// No longer wanted.
+    /// Cancelled by its owner.
     Cancelled,
 }
 
 impl JobState {
-    /// Nothing happens to it any more.
+    /// Returns whether the state is final.
     pub fn is_final(&self) -> bool {
         match self {
             Self::Queued { .. } | Self::Leased { .. } | Self::Paused => false,
@@ -73,7 +74,7 @@ impl JobState {
         }
     }
 
-    /// The public name.
+    /// Returns the public status.
     pub fn status(&self) -> JobStatus {
         match self {
             Self::Queued { .. } => JobStatus::Queued,
@@ -91,42 +92,42 @@ impl JobState {
 }
 
 named! {
-    /// The state as users and dashboards see it; also used for runs.
+    /// The status shown to users and dashboards; also used for runs.
     pub enum JobStatus {
-        /// Waits for a worker.
+        /// Waiting for a worker.
         Queued = "QUEUED",
-        /// Being worked on.
+        /// Held by a worker.
         Running = "RUNNING",
-        /// Told to pause, not there yet.
+        /// Asked to pause, but not paused yet.
         Pausing = "PAUSING",
-        /// Waits for a resume.
+        /// Paused until it is resumed.
         Paused = "PAUSED",
-        /// Told to cancel, not there yet.
+        /// Asked to cancel, but not cancelled yet.
         Cancelling = "CANCELLING",
         /// Done.
         Succeeded = "SUCCEEDED",
         /// Given up.
         Failed = "FAILED",
-        /// No longer wanted.
+        /// Cancelled by its owner.
         Cancelled = "CANCELLED",
     }
 }
 
 impl JobStatus {
-    /// Nothing happens any more.
+    /// Returns whether the status is final.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
     }
 }
 
-/// How often, and after what waits, a job is tried.
+/// How often a job is attempted, and how long to wait between attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetryPolicy {
-    /// Attempts that may fail, with no progress in between, before the job fails for good. Deaths of workers and waits are
-    /// counted apart.
+    /// Number of consecutive attempts without progress that may fail before the job fails. Deaths
+    /// of workers and waits are counted separately.
     pub max_attempts: u32,
-    /// Wait before the second attempt; doubles with each further one. There is none after an attempt whose worker died:
-    /// noticing that took a lease already.
+    /// Wait before the second attempt; doubles with each further one. There is no wait after an
+    /// attempt whose worker died: detecting the death already took a lease.
     pub backoff_ms: u64,
     /// Longest wait.
     pub backoff_max_ms: u64,
@@ -143,7 +144,7 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// The wait after `failed_attempts` attempts have failed (1 for the first failure).
+    /// Returns the wait after `failed_attempts` failed attempts (1 for the first failure).
     pub fn backoff(&self, failed_attempts: u32) -> Duration {
         let doublings = failed_attempts.saturating_sub(1).min(32);
         let wait_ms = self.backoff_ms.saturating_mul(1 << doublings).min(self.backoff_max_ms);
@@ -151,45 +152,46 @@ impl RetryPolicy {
     }
 }
 
-/// Deaths of its own doing, with no progress in between, after which a job is given up.
+/// Number of crashes without progress in between after which a job is given up.
 pub const MAX_CRASHES: u32 = 2;
-/// Deaths of any kind, with no progress in between, after which a job is given up. Workers are killed and preempted for
-/// reasons that are not the job's, several times in a row at times; a job that kills whatever runs it does so every time.
+/// Number of deaths of any kind without progress in between after which a job is given up. Workers
+/// are sometimes killed or preempted several times in a row for reasons unrelated to the job. A job
+/// that kills its worker does so every time.
 pub const MAX_DEATHS: u32 = 10;
-/// Wait before the next attempt where something outside is missing; doubles with each further wait.
+/// First wait for a missing external resource; doubles with each further wait.
 const FIRST_WAIT: Duration = Duration::milliseconds(500);
-/// Longest such wait: what is back is used within it.
+/// Longest such wait. A resource that is available again is used within this time.
 const LONGEST_WAIT: Duration = Duration::seconds(30);
 
-/// What a job's attempts came to since it last made durable progress: since an attempt published a newer training state, or
-/// finished a unit of an evaluation.
+/// How the attempts of a job ended since it last made durable progress: since an attempt published
+/// a newer training state or finished a unit of an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
     /// Attempts that failed.
     pub failed: u32,
-    /// Attempts whose worker fell silent or was killed from outside.
+    /// Attempts whose worker stopped responding or was killed externally.
     pub lost: u32,
-    /// Attempts whose process died by its own doing.
+    /// Attempts whose process crashed.
     pub crashed: u32,
-    /// Attempts that ended because something outside was missing.
+    /// Attempts that ended because an external resource was unavailable.
     pub waits: u32,
-    /// When the first of these waits began; none when nothing is waited for.
+    /// When the first of these waits began; `None` if the job is not waiting for a resource.
     pub waiting_since: Option<OffsetDateTime>,
 }
 
 impl Counts {
-    /// Deaths of the process that ran the job.
+    /// Returns the number of deaths of the process that ran the job.
     pub fn deaths(&self) -> u32 {
         self.lost.saturating_add(self.crashed)
     }
 
-    /// Whether the job kills what runs it, and is to be given up.
+    /// Returns whether the job kills the processes that run it and must be given up.
     pub fn is_killer(&self) -> bool {
         self.crashed >= MAX_CRASHES || self.deaths() >= MAX_DEATHS
     }
 }
 
-/// The wait before the next attempt after `waits` of them.
+/// Returns the wait before the next attempt, after `waits` waits.
 fn wait(waits: u32) -> Duration {
     (FIRST_WAIT * 2_i32.pow(waits.saturating_sub(1).min(10))).min(LONGEST_WAIT)
 }
@@ -198,21 +200,22 @@ fn wait(waits: u32) -> Duration {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureClass {
-    /// Another attempt may do better.
+    /// Another attempt may succeed.
     Retryable,
-    /// No attempt can: bad input.
+    /// No attempt can succeed: the input is bad.
     Permanent,
-    /// What the job needs from outside is missing for now: space on a disk, the object store, the database. Waited for,
-    /// and never counted as a failure.
+    /// An external resource is temporarily unavailable: disk space, the object store, the database.
+    /// The job waits for it, which never counts as a failure.
     Unavailable,
-    /// The process that ran the job died by its own doing: a segmentation fault, an abort, memory beyond its limit.
+    /// The process that ran the job crashed: a segmentation fault, an abort, or too much memory.
     Crashed,
-    /// The process that ran the job was killed from outside, by SIGKILL. The job may have nothing to do with it.
+    /// The process that ran the job was killed externally by SIGKILL, possibly for reasons
+    /// unrelated to the job.
     Killed,
 }
 
 impl FailureClass {
-    /// What an error of a file or a socket means for the job that met it. The only place where this is decided.
+    /// Classifies an I/O error of a job. This is the only place that decides it.
     pub fn of_io(error: &std::io::Error) -> Self {
         use std::io::ErrorKind;
         match error.kind() {
@@ -230,16 +233,17 @@ impl FailureClass {
             | ErrorKind::NetworkUnreachable
             | ErrorKind::NetworkDown
             | ErrorKind::AddrNotAvailable
-            // No more threads or processes for this account: EAGAIN.
+            // EAGAIN: the user's limit of threads or processes is reached.
             | ErrorKind::WouldBlock => Self::Unavailable,
-            // Broken content stays broken.
+            // Invalid content does not change.
             ErrorKind::InvalidData | ErrorKind::InvalidInput | ErrorKind::UnexpectedEof => Self::Permanent,
             _ if error.raw_os_error().is_some_and(|code| DESCRIPTORS_USED_UP.contains(&code)) => Self::Unavailable,
             _ => error.get_ref().and_then(|inner| Self::of_cause(inner)).unwrap_or(Self::Retryable),
         }
     }
 
-    /// The class of the system's error that `error` is, or that is behind it; none where there is no such error.
+    /// Returns the class of the I/O error in the source chain of `error`, or `None` if there is
+    /// none.
     pub fn of_cause(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
         let mut next = Some(error);
         while let Some(cause) = next {
@@ -252,98 +256,101 @@ impl FailureClass {
     }
 }
 
-/// EMFILE and ENFILE, which have no [`std::io::ErrorKind`]; the same numbers on every Unix.
+/// EMFILE and ENFILE, which have no [`std::io::ErrorKind`]. Their numbers are the same on every
+/// Unix.
 const DESCRIPTORS_USED_UP: [i32; 2] = [24, 23];
 
-/// What happened to a job. `now` is the database's clock.
+/// What happened to a job. `now` is the time of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobEvent {
-    /// A worker took it.
+    /// A worker claimed the job.
     Claim {
-        /// The new fence.
+        /// The new fencing token.
         token: LeaseToken,
-        /// The taker.
+        /// The worker.
         worker: WorkerId,
-        /// Length of the lease.
+        /// Duration of the lease.
         lease: Duration,
     },
-    /// The holder is alive.
+    /// The holder renews the lease.
     Heartbeat {
-        /// The holder's fence.
+        /// The fencing token of the holder.
         token: LeaseToken,
-        /// Length of the lease from now.
+        /// Duration of the lease from now.
         lease: Duration,
     },
-    /// The holder is done.
+    /// The holder completed the job.
     Complete {
-        /// The holder's fence.
+        /// The fencing token of the holder.
         token: LeaseToken,
     },
-    /// The holder could not.
+    /// The attempt failed.
     Fail {
-        /// The holder's fence.
+        /// The fencing token of the holder.
         token: LeaseToken,
-        /// Whether to try again.
+        /// The class of the failure, which decides about a retry.
         class: FailureClass,
         /// Whether the attempt made durable progress.
         advanced: bool,
     },
-    /// The holder gives it back unfinished: it was told to stop, or it is shutting down. Not a lost attempt.
+    /// The holder releases the unfinished job: it was asked to stop, or it is shutting down. This
+    /// does not count as a lost attempt.
     Release {
-        /// The holder's fence.
+        /// The fencing token of the holder.
         token: LeaseToken,
         /// Whether the attempt made durable progress.
         advanced: bool,
     },
-    /// The lease ran out: the holder is dead.
+    /// The lease expired: the holder is dead.
     Expire {
         /// Whether the attempt made durable progress.
         advanced: bool,
     },
-    /// Something outside has been missing for longer than the site waits.
+    /// An external resource has been unavailable for longer than the configured limit.
     GiveUpWaiting {
-        /// So long is waited.
+        /// The longest wait.
         limit: Duration,
     },
-    /// Its owner wants it tried anew.
+    /// The owner asked for a retry.
     RequestRetry,
-    /// Its owner wants it paused.
+    /// The owner asked for a pause.
     RequestPause,
-    /// Its owner wants it to go on.
+    /// The owner asked to resume.
     RequestResume,
-    /// Its owner no longer wants it.
+    /// The owner asked to cancel.
     RequestCancel,
 }
 
-/// A job as the state machine sees it.
+/// The part of a job that the state machine decides about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JobLife {
     /// The state.
     pub state: JobState,
-    /// What its attempts came to.
+    /// How its attempts ended.
     pub counts: Counts,
-    /// The policy.
+    /// The retry policy.
     pub retry: RetryPolicy,
 }
 
-/// An event that cannot happen to a job in its state: a stale fence, or a final state.
+/// An event that is invalid in the state of the job, because of a stale fencing token or a final
+/// state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidJobEvent {
-    /// The event's token is not the lease's, or the lease ran out.
+    /// The token of the event does not match the lease, or the lease expired.
     #[error("the lease was lost")]
     StaleLease,
-    /// The job is not in a state where this can happen.
+    /// The event is not possible in the state of the job.
     #[error("not possible in this state")]
     WrongState,
 }
 
 impl JobLife {
-    /// A new job.
+    /// Creates a new job.
     pub fn new(now: OffsetDateTime, retry: RetryPolicy) -> Self {
         Self { state: JobState::Queued { not_before: now }, counts: Counts::default(), retry }
     }
 
-    /// What `event` at `now` makes of the job.
+    /// Returns the job after `event` at `now`.
     ///
     /// # Errors
     /// [`InvalidJobEvent`]; the job is unchanged.
@@ -382,7 +389,8 @@ impl JobLife {
                 JobState::Leased { lease_until, directive, .. } if lease_until <= now => {
                     let ended = self.ended(now, directive, (FailureClass::Killed, advanced));
                     Ok(match ended.state {
-                        // Its lease was the wait: what killed the worker is over by now, or will kill the next one as slowly.
+                        // No backoff: the lease was already a wait. Whatever killed the worker is
+                        // over by now, or kills the next worker just as slowly.
                         JobState::Queued { .. } => Self { state: JobState::Queued { not_before: now }, ..ended },
                         _ => ended,
                     })
@@ -405,7 +413,7 @@ impl JobLife {
                 _ => Err(WrongState),
             },
             JobEvent::RequestResume => match self.state {
-                // The time it stood still is not one that it waited.
+                // Time spent paused does not count as waiting.
                 JobState::Paused => Ok(Self {
                     state: JobState::Queued { not_before: now },
                     counts: Counts { waiting_since: None, ..self.counts },
@@ -442,7 +450,8 @@ impl JobLife {
         if advanced { Counts::default() } else { self.counts }
     }
 
-    /// After an attempt that ended with an error. One that made progress counts for nothing: there is an end to progress.
+    /// Returns the job after an attempt that ended with an error. An attempt that made progress is
+    /// not counted, because progress is finite.
     fn ended(self, now: OffsetDateTime, directive: Directive, (class, advanced): (FailureClass, bool)) -> Self {
         let mut counts = self.counts_after(advanced);
         let one = u32::from(!advanced);
@@ -492,52 +501,52 @@ fn waiting(directive: Directive, now: OffsetDateTime) -> JobState {
     }
 }
 
-/// How far a job has come. Field names follow Kubeflow Trainer's `trainerStatus`.
+/// The progress of a job. Field names follow Kubeflow Trainer's `trainerStatus`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Progress {
     /// Units done.
     pub done: u64,
-    /// Units in all; 0 while unknown.
+    /// Total units; 0 while unknown.
     pub total: u64,
-    /// What is counted: `tokens`, `bytes`, `sequences`.
+    /// The unit: `tokens`, `bytes`, `sequences`.
     pub unit: String,
-    /// Units a second, lately.
+    /// Recent units per second.
     pub per_second: f64,
-    /// Estimated time to the end; none while unknown.
+    /// Estimated time to completion; `None` while unknown.
     pub estimated_remaining_seconds: Option<f64>,
-    /// What is going on, for people: `step 120/400 loss 4.31`.
+    /// The current activity, for people: `step 120/400 loss 4.31`.
     pub message: String,
 }
 
 impl Progress {
-    /// Done as a percentage, 0 to 100; none while the total is unknown.
+    /// Returns the percentage done, 0 to 100, or `None` while the total is unknown.
     pub fn percentage(&self) -> Option<f64> {
         (self.total > 0).then(|| (self.done as f64 / self.total as f64 * 100.0).min(100.0))
     }
 }
 
-/// A job as its rows say, for clients and dashboards.
+/// A job as stored in its rows, for clients and dashboards.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobRecord {
     /// Its id.
     pub id: JobId,
     /// The run it belongs to, if any.
     pub run: Option<RunId>,
-    /// What it is for, in people's words: `round 2: train 6 layers`.
+    /// A label for people: `round 2: train 6 layers`.
     pub label: String,
-    /// What it is to do.
+    /// Its work.
     pub spec: JobSpec,
-    /// Where it stands.
+    /// Its status.
     pub status: JobStatus,
-    /// Higher first.
+    /// Its priority; higher values run first.
     pub priority: i32,
-    /// Claims so far.
+    /// Number of claims so far.
     pub attempts: u32,
-    /// What they came to since it last made progress.
+    /// How the attempts ended since the job last made progress.
     pub counts: Counts,
-    /// How far it is.
+    /// Its progress.
     pub progress: Progress,
-    /// What it made.
+    /// Its outcome, once it has succeeded.
     pub outcome: Option<JobOutcome>,
     /// Why the last attempt failed.
     pub error: Option<String>,
@@ -547,27 +556,28 @@ pub struct JobRecord {
     pub created_at: OffsetDateTime,
     /// When it was first claimed.
     pub started_at: Option<OffsetDateTime>,
-    /// When it reached its final state.
+    /// When it reached a final state.
     pub finished_at: Option<OffsetDateTime>,
-    /// When anything about it last changed.
+    /// When it was last changed.
     pub updated_at: OffsetDateTime,
 }
 
-/// One point of a job's curves.
+/// One point of a curve of a job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MetricPoint {
-    /// Optimizer step; of an evaluation, documents so far.
+    /// Optimizer step, or the number of documents so far for an evaluation.
     pub step: u64,
     /// Tokens seen.
     pub tokens_seen: u64,
-    /// One of [`METRICS`], or of an evaluation `TASK.METRIC`.
+    /// One of [`METRICS`], or `TASK.METRIC` for an evaluation.
     pub name: String,
     /// The value.
     pub value: f64,
 }
 
-/// The curves of a training: losses in nats, memory of the process in bytes, utilization as a share of the device's matrix
-/// product peak, epochs as passes over the training tokens.
+/// The curves of a training: losses in nats, memory of the process in bytes, utilization as a
+/// fraction of the device's peak matrix multiplication throughput, and epochs as passes over the
+/// training tokens.
 pub const METRICS: [&str; 8] = [
     "train_loss",
     "validation_loss",

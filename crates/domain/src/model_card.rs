@@ -1,36 +1,38 @@
-//! The metadata of a model card: the YAML between the two `---` of `README.md` that the Hugging Face hub reads
-//! (<https://huggingface.co/docs/hub/model-cards>). What is not known is not there: nothing is made up.
+//! The metadata of a model card: the YAML between the two `---` lines of `README.md`, as read by
+//! the Hugging Face hub (<https://huggingface.co/docs/hub/model-cards>). Unknown values are left
+//! out, never guessed.
 
 use std::fmt::Write as _;
 
 use crate::benchmark::{self, Prompt};
 
-/// The task and the metric whose perplexity is told as well.
+/// The task and the metric whose perplexity is reported as well.
 const VALIDATION_LOSS_TASK: &str = "validation_loss";
 const LOSS_METRIC: &str = "loss_nats";
 
-/// What the hub is told of a model.
+/// Metadata of a model for the hub.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CardMetadata {
-    /// The model that it was derived from: `owner/name` where the hub has it, else the name of its folder.
+    /// The model that it was derived from: `owner/name` for a model on the hub, else the name of
+    /// its folder.
     pub base_model: Option<String>,
-    /// Under which license it may be used: the base model's.
+    /// The license of the base model, which also applies to this model.
     pub license: Option<License>,
 }
 
-/// A license as the hub writes it.
+/// A license in the notation of the hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct License {
-    /// One of the hub's identifiers, `other` for all that it has none for.
+    /// An identifier of the hub, or `other` for any other license.
     pub id: String,
-    /// What `other` is called.
+    /// The name of an `other` license.
     pub name: Option<String>,
-    /// Where `other` is written: a file of the model, or a URL.
+    /// Where an `other` license is found: a file of the model, or a URL.
     pub link: Option<String>,
 }
 
 impl CardMetadata {
-    /// The metadata with its two fences.
+    /// Returns the metadata as YAML, including the two `---` lines.
     pub fn to_yaml(&self) -> String {
         let mut text = String::from("---\nlibrary_name: transformers\npipeline_tag: text-generation\n");
         if let Some(name) = &self.base_model {
@@ -54,7 +56,7 @@ fn line(text: &mut String, key: &str, value: &str) {
     let _ = writeln!(text, "{key}: {}", quoted(value));
 }
 
-/// `text` as a YAML scalar in double quotes, whatever is in it.
+/// Returns `text` as a double-quoted YAML scalar, with escapes where needed.
 pub fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
@@ -64,7 +66,7 @@ pub fn quoted(text: &str) -> String {
                 out.push('\\');
                 out.push(c);
             }
-            // What YAML calls printable, without line breaks and the byte order mark.
+            // Printable characters of YAML, except line breaks and the byte order mark.
             ' '..='~'
             | '\u{a0}'..='\u{2027}'
             | '\u{202a}'..='\u{d7ff}'
@@ -82,7 +84,8 @@ pub fn quoted(text: &str) -> String {
     out
 }
 
-/// A number that YAML 1.1 takes for one: with a point, and a sign in its exponent.
+/// Returns a number that YAML 1.1 parses as a number: with a decimal point, and with a sign in its
+/// exponent.
 fn number(value: f64) -> String {
     let text = format!("{value:?}");
     let Some((mantissa, exponent)) = text.split_once('e') else { return text };
@@ -91,8 +94,9 @@ fn number(value: f64) -> String {
     format!("{mantissa}{point}e{sign}{exponent}")
 }
 
-/// The name of the model at `location`: the hub's where it lies in a cache of the hub's (`models--owner--name`), else its
-/// folder's, where that may be a name on the hub. None for an artifact.
+/// Returns the name of the model at `location`: the name on the hub if it is in a cache of the hub
+/// (`models--owner--name`), else the folder name if it is a valid name on the hub. Returns `None`
+/// for an artifact.
 pub fn base_model(location: &str) -> Option<String> {
     if location.starts_with("artifact:") {
         return None;
@@ -103,7 +107,8 @@ pub fn base_model(location: &str) -> Option<String> {
     })
 }
 
-/// The hub's name of the data set at `location`, where it lies in a cache of the hub's (`datasets--owner--name`).
+/// Returns the name on the hub of the data set at `location`, if it is in a cache of the hub
+/// (`datasets--owner--name`).
 pub fn dataset(location: &str) -> Option<String> {
     hub_id(location, "datasets--")
 }
@@ -114,7 +119,8 @@ fn hub_id(location: &str, prefix: &str) -> Option<String> {
     parts.iter().all(|part| is_hub_name(part)).then(|| parts.join("/"))
 }
 
-/// Letters, digits, `-`, `_` and `.`, not at its ends the last two, 96 of them at most: what the hub takes.
+/// Returns whether the hub accepts `name`: at most 96 letters, digits, `-`, `_` and `.`, where
+/// neither `-` nor `.` is at an end.
 fn is_hub_name(name: &str) -> bool {
     let is_end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_');
     (1..=96).contains(&name.len())
@@ -125,14 +131,15 @@ fn is_hub_name(name: &str) -> bool {
         && !name.contains("--")
 }
 
-/// The model that a card of ours names as its base: an artifact has no name of its own.
+/// Returns the base model of a card that Inheritune wrote, because an artifact has no name of its
+/// own.
 pub fn base_model_of_card(card: &str) -> Option<String> {
     let name = value(card, "base_model")?;
     let is_name = name.split('/').count() <= 2 && name.split('/').all(is_hub_name);
     (is_name && front_matter(card)?.contains("\n- inheritune\n")).then_some(name)
 }
 
-/// A plain value of a card's metadata.
+/// Returns a plain value of the metadata of a card.
 fn value(card: &str, key: &str) -> Option<String> {
     let line = front_matter(card)?.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
     let value = line.trim().trim_matches(['"', '\'']).trim();
@@ -140,7 +147,7 @@ fn value(card: &str, key: &str) -> Option<String> {
     is_plain.then(|| value.to_owned())
 }
 
-/// The license that a model's own card states.
+/// Returns the license stated in a model card.
 pub fn license_of_card(card: &str) -> Option<License> {
     let value = |key: &str| value(card, key);
     let id = value("license")?;
@@ -151,7 +158,7 @@ pub fn license_of_card(card: &str) -> Option<License> {
     Some(if id == "other" { License { id, name, link } } else { License { id, name: None, link: None } })
 }
 
-/// The license in a model's file `name`; `other` for one that is not known by its words.
+/// Returns the license in the file `name` of a model, or `other` if its text is not recognized.
 pub fn license_of_file(name: &str, text: &str) -> License {
     let start: String = text.chars().take(4000).collect::<String>().to_lowercase();
     let has = |needles: &[&str]| needles.iter().all(|needle| start.contains(needle));
@@ -175,19 +182,20 @@ fn front_matter(card: &str) -> Option<&str> {
     rest.find("\n---").map(|end| &rest[..=end])
 }
 
-/// One number that was measured.
+/// One measured value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measured {
-    /// The task's name: `piqa`.
+    /// The name of the task: `piqa`.
     pub task: String,
-    /// The metric's: `acc`.
+    /// The name of the metric: `acc`.
     pub metric: String,
     /// Its value.
     pub value: f64,
 }
 
-/// `card` with what was measured of the model, called `name`, and the data sets that it was trained on; none where the card
-/// is not one of ours, or says so already.
+/// Returns `card` with the measured values of the model called `name` and the data sets that it was
+/// trained on. Returns `None` if the card was not written by Inheritune or already contains
+/// results.
 pub fn with_results(card: &str, name: &str, measured: &[Measured], datasets: &[String]) -> Option<String> {
     let own = front_matter(card)?;
     let is_ours = own.contains("\n- inheritune\n") && !own.contains("\nmodel-index:");
@@ -216,13 +224,13 @@ pub fn with_results(card: &str, name: &str, measured: &[Measured], datasets: &[S
     Some(format!("{}{added}{}", &card[..at], &card[at..]))
 }
 
-/// What was measured on one data set.
+/// The values measured on one data set.
 struct ResultOfDataset {
     name: String,
     dataset: String,
     config: Option<String>,
     split: Option<&'static str>,
-    /// Type, value and name of each.
+    /// Type, value and name of each metric.
     metrics: Vec<(String, f64, String)>,
 }
 
@@ -256,9 +264,9 @@ fn results(measured: &[Measured]) -> Vec<ResultOfDataset> {
         let metrics = if one.task == VALIDATION_LOSS_TASK && one.metric == LOSS_METRIC {
             let perplexity = one.value.exp();
             let is_measured = measured.iter().any(|other| other.task == one.task && other.metric == "perplexity");
-            let mut both = vec![("loss".to_owned(), one.value, "loss in nats a token".to_owned())];
+            let mut both = vec![("loss".to_owned(), one.value, "loss in nats per token".to_owned())];
             if perplexity.is_finite() && !is_measured {
-                both.push(("perplexity".to_owned(), perplexity, "perplexity of a token".to_owned()));
+                both.push(("perplexity".to_owned(), perplexity, "perplexity per token".to_owned()));
             }
             both
         } else {
@@ -272,8 +280,8 @@ fn results(measured: &[Measured]) -> Vec<ResultOfDataset> {
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// A task's data set, without metrics. One that the hub does not have is called as the task is: the hub tells results apart
-/// by their data sets.
+/// Returns the data set of a task, without metrics. A data set that is not on the hub is named
+/// after the task, because the hub distinguishes results by their data sets.
 fn of_task(task: &str) -> ResultOfDataset {
     let none = ResultOfDataset {
         name: task.to_owned(),
@@ -291,7 +299,7 @@ fn of_task(task: &str) -> ResultOfDataset {
         Some((found, is_whole)) => {
             let (id, config) = match found.dataset.hub.split_once(' ') {
                 Some((id, config)) => (id, Some(config)),
-                // A subject of MMLU is a configuration there.
+                // A subject of MMLU is a configuration of the data set.
                 None if matches!(found.prompt, Prompt::Mmlu { .. }) => {
                     (found.dataset.hub, found.name.strip_prefix("mmlu_"))
                 }
@@ -374,7 +382,7 @@ mod tests {
             "- name: \"a \\\"name\\\"\\u000a---\\u000a\"\n",
             "- \"allenai/c4\"\n",
             "      type: \"baber/piqa\"\n      split: \"validation\"\n",
-            "      value: 54.598150033144236\n      name: \"perplexity of a token\"\n",
+            "      value: 54.598150033144236\n      name: \"perplexity per token\"\n",
             "      name: \"mmlu\"\n      type: \"cais/mmlu\"\n      split: \"test\"\n",
         ] {
             assert!(with.contains(line), "no {line} in:\n{with}");

@@ -1,4 +1,4 @@
-//! All that a report needs, in one value: `inheritune run report` draws from this alone.
+//! All data of a report in one value: `inheritune run report` renders it without any other input.
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -10,30 +10,30 @@ use crate::run::{Model, Run};
 /// One curve of one model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Curve {
-    /// Whose.
+    /// The model.
     pub model: Model,
-    /// `train_loss` or `validation_loss`.
+    /// The metric: `train_loss` or `validation_loss`.
     pub metric: String,
-    /// (step, tokens seen, value), by step.
+    /// Points (step, tokens seen, value), sorted by step.
     pub points: Vec<(u64, u64, f64)>,
 }
 
-/// Where one tensor of the winner came from, as `inheritance.json` says.
+/// Where one tensor of the winner came from, as recorded in `inheritance.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorOrigin {
     /// Its name in the target.
     pub name: String,
-    /// `copied`, `tied` or `fresh`.
+    /// The origin: `copied`, `tied` or `fresh`.
     pub origin: String,
-    /// The source's tensor name, or how it was initialised.
+    /// The name of the source tensor, or how the tensor was initialized.
     pub from: String,
-    /// Rows and columns.
+    /// Its shape.
     pub shape: Vec<u64>,
-    /// SHA-256 before training; empty for a tied one.
+    /// SHA-256 before training; empty for a tied tensor.
     pub sha256: String,
 }
 
-/// One job in the report's time line.
+/// One job in the timeline of the report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobSummary {
     /// Its id.
@@ -42,7 +42,7 @@ pub struct JobSummary {
     pub label: String,
     /// How it ended.
     pub status: JobStatus,
-    /// Claims.
+    /// Number of claims.
     pub attempts: u32,
     /// When it was first claimed.
     pub started_at: Option<OffsetDateTime>,
@@ -50,14 +50,14 @@ pub struct JobSummary {
     pub finished_at: Option<OffsetDateTime>,
 }
 
-/// All that a report needs.
+/// All data of a report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReportData {
     /// The run.
     pub id: RunId,
     /// Its recipe, state and models.
     pub run: Run,
-    /// What was decided, in order.
+    /// The decisions, in order.
     pub notes: Vec<(OffsetDateTime, String)>,
     /// Its jobs, in order.
     pub jobs: Vec<JobSummary>,

@@ -1,4 +1,4 @@
-//! The run: which job comes next, as a pure function of the recipe and what has happened.
+//! The run: which job comes next, as a pure function of the recipe and past events.
 //!
 //! ```text
 //!  Tokenizing ─► Slicing(Reference) ─► Training(Reference) ─► Evaluating(Reference)     the last is the benchmark
@@ -11,10 +11,10 @@
 //!  Slicing(Control | Arm) ─► Training(…) ─► Evaluating(…)  ◄──── for each ───────┘
 //!        └─► Finished                             (any) ─► Failed | Cancelled          Failed ─ retry ─► where it failed
 //! ```
-//! A control or an arm that fails is noted, and so are benchmarks that cannot be measured: a target that is there is not lost to
-//! what it is compared with.
-//! A reference that is given skips its first two states; a low-data run skips the reference altogether
-//! when it is given, and has one round. Pausing keeps the state: see [`Intent`].
+//! A failed control or arm is noted, and so are benchmarks that cannot be measured: a finished
+//! target is not lost because of what it is compared with. A given reference skips its first two
+//! states. A low-data run skips a given reference altogether, unless it has benchmarks, and has one
+//! round. Pausing keeps the state: see [`Intent`].
 
 use serde::{Deserialize, Serialize};
 
@@ -33,31 +33,31 @@ pub use event::{InvalidRunEvent, JobsRequest, RunEvent, Submission, Transition};
 pub use note::Note;
 pub use state::{Intent, Model, ModelDecision, ModelRecord, RunState, TokenSetRef};
 
-/// A run: its recipe, where it stands and all it has learnt.
+/// A run: its recipe, its state and everything it has learned.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// The recipe.
     pub spec: RunSpec,
-    /// Where it stands.
+    /// Its state.
     pub state: RunState,
-    /// What its owner wants.
+    /// The intent of its owner.
     pub intent: Intent,
-    /// Its tokens, once there.
+    /// Its tokens, once available.
     pub tokens: Option<TokenSetRef>,
-    /// The reference's depth, once known.
+    /// The number of layers of the reference, once known.
     pub reference_layers: Option<LayerCount>,
-    /// In the order they were started.
+    /// Its models, in the order in which they were started.
     pub models: Vec<ModelRecord>,
 }
 
 impl Run {
-    /// A run that has just been asked for.
+    /// Creates a new run.
     pub fn new(spec: RunSpec) -> Self {
         let reference_layers = spec.reference_layers();
         Self { spec, state: RunState::Created, intent: Intent::Run, tokens: None, reference_layers, models: Vec::new() }
     }
 
-    /// The public status.
+    /// Returns the public status.
     pub fn status(&self) -> JobStatus {
         match (&self.state, self.intent) {
             (RunState::Finished { .. }, _) => JobStatus::Succeeded,
@@ -70,7 +70,8 @@ impl Run {
         }
     }
 
-    /// Whether the target matches the reference; none before the end, and where the reference was not measured.
+    /// Returns whether the target matches the reference, or `None` before the end or if the
+    /// reference was not measured.
     pub fn matched(&self) -> Option<bool> {
         match self.state {
             RunState::Finished { matched, .. } => matched,
@@ -78,12 +79,12 @@ impl Run {
         }
     }
 
-    /// What is known of `model`.
+    /// Returns what is known about `model`.
     pub fn record(&self, model: Model) -> Option<&ModelRecord> {
         self.models.iter().find(|record| record.model == model)
     }
 
-    /// A model's name for people.
+    /// Returns the name of a model, for people.
     pub fn model_name(&self, model: Model) -> String {
         match model {
             Model::Reference => "reference".to_owned(),
@@ -100,7 +101,7 @@ impl Run {
         }
     }
 
-    /// Where it stands, for people.
+    /// Returns a description of the state, for people.
     pub fn describe_state(&self) -> String {
         match &self.state {
             RunState::Created => "created".to_owned(),
@@ -122,14 +123,14 @@ impl Run {
         }
     }
 
-    /// What `event` makes of the run.
+    /// Returns the transition caused by `event`.
     ///
     /// # Errors
     /// [`InvalidRunEvent`]; the run is unchanged.
     pub fn advance(&self, event: &RunEvent) -> Result<Transition, InvalidRunEvent> {
         let invalid = || InvalidRunEvent { event: event.name().to_owned(), state: self.describe_state() };
         if self.state.is_final() {
-            // The last job's end may arrive after a cancel ended the run; a second cancel is harmless.
+            // The last job may end after the run was cancelled; a second cancel is harmless.
             return match (event, &self.state) {
                 (RunEvent::CancelRequested | RunEvent::JobCancelled, RunState::Cancelled) => Ok(self.stay()),
                 (RunEvent::RetryRequested { step }, RunState::Failed { .. }) if step.has_job() => {
@@ -144,7 +145,7 @@ impl Run {
                 _ => Err(invalid()),
             },
             RunEvent::JobSucceeded { outcome } => self.after_job(outcome).ok_or_else(invalid),
-            // Before its creation is acted upon, a run has no job that could end.
+            // A run that was just created has no job that could end.
             RunEvent::JobFailed { .. } | RunEvent::JobCancelled if self.state == RunState::Created => Err(invalid()),
             RunEvent::JobFailed { message } => Ok(self.clone().after_failure(message)),
             RunEvent::JobCancelled => match self.intent {
@@ -201,7 +202,7 @@ impl Run {
             }
             (RunState::Slicing(model), JobOutcome::Sliced(sliced)) => {
                 let model = *model;
-                // A candidate's slice is where a given reference's depth becomes known.
+                // Slicing a candidate reveals the depth of a given reference.
                 if !matches!(model, Model::Reference) {
                     run.reference_layers = Some(sliced.reference_layers);
                 }
@@ -239,7 +240,7 @@ impl Run {
             _ => None,
         };
         let (run, then) = next?;
-        // Cancelled while its last job finished: what was made is kept, nothing more is started.
+        // Cancelled while its last job finished: the result is kept, but no new job is started.
         if run.intent == Intent::Cancel {
             return Some(run.end(RunState::Cancelled, Note::Cancelled { begun: true }));
         }
@@ -254,7 +255,7 @@ impl Run {
         })
     }
 
-    /// Only what the target cannot do without fails the run.
+    /// Fails the run only if the target depends on the failed job.
     fn after_failure(mut self, message: &str) -> Transition {
         if self.intent == Intent::Cancel {
             return self.fail(message.to_owned());
@@ -276,7 +277,7 @@ impl Run {
         }
     }
 
-    /// Back to the step whose job failed.
+    /// Returns to the step whose job failed.
     fn retry(mut self, step: RunState) -> Transition {
         self.state = step;
         self.intent = Intent::Run;
@@ -286,7 +287,7 @@ impl Run {
 
     fn submit(mut self, state: RunState, label: String, spec: JobSpec, notes: Vec<Note>) -> Transition {
         self.state = state;
-        // A job that ends while the run is paused is followed by one that waits: the request reaches it too.
+        // If a job ends while the run is paused, the next job must be paused as well.
         let request = (self.intent == Intent::Pause).then_some(JobsRequest::Pause);
         Transition { run: self, submit: Some(Submission { label, spec }), request, notes }
     }
@@ -309,7 +310,7 @@ impl Run {
         self.fail_after(Vec::new(), message)
     }
 
-    /// What was decided on the way to the failure is kept.
+    /// Fails the run, keeping the notes of earlier decisions.
     fn fail_after(mut self, mut notes: Vec<Note>, message: String) -> Transition {
         notes.push(Note::Failed { message: message.clone() });
         self.state = RunState::Failed { message };

@@ -1,7 +1,8 @@
 //! What a user asks for: the recipe of a run and the specs of its jobs, with their validation.
 //!
-//! A recipe file (TOML) is a [`RunSpec`] as it stands; the gRPC API carries the same fields. A run turns its
-//! recipe into [`JobSpec`]s one after the other (see [`crate::run`]); each brings back a [`JobOutcome`].
+//! A recipe file (TOML) deserializes directly into a [`RunSpec`]; the gRPC API carries the same
+//! fields. A run turns its recipe into [`JobSpec`]s, one after the other (see [`crate::run`]). Each
+//! job returns a [`JobOutcome`].
 
 pub mod architecture;
 mod recipe;

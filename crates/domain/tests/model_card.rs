@@ -1,5 +1,5 @@
-//! A model card with everything in it, names that mean something to YAML included, against the file that
-//! scripts/faults/cards.py holds up to huggingface_hub.
+//! Compares a model card with all fields, including names with special characters of YAML, with the
+//! golden file that scripts/faults/cards.py checks with huggingface_hub.
 #![allow(clippy::unwrap_used)]
 
 use expect_test::expect_file;

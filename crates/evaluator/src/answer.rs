@@ -1,30 +1,31 @@
-//! What a model says to one request, and how answers are kept.
+//! A model's answer to one request, and the stored form of answers.
 
 use std::ops::Range;
 
-/// What a model says to one request: how likely a continuation, a sequence or a whole document is.
+/// A model's answer to one request: the likelihood of a continuation, a sequence or a document.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Answer {
-    /// Logarithm of its probability.
+    /// Natural logarithm of the probability.
     pub log_likelihood: f64,
-    /// Tokens that were asked about.
+    /// Number of scored tokens.
     pub tokens: u64,
-    /// Whether the model would say it itself, token by token; not looked at for texts.
+    /// Whether greedy decoding yields the continuation. Not computed for the texts of validation
+    /// loss and rolling perplexity.
     pub is_greedy: bool,
 }
 
 /// Answers to the items in a range.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Part {
-    /// The items, by their place in the task.
+    /// The items' indexes in the task.
     pub items: Range<usize>,
-    /// In order; an item with several requests has several.
+    /// The answers in order; one per request, so an item may have several.
     pub answers: Vec<Answer>,
 }
 
 const BYTES: usize = 17;
 
-/// Answers as bytes, exact to the bit.
+/// Encodes answers as bytes without loss.
 pub fn to_bytes(answers: &[Answer]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(answers.len() * BYTES);
     for answer in answers {
@@ -35,7 +36,7 @@ pub fn to_bytes(answers: &[Answer]) -> Vec<u8> {
     bytes
 }
 
-/// The answers that [`to_bytes`] wrote; none where these are no such bytes.
+/// Decodes answers from [`to_bytes`]; `None` if the length is wrong.
 pub fn from_bytes(bytes: &[u8]) -> Option<Vec<Answer>> {
     let chunks = bytes.chunks_exact(BYTES);
     if !chunks.remainder().is_empty() {

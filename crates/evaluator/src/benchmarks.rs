@@ -1,5 +1,6 @@
-//! The benchmarks: rows of a data set become [`Item`]s, what a model is asked and how its answers count. Prompts, targets and
-//! metrics are lm-evaluation-harness 0.4.13's, character for character. Pure.
+//! The benchmarks: turns rows of a data set into [`Item`]s, which hold the requests to a model and
+//! the target of its answers. Prompts, targets and metrics equal those of lm-evaluation-harness
+//! 0.4.13, character for character. Pure.
 
 pub mod rows;
 mod prompts;
@@ -10,71 +11,73 @@ use serde_json::Value;
 
 use crate::metrics::TextLength;
 
-/// One row of a benchmark: what is asked, and what would be right.
+/// One row of a benchmark, with its question and the correct answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Item {
-    /// The row, as the harness hands it on.
+    /// The row after the harness's own processing.
     pub document: Value,
-    /// What is asked.
+    /// The question to the model.
     pub question: Question,
-    /// How answers count.
+    /// How answers are scored.
     pub target: Target,
 }
 
-/// How answers count.
+/// How answers are scored.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Target {
-    /// The likeliest is the answer.
+    /// The most likely choice is the answer.
     Choice {
-        /// The right one.
+        /// Index of the correct choice.
         gold: usize,
-        /// How many there are.
+        /// Number of choices.
         choices: usize,
-        /// Length of each choice in characters, where likelihoods are also compared by the character.
+        /// Length of each choice in characters, if likelihoods are also compared per character
+        /// (`acc_norm`).
         lengths: Option<Vec<usize>>,
     },
-    /// The share of probability on these counts.
+    /// The share of probability on the true choices is the score.
     Mass {
         /// Whether each choice is true.
         is_true: Vec<bool>,
     },
-    /// The continuation's own likelihood counts, and whether it is what the model would say.
+    /// The likelihood of the continuation is scored, and whether it is the model's greedy choice.
     Word,
-    /// The text's likelihood counts, by its length.
+    /// The likelihood of the text is scored, relative to its length.
     Text(TextLength),
 }
 
 impl Item {
-    /// What the harness writes down as a document's target: the right choice's place, or the continuation.
+    /// Returns a document's target as the harness logs it: the index of the correct choice, or the
+    /// continuation.
     pub fn target_text(&self) -> String {
         match (&self.question, &self.target) {
             (Question::Text(text), _) => text.clone(),
-            // Its first space is `target_delimiter`, which is no part of it.
+            // The first space is `target_delimiter`, which is not part of the target.
             (Question::Contexts { continuation, .. }, _) => continuation.chars().skip(1).collect(),
             (Question::Continuations { continuations, .. }, Target::Word) => continuations.concat(),
             (Question::Continuations { .. }, Target::Choice { gold, .. }) => gold.to_string(),
-            // The harness's own label of TruthfulQA, by which nothing is scored.
+            // The harness's constant label for TruthfulQA; no metric uses it.
             (Question::Continuations { .. }, Target::Mass { .. } | Target::Text(_)) => "0".to_owned(),
         }
     }
 }
 
-/// A row that is not what its benchmark needs.
+/// A row that is not valid for its benchmark.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{split} row {row}: {problem}")]
 pub struct RowError {
-    /// The split it is in.
+    /// The row's split.
     pub split: &'static str,
-    /// Its place, from 0.
+    /// The row's index, from 0.
     pub row: usize,
-    /// What is wrong, with the column's name.
+    /// The problem, with the column's name.
     pub problem: String,
 }
 
-/// The items of `rows`, one each and in their order. `shots` are the rows that examples are made of.
+/// Makes one item per row, in order. `shots` are the rows for few-shot examples.
 ///
 /// # Errors
-/// The first row that lacks a column, or holds something else than its benchmark needs.
+/// A row lacks a column or has an invalid value; the error names the first such row.
 pub fn items(benchmark: &Benchmark, rows: Vec<Value>, shots: &[Value]) -> Result<Vec<Item>, RowError> {
     let at = |split: &'static str| move |(row, problem)| RowError { split, row, problem };
     let preamble = prompts::preamble(benchmark.prompt, shots).map_err(at(rows::SHOTS_SPLIT))?;
@@ -102,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_lack_something_are_named() {
+    fn invalid_rows_are_named() {
         let piqa = |label: Value| json!({ "goal": "g", "sol1": "a", "sol2": "b", "label": label });
         assert_eq!(
             problem("piqa", piqa(json!(2))),
@@ -111,25 +114,30 @@ mod tests {
         assert!(
             problem("piqa", piqa(json!(-1))).ends_with("column `label` is -1, which is not one of the labels 0 to 1")
         );
-        assert!(problem("piqa", json!({ "goal": 1 })).contains("column `goal` is no text"));
+        assert!(problem("piqa", json!({ "goal": 1 })).contains("column `goal` is not a text"));
         assert!(problem("piqa", json!("text")).contains("there is no column `goal`"));
         let winogrande = json!({ "sentence": "No blank.", "option1": "a", "option2": "b", "answer": "1" });
         assert!(problem("winogrande", winogrande).contains("column `sentence` has no blank `_`"));
         let winogrande = json!({ "sentence": "A _.", "option1": "a", "option2": "b", "answer": "" });
         assert!(problem("winogrande", winogrande).contains("which is neither"));
         let logiqa = json!({ "label": "e", "context": "", "question": "", "options": ["a", "b", "c", "d"] });
-        assert!(problem("logiqa", logiqa).contains("which is none of"));
+        assert!(problem("logiqa", logiqa).contains("which is not one of"));
         let mmlu = json!({ "question": "q", "choices": ["a", "b"], "answer": 0 });
-        assert!(problem("mmlu_anatomy", mmlu).contains("column `choices` holds 2 texts, not 4"));
+        assert!(problem("mmlu_anatomy", mmlu).contains("column `choices` has 2 texts instead of 4"));
         let targets = json!({ "choices": ["a", "b"], "labels": [1] });
         let truthfulqa = json!({ "question": "q", "mc2_targets": targets });
         assert!(problem("truthfulqa_mc2", truthfulqa).contains("has 2 choices and 1 labels"));
         let truthfulqa = json!({ "question": "q", "mc1_targets": { "choices": [], "labels": [] } });
-        assert!(problem("truthfulqa_mc1", truthfulqa).contains("column `mc1_targets`: column `choices` is no list"));
+        assert!(
+            problem("truthfulqa_mc1", truthfulqa)
+                .contains("column `mc1_targets`: column `choices` is not a non-empty list")
+        );
         let arc = json!({ "question": "q", "choices": { "text": ["a"], "label": ["A"] }, "answerKey": "B" });
-        assert!(problem("arc_easy", arc).contains("which is none of the choices' labels"));
+        assert!(problem("arc_easy", arc).contains("which is not one of the choices' labels"));
         let wsc273 = json!({ "text": "It.", "pronoun": "they", "pronoun_loc": 1, "options": ["a", "b"], "label": 0 });
-        assert!(problem("wsc273", wsc273).contains("column `pronoun_loc` is 1, where no `they` stands"));
+        assert!(
+            problem("wsc273", wsc273).contains("column `pronoun_loc` is 1, where `they` does not fit into the text")
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Two models' rows against each other: what was measured on the same sequence or document is a pair.
+//! Compares the rows of two models. Two measurements of the same sequence or document form a pair.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,8 +9,8 @@ use serde_json::Value;
 use crate::metrics::TextLength;
 use crate::tasks::{Found, Row};
 
-/// The differences of `first` less `second`, by task and metric: rows of one task and place, with the same digest of what was
-/// asked.
+/// Returns the differences `first` minus `second`, by task and metric. Rows are compared if task,
+/// index and the digest of the request are equal.
 pub fn differences(first: &[Row], second: &[Row]) -> Vec<ScoreDifference> {
     let others: HashMap<(&str, u64), &Row> = second.iter().map(|row| ((row.task.as_str(), row.index), row)).collect();
     let mut pairs: BTreeMap<(&str, String), Vec<Pair>> = BTreeMap::new();
@@ -27,7 +27,7 @@ pub fn differences(first: &[Row], second: &[Row]) -> Vec<ScoreDifference> {
     pairs.into_iter().filter_map(difference).collect()
 }
 
-/// What two rows have in common that can be compared.
+/// Returns the pairs of two rows, by metric.
 fn compared(first: &Found, second: &Found) -> Vec<(String, Pair)> {
     match (first, second) {
         (Found::Loss(a), Found::Loss(b)) if a.digest == b.digest => match a.length {

@@ -1,4 +1,4 @@
-//! Text files as documents: plain text or JSONL, each as it is or compressed with gzip or zstd.
+//! Reads text files as documents: plain text or JSONL, optionally compressed with gzip or zstd.
 
 use std::fs::File;
 use std::io::{BufRead, Read};
@@ -15,26 +15,27 @@ use crate::metrics::TextLength;
 
 pub mod wikitext;
 
-/// Longest document.
+/// Maximum size of a document.
 const MAX_DOCUMENT_BYTES: u64 = 256 << 20;
 
 /// One document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
-    /// What the model is asked about.
+    /// The text to score.
     pub text: String,
-    /// The length that per-word and per-byte numbers divide by: of the text as the file has it.
+    /// The length of the text as in the file. Metrics per word and per byte divide by it.
     pub length: TextLength,
 }
 
-/// Calls `each` with every document of the files below `dir`, in the order of their names and then of their lines.
+/// Calls `each` with every document of the files in `dir`, ordered by file name and then by line.
 ///
-/// A file of JSON lines, told by its content, has a document a line: an object with `text`, or with `page`, WikiText's
-/// column, which is detokenized as lm-evaluation-harness does it ([`wikitext::detokenize`]). A file of text is one document
-/// as it stands. Both may be packed with gzip or zstd. Documents without a character are left out.
+/// A file of JSON lines, which its content identifies, has one document per line: an object with
+/// `text`, or with `page`, WikiText's column, which is detokenized as lm-evaluation-harness does
+/// ([`wikitext::detokenize`]). A text file is one document, unchanged. Both may be compressed with
+/// gzip or zstd. Empty documents are skipped.
 ///
 /// # Errors
-/// A file cannot be read, is no UTF-8, or has a line that is no such object; what `each` returns.
+/// A file cannot be read, is not UTF-8, or has a line that is not such an object; errors of `each`.
 pub fn for_each_document<F>(dir: &Path, mut each: F) -> Result<(), JobError>
 where
     F: FnMut(Document) -> Result<(), JobError>,
@@ -42,11 +43,11 @@ where
     let all = relative_files(dir)?;
     let all: Vec<&str> = all.iter().map(String::as_str).collect();
     let mut candidates = folder::candidates(&all, all.len() == 1);
-    let mut told = Vec::with_capacity(candidates.files.len());
+    let mut kinds = Vec::with_capacity(candidates.files.len());
     for place in &candidates.files {
-        told.push(tell(&dir.join(all[*place]), all[*place])?);
+        kinds.push(tell(&dir.join(all[*place]), all[*place])?);
     }
-    let files = folder::files(&all, &mut candidates, told, all.len() == 1).map_err(|(place, problem)| {
+    let files = folder::files(&all, &mut candidates, kinds, all.len() == 1).map_err(|(place, problem)| {
         let subject = place.map_or_else(String::new, |place| format!("{}: ", all[place]));
         JobError::Permanent(format!("{subject}{problem}"))
     })?;
@@ -65,7 +66,7 @@ where
             Content::Empty => {}
             Content::JsonArray | Content::Parquet | Content::Tokens => {
                 return Err(JobError::Permanent(format!(
-                    "{}: is {}; documents to measure are text or JSON lines",
+                    "{}: is {}; only text and JSON lines are supported",
                     all[file.place], file.kind
                 )));
             }
@@ -74,7 +75,7 @@ where
     Ok(())
 }
 
-/// What the file at `path` is.
+/// Detects the kind of the file at `path`.
 fn tell(path: &Path, name: &str) -> Result<Result<Kind, String>, JobError> {
     let failed = |e| io_error(path, &e);
     let file = File::open(path).map_err(failed)?;
@@ -84,7 +85,7 @@ fn tell(path: &Path, name: &str) -> Result<Result<Kind, String>, JobError> {
     Ok(kind::tell(name, Head { bytes: &head, is_whole: head.len() as u64 == size_bytes }, defaults::text_column()))
 }
 
-/// The unpacked content.
+/// Opens the uncompressed content of a file.
 fn open(path: &Path, kind: Kind) -> Result<Box<dyn BufRead>, JobError> {
     let failed = |e| io_error(path, &e);
     let file = File::open(path).map_err(failed)?;
@@ -104,7 +105,8 @@ fn list_files(dir: &Path, paths: &mut Vec<PathBuf>) -> Result<(), JobError> {
     Ok(())
 }
 
-/// The names of all files below `dir`, which may be absent, relative to it.
+/// Returns the names of all files in `dir` and its subfolders, relative to it and sorted. Empty if
+/// `dir` does not exist.
 pub(crate) fn relative_files(dir: &Path) -> Result<Vec<String>, JobError> {
     let mut paths = Vec::new();
     if dir.is_dir() {
@@ -129,7 +131,7 @@ where
     for_each_line(path, reader, |number, line| {
         let problem = |problem: String| JobError::Permanent(format!("{}: line {number}: {problem}", path.display()));
         let row: Row = serde_json::from_str(line.trim_start_matches('\u{feff}'))
-            .map_err(|e| problem(format!("is no JSON object with text: {e}")))?;
+            .map_err(|e| problem(format!("is not a JSON object with text: {e}")))?;
         let document = match (row.text, row.page) {
             (Some(text), _) => Document { length: TextLength::of(&text), text },
             (None, Some(page)) => Document { length: TextLength::of(&page), text: wikitext::detokenize(&page) },
@@ -139,7 +141,7 @@ where
     })
 }
 
-/// Calls `each` with every line that is not blank, and its number from 1.
+/// Calls `each` with every non-blank line and its number, from 1.
 fn for_each_line<F>(path: &Path, mut reader: Box<dyn BufRead>, mut each: F) -> Result<(), JobError>
 where
     F: FnMut(u64, &str) -> Result<(), JobError>,
@@ -157,7 +159,7 @@ where
     Ok(())
 }
 
-/// Reads one document's worth with `read`; gives back how many bytes that was.
+/// Reads at most one document with `read`. Returns the number of bytes read.
 fn read_limited<R, F>(path: &Path, what: &str, reader: R, read: F) -> Result<usize, JobError>
 where
     R: BufRead,
@@ -167,7 +169,7 @@ where
     let count = read(&mut limited).map_err(|e| io_error(path, &e))?;
     if count as u64 > MAX_DOCUMENT_BYTES {
         return Err(JobError::Permanent(format!(
-            "{}: {what} is longer than {MAX_DOCUMENT_BYTES} bytes, the most a document may have",
+            "{}: {what} is longer than {MAX_DOCUMENT_BYTES} bytes, the maximum size of a document",
             path.display()
         )));
     }

@@ -1,5 +1,6 @@
-//! From requests to the tokens that a model reads and those it is asked about, as lm-evaluation-harness 0.4.13 has it
-//! (`TemplateLM._encode_pair`, `HFLM.tok_encode`, `HFLM._loglikelihood_tokens`).
+//! Tokenizes requests into the tokens that a model reads and the tokens that it is asked about, as
+//! lm-evaluation-harness 0.4.13 does (`TemplateLM._encode_pair`, `HFLM.tok_encode`,
+//! `HFLM._loglikelihood_tokens`).
 
 use std::collections::HashMap;
 
@@ -9,77 +10,76 @@ use inheritune_lm::tokenizer::{Prefix, Tokenizer};
 use crate::metrics::is_python_space;
 use crate::windows;
 
-/// Most pieces of text whose tokens are remembered.
-const MAX_REMEMBERED: usize = 1 << 16;
+/// Maximum number of entries in an [`EncodingCache`].
+const MAX_CACHED: usize = 1 << 16;
 
-/// Tokens that a model reads, and those that it is asked about.
+/// The tokens that a model reads, and the tokens that it is asked about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Sequence {
-    /// What is read. The last of it is asked about: after input `input.len() - targets.len() + i` comes target i.
+    /// The tokens to read. Target i follows the input at index `input.len() - targets.len() + i`.
     pub input: Vec<u32>,
-    /// What should come after each of the last inputs; not empty, and not more than the inputs.
+    /// The tokens asked about, which follow the last inputs. Not empty, and at most as many as the
+    /// inputs.
     pub targets: Vec<u32>,
 }
 
 /// A request as tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
-    /// What comes before.
+    /// The tokens before the continuation.
     pub context: Vec<u32>,
-    /// What is asked about; not empty.
+    /// The tokens asked about; not empty.
     pub continuation: Vec<u32>,
 }
 
 /// Why a request cannot be scored.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodingError {
-    /// Nothing is left to be asked about.
-    #[error(
-        "the continuation {continuation:?} has no token of its own: the tokenizer joins it with its context, or it is empty"
-    )]
+    /// No token is left to ask about.
+    #[error("the continuation {continuation:?} has no token: it is empty, or the tokenizer merges it with its context")]
     NoTarget {
         /// The continuation.
         continuation: String,
     },
-    /// More is asked about than the model reads.
-    #[error("the continuation has {tokens} tokens, and the model reads {limit} at most")]
+    /// The continuation is longer than the model's longest sequence.
+    #[error("the continuation has {tokens} tokens, but the model reads at most {limit}")]
     TooLong {
-        /// Tokens of the continuation.
+        /// Number of tokens in the continuation.
         tokens: usize,
         /// The model's longest sequence.
         limit: usize,
     },
-    /// The tokenizer.
+    /// The tokenizer failed.
     #[error(transparent)]
     Tokenizer(#[from] LmError),
 }
 
-/// Turns text into tokens for one model.
+/// Tokenizes text for one model.
 #[derive(Debug, Clone)]
 pub struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
     prefix: Prefix,
     add_bos_token: Option<bool>,
     max_length: usize,
-    /// What the tokenizer puts before and after a text by itself.
+    /// The tokens that the tokenizer adds before and after a text by default.
     around: (Vec<u32>, Vec<u32>),
     can_cut: bool,
 }
 
-/// Tokens of pieces of text that come again and again.
-pub type Memory = HashMap<String, Vec<u32>>;
+/// The tokens of pieces of text that occur repeatedly.
+pub type EncodingCache = HashMap<String, Vec<u32>>;
 
 impl<'a> Encoder<'a> {
-    /// For a model that reads `max_length` tokens. `add_bos_token` says whether the tokenizer's own special tokens are
-    /// added; without it, whatever the tokenizer does by itself.
+    /// Creates an encoder for a model that reads at most `max_length` tokens. `add_bos_token` says
+    /// whether the tokenizer's special tokens are added; `None` means the tokenizer's default.
     ///
     /// # Errors
     /// The tokenizer has neither a BOS nor an EOS token.
     pub fn new(tokenizer: &'a Tokenizer, max_length: usize, add_bos_token: Option<bool>) -> Result<Self, LmError> {
         let prefix = tokenizer.prefix().cloned().ok_or_else(|| {
             LmError::Tokenizer(
-                "there is neither a BOS nor an EOS token for a text to be predicted from; name one as eos_token in \
-                 tokenizer_config.json"
+                "the tokenizer has neither a BOS nor an EOS token to predict the first token of a text from; set \
+                 eos_token in tokenizer_config.json"
                     .to_owned(),
             )
         })?;
@@ -89,20 +89,21 @@ impl<'a> Encoder<'a> {
         Ok(Self { tokenizer, prefix, add_bos_token, max_length, around, can_cut: tokenizer.can_cut_at_line_feeds() })
     }
 
-    /// Context and continuations as tokens, each of which is what follows the context's tokens in both together.
+    /// Returns the context and each continuation as tokens. A continuation's tokens are those that
+    /// follow the context's tokens when both are encoded together.
     ///
     /// # Errors
-    /// [`EncodingError::NoTarget`]; the tokenizer's.
+    /// [`EncodingError::NoTarget`]; errors of the tokenizer.
     pub fn pairs(
         &self,
         context: &str,
         continuations: &[&str],
-        memory: &mut Memory,
+        cache: &mut EncodingCache,
     ) -> Result<Vec<Pair>, EncodingError> {
         let no_target = |continuation: &str| EncodingError::NoTarget { continuation: continuation.to_owned() };
         if context.is_empty() {
             let pair = |continuation: &&str| {
-                let tokens = self.plain(continuation, memory)?;
+                let tokens = self.plain(continuation, cache)?;
                 match tokens.split_first() {
                     None => Err(no_target(continuation)),
                     Some((first, [])) if *first == self.prefix.id => Err(no_target(continuation)),
@@ -116,9 +117,9 @@ impl<'a> Encoder<'a> {
         }
         let kept = context.trim_end_matches(is_python_space);
         let spaces = &context[kept.len()..];
-        let before = self.encode(kept, memory)?;
+        let before = self.encode(kept, cache)?;
         let pair = |continuation: &&str| {
-            let whole = self.encode(&format!("{kept}{spaces}{continuation}"), memory)?;
+            let whole = self.encode(&format!("{kept}{spaces}{continuation}"), cache)?;
             match whole.get(before.len()..) {
                 Some(tokens) if !tokens.is_empty() => {
                     Ok(Pair { context: before.clone(), continuation: tokens.to_vec() })
@@ -129,7 +130,7 @@ impl<'a> Encoder<'a> {
         continuations.iter().map(pair).collect()
     }
 
-    /// What the model reads for a pair: its end, where it is too long.
+    /// Returns the sequence that the model reads for a pair, without its start if it is too long.
     ///
     /// # Errors
     /// [`EncodingError::TooLong`].
@@ -144,12 +145,12 @@ impl<'a> Encoder<'a> {
         Ok(Sequence { input, targets: continuation.clone() })
     }
 
-    /// The rolling windows of a whole text.
+    /// Returns the rolling windows of a whole text.
     ///
     /// # Errors
-    /// [`EncodingError::NoTarget`] for a text without a token; the tokenizer's.
-    pub fn windows(&self, text: &str, memory: &mut Memory) -> Result<Vec<Sequence>, EncodingError> {
-        let tokens: Vec<i64> = self.encode(text, memory)?.into_iter().map(i64::from).collect();
+    /// [`EncodingError::NoTarget`] for a text without tokens; errors of the tokenizer.
+    pub fn windows(&self, text: &str, cache: &mut EncodingCache) -> Result<Vec<Sequence>, EncodingError> {
+        let tokens: Vec<i64> = self.encode(text, cache)?.into_iter().map(i64::from).collect();
         if tokens.is_empty() {
             return Err(EncodingError::NoTarget { continuation: text.to_owned() });
         }
@@ -162,13 +163,14 @@ impl<'a> Encoder<'a> {
         Ok(windows.into_iter().map(sequence).collect())
     }
 
-    /// `tok_encode`: with the tokenizer's own special tokens, unless the text begins with one.
-    fn encode(&self, text: &str, memory: &mut Memory) -> Result<Vec<u32>, LmError> {
+    /// `tok_encode`: encodes a text with the tokenizer's special tokens, unless it starts with the
+    /// prefix token.
+    fn encode(&self, text: &str, cache: &mut EncodingCache) -> Result<Vec<u32>, LmError> {
         let is_added = self.add_bos_token.unwrap_or(true) && !text.starts_with(&self.prefix.text);
         if is_added && !self.can_cut {
             return self.tokenizer.encode_with_added(text);
         }
-        let tokens = self.plain(text, memory)?;
+        let tokens = self.plain(text, cache)?;
         if !is_added {
             return Ok(tokens);
         }
@@ -176,20 +178,21 @@ impl<'a> Encoder<'a> {
         Ok(before.iter().chain(&tokens).chain(after).copied().collect())
     }
 
-    /// Without special tokens. Where a text may be cut, pieces that were seen before are not encoded again.
-    fn plain(&self, text: &str, memory: &mut Memory) -> Result<Vec<u32>, LmError> {
+    /// Encodes a text without special tokens. If the text may be cut, cached pieces are not encoded
+    /// again.
+    fn plain(&self, text: &str, cache: &mut EncodingCache) -> Result<Vec<u32>, LmError> {
         if !self.can_cut {
             return self.tokenizer.encode(text);
         }
         let mut tokens = Vec::new();
         for piece in pieces(text) {
-            match memory.get(piece) {
+            match cache.get(piece) {
                 Some(known) => tokens.extend_from_slice(known),
                 None => {
                     let encoded = self.tokenizer.encode(piece)?;
                     tokens.extend_from_slice(&encoded);
-                    if memory.len() < MAX_REMEMBERED {
-                        memory.insert(piece.to_owned(), encoded);
+                    if cache.len() < MAX_CACHED {
+                        cache.insert(piece.to_owned(), encoded);
                     }
                 }
             }
@@ -198,7 +201,7 @@ impl<'a> Encoder<'a> {
     }
 }
 
-/// A text cut where [`Tokenizer::can_cut_at_line_feeds`] allows it.
+/// Cuts a text wherever [`Tokenizer::can_cut_at_line_feeds`] allows it.
 fn pieces(text: &str) -> impl Iterator<Item = &str> {
     let is_solid = |c: Option<char>| c.is_some_and(|c| !is_python_space(c));
     let cuts = text
@@ -231,11 +234,11 @@ mod tests {
     }
 
     #[test]
-    fn blanks_go_to_the_continuation() {
+    fn trailing_spaces_of_the_context_move_to_the_continuation() {
         let tokenizer = tokenizer();
         let encoder = Encoder::new(&tokenizer, 8, None).unwrap();
-        let memory = &mut Memory::new();
-        let [Pair { context, continuation }] = &encoder.pairs("the cat \n", &[" sat"], memory).unwrap()[..] else {
+        let cache = &mut EncodingCache::new();
+        let [Pair { context, continuation }] = &encoder.pairs("the cat \n", &[" sat"], cache).unwrap()[..] else {
             panic!()
         };
         assert_eq!(tokenizer.decode(context).unwrap(), "the cat");
@@ -243,19 +246,19 @@ mod tests {
     }
 
     #[test]
-    fn a_text_without_context_begins_with_the_prefix() {
+    fn a_text_without_context_starts_with_the_prefix() {
         let tokenizer = tokenizer();
         let encoder = Encoder::new(&tokenizer, 8, None).unwrap();
         let end = tokenizer.end_of_text_id().unwrap();
-        let memory = &mut Memory::new();
-        assert_eq!(encoder.pairs("", &["the"], memory).unwrap()[0].context, [end]);
-        // It is there already: it is not scored.
-        let Pair { context, continuation } = &encoder.pairs("", &["<|endoftext|>the"], memory).unwrap()[0];
+        let cache = &mut EncodingCache::new();
+        assert_eq!(encoder.pairs("", &["the"], cache).unwrap()[0].context, [end]);
+        // The text already starts with it, so it is not scored.
+        let Pair { context, continuation } = &encoder.pairs("", &["<|endoftext|>the"], cache).unwrap()[0];
         assert_eq!((context.as_slice(), tokenizer.decode(continuation).unwrap().as_str()), (&[end][..], "the"));
         for empty in ["", "<|endoftext|>"] {
-            assert!(matches!(encoder.pairs("", &[empty], memory), Err(EncodingError::NoTarget { .. })), "{empty}");
+            assert!(matches!(encoder.pairs("", &[empty], cache), Err(EncodingError::NoTarget { .. })), "{empty}");
         }
-        assert!(encoder.pairs("the", &[""], memory).is_err());
+        assert!(encoder.pairs("the", &[""], cache).is_err());
     }
 
     fn pair(context: &[u32], continuation: &[u32]) -> Pair {
@@ -263,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_loses_its_beginning() {
+    fn a_sequence_that_is_too_long_loses_its_start() {
         let tokenizer = tokenizer();
         let encoder = Encoder::new(&tokenizer, 4, None).unwrap();
         let sequence = encoder.sequence(&pair(&[1, 2, 3, 4, 5], &[6, 7])).unwrap();
@@ -271,17 +274,17 @@ mod tests {
         let sequence = encoder.sequence(&pair(&[1], &[2, 3, 4, 5])).unwrap();
         assert_eq!(sequence, Sequence { input: vec![1, 2, 3, 4], targets: vec![2, 3, 4, 5] });
         let error = encoder.sequence(&pair(&[1], &[2, 3, 4, 5, 6])).unwrap_err().to_string();
-        assert_eq!(error, "the continuation has 5 tokens, and the model reads 4 at most");
+        assert_eq!(error, "the continuation has 5 tokens, but the model reads at most 4");
     }
 
     #[test]
-    fn remembered_pieces_give_the_same_tokens() {
+    fn cached_pieces_give_the_same_tokens() {
         let tokenizer = tokenizer();
         let encoder = Encoder::new(&tokenizer, 8, None).unwrap();
-        let memory = &mut Memory::new();
+        let cache = &mut EncodingCache::new();
         for text in ["the cat\nsat on\nthe mat", "the cat\nsat on\n\nthe\n mat\n", "sat on\nsat on\nthe cat"] {
-            assert_eq!(encoder.encode(text, memory).unwrap(), tokenizer.encode(text).unwrap(), "{text:?}");
+            assert_eq!(encoder.encode(text, cache).unwrap(), tokenizer.encode(text).unwrap(), "{text:?}");
         }
-        assert!(memory.contains_key("the cat\n"));
+        assert!(cache.contains_key("the cat\n"));
     }
 }

@@ -1,4 +1,4 @@
-//! What the evaluator answers itself: which tasks there are, and how models' scores compare.
+//! The evaluator's gRPC service: lists the tasks and compares the scores of models.
 
 use inheritune_api::convert;
 use inheritune_api::convert::evaluation::ListedScores;
@@ -20,17 +20,17 @@ use crate::comparison::differences;
 use crate::publish::read_rows;
 use crate::tasks::{Row, TaskDescription, catalogue};
 
-/// Full name of the service, for health and reflection.
+/// Full name of the service, for health checks and reflection.
 pub const SERVICE_NAME: &str = "inheritune.v1.EvaluationService";
 
-/// Everything that the evaluator serves.
+/// Returns the services of the evaluator.
 pub fn services(store: &Store) -> GrpcServices {
     let evaluation = Evaluation { store: store.clone() };
     let routes = tonic::service::Routes::new(EvaluationServiceServer::new(evaluation));
     GrpcServices { routes, names: vec![SERVICE_NAME] }
 }
 
-/// EvaluationService.
+/// Implements `EvaluationService`.
 struct Evaluation {
     store: Store,
 }
@@ -67,7 +67,7 @@ impl EvaluationService for Evaluation {
         let ListedScores { run, size, page_token } =
             request.get_ref().try_into().map_err(|violations| status::invalid_argument(&violations))?;
         let bad_token =
-            || status::unusable("page_token", "is not one that this service gave; start from the first page");
+            || status::unusable("page_token", "is not a token that this service returned; start with the first page");
         let first: usize = if page_token.is_empty() { 0 } else { page_token.parse().map_err(|_| bad_token())? };
         let models = self.store.model_scores(run).await.map_err(|e| store_status(&e, "run_id"))?;
         let all = models.len();
@@ -80,7 +80,7 @@ impl EvaluationService for Evaluation {
     }
 }
 
-/// An evaluation that has ended well.
+/// A successful evaluation.
 struct Ended {
     checkpoint: String,
     evaluated: Evaluated,
@@ -88,23 +88,23 @@ struct Ended {
 }
 
 impl Evaluation {
-    /// The evaluation that a job or its scores name.
+    /// Returns the evaluation with the id of its job or of its scores artifact.
     async fn evaluation(&self, field: &str, id: Uuid) -> Result<Ended, Status> {
         let no_scores = |problem: &str| status::failed_precondition(field, &format!("{id}: {problem}"));
         let job = match self.store.job(JobId(id)).await {
             Err(StoreError::NotFound { .. }) => {
                 let artifact = self.store.artifact(ArtifactId(id)).await.map_err(|e| store_status(&e, field))?;
                 if artifact.kind != ArtifactKind::Scores {
-                    return Err(no_scores("is no artifact of scores"));
+                    return Err(no_scores("not a scores artifact"));
                 }
-                let job = artifact.job.ok_or_else(|| no_scores("was registered, not measured here"))?;
+                let job = artifact.job.ok_or_else(|| no_scores("was registered, not measured by an evaluate job"))?;
                 self.store.job(job).await
             }
             found => found,
         };
         let job = job.map_err(|e| store_status(&e, field))?;
         let (JobSpec::Evaluate(spec), Some(JobOutcome::Evaluated(evaluated))) = (job.spec, job.outcome) else {
-            return Err(no_scores("is no evaluate job that has succeeded"));
+            return Err(no_scores("not an evaluate job that succeeded"));
         };
         let rows = read_rows(&self.store, evaluated.scores_artifact).await.map_err(|error| match error {
             JobError::Stopped => status::internal(&"stopped"),

@@ -1,8 +1,9 @@
-//! The evaluate job: fetch, measure unit by unit on a thread of its own, publish.
+//! The evaluate job: fetch, measure unit by unit on a dedicated thread, publish.
 //!
-//! Units stand in the database. The job's own worker makes them and takes one after the other; jobs that help it take others
-//! at the same time, on other workers. Whoever measures a unit makes the same forward passes, and the scores are made of all
-//! answers in the order of the units: the same numbers, whoever measured what, and nothing is measured twice.
+//! Units are rows in the database. The worker that holds the job registers them and claims one
+//! after the other. Helper jobs claim units at the same time on other workers. A unit has the same
+//! forward passes on every worker, and the scores are computed from all answers in the order of the
+//! units. So the scores do not depend on which worker measured what, and no unit is measured twice.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
@@ -20,13 +21,13 @@ use crate::answer::{Answer, Part};
 use crate::benchmarks::rows;
 use crate::publish;
 use crate::scorer::{Scorer, lm_error};
-use crate::shift::Shift;
+use crate::shared_units::UnitWorker;
 use crate::tasks::{self, ModelFacts, Task, TaskResult};
 
-/// What it works.
+/// The kinds of jobs that the evaluator runs.
 pub const KINDS: [JobKind; 1] = [JobKind::Evaluate];
 
-/// Works evaluate jobs.
+/// The handler of evaluate jobs.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Evaluator;
 
@@ -37,7 +38,7 @@ impl JobHandler for Evaluator {
 
     async fn run(&self, job: Lease, context: JobContext) -> Result<JobOutcome, JobError> {
         let JobSpec::Evaluate(spec) = job.spec else {
-            return Err(JobError::Permanent(format!("an evaluator was given a {} job", job.spec.kind().as_str())));
+            return Err(JobError::Permanent(format!("the evaluator does not run {} jobs", job.spec.kind().as_str())));
         };
         let (checkpoint, _) = context.fetch_checkpoint(&spec.checkpoint, "checkpoint").await?;
         let inputs = fetch_inputs(&spec, &context).await?;
@@ -50,21 +51,23 @@ impl JobHandler for Evaluator {
             progress: context.progress.clone(),
         };
         let runtime = tokio::runtime::Handle::current();
-        let shift = Shift { spec: spec.clone(), context: context.clone(), runtime };
+        let worker = UnitWorker { spec: spec.clone(), context: context.clone(), runtime };
         if let Some(of) = spec.helps {
-            let helped = context.run_blocking("evaluate", move || shift.help(measurement.prepare()?, of)).await?;
+            let units = context.run_blocking("evaluate", move || worker.assist(measurement.prepare()?, of)).await?;
             device::release_memory();
-            return Ok(JobOutcome::Helped(Helped { units: helped }));
+            return Ok(JobOutcome::Helped(Helped { units }));
         }
         let label = job.label;
-        let measured = context.run_blocking("evaluate", move || shift.lead(measurement.prepare()?, &label)).await?;
+        let measured =
+            context.run_blocking("evaluate", move || worker.coordinate(measurement.prepare()?, &label)).await?;
         let published = publish::publish(&spec, measured, &context).await;
         device::release_memory();
         published.map(JobOutcome::Evaluated)
     }
 }
 
-/// Brings every task's input here, one that several tasks share only once; of a folder of benchmarks' data what is asked for.
+/// Fetches the input of every task, each location once. Of a folder of data sets, it fetches only
+/// the files that the spec's benchmarks need.
 async fn fetch_inputs(spec: &EvaluateSpec, context: &JobContext) -> Result<Vec<PathBuf>, JobError> {
     let mut fetched: HashMap<Location, PathBuf> = HashMap::new();
     let mut inputs = Vec::with_capacity(spec.tasks.len());
@@ -86,7 +89,8 @@ async fn fetch_inputs(spec: &EvaluateSpec, context: &JobContext) -> Result<Vec<P
     Ok(inputs)
 }
 
-/// Of the folder `data`, the rows of all benchmarks of `spec` that are taken from it. What is not there is not missed yet.
+/// Fetches the rows of all benchmarks of `spec` whose data is in the folder `data`. Missing files
+/// are reported later, when the tasks are prepared.
 async fn fetch_data(
     spec: &EvaluateSpec,
     data: &Location,
@@ -115,7 +119,7 @@ async fn fetch_data(
     Ok(dir)
 }
 
-/// All that measuring needs, without a store: it runs on a thread of its own.
+/// The inputs of a measurement, which runs on a dedicated thread and without a store.
 pub struct Measurement {
     /// The model's folder.
     pub checkpoint: PathBuf,
@@ -123,41 +127,41 @@ pub struct Measurement {
     pub inputs: Vec<PathBuf>,
     /// What to measure.
     pub spec: EvaluateSpec,
-    /// libtorch's threads; its own choice when absent.
+    /// Number of libtorch's threads. Without it, libtorch chooses.
     pub threads: Option<usize>,
-    /// Looked at before every forward pass.
+    /// Checked before every forward pass.
     pub stop: StopSignal,
-    /// Told after them.
+    /// Updated after forward passes.
     pub progress: ProgressSender,
 }
 
-/// A model and tasks, ready to be measured.
+/// A loaded model with tasks that are ready to be measured.
 pub struct Prepared {
-    /// What is measured.
+    /// The tasks to measure.
     pub tasks: Vec<Task>,
-    /// Why the rest cannot be.
+    /// Why the other tasks cannot be measured.
     pub problems: Vec<String>,
     /// The model's shape.
     pub config: DecoderConfig,
-    /// Its parameters, tied ones counted once.
+    /// Number of the model's parameters; tied ones count once.
     pub parameters: u64,
     scorer: Scorer,
 }
 
-/// A part of one task that is measured for itself.
+/// A part of one task that is measured independently.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unit {
-    /// The task, by its place among those that are measured.
+    /// The task's index in [`Prepared::tasks`].
     pub task: usize,
-    /// Its items.
+    /// Indexes of the items.
     pub items: Range<usize>,
 }
 
 impl Measurement {
-    /// Reads the model and the inputs; blocks.
+    /// Loads the model and reads the inputs. Blocks.
     ///
     /// # Errors
-    /// The model cannot be used; [`JobError::Stopped`].
+    /// The model cannot be loaded; [`JobError::Stopped`].
     pub fn prepare(self) -> Result<Prepared, JobError> {
         if let Some(threads) = self.threads {
             device::set_threads(threads);
@@ -181,24 +185,25 @@ impl Measurement {
 }
 
 impl Prepared {
-    /// Everything that is to be measured, in order.
+    /// The units of all tasks, in order.
     pub fn units(&self) -> Vec<Unit> {
         let of_task =
             |(task, prepared): (usize, &Task)| prepared.units().into_iter().map(move |items| Unit { task, items });
         self.tasks.iter().enumerate().flat_map(of_task).collect()
     }
 
-    /// Measures a unit, after so many items of all tasks; blocks.
+    /// Measures a unit. `items_done` counts the items of all tasks finished before, for the
+    /// progress. Blocks.
     ///
     /// # Errors
-    /// As [`Task::measure`].
+    /// See [`Task::measure`].
     pub fn measure(&mut self, unit: &Unit, items_done: u64) -> Result<Vec<Answer>, JobError> {
         let total = self.tasks.iter().map(|task| task.items() as u64).sum();
         self.tasks[unit.task].measure(unit.items.clone(), (items_done, total), &mut self.scorer)
     }
 
-    /// What a task found by the answers to its units, of which some may be missing.
-    /// Standard errors that take resampling are made of `resamples`.
+    /// Returns a task's result from the answers to its units, some of which may be missing.
+    /// Bootstrapped standard errors use `resamples` resamples.
     pub fn result<'a>(
         &self,
         task: usize,

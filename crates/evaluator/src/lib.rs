@@ -1,13 +1,14 @@
 //! The evaluator: measures checkpoints.
 //!
-//! Owns: the tasks ([`tasks`]: validation loss, rolling perplexity, the benchmarks of lm-evaluation-harness), what those ask
-//! ([`benchmarks`]) and in which tokens ([`encoding`]), which forward passes answer it ([`prefix_tree`], [`scorer`]), the
-//! statistics over the answers ([`metrics`], [`comparison`]; pure), and the job that ties them together ([`harness`]).
+//! Owns: the tasks ([`tasks`]: validation loss, rolling perplexity, the benchmarks of
+//! lm-evaluation-harness), their requests ([`benchmarks`]) and the tokens of these ([`encoding`]),
+//! the forward passes that answer them ([`prefix_tree`], [`scorer`]), the statistics over the
+//! answers ([`metrics`], [`comparison`]; pure), and the job that connects them ([`harness`]).
 //!
-//! Entry point: [`handler`] works evaluate jobs; [`services`] answers what can be measured, and what was.
+//! Entry points: [`handler`] runs evaluate jobs; [`services`] lists the tasks and compares scores.
 //!
-//! Must never: decide what a score means for a run (that is `inheritune_domain::run`), pad a sequence, or let the
-//! batch size or the number of workers change a number beyond float noise.
+//! Must never: decide what a score means for a run (`inheritune_domain::run` does), pad a sequence,
+//! or let the batch size or the number of workers change a result by more than rounding.
 
 pub mod metrics;
 pub mod answer;
@@ -21,16 +22,16 @@ pub mod tasks;
 pub mod harness;
 pub mod comparison;
 pub mod publish;
-mod shift;
+mod shared_units;
 pub mod grpc;
 
 pub use grpc::{SERVICE_NAME, services};
 pub use harness::{Evaluator, KINDS};
 
-/// The evaluator's configuration file: what every worker service has.
+/// The evaluator's configuration file: the same settings as every worker service.
 pub type EvaluatorConfig = inheritune_runtime::service::ServiceConfig;
 
-/// Works jobs of kind `evaluate`.
+/// Returns the handler of evaluate jobs.
 pub fn handler() -> Evaluator {
     Evaluator
 }

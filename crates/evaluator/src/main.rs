@@ -1,4 +1,4 @@
-//! `inheritune-evaluator`: works evaluate jobs until SIGTERM.
+//! `inheritune-evaluator`: runs evaluate jobs until SIGTERM.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use inheritune_runtime::service::{JobProgram, report_end, run_worker_service};
 use inheritune_runtime::worker::run_job;
 use inheritune_runtime::{config, shutdown, telemetry};
 
-/// Measures checkpoints: works the evaluate jobs of an Inheritune deployment.
+/// Measures checkpoints: runs the evaluate jobs of an Inheritune deployment.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Arguments {
@@ -28,7 +28,7 @@ struct Serve {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Do the one job that standard input names; an evaluator starts these
+    /// Run the one job given on standard input; the evaluator starts this
     #[command(hide = true)]
     RunJob,
 }

@@ -1,4 +1,4 @@
-//! The statistics: from losses of sequences to means, errors and perplexities. Pure.
+//! Statistics: means, standard errors and perplexities from the losses of sequences. Pure.
 
 pub mod bootstrap;
 pub mod benchmark;
@@ -9,31 +9,32 @@ use serde::{Deserialize, Serialize};
 /// The loss of one sequence or document.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct SequenceLoss {
-    /// Positions that were scored.
+    /// Number of scored positions.
     pub tokens: u64,
     /// Sum of their cross-entropies, in nats.
     pub sum_nats: f64,
 }
 
-/// A mean over all tokens, with its error.
+/// A mean over all tokens, with its standard error.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MeanLoss {
-    /// Nats a token.
+    /// Nats per token.
     pub mean_nats: f64,
-    /// Its standard error; none for fewer than two sequences.
+    /// Standard error of the mean; `None` for fewer than two sequences.
     pub stderr: Option<f64>,
-    /// Tokens behind it.
+    /// Number of tokens.
     pub tokens: u64,
-    /// Sequences behind it.
+    /// Number of sequences.
     pub sequences: u64,
 }
 
-/// The token-weighted mean of `losses`, `R = Σ sᵢ / Σ nᵢ` for sequences of `nᵢ` tokens and loss sums `sᵢ`; none
-/// without a token.
+/// Returns the token-weighted mean of `losses`: `R = Σ sᵢ / Σ nᵢ` for sequences of `nᵢ` tokens and
+/// loss sums `sᵢ`. `None` if there are no tokens.
 ///
-/// Its standard error takes each sequence as one draw, because the tokens of a sequence are not independent: it is that of
-/// [`Difference::of`] from a model that knows everything, without a finite-population correction. For k sequences of one
-/// length it is the ordinary sample deviation of their means over √k.
+/// The standard error treats each sequence as one sample, because the tokens of a sequence are not
+/// independent. It is that of [`Difference::of`] to a model with zero loss, without a
+/// finite-population correction. For k sequences of equal length it is the sample deviation of
+/// their means divided by √k.
 pub fn mean_loss(losses: &[SequenceLoss]) -> Option<MeanLoss> {
     let pair = |loss: &SequenceLoss| Pair { first: loss.sum_nats, second: 0.0, weight: loss.tokens as f64 };
     let Difference { value, stderr, n } = Difference::of(&losses.iter().map(pair).collect::<Vec<_>>())?;
@@ -42,28 +43,28 @@ pub fn mean_loss(losses: &[SequenceLoss]) -> Option<MeanLoss> {
 }
 
 impl MeanLoss {
-    /// e to the mean loss.
+    /// Perplexity: the exponential of the mean loss.
     pub fn perplexity(&self) -> f64 {
         self.mean_nats.exp()
     }
 
-    /// The perplexity's standard error to first order (delta method): `perplexity · se`.
+    /// Standard error of the perplexity to first order (delta method): `perplexity · se`.
     pub fn perplexity_stderr(&self) -> Option<f64> {
         self.stderr.map(|stderr| self.perplexity() * stderr)
     }
 }
 
-/// How long a text is, as lm-evaluation-harness counts it.
+/// The length of a text as lm-evaluation-harness counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TextLength {
-    /// `len(re.split(r"\s+", text))` in Python: white space at either end counts an empty word.
+    /// `len(re.split(r"\s+", text))` in Python: white space at either end adds an empty word.
     pub words: u64,
-    /// Bytes of UTF-8.
+    /// Number of UTF-8 bytes.
     pub bytes: u64,
 }
 
 impl TextLength {
-    /// The length of `text`.
+    /// Returns the length of `text`.
     pub fn of(text: &str) -> Self {
         let mut words = 1;
         let mut in_space = false;
@@ -76,13 +77,15 @@ impl TextLength {
     }
 }
 
-/// What `\s` matches in Python: Unicode's white space, and four separators of ASCII that Unicode leaves out.
+/// Whether `\s` matches `c` in Python: Unicode's white space, and four ASCII separators that
+/// Unicode does not include.
 pub fn is_python_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
-/// Losses by the length of the text rather than by the tokenizer's tokens, so that models with different tokenizers
-/// compare (lm-evaluation-harness: `word_perplexity`, `byte_perplexity`, `bits_per_byte`).
+/// Losses per word and byte of the text instead of per token, so that models with different
+/// tokenizers can be compared (lm-evaluation-harness: `word_perplexity`, `byte_perplexity`,
+/// `bits_per_byte`).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TextPerplexity {
     /// `exp(nats / words)`.
@@ -94,7 +97,8 @@ pub struct TextPerplexity {
 }
 
 impl TextPerplexity {
-    /// Of documents with losses of `sum_nats` and lengths of `length` in all.
+    /// Computes the metrics of documents with a total loss of `sum_nats` and a total length of
+    /// `length`.
     pub fn new(sum_nats: f64, length: TextLength) -> Self {
         let nats_per_byte = sum_nats / length.bytes as f64;
         Self {

@@ -1,4 +1,4 @@
-//! What an evaluation leaves behind: every row, the scores, and how they differ from another model's.
+//! Publishes an evaluation: its rows, its scores, and the differences from another model's scores.
 
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
@@ -13,19 +13,21 @@ use serde_json::json;
 
 use crate::comparison::differences;
 use crate::metrics::benchmark::group_score;
-use crate::shift::Measured;
+use crate::shared_units::Measured;
 use crate::tasks::{Row, Task, TaskResult};
 
-/// Per-sequence and per-document results, one JSON object a line.
+/// Results per sequence or document, one JSON object per line.
 pub const ROWS_FILE: &str = "scores.jsonl";
-/// What the benchmarks read and asked, one JSON object a document and line: for people who want the requests themselves.
+/// The documents and requests of benchmarks, one JSON object per line and document, for users who
+/// want to read the requests.
 pub const DOCUMENTS_FILE: &str = "documents.jsonl.zst";
-/// What was measured and what came of it.
+/// The tasks and their scores.
 pub const SCORES_FILE: &str = "scores.json";
-/// Largest [`ROWS_FILE`] that is read.
+/// Maximum size of a [`ROWS_FILE`] to read.
 const MAX_ROWS_BYTES: u64 = 1 << 30;
 
-/// Publishes what was found, whatever could not be: then the job fails for good, and says where the rest is.
+/// Publishes all results that there are. If some could not be measured, the job then fails
+/// permanently, and its error names the artifact with the rest.
 pub(crate) async fn publish(
     spec: &EvaluateSpec,
     measured: Measured,
@@ -74,12 +76,12 @@ pub(crate) async fn publish(
     let artifact = writer.publish(None, metadata).await?;
     if !failed.is_empty() {
         let found = results.iter().filter(|result| !result.scores.is_empty()).count();
-        return Err(JobError::Permanent(format!("{failed}; {found} tasks are measured: artifact {}", artifact.id)));
+        return Err(JobError::Permanent(format!("{failed}; {found} tasks were measured: artifact {}", artifact.id)));
     }
     Ok(Evaluated { scores_artifact: artifact.id, scores, config, parameters, differences: compared })
 }
 
-/// The tasks' scores, and those of the groups all of whose members are there.
+/// Returns the tasks' scores, and the scores of groups whose members all have one.
 fn all_scores(results: &[TaskResult]) -> Vec<Score> {
     let mut scores: Vec<Score> = results.iter().flat_map(|result| result.scores.clone()).collect();
     let groups = GROUPS.iter().filter(|group| group.has_score()).filter_map(|group| {
@@ -102,10 +104,10 @@ async fn compare_with(
     Ok(differences(&ours, &theirs))
 }
 
-/// The rows of a `scores` artifact.
+/// Reads the rows of a `scores` artifact.
 ///
 /// # Errors
-/// It is no such artifact, or cannot be read.
+/// The artifact has no valid [`ROWS_FILE`], or cannot be read.
 pub async fn read_rows(store: &Store, scores: ArtifactId) -> Result<Vec<Row>, JobError> {
     let folder = store.open(&Location::Artifact(scores)).await?;
     let bytes = folder.read(ROWS_FILE, MAX_ROWS_BYTES).await?;
@@ -116,7 +118,7 @@ pub async fn read_rows(store: &Store, scores: ArtifactId) -> Result<Vec<Row>, Jo
     text.lines().enumerate().map(row).collect()
 }
 
-/// Writes what was answered and what was asked.
+/// Writes the rows and the documents.
 fn write_files(measured: Measured, (rows, documents): (PathBuf, PathBuf)) -> Result<Measured, JobError> {
     let named = |path: &Path, error: std::io::Error| JobError::io(path.display(), &error);
     write_rows(&rows, &measured.results).map_err(|error| named(&rows, error))?;
@@ -133,7 +135,7 @@ fn write_documents(path: &Path, tasks: &[Task]) -> std::io::Result<()> {
     file.finish()?.into_inner()?.sync_all()
 }
 
-/// One row a sequence or document; those of different tasks after one another.
+/// Writes one row per sequence or document, task by task.
 fn write_rows(path: &Path, results: &[TaskResult]) -> std::io::Result<()> {
     let mut file = BufWriter::new(std::fs::File::create(path)?);
     for row in results.iter().flat_map(|result| &result.rows) {

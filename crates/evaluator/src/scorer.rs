@@ -1,10 +1,10 @@
-//! From windows and sequences to answers: what a model is asked in which forward passes, and how far that is.
+//! Scoring: runs the forward passes for windows and sequences, and reports progress.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use inheritune_domain::job::Progress;
-use inheritune_lm::trees::{Question, Tree, Trunk};
+use inheritune_lm::trees::{CachedPrefix, Question, Tree};
 use inheritune_lm::{Decoder, Device, Kind, LmError, Tensor, no_grad};
 use inheritune_runtime::worker::{JobError, ProgressSender, StopSignal};
 
@@ -12,10 +12,10 @@ use crate::answer::Answer;
 use crate::prefix_tree::{Pass, Plan};
 use crate::windows::Window;
 
-/// A progress message at most so often.
+/// Minimum time between two progress reports.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A model and what scoring with it takes.
+/// A model, with the batch size, stop signal and progress of scoring.
 pub struct Scorer {
     decoder: Decoder,
     batch_size: usize,
@@ -24,7 +24,7 @@ pub struct Scorer {
 }
 
 impl Scorer {
-    /// Scores with `decoder`, `batch_size` windows at a time.
+    /// Creates a scorer that runs `batch_size` windows per forward pass of `decoder`.
     pub fn new(decoder: Decoder, batch_size: u32, stop: StopSignal, progress: ProgressSender) -> Self {
         Self { decoder, batch_size: batch_size.max(1) as usize, stop, tally: Tally::new(progress) }
     }
@@ -34,18 +34,19 @@ impl Scorer {
         &self.decoder
     }
 
-    /// Says what comes next, for the progress.
-    pub fn expect(&mut self, stretch: Stretch) {
-        self.tally.begin(stretch);
+    /// Announces the items that are scored next, for the progress.
+    pub fn expect(&mut self, span: ProgressSpan) {
+        self.tally.begin(span);
     }
 
-    /// The answers to `units` sequences or documents, from their windows: neighbours of one length share a forward pass.
-    /// Each window's loss is summed in f64 from its first position to its last, so that the batch size moves a result by
-    /// no more than the rounding of the forward pass. `what` names a unit in messages: `sequence`.
+    /// Returns the answers for `units` sequences or documents, from their windows. Adjacent windows
+    /// of equal length share a forward pass. Each window's loss is summed in f64 from its first
+    /// position to its last, so the batch size changes a result only by the rounding of the forward
+    /// pass. `what` names a unit in messages, such as `sequence 3`.
     ///
     /// # Errors
-    /// A window cannot be had, a loss is not finite (the message names the unit), libtorch fails, or
-    /// [`JobError::Stopped`].
+    /// A window cannot be read, a loss is not finite (the message names the unit), libtorch fails,
+    /// or [`JobError::Stopped`].
     pub fn score<I>(
         &mut self,
         units: usize,
@@ -56,7 +57,7 @@ impl Scorer {
         I: IntoIterator<Item = Result<Window, JobError>>,
     {
         let mut answers = vec![Answer { log_likelihood: 0.0, tokens: 0, is_greedy: false }; units];
-        // As long as there are windows for it: the batch size is a caller's number.
+        // Not preallocated, because the caller chooses the batch size.
         let mut batch: Vec<Window> = Vec::new();
         for window in windows {
             let window = window?;
@@ -96,7 +97,7 @@ impl Scorer {
         Ok(())
     }
 
-    /// Cross-entropies of a batch, row by row, `length` a row.
+    /// The cross-entropies of a batch, row by row, `length` per row.
     fn forward(&self, batch: &[Window], length: usize) -> Result<Vec<f32>, LmError> {
         let shape = [batch.len() as i64, length as i64];
         let tensor = |ids: Vec<i64>| Tensor::from_slice(&ids).view(shape);
@@ -107,8 +108,8 @@ impl Scorer {
         Ok(Vec::<f32>::try_from(&losses)?)
     }
 
-    /// The answers to the `sequences` that `plan` was made of, each summed in f64 from its first target to its last.
-    /// `what` names a sequence in messages.
+    /// Runs the passes of `plan` and returns the answers for its `sequences` sequences. Each is
+    /// summed in f64 from its first target to its last. `what` names a sequence in messages.
     ///
     /// # Errors
     /// A probability is not finite, libtorch fails, or [`JobError::Stopped`].
@@ -119,40 +120,40 @@ impl Scorer {
         what: &dyn Fn(usize) -> String,
     ) -> Result<Vec<Answer>, JobError> {
         let mut answers = vec![Answer { log_likelihood: 0.0, tokens: 0, is_greedy: true }; sequences];
-        let mut trunks: BTreeMap<usize, Trunk> = BTreeMap::new();
+        let mut prefixes: BTreeMap<usize, CachedPrefix> = BTreeMap::new();
         for (number, pass) in plan.passes.iter().enumerate() {
             self.go_on()?;
-            let grown = self.read(pass, &trunks, what, &mut answers)?;
-            trunks.extend(pass.trees.iter().filter_map(|tree| tree.becomes).zip(grown));
-            trunks.retain(|trunk, _| plan.last_use[*trunk] > number);
+            let cached = self.read(pass, &prefixes, what, &mut answers)?;
+            prefixes.extend(pass.trees.iter().filter_map(|tree| tree.cached_as).zip(cached));
+            prefixes.retain(|prefix, _| plan.last_use[*prefix] > number);
             self.tally.add(pass.tokens());
         }
         Ok(answers)
     }
 
-    /// Adds what a pass says to `answers`; gives its trunks.
+    /// Runs a pass and adds its results to `answers`. Returns the prefixes that it caches.
     fn read(
         &self,
         pass: &Pass,
-        trunks: &BTreeMap<usize, Trunk>,
+        prefixes: &BTreeMap<usize, CachedPrefix>,
         what: &dyn Fn(usize) -> String,
         answers: &mut [Answer],
-    ) -> Result<Vec<Trunk>, JobError> {
+    ) -> Result<Vec<CachedPrefix>, JobError> {
         let trees: Vec<Tree<'_>> = pass
             .trees
             .iter()
             .map(|tree| Tree {
-                trunk: tree.trunk.and_then(|trunk| trunks.get(&trunk)),
+                prefix: tree.prefix.and_then(|prefix| prefixes.get(&prefix)),
                 tokens: &tree.tokens,
                 parents: &tree.parents,
-                is_trunk: tree.becomes.is_some(),
+                is_cached: tree.cached_as.is_some(),
             })
             .collect();
         let asked =
             || (0..).zip(&pass.trees).flat_map(|(number, tree)| tree.questions.iter().map(move |q| (number, q)));
         let questions: Vec<Question> =
             asked().map(|(tree, &(place, token, _))| Question { tree, place, token }).collect();
-        let (said, grown) = self.decoder.read_trees(&trees, &questions).map_err(lm_error)?;
+        let (said, cached) = self.decoder.read_trees(&trees, &questions).map_err(lm_error)?;
         for ((_, (_, _, owners)), said) in asked().zip(said) {
             for &owner in owners {
                 let answer = &mut answers[owner];
@@ -164,7 +165,7 @@ impl Scorer {
                 answer.is_greedy &= said.is_greedy;
             }
         }
-        Ok(grown)
+        Ok(cached)
     }
 
     fn go_on(&self) -> Result<(), JobError> {
@@ -178,57 +179,57 @@ fn not_finite(what: &str, place: usize, found: f64) -> JobError {
     ))
 }
 
-/// What an error of the model means for the job.
+/// Returns the job's error for an error of the model.
 pub fn lm_error(error: LmError) -> JobError {
     JobError::new(error.class(), error.to_string())
 }
 
-/// A stretch of one task's items.
+/// The part of an evaluation's progress that one unit covers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Stretch {
+pub struct ProgressSpan {
     /// The task's name.
     pub task: String,
-    /// Items that are done, of all tasks.
+    /// Finished items of all tasks before this unit.
     pub done: u64,
     /// Items of all tasks.
     pub total: u64,
-    /// Items of the stretch.
+    /// Items of the unit.
     pub items: u64,
-    /// Tokens that it takes.
+    /// Tokens of the unit.
     pub tokens: u64,
 }
 
-/// Counts tokens and says how far it is in items.
+/// Counts tokens and reports progress in items.
 struct Tally {
     progress: ProgressSender,
     started: Instant,
-    told: Instant,
-    /// Items that this process did, before the stretch.
+    reported: Instant,
+    /// Items that this process scored before the span.
     own: u64,
-    stretch: Stretch,
+    span: ProgressSpan,
     tokens: u64,
 }
 
 impl Tally {
     fn new(progress: ProgressSender) -> Self {
         let now = Instant::now();
-        Self { progress, started: now, told: now, own: 0, stretch: Stretch::default(), tokens: 0 }
+        Self { progress, started: now, reported: now, own: 0, span: ProgressSpan::default(), tokens: 0 }
     }
 
-    fn begin(&mut self, stretch: Stretch) {
-        self.own += self.stretch.items;
-        self.stretch = stretch;
+    fn begin(&mut self, span: ProgressSpan) {
+        self.own += self.span.items;
+        self.span = span;
         self.tokens = 0;
     }
 
     fn add(&mut self, tokens: u64) {
         self.tokens += tokens;
         let now = Instant::now();
-        if self.tokens < self.stretch.tokens && now - self.told < PROGRESS_INTERVAL {
+        if self.tokens < self.span.tokens && now - self.reported < PROGRESS_INTERVAL {
             return;
         }
-        self.told = now;
-        let Stretch { task, done, total, items, tokens } = &self.stretch;
+        self.reported = now;
+        let ProgressSpan { task, done, total, items, tokens } = &self.span;
         let share = (self.tokens as f64 / *tokens as f64).min(1.0);
         let done_here = share * *items as f64;
         let per_second = (self.own as f64 + done_here) / (now - self.started).as_secs_f64().max(1e-9);

@@ -1,4 +1,4 @@
-//! The tasks: what can be measured, and how each goes from its input to scores.
+//! The tasks: what can be measured, and how each turns its input into scores.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::answer::{Answer, Part};
 use crate::metrics::{SequenceLoss, TextLength};
-use crate::scorer::{Scorer, Stretch, lm_error};
+use crate::scorer::{ProgressSpan, Scorer, lm_error};
 
 mod benchmark_task;
 mod rolling_perplexity;
@@ -23,20 +23,20 @@ pub use benchmark_task::{BenchmarkRow, BenchmarkTask};
 use rolling_perplexity::RollingPerplexity;
 use validation_loss::ValidationLoss;
 
-/// A task, as it is listed.
+/// A task in the catalogue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskDescription {
-    /// Its name in specs and scores.
+    /// The name in specs and scores.
     pub name: &'static str,
     /// What it measures.
     pub description: String,
-    /// What it needs to be given.
+    /// What input it needs.
     pub input: String,
-    /// Names of what it brings.
+    /// Names of its metrics.
     pub metrics: &'static [&'static str],
 }
 
-/// Every task and group, by name.
+/// Returns all tasks and groups, sorted by name.
 pub fn catalogue() -> Vec<TaskDescription> {
     let benchmarks = benchmark::all().map(|benchmark| TaskDescription {
         name: benchmark.name,
@@ -47,7 +47,7 @@ pub fn catalogue() -> Vec<TaskDescription> {
             benchmark.dataset.split,
             benchmark.rows,
             benchmark.dataset.hub,
-            benchmark.sha256().map_or_else(String::new, |digest| format!("; what they ask has the SHA-256 {digest}"))
+            benchmark.sha256().map_or_else(String::new, |digest| format!("; their requests have the SHA-256 {digest}"))
         ),
         metrics: benchmark.prompt.metrics(),
     });
@@ -66,12 +66,12 @@ pub fn catalogue() -> Vec<TaskDescription> {
     tasks
 }
 
-/// What one task found.
+/// The result of one task.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskResult {
-    /// One per metric, the main one first.
+    /// One score per metric, the main metric first.
     pub scores: Vec<Score>,
-    /// One per sequence or document.
+    /// One row per sequence or document.
     pub rows: Vec<Row>,
 }
 
@@ -80,38 +80,38 @@ pub struct TaskResult {
 pub struct Row {
     /// The task's name.
     pub task: String,
-    /// The sequence's or document's place, from 0.
+    /// Index of the sequence or document, from 0.
     pub index: u64,
-    /// What was found.
+    /// The result.
     #[serde(flatten)]
     pub found: Found,
 }
 
-/// What was found of a sequence or document.
+/// The result for a sequence or document.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Found {
-    /// Its answers.
+    /// Answers to a benchmark's requests.
     Answers(BenchmarkRow),
-    /// Its loss.
+    /// The loss.
     Loss(LossRow),
 }
 
-/// What was found of one sequence or document of a text.
+/// The loss of one sequence or document of a text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LossRow {
-    /// Positions that were scored.
+    /// Number of scored positions.
     pub tokens: u64,
     /// Sum of their cross-entropies, in nats.
     pub sum_nats: f64,
-    /// Digest of what was read.
+    /// Digest of the text or tokens.
     pub digest: Sha256Digest,
-    /// `words` and `bytes` of a document.
+    /// Words and bytes of a document.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub length: Option<TextLength>,
 }
 
-/// A task that is ready to be measured: its input is read and found good.
+/// A task that is ready to be measured: its input is read and valid.
 pub enum Task {
     /// [`EvaluationTask::ValidationLoss`].
     ValidationLoss(ValidationLoss),
@@ -124,18 +124,18 @@ pub enum Task {
 /// The model that tasks are prepared for.
 #[derive(Debug, Clone)]
 pub struct ModelFacts {
-    /// Its folder, with its tokenizer.
+    /// The model's folder, with its tokenizer.
     pub dir: PathBuf,
-    /// What its owner calls the folder.
+    /// The user's name for the folder, for messages.
     pub shown: String,
-    /// Rows of its embedding.
+    /// Number of rows of the embedding.
     pub vocab_size: u32,
-    /// Longest sequence it takes.
+    /// Longest supported sequence, in tokens.
     pub max_positions: u32,
 }
 
 impl ModelFacts {
-    /// Its tokenizer, which has no token that the model lacks.
+    /// Loads the model's tokenizer and checks that its vocabulary fits the model.
     fn tokenizer(&self) -> Result<Arc<Tokenizer>, JobError> {
         let tokenizer = Tokenizer::from_dir(&self.dir).map_err(|e| lm_error(e.shown_as(&self.dir, &self.shown)))?;
         tokenizer.check_fits(self.vocab_size).map_err(lm_error)?;
@@ -143,10 +143,11 @@ impl ModelFacts {
     }
 }
 
-/// Reads the inputs of a spec's tasks from the folders `inputs`, one each: what is ready, and why the rest cannot be.
+/// Reads the inputs of a spec's tasks from the folders `inputs`, one per task. Returns the tasks
+/// that are ready, and the permanent errors of the others.
 ///
 /// # Errors
-/// [`JobError::Stopped`], or what another attempt may not meet.
+/// [`JobError::Stopped`], or an error that another attempt may avoid.
 pub fn prepare(
     spec: &EvaluateSpec,
     inputs: &[PathBuf],
@@ -202,7 +203,7 @@ pub fn prepare(
 }
 
 impl Task {
-    /// Its name.
+    /// The task's name.
     pub fn name(&self) -> &str {
         match self {
             Self::ValidationLoss(_) => validation_loss::NAME,
@@ -211,7 +212,7 @@ impl Task {
         }
     }
 
-    /// Sequences or documents.
+    /// Number of sequences or documents.
     pub fn items(&self) -> usize {
         match self {
             Self::ValidationLoss(task) => task.items(),
@@ -220,8 +221,8 @@ impl Task {
         }
     }
 
-    /// The ranges of items that are measured each for itself, on any worker: they follow from the task alone, and so do the
-    /// forward passes of each, whoever makes them.
+    /// The ranges of items that are measured independently, on any worker. They and their forward
+    /// passes depend only on the task.
     pub fn units(&self) -> Vec<Range<usize>> {
         match self {
             Self::ValidationLoss(task) => task.units(),
@@ -230,7 +231,7 @@ impl Task {
         }
     }
 
-    /// Digest of what the items in `range` ask: two workers with the same one measure the same.
+    /// Digest of the requests of the items in `range`. Workers with equal digests measure the same.
     pub fn digest(&self, range: &Range<usize>) -> Sha256Digest {
         match self {
             Self::ValidationLoss(task) => task.digest(range),
@@ -239,7 +240,7 @@ impl Task {
         }
     }
 
-    /// Whether its rows are the whole of a published data set, where that is known of it.
+    /// Whether the rows are a complete published data set; `None` if its digest is not known.
     pub fn is_known_data(&self) -> Option<bool> {
         match self {
             Self::Benchmark(task) => task.benchmark().sha256().map(|_| task.is_known_data()),
@@ -247,7 +248,7 @@ impl Task {
         }
     }
 
-    /// What a benchmark read and asked, by item.
+    /// The documents and requests of a benchmark, by item.
     pub fn documents(&self) -> impl Iterator<Item = AskedDocument> {
         let benchmark = match self {
             Self::Benchmark(task) => Some(task),
@@ -256,12 +257,13 @@ impl Task {
         benchmark.into_iter().flat_map(BenchmarkTask::documents)
     }
 
-    /// Measures the items in `range`.
+    /// Measures the items in `range`. `done` holds the finished items of all tasks and their total,
+    /// for the progress.
     ///
     /// # Errors
-    /// As [`Scorer::score`] and [`Scorer::follow`]; a request that cannot be tokenized.
+    /// See [`Scorer::score`] and [`Scorer::follow`]; a request that cannot be tokenized.
     pub fn measure(&self, range: Range<usize>, done: (u64, u64), scorer: &mut Scorer) -> Result<Vec<Answer>, JobError> {
-        let stretch = |tokens| Stretch {
+        let span = |tokens| ProgressSpan {
             task: self.name().to_owned(),
             done: done.0,
             total: done.1,
@@ -269,14 +271,14 @@ impl Task {
             tokens,
         };
         match self {
-            Self::ValidationLoss(task) => task.measure(range.clone(), &stretch, scorer),
-            Self::RollingPerplexity(task) => task.measure(range.clone(), &stretch, scorer),
-            Self::Benchmark(task) => task.measure(range.clone(), &stretch, scorer),
+            Self::ValidationLoss(task) => task.measure(range.clone(), &span, scorer),
+            Self::RollingPerplexity(task) => task.measure(range.clone(), &span, scorer),
+            Self::Benchmark(task) => task.measure(range.clone(), &span, scorer),
         }
     }
 
-    /// The scores and rows of what was measured, by item; none without an item. Standard errors that take resampling are made
-    /// of `resamples`.
+    /// Returns the scores and rows of the measured items, in order; no scores without items.
+    /// Bootstrapped standard errors use `resamples` resamples.
     pub fn result(&self, parts: &[Part], resamples: u32) -> TaskResult {
         match self {
             Self::ValidationLoss(task) => task.result(parts),
@@ -286,13 +288,13 @@ impl Task {
     }
 }
 
-/// The losses of sequences or documents.
+/// The losses of the measured sequences or documents.
 fn losses(parts: &[Part]) -> impl Iterator<Item = SequenceLoss> {
     let answers = parts.iter().flat_map(|part| &part.answers);
     answers.map(|answer| SequenceLoss { tokens: answer.tokens, sum_nats: -answer.log_likelihood })
 }
 
-/// The places of the items that were measured.
+/// The indexes of the measured items.
 fn places(parts: &[Part]) -> impl Iterator<Item = usize> {
     parts.iter().flat_map(|part| part.items.clone())
 }
@@ -301,7 +303,8 @@ fn loss_row(task: &str, place: usize, found: LossRow) -> Row {
     Row { task: task.to_owned(), index: place as u64, found: Found::Loss(found) }
 }
 
-/// Cuts items of these sizes into ranges of at least `least` each, but for the last.
+/// Groups items of the given sizes into ranges with a total size of at least `least`, except the
+/// last.
 fn cut(sizes: impl IntoIterator<Item = usize>, least: usize) -> Vec<Range<usize>> {
     let (mut ranges, mut start, mut end, mut size) = (Vec::new(), 0, 0, 0);
     for item in sizes {

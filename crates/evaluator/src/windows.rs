@@ -1,36 +1,38 @@
-//! How tokens are cut into windows that a model sees at once. Pure.
+//! Cuts tokens into the windows that a model reads at once. Pure.
 
 use std::ops::Range;
 
-/// One forward pass's worth of one sequence: the model sees `input`, and the last `scored` of `targets` count.
+/// The part of one sequence in one forward pass: the model reads `input`, and the last `scored` of
+/// `targets` are scored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
-    /// The sequence or document it belongs to.
+    /// The sequence or document that the window belongs to.
     pub unit: usize,
     /// Token ids.
     pub input: Vec<i64>,
-    /// The token that follows each of `input`; of the same length.
+    /// The token after each of `input`; of the same length.
     pub targets: Vec<i64>,
-    /// How many of the last targets count.
+    /// Number of scored targets, from the end.
     pub scored: usize,
 }
 
-/// How many windows [`block_range`] cuts `tokens` tokens into.
+/// Returns the number of windows that [`block_range`] cuts `tokens` tokens into.
 pub fn block_count(tokens: u64, block_size: u64) -> u64 {
     tokens.saturating_sub(1).div_ceil(block_size.max(1))
 }
 
-/// The tokens that window `index` needs: its inputs are all but the last of them, its targets all but the first.
+/// Returns the tokens of window `index`: its inputs are all but the last of them, its targets all
+/// but the first.
 ///
-/// Windows do not overlap: window i predicts the tokens `i·block_size + 1` to `(i + 1)·block_size`, the last window
-/// what is left. So every token but the very first, which nothing predicts, is a target exactly once, from the
-/// tokens of its own window before it.
+/// Windows do not overlap: window i predicts the tokens `i·block_size + 1` to `(i + 1)·block_size`,
+/// and the last window the remaining ones. So every token except the first of all is a target
+/// exactly once, predicted from the preceding tokens of its window.
 pub fn block_range(index: u64, tokens: u64, block_size: u64) -> Range<u64> {
     let start = index * block_size;
     start..(start + block_size + 1).min(tokens)
 }
 
-/// The window over `tokens`, which a [`block_range`] named; all of it counts.
+/// Returns the window over `tokens`, which are those of a [`block_range`]. All targets are scored.
 pub fn block(unit: usize, tokens: Vec<i64>) -> Window {
     let targets = tokens.get(1..).unwrap_or_default().to_vec();
     let mut input = tokens;
@@ -38,10 +40,11 @@ pub fn block(unit: usize, tokens: Vec<i64>) -> Window {
     Window { unit, scored: targets.len(), input, targets }
 }
 
-/// lm-evaluation-harness's rolling windows over a document's `tokens` (`get_rolling_token_windows` with a context of
-/// one token, then `make_disjoint_window`): every token counts once. The first window starts with `prefix`; the
-/// following ones with the token before their first target; the last one is filled up with earlier tokens to
-/// `max_length`, of which only the new ones count.
+/// Returns lm-evaluation-harness's rolling windows over a document's `tokens`
+/// (`get_rolling_token_windows` with a context of one token, then `make_disjoint_window`). Every
+/// token is scored once. The first window starts with `prefix`, and the following windows with the
+/// token before their first target. The last window is extended with earlier tokens to
+/// `max_length`; these are not scored again.
 pub fn rolling(unit: usize, tokens: &[i64], prefix: i64, max_length: usize) -> Vec<Window> {
     let mut windows = Vec::new();
     let first = tokens.len().min(max_length);

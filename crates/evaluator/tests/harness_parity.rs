@@ -1,5 +1,6 @@
-//! Benchmarks as lm-evaluation-harness 0.4.13 scores them: token ids, log-likelihoods, metrics and standard errors, from
-//! golden files that scripts/golden/make-evaluation-golden.py made with the harness itself. `--nocapture` shows how near they are.
+//! Parity of benchmarks with lm-evaluation-harness 0.4.13: token ids, log-likelihoods, metrics and
+//! standard errors, from golden files that scripts/golden/make-evaluation-golden.py made with the harness
+//! itself. `--nocapture` shows the largest difference.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,7 +13,7 @@ use inheritune_domain::artifact::Location;
 use inheritune_domain::benchmark::AskedDocument;
 use inheritune_domain::spec::{EvaluateSpec, EvaluationTask, Score};
 use inheritune_evaluator::benchmarks::{self, Item, rows};
-use inheritune_evaluator::encoding::{Encoder, Memory};
+use inheritune_evaluator::encoding::{Encoder, EncodingCache};
 use inheritune_evaluator::harness::{Measurement, Prepared};
 use inheritune_evaluator::metrics::benchmark::group_score;
 use inheritune_evaluator::metrics::bootstrap::{HARNESS_RESAMPLES, perplexity_stderr};
@@ -24,9 +25,9 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use support::{answers, assert_close, measure_as};
 
-/// Of a log-likelihood, and of what follows from it.
+/// Relative tolerance of log-likelihoods, and of scores computed from them.
 const RELATIVE: f64 = 1e-5;
-/// Of a standard error that follows from choices alone.
+/// Relative tolerance of accuracies and their standard errors.
 const EXACT: f64 = 1e-12;
 
 const TASKS: [&str; 22] = [
@@ -75,7 +76,7 @@ fn json(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// A spec of these tasks, each of the first so many rows.
+/// A spec of benchmarks, each with an optional limit on its rows.
 fn spec(tasks: &[(&str, Option<u32>)]) -> EvaluateSpec {
     let data = Location::Uri("file:///data".to_owned());
     let task = |(name, limit): &(&str, Option<u32>)| EvaluationTask::Benchmark {
@@ -105,13 +106,14 @@ fn measured(model: &Path, data: &Path, spec: EvaluateSpec) -> Vec<TaskResult> {
     measure_as(model, inputs, spec, StopSignal::default(), ProgressSender::default()).unwrap().results
 }
 
-/// Digest of ids as the golden files have it.
+/// The digest of token ids, as in the golden files.
 fn digest(ids: &[u32]) -> String {
     let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
     hex::encode(Sha256::digest(bytes))
 }
 
-/// Holds a model's token ids, log-likelihoods and scores against the harness's `NAME.jsonl` and `NAME.results.json`.
+/// Compares a model's token ids, log-likelihoods and scores with the harness's `NAME.jsonl` and
+/// `NAME.results.json`.
 fn check(model: &Path, data: &Path, golden: &Path, tasks: &[(&str, Option<u32>)]) {
     let records = lines(&golden.with_extension("jsonl"));
     let harness = json(&golden.with_extension("results.json"));
@@ -120,7 +122,7 @@ fn check(model: &Path, data: &Path, golden: &Path, tasks: &[(&str, Option<u32>)]
     let results = measured(model, data, spec(tasks));
     let (mut requests, mut furthest) = (0, 0.0_f64);
     for (task, result) in prepared.tasks.iter().zip(&results) {
-        let Task::Benchmark(benchmark) = task else { panic!("{} is no benchmark", task.name()) };
+        let Task::Benchmark(benchmark) = task else { panic!("{} is not a benchmark", task.name()) };
         let own: Vec<&Value> = records.iter().filter(|record| record["task"] == task.name()).collect();
         let sequences = benchmark.sequences(0..task.items()).unwrap();
         assert_eq!(own.len(), sequences.iter().map(Vec::len).sum::<usize>(), "{}", task.name());
@@ -165,7 +167,7 @@ fn check(model: &Path, data: &Path, golden: &Path, tasks: &[(&str, Option<u32>)]
     for score in &scores {
         check_score(score, &harness["results"][&score.task]);
     }
-    // Groups of those subjects that there are.
+    // Groups of the subjects in the golden files.
     for (group, members) in harness["group_subtasks"].as_object().unwrap() {
         let members = leaves(&harness["group_subtasks"], members);
         let of_group = |score: &&&Score| score.metric == "acc" && members.contains(&score.task);
@@ -182,7 +184,7 @@ fn check(model: &Path, data: &Path, golden: &Path, tasks: &[(&str, Option<u32>)]
     );
 }
 
-/// What is kept of a document and its requests is what the harness logs, by its own hashes.
+/// Checks that a document and its requests equal what the harness logs, by the harness's hashes.
 fn check_document(document: &AskedDocument, sample: &Value) {
     let hash = |text: String| hex::encode(Sha256::digest(text));
     let asked: String = document.question.arguments().concat().into_iter().map(|text| format!("{text}\0")).collect();
@@ -206,7 +208,8 @@ fn check_score(score: &Score, harness: &Value) {
     if is_count {
         assert!(near(score.value, theirs, EXACT), "{name}: {} {theirs}", score.value);
     } else {
-        // A perplexity is e to a mean of log-likelihoods: their error is its relative one, times the mean.
+        // A perplexity is exp of a mean of log-likelihoods, so its relative error is their absolute
+        // error: the relative error times the mean.
         let scale = if score.metric.contains("perplexity") { theirs.ln().abs().max(1.0) } else { 1.0 };
         assert!(near(score.value, theirs, RELATIVE * scale), "{name}: {} {theirs}", score.value);
     }
@@ -231,9 +234,10 @@ fn a_llama_whose_tokenizer_adds_bos_is_scored_as_by_the_harness() {
     check(&golden().join("models/tiny-llama"), &golden().join("data"), &golden().join("tiny-llama"), &tasks);
 }
 
-/// Any model on the real data sets, where the harness's records of it are named: of the tasks and rows that these have.
+/// Any model on the real data sets, if environment variables name the harness's records of it.
+/// Covers the tasks and rows in the records.
 #[test]
-fn a_model_of_one_s_own_is_scored_as_by_the_harness() {
+fn a_given_model_is_scored_as_by_the_harness() {
     let (Some(shared), Ok(model), Ok(records)) =
         (shared(), std::env::var("INHERITUNE_PARITY_MODEL"), std::env::var("INHERITUNE_PARITY_GOLDEN"))
     else {
@@ -249,7 +253,7 @@ fn a_model_of_one_s_own_is_scored_as_by_the_harness() {
     check(Path::new(&model), &shared, records, &tasks);
 }
 
-/// The tasks of these records, and how many of their first rows.
+/// The tasks in the records, and the number of leading rows of each.
 fn rows_of_tasks(records: &[Value]) -> BTreeMap<String, u32> {
     let mut rows = BTreeMap::new();
     for record in records {
@@ -260,7 +264,7 @@ fn rows_of_tasks(records: &[Value]) -> BTreeMap<String, u32> {
     rows
 }
 
-/// Golden records of ten documents a task of the real data sets, for two random models.
+/// Golden records of ten documents per task from the real data sets, for two random models.
 #[test]
 fn real_rows_are_scored_as_by_the_harness() {
     let Some(shared) = shared() else { return };
@@ -273,7 +277,7 @@ fn real_rows_are_scored_as_by_the_harness() {
         let results = measured(&model, &shared, spec(&tasks));
         let mut compared = 0;
         for (task, result) in prepared.tasks.iter().zip(&results) {
-            let Task::Benchmark(benchmark) = task else { panic!("{} is no benchmark", task.name()) };
+            let Task::Benchmark(benchmark) = task else { panic!("{} is not a benchmark", task.name()) };
             let sequences = benchmark.sequences(0..task.items()).unwrap();
             for record in records.iter().filter(|record| record["task"] == format!("local_{}", task.name())) {
                 let row = record["doc_id"].as_u64().unwrap() as usize;
@@ -323,9 +327,9 @@ fn bootstraps_are_the_harness_s_to_the_bit() {
     }
 }
 
-/// The oracle: every request by itself.
+/// The oracle runs every request separately.
 #[test]
-fn sharing_beginnings_changes_no_answer() {
+fn sharing_prefixes_changes_no_answer() {
     let tasks = TASKS.map(|name| (name, None));
     for model in ["models/tiny-gpt2", "models/tiny-llama"] {
         let (model, data) = (golden().join(model), golden().join("data"));
@@ -343,18 +347,18 @@ fn sharing_beginnings_changes_no_answer() {
     }
 }
 
-/// Whether this machine's matrix products, of the shapes that the two models have, give a row the same bits whatever other
-/// rows there are.
+/// Whether this machine's matrix products, in the shapes of the two models, compute the same bits
+/// for a row regardless of the other rows.
 fn rows_are_computed_alike() -> bool {
     const MOST: i64 = 2048;
     let random = |rows: i64, columns: i64| Tensor::randn([rows, columns], (Kind::Float, Device::Cpu));
-    // Inputs and outputs of GPT-2's projections, of the Llama's, and of the heads.
+    // Inputs and outputs of the projections of GPT-2 and Llama, and of the heads.
     let shapes =
         [(36, 108), (36, 36), (36, 144), (144, 36), (32, 32), (32, 16), (32, 80), (80, 32), (36, 512), (32, 512)];
     shapes.into_iter().all(|(inputs, outputs)| {
         let (x, w, b) = (random(MOST, inputs), random(outputs, inputs), random(1, outputs).squeeze());
         let w_transposed = w.tr().contiguous();
-        // With and without a bias, the weight as files of Llama have it and as those of GPT-2 do.
+        // With and without a bias, with the weight in the layouts of Llama's and GPT-2's files.
         let products = |x: &Tensor| [x.linear(&w, None::<&Tensor>), x.linear(&w, Some(&b)), b.addmm(x, &w_transposed)];
         let all = products(&x);
         let few = [16, 17, 23, 31, 32, 33, 48, 64, 100, 128, 200, 255, 256, 300, 500, 512, 513, 1000, 1999];
@@ -365,7 +369,7 @@ fn rows_are_computed_alike() -> bool {
     })
 }
 
-/// Forward passes of other sizes, to the last bit.
+/// Answers are bit-identical with other pass sizes.
 #[test]
 fn the_size_of_a_pass_changes_no_bit() {
     if !rows_are_computed_alike() {
@@ -380,7 +384,7 @@ fn the_size_of_a_pass_changes_no_bit() {
     }
 }
 
-/// The hub's own files give the same rows.
+/// The hub's Parquet files yield the same rows as JSON lines.
 #[test]
 fn parquet_gives_the_rows_of_json_lines() {
     let tasks = ["piqa", "truthfulqa_mc1", "truthfulqa_mc2", "arc_easy", "mmlu_anatomy"].map(|name| (name, None));
@@ -392,7 +396,7 @@ fn parquet_gives_the_rows_of_json_lines() {
     }
 }
 
-/// The names of all files below `dir`.
+/// The names of all files in `dir` and its subfolders, relative to it.
 fn files_below(dir: &Path, prefix: &str) -> Vec<String> {
     let entries = std::fs::read_dir(dir.join(prefix)).unwrap();
     let names = entries.map(|entry| format!("{prefix}{}", entry.unwrap().file_name().to_string_lossy()));
@@ -401,9 +405,10 @@ fn files_below(dir: &Path, prefix: &str) -> Vec<String> {
         .collect()
 }
 
-/// The rows as the hub's repositories have them, with its types, ask what the rows here ask: so their scores are the same.
+/// Rows in the layouts and types of the hub's repositories yield the same requests as the rows
+/// here, so their scores are the same.
 #[test]
-fn d8_hub_layouts_ask_the_same() {
+fn d8_hub_layouts_yield_the_same_requests() {
     let made = tempfile::tempdir().unwrap();
     let data = golden().join("data");
     let write = |name: &str, content: String| {
@@ -454,35 +459,37 @@ fn d8_hub_layouts_ask_the_same() {
     }
 }
 
-/// What the checks above are worth: a slip that a harness of one's own makes easily is found by the ids alone.
+/// Shows that the checks above are effective: the ids alone reveal typical mistakes of a
+/// reimplementation.
 #[test]
-fn planted_slips_are_caught() {
+fn planted_mistakes_are_found() {
     let model = golden().join("models/tiny-llama");
     let tokenizer = Tokenizer::from_dir(&model).unwrap();
     let encoder = Encoder::new(&tokenizer, 128, None).unwrap();
     let records = lines(&golden().join("tiny-llama.jsonl"));
     let of = |task: &str| -> Vec<Value> { records.iter().filter(|record| record["task"] == task).cloned().collect() };
-    let items = |task: &str, slip: &dyn Fn(Vec<Value>) -> Vec<Value>| {
+    let items = |task: &str, change: &dyn Fn(Vec<Value>) -> Vec<Value>| {
         let benchmark = inheritune_domain::benchmark::find(task).unwrap();
         let data = golden().join("data");
         let read = |names: Vec<String>| rows::read(&data, &names, 5).unwrap();
         let files = files_below(&data, "");
-        let shots = slip(read(rows::shots_files(&benchmark, &files).unwrap()));
+        let shots = change(read(rows::shots_files(&benchmark, &files).unwrap()));
         let scored = read(rows::scored_files(&benchmark, &files).unwrap());
         benchmarks::items(&benchmark, scored, &shots).unwrap()
     };
-    let first = |item: &Item, slip: &dyn Fn(&str) -> String| {
+    let first = |item: &Item, change: &dyn Fn(&str) -> String| {
         let (context, continuation) = item.question.requests()[0];
-        encoder.pairs(context, &[&slip(continuation)], &mut Memory::new()).unwrap().remove(0)
+        encoder.pairs(context, &[&change(continuation)], &mut EncodingCache::new()).unwrap().remove(0)
     };
-    let as_it_is = |text: &str| text.to_owned();
+    let unchanged = |text: &str| text.to_owned();
     // A continuation without its space.
     let item = &items("piqa", &|shots| shots)[0];
     let expected: Vec<u32> = serde_json::from_value(of("piqa")[0]["cont_ids"].clone()).unwrap();
-    assert_eq!(first(item, &as_it_is).continuation, expected);
+    assert_eq!(first(item, &unchanged).continuation, expected);
     assert_ne!(first(item, &|text| text.trim_start().to_owned()).continuation, expected);
     // Examples in another order.
-    let context = |slip: &dyn Fn(Vec<Value>) -> Vec<Value>| first(&items("mmlu_anatomy", slip)[0], &as_it_is).context;
+    let context =
+        |change: &dyn Fn(Vec<Value>) -> Vec<Value>| first(&items("mmlu_anatomy", change)[0], &unchanged).context;
     let expected = of("mmlu_anatomy")[0]["ctx_sha256"].clone();
     assert_eq!(digest(&context(&|shots| shots)), expected);
     let swapped = |mut shots: Vec<Value>| {
@@ -492,7 +499,7 @@ fn planted_slips_are_caught() {
     assert_ne!(digest(&context(&swapped)), expected);
 }
 
-/// The complete data sets are those whose digest the catalogue tells.
+/// The complete data sets have the digests in the catalogue.
 #[test]
 fn whole_data_sets_are_known_by_their_digests() {
     let Some(shared) = shared() else { return };
@@ -501,7 +508,7 @@ fn whole_data_sets_are_known_by_their_digests() {
     assert_eq!(names.len(), 14 + 57);
     let prepared = prepare(&shared.join("tinymodels/tiny-llama-nobos"), &shared, &spec(&names));
     for task in &prepared.tasks {
-        let Task::Benchmark(benchmark) = task else { panic!("{} is no benchmark", task.name()) };
+        let Task::Benchmark(benchmark) = task else { panic!("{} is not a benchmark", task.name()) };
         assert_eq!(task.items() as u32, benchmark.benchmark().rows, "{}", task.name());
         let digest = task.digest(&(0..task.items()));
         assert!(benchmark.is_known_data(), "{} {digest}", task.name());

@@ -1,4 +1,5 @@
-//! A whole evaluate job: queue, worker, model, published scores; and the service's own answers.
+//! Complete evaluate jobs: queue, worker, model, published scores; and the catalogue of the
+//! service.
 
 #![allow(clippy::unwrap_used)]
 
@@ -26,10 +27,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// Far beyond what any of this takes: only a hanging test meets it.
+/// Much longer than any of these tests takes, so only a hanging test reaches it.
 const LIMIT: Duration = Duration::from_secs(240);
 
-/// A store of its own, and the files below a folder that jobs may read.
+/// A new store, and a folder with files that jobs may read.
 struct House {
     dir: tempfile::TempDir,
     postgres: LocalPostgres,
@@ -59,7 +60,8 @@ impl House {
         self.store.submit_job(&NewJob { label, spec, priority: 0, retry, run: None }, None).await.unwrap().id
     }
 
-    /// Starts `workers` of them, waits for the end of `job`, and of all others, and stops them.
+    /// Starts `workers` workers, waits until `job` and all other jobs are final, and stops the
+    /// workers.
     async fn work(&self, job: JobId, workers: usize) -> JobRecord {
         let stop = CancellationToken::new();
         let mut working = JoinSet::new();
@@ -70,7 +72,7 @@ impl House {
         }
         let ended = async {
             loop {
-                // What the scheduler does.
+                // The scheduler's task.
                 self.store.expire_leases().await.unwrap();
                 if self.store.job(job).await.unwrap().status.is_final()
                     && self.store.queue_depth().await.unwrap().is_empty()
@@ -101,7 +103,7 @@ impl House {
         String::from_utf8(folder.read("scores.jsonl", 1 << 24).await.unwrap().to_vec()).unwrap()
     }
 
-    /// Units that jobs measured which helped another.
+    /// Number of units that helper jobs measured.
     async fn helped(&self) -> u32 {
         let jobs = self.store.list_jobs(&JobFilter::default(), &Page { size: 1000, token: None }).await.unwrap().items;
         assert!(jobs.iter().all(|job| job.status == JobStatus::Succeeded), "{jobs:?}");
@@ -125,7 +127,7 @@ fn golden_location(name: &str) -> Location {
     Location::Uri(format!("file://{}", golden().canonicalize().unwrap().join(name).display()))
 }
 
-/// Of these benchmarks on the made-up data sets.
+/// A spec of benchmarks on the synthetic data sets.
 fn benchmarks(model: &str, names: &[&str]) -> EvaluateSpec {
     let task = |name: &&str| EvaluationTask::Benchmark {
         name: (*name).to_owned(),
@@ -184,14 +186,14 @@ async fn an_evaluate_job_publishes_its_scores() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn workers_share_an_evaluation_and_find_what_one_alone_finds() {
+async fn workers_that_share_an_evaluation_get_the_results_of_a_single_worker() {
     let house = House::build().await;
     let spec = benchmarks("models/tiny-llama", &MANY);
     let (_, alone) = house.evaluated(spec.clone(), 1).await;
     let expected = house.rows(alone.scores_artifact).await;
     let items: u64 = alone.scores.iter().filter(|score| score.metric == "acc").map(|score| score.n).sum();
     assert_eq!(expected.lines().count() as u64, items);
-    // On a busy machine the second worker may come too late.
+    // On a busy machine the second worker may start too late.
     for _ in 0..10 {
         let (job, together) = house.evaluated(spec.clone(), 3).await;
         assert_eq!(together.scores, alone.scores);
@@ -202,7 +204,7 @@ async fn workers_share_an_evaluation_and_find_what_one_alone_finds() {
             return house.close().await;
         }
     }
-    panic!("nobody helped");
+    panic!("no helper job measured a unit");
 }
 
 const MARK: f64 = 1e-9;
@@ -213,7 +215,7 @@ async fn what_a_dead_worker_measured_is_not_measured_again() {
     let spec = benchmarks("models/tiny-gpt2", &MANY);
     let (_, expected) = house.evaluated(spec.clone(), 1).await;
     let job = house.submit(spec.clone()).await;
-    // A worker that measures three units, takes a fourth and is never heard of again.
+    // A worker that measures three units, claims a fourth and then disappears.
     let dead = WorkerId(Uuid::now_v7());
     let lease = house.store.claim_jobs(dead, &[JobKind::Evaluate], 1, LIMIT).await.unwrap().remove(0);
     let inputs = vec![golden().join("data"); MANY.len()];
@@ -234,7 +236,7 @@ async fn what_a_dead_worker_measured_is_not_measured_again() {
             digest: prepared.tasks[unit.task].digest(&unit.items),
         });
         let new: Vec<NewUnit> = new.collect();
-        // Not quite what a worker measures, so that it is known again.
+        // Differs slightly from what a worker measures, so that the test recognizes it.
         let marked = |unit| {
             let mut answers = prepared.measure(unit, 0).unwrap();
             answers.iter_mut().for_each(|answer| answer.log_likelihood *= 1.0 + MARK);
@@ -277,7 +279,7 @@ async fn what_can_be_measured_is_kept_when_the_rest_cannot() {
     std::fs::write(data.join("piqa/validation.jsonl"), piqa).unwrap();
     let boolq = copy("boolq/validation.jsonl");
     std::fs::write(data.join("boolq/validation.jsonl"), &boolq).unwrap();
-    // A word that the model's whole context does not hold.
+    // A word that is longer than the model's context.
     let endless = serde_json::json!({ "text": format!("An {}", "endless".repeat(400)) });
     std::fs::create_dir_all(data.join("lambada_openai")).unwrap();
     std::fs::write(data.join("lambada_openai/test.jsonl"), format!("{endless}\n")).unwrap();
@@ -293,10 +295,10 @@ async fn what_can_be_measured_is_kept_when_the_rest_cannot() {
     assert_eq!((record.status, record.attempts), (JobStatus::Failed, 1), "{error}");
     for expected in [
         "piqa: validation row 0: there is no column `sol1` (there are: goal, solution, sol2, label)",
-        "qnli: there is no qnli/validation.jsonl and no qnli/validation.parquet, and no folder as `hf download` makes it; they \
-         are the rows of nyu-mll/glue qnli",
+        "qnli: found neither qnli/validation.jsonl nor qnli/validation.parquet nor a folder in the layout of \
+         `hf download`; provide the rows and columns of nyu-mll/glue qnli",
         "lambada_openai: test row 0: the continuation has ",
-        "1 tasks are measured: artifact ",
+        "1 tasks were measured: artifact ",
     ] {
         assert!(error.contains(expected), "{expected}: {error}");
     }

@@ -1,4 +1,4 @@
-//! The tasks on a tiny real model, against plain one-window-at-a-time oracles.
+//! The tasks on a tiny real model, compared with simple oracles that run one window at a time.
 
 #![allow(clippy::unwrap_used)]
 
@@ -116,7 +116,8 @@ fn bad_input_is_named() {
     let message = permanent(fixture.validate(MAX_POSITIONS + 1, None, 1));
     assert!(message.contains("block_size 33 must be 1 to 32"), "{message}");
 
-    // Only windows of more than 20 tokens meet the NaN; attention's masked sums carry it to all of their positions.
+    // Only windows of more than 20 tokens reach the NaN; attention's masked sums spread it to all
+    // of their positions.
     write_model(&fixture.path("model"), |name, tensor| {
         if name.contains("wpe") {
             let _ = tensor.get(20).fill_(f64::NAN);
@@ -135,7 +136,7 @@ fn bad_input_is_named() {
     write_tokens(&fixture.path("short"), VOCAB_SIZE, 1);
     let tasks = [(validation_loss(16, None), fixture.path("short"))];
     let message = permanent(measure(&fixture.path("model"), &tasks, 1, StopSignal::default()));
-    assert!(message.contains("holds 1 tokens, and at least 2 are needed"), "{message}");
+    assert!(message.contains("has 1 tokens, but at least 2 are needed"), "{message}");
 
     let stop = StopSignal::default();
     stop.request(StopReason::Pause);
@@ -171,7 +172,7 @@ fn rolling_perplexity_reads_every_kind_of_file() {
     for text in TEXTS {
         let tokens: Vec<i64> = tokenizer.encode(text).unwrap().into_iter().map(i64::from).collect();
         let with_prefix: Vec<i64> = [prefix].into_iter().chain(tokens.iter().copied()).collect();
-        // Independently of `windows`: each target from as much context as the harness's rule gives it.
+        // Does not use `windows`: each target gets the context that the harness's rule defines.
         let mut sum = 0.0;
         for start in (0..tokens.len()).step_by(max) {
             let end = (start + max).min(tokens.len());
@@ -233,7 +234,7 @@ fn a_broken_checkpoint_is_permanent() {
 }
 
 #[test]
-fn an_answer_that_is_no_number_is_named_by_its_row() {
+fn a_nan_answer_is_named_by_its_row() {
     let fixture = Fixture::new();
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let model = fixture.path("broken");

@@ -1,4 +1,4 @@
-//! Newtypes for ids, digests and sizes: a layer count is not a step count.
+//! Newtypes for ids, digests and sizes, so that a layer count cannot be mistaken for a step count.
 
 use std::fmt;
 use std::str::FromStr;
@@ -42,24 +42,24 @@ macro_rules! uuid_newtype {
 }
 
 uuid_newtype! {
-    /// Names one run: a recipe carried out once.
+    /// Identifies a run: one execution of a recipe.
     RunId
 }
 uuid_newtype! {
-    /// Names one job: a unit of work that one worker holds at a time.
+    /// Identifies a job: a unit of work held by at most one worker at a time.
     JobId
 }
 uuid_newtype! {
-    /// Names one published artifact.
+    /// Identifies a published artifact.
     ArtifactId
 }
 uuid_newtype! {
-    /// Names one worker process; new at every boot, never reused.
+    /// Identifies a worker process. A new id is created at every start and never reused.
     WorkerId
 }
 
-/// The fence: a number that grows with every claim, over all jobs. A write that carries an old token
-/// changes no row.
+/// The fencing token: a number that increases with every claim, across all jobs. A write with an
+/// older token changes no rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct LeaseToken(pub i64);
@@ -70,7 +70,7 @@ impl fmt::Display for LeaseToken {
     }
 }
 
-/// A number of transformer blocks, at least one in every model.
+/// A number of transformer blocks. Every model has at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct LayerCount(pub u32);
@@ -86,7 +86,7 @@ impl fmt::Display for LayerCount {
 pub struct Sha256Digest(pub [u8; 32]);
 
 impl Sha256Digest {
-    /// The digest of `bytes`.
+    /// Returns the digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         use sha2::Digest as _;
         Self(sha2::Sha256::digest(bytes).into())

@@ -1,11 +1,13 @@
-//! The smallest words of Inheritune: ids, digests and counts, closed sets of names, and violations.
+//! The basic vocabulary of Inheritune: ids, digests and counts, closed sets of names, and
+//! violations.
 //!
-//! Owns: the newtypes that every crate passes on ([`id`]), the one declaration of an enumeration with its names
-//! ([`named!`]), and errors that name every bad field at once ([`violation`]).
+//! Owns: the newtypes that every crate uses ([`id`]), the macro that declares an enumeration
+//! together with its names ([`named!`]), and validation errors that report every invalid field at
+//! once ([`violation`]).
 //!
 //! Entry point: [`id`].
 //!
-//! Must never: know what a model, a job or a recipe is.
+//! Must never: know about models, jobs or recipes.
 
 pub mod names;
 pub mod id;

@@ -1,11 +1,11 @@
-//! Closed sets of names: each value and its name are declared once, and recipes, JSON, SQL, the command line and the gRPC
-//! API all use that name.
+//! Closed sets of names: each value and its name are declared once. Recipes, JSON, SQL, the command
+//! line and the gRPC API all use that name.
 
 /// A type declared by [`named!`].
 pub trait Named: Copy + 'static {
-    /// Every value, in the order of declaration.
+    /// Every value, in declaration order.
     fn all() -> &'static [Self];
-    /// The value's name.
+    /// Returns the value's name.
     fn name(self) -> &'static str;
 }
 
@@ -20,17 +20,17 @@ macro_rules! named {
         }
 
         impl $Name {
-            /// Every value, in the order of declaration.
+            /// Every value, in declaration order.
             pub const ALL: [Self; [$($name),+].len()] = [$(Self::$Value),+];
 
-            /// Its name in recipes, JSON, SQL and messages.
+            /// Returns the name used in recipes, JSON, SQL and messages.
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$Value => $name,)+
                 }
             }
 
-            /// The value called `name`.
+            /// Returns the value named `name`.
             pub fn parse(name: &str) -> Option<Self> {
                 Self::ALL.into_iter().find(|value| value.as_str() == name)
             }

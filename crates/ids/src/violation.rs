@@ -1,20 +1,21 @@
-//! Validation that names every bad field at once.
+//! Validation that reports every invalid field at once.
 
 use std::fmt;
 
-/// One field that cannot be accepted, and what to do about it.
+/// An invalid field, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Path of the field, dots between names: `training.lr_max`, `corpus.sources[0]`.
+    /// Path of the field, separated by dots: `training.lr_max`, `corpus.sources[0]`.
     pub field: String,
-    /// What is wrong and what would be right.
+    /// What is wrong, and what a valid value looks like.
     pub description: String,
 }
 
-/// Bad fields that are kept: a list of a million wrong entries must not become a million messages.
+/// Maximum number of violations kept, so that a list of a million bad entries does not become a
+/// million messages.
 const MAX_KEPT: usize = 4096;
 
-/// All the bad fields of one spec; never empty when it is an error.
+/// All invalid fields of one spec. Never empty when returned as an error.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Violations(pub Vec<Violation>);
 
@@ -33,28 +34,28 @@ impl fmt::Display for Violations {
 impl std::error::Error for Violations {}
 
 impl Violations {
-    /// Notes `description` against `field` when `ok` does not hold.
+    /// Records a violation of `field` if `ok` is false.
     pub fn check(&mut self, ok: bool, field: impl Into<String>, description: impl Into<String>) {
         if !ok {
             self.add(field, description);
         }
     }
 
-    /// Notes `description` against `field`.
+    /// Records a violation of `field`.
     pub fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
         if self.0.len() < MAX_KEPT {
             self.0.push(Violation { field: field.into(), description: description.into() });
         }
     }
 
-    /// Takes over the violations of a nested spec, their fields put under `prefix`.
+    /// Adds the violations of a nested spec, with `prefix` in front of their fields.
     pub fn nest(&mut self, prefix: &str, inner: Violations) {
         for violation in inner.0 {
             self.add(format!("{prefix}.{}", violation.field), violation.description);
         }
     }
 
-    /// The same, their fields put under `prefix`.
+    /// Returns these violations with `prefix` in front of their fields.
     #[must_use]
     pub fn under(self, prefix: &str) -> Self {
         let mut outer = Self::default();
@@ -62,10 +63,10 @@ impl Violations {
         outer
     }
 
-    /// `Ok` when nothing was noted.
+    /// Returns `Ok` if there are no violations.
     ///
     /// # Errors
-    /// All that was noted.
+    /// All recorded violations.
     pub fn into_result(self) -> Result<(), Violations> {
         if self.0.is_empty() { Ok(()) } else { Err(self) }
     }

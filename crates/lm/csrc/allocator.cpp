@@ -1,10 +1,11 @@
 // libtorch's CPU allocator, with large blocks kept for the next step.
 //
-// A training step allocates and frees the same large tensors each time. glibc gives such blocks back to the
-// system, which zeroes them page by page at the next use; outside of the main thread no mallopt prevents
-// that, since a thread's arena cannot hold them. Here a freed block stays until one of about its size is
-// asked for. What is kept adds nothing, or hardly anything, to the most memory that was ever in use: before a new
-// block would, those that were not asked for the longest go.
+// A training step allocates and frees the same large tensors each time. glibc returns such blocks
+// to the system, which zeroes them page by page at the next use. Outside of the main thread no
+// mallopt prevents that, because a thread's arena is too small for them. Here a freed block is kept
+// until a block of about its size is requested. Kept blocks add almost nothing to the peak of
+// memory in use: before a new block would exceed it, the blocks that were unused for the longest
+// time are freed.
 
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
@@ -22,14 +23,15 @@
 
 namespace {
 
-// Smaller blocks are left to the allocator that was there before.
+// Smaller blocks are left to the previous allocator.
 constexpr size_t kLargeBytes = size_t(1) << 17;
-// From here on a block is of huge pages, where the system has them.
+// From this size on, a block uses huge pages, if the system has them.
 constexpr size_t kHugeBytes = size_t(1) << 22;
 constexpr size_t kHugePageBytes = size_t(1) << 21;
-// What is in use and what is kept are together at most this part more than the most that was ever in use.
+// The bytes in use and kept exceed the peak of bytes in use by at most this fraction (1 /
+// kSlackPart).
 constexpr size_t kSlackPart = 16;
-// What libtorch's own allocator aligns to; the block's size stands in front of the data.
+// libtorch's own alignment. The block's size is stored before the data.
 constexpr size_t kHeaderBytes = 64;
 constexpr size_t kPageBytes = 4096;
 
@@ -55,12 +57,13 @@ class KeepingAllocator final : public c10::Allocator {
     return {data, data, &KeepingAllocator::give_back, c10::Device(c10::DeviceType::CPU)};
   }
 
-  // oneDNN (exact GELU, say) takes memory by raw_allocate and gives it back by this alone, small blocks too.
+  // oneDNN (exact GELU, for example) allocates memory with raw_allocate and frees it only with this
+  // deleter, including small blocks.
   c10::DeleterFnPtr raw_deleter() const override { return &KeepingAllocator::give_back_any; }
 
   void copy_data(void* to, const void* from, std::size_t count) const override { default_copy_data(to, from, count); }
 
-  // Gives all that is kept back to the system, and forgets how much there was.
+  // Returns all kept blocks to the system, and resets the peak.
   void release() {
     std::lock_guard<std::mutex> lock(mutex_);
     keep_at_most(0);
@@ -72,13 +75,13 @@ class KeepingAllocator final : public c10::Allocator {
  private:
   struct Kept {
     void* data;
-    // Since when: larger is later.
+    // Time of release: larger is later.
     uint64_t freed;
   };
 
   // The functions below are called with the lock held.
 
-  // A kept block that is at most a quarter too large.
+  // Takes a kept block that is at most a quarter too large.
   void* taken(size_t block_bytes) {
     auto found = kept_.lower_bound(block_bytes);
     if (found == kept_.end() || found->first > block_bytes + block_bytes / 4) return nullptr;
@@ -101,7 +104,7 @@ class KeepingAllocator final : public c10::Allocator {
     }
     TORCH_CHECK(failed == 0, "not enough memory for a tensor of ", block_bytes - kHeaderBytes, " bytes");
 #if defined(__linux__)
-    // It is only advice.
+    // This is only advice.
     if (huge) madvise(block, block_bytes, MADV_HUGEPAGE);
 #endif
     void* data = static_cast<char*>(block) + kHeaderBytes;
@@ -148,12 +151,12 @@ class KeepingAllocator final : public c10::Allocator {
 
   c10::Allocator* small_;
   std::mutex mutex_;
-  // By their bytes.
+  // Keyed by size in bytes.
   std::multimap<size_t, Kept> kept_;
   std::map<uint64_t, std::multimap<size_t, Kept>::iterator> by_age_;
   uint64_t frees_ = 0;
   size_t kept_bytes_ = 0;
-  // Large blocks in use, and the most that they ever were.
+  // Large blocks in use, and their peak size.
   std::unordered_set<void*> given_;
   size_t given_bytes_ = 0;
   size_t most_given_bytes_ = 0;
@@ -165,7 +168,7 @@ KeepingAllocator* KeepingAllocator::instance = nullptr;
 
 extern "C" {
 
-// Keeps freed large blocks from now on; a second call changes nothing.
+// Keeps freed large blocks from now on; a second call has no effect.
 void lm_keep_large_blocks() {
   static std::once_flag once;
   std::call_once(once, [&] {
@@ -175,7 +178,7 @@ void lm_keep_large_blocks() {
   });
 }
 
-// Gives what is kept back to the system.
+// Returns the kept blocks to the system.
 void lm_release_large_blocks() {
   if (KeepingAllocator::instance != nullptr) KeepingAllocator::instance->release();
 }

@@ -1,8 +1,9 @@
-// Causal self-attention on the CPU as a step of a graph: blocks of queries against the keys that they see, whose scores a
-// core's cache holds (Dao et al. 2022, arXiv 2205.14135), forward and back.
+// Causal self-attention on the CPU as an autograd function, forward and backward. Blocks of queries
+// attend to the keys that they see; the scores of a block fit a core's cache (Dao et al. 2022,
+// arXiv 2205.14135).
 //
-// Shapes: B batch, T time, H query heads, G key and value heads, K width of a head; M queries of a block, L keys.
-// The conventions are shim.cpp's.
+// Shapes: B batch, T time, H query heads, G key and value heads, K width of a head; M queries of a
+// block, L keys. The conventions are those of shim.cpp.
 
 #include <ATen/core/Tensor.h>
 #include <ATen/native/CPUBlas.h>
@@ -19,7 +20,7 @@
 #include "products.h"
 #include "stretches.h"
 
-// Loops over numbers, compiled for several kinds of processors by compilers that can.
+// Loops over numbers, compiled for several kinds of processors if the compiler supports it.
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 12
 #define VECTORISED __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -32,7 +33,7 @@ using c10::BFloat16;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Queries of a block, and keys that it meets at a time on the way back.
+// Queries per block, and keys per block in the backward pass.
 constexpr int64_t kQueries = 64;
 constexpr int64_t kKeys = 512;
 
@@ -45,7 +46,8 @@ Scratch<Number> scratch(int64_t count) {
   return Scratch<Number>(new Number[static_cast<size_t>(count)]);
 }
 
-// e^x for x <= 0 by Cephes' polynomial, within 2 units in the last place; 0 where that is below 1e-38.
+// e^x for x <= 0 by Cephes' polynomial, within 2 units in the last place; 0 if the result is below
+// 1e-38.
 inline float exponential(float x) {
   const float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
   const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -56,14 +58,14 @@ inline float exponential(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   const float y = p * r * r + r + 1.0f;
-  // An exponent below the smallest is that of 0.
+  // An exponent below the smallest one becomes that of 0.
   const int32_t exponent = std::max(static_cast<int32_t>(n) + 127, 0) << 23;
   float power;
   std::memcpy(&power, &exponent, sizeof power);
   return y * power;
 }
 
-// The nearest bf16 of a finite number, the even one of two.
+// Rounds a finite number to the nearest bf16, ties to even.
 inline void put(BFloat16& to, float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
@@ -74,7 +76,7 @@ inline void put(Same& to, Same x) {
   to = x;
 }
 
-// Rows of a matrix that are `stride` numbers apart.
+// Rows of a matrix with a stride of `stride` numbers.
 template <typename Number>
 struct Rows {
   Number* first;
@@ -83,7 +85,7 @@ struct Rows {
   Rows from(int64_t row) const { return {(*this)[row], stride}; }
 };
 
-// A head's rows, T of them, in x [B, T, H, K].
+// The T rows of a head in x [B, T, H, K].
 template <typename Number>
 Rows<Number> head_of(const at::Tensor& x, int64_t batch, int64_t head) {
   using Plain = std::remove_const_t<Number>;
@@ -91,15 +93,16 @@ Rows<Number> head_of(const at::Tensor& x, int64_t batch, int64_t head) {
   return {all + batch * x.stride(0) + head * x.stride(2), x.stride(1)};
 }
 
-// c = a b, or c += a b, in fp32; a [m, k] and c [m, n] by rows, b as `packed` or `packed_across` left it.
+// c = a b, or c += a b, in fp32; a [m, k] and c [m, n] in rows, b as `packed` or `packed_across`
+// wrote it.
 template <typename Number>
 void product(int64_t m, int64_t n, int64_t k, Rows<const Number> a, Rows<const Number> b, Rows<float> c, bool adds) {
   at::native::cpublas::brgemm(m, n, k, a.stride, b.stride, c.stride, adds, a.first, b.first, c.first,
                               /*is_vnni=*/std::is_same_v<Number, BFloat16>);
 }
 
-// The right factor of a product as its kernel wants it: fp32 as it is, bf16 with each two rows side by side by the number,
-// an odd last one beside zeros.
+// The right factor of a product in its kernel's format: fp32 unchanged, bf16 with each pair of rows
+// interleaved by number. An odd last row is interleaved with zeros.
 void packed(int64_t rows, int64_t n, Rows<const float> b, float* to) {
   for (int64_t i = 0; i < rows; ++i) std::copy(b[i], b[i] + n, to + i * n);
 }
@@ -116,7 +119,8 @@ VECTORISED void packed(int64_t rows, int64_t n, Rows<const BFloat16> b, BFloat16
   }
 }
 
-// The transpose of b [n, k] in rows of `to_stride` numbers, some of b's rows at a time, so that a cache holds what is written.
+// The transpose of b [n, k] in rows of `to_stride` numbers. Processes some of b's rows at a time,
+// so that the written data fits a cache.
 template <typename Number, typename Out>
 VECTORISED void across(int64_t n, int64_t k, Rows<const Number> b, int64_t to_stride, Out* to) {
   constexpr int64_t kAtOnce = 32;
@@ -128,7 +132,8 @@ VECTORISED void across(int64_t n, int64_t k, Rows<const Number> b, int64_t to_st
   }
 }
 
-// The right factor that is the transpose of b [n, k]; k and b's stride are even. A pair is then what stands side by side in b.
+// The right factor that is the transpose of b [n, k]; k and b's stride are even. A pair then
+// consists of two adjacent numbers in b.
 void packed_across(int64_t n, int64_t k, Rows<const float> b, int64_t to_stride, float* to) {
   across(n, k, b, to_stride, to);
 }
@@ -139,7 +144,8 @@ void packed_across(int64_t n, int64_t k, Rows<const BFloat16> b, int64_t to_stri
   across(n, k / 2, Rows<const Pair>{reinterpret_cast<const Pair*>(b.first), b.stride / 2}, to_stride, reinterpret_cast<Pair*>(to));
 }
 
-// The softmax of `seen` scores times `scale`, less its division by the sum; the rest is 0. Gives maximum and sum.
+// The softmax of `seen` scores times `scale`, before the division by the sum; the rest is 0. Also
+// writes maximum and sum.
 template <typename Number>
 VECTORISED void softmax(float* scores, int64_t seen, int64_t all, float scale, Number* to, float* maximum, float* sum) {
   constexpr int64_t kLanes = 16;
@@ -167,7 +173,7 @@ VECTORISED void softmax(float* scores, int64_t seen, int64_t all, float scale, N
   *sum = total;
 }
 
-// Rows of `width` numbers, each divided by its own.
+// Divides each row of `width` numbers by its own divisor.
 template <typename Number>
 VECTORISED void divided(int64_t rows, int64_t width, const float* from, const float* by, Rows<Number> to) {
   for (int64_t row = 0; row < rows; ++row) {
@@ -177,7 +183,7 @@ VECTORISED void divided(int64_t rows, int64_t width, const float* from, const fl
   }
 }
 
-// The sum of `count` matrices of `rows` rows, which lie one behind the other.
+// The sum of `count` matrices of `rows` rows, which are stored contiguously.
 template <typename Number>
 VECTORISED void sum_of(int64_t count, int64_t rows, int64_t width, const float* from, Rows<Number> to) {
   for (int64_t row = 0; row < rows; ++row) {
@@ -190,7 +196,8 @@ VECTORISED void sum_of(int64_t count, int64_t rows, int64_t width, const float* 
   }
 }
 
-// y [B, T, H, K] and the logarithms of the softmaxes' sums [B, H, T], of q [B, T, H, K], k and v [B, T, G, K].
+// y [B, T, H, K] and the logarithms of the softmax sums [B, H, T], of q [B, T, H, K], k and v
+// [B, T, G, K].
 template <typename Number>
 void attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, float scale, at::Tensor& y,
             at::Tensor& logarithms) {
@@ -229,8 +236,10 @@ void attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, float
   });
 }
 
-// Of a block's scores [L, M], keys down and queries across: the weights, and with their gradients the scores' own, both into
-// M numbers a row of which those from `count` on are 0. Key l is seen by queries from `first_query + l` on.
+// From a block's scores [L, M], with keys down and queries across, and the gradients of the
+// weights, computes the weights and the gradients of the scores. Both are written in rows of M
+// numbers, of which those from `count` on are 0. Key l is seen by queries from `first_query + l`
+// on.
 template <typename Number>
 VECTORISED void scores_back(int64_t keys, int64_t count, int64_t padded, int64_t first_query, float scale, float* scores,
                             float* gradients, const float* log_sums, const float* means, Number* weights, Number* back) {
@@ -279,7 +288,7 @@ void attend_back(const at::Tensor& dy, const at::Tensor& q, const at::Tensor& k,
       for (int64_t i = 0; i < width; ++i) to[i * padded_time + time] = Number(0);
     }
   });
-  // A head's own gradients of the keys and values, which it may share with others.
+  // A head's own gradients of keys and values, which it may share with other heads.
   auto of_heads = at::empty({2, batch, heads, time * width}, logarithms.options());
   at::parallel_for(0, batch * heads, 1, [&](int64_t first, int64_t last) {
     auto scores = scratch<float>(kKeys * kQueries), gradients = scratch<float>(kKeys * kQueries);
@@ -338,7 +347,7 @@ void attend_back(const at::Tensor& dy, const at::Tensor& q, const at::Tensor& k,
   });
 }
 
-// A tensor whose heads are rows of pairs of numbers side by side.
+// A tensor whose heads are rows of adjacent pairs of numbers.
 at::Tensor by_rows(const at::Tensor& x) { return x.stride(3) == 1 && x.stride(1) % 2 == 0 ? x : x.contiguous(); }
 
 struct CausalAttention : torch::autograd::Function<CausalAttention> {
@@ -380,8 +389,9 @@ bool has_kernels(const at::Tensor& x) {
 
 extern "C" {
 
-// What q [B, T, H, K] finds in v [B, T, G, K] by k [B, T, G, K], each query among the keys from the first to its own:
-// [B, T, H, K], a new tensor that the caller owns; null on a processor without kernels for it.
+// Causal attention of q [B, T, H, K] over k and v [B, T, G, K]; each query sees the keys from the
+// first to its own. The result is [B, T, H, K], a new tensor that the caller owns; null on a
+// processor without kernels.
 char* lm_attend(const at::Tensor* q, const at::Tensor* k, const at::Tensor* v, double scale, at::Tensor** y) {
   return caught([&] {
     *y = has_kernels(*q) ? new at::Tensor(CausalAttention::apply(*q, *k, *v, scale)) : nullptr;

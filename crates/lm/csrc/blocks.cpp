@@ -1,7 +1,9 @@
-// Parts of a block as steps of a graph that keep less for the way back, and pass over memory fewer times, than the
-// operations that they are made of: RMSNorm, SwiGLU with the projection after it, rotary positions.
+// Parts of a block as autograd functions that keep less for the backward pass, and make fewer
+// passes over memory, than the operations that they consist of: RMSNorm, SwiGLU with the following
+// projection, rotary positions.
 //
-// The conventions are shim.cpp's. RMSNorm and rotary positions take tensors of the CPU alone, SwiGLU any.
+// The conventions are those of shim.cpp. RMSNorm and rotary positions take CPU tensors only, SwiGLU
+// takes any.
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -24,8 +26,8 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Rows that go through together have about so many numbers, which a core's cache holds; and they are a multiple of 32, so
-// that where vectors of numbers begin and end in a row does not depend on other rows.
+// A stretch has about this many numbers, which fit a core's cache. Its number of rows is a multiple
+// of 32, so the boundaries of vectors within a row do not depend on other rows.
 constexpr int64_t kStretchNumbers = int64_t(1) << 15;
 constexpr int64_t kStretchRows = 32;
 
@@ -41,7 +43,8 @@ void over_rows(int64_t rows, int64_t width, Body body) {
   over_stretches(rows, stretch_rows(width), body);
 }
 
-// term(0) + ... + term(width - 1), in fp32. Sixteen sums side by side: a compiler may use vectors and keep the order.
+// term(0) + ... + term(width - 1), in fp32. Sixteen parallel sums let the compiler use vectors
+// without changing the order.
 template <typename Term>
 float sum_of(int64_t width, Term term) {
   constexpr int64_t kLanes = 16;
@@ -56,8 +59,9 @@ float sum_of(int64_t width, Term term) {
   return sum;
 }
 
-// y = x r w with r = 1 / sqrt(mean(x^2) + eps) of each row (Zhang and Sennrich 2019, equation 4); x [N, D] and w [D] are of
-// one type, y may be of another. What stands before w is rounded to x's type, as in transformers.
+// y = x r w with r = 1 / sqrt(mean(x^2) + eps) of each row (Zhang and Sennrich 2019, equation 4). x
+// [N, D] and w [D] have the same type, y may have another. x r is rounded to x's type, as in
+// transformers.
 template <typename In, typename Out>
 void rms_norm(const at::Tensor& x, const at::Tensor& w, double eps, at::Tensor& y, at::Tensor& r) {
   const int64_t width = x.size(1);
@@ -82,7 +86,8 @@ template <typename In, typename Out>
 void rms_norm_back(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& w, const at::Tensor& r, at::Tensor& dx,
                    at::Tensor& dw) {
   const int64_t rows = x.size(0), width = x.size(1);
-  // A sum of each stretch: the total does not depend on which thread has which.
+  // One sum per stretch, so that the total does not depend on the assignment of stretches to
+  // threads.
   auto sums = at::empty({stretches(rows, width), width}, r.options());
   const Out* all_dy = dy.const_data_ptr<Out>();
   const In* all_x = x.const_data_ptr<In>();
@@ -137,7 +142,8 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
   }
 };
 
-// (silu(gate) * up) w^T + b (Shazeer 2020, section 2); gate and up [N, F], w [D, F]. Of the product only its factors are kept.
+// (silu(gate) * up) w^T + b (Shazeer 2020, section 2); gate and up [N, F], w [D, F]. Only the
+// factors of the gated product are kept.
 struct SwiGluDown : torch::autograd::Function<SwiGluDown> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& gate, const at::Tensor& up, const at::Tensor& w,
                             const std::optional<at::Tensor>& b) {
@@ -151,7 +157,7 @@ struct SwiGluDown : torch::autograd::Function<SwiGluDown> {
     const auto &gate = saved[0], &up = saved[1], &w = saved[2];
     const auto by = products::by(w);
     const auto dy = products::operand(gradients[0], by);
-    // dgated first, then dup in the same memory; and gated once more.
+    // Computes dgated first, then dup in the same memory, and recomputes gated.
     auto dup = products::mm(dy, w, by);
     auto dgate = at::empty_like(gate), product = at::empty_like(gate);
     stretched(gate, [&](int64_t start, int64_t count) {
@@ -180,7 +186,7 @@ struct SwiGluDown : torch::autograd::Function<SwiGluDown> {
     return product;
   }
 
-  // On the CPU in stretches of rows, elsewhere all at once.
+  // Processes stretches of rows on the CPU, all rows at once elsewhere.
   template <typename Body>
   static void stretched(const at::Tensor& like, Body body) {
     if (!like.is_cpu()) return body(0, like.size(0));
@@ -188,8 +194,9 @@ struct SwiGluDown : torch::autograd::Function<SwiGluDown> {
   }
 };
 
-// Turns dimension i of x [B, T, H, K] with dimension i + P by an angle a [T, P] that `cosine` and `sine` (fp32) tell, the
-// other way round where `direction` is -1; dimensions from 2 P on stay as they are. In fp32, y is of x's type.
+// Rotates dimensions i and i + P of x [B, T, H, K] together by the angle a [T, P] with the given
+// `cosine` and `sine` (fp32), or by -a if `direction` is -1. Dimensions from 2 P on are unchanged.
+// Computes in fp32; y has x's type.
 template <typename Number>
 void rotate(const at::Tensor& x, const at::Tensor& cosine, const at::Tensor& sine, float direction, at::Tensor& y) {
   const int64_t time = x.size(1), heads = x.size(2), width = x.size(3), pairs = cosine.size(-1);
@@ -240,7 +247,8 @@ struct Rotate : torch::autograd::Function<Rotate> {
 
 extern "C" {
 
-// RMSNorm of x [N, D] by w [D], given back in bf16 or fp32: a new tensor that the caller owns, as below.
+// RMSNorm of x [N, D] by w [D], returned in bf16 or fp32: a new tensor that the caller owns, as
+// below.
 char* lm_rms_norm(const at::Tensor* x, const at::Tensor* w, double eps, bool is_bf16, at::Tensor** y) {
   return caught([&] { *y = new at::Tensor(RmsNorm::apply(*x, *w, eps, is_bf16)); });
 }
@@ -255,7 +263,7 @@ char* lm_swiglu_down(const at::Tensor* gate, const at::Tensor* up, const at::Ten
   });
 }
 
-// x [B, T, H, K] turned by the angles whose cosines and sines are fp32 [T, 1, P], contiguous.
+// x [B, T, H, K] rotated by the angles whose cosines and sines are fp32 [T, 1, P], contiguous.
 char* lm_rotate(const at::Tensor* x, const at::Tensor* cosine, const at::Tensor* sine, at::Tensor** y) {
   return caught([&] { *y = new at::Tensor(Rotate::apply(*x, *cosine, *sine)); });
 }

@@ -1,6 +1,6 @@
-// Processes that add up tensors: libtorch's own c10d, with Gloo over the loopback interface.
+// Process groups that sum tensors: libtorch's own c10d, with Gloo over the loopback interface.
 //
-// src/group.rs is the only caller; errors as in shim.cpp.
+// src/group.rs is the only caller; errors are returned as in shim.cpp.
 
 #define USE_C10D_GLOO
 
@@ -28,7 +28,7 @@ struct LmGroup {
 namespace {
 
 constexpr const char* kHost = "127.0.0.1";
-// Bytes of gradients that travel at once.
+// Bytes of gradients that are exchanged at a time.
 constexpr size_t kBucketBytes = size_t(32) << 20;
 
 void sum_in_place(const LmGroup& group, const at::Tensor& tensor) {
@@ -38,7 +38,7 @@ void sum_in_place(const LmGroup& group, const at::Tensor& tensor) {
   group.group->allreduce(tensors, options)->wait();
 }
 
-// One exchange for all of `bucket`, which are of one type.
+// Exchanges all of `bucket` at once; its tensors have the same type.
 void sum_bucket(const LmGroup& group, std::vector<at::Tensor>& bucket) {
   if (bucket.empty()) return;
   std::vector<at::Tensor> flat;
@@ -57,7 +57,8 @@ void sum_bucket(const LmGroup& group, std::vector<at::Tensor>& bucket) {
 
 extern "C" {
 
-// Where processes find each other: with *port 0 a new one, whose port is written there, else the one at that port.
+// Opens the rendezvous of a process group. If *port is 0, creates a new one and writes its port
+// there; otherwise connects to the one at that port.
 char* lm_store_open(uint16_t* port, int64_t timeout_ms, LmStore** opened) {
   return caught([&] {
     c10d::TCPStoreOptions options;
@@ -73,7 +74,7 @@ char* lm_store_open(uint16_t* port, int64_t timeout_ms, LmStore** opened) {
 
 void lm_store_close(LmStore* store) { delete store; }
 
-// Waits for all `size` processes, for none of them longer than join_ms; nor, later, in an exchange, than exchange_ms.
+// Waits at most join_ms for all `size` processes. An exchange waits at most exchange_ms.
 char* lm_group_join(const LmStore* store, int rank, int size, int64_t join_ms, int64_t exchange_ms, LmGroup** joined) {
   return caught([&] {
     auto options = c10d::ProcessGroupGloo::Options::create(std::chrono::milliseconds(join_ms));
@@ -85,12 +86,13 @@ char* lm_group_join(const LmStore* store, int rank, int size, int64_t join_ms, i
 
 void lm_group_leave(LmGroup* group) { delete group; }
 
-// Adds a tensor up over all processes, in place.
+// Sums a tensor over all processes, in place.
 char* lm_group_sum(const LmGroup* group, at::Tensor* tensor) {
   return caught([&] { sum_in_place(*group, *tensor); });
 }
 
-// Adds every gradient up over all processes, in place. All must have gradients for the same parameters.
+// Sums every gradient over all processes, in place. All processes must have gradients for the same
+// parameters.
 char* lm_group_sum_gradients(const LmGroup* group, at::Tensor* const* parameters, size_t count) {
   return caught([&] {
     at::NoGradGuard no_grad;

@@ -1,4 +1,5 @@
-// How an exception becomes an error text; csrc's every function gives null or such a text, which lm_free_error frees.
+// Converts exceptions to error texts. Every function in csrc returns null or such a text, which
+// lm_free_error frees.
 #pragma once
 
 #include <c10/util/Exception.h>
@@ -16,6 +17,6 @@ char* caught(Body body) {
   } catch (const std::exception& error) {
     return strdup(error.what());
   } catch (...) {
-    return strdup("an exception of an unknown type");
+    return strdup("unknown exception");
   }
 }

@@ -1,6 +1,6 @@
-// CUDA where there is a GPU, from a build that links only the CPU's part of libtorch.
+// Uses CUDA if there is a GPU, from a build that only links the CPU part of libtorch.
 //
-// src/shim.rs is the only caller; errors as in shim.cpp.
+// src/shim.rs is the only caller; errors are returned as in shim.cpp.
 
 #include <ATen/Context.h>
 #include <c10/core/CPUAllocator.h>
@@ -12,9 +12,9 @@
 
 extern "C" {
 
-// Loads libtorch_cuda.so from `folder`, or, where that is null, from beside the rest of libtorch if it is there. It
-// registers itself with what is loaded already. Products of fp32 matrices may then use TF32, as PyTorch's
-// set_float32_matmul_precision("high").
+// Loads libtorch_cuda.so from `folder`. If `folder` is null, loads it from the folder of the other
+// libtorch libraries if it exists there. It registers itself with the loaded libraries. Products of
+// fp32 matrices may then use TF32, as with PyTorch's set_float32_matmul_precision("high").
 char* lm_load_cuda(const char* folder) {
   return caught([&] {
     std::filesystem::path directory;

@@ -1,6 +1,6 @@
-// Matrix products, and the projection that they make, as a step of a graph.
+// Matrix products, and the projections built from them as autograd functions.
 //
-// The conventions are shim.cpp's.
+// The conventions are those of shim.cpp.
 
 #include "products.h"
 
@@ -15,7 +15,7 @@
 #include "caught.h"
 
 namespace at::native {
-// result = beta result + alpha a b, of libtorch's own; no header of it is installed.
+// libtorch's own result = beta result + alpha a b. No installed header declares it.
 void mkldnn_matmul(const Tensor& a, const Tensor& b, const Tensor& result, float beta, float alpha);
 }  // namespace at::native
 
@@ -23,13 +23,14 @@ namespace products {
 
 namespace {
 
-// Of smaller weights it is not worth the setting up of a product.
+// Smaller weights are not worth the setup cost of a product.
 constexpr int64_t kMinWeights = int64_t(1) << 12;
 
-// ATEN_CPU_CAPABILITY can take it away.
+// ATEN_CPU_CAPABILITY can disable it.
 bool libtorch_has_avx512() { return at::get_cpu_capability() == "AVX512"; }
 
-// MKL, which libtorch takes for fp32, has kernels of Intel's for AVX-512 and gives AMD's processors those for AVX2.
+// MKL, which libtorch uses for fp32, has AVX-512 kernels for Intel's processors, but uses AVX2
+// kernels on AMD's.
 bool onednn_is_quicker() {
 #if defined(__x86_64__)
   static const bool quicker = at::globalContext().hasMKLDNN() && __builtin_cpu_is("amd") && libtorch_has_avx512();
@@ -92,7 +93,7 @@ at::Tensor affine(const at::Tensor& x, const at::Tensor& w, const std::optional<
 
 namespace {
 
-// x w^T + b, or x w + b where w stands the other way round, by another than libtorch's choice.
+// x w^T + b, or x w + b for a transposed w, with a library other than libtorch's choice.
 struct Projection : torch::autograd::Function<Projection> {
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& w,
                             const std::optional<at::Tensor>& b, bool is_conv1d) {
@@ -123,10 +124,12 @@ struct Projection : torch::autograd::Function<Projection> {
 
 extern "C" {
 
-// Whether products of bf16 on the CPU are the processor's own; else they are made in fp32.
+// Whether bf16 products on the CPU use the processor's instructions; otherwise they are computed in
+// fp32.
 bool lm_has_bf16() { return products::has_bf16(); }
 
-// x w^T + b, or x w + b with `is_conv1d`; x [N, I], w [O, I] or [I, O], b [O] or null: a new tensor that the caller owns.
+// x w^T + b, or x w + b with `is_conv1d`; x [N, I], w [O, I] or [I, O], b [O] or null: a new tensor
+// that the caller owns.
 char* lm_project(const at::Tensor* x, const at::Tensor* w, const at::Tensor* b, bool is_conv1d, at::Tensor** y) {
   return caught([&] {
     std::optional<at::Tensor> bias;

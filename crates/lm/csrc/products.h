@@ -1,4 +1,5 @@
-// Matrix products of fp32 or bf16 matrices, on the CPU by the quickest library that libtorch has.
+// Matrix products of fp32 or bf16 matrices, on the CPU with the fastest library that libtorch
+// includes.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -7,29 +8,32 @@
 
 namespace products {
 
-// Who multiplies.
+// The library that multiplies.
 enum class By {
-  // What libtorch chooses.
+  // libtorch's default choice.
   kLibtorch,
-  // oneDNN, for fp32 weights that are trained, where it is quicker than libtorch's choice.
+  // oneDNN, for trained fp32 weights if it is faster than libtorch's choice.
   kOneDnn,
-  // fp32, for bf16 on a processor without instructions for it, where libtorch's own loops are a hundred times slower. The
-  // result is rounded to bf16, as it is where the instructions are.
+  // fp32, for bf16 on a processor without bf16 instructions, where libtorch's own loops are a
+  // hundred times slower. The result is rounded to bf16, as it is with the instructions.
   kFp32,
 };
 
-// Whether this processor multiplies bf16 itself, and libtorch lets it.
+// Whether this processor has bf16 instructions, and libtorch may use them.
 bool has_bf16();
 
-// Who multiplies matrices of `type` with the weight w. It depends on the weight and the processor, not on the product: a step
-// gives the same bits with a graph and without.
+// Chooses the library for products of matrices of `type` with the weight w. The choice depends on
+// the weight and the processor, not on the product: a step gives the same bits with and without
+// autograd.
 By by(const at::Tensor& w, at::ScalarType type);
 inline By by(const at::Tensor& w) { return by(w, w.scalar_type()); }
 
-// x as `by` multiplies it. To make it once saves time where it is multiplied more than once.
+// x in the form in which `by` multiplies it. Converting it once saves time if it is multiplied
+// several times.
 at::Tensor operand(const at::Tensor& x, By by);
 
-// a b, and y = beta y + a b, for which y is contiguous; y has the type of a before it was made an operand.
+// a b, and y = beta y + a b, where y is contiguous; y has the type that a had before it was made an
+// operand.
 at::Tensor mm(const at::Tensor& a, const at::Tensor& b, By by);
 void mm_into(at::Tensor& y, float beta, const at::Tensor& a, const at::Tensor& b, By by);
 

@@ -1,8 +1,8 @@
-// What tch lacks, over libtorch's C++ API: gradients reset to none, AdamW and clipping as one fused pass, the head and
-// cross-entropy without all scores in memory.
+// What tch lacks, implemented with libtorch's C++ API: resetting gradients to none, AdamW and
+// clipping as one fused pass, the head and cross-entropy without all scores in memory.
 //
-// Every function returns null, or an error text that the caller frees with lm_free_error. A tensor argument
-// is tch's pointer to an at::Tensor. src/shim.rs is the only caller.
+// Every function returns null, or an error text that the caller frees with lm_free_error. A tensor
+// argument is tch's pointer to an at::Tensor. src/shim.rs is the only caller.
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
@@ -37,15 +37,16 @@ char* guarded(Body body) {
   });
 }
 
-// Scores that go through the softmax together, so that a core's cache holds them.
+// Number of scores per softmax stretch, so that they fit a core's cache.
 constexpr int64_t kStretchScores = int64_t(1) << 17;
 
-// The sum of the cross-entropies of the rows of scores [N, V]. Where `gradient` is wanted, makes softmax(scores) less the
-// target's one of them, in place. Both are computed in fp32.
+// The sum of the cross-entropies of the rows of scores [N, V]. If `gradient` is set, replaces the
+// scores by softmax(scores) minus the one-hot targets, in place. Both are computed in fp32.
 double row_losses(at::Tensor& scores, const at::Tensor& targets, bool gradient) {
   const int64_t rows = scores.size(0);
   const int64_t each = scores.is_cpu() ? std::max<int64_t>(1, kStretchScores / scores.size(1)) : rows;
-  // A sum of each stretch: the total does not depend on which thread has which.
+  // One sum per stretch, so that the total does not depend on the assignment of stretches to
+  // threads.
   std::vector<double> sums((rows + each - 1) / each);
   over_stretches(rows, each, [&](int64_t stretch, int64_t start, int64_t count) {
     auto part = scores.narrow(0, start, count);
@@ -60,11 +61,12 @@ double row_losses(at::Tensor& scores, const at::Tensor& targets, bool gradient) 
   return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
-// The mean over N rows of the cross-entropy of softmax(x w^T) with the targets, fp32; x [N, D] and w [V, D], fp32 or bf16,
-// targets [N]. Scores are products of x's type and fp32 from there on.
+// The mean over N rows of the cross-entropy of softmax(x w^T) with the targets, fp32; x [N, D] and
+// w [V, D], fp32 or bf16, targets [N]. Scores are products in x's type, and fp32 from there on.
 //
-// Scores are made for at_once rows at a time, and their gradient is used up at once: into dx (of x's type) and dw (fp32),
-// where they are wanted, both for the sum over rows. So [N, V] is never there.
+// Scores are computed for at_once rows at a time. Their gradient is consumed immediately: it is
+// accumulated into dx (x's type) and dw (fp32), if they are requested, both for the sum over rows.
+// So [N, V] never exists as a whole.
 at::Tensor cross_entropy(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& targets, int64_t at_once,
                          at::Tensor* dx, at::Tensor* dw) {
   const int64_t rows = x.size(0);
@@ -94,7 +96,8 @@ at::Tensor cross_entropy(const at::Tensor& x, const at::Tensor& weight, const at
   return at::scalar_tensor(sum / static_cast<double>(rows), x.options().dtype(at::kFloat).requires_grad(false));
 }
 
-// The same as a step of a graph. Gradients are made on the way forward: on the way back they are only scaled.
+// The same as an autograd function. Gradients are computed in the forward pass; the backward pass
+// only scales them.
 struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& w,
                             const at::Tensor& targets, int64_t at_once) {
@@ -142,8 +145,8 @@ char* lm_reset_gradients(at::Tensor* const* parameters, size_t count) {
   });
 }
 
-// torch.nn.utils.clip_grad_norm_: scales all gradients so that their joint 2-norm is at most max_norm.
-// Writes the norm before that. Gradients that are within bounds are not touched.
+// torch.nn.utils.clip_grad_norm_: scales all gradients so that their joint 2-norm is at most
+// max_norm. Writes the norm before scaling. Gradients within bounds are not changed.
 char* lm_clip_gradients(at::Tensor* const* parameters, size_t count, double max_norm, double* norm) {
   return guarded([&] {
     auto grads = gradients(parameters, count);
@@ -156,8 +159,9 @@ char* lm_clip_gradients(at::Tensor* const* parameters, size_t count, double max_
   });
 }
 
-// The mean cross-entropy of the head `w` [V, D] over `x` [N, D], a differentiable scalar: a new tensor that the caller
-// owns. `targets` [N] are int64 below V; the scores of `at_once` rows are in memory at once.
+// The mean cross-entropy of the head `w` [V, D] over `x` [N, D], a differentiable scalar: a new
+// tensor that the caller owns. `targets` [N] are int64 below V. The scores of `at_once` rows are in
+// memory at a time.
 char* lm_cross_entropy(const at::Tensor* x, const at::Tensor* w, const at::Tensor* targets, int64_t at_once,
                        at::Tensor** loss) {
   return caught([&] {
@@ -169,11 +173,12 @@ char* lm_cross_entropy(const at::Tensor* x, const at::Tensor* w, const at::Tenso
 
 struct LmAdamW {
   double lr, beta1, beta2, weight_decay, eps;
-  // Steps taken, this one included.
+  // Number of steps taken, including this one.
   double step;
 };
 
-// One AdamW step of parameters that share a weight decay. Those without a gradient are left as they are.
+// One AdamW step for parameters that share a weight decay. Parameters without a gradient are
+// unchanged.
 char* lm_adamw(at::Tensor* const* parameters, at::Tensor* const* exp_avgs, at::Tensor* const* exp_avg_sqs,
                size_t count, const LmAdamW* options) {
   return guarded([&] {
@@ -186,7 +191,7 @@ char* lm_adamw(at::Tensor* const* parameters, at::Tensor* const* exp_avgs, at::T
       second.push_back(*exp_avg_sqs[i]);
     }
     if (values.empty()) return;
-    // The kernel takes steps that are counted already, one tensor for each parameter.
+    // The kernel expects step counts that already include this step, one tensor per parameter.
     steps.assign(values.size(), at::scalar_tensor(options->step, values[0].options().dtype(at::kFloat).requires_grad(false)));
     at::_fused_adamw_(values, grads, first, second, {}, steps, options->lr, options->beta1, options->beta2,
                       options->weight_decay, options->eps, /*amsgrad=*/false, /*maximize=*/false);

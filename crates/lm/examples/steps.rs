@@ -1,5 +1,6 @@
-//! How long steps take: `steps train|score tiny|middle|14m fp32|bf16-mixed THREADS STEPS` prints the median
-//! milliseconds of a step, and its last loss. `scripts/bench/bench_steps.py` runs it beside busy processes and on processors of other kinds.
+//! Times training steps: `steps train|score tiny|middle|14m fp32|bf16-mixed THREADS STEPS` prints
+//! the median milliseconds per step and the last loss. `scripts/bench/bench_steps.py` runs it next to
+//! busy processes and on other kinds of processors.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Instant;
@@ -14,7 +15,7 @@ use inheritune_lm::{Tensor, device};
 mod support;
 use support::{ADAMW, LR, MAX_NORM, load, noise, write_checkpoint};
 
-/// Layers, width, heads, vocabulary, micro-batch and block of a GPT-2.
+/// Layers, width, heads, vocabulary, micro-batch and block size of a GPT-2.
 type Shape = (u32, u32, u32, u32, i64, i64);
 
 const SHAPES: [(&str, Shape); 3] =
@@ -67,7 +68,7 @@ fn main() {
         optimizer.step(LR).unwrap();
         loss.double_value(&[])
     };
-    // The first steps ask the system for memory.
+    // The first steps allocate memory from the system.
     for _ in 0..2 {
         loss_of_step();
     }

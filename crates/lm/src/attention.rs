@@ -1,7 +1,7 @@
 //! Causal self-attention with grouped key and value heads.
 //!
-//! Shapes: B batch, T time, N = B * T, D width of the residual stream, H query heads, G key and value
-//! heads, K width of a head.
+//! Shapes: B batch, T time, N = B * T, D width of the residual stream, H query heads, G key and
+//! value heads, K width of a head.
 #![allow(non_snake_case)]
 
 use tch::{Device, Kind, TchError, Tensor};
@@ -14,28 +14,30 @@ use crate::shim;
 #[derive(Debug)]
 pub(crate) struct Attention {
     pub(crate) projections: Projections,
-    /// Norms of queries and of keys, each over its whole width before it is cut into heads.
+    /// Norms of queries and keys, each over the whole width before it is split into heads.
     pub(crate) qk_norm: Option<(Norm, Norm)>,
     pub(crate) output: Linear,
     pub(crate) n_heads: i64,
     pub(crate) n_kv_heads: i64,
     pub(crate) head_dim: i64,
-    /// What scores are multiplied by: 1/sqrt(K), and in GPT-2 files that ask for it 1/(layer + 1) as well.
+    /// Factor of the scores: 1/sqrt(K), and also 1/(layer + 1) in GPT-2 files that request it.
     pub(crate) scale: f64,
 }
 
-/// How queries, keys and values are made.
+/// How queries, keys and values are computed.
 #[derive(Debug)]
 pub(crate) enum Projections {
-    /// One product: all queries, all keys, all values (GPT-2's `c_attn`, MPT's `Wqkv`).
+    /// One product, in the order: all queries, all keys, all values (GPT-2's `c_attn`, MPT's
+    /// `Wqkv`).
     Fused { qkv: Linear },
-    /// One product: query, key and value of the first head, then of the next (GPT-NeoX's `query_key_value`).
+    /// One product, in the order: query, key and value of the first head, then of the next one
+    /// (GPT-NeoX's `query_key_value`).
     FusedByHead { qkv: Linear },
-    /// One each.
+    /// One product each.
     Separate { q: Linear, k: Linear, v: Linear },
 }
 
-/// What one block's attention works on.
+/// The inputs of one block's attention.
 #[derive(Debug)]
 pub(crate) struct Heads {
     pub(crate) q_BTHK: Tensor,
@@ -44,7 +46,8 @@ pub(crate) struct Heads {
     pub(crate) scale: f64,
 }
 
-/// The values that `q_BHTK` finds in `v_BGSK` by `k_BGSK`, [B, T, H * K]; S keys. Without a `bias`, query i sees keys 0 to i.
+/// Attention of `q_BHTK` over `k_BGSK` and `v_BGSK`, [B, T, H * K]; S keys. Without a `bias`, query
+/// i sees keys 0 to i.
 pub(crate) fn attend(
     q_BHTK: &Tensor,
     (k_BGSK, v_BGSK): (&Tensor, &Tensor),
@@ -53,7 +56,7 @@ pub(crate) fn attend(
 ) -> Result<Tensor, TchError> {
     let shape = q_BHTK.size();
     let &[batch, n_heads, time, _] = shape.as_slice() else {
-        return Err(TchError::Shape(format!("queries are of shape {shape:?}; [B, H, T, K] is needed")));
+        return Err(TchError::Shape(format!("queries have shape {shape:?}; expected [B, H, T, K]")));
     };
     let shares_keys = k_BGSK.size().get(1) != Some(&n_heads);
     let kind = q_BHTK.f_kind()?;
@@ -67,7 +70,7 @@ pub(crate) fn attend(
 }
 
 impl Attention {
-    /// Attends among the rows of `x_ND` as `sequences` has it.
+    /// Attends between the rows of `x_ND` as `sequences` defines.
     pub(crate) fn forward(&self, x_ND: &Tensor, sequences: &mut impl Sequences) -> Result<Tensor, TchError> {
         let (mut q_BTHK, mut k_BTGK, v_BTGK) = self.project(x_ND, sequences.batch())?;
         if let Some(rope) = sequences.rope() {
@@ -77,7 +80,7 @@ impl Attention {
         self.output.forward(&sequences.attend(&Heads { q_BTHK, k_BTGK, v_BTGK, scale: self.scale })?)
     }
 
-    /// Queries [B, T, H, K], keys and values [B, T, G, K].
+    /// Computes queries [B, T, H, K], and keys and values [B, T, G, K].
     fn project(&self, x_ND: &Tensor, batch: i64) -> Result<(Tensor, Tensor, Tensor), TchError> {
         let heads = |x: &Tensor, n: i64| x.f_view([batch, -1, n, self.head_dim]);
         let (q, k, v) = match &self.projections {

@@ -1,7 +1,8 @@
-//! One decoder for every family: the same pre-norm residual stream with the family's own parts, which
-//! `families` puts together.
+//! One decoder for every family: the same pre-norm residual stream, built from the family's own
+//! parts, which `families` assembles.
 //!
-//! Shapes: B batch, T time, N = B * T, D width of the residual stream, V vocabulary, R rows of learned positions.
+//! Shapes: B batch, T time, N = B * T, D width of the residual stream, V vocabulary, R rows of
+//! learned positions.
 #![allow(non_snake_case)]
 
 use std::collections::HashMap;
@@ -24,9 +25,10 @@ use crate::weights::{self, Snapshot};
 /// A learned tensor and its canonical name.
 #[derive(Debug)]
 pub struct Parameter {
-    /// Hugging Face's name of it, as `save_pretrained` writes it.
+    /// Hugging Face's name of the tensor, as `save_pretrained` writes it.
     pub name: String,
-    /// Its values in the file's own layout; a leaf that requires a gradient. fp32, or bf16 in [`Precision::Bf16`].
+    /// The values in the file's own layout. A leaf tensor that requires a gradient; fp32, or bf16
+    /// in [`Precision::Bf16`].
     pub tensor: Tensor,
 }
 
@@ -37,29 +39,29 @@ pub struct Decoder {
     device: Device,
     parameters: Vec<Parameter>,
     parts: Parts,
-    /// Ends the documents within which attention stays; none where it does not.
+    /// The id that ends a document if attention stays within documents; otherwise `None`.
     document_end: Option<u32>,
-    /// Whether a way back starts from the blocks' inputs alone.
+    /// Whether activations are recomputed in the backward pass.
     checkpoints_activations: bool,
 }
 
-/// What a decoder computes with.
+/// The parts that a decoder computes with.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) token_embedding_VD: Tensor,
-    /// None where attention itself knows positions.
+    /// `None` if attention itself encodes positions.
     pub(crate) position_embedding: Option<PositionEmbedding>,
     pub(crate) blocks: Vec<Block>,
     pub(crate) final_norm: Norm,
     pub(crate) head_VD: Tensor,
-    /// What products are computed in.
+    /// The type that products are computed in.
     pub(crate) compute: Kind,
 }
 
-/// Learned positions.
+/// Learned position embeddings.
 #[derive(Debug)]
 pub(crate) struct PositionEmbedding {
-    /// A row a position, and those before the first.
+    /// One row per position, after the rows that precede position 0.
     pub(crate) table_RD: Tensor,
     /// Row of position 0.
     pub(crate) first_row: i64,
@@ -74,10 +76,10 @@ pub(crate) struct Block {
     pub(crate) residual: Residual,
 }
 
-/// How attention and MLP come to the residual stream.
+/// How attention and MLP are added to the residual stream.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Residual {
-    /// The MLP reads what attention has added to.
+    /// The MLP reads the residual stream after attention was added.
     Sequential,
     /// Both read the block's input (GPT-J; GPT-NeoX, Black et al. 2022, section 2.1).
     Parallel,
@@ -96,19 +98,21 @@ impl Block {
 }
 
 impl Decoder {
-    /// Reads a checkpoint folder: `config.json`, and `model.safetensors` or the shards of its index.
+    /// Reads a checkpoint folder: `config.json`, and `model.safetensors` or the shards in its
+    /// index.
     ///
     /// # Errors
-    /// A file that is missing, truncated or of an unknown family; a tensor that is missing, unknown, of
-    /// another shape, or of a type other than F32, F16 and BF16. The error names the file and the tensor.
+    /// A file is missing, truncated or of an unknown family; a tensor is missing, unknown, of a
+    /// different shape, or of a type other than F32, F16 and BF16. The error names the file and the
+    /// tensor.
     pub fn load(dir: &Path, device: Device) -> Result<Self, LmError> {
         Self::from_weights(Self::read_config(dir)?, dir, device)
     }
 
-    /// Reads the shape in `config.json` of a checkpoint folder, and none of its weights.
+    /// Reads the shape in the `config.json` of a checkpoint folder, without its weights.
     ///
     /// # Errors
-    /// A file that is missing or malformed, or of an unknown family. The error names it.
+    /// The file is missing or malformed, or the family is unknown. The error names the file.
     pub fn read_config(dir: &Path) -> Result<DecoderConfig, LmError> {
         let path = dir.join("config.json");
         let read = config_json::parse(&files::read(&path, files::MAX_JSON_BYTES)?);
@@ -122,46 +126,50 @@ impl Decoder {
         })
     }
 
-    /// Reads the weights in `dir`, which needs no `config.json`: how a saved training state is taken up.
+    /// Reads the weights in `dir`, which needs no `config.json`. Training states are resumed this
+    /// way.
     ///
     /// # Errors
-    /// As [`Decoder::load`].
+    /// See [`Decoder::load`].
     pub fn from_weights(config: DecoderConfig, dir: &Path, device: Device) -> Result<Self, LmError> {
         let parameters = weights::read(dir, &config, device)?;
         let parts = families::assemble(&config, &parameters, Kind::Float)?;
         Ok(Self { config, device, parameters, parts, document_end: None, checkpoints_activations: false })
     }
 
-    /// The same model, whose attention stays within documents that `end_of_text_id` ends. Positions go on through a
-    /// sequence as without it.
+    /// Restricts attention to documents, which `end_of_text_id` separates. Positions still count
+    /// from the start of the sequence.
     pub fn within_documents(self, end_of_text_id: u32) -> Self {
         Self { document_end: Some(end_of_text_id), ..self }
     }
 
-    /// The same model, whose [`Decoder::add_gradients`] keeps only what each block begins with (Chen et al. 2016,
-    /// arXiv 1604.06174): the activations of one block are in memory at a time, and each is computed twice. The gradients
-    /// of a batch are the same bits; added to those of others, a tied head's and embedding's come in another order.
+    /// Enables activation checkpointing: [`Decoder::add_gradients`] stores only each block's input
+    /// and recomputes the rest in the backward pass (Chen et al. 2016, arXiv 1604.06174). The
+    /// activations of one block are in memory at a time, and each is computed twice. The gradients
+    /// of a batch are bit-identical. Added to those of other batches, the gradients of a tied head
+    /// and embedding are summed in a different order.
     pub fn with_activation_checkpointing(self) -> Self {
         Self { checkpoints_activations: true, ..self }
     }
 
-    /// The same model, whose weights are only read: none of them requires a gradient. Its products are libtorch's own
-    /// choice; those of weights that are trained may be quicker, and their bits others.
+    /// Makes the weights read-only: none of them requires a gradient. Matrix products are then
+    /// libtorch's default ones. The products of trained weights may be faster and differ in their
+    /// bits.
     ///
     /// # Errors
     /// [`LmError::Torch`].
     pub fn frozen(self) -> Result<Self, LmError> {
         for parameter in &self.parameters {
-            // It is set in place, and what the parts have are the same tensors.
+            // The flag is set in place, and the parts share these tensors.
             let _same = parameter.tensor.f_set_requires_grad(false)?;
         }
         Ok(self)
     }
 
-    /// The same model kept and computed in `precision`; without it, in fp32.
+    /// Stores and computes the model in `precision`; the default is fp32.
     ///
     /// # Errors
-    /// [`LmError::Torch`] where it does not fit into memory.
+    /// [`LmError::Torch`] if the model does not fit into memory.
     pub fn in_precision(mut self, precision: Precision) -> Result<Self, LmError> {
         let (kept, compute) = match precision {
             Precision::Fp32 => (Kind::Float, Kind::Float),
@@ -177,22 +185,23 @@ impl Decoder {
         Ok(self)
     }
 
-    /// Its shape.
+    /// The model's shape.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
     }
 
-    /// What its products are computed in.
+    /// The type that products are computed in.
     pub fn compute_kind(&self) -> Kind {
         self.parts.compute
     }
 
-    /// Where it computes.
+    /// The device that the model computes on.
     pub fn device(&self) -> Device {
         self.device
     }
 
-    /// Every learned tensor, in the order of the forward pass; a tied head is not there a second time.
+    /// Every learned tensor, in the order of the forward pass. A tied head is not listed a second
+    /// time.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
     }
@@ -200,19 +209,19 @@ impl Decoder {
     /// The scores of the next token at every position: fp32 [B, T, V].
     ///
     /// # Errors
-    /// [`LmError::BadTokens`] unless `tokens_BT` is int64 [B, T], T is 1 to `max_positions`, and every id
-    /// is below the vocabulary. Ids are looked at where that is cheap, on the CPU; pass tokens from there,
-    /// they are moved to the model's device.
+    /// [`LmError::BadTokens`] unless `tokens_BT` is int64 [B, T], T is 1 to `max_positions`, and
+    /// every id is below the vocabulary. Ids are checked only on the CPU, where that is cheap. Pass
+    /// tokens from the CPU; they are moved to the model's device.
     pub fn logits(&self, tokens_BT: &Tensor) -> Result<Tensor, LmError> {
         let (batch, time) = self.check_tokens("input", tokens_BT)?;
         let logits_NV = self.logits_flat(tokens_BT, (batch, time))?;
         Ok(logits_NV.f_view([batch, time, -1])?)
     }
 
-    /// Cross-entropy at every position, nats: fp32 [B, T].
+    /// The cross-entropy at every position, in nats: fp32 [B, T].
     ///
     /// # Errors
-    /// As [`Decoder::logits`], for inputs and targets; both must be of one shape.
+    /// See [`Decoder::logits`], for inputs and targets; both must have the same shape.
     pub fn losses(&self, inputs_BT: &Tensor, targets_BT: &Tensor) -> Result<Tensor, LmError> {
         let (shape, targets_N) = self.check_targets(inputs_BT, targets_BT)?;
         let logits_NV = self.logits_flat(inputs_BT, shape)?;
@@ -221,21 +230,22 @@ impl Decoder {
         Ok(losses_N.f_view_as(targets_BT)?)
     }
 
-    /// Mean cross-entropy over all positions, nats: a differentiable scalar, fp32. The logits are never all in memory.
+    /// The mean cross-entropy over all positions, in nats: a differentiable scalar, fp32. The
+    /// logits are never in memory all at once.
     ///
     /// # Errors
-    /// As [`Decoder::losses`].
+    /// See [`Decoder::losses`].
     pub fn loss(&self, inputs_BT: &Tensor, targets_BT: &Tensor) -> Result<Tensor, LmError> {
         let (shape, targets_N) = self.check_targets(inputs_BT, targets_BT)?;
         let x_ND = self.last_hidden(inputs_BT, shape)?;
         Ok(shim::cross_entropy(&x_ND, &self.parts.head_VD, &targets_N)?)
     }
 
-    /// The value of [`Decoder::loss`]; adds its gradient, divided by `divisor`, to the parameters' gradients, unless it is
-    /// not finite.
+    /// Returns the value of [`Decoder::loss`] and adds its gradient, divided by `divisor`, to the
+    /// parameters' gradients. Adds nothing if the loss is not finite.
     ///
     /// # Errors
-    /// As [`Decoder::losses`].
+    /// See [`Decoder::losses`].
     pub fn add_gradients(&self, inputs_BT: &Tensor, targets_BT: &Tensor, divisor: f64) -> Result<f64, LmError> {
         let add = |loss: Tensor| -> Result<f64, TchError> {
             let nats = loss.f_double_value(&[])?;
@@ -259,14 +269,15 @@ impl Decoder {
                 next_ND
             })
         })?;
-        // Each part is a graph of its own: what it begins with gets the gradient that the part before it ends with.
+        // Each part is a separate graph. The gradient of its input is the gradient that the
+        // backward pass of the previous part starts from.
         let last_ND = last_ND.f_set_requires_grad(true)?;
         let x_ND = self.parts.final_norm.forward(&last_ND)?;
         let nats = add(shim::cross_entropy(&x_ND, &self.parts.head_VD, &targets_N)?)?;
         if !nats.is_finite() {
             return Ok(nats);
         }
-        // The gradient of a sum of products with `gradient_ND` is that times the part's own.
+        // The gradient of `sum(y * gradient)` is `gradient` times the part's own gradient.
         let follow = |y_ND: Tensor, gradient_ND: &Tensor| y_ND.f_mul(gradient_ND)?.f_sum(y_ND.f_kind()?)?.f_backward();
         let mut gradient_ND = last_ND.f_grad()?;
         for block in self.parts.blocks.iter().rev() {
@@ -279,19 +290,19 @@ impl Decoder {
         Ok(nats)
     }
 
-    /// Writes `model.safetensors` (as parameters are kept, tied tensors once) into `dir`, whole or not at all. The caller
-    /// carries `config.json` and the tokenizer over.
+    /// Writes `model.safetensors` into `dir` atomically, with parameters in their stored type and
+    /// tied tensors once. The caller copies `config.json` and the tokenizer.
     ///
     /// # Errors
-    /// [`LmError::Io`] naming the file.
+    /// [`LmError::Io`] with the file's path.
     pub fn save(&self, dir: &Path) -> Result<(), LmError> {
         weights::write_named(&dir.join(weights::SINGLE_FILE), self.named(), metadata())
     }
 
-    /// What [`Decoder::save`] would write now.
+    /// Copies what [`Decoder::save`] would write now.
     ///
     /// # Errors
-    /// [`LmError::Torch`] where a copy does not fit into memory.
+    /// [`LmError::Torch`] if the copy does not fit into memory.
     pub fn snapshot(&self) -> Result<Snapshot, LmError> {
         Snapshot::of(self.named(), metadata())
     }
@@ -300,12 +311,13 @@ impl Decoder {
         self.parameters.iter().map(|parameter| (parameter.name.clone(), &parameter.tensor))
     }
 
-    /// [B, T] of inputs and targets that this model can take, and the targets [N] on its device.
+    /// Checks inputs and targets; returns their shape [B, T], and the targets [N] on the model's
+    /// device.
     fn check_targets(&self, inputs_BT: &Tensor, targets_BT: &Tensor) -> Result<((i64, i64), Tensor), LmError> {
         let shape = self.check_tokens("input", inputs_BT)?;
         if self.check_tokens("target", targets_BT)? != shape {
             let problem = format!(
-                "inputs are {:?} and targets {:?}; they must be of one shape",
+                "inputs have shape {:?} but targets have shape {:?}; the shapes must be equal",
                 inputs_BT.size(),
                 targets_BT.size()
             );
@@ -314,20 +326,20 @@ impl Decoder {
         Ok((shape, targets_BT.f_to_device(self.device)?.f_reshape([-1])?))
     }
 
-    /// [B, T] of tokens that this model can take.
+    /// Checks tokens and returns their shape [B, T].
     fn check_tokens(&self, what: &str, tokens_BT: &Tensor) -> Result<(i64, i64), LmError> {
         let bad = |problem: String| Err(LmError::BadTokens { problem });
         let size = tokens_BT.size();
         let &[batch, time] = size.as_slice() else {
-            return bad(format!("{what} tokens have shape {size:?}; [batch, time] is needed"));
+            return bad(format!("{what} tokens have shape {size:?}; expected [batch, time]"));
         };
         if tokens_BT.f_kind()? != Kind::Int64 {
-            return bad(format!("{what} tokens are {:?}; Int64 is needed", tokens_BT.f_kind()?));
+            return bad(format!("{what} tokens are {:?}; expected Int64", tokens_BT.f_kind()?));
         }
         if batch < 1 || time < 1 || time > i64::from(self.config.max_positions) {
             let max = self.config.max_positions;
             return bad(format!(
-                "{what} tokens have shape {size:?}; a sequence holds 1 to {max} tokens (max_positions)"
+                "{what} tokens have shape {size:?}; a sequence must have 1 to {max} tokens (max_positions)"
             ));
         }
         if tokens_BT.device() == Device::Cpu {
@@ -356,20 +368,20 @@ impl Decoder {
         self.hidden(&tokens_BT, self.learned_positions(time)?.as_ref(), &mut batch)
     }
 
-    /// Of sequences of `time` tokens from position 0 on [T, D], where positions are learned.
+    /// The learned positions [T, D] of a sequence of `time` tokens, if the model has them.
     fn learned_positions(&self, time: i64) -> Result<Option<Tensor>, TchError> {
         let of_table =
             |PositionEmbedding { table_RD, first_row }: &PositionEmbedding| table_RD.f_narrow(0, *first_row, time);
         self.parts.position_embedding.as_ref().map(of_table).transpose()
     }
 
-    /// The head, in what products are computed in.
+    /// The head, in the type that products are computed in.
     pub(crate) fn head(&self) -> Result<Tensor, TchError> {
         self.parts.head_VD.f_to_kind(self.parts.compute)
     }
 
-    /// The residual stream [N, D] after the final norm, in what products are computed in. `learned_positions` are those of
-    /// the tokens, broadcast, where positions are learned.
+    /// The residual stream [N, D] after the final norm, in the type that products are computed in.
+    /// `learned_positions` are those of the tokens, broadcast, if positions are learned.
     pub(crate) fn hidden(
         &self,
         tokens: &Tensor,
@@ -383,7 +395,7 @@ impl Decoder {
         self.parts.final_norm.forward(&x_ND)
     }
 
-    /// What the first block begins with, [N, D].
+    /// The input of the first block, [N, D].
     fn embed(&self, tokens: &Tensor, learned_positions: Option<&Tensor>) -> Result<Tensor, TchError> {
         let mut x = Tensor::f_embedding(&self.parts.token_embedding_VD, tokens, NO_PADDING, false, false)?;
         if let Some(learned) = learned_positions {
@@ -392,18 +404,18 @@ impl Decoder {
         x.f_view([tokens.numel() as i64, -1])
     }
 
-    /// Learned positions, where the model has them.
+    /// The learned positions, if the model has them.
     pub(crate) fn position_embedding(&self) -> Option<&PositionEmbedding> {
         self.parts.position_embedding.as_ref()
     }
 }
 
-/// transformers refuses a file that does not say which framework wrote it.
+/// transformers rejects a file that does not state which framework wrote it.
 fn metadata() -> HashMap<String, String> {
     HashMap::from([("format".to_owned(), "pt".to_owned())])
 }
 
-/// libtorch skips targets of this value; `check_tokens` lets none through.
+/// libtorch skips targets of this value; `check_tokens` rejects it.
 const IGNORED_TARGET: i64 = -100;
 /// No token of an embedding is padding.
 const NO_PADDING: i64 = -1;

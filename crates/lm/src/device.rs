@@ -1,4 +1,4 @@
-//! Where tensors live and how many threads compute.
+//! The device that tensors live on, and the number of threads that compute.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -9,40 +9,45 @@ use tch::{Device, Kind, TchError, Tensor, no_grad};
 use crate::error::LmError;
 use crate::shim;
 
-/// Rows and columns of the matrices whose product tells a CPU's peak, and a GPU's.
+/// Rows and columns of the matrices whose product measures the peak of a CPU, and of a GPU.
 const PROBE_WIDTHS: (i64, i64) = (1024, 8192);
-/// Products are timed for at least so long, since others may use the machine meanwhile; the fastest counts.
+/// Minimum time for which products are timed. Other processes may use the machine meanwhile, so the
+/// fastest product counts.
 const PROBE_TIME: Duration = Duration::from_millis(500);
 
-/// Sets how many threads libtorch computes with, in this process. Call it on the thread that computes,
-/// before the first tensor: sums are split by thread, so the count is part of what makes two runs equal
-/// bit for bit. 0 is taken as 1. From the first call on, freed large tensors are kept for the next step instead of being
-/// given back to the system, which would have to zero their pages: until [`release_memory`], and no more than were in use at
-/// once.
+/// Sets the number of threads that libtorch computes with in this process; 0 means 1. Call it on
+/// the thread that computes, before the first tensor is created. Sums are split by thread, so two
+/// runs are bit-identical only with the same number of threads.
+///
+/// From the first call on, freed large tensors are kept for the next step instead of being returned
+/// to the system, which would have to zero their pages again. They are kept until
+/// [`release_memory`], and never exceed the peak of memory in use.
 pub fn set_threads(n: usize) {
     shim::keep_large_blocks();
     tch::set_num_threads(i32::try_from(n.max(1)).unwrap_or(i32::MAX));
 }
 
-/// Gives the memory of freed tensors back to the system: for when a job's own are dropped.
+/// Returns the memory of freed tensors to the system. Call it after a job's tensors are dropped.
 pub fn release_memory() {
     shim::release_large_blocks();
 }
 
-/// How many threads libtorch computes with.
+/// The number of threads that libtorch computes with.
 pub fn threads() -> usize {
     usize::try_from(tch::get_num_threads()).unwrap_or(1)
 }
 
-/// Names the folder of PyTorch's CUDA libraries (`site-packages/torch/lib`), where they do not lie beside libtorch's others.
+/// The environment variable with the folder of PyTorch's CUDA libraries
+/// (`site-packages/torch/lib`), if they are not next to libtorch's other libraries.
 pub const CUDA_FOLDER_VARIABLE: &str = "INHERITUNE_TORCH_CUDA";
 
-/// The device to compute on: the first GPU where there is one, else the CPU. The first call loads CUDA's part of libtorch
-/// where it is found.
+/// The device to compute on: the first GPU if there is one, else the CPU. The first call loads the
+/// CUDA part of libtorch if it is found.
 ///
 /// # Errors
-/// [`LmError::Torch`] where [`CUDA_FOLDER_VARIABLE`] is set and its libraries cannot be loaded, or those beside libtorch:
-/// to train on the CPU instead would be a surprise.
+/// [`LmError::Torch`] if [`CUDA_FOLDER_VARIABLE`] is set and its libraries cannot be loaded, or if
+/// the ones next to libtorch exist but cannot be loaded. Silently training on the CPU instead would
+/// be a surprise.
 pub fn default_device() -> Result<Device, LmError> {
     static LOADED: OnceLock<Result<(), String>> = OnceLock::new();
     let folder = std::env::var_os(CUDA_FOLDER_VARIABLE).filter(|folder| !folder.is_empty());
@@ -55,8 +60,9 @@ pub fn default_device() -> Result<Device, LmError> {
     }
 }
 
-/// Floating-point operations a second of `device` in a product of matrices of `kind`: the fastest of a few. Measured at
-/// the first call in a process, with the threads it has then.
+/// Floating-point operations per second of `device` in a product of matrices of `kind`: the fastest
+/// of several products. Measured at the first call in a process, with its number of threads at that
+/// time.
 ///
 /// # Errors
 /// [`LmError::Torch`].
@@ -81,7 +87,7 @@ fn probe(device: Device, kind: Kind) -> Result<f64, LmError> {
     let probing = Instant::now();
     while fastest_s.is_infinite() || probing.elapsed() < PROBE_TIME {
         let started = Instant::now();
-        // Reading one number waits for the device.
+        // Reading one number waits for the device to finish.
         a.f_matmul(&b)?.f_double_value(&[0, 0])?;
         fastest_s = fastest_s.min(started.elapsed().as_secs_f64());
     }

@@ -1,10 +1,10 @@
-//! What can go wrong in this crate.
+//! The errors of this crate.
 
 use std::path::{Path, PathBuf};
 
 use inheritune_domain::job::FailureClass;
 
-/// Every way in which this crate fails.
+/// Everything that can fail in this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum LmError {
     /// A file cannot be read or written.
@@ -12,10 +12,10 @@ pub enum LmError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file is there and is not what it should be.
+    /// A file exists but is invalid.
     #[error("{}: {problem}", path.display())]
     BadFile {
         /// The file.
@@ -23,39 +23,39 @@ pub enum LmError {
         /// What is wrong with it.
         problem: String,
     },
-    /// A tensor in a file is missing, unknown, or not what the model needs.
+    /// A tensor in a file is missing, unknown, or does not match the model.
     #[error("{}: tensor `{tensor}` {problem}", path.display())]
     BadTensor {
-        /// The file, or the folder where no file has it.
+        /// The file, or the folder if no file contains the tensor.
         path: PathBuf,
         /// The tensor's name.
         tensor: String,
         /// What is wrong with it.
         problem: String,
     },
-    /// Tokens that this model cannot take.
+    /// Tokens that the model does not accept.
     #[error("{problem}")]
     BadTokens {
         /// What is wrong with them.
         problem: String,
     },
-    /// A token set holds fewer tokens than are asked for.
-    #[error("{}: holds {found} tokens, {needed} are needed", path.display())]
+    /// A token set contains fewer tokens than requested.
+    #[error("{}: contains {found} tokens, but {needed} are required", path.display())]
     TooFewTokens {
         /// The file.
         path: PathBuf,
-        /// Tokens asked for.
+        /// Tokens requested.
         needed: u64,
-        /// Tokens there.
+        /// Tokens found.
         found: u64,
     },
-    /// A corpus without a token.
+    /// A corpus without any tokens.
     #[error("the corpus is empty: {problem}")]
     EmptyCorpus {
-        /// Which part of it.
+        /// What is empty.
         problem: String,
     },
-    /// A tokenizer that knows more tokens than the model has rows for.
+    /// The tokenizer has more tokens than the model has embedding rows.
     #[error("the tokenizer's vocabulary ({tokenizer} tokens) exceeds the model's embedding ({embedding} rows)")]
     VocabularyTooLarge {
         /// The tokenizer's vocabulary.
@@ -72,14 +72,14 @@ pub enum LmError {
 }
 
 impl LmError {
-    /// Whether the same call may succeed later or elsewhere: trouble with the machine may pass, bad input does not.
+    /// Classifies the error: problems with the machine may pass, bad input does not.
     pub fn class(&self) -> FailureClass {
         match self {
             Self::Io { source, .. } => match FailureClass::of_io(source) {
                 FailureClass::Permanent => FailureClass::Retryable,
                 class => class,
             },
-            // libtorch reports a lack of memory like any other of its errors.
+            // libtorch reports out-of-memory as a plain error.
             Self::Torch(_) => FailureClass::Retryable,
             Self::BadFile { .. }
             | Self::BadTensor { .. }
@@ -91,8 +91,9 @@ impl LmError {
         }
     }
 
-    /// Whether a tensor found no memory. libtorch says so in words only: its CPU allocator, the one of csrc, CUDA's, C++'s; and
-    /// oneDNN, whose primitives need memory of their own and say no more than that they could not be run.
+    /// Whether the error is an out-of-memory error. libtorch reports these only in text: its CPU
+    /// allocator, the allocator in csrc, CUDA's and C++'s. oneDNN only says that a primitive could
+    /// not be executed or created, because its primitives need memory of their own.
     pub fn is_out_of_memory(&self) -> bool {
         match self {
             Self::Torch(error) => {
@@ -105,7 +106,8 @@ impl LmError {
         }
     }
 
-    /// The same error for people who know the folder `dir` by another name: a worker's copy of `shown`.
+    /// Replaces the folder `dir` in the error by the name `shown` that the user knows; `dir` is a
+    /// worker's copy of it.
     #[must_use]
     pub fn shown_as(mut self, dir: &Path, shown: &str) -> Self {
         if let Self::Io { path, .. }

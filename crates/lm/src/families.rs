@@ -1,4 +1,4 @@
-//! A family's tensors in the places of the one decoder, as its table says.
+//! Assembles the decoder from a family's tensors, as the family's table describes.
 //!
 //! Shapes: D width of the residual stream, R rows of learned positions, V vocabulary.
 #![allow(non_snake_case)]
@@ -13,8 +13,8 @@ use crate::attention::{Attention, Projections};
 use crate::decoder::{Block, Parameter, Parts, PositionEmbedding, Residual};
 use crate::layers::{Linear, Mlp, Norm, NormKind, Weight};
 
-/// Puts a model together from the parameters that `weights::read` has found complete; its products are computed in
-/// `compute`.
+/// Assembles a model from parameters that `weights::read` has found to be complete. Products are
+/// computed in `compute`.
 pub(crate) fn assemble(config: &DecoderConfig, parameters: &[Parameter], compute: Kind) -> Result<Parts, TchError> {
     let by_name = parameters.iter().map(|p| (p.name.as_str(), &p.tensor)).collect();
     let named = Named { by_name, config, table: config.family.table(), compute };
@@ -39,7 +39,7 @@ pub(crate) fn assemble(config: &DecoderConfig, parameters: &[Parameter], compute
     })
 }
 
-/// Parameters by name, with the shape they belong to.
+/// Parameters by name, and the shape that they belong to.
 struct Named<'a> {
     by_name: HashMap<&'a str, &'a Tensor>,
     config: &'a DecoderConfig,
@@ -62,7 +62,7 @@ impl Named<'_> {
         self.find(&name).ok_or_else(|| TchError::TensorNameNotFound(name, "the model".to_owned()))
     }
 
-    // A bias that a model of this shape should have cannot be absent here: `weights::read` would have said so.
+    // A missing bias means that the shape has none: `weights::read` rejects missing tensors.
 
     fn linear(&self, slot: Slot, layer: u32) -> Result<Linear, TchError> {
         let module = self.module(slot, layer)?;

@@ -1,4 +1,4 @@
-//! Reading files through a memory map, and writing them whole or not at all.
+//! Reads files through a memory map, and writes them atomically.
 
 use std::fs::{self, File};
 use std::ops::Deref;
@@ -10,10 +10,10 @@ use serde::de::DeserializeOwned;
 
 use crate::error::LmError;
 
-/// Largest JSON file that is read: a tokenizer of a million entries is some 60 MB.
+/// Largest JSON file that is read: a tokenizer with a million entries has about 60 MB.
 pub(crate) const MAX_JSON_BYTES: u64 = 256 << 20;
 
-/// The bytes of a file; a file without any needs no map.
+/// The bytes of a file; an empty file needs no map.
 #[derive(Debug)]
 pub(crate) struct Mapped(Option<Mmap>);
 
@@ -33,8 +33,8 @@ pub(crate) fn map(path: &Path) -> Result<Mapped, LmError> {
     if length == 0 {
         return Ok(Mapped(None));
     }
-    // SAFETY: the caller's folder is a job's own cache of immutable artifacts; no process writes to a file
-    // in it once it has its final name.
+    // SAFETY: the caller's folder is a job's own cache of immutable artifacts; no process writes to
+    // a file in it once it has its final name.
     let map = unsafe { Mmap::map(&file) }.map_err(|error| LmError::io(path, error))?;
     Ok(Mapped(Some(map)))
 }
@@ -43,7 +43,7 @@ pub(crate) fn map(path: &Path) -> Result<Mapped, LmError> {
 pub(crate) fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>, LmError> {
     let length = fs::metadata(path).map_err(|error| LmError::io(path, error))?.len();
     if length > max_bytes {
-        return Err(LmError::file(path, format!("is {length} bytes; at most {max_bytes} are read")));
+        return Err(LmError::file(path, format!("is {length} bytes long; the limit is {max_bytes}")));
     }
     fs::read(path).map_err(|error| LmError::io(path, error))
 }
@@ -60,19 +60,19 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), LmE
     write(path, text.as_bytes())
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file atomically.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), LmError> {
     replace(path, |temporary| fs::write(temporary, bytes).map_err(|error| LmError::io(path, error)))
 }
 
-/// Lets `fill` write a file of another name and renames it to `path` when that worked.
+/// Lets `fill` write a temporary file and renames it to `path` on success.
 pub(crate) fn replace(path: &Path, fill: impl FnOnce(&Path) -> Result<(), LmError>) -> Result<(), LmError> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".partial");
     let temporary = path.with_file_name(name);
     let filled = fill(&temporary).and_then(|()| fs::rename(&temporary, path).map_err(|error| LmError::io(path, error)));
     if filled.is_err() {
-        // The error that matters is the one above; a file that never came to be cannot be removed.
+        // The error above matters; the temporary file may never have been created.
         let _ = fs::remove_file(&temporary);
     }
     filled

@@ -1,4 +1,4 @@
-//! Processes of one machine that add up tensors: libtorch's c10d over loopback.
+//! Process groups on one machine that sum tensors: libtorch's c10d over loopback.
 
 use std::ffi::{c_char, c_void};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::decoder::Parameter;
 use crate::error::LmError;
 use crate::shim::{self, RawTensor};
 
-/// csrc's LmStore and LmGroup, of which only pointers are known here.
+/// csrc's LmStore and LmGroup, which are opaque here.
 type RawStore = c_void;
 type RawGroup = c_void;
 
@@ -31,7 +31,7 @@ unsafe extern "C" {
     fn lm_group_sum_gradients(group: *const RawGroup, parameters: *const RawTensor, count: usize) -> *mut c_char;
 }
 
-/// Where the processes of a group find each other.
+/// The rendezvous of a process group.
 #[derive(Debug)]
 pub struct Rendezvous {
     raw: *mut RawStore,
@@ -41,29 +41,30 @@ pub struct Rendezvous {
 /// How long a process waits for the others.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// Until all have joined.
+    /// Time limit until all have joined.
     pub join: Duration,
-    /// In an exchange.
+    /// Time limit of an exchange.
     pub exchange: Duration,
 }
 
-/// Processes that add up tensors, seen from one of them.
+/// One process's membership in a process group that sums tensors.
 #[derive(Debug)]
 pub struct Group {
     raw: *mut RawGroup,
-    // Gloo looks others up there while it lives.
+    // Gloo looks up the other processes in the store during its lifetime.
     _rendezvous: Rendezvous,
 }
 
 #[allow(unsafe_code)]
-// SAFETY: the store behind the pointer is only reached through this value, and libtorch ties it to no thread.
+// SAFETY: the store behind the pointer is only reachable through this value, and libtorch does not
+// tie it to a thread.
 unsafe impl Send for Rendezvous {}
 #[allow(unsafe_code)]
 // SAFETY: as above.
 unsafe impl Send for Group {}
 
 impl Rendezvous {
-    /// Opens a place on a free port of 127.0.0.1.
+    /// Opens a rendezvous on a free port of 127.0.0.1.
     ///
     /// # Errors
     /// [`LmError::Torch`].
@@ -71,10 +72,10 @@ impl Rendezvous {
         Self::at(0, timeout)
     }
 
-    /// The place that another process has opened on this port.
+    /// Connects to the rendezvous that another process has opened on this port.
     ///
     /// # Errors
-    /// [`LmError::Torch`] where it cannot be reached within `timeout`.
+    /// [`LmError::Torch`] if it cannot be reached within `timeout`.
     pub fn reach(port: u16, timeout: Duration) -> Result<Self, LmError> {
         Self::at(port, timeout)
     }
@@ -87,7 +88,7 @@ impl Rendezvous {
         Ok(Self { raw, port })
     }
 
-    /// Its port.
+    /// The port of the rendezvous.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -96,46 +97,49 @@ impl Rendezvous {
 impl Drop for Rendezvous {
     #[allow(unsafe_code)]
     fn drop(&mut self) {
-        // SAFETY: `at` made it, and nothing else refers to it.
+        // SAFETY: `at` created it, and nothing else refers to it.
         unsafe { lm_store_close(self.raw) }
     }
 }
 
 impl Group {
-    /// Process `rank` of `size`, once all have joined.
+    /// Joins the group as process `rank` of `size`; returns once all have joined.
     ///
     /// # Errors
-    /// [`LmError::Torch`] where they have not joined by then.
+    /// [`LmError::Torch`] if not all have joined in time.
     #[allow(unsafe_code)]
     pub fn join(rendezvous: Rendezvous, (rank, size): (u32, u32), patience: Patience) -> Result<Self, LmError> {
         let mut raw = std::ptr::null_mut();
         let (rank, size) = (rank.min(i32::MAX as u32) as i32, size.min(i32::MAX as u32) as i32);
         let (join_ms, exchange_ms) = (milliseconds(patience.join), milliseconds(patience.exchange));
-        // SAFETY: the store lives as long as `rendezvous`, which the group keeps; `raw` outlives the call.
+        // SAFETY: the store lives as long as `rendezvous`, which the group owns; `raw` outlives the
+        // call.
         shim::check(unsafe { lm_group_join(rendezvous.raw, rank, size, join_ms, exchange_ms, &raw mut raw) })?;
         Ok(Self { raw, _rendezvous: rendezvous })
     }
 
-    /// The sums of `numbers` over all processes, which must give as many each.
+    /// The sums of `numbers` over all processes, which must all pass the same count.
     ///
     /// # Errors
-    /// [`LmError::Torch`] where a process is lost.
+    /// [`LmError::Torch`] if a process is lost.
     #[allow(unsafe_code)]
     pub fn sum(&self, numbers: &[f64]) -> Result<Vec<f64>, LmError> {
         let tensor = Tensor::from_slice(numbers);
-        // SAFETY: both live during the call, and the tensor is this function's own.
+        // SAFETY: both live during the call, and this function owns the tensor.
         shim::check(unsafe { lm_group_sum(self.raw, tensor.as_ptr().cast()) })?;
         Ok(Vec::try_from(&tensor)?)
     }
 
-    /// Adds the gradients of `parameters` up over all processes, in place: the same bits in each.
+    /// Sums the gradients of `parameters` over all processes, in place. Every process gets the same
+    /// bits.
     ///
     /// # Errors
-    /// [`LmError::Torch`] where a process is lost; gradients are then of no use.
+    /// [`LmError::Torch`] if a process is lost; the gradients are then unusable.
     #[allow(unsafe_code)]
     pub fn sum_gradients(&self, parameters: &[Parameter]) -> Result<(), LmError> {
         let parameters = shim::raw(parameters.iter().map(|parameter| &parameter.tensor));
-        // SAFETY: the pointers come from live tensors, which the borrow keeps alive during the call.
+        // SAFETY: the pointers come from live tensors, which the borrow keeps alive during the
+        // call.
         Ok(shim::check(unsafe { lm_group_sum_gradients(self.raw, parameters.as_ptr(), parameters.len()) })?)
     }
 }
@@ -143,7 +147,7 @@ impl Group {
 impl Drop for Group {
     #[allow(unsafe_code)]
     fn drop(&mut self) {
-        // SAFETY: `join` made it, and nothing else refers to it.
+        // SAFETY: `join` created it, and nothing else refers to it.
         unsafe { lm_group_leave(self.raw) }
     }
 }

@@ -1,7 +1,7 @@
-//! The parts that a block is made of: projections, norms and the MLP.
+//! The parts of a block: projections, norms and the MLP.
 //!
-//! Shapes: N positions (batch times time), D width of the residual stream, I and O a projection's input
-//! and output, F width of the MLP.
+//! Shapes: N positions (batch times time), D width of the residual stream, I and O a projection's
+//! input and output, F width of the MLP.
 #![allow(non_snake_case)]
 
 use inheritune_checkpoint::families::Activation;
@@ -14,11 +14,11 @@ use crate::shim;
 pub(crate) struct Linear {
     pub(crate) weight: Weight,
     pub(crate) b_O: Option<Tensor>,
-    /// What its product is computed in, and given back in.
+    /// The type of the product and of its result.
     pub(crate) compute: Kind,
 }
 
-/// A projection's matrix in its file's own layout, so that a checkpoint is never transposed.
+/// A projection's matrix in the file's own layout, so that a checkpoint is never transposed.
 #[derive(Debug)]
 pub(crate) enum Weight {
     /// GPT-2's Conv1D.
@@ -36,7 +36,8 @@ impl Linear {
         shim::project(&self.cast(x_NI)?, &self.cast(w)?, self.cast_bias()?.as_ref(), is_conv1d)
     }
 
-    /// Of silu(gate) * up (Shazeer 2020, section 2), which is not kept for the way back; both are of [`Self::compute`].
+    /// Projects silu(gate) * up (Shazeer 2020, section 2), which is not kept for the backward pass.
+    /// Both inputs have the type [`Self::compute`].
     fn forward_gated(&self, gate_NI: &Tensor, up_NI: &Tensor) -> Result<Tensor, TchError> {
         let w_OI = match &self.weight {
             Weight::Conv1D { w_IO } => self.cast(w_IO)?.f_tr()?,
@@ -45,7 +46,7 @@ impl Linear {
         shim::swiglu_down(gate_NI, up_NI, &w_OI, self.cast_bias()?.as_ref())
     }
 
-    /// Where a tensor is of that kind already, this is the tensor itself.
+    /// Returns the tensor itself if it already has the type.
     fn cast(&self, tensor: &Tensor) -> Result<Tensor, TchError> {
         tensor.f_to_kind(self.compute)
     }
@@ -61,7 +62,8 @@ pub(crate) struct Norm {
     pub(crate) kind: NormKind,
     pub(crate) weight_D: Tensor,
     pub(crate) eps: f64,
-    /// What products are computed in: what it gives back. It is computed in fp32, and rounded to what its weight is kept in.
+    /// The type of the result, which products are computed in. The norm itself is computed in fp32,
+    /// and rounded to the type of its weight.
     pub(crate) compute: Kind,
 }
 
@@ -89,7 +91,7 @@ impl Norm {
     }
 }
 
-/// The position-wise network.
+/// The position-wise feed-forward network.
 #[derive(Debug)]
 pub(crate) enum Mlp {
     /// Two projections with a nonlinearity between them.

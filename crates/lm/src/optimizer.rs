@@ -1,5 +1,5 @@
-//! AdamW (Loshchilov and Hutter 2019) as `torch.optim.AdamW` computes it, with a state that is saved and
-//! taken up again bit for bit, and clipping by the global norm.
+//! AdamW (Loshchilov and Hutter 2019) as `torch.optim.AdamW` computes it, with a state that can be
+//! saved and resumed bit for bit, and clipping by the global norm.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -12,14 +12,14 @@ use crate::error::LmError;
 use crate::shim::{self, AdamWStep};
 use crate::weights::{self, Snapshot};
 
-/// AdamW's constants; the learning rate comes with each step.
+/// AdamW's constants; the learning rate is passed to each step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWConfig {
     /// Decay of the mean of gradients, per step.
     pub beta1: f64,
     /// Decay of the mean of squared gradients, per step.
     pub beta2: f64,
-    /// Added to the denominator.
+    /// Term added to the denominator.
     pub eps: f64,
     /// Decoupled weight decay: a step first multiplies a parameter by 1 - lr * weight_decay.
     pub weight_decay: f64,
@@ -35,7 +35,7 @@ pub struct AdamW {
     slots: Vec<Slot>,
 }
 
-/// A parameter and its moments, all of one shape.
+/// A parameter and its moments, all of the same shape.
 #[derive(Debug)]
 struct Slot {
     name: String,
@@ -50,10 +50,10 @@ const EXP_AVG: &str = "exp_avg.";
 const EXP_AVG_SQ: &str = "exp_avg_sq.";
 
 impl AdamW {
-    /// Starts at step 0 with moments of zero. The parameters are shared, not copied.
+    /// Starts at step 0 with zero moments. The parameters are shared, not copied.
     ///
     /// # Errors
-    /// [`LmError::Torch`] where the moments do not fit into memory.
+    /// [`LmError::Torch`] if the moments do not fit into memory.
     pub fn new(parameters: &[Parameter], config: AdamWConfig) -> Result<Self, LmError> {
         let slots = parameters
             .iter()
@@ -66,15 +66,16 @@ impl AdamW {
         Ok(Self { config, steps: 0, slots })
     }
 
-    /// Steps taken since the start, those before a [`AdamW::load`] included.
+    /// Number of steps since the start, including those before a [`AdamW::load`].
     pub fn steps(&self) -> u64 {
         self.steps
     }
 
-    /// Takes one step along the gradients that the backward passes have left; parameters without one stay.
+    /// Takes one step along the gradients of the backward passes. Parameters without a gradient are
+    /// unchanged.
     ///
     /// # Errors
-    /// [`LmError::Torch`], and the parameters may then be in between two steps.
+    /// [`LmError::Torch`]. The parameters may then be partially updated.
     pub fn step(&mut self, lr: f64) -> Result<(), LmError> {
         self.steps += 1;
         let AdamWConfig { beta1, beta2, eps, weight_decay, .. } = self.config;
@@ -90,7 +91,7 @@ impl AdamW {
         Ok(())
     }
 
-    /// Drops all gradients; the next backward pass starts new ones.
+    /// Drops all gradients; the next backward pass stores new ones.
     ///
     /// # Errors
     /// [`LmError::Torch`].
@@ -98,10 +99,10 @@ impl AdamW {
         Ok(shim::reset_gradients(self.slots.iter().map(|slot| &slot.parameter))?)
     }
 
-    /// Both moments of every parameter and the step count, as they are now.
+    /// Copies both moments of every parameter and the step count.
     ///
     /// # Errors
-    /// [`LmError::Torch`] where a copy does not fit into memory.
+    /// [`LmError::Torch`] if the copy does not fit into memory.
     pub fn snapshot(&self) -> Result<Snapshot, LmError> {
         let tensors = self.slots.iter().flat_map(|slot| {
             [
@@ -112,11 +113,11 @@ impl AdamW {
         Snapshot::of(tensors, HashMap::from([(STEPS_KEY.to_owned(), self.steps.to_string())]))
     }
 
-    /// Takes up the state of which [`AdamW::snapshot`] wrote for the same parameters.
+    /// Restores the state that [`AdamW::snapshot`] wrote for the same parameters.
     ///
     /// # Errors
-    /// A file that is missing, truncated, without a step count, or whose tensors are not exactly this
-    /// optimizer's; nothing is changed then.
+    /// The file is missing or truncated, has no step count, or its tensors do not match this
+    /// optimizer's. The optimizer is then unchanged.
     pub fn load(&mut self, path: &Path) -> Result<(), LmError> {
         let mut file = weights::read_named(path)?;
         let steps = file.metadata.get(STEPS_KEY).and_then(|steps| steps.parse().ok());
@@ -132,7 +133,7 @@ impl AdamW {
                     return Err(LmError::tensor(
                         path,
                         &name,
-                        format!("has shape {found:?}, the parameter has {wanted:?}"),
+                        format!("has shape {found:?}; the parameter has {wanted:?}"),
                     ));
                 }
                 Ok(moment.f_to_device(slot.parameter.device())?.f_to_kind(slot.parameter.f_kind()?)?)
@@ -140,7 +141,7 @@ impl AdamW {
             moments.push((take(EXP_AVG)?, take(EXP_AVG_SQ)?));
         }
         if let Some(name) = file.tensors.keys().min() {
-            return Err(LmError::tensor(path, name, "belongs to no parameter of this model"));
+            return Err(LmError::tensor(path, name, "does not belong to any parameter of this model"));
         }
         for (slot, (exp_avg, exp_avg_sq)) in self.slots.iter_mut().zip(moments) {
             slot.exp_avg = exp_avg;
@@ -152,8 +153,8 @@ impl AdamW {
 }
 
 /// Scales all gradients down to a global 2-norm of at most `max_norm`, as
-/// `torch.nn.utils.clip_grad_norm_`; gives the norm before. One that is not finite is given back as such,
-/// and the gradients are then of no use: the caller stops.
+/// `torch.nn.utils.clip_grad_norm_` does. Returns the norm before scaling. If it is not finite, the
+/// gradients are unusable and the caller must stop.
 ///
 /// # Errors
 /// [`LmError::Torch`].
@@ -161,7 +162,8 @@ pub fn clip_grad_norm(parameters: &[Parameter], max_norm: f64) -> Result<f64, Lm
     Ok(shim::clip_gradients(parameters.iter().map(|parameter| &parameter.tensor), max_norm)?)
 }
 
-/// The gradient of a parameter on the CPU, where a backward pass has left one: for tests and inspection.
+/// The gradient of a parameter on the CPU, if a backward pass has stored one. For tests and
+/// inspection.
 ///
 /// # Errors
 /// [`LmError::Torch`].

@@ -1,7 +1,8 @@
-//! What attention knows of a batch besides the residual stream: how positions are told apart (not at all, by rotation, or
-//! by a bias on its scores), and which of them it sees.
+//! What attention needs to know about a batch besides the residual stream: how positions are
+//! encoded (not at all, by rotation, or by a bias on the scores), and which keys a query sees.
 //!
-//! Shapes: B batch, T time, N = B * T, S keys, H query heads, G key and value heads, K width of a head, R its rotated dimensions, P = R / 2 rotated pairs.
+//! Shapes: B batch, T time, N = B * T, S keys, H query heads, G key and value heads, K width of a
+//! head, R its rotated dimensions, P = R / 2 rotated pairs.
 #![allow(non_snake_case)]
 
 use inheritune_checkpoint::decoder_config::DecoderConfig;
@@ -10,29 +11,31 @@ use tch::{Device, Kind, TchError, Tensor};
 use crate::attention::{Heads, attend};
 use crate::shim;
 
-/// How the rows of one forward pass stand to each other: what is the same for every block's attention.
+/// How the rows of one forward pass relate to each other. It is the same for every block's
+/// attention.
 pub(crate) trait Sequences {
-    /// B of the pass, whose N rows are B times T.
+    /// B of the pass, which has N = B * T rows.
     fn batch(&self) -> i64;
-    /// Turns queries and keys by their positions, where the model has it so.
+    /// The rotation of queries and keys by their positions, if the model uses one.
     fn rope(&self) -> Option<&Rope>;
-    /// What every query finds among the keys that it sees, [N, H * K]. Called once for each block, in order.
+    /// The attention of every query over the keys that it sees, [N, H * K]. Called once per block,
+    /// in order.
     fn attend(&mut self, heads: &Heads) -> Result<Tensor, TchError>;
 }
 
-/// Sequences of one length that all begin at position 0 and see what came before.
+/// Sequences of equal length that all start at position 0, with causal attention.
 #[derive(Debug)]
 pub(crate) struct Batch {
     batch: i64,
     rope: Option<Rope>,
-    /// Added to the scores, broadcast to [B, H, T, T]: ALiBi's distances, and minus infinity for what is not seen. Without
-    /// it, all that came before is.
+    /// Added to the scores, broadcast to [B, H, T, T]: ALiBi's distances, and minus infinity for
+    /// unseen keys. Without it, a query sees all previous keys.
     bias: Option<Tensor>,
 }
 
 impl Batch {
-    /// Of `tokens_BT`. Where `end_of_text_id` is given, a token sees none of the documents before its own; such a token
-    /// belongs to the document that it ends.
+    /// The batch of `tokens_BT`. If `end_of_text_id` is given, a token does not see previous
+    /// documents. The end-of-text token belongs to the document that it ends.
     pub(crate) fn new(
         config: &DecoderConfig,
         tokens_BT: &Tensor,
@@ -75,7 +78,8 @@ impl Sequences for Batch {
     }
 }
 
-/// [B, 1, T, T]: 0 where key and query are of one document and the key is not in the future, else minus infinity.
+/// [B, 1, T, T]: 0 if key and query are in the same document and the key is not in the future, else
+/// minus infinity.
 fn documents(tokens_BT: &Tensor, end_of_text_id: u32) -> Result<Tensor, TchError> {
     let time = tokens_BT.size2()?.1;
     let ends_BT = tokens_BT.f_eq(i64::from(end_of_text_id))?.f_to_kind(Kind::Int64)?;
@@ -91,9 +95,9 @@ fn future(time: i64, device: Device) -> Result<Tensor, TchError> {
     Tensor::f_full([time, time], f64::NEG_INFINITY, (Kind::Float, device))?.f_triu(1)
 }
 
-/// ALiBi's slope of each head: 2^(-max * i / n) for i from 1 to n, the next power of two from the heads on; where
-/// that is more than there are heads, every second one is taken first (llm-foundry's `gen_slopes`, transformers'
-/// `build_mpt_alibi_tensor`).
+/// ALiBi's slope of each head: 2^(-max * i / n) for i from 1 to n, where n is the number of heads
+/// rounded up to a power of two. If n is larger than the number of heads, every second slope is
+/// taken first (llm-foundry's `gen_slopes`, transformers' `build_mpt_alibi_tensor`).
 fn alibi_slopes(n_heads: u32, bias_max: u32) -> Vec<f32> {
     let n = n_heads.next_power_of_two();
     let slope = |i: u32| f64::exp2(-f64::from(bias_max) * f64::from(i) / f64::from(n)) as f32;
@@ -104,19 +108,19 @@ fn alibi_slopes(n_heads: u32, bias_max: u32) -> Vec<f32> {
     even.chain(odd).take(n_heads as usize).map(slope).collect()
 }
 
-/// ALiBi (Press, Smith and Lewis 2021), [H, T, S], for a model that has it: less the distance from each of T queries to each
-/// of S keys, times the head's slope.
+/// ALiBi (Press, Smith and Lewis 2021), [H, T, S], if the model uses it: minus the distance from
+/// each of T queries to each of S keys, times the head's slope.
 pub(crate) fn alibi(config: &DecoderConfig, query_T: &Tensor, key_S: &Tensor) -> Result<Option<Tensor>, TchError> {
     let Some(bias_max) = config.alibi_bias_max else { return Ok(None) };
-    // Key's position less query's: 0 on the diagonal, negative before it.
+    // The key's position minus the query's: 0 on the diagonal, negative before it.
     let distance_TS = key_S.f_unsqueeze(0)?.f_sub(&query_T.f_unsqueeze(1)?)?;
     let slope_H = Tensor::f_from_slice(&alibi_slopes(config.n_heads, bias_max))?;
     let slope_H11 = slope_H.f_to_device(query_T.device())?.f_view([-1, 1, 1])?;
     Ok(Some(slope_H11.f_mul(&distance_TS)?))
 }
 
-/// Rotary positions (Su et al. 2021) in Hugging Face's convention: dimension i turns with dimension
-/// i + R/2 by position * base^(-2i/R); dimensions from R on stay as they are.
+/// Rotary positions (Su et al. 2021) in Hugging Face's convention: dimensions i and i + R/2 are
+/// rotated together by position * base^(-2i/R). Dimensions from R on are unchanged.
 #[derive(Debug)]
 pub(crate) struct Rope {
     cos_T1P: Tensor,
@@ -124,7 +128,8 @@ pub(crate) struct Rope {
 }
 
 impl Rope {
-    /// The angles at the positions `position_T` (fp32) of a model that has them, in fp32 as transformers computes them.
+    /// The angles at the positions `position_T` (fp32), if the model uses them; in fp32 as
+    /// transformers computes them.
     pub(crate) fn of(config: &DecoderConfig, position_T: &Tensor) -> Result<Option<Self>, TchError> {
         let Some(theta) = config.rope_theta else { return Ok(None) };
         let rotary_dims = i64::from(config.rotary_dims.unwrap_or(config.head_dim));
@@ -136,7 +141,7 @@ impl Rope {
         Ok(Some(Self { cos_T1P: angle_T1P.f_cos()?, sin_T1P: angle_T1P.f_sin()? }))
     }
 
-    /// In fp32, whatever `x_BTHK` is in and is given back in.
+    /// Rotates `x_BTHK` in fp32; the result has the type of `x_BTHK`.
     pub(crate) fn rotate(&self, x_BTHK: &Tensor) -> Result<Tensor, TchError> {
         if x_BTHK.device() == Device::Cpu {
             return shim::rotate(x_BTHK, &self.cos_T1P, &self.sin_T1P);
@@ -159,7 +164,7 @@ mod tests {
     fn slopes_are_the_published_ones() {
         // Press, Smith and Lewis 2021, section 3: 1/2, 1/4, ... 1/256 for 8 heads.
         assert_eq!(alibi_slopes(8, 8), [0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625, 0.0078125, 0.00390625]);
-        // MPT takes every second of the next power of two first.
+        // MPT takes every second slope of the next power of two first.
         assert_eq!(alibi_slopes(3, 8), [0.0625, 0.00390625, 0.25]);
         assert_eq!(alibi_slopes(1, 8), [0.00390625]);
     }

@@ -1,16 +1,16 @@
-//! The safe face of `csrc`: what tch lacks.
+//! Safe wrappers of `csrc`, which provides what tch lacks.
 
 use std::ffi::{CStr, CString, OsStr, c_char, c_void};
 
 use tch::{Kind, TchError, Tensor};
 
-/// Rows of scores, a token each, that the mean loss has in memory at once.
+/// Rows of scores (one per token) that the mean loss keeps in memory at a time.
 pub const SCORE_ROWS: u32 = 512;
 
-/// A pointer to tch's own pointer to a tensor, as C++ takes it.
+/// A pointer to tch's own pointer to a tensor, as C++ expects it.
 pub(crate) type RawTensor = *const c_void;
 
-/// One step of AdamW: its constants and the step's number, this step included.
+/// One step of AdamW: its constants and the step's number, starting at 1.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AdamWStep {
@@ -53,33 +53,35 @@ unsafe extern "C" {
     fn lm_rotate(x: RawTensor, cosine: RawTensor, sine: RawTensor, y: *mut *mut c_void) -> *mut c_char;
 }
 
-/// Keeps freed large blocks for later tensors on the CPU. Only the first call counts.
+/// Keeps freed large blocks for later tensors on the CPU. Only the first call has an effect.
 #[allow(unsafe_code)]
 pub(crate) fn keep_large_blocks() {
-    // SAFETY: it may be called at any time; blocks made before keep their own allocator.
+    // SAFETY: it may be called at any time; existing blocks keep their own allocator.
     unsafe { lm_keep_large_blocks() }
 }
 
-/// Gives the blocks that are kept back to the system.
+/// Returns the kept blocks to the system.
 #[allow(unsafe_code)]
 pub(crate) fn release_large_blocks() {
-    // SAFETY: it may be called at any time; no tensor has a block that is kept.
+    // SAFETY: it may be called at any time; no tensor uses a kept block.
     unsafe { lm_release_large_blocks() }
 }
 
-/// Whether the CPU multiplies bf16 itself; else libtorch's own loops for it are a hundred times slower than fp32.
+/// Whether the CPU has bf16 instructions. Without them, libtorch's own bf16 loops are a hundred
+/// times slower than fp32.
 #[allow(unsafe_code)]
 pub(crate) fn has_bf16() -> bool {
-    // SAFETY: it takes nothing and may be called at any time.
+    // SAFETY: it has no arguments and may be called at any time.
     unsafe { lm_has_bf16() }
 }
 
-/// Loads CUDA's part of libtorch from `folder`, or from beside the rest of it, where it need not be.
+/// Loads the CUDA part of libtorch from `folder`. Without a folder, looks for it next to the rest
+/// of libtorch, where it may be absent.
 #[allow(unsafe_code)]
 pub(crate) fn load_cuda(folder: Option<&OsStr>) -> Result<(), TchError> {
     let folder = folder.map(|folder| CString::new(folder.as_encoded_bytes())).transpose();
-    let folder = folder.map_err(|error| TchError::Torch(format!("the folder's name: {error}")))?;
-    // SAFETY: the text outlives the call; loading a library runs its initialisers, which is what is wanted.
+    let folder = folder.map_err(|error| TchError::Torch(format!("invalid folder name: {error}")))?;
+    // SAFETY: the text outlives the call; loading a library runs its initialisers, as intended.
     check(unsafe { lm_load_cuda(folder.as_ref().map_or(std::ptr::null(), |text| text.as_ptr())) })
 }
 
@@ -91,7 +93,8 @@ pub(crate) fn reset_gradients<'a>(parameters: impl IntoIterator<Item = &'a Tenso
     check(unsafe { lm_reset_gradients(parameters.as_ptr(), parameters.len()) })
 }
 
-/// Scales the gradients of `parameters` to a joint 2-norm of at most `max_norm`; gives the norm before.
+/// Scales the gradients of `parameters` to a joint 2-norm of at most `max_norm`; returns the norm
+/// before scaling.
 #[allow(unsafe_code)]
 pub(crate) fn clip_gradients<'a>(
     parameters: impl IntoIterator<Item = &'a Tensor>,
@@ -104,7 +107,7 @@ pub(crate) fn clip_gradients<'a>(
     Ok(norm)
 }
 
-/// One AdamW step in place. All three iterators give the same tensors' values and moments, in one order.
+/// Performs one AdamW step in place. Each item is one parameter's values and its two moments.
 #[allow(unsafe_code)]
 pub(crate) fn adamw<'a>(tensors: impl IntoIterator<Item = [&'a Tensor; 3]>, step: &AdamWStep) -> Result<(), TchError> {
     let (mut parameters, mut exp_avgs, mut exp_avg_sqs) = (Vec::new(), Vec::new(), Vec::new());
@@ -113,20 +116,23 @@ pub(crate) fn adamw<'a>(tensors: impl IntoIterator<Item = [&'a Tensor; 3]>, step
         exp_avgs.push(exp_avg.as_ptr().cast());
         exp_avg_sqs.push(exp_avg_sq.as_ptr().cast());
     }
-    // SAFETY: as in `reset_gradients`; the three vectors are of one length by construction.
+    // SAFETY: as in `reset_gradients`; the three vectors have the same length by construction.
     check(unsafe { lm_adamw(parameters.as_ptr(), exp_avgs.as_ptr(), exp_avg_sqs.as_ptr(), parameters.len(), step) })
 }
 
-/// The mean cross-entropy, nats, of the head `w_VD` over `x_ND`: a differentiable scalar, for which the scores [N, V] are
-/// never all in memory. Products are computed in the kind of `x_ND`, whatever `w_VD` is kept in; `targets_N` are int64 below V.
+/// The mean cross-entropy, in nats, of the head `w_VD` over `x_ND`: a differentiable scalar. The
+/// scores [N, V] are never in memory all at once. Products are computed in the type of `x_ND`,
+/// whatever the type of `w_VD`; `targets_N` are int64 below V.
 #[allow(unsafe_code, non_snake_case)]
 pub(crate) fn cross_entropy(x_ND: &Tensor, w_VD: &Tensor, targets_N: &Tensor) -> Result<Tensor, TchError> {
-    // SAFETY: as in `reset_gradients`; where the tensor is written outlives the call.
+    // SAFETY: as in `reset_gradients`; the location that the tensor is written to outlives the
+    // call.
     made(|loss| unsafe { lm_cross_entropy(one(x_ND), one(w_VD), one(targets_N), SCORE_ROWS.into(), loss) })
 }
 
-/// `x_NI` `w`ᵀ + `b_O` for `w` [O, I], or `x_NI` `w` + `b_O` for `w` [I, O], as a Conv1D has it; all are of one kind. Where
-/// fp32 weights are trained, by the quickest library for this machine, whose bits differ from those of others.
+/// `x_NI` `w`ᵀ + `b_O` for `w` [O, I], or `x_NI` `w` + `b_O` for `w` [I, O], as in a Conv1D; all
+/// have the same type. For trained fp32 weights it uses the fastest library on this machine, whose
+/// bits differ from those of other libraries.
 #[allow(unsafe_code, non_snake_case)]
 pub(crate) fn project(x_NI: &Tensor, w: &Tensor, b_O: Option<&Tensor>, is_conv1d: bool) -> Result<Tensor, TchError> {
     let b = b_O.map_or(std::ptr::null(), one);
@@ -134,14 +140,15 @@ pub(crate) fn project(x_NI: &Tensor, w: &Tensor, b_O: Option<&Tensor>, is_conv1d
     made(|y| unsafe { lm_project(one(x_NI), one(w), b, is_conv1d, y) })
 }
 
-/// RMSNorm of `x_ND` by `w_D`, both of one kind, fp32 or bf16, on the CPU; given back as `kind`, one of these as well.
+/// RMSNorm of `x_ND` by `w_D`, both fp32 or both bf16, on the CPU. The result has the type `kind`,
+/// which is also fp32 or bf16.
 #[allow(unsafe_code, non_snake_case)]
 pub(crate) fn rms_norm(x_ND: &Tensor, w_D: &Tensor, eps: f64, kind: Kind) -> Result<Tensor, TchError> {
     // SAFETY: as in `cross_entropy`.
     made(|y| unsafe { lm_rms_norm(one(x_ND), one(w_D), eps, kind == Kind::BFloat16, y) })
 }
 
-/// (silu(`gate_NF`) * `up_NF`) `w_DF`ᵀ + `b_D`; all are of one kind.
+/// (silu(`gate_NF`) * `up_NF`) `w_DF`ᵀ + `b_D`; all have the same type.
 #[allow(unsafe_code, non_snake_case)]
 pub(crate) fn swiglu_down(
     gate_NF: &Tensor,
@@ -154,16 +161,17 @@ pub(crate) fn swiglu_down(
     made(|y| unsafe { lm_swiglu_down(one(gate_NF), one(up_NF), one(w_DF), b, y) })
 }
 
-/// Rotary positions of `x_BTHK`, fp32 or bf16, on the CPU, by the angles whose cosines and sines are given, fp32 and
-/// contiguous.
+/// Applies rotary positions to `x_BTHK`, fp32 or bf16, on the CPU. The angles are given by their
+/// cosines and sines, fp32 and contiguous.
 #[allow(unsafe_code, non_snake_case)]
 pub(crate) fn rotate(x_BTHK: &Tensor, cos_T1P: &Tensor, sin_T1P: &Tensor) -> Result<Tensor, TchError> {
     // SAFETY: as in `cross_entropy`.
     made(|y| unsafe { lm_rotate(one(x_BTHK), one(cos_T1P), one(sin_T1P), y) })
 }
 
-/// What `q_BTHK` finds in `v_BTGK` by `k_BTGK`, each query among the keys from the first to its own, [B, T, H, K]; none on a
-/// device or processor that csrc has no kernels for.
+/// Causal attention of `q_BTHK` over `k_BTGK` and `v_BTGK`: each query sees the keys from the first
+/// to its own. The result is [B, T, H, K]; `None` on a device or processor for which csrc has no
+/// kernels.
 #[allow(unsafe_code, non_snake_case)]
 pub(crate) fn attend(
     q_BTHK: &Tensor,
@@ -174,16 +182,16 @@ pub(crate) fn attend(
     let mut y = std::ptr::null_mut();
     // SAFETY: as in `cross_entropy`.
     check(unsafe { lm_attend(one(q_BTHK), one(k_BTGK), one(v_BTGK), scale, &raw mut y) })?;
-    // SAFETY: what is not null is a new tensor that nothing else refers to.
+    // SAFETY: if it is not null, it is a new tensor that nothing else refers to.
     Ok((!y.is_null()).then(|| unsafe { Tensor::from_ptr(y.cast()) }))
 }
 
-/// The tensor that `make` writes a pointer to, unless it gives an error.
+/// Returns the tensor that `make` writes a pointer to, unless it returns an error.
 #[allow(unsafe_code)]
 fn made(make: impl FnOnce(*mut *mut c_void) -> *mut c_char) -> Result<Tensor, TchError> {
     let mut tensor = std::ptr::null_mut();
     check(make(&raw mut tensor))?;
-    // SAFETY: without an error it is a new tensor that nothing else refers to.
+    // SAFETY: without an error, it is a new tensor that nothing else refers to.
     Ok(unsafe { Tensor::from_ptr(tensor.cast()) })
 }
 
@@ -200,9 +208,9 @@ pub(crate) fn check(error: *mut c_char) -> Result<(), TchError> {
     if error.is_null() {
         return Ok(());
     }
-    // SAFETY: the shim returns null or a string of its own that nothing else refers to.
+    // SAFETY: the shim returns null or a string that nothing else refers to.
     let text = unsafe { CStr::from_ptr(error) }.to_string_lossy().into_owned();
-    // SAFETY: as above; it is not used after this.
+    // SAFETY: as above; it is not used afterwards.
     unsafe { lm_free_error(error) };
     Err(TchError::Torch(text))
 }
@@ -218,14 +226,15 @@ mod tests {
         Tensor::randn(size, (Kind::Float, Device::Cpu)).to_kind(kind).set_requires_grad(true)
     }
 
-    /// How far `found` is from `expected`, relative to the largest number that is expected.
+    /// The largest difference between `found` and `expected`, relative to the largest expected
+    /// number.
     fn distance(found: &Tensor, expected: &Tensor) -> f64 {
         let expected = expected.to_kind(Kind::Double);
         let largest = expected.abs().max().double_value(&[]).max(1e-9);
         (found.to_kind(Kind::Double) - expected).abs().max().double_value(&[]) / largest
     }
 
-    /// Values and gradients of `ours` beside those of `theirs` in fp64.
+    /// Compares values and gradients of `ours` with those of `theirs` in fp64.
     fn check_beside(
         name: &str,
         inputs: &[&Tensor],
@@ -268,11 +277,13 @@ mod tests {
     #[test]
     fn attention_is_that_of_fp64() {
         tch::manual_seed(7);
-        // Blocks of 64 queries and stretches of 512 keys, whole and broken off; heads of their own and shared.
+        // Blocks of 64 queries and ranges of 512 keys, complete and partial; separate and shared
+        // heads.
         let shapes = [(2, 1, 2, 1, 8), (2, 7, 4, 2, 16), (1, 65, 3, 3, 24), (2, 130, 4, 1, 64), (1, 577, 2, 1, 80)];
         for (kind, within) in [(Kind::Float, 2e-6), (Kind::BFloat16, 2e-2)] {
             for (batch, time, heads, groups, width) in shapes {
-                // Three parts of one tensor, as a fused projection makes them: rows that are further apart.
+                // Three parts of one tensor, as a fused projection makes them, so rows have a
+                // larger stride.
                 let qkv = random(&[batch, time, heads + 2 * groups, width], kind);
                 let parts = |x: &Tensor| {
                     let part = |from: i64, n: i64| x.narrow(2, from, n);
@@ -281,7 +292,7 @@ mod tests {
                 let (q, k, v) = parts(&qkv);
                 let scale = 1.0 / (width as f64).sqrt();
                 if attend(&q, &k, &v, scale).unwrap().is_none() {
-                    eprintln!("skipped: no kernels of {kind:?} for this processor");
+                    eprintln!("skipped: no {kind:?} kernels for this processor");
                     continue;
                 }
                 let ours = |x: &[Tensor]| {

@@ -1,19 +1,22 @@
-//! Tokenizers of the three kinds that checkpoints have: read, run, and trained as byte-level BPE.
+//! Reads, runs and trains tokenizers. Checkpoints contain three kinds; trained ones are byte-level
+//! BPE.
 //!
-//! | files | ids are those of |
+//! | files | ids equal those of |
 //! |---|---|
 //! | `tokenizer.json` | Hugging Face's tokenizers library |
-//! | `vocab.json` and `merges.txt` | transformers' `GPT2Tokenizer`, with the special tokens that stand beside them |
-//! | `tokenizer.model` | the SentencePiece library itself, which converted tokenizers are not equal to |
+//! | `vocab.json` and `merges.txt` | transformers' `GPT2Tokenizer`, with the special tokens in the files next to them |
+//! | `tokenizer.model` | the SentencePiece library itself, from which converted tokenizers differ |
 //!
-//! The first that a folder has is read, as in transformers. [`Tokenizer::encode`] adds nothing to a text;
-//! [`Tokenizer::encode_with_added`] adds what the tokenizer adds by itself. Tokens that `tokenizer_config.json` and its older
-//! neighbours add are found in text (`<|im_start|>` in a text is the token). Special tokens of the vocabulary itself are
-//! found by the first two kinds (`</s>` in a text is the token), and never by SentencePiece.
+//! The first kind that a folder contains is used, as in transformers. [`Tokenizer::encode`] adds no
+//! tokens to a text; [`Tokenizer::encode_with_added`] adds the tokens that the tokenizer adds by
+//! default. Tokens that `tokenizer_config.json` and its older companion files add are recognised in
+//! text (`<|im_start|>` in a text is the token). Special tokens of the vocabulary itself are
+//! recognised by the first two kinds (`</s>` in a text is the token), and never by SentencePiece.
 //!
-//! docs/tokenizers.md says in what the versions of transformers differ from each other, and from this.
+//! docs/tokenizers.md lists the differences between versions of transformers, and between them and
+//! this module.
 //!
-//! A tokenizer that was read is written again byte for byte, so that its digest names it wherever it goes.
+//! A tokenizer that was read is written back byte for byte, so its digest identifies it everywhere.
 
 mod byte_level;
 mod chunks;
@@ -43,22 +46,23 @@ pub use self::chunks::Join;
 
 /// The special token that ends a document, in GPT-2's vocabulary and in those trained here.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
-/// The tokenizer itself: vocabulary, merges, and how text is split.
+/// The file of the tokenizer itself: vocabulary, merges, and how text is split.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
-/// How transformers is to use it.
+/// The file with transformers' settings for the tokenizer.
 pub const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS_FILE: &str = "special_tokens_map.json";
 
-/// Ends of a document that are looked for where the files do not name one.
+/// End-of-document tokens that are tried if the files do not name one.
 const KNOWN_ENDS: [&str; 4] = [END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>"];
-/// A byte is written as one character, of at most two bytes; a space may be put before a text.
+/// A byte is represented by one character of at most two bytes, and a space may be added before a
+/// text.
 const BYTE_LEVEL_GROWTH: u64 = 3;
-/// Characters of a file's patterns that a tokenizer is tried with at most.
+/// Maximum number of characters from a file's patterns that a tokenizer is tested with.
 const MAX_TRIAL_CHARACTERS: usize = 64;
-/// Every byte, and the special token: what a byte-level vocabulary starts from.
+/// Every byte and the special token: the initial vocabulary of byte-level BPE.
 const SMALLEST_VOCABULARY: u32 = 257;
 
-/// A tokenizer, and its files.
+/// A tokenizer and its files.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     engine: Engine,
@@ -71,19 +75,19 @@ pub struct Tokenizer {
     prefix: Option<Prefix>,
 }
 
-/// The token from which the first token of a text is predicted where nothing else stands before it.
+/// The token from which the first token of a text is predicted if there is no other context.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prefix {
-    /// Its id.
+    /// The token's id.
     pub id: u32,
-    /// How it is written.
+    /// The token's text.
     pub text: String,
 }
 
-/// What turns text into ids.
+/// Converts text into ids.
 #[derive(Debug, Clone)]
 enum Engine {
-    /// A text becomes at most `growth` times as long on the way.
+    /// Normalisation makes a text at most `growth` times as long.
     Library {
         inner: Box<tokenizers::Tokenizer>,
         growth: u64,
@@ -96,11 +100,12 @@ enum Engine {
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer of a folder: `tokenizer.json`, else `vocab.json` and `merges.txt`, else `tokenizer.model`, with
-    /// `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` so far as they are there.
+    /// Reads the tokenizer of a folder: `tokenizer.json`, else `vocab.json` and `merges.txt`, else
+    /// `tokenizer.model`. Also reads `tokenizer_config.json`, `special_tokens_map.json` and
+    /// `added_tokens.json` if they exist.
     ///
     /// # Errors
-    /// A missing or malformed file; the error names it.
+    /// A file is missing or malformed; the error names it.
     pub fn from_dir(dir: &Path) -> Result<Self, LmError> {
         let Some(kind) = VocabularyFiles::find(|name| dir.join(name).exists()) else {
             return Err(LmError::file(dir, no_vocabulary(|name| dir.join(name).exists())));
@@ -141,12 +146,12 @@ impl Tokenizer {
         }
     }
 
-    /// Trains byte-level BPE (GPT-2's splitting, no prefix space) with `<|endoftext|>` as its special
-    /// token. The same texts in the same order give the same tokenizer. A small corpus can give fewer
-    /// than `vocab_size` tokens.
+    /// Trains byte-level BPE (GPT-2's splitting, no prefix space) with `<|endoftext|>` as its
+    /// special token. The same texts in the same order give the same tokenizer. A small corpus can
+    /// give fewer than `vocab_size` tokens.
     ///
     /// # Errors
-    /// [`LmError::Tokenizer`] for a vocabulary too small to hold every byte.
+    /// [`LmError::Tokenizer`] for a vocabulary too small to contain every byte.
     pub fn train_byte_bpe<I, S>(texts: I, vocab_size: u32) -> Result<Self, LmError>
     where
         I: Iterator<Item = S> + Send,
@@ -162,7 +167,7 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// The ids of `text`, without any token added.
+    /// The ids of `text`, without added tokens.
     ///
     /// # Errors
     /// [`LmError::Tokenizer`].
@@ -174,10 +179,11 @@ impl Tokenizer {
         ids.map_err(LmError::Tokenizer)
     }
 
-    /// The ids of `text` with the tokens that the tokenizer puts around every text by itself: what `tokenizer(text)`
-    /// gives in transformers. By `tokenizer.json`'s post-processor; by `add_bos_token` and `add_eos_token` of
-    /// `tokenizer_config.json` for the other two, which are false where they are not there, but for the BOS of
-    /// SentencePiece (as in transformers' `LlamaTokenizer`).
+    /// The ids of `text` with the tokens that the tokenizer adds to every text: the result of
+    /// `tokenizer(text)` in transformers. For `tokenizer.json` its post-processor decides. For the
+    /// other two kinds `add_bos_token` and `add_eos_token` of `tokenizer_config.json` decide. They
+    /// default to false, except for the BOS of SentencePiece (as in transformers'
+    /// `LlamaTokenizer`).
     ///
     /// # Errors
     /// [`LmError::Tokenizer`].
@@ -192,7 +198,8 @@ impl Tokenizer {
         }
     }
 
-    /// The ids of each text, in order; computed by all cores, with the same result as one by one.
+    /// The ids of each text, in order. Uses all cores; the result is the same as encoding one by
+    /// one.
     ///
     /// # Errors
     /// [`LmError::Tokenizer`].
@@ -214,7 +221,8 @@ impl Tokenizer {
         ids.map_err(LmError::Tokenizer)
     }
 
-    /// The text of `tokens`, special tokens included; SentencePiece has no text for its own.
+    /// The text of `tokens`, including special tokens. SentencePiece has no text for its own
+    /// special tokens.
     ///
     /// # Errors
     /// [`LmError::Tokenizer`].
@@ -228,9 +236,9 @@ impl Tokenizer {
         text.map_err(LmError::Tokenizer)
     }
 
-    /// Whether a text gives the same ids when it is cut after a line feed between two characters that are not white
-    /// space: a plain byte-level BPE never joins text across such a place; one that normalises the text or puts
-    /// something before it may.
+    /// Whether cutting a text after a line feed between two non-white-space characters keeps its
+    /// ids. Plain byte-level BPE never joins text across such a position. A tokenizer that
+    /// normalises text or adds something before it may.
     pub fn can_cut_at_line_feeds(&self) -> bool {
         match &self.engine {
             Engine::Library { inner, .. } => {
@@ -247,34 +255,36 @@ impl Tokenizer {
         }
     }
 
-    /// Rows that an embedding needs for it: the highest id of its vocabulary and of what begins and ends a text, plus one.
+    /// Number of embedding rows that the tokenizer needs: the highest id of its vocabulary and of
+    /// its boundary tokens (BOS and EOS), plus one.
     pub fn vocab_size(&self) -> u32 {
         self.vocab_size
     }
 
-    /// Every id is below this. Tokens that were added beside the vocabulary (`pad_token`) are often beyond a model's rows,
-    /// which is right as long as no text holds them.
+    /// Upper bound of all ids. Tokens that are added to the vocabulary (`pad_token`) often have no
+    /// row in the model, which is fine as long as no text contains them.
     pub fn ids(&self) -> u32 {
         self.ids
     }
 
-    /// The token that ends a document: `eos_token` of `tokenizer_config.json` or of `special_tokens_map.json`, else
-    /// SentencePiece's own, else a known name.
+    /// The token that ends a document: `eos_token` of `tokenizer_config.json` or
+    /// `special_tokens_map.json`, else SentencePiece's own, else a known name.
     pub fn end_of_text_id(&self) -> Option<u32> {
         self.end_of_text_id
     }
 
-    /// The token that begins a text, `bos_token` as transformers finds it, else the one that ends it.
+    /// The token that begins a text: `bos_token` as transformers determines it, else the token that
+    /// ends a text.
     pub fn prefix(&self) -> Option<&Prefix> {
         self.prefix.as_ref()
     }
 
-    /// Digest of the vocabulary's files, as [`vocabulary_sha256`] gives it.
+    /// Digest of the vocabulary's files, as [`vocabulary_sha256`] returns it.
     pub fn sha256(&self) -> Sha256Digest {
         self.sha256
     }
 
-    /// Sees to it that a model with `embedding_rows` rows has one for every token.
+    /// Checks that a model with `embedding_rows` rows has one for every token.
     ///
     /// # Errors
     /// [`LmError::VocabularyTooLarge`].
@@ -285,10 +295,10 @@ impl Tokenizer {
         Err(LmError::VocabularyTooLarge { tokenizer: self.vocab_size, embedding: embedding_rows })
     }
 
-    /// Writes its files into `dir`: what `transformers.AutoTokenizer` reads.
+    /// Writes the tokenizer's files into `dir`, for `transformers.AutoTokenizer` to read.
     ///
     /// # Errors
-    /// [`LmError::Io`] naming the file.
+    /// [`LmError::Io`] with the file's path.
     pub fn save(&self, dir: &Path) -> Result<(), LmError> {
         self.files.iter().try_for_each(|(name, content)| files::write(&dir.join(name), content))
     }
@@ -298,7 +308,8 @@ impl Tokenizer {
         settings: &Settings,
         sha256: Sha256Digest,
     ) -> Result<Self, String> {
-        // A corpus is cut into blocks elsewhere; what a tokenizer was last used with must not cut or fill it.
+        // Other code cuts the corpus into blocks; settings from earlier use must not truncate or
+        // pad it.
         inner.with_truncation(None).map_err(|error| error.to_string())?;
         inner.with_padding(None);
         let highest = inner.get_vocab(true).into_values().max();
@@ -317,7 +328,8 @@ impl Tokenizer {
             }
         }
         inner.set_encode_special_tokens(settings.flag("split_special_tokens").unwrap_or(false));
-        // These two classes take the switch from tokenizer_config.json, whatever tokenizer.json says of it.
+        // These two classes take this flag from tokenizer_config.json, whatever tokenizer.json
+        // says.
         if (is_gpt_2 || settings.is_of_class("GPTNeoXTokenizer"))
             && let Some(PreTokenizerWrapper::ByteLevel(split)) = inner.get_pre_tokenizer().cloned()
         {
@@ -337,7 +349,8 @@ impl Tokenizer {
         Ok(Self { engine, files: Vec::new(), sha256, vocab_size, ids, end_of_text_id, prefix })
     }
 
-    /// Encodes texts that take long where a pattern is bad, and some of the characters of the file's own patterns.
+    /// Encodes texts that take long if a pattern is bad, including characters from the file's own
+    /// patterns.
     fn try_out(&self, json: &[u8]) -> Result<(), String> {
         let Engine::Library { inner, .. } = &self.engine else { return Ok(()) };
         let text = String::from_utf8_lossy(json);
@@ -354,7 +367,8 @@ impl Tokenizer {
 
     fn sentencepiece(model: &SentencePieceModel, settings: &Settings, sha256: Sha256Digest) -> Result<Self, String> {
         let pieces: HashMap<&str, u32> = model.pieces().iter().map(|piece| piece.text.as_str()).zip(0..).collect();
-        // Tokens besides the model's pieces are found in text; of the pieces, only those that the library itself finds.
+        // Tokens outside the model's pieces are recognised in text. Pieces are only recognised if
+        // the library itself recognises them.
         let mut added: Vec<AddedToken> = settings.tokens_to_add(&[], &[]);
         added.retain(|token| !pieces.contains_key(token.content.as_str()));
         let count = model.pieces().len() as u32;
@@ -395,7 +409,7 @@ impl Tokenizer {
         })
     }
 
-    /// `tokenizer_config.json` and `special_tokens_map.json` where there are none.
+    /// The `tokenizer_config.json` and `special_tokens_map.json` for a folder without them.
     fn made_settings(&self) -> Vec<(&'static str, Vec<u8>)> {
         let end = match &self.engine {
             Engine::Library { inner, .. } => self.end_of_text_id.and_then(|id| inner.id_to_token(id)),
@@ -406,11 +420,11 @@ impl Tokenizer {
     }
 }
 
-/// The digest that names the vocabulary of a folder, if it has one: that of `tokenizer.json` or of `tokenizer.model`, or of
-/// what `sha256sum vocab.json merges.txt` prints.
+/// The digest that identifies the vocabulary of a folder, if it has one: that of `tokenizer.json`
+/// or `tokenizer.model`, or of the output of `sha256sum vocab.json merges.txt`.
 ///
 /// # Errors
-/// A file that cannot be read, or is too long.
+/// A file cannot be read, or is too long.
 pub fn vocabulary_sha256(dir: &Path) -> Result<Option<Sha256Digest>, LmError> {
     let kind = VocabularyFiles::find(|name| dir.join(name).exists());
     kind.map(|kind| Ok(digest(kind, &read_vocabulary(dir, kind)?))).transpose()
@@ -429,7 +443,7 @@ fn digest(kind: VocabularyFiles, files: &[(&'static str, Vec<u8>)]) -> Sha256Dig
 }
 
 fn no_token(content: &str, role: &str) -> String {
-    format!("has no token `{content}`, which is named as its {role}")
+    format!("has no token `{content}`, which its settings name as {role}")
 }
 
 fn config_for(end: Option<&str>) -> Value {
@@ -452,6 +466,6 @@ fn special_tokens_for(end: Option<&str>) -> Value {
 }
 
 fn pretty(value: &Value) -> Vec<u8> {
-    // `{:#}` of a JSON value is indented JSON and cannot fail.
+    // `{:#}` formats a JSON value as indented JSON and cannot fail.
     format!("{value:#}\n").into_bytes()
 }

@@ -1,8 +1,9 @@
 //! Token sets: a corpus as token ids, split into a training and a validation part.
 //!
-//! A folder of `tokens.json` (what is in it), `train.bin` and `validation.bin` (ids, little-endian, two
-//! bytes each while the vocabulary allows it, else four), and the tokenizer's own files beside them.
-//! Documents follow each other, each ended by the end-of-text token where the tokenizer has one.
+//! A token set is a folder with `tokens.json` (a description), `train.bin` and `validation.bin`
+//! (little-endian ids, two bytes each if the vocabulary allows it, else four), and the tokenizer's
+//! own files. Documents are concatenated; each is ended by the end-of-text token if the tokenizer
+//! has one.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -15,18 +16,18 @@ use serde::{Deserialize, Serialize};
 use crate::error::LmError;
 use crate::files::{self, Mapped};
 
-/// The file that says what is in a token set; written last.
+/// The file that describes a token set; written last.
 pub const TOKENS_FILE: &str = "tokens.json";
-/// The training part.
+/// The file of the training part.
 pub const TRAIN_FILE: &str = "train.bin";
-/// The validation part.
+/// The file of the validation part.
 pub const VALIDATION_FILE: &str = "validation.bin";
 
 const VERSION: u32 = 1;
-/// Bytes that move at a time when the validation part is cut off.
+/// Bytes that are copied at a time when the validation part is split off.
 const COPY_BYTES: usize = 1 << 20;
 
-/// How a token id is written.
+/// The encoding of a token id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenType {
@@ -37,12 +38,12 @@ pub enum TokenType {
 }
 
 impl TokenType {
-    /// The smaller type that holds every id below `vocab_size`.
+    /// The smallest type that can represent every id below `vocab_size`.
     pub fn of_vocabulary(vocab_size: u32) -> Self {
         if vocab_size <= 1 << 16 { Self::U16 } else { Self::U32 }
     }
 
-    /// Bytes of one id.
+    /// Size of one id in bytes.
     pub fn size_bytes(self) -> u64 {
         match self {
             Self::U16 => 2,
@@ -51,13 +52,13 @@ impl TokenType {
     }
 }
 
-/// `tokens.json`.
+/// The content of `tokens.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenSetMeta {
-    /// Version of this file; 1.
+    /// Version of the file format; 1.
     pub version: u32,
-    /// The tokenizer's vocabulary; every id is below it.
+    /// Size of the tokenizer's vocabulary; every id is below it.
     pub vocab_size: u32,
     /// The token that ends every document.
     pub end_of_text_id: Option<u32>,
@@ -69,17 +70,18 @@ pub struct TokenSetMeta {
     pub documents: u64,
     /// Bytes of UTF-8 text in both.
     pub text_bytes: u64,
-    /// How an id is written.
+    /// The encoding of an id.
     pub dtype: TokenType,
     /// Digest of the tokenizer's vocabulary ([`crate::tokenizer::vocabulary_sha256`]).
     pub tokenizer_sha256: Option<Sha256Digest>,
-    /// Tokens in `train.bin` of each source, which follow each other; empty where the corpus is one source.
+    /// Tokens of each source in `train.bin`, where the sources are concatenated. Empty if the
+    /// corpus has one source.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub source_train_tokens: Vec<u64>,
 }
 
 impl TokenSetMeta {
-    /// Where in the training part each source's tokens are.
+    /// The token range of each source in the training part.
     pub fn train_sources(&self) -> Vec<Range<u64>> {
         if self.source_train_tokens.is_empty() {
             return std::iter::once(0..self.train_tokens).collect();
@@ -93,7 +95,7 @@ impl TokenSetMeta {
     }
 }
 
-/// A token set that is read through memory maps; shared by threads.
+/// A token set that is read through memory maps; threads can share it.
 #[derive(Debug)]
 pub struct TokenSet {
     meta: TokenSetMeta,
@@ -111,13 +113,16 @@ impl TokenSet {
     /// Opens the token set in `dir`.
     ///
     /// # Errors
-    /// A missing or malformed file; files whose sizes differ from what `tokens.json` says;
-    /// [`LmError::EmptyCorpus`] for a training part without a token.
+    /// A file is missing or malformed, or its size does not match `tokens.json`;
+    /// [`LmError::EmptyCorpus`] for a training part without tokens.
     pub fn open(dir: &Path) -> Result<Self, LmError> {
         let path = dir.join(TOKENS_FILE);
         let meta: TokenSetMeta = files::read_json(&path)?;
         if meta.version != VERSION {
-            return Err(LmError::file(&path, format!("is of version {}; {VERSION} is read", meta.version)));
+            return Err(LmError::file(
+                &path,
+                format!("version {} is not supported (expected {VERSION})", meta.version),
+            ));
         }
         if meta.end_of_text_id.is_some_and(|id| id >= meta.vocab_size) {
             return Err(LmError::file(&path, format!("end_of_text_id is not below vocab_size ({})", meta.vocab_size)));
@@ -135,7 +140,7 @@ impl TokenSet {
         Ok(Self { meta, train, validation })
     }
 
-    /// What is in it.
+    /// The description in `tokens.json`.
     pub fn meta(&self) -> &TokenSetMeta {
         &self.meta
     }
@@ -145,7 +150,7 @@ impl TokenSet {
         TokenSlice { part: &self.train, meta: &self.meta }
     }
 
-    /// The validation part; empty where the set was made without one.
+    /// The validation part; empty if the set has none.
     pub fn validation(&self) -> TokenSlice<'_> {
         TokenSlice { part: &self.validation, meta: &self.meta }
     }
@@ -156,8 +161,10 @@ impl Part {
         let bytes = files::map(&path)?;
         let found = bytes.len() as u64;
         if tokens.checked_mul(dtype.size_bytes()) != Some(found) {
-            let problem =
-                format!("is {found} bytes; {TOKENS_FILE} says {tokens} tokens of {} bytes", dtype.size_bytes());
+            let problem = format!(
+                "is {found} bytes long, but {TOKENS_FILE} says {tokens} tokens of {} bytes",
+                dtype.size_bytes()
+            );
             return Err(LmError::file(&path, problem));
         }
         Ok(Self { path, bytes })
@@ -172,25 +179,25 @@ pub struct TokenSlice<'a> {
 }
 
 impl TokenSlice<'_> {
-    /// Tokens in it.
+    /// Number of tokens.
     pub fn len(&self) -> u64 {
         self.part.bytes.len() as u64 / self.meta.dtype.size_bytes()
     }
 
-    /// Whether it has no token.
+    /// Whether it has no tokens.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The ids at the positions of `range`, as embeddings take them.
+    /// The ids at the positions in `range`, in the type that embeddings expect.
     ///
     /// # Errors
-    /// [`LmError::TooFewTokens`] where the range ends behind the last token, [`LmError::BadFile`] for an id
-    /// that is not below the vocabulary.
+    /// [`LmError::TooFewTokens`] if the range ends after the last token, [`LmError::BadFile`] for
+    /// an id outside the vocabulary.
     pub fn read(&self, range: Range<u64>) -> Result<Vec<i64>, LmError> {
         self.require(range.end)?;
         let size = self.meta.dtype.size_bytes();
-        // The whole file is in the address space, so offsets fit into usize.
+        // The whole file fits in the address space, so offsets fit into usize.
         let bytes = &self.part.bytes[(range.start.min(range.end) * size) as usize..(range.end * size) as usize];
         let ids: Vec<i64> = match self.meta.dtype {
             TokenType::U16 => bytes.as_chunks().0.iter().map(|b| i64::from(u16::from_le_bytes(*b))).collect(),
@@ -201,7 +208,7 @@ impl TokenSlice<'_> {
             None => Ok(ids),
             Some(at) => {
                 let problem = format!(
-                    "token {} is {}, not below the vocabulary ({vocab_size})",
+                    "token {} has id {}, which is not below the vocabulary size ({vocab_size})",
                     range.start + at as u64,
                     ids[at]
                 );
@@ -210,7 +217,7 @@ impl TokenSlice<'_> {
         }
     }
 
-    /// Sees to it that there are at least `needed` tokens.
+    /// Checks that there are at least `needed` tokens.
     ///
     /// # Errors
     /// [`LmError::TooFewTokens`].
@@ -222,45 +229,46 @@ impl TokenSlice<'_> {
     }
 }
 
-/// What a [`TokenSetWriter`] must know before the first document.
+/// The parameters of a [`TokenSetWriter`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewTokenSet {
-    /// The tokenizer's vocabulary.
+    /// Size of the tokenizer's vocabulary.
     pub vocab_size: u32,
-    /// Written after every document.
+    /// The token that is written after every document.
     pub end_of_text_id: Option<u32>,
     /// Digest of the tokenizer's vocabulary ([`crate::tokenizer::vocabulary_sha256`]).
     pub tokenizer_sha256: Option<Sha256Digest>,
 }
 
-/// Writes a token set document by document, without holding it in memory.
+/// Writes a token set document by document, without keeping it in memory.
 #[derive(Debug)]
 pub struct TokenSetWriter {
     dir: PathBuf,
     meta: TokenSetMeta,
-    /// Also holds the tokens of the open source that will be the validation part's.
+    /// Also contains the tokens of the current source that will move to the validation part.
     train: BufWriter<File>,
     validation: File,
-    /// Where the open source starts in `train`.
+    /// Position in `train` at which the current source starts.
     source_start: u64,
-    /// Tokens of the document that is not ended yet.
+    /// Tokens of the unfinished document.
     open_tokens: u64,
-    /// Every id is below this; the vocabulary grows up to it with the ids that there are.
+    /// Upper bound of all ids. The vocabulary size grows up to it as larger ids are written.
     ids: u32,
 }
 
-/// Which tokens at a source's end go into the validation part.
+/// The tokens at the end of a source that go into the validation part.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum HeldOut {
-    /// A share of the source's tokens, at least 0 and below 1. The cut moves to the end of a document where there is one
-    /// within half the share, so that long documents are split and short ones are not.
+    /// A share of the source's tokens, at least 0 and below 1. The cut moves to the nearest end of
+    /// a document within half the share, so long documents are split and short ones are not.
     Share(f64),
-    /// So many tokens.
+    /// A number of tokens.
     Last(u64),
 }
 
 impl TokenSetWriter {
-    /// Starts a token set in `dir`, which must exist. It becomes one with [`TokenSetWriter::finish`].
+    /// Starts a token set in `dir`, which must exist. The set is complete after
+    /// [`TokenSetWriter::finish`].
     ///
     /// # Errors
     /// [`LmError::Io`]; [`LmError::BadTokens`] for an end-of-text token outside the vocabulary.
@@ -291,7 +299,8 @@ impl TokenSetWriter {
         Ok(Self { dir: dir.to_owned(), meta, train, validation, source_start: 0, open_tokens: 0, ids: vocab_size })
     }
 
-    /// Takes ids below `ids` as well: where one is beyond the vocabulary, the vocabulary becomes as large as it says.
+    /// Also accepts ids from the vocabulary size up to `ids`. Such an id enlarges the vocabulary to
+    /// include it.
     #[must_use]
     pub fn with_ids_below(mut self, ids: u32) -> Self {
         self.ids = self.ids.max(ids);
@@ -299,8 +308,8 @@ impl TokenSetWriter {
         self
     }
 
-    /// Appends a document of `text_bytes` bytes of text, and the end-of-text token after it. A document
-    /// without a token is not counted.
+    /// Appends a document with `text_bytes` bytes of text, followed by the end-of-text token. A
+    /// document without tokens is not counted.
     ///
     /// # Errors
     /// [`LmError::BadTokens`] for an id outside the vocabulary, [`LmError::Io`].
@@ -309,20 +318,20 @@ impl TokenSetWriter {
         self.end_document(text_bytes)
     }
 
-    /// Appends tokens of a document that [`TokenSetWriter::end_document`] ends.
+    /// Appends tokens to the current document, which [`TokenSetWriter::end_document`] ends.
     ///
     /// # Errors
-    /// As [`TokenSetWriter::push_document`].
+    /// See [`TokenSetWriter::push_document`].
     pub fn push_part(&mut self, tokens: &[u32]) -> Result<(), LmError> {
         self.write(tokens)?;
         self.open_tokens += tokens.len() as u64;
         Ok(())
     }
 
-    /// Ends the document whose parts were pushed; one without a token is not counted.
+    /// Ends the current document. A document without tokens is not counted.
     ///
     /// # Errors
-    /// As [`TokenSetWriter::push_document`].
+    /// See [`TokenSetWriter::push_document`].
     pub fn end_document(&mut self, text_bytes: u64) -> Result<(), LmError> {
         if std::mem::take(&mut self.open_tokens) == 0 {
             return Ok(());
@@ -334,10 +343,10 @@ impl TokenSetWriter {
         Ok(())
     }
 
-    /// Appends tokens that have their end-of-text tokens among them, each of which is counted as a document.
+    /// Appends tokens that include their end-of-text tokens, each of which counts as a document.
     ///
     /// # Errors
-    /// As [`TokenSetWriter::push_document`].
+    /// See [`TokenSetWriter::push_document`].
     pub fn push_tokens(&mut self, tokens: &[u32]) -> Result<(), LmError> {
         self.write(tokens)?;
         self.meta.documents += tokens.iter().filter(|id| Some(**id) == self.meta.end_of_text_id).count() as u64;
@@ -349,7 +358,8 @@ impl TokenSetWriter {
         let highest = tokens.iter().max().copied().unwrap_or(0);
         self.meta.vocab_size = self.meta.vocab_size.max(highest.saturating_add(1));
         let bytes: Vec<u8> = match self.meta.dtype {
-            // `check_ids` holds every id below the vocabulary, which two bytes hold.
+            // `check_ids` ensures that ids are below the vocabulary size, which fits into two
+            // bytes.
             TokenType::U16 => tokens.iter().flat_map(|id| (*id as u16).to_le_bytes()).collect(),
             TokenType::U32 => tokens.iter().flat_map(|id| id.to_le_bytes()).collect(),
         };
@@ -358,15 +368,17 @@ impl TokenSetWriter {
         Ok(())
     }
 
-    /// Tokens so far, in both parts.
+    /// Number of tokens written so far, in both parts.
     pub fn tokens(&self) -> u64 {
         self.meta.train_tokens + self.meta.validation_tokens
     }
 
-    /// Ends a source: moves what is held out of it to the validation part. What comes next is another source's.
+    /// Ends a source: moves its held-out tokens to the validation part. Later tokens belong to the
+    /// next source.
     ///
     /// # Errors
-    /// [`LmError::BadTokens`] for a share outside 0 to 1 or more than the source has, [`LmError::Io`].
+    /// [`LmError::BadTokens`] for a share outside 0 to 1 or more tokens than the source has,
+    /// [`LmError::Io`].
     pub fn end_source(&mut self, held_out: HeldOut) -> Result<(), LmError> {
         let (train, validation) = (self.dir.join(TRAIN_FILE), self.dir.join(VALIDATION_FILE));
         let on_train = |error| LmError::io(&train, error);
@@ -386,7 +398,7 @@ impl TokenSetWriter {
             HeldOut::Last(tokens) => match end.checked_sub(tokens) {
                 Some(cut) if cut >= self.source_start => cut,
                 Some(_) | None => {
-                    let problem = format!("{tokens} tokens cannot be held out of a source of {total}");
+                    let problem = format!("cannot hold out {tokens} tokens from a source of {total} tokens");
                     return Err(LmError::BadTokens { problem });
                 }
             },
@@ -404,21 +416,24 @@ impl TokenSetWriter {
         Ok(())
     }
 
-    /// Ends the open source with the last `validation_fraction` of its tokens held out, and writes `tokens.json`.
+    /// Ends the current source, holds out the last `validation_fraction` of its tokens, and writes
+    /// `tokens.json`.
     ///
     /// # Errors
-    /// As [`TokenSetWriter::end_source`]; [`LmError::EmptyCorpus`] where either part would be without a token.
+    /// See [`TokenSetWriter::end_source`]; [`LmError::EmptyCorpus`] if either part would have no
+    /// tokens.
     pub fn finish(mut self, validation_fraction: f64) -> Result<TokenSetMeta, LmError> {
         if self.meta.train_tokens > self.source_start || self.meta.source_train_tokens.is_empty() {
             self.end_source(HeldOut::Share(validation_fraction))?;
         }
         let (train, validation) = (self.meta.train_tokens, self.meta.validation_tokens);
         if train + validation == 0 {
-            return Err(LmError::EmptyCorpus { problem: "no document has a token".to_owned() });
+            return Err(LmError::EmptyCorpus { problem: "no document contains any tokens".to_owned() });
         }
         if train == 0 || (validation == 0 && validation_fraction > 0.0) {
             let problem = format!(
-                "{} tokens cannot be split into a training part and {validation_fraction} for validation",
+                "{} tokens cannot be split into a training part and a validation part (validation_fraction = \
+                 {validation_fraction})",
                 self.tokens()
             );
             return Err(LmError::EmptyCorpus { problem });
@@ -430,13 +445,14 @@ impl TokenSetWriter {
         Ok(self.meta)
     }
 
-    /// The first position after the end of a document that is nearest to `wanted`, within `reach`
-    /// tokens; `wanted` itself where there is none. Never the start of the open source and never its end.
+    /// Returns the first position after the end of a document that is nearest to `wanted`, within
+    /// `reach` tokens; `wanted` itself if there is none. Never returns the start or the end of the
+    /// current source.
     fn cut_near(&self, wanted: u64, reach: u64) -> Result<u64, LmError> {
         let Some(end_of_text_id) = self.meta.end_of_text_id else { return Ok(wanted) };
         let first = self.source_start + 1;
         let (low, high) = (wanted.saturating_sub(reach).max(first), (wanted + reach).min(self.meta.train_tokens - 1));
-        // Position p is a document's first token when the one before it ends a document.
+        // Position p is a document's first token if the previous token ends a document.
         let mut nearest: Option<u64> = None;
         for_each_id((self.train.get_ref(), self.meta.dtype), low - 1..high, |at, id| {
             let start = at + 1;
@@ -449,10 +465,10 @@ impl TokenSetWriter {
     }
 }
 
-/// Removes what an earlier, unfinished attempt has left in `dir`.
+/// Removes the files that an earlier, unfinished attempt left in `dir`.
 ///
 /// # Errors
-/// [`LmError::Io`] naming the file.
+/// [`LmError::Io`] with the file's path.
 pub fn remove(dir: &Path) -> Result<(), LmError> {
     for name in [TOKENS_FILE, TRAIN_FILE, VALIDATION_FILE] {
         let path = dir.join(name);
@@ -467,9 +483,9 @@ pub fn remove(dir: &Path) -> Result<(), LmError> {
 fn check_ids(tokens: &[u32], vocab_size: u32) -> Result<(), LmError> {
     match tokens.iter().find(|id| **id >= vocab_size) {
         None => Ok(()),
-        Some(id) => {
-            Err(LmError::BadTokens { problem: format!("token {id} is not below the vocabulary ({vocab_size})") })
-        }
+        Some(id) => Err(LmError::BadTokens {
+            problem: format!("token id {id} is not below the vocabulary size ({vocab_size})"),
+        }),
     }
 }
 

@@ -1,7 +1,8 @@
-//! Reading and writing the tensors of a checkpoint as safetensors.
+//! Reads and writes the tensors of a checkpoint as safetensors.
 //!
-//! Reads one `model.safetensors`, or the shards that `model.safetensors.index.json` names; F32, F16 and
-//! BF16 become fp32. Strict: every tensor of the model must be there in its shape, and nothing else.
+//! Reads a single `model.safetensors`, or the shards in `model.safetensors.index.json`; F32, F16
+//! and BF16 become fp32. Reading is strict: every tensor of the model must exist in its shape, and
+//! no others.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -18,11 +19,11 @@ use crate::decoder::Parameter;
 use crate::error::LmError;
 use crate::files::{self, Mapped};
 
-/// The one file of a checkpoint that is not sharded.
+/// The file of a checkpoint that is not sharded.
 pub(crate) use inheritune_checkpoint::safetensors_header::SINGLE_FILE;
 
-/// Reads every parameter of a model of shape `config` from `dir`, in the order of `config.tensors()`,
-/// tied ones once.
+/// Reads every parameter of a model of shape `config` from `dir`, in the order of
+/// `config.tensors()`. Tied tensors are returned once.
 pub(crate) fn read(dir: &Path, config: &DecoderConfig, device: Device) -> Result<Vec<Parameter>, LmError> {
     let source = Source::open(dir)?;
     let mut found = read_files(&source, config)?;
@@ -41,7 +42,7 @@ pub(crate) fn read(dir: &Path, config: &DecoderConfig, device: Device) -> Result
     Ok(parameters)
 }
 
-/// A second copy of a tied tensor is read only to see that it is a copy.
+/// Checks that a stored copy of a tied tensor equals the original.
 fn check_tied(
     path: &Path,
     name: &str,
@@ -58,7 +59,7 @@ fn check_tied(
     Err(LmError::tensor(path, name, format!("differs from `{tied_to}`, which config.json ties it to")))
 }
 
-/// The files of a checkpoint, their headers checked and held against the index.
+/// The files of a checkpoint, with checked headers.
 struct Source {
     /// The single file or the index.
     path: PathBuf,
@@ -73,21 +74,21 @@ impl Source {
         }
         let path = dir.join(INDEX_FILE);
         if !path.exists() {
-            return Err(LmError::file(dir, format!("holds neither {SINGLE_FILE} nor {INDEX_FILE}")));
+            return Err(LmError::file(dir, format!("contains neither {SINGLE_FILE} nor {INDEX_FILE}")));
         }
         let bad = |error| match error {
             IndexError::NotValid { problem, .. } => LmError::file(&path, problem),
             IndexError::Tensor { tensor, problem, .. } => LmError::tensor(&path, &tensor, problem),
         };
         let index = ShardIndex::parse(&files::read(&path, MAX_INDEX_BYTES)?, ShardFormat::Safetensors).map_err(bad)?;
-        // What the shards hold counts: an index may name what is nowhere.
+        // The shards' own headers count: an index may name tensors that do not exist.
         let files =
             index.files().into_iter().map(|name| TensorFile::open(&dir.join(name))).collect::<Result<_, _>>()?;
         Ok(Self { path, files })
     }
 }
 
-/// Every tensor of the files under its canonical name, fp32, on the CPU.
+/// Every tensor of the files under its canonical name, in fp32 on the CPU.
 fn read_files(source: &Source, config: &DecoderConfig) -> Result<HashMap<String, Tensor>, LmError> {
     let shapes: HashMap<String, Vec<u64>> = config.tensors().into_iter().map(|spec| (spec.name, spec.shape)).collect();
     let all = source.files.iter().flat_map(|file| file.header.tensors().iter().map(|tensor| tensor.name.as_str()));
@@ -101,16 +102,16 @@ fn read_files(source: &Source, config: &DecoderConfig) -> Result<HashMap<String,
                 NameInFile::NotNeeded(_) => continue,
                 NameInFile::Unknown => None,
             };
-            // A name can look right and belong to no tensor: `h.01.ln_1.bias`.
+            // A name can have the right form without belonging to a tensor: `h.01.ln_1.bias`.
             let Some((canonical, wanted)) = canonical.and_then(|name| shapes.get(&name).map(|shape| (name, shape)))
             else {
                 return bad(format!("is not part of a {} model of {} layers", config.family.as_str(), config.n_layers));
             };
             if *wanted != entry.shape {
-                return bad(format!("has shape {:?}, config.json asks for {wanted:?}", entry.shape));
+                return bad(format!("has shape {:?}; config.json requires {wanted:?}", entry.shape));
             }
             if found.insert(canonical, file.fp32(entry)?).is_some() {
-                return bad("is there twice".to_owned());
+                return bad("occurs twice".to_owned());
             }
         }
     }
@@ -134,19 +135,19 @@ impl TensorFile {
         Ok(Self { path: path.to_owned(), bytes, header })
     }
 
-    /// `entry` of this file's header, copied.
+    /// Copies the tensor of `entry`, which is in this file's header.
     fn fp32(&self, entry: &HeaderTensor) -> Result<Tensor, LmError> {
         let kind = match entry.dtype {
             header::Dtype::F32 => Kind::Float,
             header::Dtype::F16 => Kind::Half,
             header::Dtype::Bf16 => Kind::BFloat16,
             other => {
-                let problem = format!("is {other}; F32, F16 and BF16 are read");
+                let problem = format!("has dtype {other}; supported are F32, F16 and BF16");
                 return Err(LmError::tensor(&self.path, &entry.name, problem));
             }
         };
-        // The header was held against the length of `bytes`, which is in the address space: sizes and
-        // positions fit. A dimension can be larger only beside one of 0.
+        // The header was checked against the length of `bytes`, which fits in the address space, so
+        // sizes and positions fit too. A dimension can only be larger next to a dimension of 0.
         let size: Vec<i64> = entry.shape.iter().map(|n| *n as i64).collect();
         let data = &self.bytes[entry.bytes.start as usize..entry.bytes.end as usize];
         let failed =
@@ -168,7 +169,7 @@ pub(crate) struct NamedTensors {
     pub(crate) metadata: BTreeMap<String, String>,
 }
 
-/// Reads any safetensors file whole, on the CPU.
+/// Reads all tensors of a safetensors file, on the CPU.
 pub(crate) fn read_named(path: &Path) -> Result<NamedTensors, LmError> {
     let file = TensorFile::open(path)?;
     let entries = file.header.tensors().iter();
@@ -176,7 +177,7 @@ pub(crate) fn read_named(path: &Path) -> Result<NamedTensors, LmError> {
     Ok(NamedTensors { tensors, metadata: file.header.metadata().clone() })
 }
 
-/// Writes tensors to `path`, fp32 and bf16 as such and others as fp32: whole or not at all.
+/// Writes tensors to `path` atomically: fp32 and bf16 in their own type, others as fp32.
 pub(crate) fn write_named<'a>(
     path: &Path,
     tensors: impl IntoIterator<Item = (String, &'a Tensor)>,
@@ -194,7 +195,7 @@ pub(crate) fn write_named<'a>(
     })
 }
 
-/// Named tensors as they were at one moment, on the CPU: another thread may write them while training goes on.
+/// A copy of named tensors on the CPU, which another thread can write while training continues.
 #[derive(Debug)]
 pub struct Snapshot {
     tensors: Vec<(String, Tensor)>,
@@ -212,16 +213,16 @@ impl Snapshot {
         Ok(Self { tensors, metadata })
     }
 
-    /// Writes them as safetensors, whole or not at all.
+    /// Writes the tensors as safetensors, atomically.
     ///
     /// # Errors
-    /// [`LmError::Io`] naming the file.
+    /// [`LmError::Io`] with the file's path.
     pub fn write(&self, path: &Path) -> Result<(), LmError> {
         write_named(path, self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor)), self.metadata.clone())
     }
 }
 
-/// A tensor as safetensors wants to see it.
+/// Adapts a tensor to safetensors' `View`.
 struct TensorView {
     /// Of `dtype`, contiguous, on the CPU.
     tensor: Tensor,
@@ -255,9 +256,10 @@ impl View for TensorView {
         if self.data_len() == 0 {
             return Cow::Borrowed(&[]);
         }
-        // SAFETY: `new` made the tensor of `dtype`, contiguous and on the CPU, so its storage holds `data_len`
-        // initialised bytes from `data_ptr`; the tensor keeps it alive as long as `self`, and nothing
-        // writes to it during the borrow: saving shares its thread with training, or writes a copy.
+        // SAFETY: `new` made the tensor of `dtype`, contiguous and on the CPU, so its storage has
+        // `data_len` initialised bytes from `data_ptr`. The tensor keeps it alive as long as
+        // `self`, and nothing writes to it during the borrow: saving happens on the training
+        // thread, or writes a copy.
         Cow::Borrowed(unsafe { std::slice::from_raw_parts(self.tensor.data_ptr().cast::<u8>(), self.data_len()) })
     }
 

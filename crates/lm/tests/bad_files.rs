@@ -1,5 +1,4 @@
-//! Files that are not what they should be: an error that names the file and the tensor, never a
-//! panic and never a wrong model.
+//! Invalid files give an error that names the file and the tensor, never a panic or a wrong model.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -18,7 +17,7 @@ const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 const STATE: &str = "optimizer.safetensors";
 
-/// Loads a copy of a golden checkpoint after `spoil`; gives back what the error says.
+/// Loads a copy of a golden checkpoint after `spoil`; returns the error's text.
 fn spoiled(case: &str, spoil: impl FnOnce(&Path)) -> Result<(), String> {
     let dir = tempfile::tempdir().unwrap();
     copy(&golden_dir().join(case), dir.path());
@@ -27,15 +26,15 @@ fn spoiled(case: &str, spoil: impl FnOnce(&Path)) -> Result<(), String> {
 }
 
 fn check(case: &str, spoil: impl FnOnce(&Path), expected: Expect) {
-    expected.assert_eq(&spoiled(case, spoil).expect_err("an error is expected"));
+    expected.assert_eq(&spoiled(case, spoil).expect_err("expected an error"));
 }
 
 fn message(error: Option<LmError>, dir: &Path) -> String {
-    let error = error.expect("an error is expected").to_string();
+    let error = error.expect("expected an error").to_string();
     error.replace(dir.to_str().unwrap(), "DIR")
 }
 
-/// Rewrites the header of a safetensors file and leaves the bytes of its tensors.
+/// Rewrites the header of a safetensors file without changing the bytes of its tensors.
 fn edit_header(path: &Path, edit: impl FnOnce(&mut Value)) {
     let bytes = std::fs::read(path).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -46,7 +45,8 @@ fn edit_header(path: &Path, edit: impl FnOnce(&mut Value)) {
     std::fs::write(path, file).unwrap();
 }
 
-/// Writes the tensors of a safetensors file anew, each as `change` has it; those without a name are dropped.
+/// Rewrites the tensors of a safetensors file as `change` returns them; returning none drops a
+/// tensor.
 fn edit_tensors(path: &Path, change: impl Fn(&str, &TensorView<'_>) -> Vec<(String, Dtype, Vec<usize>, Vec<u8>)>) {
     let bytes = std::fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -78,7 +78,7 @@ fn a_truncated_file() {
         "gpt2-inner",
         |dir| truncate(&dir.join(WEIGHTS), |length| length - 1),
         expect![
-            "DIR/model.safetensors: its header describes 67544 bytes but the file has 67543; it is truncated or has bytes that belong to no tensor"
+            "DIR/model.safetensors: its header describes 67544 bytes but the file has 67543; it is truncated or has bytes that do not belong to any tensor"
         ],
     );
     check(
@@ -104,7 +104,7 @@ fn a_file_with_bytes_of_no_tensor() {
         "gpt2-inner",
         |dir| truncate(&dir.join(WEIGHTS), |length| length + 4),
         expect![
-            "DIR/model.safetensors: its header describes 67544 bytes but the file has 67548; it is truncated or has bytes that belong to no tensor"
+            "DIR/model.safetensors: its header describes 67544 bytes but the file has 67548; it is truncated or has bytes that do not belong to any tensor"
         ],
     );
 }
@@ -182,20 +182,20 @@ fn overlapping_offsets() {
         "gpt2-inner",
         shift(-4),
         expect![
-            "DIR/model.safetensors: tensor `transformer.ln_f.bias` overlaps the tensor before it: it begins at 55356 and should begin at 55360"
+            "DIR/model.safetensors: tensor `transformer.ln_f.bias` overlaps the previous tensor: it starts at 55356 but should start at 55360"
         ],
     );
     check(
         "gpt2-inner",
         shift(4),
         expect![
-            "DIR/model.safetensors: tensor `transformer.ln_f.bias` leaves a gap after the tensor before it: it begins at 55364 and should begin at 55360"
+            "DIR/model.safetensors: tensor `transformer.ln_f.bias` leaves a gap after the previous tensor: it starts at 55364 but should start at 55360"
         ],
     );
 }
 
-/// Eight tensors whose sizes add up to 2^64: a reader that adds without a check wraps around to a file
-/// that looks whole.
+/// Eight tensors whose sizes add up to 2^64: for a reader with unchecked addition the sum wraps
+/// around, and the file looks complete.
 #[test]
 fn offsets_that_overflow() {
     let huge = |dir: &Path| {
@@ -230,7 +230,7 @@ fn a_wrong_shape() {
         "gpt2-inner",
         transposed,
         expect![
-            "DIR/model.safetensors: tensor `transformer.h.0.mlp.c_fc.weight` has shape [50, 30], config.json asks for [30, 50]"
+            "DIR/model.safetensors: tensor `transformer.h.0.mlp.c_fc.weight` has shape [50, 30]; config.json requires [30, 50]"
         ],
     );
     let too_wide = |dir: &Path| {
@@ -322,7 +322,7 @@ fn a_tensor_under_two_names() {
             both
         });
     };
-    check("gpt2-f16-hub-names", twice, expect!["DIR/model.safetensors: tensor `transformer.ln_f.bias` is there twice"]);
+    check("gpt2-f16-hub-names", twice, expect!["DIR/model.safetensors: tensor `transformer.ln_f.bias` occurs twice"]);
 }
 
 #[test]
@@ -347,7 +347,7 @@ fn a_tied_head_that_is_another() {
             "DIR/model.safetensors: tensor `lm_head.weight` differs from `transformer.wte.weight`, which config.json ties it to"
         ],
     );
-    // A true copy is what some savers write.
+    // Some tools save an exact copy.
     let dir = tempfile::tempdir().unwrap();
     copy(&golden_dir().join("gpt2-inner"), dir.path());
     with_head(0)(dir.path());
@@ -365,13 +365,13 @@ fn an_unknown_dtype() {
         "gpt2-inner",
         of("F32X"),
         expect![
-            "DIR/model.safetensors: tensor `transformer.ln_f.bias` has dtype `F32X`; known are F64, F32, F16, BF16, I64, I32, I16, I8, U8, BOOL"
+            "DIR/model.safetensors: tensor `transformer.ln_f.bias` has dtype `F32X`; supported are F64, F32, F16, BF16, I64, I32, I16, I8, U8, BOOL"
         ],
     );
     check(
         "gpt2-inner",
         of("I32"),
-        expect!["DIR/model.safetensors: tensor `transformer.ln_f.bias` is I32; F32, F16 and BF16 are read"],
+        expect!["DIR/model.safetensors: tensor `transformer.ln_f.bias` has dtype I32; supported are F32, F16 and BF16"],
     );
 }
 
@@ -380,7 +380,7 @@ fn a_folder_without_files() {
     check(
         "gpt2-inner",
         |dir| std::fs::remove_file(dir.join(WEIGHTS)).unwrap(),
-        expect!["DIR: holds neither model.safetensors nor model.safetensors.index.json"],
+        expect!["DIR: contains neither model.safetensors nor model.safetensors.index.json"],
     );
     check(
         "gpt2-inner",
@@ -416,21 +416,21 @@ fn an_index_that_lies() {
         "llama-tied-sharded",
         mapped(norm, "../x"),
         expect![
-            "DIR/model.safetensors.index.json: tensor `model.norm.weight` is mapped to `../x`, which is in another folder: all files of weights must be in the checkpoint's own"
+            "DIR/model.safetensors.index.json: tensor `model.norm.weight` is mapped to `../x`, which is in another folder: all weight files must be in the checkpoint's folder"
         ],
     );
     check(
         "llama-tied-sharded",
         mapped(norm, "../model.safetensors"),
         expect![
-            "DIR/model.safetensors.index.json: tensor `model.norm.weight` is mapped to `../model.safetensors`, which is in another folder: all files of weights must be in the checkpoint's own"
+            "DIR/model.safetensors.index.json: tensor `model.norm.weight` is mapped to `../model.safetensors`, which is in another folder: all weight files must be in the checkpoint's folder"
         ],
     );
     check(
         "llama-tied-sharded",
         mapped(norm, "/etc/model.safetensors"),
         expect![
-            "DIR/model.safetensors.index.json: tensor `model.norm.weight` is mapped to `/etc/model.safetensors`, which is in another folder: all files of weights must be in the checkpoint's own"
+            "DIR/model.safetensors.index.json: tensor `model.norm.weight` is mapped to `/etc/model.safetensors`, which is in another folder: all weight files must be in the checkpoint's folder"
         ],
     );
     check(
@@ -462,7 +462,7 @@ fn an_index_that_lies() {
         "llama-tied-sharded",
         cut,
         expect![
-            "DIR/model-00002-of-00004.safetensors: its header describes 20264 bytes but the file has 20263; it is truncated or has bytes that belong to no tensor"
+            "DIR/model-00002-of-00004.safetensors: its header describes 20264 bytes but the file has 20263; it is truncated or has bytes that do not belong to any tensor"
         ],
     );
 }
@@ -485,7 +485,7 @@ fn a_bad_config() {
         expect!["DIR/config.json: model_type `gpt3` is not supported"],
     );
     check("gpt2-inner", without("model_type"), expect!["DIR/config.json: `model_type` is missing"]);
-    // transformers takes 12, its class's default.
+    // transformers uses 12, its class's default.
     check(
         "gpt2-inner",
         without("n_layer"),
@@ -495,14 +495,14 @@ fn a_bad_config() {
         "gpt2-inner",
         without("vocab_size"),
         expect![
-            "DIR/model.safetensors: tensor `transformer.wte.weight` has shape [61, 30], config.json asks for [50257, 30]"
+            "DIR/model.safetensors: tensor `transformer.wte.weight` has shape [61, 30]; config.json requires [50257, 30]"
         ],
     );
     check(
         "llama-bf16",
         without("intermediate_size"),
         expect![
-            "DIR/model.safetensors: tensor `model.layers.0.mlp.down_proj.weight` has shape [30, 41], config.json asks for [30, 11008]"
+            "DIR/model.safetensors: tensor `model.layers.0.mlp.down_proj.weight` has shape [30, 41]; config.json requires [30, 11008]"
         ],
     );
     check(
@@ -538,7 +538,7 @@ fn a_bad_config() {
     check(
         "llama-head-100",
         with("head_dim", json!(25)),
-        expect!["DIR/config.json: `head_dim` is 25; rotary positions need an even one"],
+        expect!["DIR/config.json: `head_dim` is 25; rotary positions need an even number"],
     );
     check(
         "llama-bf16",
@@ -593,7 +593,7 @@ fn a_bad_config() {
     );
 }
 
-/// Takes up a spoilt optimizer state and compares what the error says; the optimizer must be as before.
+/// Loads a spoilt optimizer state and compares the error; the optimizer must be unchanged.
 fn check_state(spoil: impl FnOnce(&Path), expected: Expect) {
     let dir = tempfile::tempdir().unwrap();
     let decoder = load(&golden_dir().join("gpt2-inner"));
@@ -617,7 +617,7 @@ fn a_bad_optimizer_state() {
     check_state(
         |state| truncate(state, |length| length - 1),
         expect![
-            "DIR/optimizer.safetensors: its header describes 135608 bytes but the file has 135607; it is truncated or has bytes that belong to no tensor"
+            "DIR/optimizer.safetensors: its header describes 135608 bytes but the file has 135607; it is truncated or has bytes that do not belong to any tensor"
         ],
     );
     let step_count = |value: &'static str| {
@@ -636,7 +636,7 @@ fn a_bad_optimizer_state() {
     check_state(
         reshaped,
         expect![
-            "DIR/optimizer.safetensors: tensor `exp_avg.transformer.h.0.mlp.c_fc.weight` has shape [50, 30], the parameter has [30, 50]"
+            "DIR/optimizer.safetensors: tensor `exp_avg.transformer.h.0.mlp.c_fc.weight` has shape [50, 30]; the parameter has [30, 50]"
         ],
     );
     let renamed = |state: &Path| {
@@ -646,7 +646,7 @@ fn a_bad_optimizer_state() {
         });
     };
     check_state(renamed, expect!["DIR/optimizer.safetensors: tensor `exp_avg_sq.transformer.ln_f.bias` is missing"]);
-    // The model's own weights are no state, and the state of a deeper model is not this one's.
+    // The model's weights are not an optimizer state, and neither is the state of a deeper model.
     let weights = golden_dir().join("gpt2-inner").join(WEIGHTS);
     check_state(
         |state| assert!(std::fs::copy(weights, state).unwrap() > 0),
@@ -661,7 +661,7 @@ fn a_bad_optimizer_state() {
     check_state(
         deeper,
         expect![
-            "DIR/optimizer.safetensors: tensor `exp_avg.transformer.h.2.ln_1.bias` belongs to no parameter of this model"
+            "DIR/optimizer.safetensors: tensor `exp_avg.transformer.h.2.ln_1.bias` does not belong to any parameter of this model"
         ],
     );
 }
@@ -669,7 +669,7 @@ fn a_bad_optimizer_state() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever happens to the bytes of a header or of a config, loading ends with a model or an error.
+    /// However the bytes of a header or config change, loading returns a model or an error.
     #[test]
     fn no_byte_makes_it_panic(
         file in prop::sample::select(vec![WEIGHTS, "config.json"]),

@@ -1,4 +1,4 @@
-//! CUDA's part of libtorch is looked for at run time. What it computes is tested where there is a GPU.
+//! The CUDA part of libtorch is loaded at run time. Its results are tested where there is a GPU.
 #![allow(clippy::unwrap_used)]
 
 use std::process::Command;
@@ -13,7 +13,7 @@ fn without_its_libraries_the_cpu_computes() {
 #[test]
 fn a_folder_that_does_not_have_them_is_an_error_that_names_the_variable() {
     let empty = tempfile::tempdir().unwrap();
-    // Loading is done once in a process, so this takes one of its own.
+    // Loading happens once per process, so this test needs a separate one.
     let test = ["--ignored", "--exact", "in_a_process_of_its_own", "--nocapture"];
     let child = Command::new(std::env::current_exe().unwrap())
         .args(test)
@@ -23,7 +23,7 @@ fn a_folder_that_does_not_have_them_is_an_error_that_names_the_variable() {
     let said = String::from_utf8_lossy(&child.stdout);
     let folder = empty.path().to_str().unwrap();
     assert!(said.contains(device::CUDA_FOLDER_VARIABLE) && said.contains(folder), "{said}");
-    assert!(child.status.success(), "an error, not an abort");
+    assert!(child.status.success(), "must return an error, not abort");
 }
 
 #[test]

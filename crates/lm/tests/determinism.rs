@@ -1,4 +1,4 @@
-//! The same steps give the same bits, and a training that is taken up again goes on as if it had never stopped.
+//! The same steps give the same bits, and a resumed training continues as if it had never stopped.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -12,14 +12,15 @@ mod support;
 use support::{ADAMW, LR, MAX_NORM, load, noise, write_checkpoint};
 
 const VOCABULARY: u32 = 500;
-/// Large enough that libtorch splits its sums over two threads.
+/// Large enough for libtorch to split its sums over two threads.
 const BATCH: i64 = 4;
 const TIME: i64 = 64;
 
 fn shape(family: Family) -> DecoderConfig {
     let (d_ff, n_heads) = match family {
         Family::Gpt2 | Family::Llama | Family::GptNeox | Family::Opt => (Some(200), 6),
-        // An MLP of 4 widths is the only one, and only powers of two are heads of mosaic_gpt.
+        // Both support only an MLP of 4 widths, and mosaic_gpt only numbers of heads that are
+        // powers of two.
         Family::Mpt => (None, 6),
         Family::MosaicGpt => (None, 8),
     };
@@ -41,7 +42,7 @@ fn shape(family: Family) -> DecoderConfig {
     architecture.config(VOCABULARY)
 }
 
-/// The batch of a step: inputs and targets.
+/// The inputs and targets of a step.
 fn batch(step: u64) -> (Tensor, Tensor) {
     let mut next = noise(100 + step);
     let ids: Vec<i64> = (0..BATCH * (TIME + 1)).map(|_| ((next() + 1.0) * 249.0) as i64).collect();
@@ -60,7 +61,7 @@ impl Training {
         Self { decoder, optimizer }
     }
 
-    /// Takes up what `save` left.
+    /// Resumes from what `save` wrote.
     fn resume(dir: &Path, config: DecoderConfig) -> Self {
         let mut training = Self::start(Decoder::from_weights(config, dir, Device::Cpu).unwrap());
         training.optimizer.load(&dir.join("optimizer.safetensors")).unwrap();
@@ -72,12 +73,12 @@ impl Training {
         self.optimizer.snapshot().unwrap().write(&dir.join("optimizer.safetensors")).unwrap();
     }
 
-    /// Trains until `steps` steps are taken; gives the bits of the losses on the way.
+    /// Trains until `steps` steps have been taken; returns the bits of the losses.
     fn train_to(&mut self, steps: u64) -> Vec<u64> {
         let mut losses = Vec::new();
         while self.optimizer.steps() < steps {
             self.optimizer.zero_grad().unwrap();
-            // Two micro-batches a step: gradients accumulate.
+            // Two micro-batches per step: gradients accumulate.
             for micro_batch in 0..2 {
                 let (inputs, targets) = batch(2 * self.optimizer.steps() + micro_batch);
                 let loss = self.decoder.loss(&inputs, &targets).unwrap();
@@ -98,13 +99,14 @@ impl Training {
     }
 }
 
-/// One test, since the thread count belongs to the process.
+/// A single test, since the thread count is a property of the process.
 #[test]
 fn five_steps_are_the_same_bits_twice_and_when_taken_up_after_three() {
     for threads in [2, 1] {
         device::set_threads(threads);
         assert_eq!(device::threads(), threads);
-        // Two threads are slow where the cores are busy: there the first two families and one with ALiBi will do.
+        // Two threads are slow on busy cores, so they are tested with the first two families and
+        // one with ALiBi.
         let families = Family::ALL
             .into_iter()
             .filter(|family| threads == 1 || matches!(family, Family::Gpt2 | Family::Llama | Family::Mpt));

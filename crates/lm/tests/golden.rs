@@ -1,6 +1,6 @@
-//! The decoder, its loss, its gradients and its optimizer against Hugging Face transformers and PyTorch, for the
-//! checkpoints of tests/golden and for models cut from them: made by scripts/golden/make-golden.py. `--nocapture` shows how
-//! near they are.
+//! Compares the decoder, its loss, its gradients and its optimizer with Hugging Face transformers
+//! and PyTorch, for the checkpoints in tests/golden and for models cut from them.
+//! scripts/golden/make-golden.py makes the expected values. `--nocapture` prints the differences.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,32 +15,34 @@ use inheritune_lm::{Decoder, Device, Kind, Tensor, device, no_grad};
 mod support;
 use support::{ADAMW, LR, MAX_NORM, golden_cases, golden_dir, load, max_difference, slice, tensors};
 
-/// Logits, absolute, fp32.
+/// Logits, absolute difference, fp32.
 const LOGITS: f64 = 1e-4;
-/// Losses, nats.
+/// Losses, in nats.
 const LOSSES: f64 = 1e-5;
 /// A tensor's gradient: the largest difference relative to the tensor's largest gradient.
 const GRADIENTS: f64 = 2e-5;
-/// Gradients below this share of the gradient norm are rounding, and only have to be that here too. OPT's key biases
-/// have no others: they add one number to all scores of a query, and softmax takes it off.
+/// Gradients below this share of the gradient norm are rounding errors, and must only be that small
+/// here too. OPT's key biases have no other gradients: they add the same number to all scores of a
+/// query, which softmax cancels.
 const ROUNDING: f64 = 1e-7;
-/// The global gradient norm, relative.
+/// The global gradient norm, relative difference.
 const NORM: f64 = 1e-5;
-/// The loss before each of 20 steps, relative: rounding grows from step to step.
+/// The loss before each of 20 steps, relative difference: rounding errors grow with every step.
 const LOSS_OF_STEP: f64 = 1e-5;
-/// The gradient norm before each of 20 steps, relative.
+/// The gradient norm before each of 20 steps, relative difference.
 const NORM_OF_STEP: f64 = 1e-3;
 
-/// The loss of each of 200 steps, nats.
+/// The loss of each of 200 steps, in nats.
 const LOSS_OF_CURVE: f64 = 1e-3;
-/// In bf16, whose numbers have 8 bits: the mean loss, relative.
+/// The mean loss in bf16, which has 8 bits of precision: relative difference.
 const BF16_LOSS: f64 = 5e-3;
-/// In bf16, 2-norms of differences: of one tensor's gradient relative to the tensor's own (eager and fused attention differ
-/// by a quarter of that within PyTorch), and of all tensors together relative to what PyTorch's differ by from those in fp32.
+/// 2-norms of differences in bf16: of one tensor's gradient relative to the tensor's own norm
+/// (eager and fused attention differ by a quarter of that within PyTorch), and of all tensors
+/// together relative to PyTorch's own difference from fp32.
 const BF16_GRADIENT: f64 = 2e-1;
 const BF16_NOISE: f64 = 3.0;
 
-/// A model beside what transformers computes for it.
+/// A model and what transformers computes for it.
 struct Case {
     name: String,
     decoder: Decoder,
@@ -49,7 +51,7 @@ struct Case {
 
 impl Case {
     fn all() -> Vec<Self> {
-        // As the script that made them, and no second thread helps with models of this size.
+        // The script also uses one thread, and a second one does not help models of this size.
         device::set_threads(1);
         let case = |(name, dir): (String, std::path::PathBuf)| Self {
             name,
@@ -75,7 +77,7 @@ impl Case {
 
     fn within(&self, what: &str, (found, limit): (f64, f64)) {
         println!("{}: {what} {found:.1e} (limit {limit:.0e})", self.name);
-        assert!(found <= limit, "{}: {what} differ by {found:e}, more than {limit:e}", self.name);
+        assert!(found <= limit, "{}: {what} differ by {found:e}; the limit is {limit:e}", self.name);
     }
 }
 
@@ -143,7 +145,7 @@ fn gradients_are_those_of_transformers() {
             assert!(difference <= GRADIENTS, "{}: {} differs by {difference:e}", case.name, parameter.name);
             worst = worst.max(difference);
         }
-        assert!(expected.is_empty(), "{}: without a parameter here: {:?}", case.name, expected.keys());
+        assert!(expected.is_empty(), "{}: no parameters for these gradients: {:?}", case.name, expected.keys());
         case.within("gradients", (worst, GRADIENTS));
         let norm = clip_grad_norm(case.decoder.parameters(), f64::MAX).unwrap();
         let expected = case.expected["gradient_norm"].double_value(&[]);
@@ -151,7 +153,7 @@ fn gradients_are_those_of_transformers() {
     }
 }
 
-/// A batch's gradients in each precision, documents apart, to the last bit.
+/// A batch's gradients are bit-identical in each precision, with attention within documents.
 #[test]
 fn activations_that_are_computed_twice_give_the_same_gradients() {
     for case in Case::all() {
@@ -175,14 +177,15 @@ fn activations_that_are_computed_twice_give_the_same_gradients() {
 
 #[test]
 fn the_mean_loss_is_that_of_all_scores_at_once() {
-    // 512 rows of scores are in memory at a time: some batches end with a few rows, one with exactly as many.
+    // 512 rows of scores are in memory at a time: some batches end with a few rows, one with
+    // exactly 512.
     for (case, rows) in Case::all().iter().zip([1025, 512, 700].into_iter().cycle()) {
         let (inputs, targets) = (case.inputs().flatten(0, 1), case.targets().flatten(0, 1));
         let time = 5;
         let batch = |tokens: &Tensor| tokens.repeat([rows]).narrow(0, 0, time * (rows / time)).view([-1, time]);
         let (inputs, targets) = (batch(&inputs), batch(&targets));
         let gradients = |loss: Tensor| {
-            // As an accumulated micro-batch: its gradient is not 1.
+            // Like an accumulated micro-batch, whose gradient is not 1.
             (&loss / 3.0).backward();
             let gradients: Vec<Tensor> =
                 case.decoder.parameters().iter().map(|p| gradient(p).unwrap().unwrap()).collect();
@@ -219,7 +222,7 @@ fn twenty_steps_follow_torch_adamw() {
         assert_eq!(optimizer.steps(), 20);
         case.within("losses of 20 steps", (worst_loss, LOSS_OF_STEP));
         case.within("norms of 20 steps", (worst_norm, NORM_OF_STEP));
-        // A trajectory that stands still would prove little.
+        // A constant loss would prove little.
         assert!(losses.double_value(&[steps - 1]) < 0.9 * losses.double_value(&[0]), "{}", case.name);
     }
 }
@@ -249,7 +252,7 @@ fn two_hundred_steps_follow_torch_adamw() {
     }
 }
 
-/// Each case that has this file.
+/// All cases that have this file.
 fn cases_with(file: &str) -> impl Iterator<Item = Case> {
     let cases: Vec<Case> =
         Case::all().into_iter().filter(|case| golden_dir().join(&case.name).join(file).exists()).collect();
@@ -273,7 +276,7 @@ fn bf16_gradients_are_those_of_torch() {
                 let found = gradient(parameter).unwrap().unwrap();
                 assert_eq!((parameter.tensor.kind(), found.kind()), (kept, kept), "{}", parameter.name);
                 let fp32 = &case.expected[&format!("gradient.{}", parameter.name)];
-                // OPT's key biases have no gradient but rounding.
+                // The gradients of OPT's key biases are only rounding errors.
                 if norm(fp32) < ROUNDING * norm(&case.expected["gradient_norm"]) {
                     continue;
                 }
@@ -286,14 +289,14 @@ fn bf16_gradients_are_those_of_torch() {
                 from_fp32 = from_fp32.max(norm(&(&found - fp32)) / norm(fp32));
             }
             case.within(&format!("{prefix} gradients"), (worst, BF16_GRADIENT));
-            case.within(&format!("{prefix} gradients, of the noise"), ((ours / noise).sqrt(), BF16_NOISE));
+            case.within(&format!("{prefix} gradients relative to noise"), ((ours / noise).sqrt(), BF16_NOISE));
             assert!(from_fp32 > 1e-3, "{}: {prefix} computes in fp32 ({from_fp32:e})", case.name);
         }
     }
 }
 
-/// U15: libtorch's own loops for bf16 took minutes a step on processors without instructions for it. libtorch reads the
-/// variable once, so the tests run again in a process of their own.
+/// U15: libtorch's own loops for bf16 took minutes per step on processors without bf16
+/// instructions. libtorch reads the variable once, so the tests run again in a separate process.
 #[test]
 fn bf16_is_the_same_on_a_processor_without_instructions_for_it() {
     const CAPABILITY: &str = "ATEN_CPU_CAPABILITY";
@@ -344,7 +347,8 @@ fn a_model_kept_in_bf16_is_saved_as_such_and_taken_up_again() {
 #[test]
 fn attention_within_documents_sees_each_as_if_alone() {
     for case in Case::all() {
-        // Rows of the batch are cut in two documents after their sixth token; ends must be nowhere else.
+        // Each row of the batch is split into two documents after the sixth token; there must be no
+        // other ends.
         let end = 7_i64;
         let inputs = case.inputs().masked_fill(&case.inputs().eq(end), end + 1);
         let (cut, rest) = (6, inputs.size()[1] - 6);
@@ -358,7 +362,8 @@ fn attention_within_documents_sees_each_as_if_alone() {
         let case_name = &case.name;
         assert!(max_difference(&within.narrow(1, 0, cut), &first) < LOGITS, "{case_name}");
         assert!(max_difference(&within.narrow(1, cut, rest), &everywhere.narrow(1, cut, rest)) > 1e-2, "{case_name}");
-        // Rotations and ALiBi know distances only, so the second document is as if alone; learned positions go on.
+        // Rotations and ALiBi only depend on distances, so the second document is processed as if
+        // alone; learned positions continue from the first.
         if !matches!(decoder.config().family, Family::Gpt2 | Family::Opt) {
             assert!(max_difference(&within.narrow(1, cut, rest), &second) < LOGITS, "{case_name}");
         }
@@ -376,11 +381,11 @@ fn a_saved_model_is_the_same_model() {
         assert_eq!(names(&again), names(&case.decoder));
         let logits = |decoder: &Decoder| no_grad(|| decoder.logits(case.inputs()).unwrap());
         assert!(logits(&again).equal(&logits(&case.decoder)), "{}", case.name);
-        // Without a config.json, as a training state is kept.
+        // Without a config.json, as in a training state.
         std::fs::remove_file(dir.path().join("config.json")).unwrap();
         let again = Decoder::from_weights(case.decoder.config().clone(), dir.path(), Device::Cpu).unwrap();
         assert!(logits(&again).equal(&logits(&case.decoder)), "{}", case.name);
-        // What is saved twice is one file, byte for byte, and nothing is left beside it.
+        // Saving twice gives the same file, byte for byte, and leaves no other files.
         let first = std::fs::read(dir.path().join("model.safetensors")).unwrap();
         again.save(dir.path()).unwrap();
         assert!(first == std::fs::read(dir.path().join("model.safetensors")).unwrap(), "{}", case.name);
@@ -388,7 +393,8 @@ fn a_saved_model_is_the_same_model() {
     }
 }
 
-/// One line a checkpoint: its weight files, their types, their tensors, and parameters as the decoder holds them.
+/// One line per checkpoint: its weight files, their types, their tensors, and the decoder's
+/// parameters.
 fn check(expected: Expect) {
     let mut lines = String::new();
     for (name, dir) in golden_cases() {

@@ -1,4 +1,4 @@
-//! Processes that add up tensors; threads stand in for processes, each with its own end of every connection.
+//! Process groups that sum tensors. Threads stand in for processes, each with its own connections.
 #![allow(clippy::unwrap_used)]
 
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use inheritune_lm::group::{Group, Patience, Rendezvous};
 
 const PATIENCE: Patience = Patience { join: Duration::from_secs(20), exchange: Duration::from_secs(20) };
 
-/// A group of `size`, whose every rank does `work`.
+/// Runs `work` on every rank of a group of `size`.
 fn together(size: u32, patience: Patience, work: impl Fn(u32, Group) + Send + Copy + 'static) {
     let rendezvous = Rendezvous::open(PATIENCE.join).unwrap();
     let port = rendezvous.port();
@@ -39,7 +39,7 @@ fn an_exchange_is_waited_for_longer_than_a_start() {
     let patience = Patience { join: Duration::from_secs(2), ..PATIENCE };
     together(2, patience, |rank, group| {
         if rank == 0 {
-            // As long as rank 0 measures, say.
+            // For example while rank 0 measures.
             std::thread::sleep(Duration::from_secs(3));
         }
         assert_eq!(group.sum(&[1.0]).unwrap(), [2.0]);
@@ -52,7 +52,7 @@ fn who_does_not_come_or_leaves_is_an_error_in_time() {
     let patience = Patience { join: Duration::from_secs(1), ..PATIENCE };
     let alone = Rendezvous::open(patience.join).unwrap();
     assert!(Group::join(alone, (0, 2), patience).is_err());
-    // A port where nobody listens.
+    // A port without a listener.
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     assert!(Rendezvous::reach(closed, patience.join).is_err());
     together(2, PATIENCE, |rank, group| {

@@ -1,4 +1,4 @@
-//! Tokenizers: training is deterministic, no text is lost, and files keep their bytes.
+//! Tokenizers: training is deterministic, text is lossless, and files keep their bytes.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -22,7 +22,8 @@ const CORPUS: [&str; 6] = [
     "🦀🦀🦀 12345 12345 it's we'll they've  it's we'll they've",
 ];
 
-/// What breaks tokenizers: nothing, spaces, controls, joined and unpaired marks, the special token itself.
+/// Texts that break tokenizers: empty text, spaces, controls, joined and unpaired marks, the
+/// special token itself.
 const HOSTILE: [&str; 20] = [
     "",
     " ",
@@ -74,7 +75,7 @@ fn training_twice_gives_the_same_tokenizer() {
     assert!(saved(&first) == saved(&second));
     assert_eq!(first.vocab_size(), VOCABULARY);
     assert_eq!(first.end_of_text_id(), Some(0));
-    // A change in how it trains must not go unseen: published token sets name this digest.
+    // Published token sets contain this digest, so a change in training must be noticed.
     expect!["467d68db1a09ee15d3230d97502fc0c36617e95465de2c59cb193d97edd37723"].assert_eq(&first.sha256().to_string());
     let ids = first.encode("The first layers of größere Modelle").unwrap();
     expect!["[306, 221, 70, 73, 82, 83, 84, 221, 315, 257, 83, 221, 79, 70, 221, 311, 266, 221, 45, 281, 76, 69]"]
@@ -87,7 +88,7 @@ fn a_vocabulary_must_hold_every_byte_and_may_come_out_smaller_than_asked() {
     assert_eq!(smallest.vocab_size(), 257);
     assert_eq!(smallest.encode("abc").unwrap().len(), 3);
     let too_small = Tokenizer::train_byte_bpe(CORPUS.iter(), 256).unwrap_err();
-    expect!["tokenizer: a vocabulary of 256 cannot hold every byte; at least 257 is needed"]
+    expect!["tokenizer: vocab_size 256 is too small to contain every byte; the minimum is 257"]
         .assert_eq(&too_small.to_string());
     let no_text = Tokenizer::train_byte_bpe(std::iter::empty::<&str>(), 1000).unwrap();
     assert_eq!(no_text.vocab_size(), 257);
@@ -143,7 +144,7 @@ fn a_saved_tokenizer_keeps_its_bytes() {
 fn files_of_others_are_kept_as_they_are() {
     let dir = tempfile::tempdir().unwrap();
     train().save(dir.path()).unwrap();
-    // Another layout, unknown keys, and a setting that would cut texts.
+    // A different layout, unknown keys, and a setting that would truncate texts.
     let mut json = read(&dir.path().join(TOKENIZER_FILE));
     json["truncation"] = json!({ "direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0 });
     std::fs::write(dir.path().join(TOKENIZER_FILE), format!("\n{json}  \n")).unwrap();
@@ -178,7 +179,7 @@ fn the_older_pair_of_files_gives_the_same_ids() {
     assert!(saved(&from_pair) == files(older.path()));
     assert_eq!(Some(from_pair.sha256()), vocabulary_sha256(older.path()).unwrap());
     assert!(from_pair.can_cut_at_line_feeds());
-    // Where there are several, tokenizer.json is read, and what is beside it does not matter.
+    // If there are several, tokenizer.json is used, and the files next to it are ignored.
     std::fs::write(older.path().join("tokenizer.model"), "no model").unwrap();
     assert!(Tokenizer::from_dir(older.path()).is_ok());
     std::fs::copy(dir.path().join(TOKENIZER_FILE), older.path().join(TOKENIZER_FILE)).unwrap();
@@ -194,7 +195,7 @@ fn a_sentencepiece_model_is_read_with_what_stands_beside_it() {
     let text = "The </s> of  a text";
     let ids = bare.encode(text).unwrap();
     assert_eq!(bare.end_of_text_id(), Some(2));
-    assert!(!ids.contains(&2), "no control piece is found in text");
+    assert!(!ids.contains(&2), "control pieces must not be recognised in text");
     assert_eq!(bare.encode_with_added(text).unwrap(), [&[1], ids.as_slice()].concat());
     assert_eq!(bare.decode(&bare.encode_with_added(text).unwrap()).unwrap(), text);
     assert!(!bare.can_cut_at_line_feeds());
@@ -202,7 +203,8 @@ fn a_sentencepiece_model_is_read_with_what_stands_beside_it() {
     assert!(saved(&bare) == files(dir.path()));
     assert_eq!(Some(bare.sha256()), vocabulary_sha256(dir.path()).unwrap());
 
-    // An end that was added to the model needs a row; a token that nothing gives does not.
+    // An end-of-text token that was added to the model needs a row; a token that no text produces
+    // does not.
     std::fs::write(dir.path().join("added_tokens.json"), r#"{"<end>": 2000, "[PAD]": 2001}"#).unwrap();
     let config = r#"{"add_bos_token": false, "add_eos_token": true, "bos_token": "", "eos_token": "<end>"}"#;
     std::fs::write(dir.path().join(TOKENIZER_CONFIG_FILE), config).unwrap();
@@ -215,7 +217,7 @@ fn a_sentencepiece_model_is_read_with_what_stands_beside_it() {
         Tokenizer::from_dir(dir.path()).unwrap_err().to_string().replace(dir.path().to_str().unwrap(), "DIR")
     };
     std::fs::write(dir.path().join("tokenizer.model"), b"\x0a\x05\x0a\x03abc").unwrap();
-    expect!["DIR/tokenizer.model: is not a SentencePiece model that can be used: pieces has no entry of type UNKNOWN"]
+    expect!["DIR/tokenizer.model: is not a usable SentencePiece model: pieces has no entry of type UNKNOWN"]
         .assert_eq(&error("{}"));
 }
 
@@ -234,7 +236,7 @@ fn read(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// Reads a saved tokenizer after `spoil` and compares what the error says.
+/// Reads a saved tokenizer after `spoil` and compares the error.
 fn check(spoil: impl FnOnce(&Path), expected: Expect) {
     let dir = tempfile::tempdir().unwrap();
     train().save(dir.path()).unwrap();
@@ -250,7 +252,7 @@ fn a_bad_tokenizer_is_named() {
     check(
         |dir| std::fs::remove_file(dir.join(TOKENIZER_FILE)).unwrap(),
         expect![
-            "DIR: has no tokenizer.json, nor vocab.json and merges.txt, nor tokenizer.model; name a folder that has one of these, or train a tokenizer"
+            "DIR: has no tokenizer.json, nor vocab.json and merges.txt, nor tokenizer.model; specify a folder that has one of these, or train a tokenizer"
         ],
     );
     check(write(TOKENIZER_FILE, b"{"), expect!["DIR/tokenizer.json: EOF while parsing an object at line 1 column 1"]);
@@ -267,7 +269,7 @@ fn a_bad_tokenizer_is_named() {
             std::fs::write(dir.join(TOKENIZER_FILE), json.to_string()).unwrap();
         }
     };
-    // Its highest id plus one does not fit.
+    // Its highest id plus one does not fit into 32 bits.
     check(
         edit(|json| json["model"]["vocab"]["z"] = json!(u32::MAX)),
         expect!["DIR/tokenizer.json: model.vocab: has a token id that does not fit in 32 bits"],
@@ -297,7 +299,7 @@ fn a_bad_tokenizer_is_named() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Byte-level BPE loses nothing, whatever the text.
+    /// Byte-level BPE is lossless for any text.
     #[test]
     fn any_text_survives(texts in prop::collection::vec(any::<String>(), 0..8)) {
         let tokenizer = train();

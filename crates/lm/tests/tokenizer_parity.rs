@@ -1,6 +1,7 @@
-//! Ids and texts are those of the reference, on 11,749 lines of prose, of ninety languages, and made to break tokenizers.
+//! Compares ids and texts with the reference implementation, on 11,749 lines: prose, ninety
+//! languages, and lines made to break tokenizers.
 //!
-//! The lines, the tokenizers and the digests are made by `scripts/golden/make-tokenizer-golden.py`.
+//! `scripts/golden/make-tokenizer-golden.py` makes the lines, the tokenizers and the digests.
 #![allow(clippy::unwrap_used)]
 
 use std::io::Read;
@@ -12,11 +13,11 @@ use inheritune_domain::id::Sha256Digest;
 use inheritune_lm::tokenizer::Tokenizer;
 use serde::Deserialize;
 
-/// Lines of one digest.
+/// Lines per digest.
 const CHUNK: usize = 100;
 const FEWEST_LINES: usize = 10_000;
 
-/// What the reference made of the lines.
+/// The reference's results for the lines.
 #[derive(Deserialize)]
 struct Expected {
     reference: String,
@@ -43,7 +44,7 @@ fn expected(case: &str) -> Expected {
     serde_json::from_slice(&std::fs::read(folder().join(case).join("expected.json")).unwrap()).unwrap()
 }
 
-/// Of each item its length, and what it is.
+/// Digests of the items, each as its length followed by its bytes.
 fn digests<T>(items: &[T], pack: impl Fn(&T) -> (usize, Vec<u8>)) -> Vec<String> {
     let chunk = |items: &[T]| {
         let mut packed = Vec::new();
@@ -61,7 +62,7 @@ fn digests_of_ids(ids: &[Vec<u32>]) -> Vec<String> {
     digests(ids, |ids| (ids.len(), ids.iter().flat_map(|id| id.to_le_bytes()).collect()))
 }
 
-/// The chunks that differ, by the number of their first line.
+/// The chunks that differ, by the index of their first line.
 fn differing(found: &[String], expected: &[String]) -> Vec<usize> {
     assert_eq!(found.len(), expected.len());
     found.iter().zip(expected).enumerate().filter(|(_, (a, b))| a != b).map(|(chunk, _)| chunk * CHUNK).collect()
@@ -76,7 +77,7 @@ fn check(case: &str) {
         let reference = &expected.reference;
         assert!(
             chunks.is_empty(),
-            "{case}: {what} of {reference} differ in {} of {all} chunks: {chunks:?}",
+            "{case}: {what} differ from {reference} in {} of {all} chunks: {chunks:?}",
             chunks.len()
         );
     };
@@ -144,7 +145,7 @@ fn sentencepiece_unigram_of_others_with_all_of_nfkc() {
     check("sentencepiece-google");
 }
 
-/// A copy of `case` in which `change` made one file another.
+/// Changes one file in a copy of `case`, and returns how many chunks of ids then differ.
 fn chunks_after(case: &str, file: &str, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> usize {
     let dir = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(folder().join(case)).unwrap() {
@@ -157,7 +158,7 @@ fn chunks_after(case: &str, file: &str, change: impl FnOnce(Vec<u8>) -> Vec<u8>)
     differing(&digests_of_ids(&ids), &expected(case).ids).len()
 }
 
-/// A field of `normalizer_spec` that is set once more, at the end of a model: the last one counts.
+/// Appends a second value of a field of `normalizer_spec` to a model: the last one counts.
 fn with_rule(field: u8, value: u8) -> impl FnOnce(Vec<u8>) -> Vec<u8> {
     move |model| [model, vec![3 << 3 | 2, 2, field << 3, value]].concat()
 }
@@ -178,12 +179,12 @@ fn a_small_mistake_is_seen() {
     assert!(chunks_after("pair-opt", "merges.txt", without_merge) > 0, "a merge is missing");
 }
 
-/// Tokenizers that may not be part of this repository: `INHERITUNE_TOKENIZERS` is a folder of cases as the script writes
-/// them, made from the tokenizers of real models.
+/// Tokenizers that may not be part of this repository. `INHERITUNE_TOKENIZERS` is a folder of cases
+/// in the script's format, made from the tokenizers of real models.
 #[test]
 fn tokenizers_of_real_models() {
     let Some(cases) = std::env::var_os("INHERITUNE_TOKENIZERS") else {
-        eprintln!("skipped: INHERITUNE_TOKENIZERS names no folder of real tokenizers");
+        eprintln!("skipped: INHERITUNE_TOKENIZERS is not set to a folder of real tokenizers");
         return;
     };
     for entry in std::fs::read_dir(cases).unwrap() {

@@ -1,6 +1,8 @@
-//! Folders of `scripts/faults/tokenizers.py`: ids are those of transformers, and what is harmful is refused.
+//! Folders of `scripts/faults/tokenizers.py`: ids equal those of transformers, and harmful files
+//! are rejected.
 //!
-//! `tokenizers-made.json` holds what versions 4.57.6 and 5.24.0 make of each folder (the script's `--judge`).
+//! `tokenizers-made.json` contains the results of versions 4.57.6 and 5.24.0 for each folder (the
+//! script's `--judge`).
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -38,7 +40,7 @@ fn golden() -> Golden {
     serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
 }
 
-/// The folders, those named or all.
+/// Makes the named folders, or all if none are named.
 fn made(names: &[&str]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/faults/tokenizers.py");
@@ -47,7 +49,7 @@ fn made(names: &[&str]) -> TempDir {
     dir
 }
 
-/// The case's error, with its folder called DIR.
+/// The case's error, with its folder replaced by DIR.
 fn error(dir: &TempDir, case: &str) -> String {
     let folder: PathBuf = dir.path().join(case);
     match Tokenizer::from_dir(&folder) {
@@ -56,7 +58,7 @@ fn error(dir: &TempDir, case: &str) -> String {
     }
 }
 
-/// In what a folder is read otherwise than by a version: nothing where it is the same.
+/// How our reading of a folder differs from a version's; empty if it does not.
 fn differences(tokenizer: &Tokenizer, lines: &[String], judged: &Judged) -> Vec<String> {
     let read = match judged {
         Judged::Refused { .. } => return vec!["refused there".to_owned()],
@@ -80,7 +82,8 @@ fn differences(tokenizer: &Tokenizer, lines: &[String], judged: &Judged) -> Vec<
     differences
 }
 
-/// Every folder that both versions read alike is read like that; where they differ, it is said which of them this follows.
+/// Every folder that both versions read alike is read the same way. If they differ, the output says
+/// which version this crate follows.
 #[test]
 fn c7_ids_are_those_of_transformers() {
     let (golden, dir) = (golden(), made(&[]));
@@ -158,15 +161,15 @@ fn a_refusal_names_the_file_and_what_to_do() {
     let dir = made(&names);
     let said: Vec<String> = names.iter().map(|name| format!("{name}: {}", error(&dir, name))).collect();
     expect![[r#"
-        sp_is_tiktoken: DIR/tokenizer.model: is not a SentencePiece model but a tiktoken vocabulary (base64 and ranks), which is not read: let transformers write a tokenizer.json, AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)
+        sp_is_tiktoken: DIR/tokenizer.model: is not a SentencePiece model but a tiktoken vocabulary (base64 and ranks), which is not supported: convert it to a tokenizer.json with transformers, AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)
         pair_merges_bom: DIR/merges.txt: begins with a byte order mark (EF BB BF); save it as UTF-8 without one
         pair_vocab_bom: DIR/vocab.json: begins with a byte order mark (EF BB BF); save it as UTF-8 without one
-        pair_empty_lines: DIR/merges.txt: line 72 is empty; two tokens with one space between them are expected
-        pair_merge_of_three: DIR/merges.txt: line 72 is `t h e`; two tokens with one space between them are expected
+        pair_empty_lines: DIR/merges.txt: line 72 is empty; expected two tokens separated by one space
+        pair_merge_of_three: DIR/merges.txt: line 72 is `t h e`; expected two tokens separated by one space
         pair_unknown_merge: DIR/merges.txt: line 72 merges `no` and `where`, but vocab.json has no token `no`
-        pair_spaces_at_ends: DIR/merges.txt: line 2 is `\u{120} t `; two tokens with one space between them are expected
-        gpt2_vocab_txt_folder: DIR: has no tokenizer.json, nor vocab.json and merges.txt, nor tokenizer.model; its vocab.txt is not read: let transformers write a tokenizer.json, AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)
-        sp_spiece_t5: DIR: has no tokenizer.json, nor vocab.json and merges.txt, nor tokenizer.model; its spiece.model is not read: let transformers write a tokenizer.json, AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"#]].assert_eq(&said.join("\n"));
+        pair_spaces_at_ends: DIR/merges.txt: line 2 is `\u{120} t `; expected two tokens separated by one space
+        gpt2_vocab_txt_folder: DIR: has no tokenizer.json, nor vocab.json and merges.txt, nor tokenizer.model; its vocab.txt is not supported: convert it to a tokenizer.json with transformers, AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)
+        sp_spiece_t5: DIR: has no tokenizer.json, nor vocab.json and merges.txt, nor tokenizer.model; its spiece.model is not supported: convert it to a tokenizer.json with transformers, AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"#]].assert_eq(&said.join("\n"));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Token sets: what is written is what is read, split where documents end, and checked when opened.
+//! Token sets: what is written can be read, the split is at the end of a document, and files are
+//! checked when opened.
 #![allow(clippy::unwrap_used)]
 
 use std::ops::Range;
@@ -24,7 +25,7 @@ fn write(dir: &Path, new: NewTokenSet, (documents, validation): (&[Vec<u32>], f6
     writer.finish(validation)
 }
 
-/// Both parts, one after the other.
+/// The tokens of both parts, concatenated.
 fn read_all(set: &TokenSet) -> Vec<i64> {
     let (train, validation) = (set.train(), set.validation());
     [train.read(0..train.len()).unwrap(), validation.read(0..validation.len()).unwrap()].concat()
@@ -74,7 +75,7 @@ fn the_files_are_little_endian_and_described() {
     .assert_eq(&std::fs::read_to_string(dir.path().join(TOKENS_FILE)).unwrap());
 }
 
-/// Where 10 documents of the given length (the end-of-text token included) are cut.
+/// Checks where 10 documents of the given length (including the end-of-text token) are cut.
 fn check_cut(length: usize, validation: f64, end: Option<u32>, expected: Expect) {
     let dir = tempfile::tempdir().unwrap();
     let tokens = length - usize::from(end.is_some());
@@ -84,15 +85,16 @@ fn check_cut(length: usize, validation: f64, end: Option<u32>, expected: Expect)
 
 #[test]
 fn the_cut_moves_to_the_end_of_a_document_that_is_near() {
-    // Wanted at 75 of 100: 70 and 80 are equally near, and the first is taken.
+    // Wanted at 75 of 100: 70 and 80 are equally near, and the first one wins.
     check_cut(10, 0.25, Some(0), expect!["70 + 30"]);
     check_cut(10, 0.22, Some(0), expect!["80 + 20"]);
     check_cut(10, 0.28, Some(0), expect!["70 + 30"]);
-    // 10 of 1000 wanted: the nearest end is further away than half of that, so the document is split.
+    // 10 of 1000 wanted: the nearest end is further away than half of that, so the document is
+    // split.
     check_cut(100, 0.01, Some(0), expect!["990 + 10"]);
-    // Nothing says where a document ends.
+    // Without an end-of-text token, the ends of documents are unknown.
     check_cut(10, 0.25, None, expect!["75 + 25"]);
-    // Never without a training token.
+    // At least one token stays in the training part.
     check_cut(10, 0.99, Some(0), expect!["10 + 90"]);
     check_cut(10, 0.01, Some(0), expect!["99 + 1"]);
 }
@@ -102,20 +104,24 @@ fn a_corpus_without_a_token_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let says = |documents: &[Vec<u32>], validation: f64, expected: Expect| {
         let error = write(dir.path(), new_set(50, None), (documents, validation)).unwrap_err();
-        assert!(!dir.path().join(TOKENS_FILE).exists(), "no token set has come to be");
+        assert!(!dir.path().join(TOKENS_FILE).exists(), "there must not be a token set");
         expected.assert_eq(&error.to_string());
     };
-    says(&[], 0.0, expect!["the corpus is empty: no document has a token"]);
-    says(&[vec![], vec![]], 0.1, expect!["the corpus is empty: no document has a token"]);
+    says(&[], 0.0, expect!["the corpus is empty: no document contains any tokens"]);
+    says(&[vec![], vec![]], 0.1, expect!["the corpus is empty: no document contains any tokens"]);
     says(
         &[vec![1]],
         0.1,
-        expect!["the corpus is empty: 1 tokens cannot be split into a training part and 0.1 for validation"],
+        expect![
+            "the corpus is empty: 1 tokens cannot be split into a training part and a validation part (validation_fraction = 0.1)"
+        ],
     );
     says(
         &[vec![1]],
         0.9,
-        expect!["the corpus is empty: 1 tokens cannot be split into a training part and 0.9 for validation"],
+        expect![
+            "the corpus is empty: 1 tokens cannot be split into a training part and a validation part (validation_fraction = 0.9)"
+        ],
     );
     says(&[vec![1, 2]], 1.0, expect!["validation_fraction is 1; it must be at least 0 and below 1"]);
     says(&[vec![1, 2]], -0.1, expect!["validation_fraction is -0.1; it must be at least 0 and below 1"]);
@@ -126,20 +132,20 @@ fn a_corpus_without_a_token_is_refused() {
 fn ids_outside_the_vocabulary_are_not_written() {
     let dir = tempfile::tempdir().unwrap();
     let error = TokenSetWriter::create(dir.path(), new_set(50, Some(50))).unwrap_err();
-    expect!["token 50 is not below the vocabulary (50)"].assert_eq(&error.to_string());
+    expect!["token id 50 is not below the vocabulary size (50)"].assert_eq(&error.to_string());
     let mut writer = TokenSetWriter::create(dir.path(), new_set(50, None)).unwrap();
     writer.push_document(&[1, 2], 2).unwrap();
-    // Not a token of a bad document is taken over.
+    // No token of a bad document is written.
     let error = writer.push_document(&[3, 50], 2).unwrap_err();
-    expect!["token 50 is not below the vocabulary (50)"].assert_eq(&error.to_string());
+    expect!["token id 50 is not below the vocabulary size (50)"].assert_eq(&error.to_string());
     let error = writer.push_document(&[65_536 + 3], 2).unwrap_err();
-    expect!["token 65539 is not below the vocabulary (50)"].assert_eq(&error.to_string());
+    expect!["token id 65539 is not below the vocabulary size (50)"].assert_eq(&error.to_string());
     assert_eq!(writer.tokens(), 2);
     let meta = writer.finish(0.0).unwrap();
     assert_eq!((meta.train_tokens, meta.documents, meta.text_bytes), (2, 1, 2));
 }
 
-/// Opens a token set (u16, vocabulary 50, 3 + 3 tokens) after `spoil`, and compares what the error says.
+/// Opens a token set (u16, vocabulary 50, 3 + 3 tokens) after `spoil`, and compares the error.
 fn check_open(spoil: impl FnOnce(&Path), expected: Expect) {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), new_set(50, Some(0)), (&[vec![1, 2], vec![3, 4]], 0.5)).unwrap();
@@ -161,15 +167,15 @@ fn edit(key: &'static str, value: serde_json::Value) -> impl FnOnce(&Path) {
 fn a_set_that_is_not_what_it_says_is_not_opened() {
     check_open(
         |dir| std::fs::write(dir.join(TRAIN_FILE), [1, 0, 2, 0, 0]).unwrap(),
-        expect!["DIR/train.bin: is 5 bytes; tokens.json says 3 tokens of 2 bytes"],
+        expect!["DIR/train.bin: is 5 bytes long, but tokens.json says 3 tokens of 2 bytes"],
     );
     check_open(
         |dir| std::fs::write(dir.join(TRAIN_FILE), [1, 0, 2, 0]).unwrap(),
-        expect!["DIR/train.bin: is 4 bytes; tokens.json says 3 tokens of 2 bytes"],
+        expect!["DIR/train.bin: is 4 bytes long, but tokens.json says 3 tokens of 2 bytes"],
     );
     check_open(
         |dir| std::fs::write(dir.join(VALIDATION_FILE), [0; 8]).unwrap(),
-        expect!["DIR/validation.bin: is 8 bytes; tokens.json says 3 tokens of 2 bytes"],
+        expect!["DIR/validation.bin: is 8 bytes long, but tokens.json says 3 tokens of 2 bytes"],
     );
     check_open(
         |dir| std::fs::remove_file(dir.join(VALIDATION_FILE)).unwrap(),
@@ -183,20 +189,23 @@ fn a_set_that_is_not_what_it_says_is_not_opened() {
         |dir| std::fs::write(dir.join(TOKENS_FILE), "{").unwrap(),
         expect!["DIR/tokens.json: EOF while parsing an object at line 1 column 1"],
     );
-    check_open(edit("version", 2.into()), expect!["DIR/tokens.json: is of version 2; 1 is read"]);
+    check_open(edit("version", 2.into()), expect!["DIR/tokens.json: version 2 is not supported (expected 1)"]);
     check_open(
         edit("dtype", "u8".into()),
         expect!["DIR/tokens.json: unknown variant `u8`, expected `u16` or `u32` at line 1 column 129"],
     );
-    check_open(edit("dtype", "u32".into()), expect!["DIR/train.bin: is 6 bytes; tokens.json says 3 tokens of 4 bytes"]);
+    check_open(
+        edit("dtype", "u32".into()),
+        expect!["DIR/train.bin: is 6 bytes long, but tokens.json says 3 tokens of 4 bytes"],
+    );
     check_open(edit("train_tokens", 0.into()), expect!["the corpus is empty: DIR/tokens.json says 0 train_tokens"]);
     check_open(
         edit("train_tokens", u64::MAX.into()),
-        expect!["DIR/train.bin: is 6 bytes; tokens.json says 18446744073709551615 tokens of 2 bytes"],
+        expect!["DIR/train.bin: is 6 bytes long, but tokens.json says 18446744073709551615 tokens of 2 bytes"],
     );
     check_open(
         edit("train_tokens", (1_u64 << 63).into()),
-        expect!["DIR/train.bin: is 6 bytes; tokens.json says 9223372036854775808 tokens of 2 bytes"],
+        expect!["DIR/train.bin: is 6 bytes long, but tokens.json says 9223372036854775808 tokens of 2 bytes"],
     );
     check_open(
         edit("end_of_text_id", 50.into()),
@@ -223,18 +232,18 @@ fn reading_outside_of_a_part_is_an_error() {
         let error = set.train().read(range).unwrap_err().to_string();
         expected.assert_eq(&error.replace(dir.path().to_str().unwrap(), "DIR"));
     };
-    says(0..4, expect!["DIR/train.bin: holds 3 tokens, 4 are needed"]);
-    says(3..u64::MAX, expect!["DIR/train.bin: holds 3 tokens, 18446744073709551615 are needed"]);
+    says(0..4, expect!["DIR/train.bin: contains 3 tokens, but 4 are required"]);
+    says(3..u64::MAX, expect!["DIR/train.bin: contains 3 tokens, but 18446744073709551615 are required"]);
     assert_eq!(set.train().read(1..3).unwrap(), [2, 0]);
     assert_eq!(set.train().read(3..3).unwrap(), [] as [i64; 0]);
     #[allow(clippy::reversed_empty_ranges)]
     let backwards = 3..1;
     assert_eq!(set.train().read(backwards).unwrap(), [] as [i64; 0]);
-    // An id that is in the file and not in the vocabulary is found when it is read.
+    // An id in the file that is outside the vocabulary is found when it is read.
     std::fs::write(dir.path().join(TRAIN_FILE), [1, 0, 50, 0, 0, 0]).unwrap();
     let set = TokenSet::open(dir.path()).unwrap();
     let error = set.train().read(0..3).unwrap_err().to_string();
-    expect!["DIR/train.bin: token 1 is 50, not below the vocabulary (50)"]
+    expect!["DIR/train.bin: token 1 has id 50, which is not below the vocabulary size (50)"]
         .assert_eq(&error.replace(dir.path().to_str().unwrap(), "DIR"));
 }
 
@@ -261,7 +270,7 @@ fn a_second_attempt_leaves_nothing_of_the_first() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Nothing is lost, nothing moves, both parts hold something, and the cut is where it may be.
+    /// No token is lost or moved, both parts have tokens, and the cut is where it may be.
     #[test]
     fn the_parts_are_the_documents(
         documents in prop::collection::vec(prop::collection::vec(0_u32..300, 0..30), 1..20),
@@ -271,7 +280,7 @@ proptest! {
     ) {
         let dir = tempfile::tempdir().unwrap();
         let vocab_size = if large { 70_000 } else { 301 };
-        // No document holds the end-of-text token.
+        // No document contains the end-of-text token.
         let end = ends.then_some(300);
         let all = flat(&documents, end);
         let total = all.len() as u64;

@@ -1,7 +1,8 @@
-//! Trees of sequences against the same sequences one by one, for a checkpoint of every family.
+//! Compares trees of sequences with the same sequences read separately, for a checkpoint of every
+//! family.
 #![allow(clippy::unwrap_used)]
 
-use inheritune_lm::trees::{Question, Tree, Trunk};
+use inheritune_lm::trees::{CachedPrefix, Question, Tree};
 use inheritune_lm::{Decoder, LmError, Tensor, device};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -9,10 +10,10 @@ use rand_chacha::ChaCha8Rng;
 mod support;
 use support::{golden_cases, load};
 
-/// Of a log-probability, relative.
+/// Relative tolerance of a log-probability.
 const RELATIVE: f64 = 1e-5;
 
-/// Log-probability of every token of `tokens` but the first, each sequence read by itself.
+/// The log-probability of every token except the first, with the sequence read separately.
 fn one_by_one(decoder: &Decoder, tokens: &[u32]) -> Vec<f64> {
     let ids: Vec<i64> = tokens.iter().copied().map(i64::from).collect();
     let row = |ids: &[i64]| Tensor::from_slice(ids).view([1, -1]);
@@ -20,28 +21,33 @@ fn one_by_one(decoder: &Decoder, tokens: &[u32]) -> Vec<f64> {
     Vec::<f64>::try_from(losses.view([-1]).to_kind(inheritune_lm::Kind::Double)).unwrap().iter().map(|x| -x).collect()
 }
 
-/// The tokens from a tree's root to one of its places.
-fn way(tokens: &[u32], parents: &[Option<u32>], place: u32) -> Vec<u32> {
-    let mut way = vec![tokens[place as usize]];
+/// The tokens on the path from a tree's root to a place.
+fn path(tokens: &[u32], parents: &[Option<u32>], place: u32) -> Vec<u32> {
+    let mut path = vec![tokens[place as usize]];
     let mut at = parents[place as usize];
     while let Some(parent) = at {
-        way.push(tokens[parent as usize]);
+        path.push(tokens[parent as usize]);
         at = parents[parent as usize];
     }
-    way.reverse();
-    way
+    path.reverse();
+    path
 }
 
 fn row(length: usize) -> Vec<Option<u32>> {
     (0..length as u32).map(|place| place.checked_sub(1)).collect()
 }
 
-fn tree<'a>(trunk: Option<&'a Trunk>, tokens: &'a [u32], parents: &'a [Option<u32>], is_trunk: bool) -> Tree<'a> {
-    Tree { trunk, tokens, parents, is_trunk }
+fn tree<'a>(
+    prefix: Option<&'a CachedPrefix>,
+    tokens: &'a [u32],
+    parents: &'a [Option<u32>],
+    is_cached: bool,
+) -> Tree<'a> {
+    Tree { prefix, tokens, parents, is_cached }
 }
 
 #[test]
-fn trees_say_what_their_sequences_say() {
+fn trees_give_the_answers_of_their_sequences() {
     device::set_threads(1);
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let mut compared = 0;
@@ -49,16 +55,17 @@ fn trees_say_what_their_sequences_say() {
         let decoder = load(&dir).frozen().unwrap();
         let vocab = decoder.config().vocab_size;
         let mut random = |n: usize| -> Vec<u32> { (0..n).map(|_| rng.random_range(0..vocab)).collect() };
-        // A trunk, a trunk that grows from it, and trees from each and from nothing, all but the first in one pass.
+        // A prefix, a longer prefix that continues it, and trees that continue the longer prefix or
+        // none.
         let (first, second) = (random(3), random(2));
         let read = |trees: &[Tree<'_>]| decoder.read_trees(trees, &[]).unwrap().1.pop().unwrap();
-        let first_trunk: Trunk = read(&[tree(None, &first, &row(3), true)]);
-        let second_trunk: Trunk = read(&[tree(Some(&first_trunk), &second, &row(2), true)]);
+        let first_prefix: CachedPrefix = read(&[tree(None, &first, &row(3), true)]);
+        let second_prefix: CachedPrefix = read(&[tree(Some(&first_prefix), &second, &row(2), true)]);
         let parents = [None, Some(0), Some(1), Some(1), Some(0), None, Some(5), Some(3)];
         let (a, b, c) = (random(8), random(8), random(6));
         let row = row(6);
         let trees = [
-            tree(Some(&second_trunk), &a, &parents, false),
+            tree(Some(&second_prefix), &a, &parents, false),
             tree(None, &b, &parents, false),
             tree(None, &c, &row, false),
         ];
@@ -69,18 +76,18 @@ fn trees_say_what_their_sequences_say() {
             for place in 0..tree.tokens.len() as u32 {
                 for token in random(2) {
                     questions.push(Question { tree: number, place, token });
-                    let sequence = [before.clone(), way(tree.tokens, tree.parents, place), vec![token]].concat();
+                    let sequence = [before.clone(), path(tree.tokens, tree.parents, place), vec![token]].concat();
                     expected.push(*one_by_one(&decoder, &sequence).last().unwrap());
                 }
             }
         }
-        let (answers, trunks) = decoder.read_trees(&trees, &questions).unwrap();
-        assert!(trunks.is_empty());
+        let (answers, prefixes) = decoder.read_trees(&trees, &questions).unwrap();
+        assert!(prefixes.is_empty());
         for ((question, answer), expected) in questions.iter().zip(&answers).zip(&expected) {
             let found = f64::from(answer.log_probability);
             assert!((found - expected).abs() <= RELATIVE * expected.abs(), "{name} {question:?}: {found} {expected}");
         }
-        // The likeliest token at every place, and only that one, is greedy.
+        // Only the most likely tokens at a place are greedy.
         let everything: Vec<Question> = (0..vocab).map(|token| Question { tree: 2, place: 5, token }).collect();
         let answers = decoder.read_trees(&trees, &everything).unwrap().0;
         let likeliest = answers.iter().map(|answer| answer.log_probability).fold(f32::NEG_INFINITY, f32::max);
@@ -91,19 +98,19 @@ fn trees_say_what_their_sequences_say() {
 }
 
 #[test]
-fn what_is_no_tree_is_refused() {
+fn invalid_trees_are_rejected() {
     let (_, dir) = golden_cases().into_iter().next().unwrap();
     let decoder = load(&dir).frozen().unwrap();
     let limit = decoder.config().max_positions as usize;
-    let problem = |tokens: &[u32], parents: &[Option<u32>], questions: &[Question], is_trunk| {
-        let trees = [Tree { trunk: None, tokens, parents, is_trunk }];
+    let problem = |tokens: &[u32], parents: &[Option<u32>], questions: &[Question], is_cached| {
+        let trees = [Tree { prefix: None, tokens, parents, is_cached }];
         match decoder.read_trees(&trees, questions) {
             Err(LmError::BadTokens { problem }) => problem,
             other => panic!("{other:?}"),
         }
     };
     assert!(problem(&[], &[], &[], false).contains("tree 0 has 0 tokens"));
-    assert!(problem(&[1, 2], &[None, Some(1)], &[], false).contains("token 1 of tree 0 follows token 1"));
+    assert!(problem(&[1, 2], &[None, Some(1)], &[], false).contains("token 1 of tree 0 has parent 1"));
     assert!(problem(&[1, 2], &[None, None], &[], true).contains("branches"));
     assert!(problem(&[u32::MAX], &[None], &[], false).contains("outside the model's vocabulary"));
     assert!(problem(&vec![1; limit + 1], &row(limit + 1), &[], false).contains("is longer than"));

@@ -1,10 +1,10 @@
-//! One object made out of parts of others, in the fastest way that their store and ours allow:
+//! Assembly of one object from parts of others, in the fastest way that both stores allow:
 //!
-//! - into a local folder, several segments at once, each written where it belongs ([`local`]);
-//! - from S3 to S3, parts whose digests are known are copied by the server itself and never pass through here;
-//! - else in order, read a few chunks ahead and uploaded a few parts at once.
+//! - Into a local folder, several segments are written in parallel, each at its offset ([`local`]).
+//! - From S3 to S3, the server copies parts whose digests are known.
+//! - Otherwise chunks are read ahead in order, and a few parts are uploaded in parallel.
 //!
-//! Memory is a few chunks, whatever the size of the object.
+//! Memory use is a few chunks, independent of the size of the object.
 
 mod local;
 
@@ -20,7 +20,7 @@ use inheritune_domain::id::Sha256Digest;
 use sha2::{Digest as _, Sha256};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::folder::Stretch;
+use super::folder::ObjectRange;
 use super::source::Expected;
 use super::upload::{MIN_PART_BYTES, Upload};
 use crate::ObjectError;
@@ -28,36 +28,36 @@ use crate::error::corrupt;
 
 pub use local::LocalFile;
 
-/// Bytes of one read.
+/// Bytes per read.
 const CHUNK_BYTES: u64 = 2 << 20;
-/// Reads on their way ahead of the one being written.
+/// Reads in flight ahead of the chunk that is being written.
 const CHUNKS_AHEAD: usize = 3;
-/// Most bytes that are made ahead of their turn.
+/// Largest chunk that is computed ahead of its turn.
 const MAX_MADE_AHEAD_BYTES: u64 = 4 << 20;
-/// Most bytes of one part that a server copies; should it refuse, they are held here instead.
+/// Largest part that a server copies. If the server rejects the copy, the part is held in memory.
 const MAX_COPY_BYTES: u64 = 16 << 20;
 
-/// A part of the object in the making that has a digest of its own.
+/// A part of the assembled object that has its own digest.
 #[derive(Debug)]
 pub struct Segment {
-    /// Its bytes, in order.
+    /// Its content, in order.
     pub chunks: Chunks,
-    /// Their digest, where it is known already: nobody needs to see them then.
+    /// Its digest, if it is already known. The bytes then need not pass through this process.
     pub sha256: Option<Sha256Digest>,
 }
 
-/// The chunks of a segment, each of which there is only when its turn comes: a tensor may have any number of them.
+/// The chunks of a segment. They are produced lazily, because a tensor may have any number of them.
 pub struct Chunks {
     size_bytes: u64,
-    /// What they are made of, line by line: the same description, the same bytes.
+    /// Description of the sources, line by line. Equal descriptions mean equal bytes.
     identity: String,
     is_remote: bool,
     in_order: Box<dyn Iterator<Item = Chunk> + Send>,
 }
 
 impl Chunks {
-    /// `size_bytes` that are all made, in the pieces of `in_order`. `identity` says what they are made of and how: the
-    /// same description, the same bytes.
+    /// Returns chunks of `size_bytes` in total that are all computed, in the order of `in_order`.
+    /// `identity` describes their sources and the computation. Equal descriptions mean equal bytes.
     pub fn made(size_bytes: u64, identity: &str, in_order: impl Iterator<Item = Making> + Send + 'static) -> Self {
         let in_order = Box::new(in_order.map(Chunk::Made));
         Self { size_bytes, identity: format!("made {size_bytes} bytes {identity}\n"), is_remote: false, in_order }
@@ -79,24 +79,24 @@ impl std::fmt::Debug for Chunks {
     }
 }
 
-/// Where some bytes come from.
+/// The source of some bytes.
 #[derive(Debug)]
 pub enum Chunk {
-    /// Here they are.
+    /// Bytes in memory.
     Bytes(Bytes),
-    /// Part of a file.
-    Copied(Stretch),
-    /// Made when their turn comes.
+    /// A range of a file or an object.
+    Copied(ObjectRange),
+    /// Bytes that are computed when their turn comes.
     Made(Making),
 }
 
-/// Bytes that are made when their turn comes.
+/// Bytes that are computed when their turn comes.
 pub struct Making {
-    /// How many they will be.
+    /// Number of bytes that `make` returns.
     pub size_bytes: u64,
-    /// What they are made of and how: the same description, the same bytes.
+    /// Description of the sources and the computation. Equal descriptions mean equal bytes.
     pub identity: String,
-    /// Makes them.
+    /// Computes the bytes.
     pub make: Box<dyn FnOnce() -> BoxFuture<'static, Result<Bytes, ObjectError>> + Send>,
 }
 
@@ -106,12 +106,12 @@ impl std::fmt::Debug for Making {
     }
 }
 
-/// Counts the bytes that are written, for whoever wants to watch.
+/// Counts the written bytes, to report progress. Clones share one counter.
 #[derive(Debug, Clone, Default)]
 pub struct WrittenBytes(Arc<AtomicU64>);
 
 impl WrittenBytes {
-    /// So many are written.
+    /// Returns the number of bytes written so far.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -122,23 +122,24 @@ impl WrittenBytes {
 }
 
 impl Segment {
-    /// Bytes at hand.
+    /// Returns a segment of bytes in memory.
     pub fn of_bytes(bytes: Bytes) -> Self {
         Self { chunks: vec![Chunk::Bytes(bytes)].into(), sha256: None }
     }
 
-    /// No bytes.
+    /// Returns a segment without bytes.
     pub fn empty() -> Self {
         Self { chunks: Vec::new().into(), sha256: None }
     }
 
-    /// Its length.
+    /// Returns the length in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.chunks.size_bytes
     }
 }
 
-/// Digest of all that `segments` are made of: two objects of one plan are the same, byte for byte.
+/// Returns a digest of the sources of `segments`. Objects with equal plan digests are equal, byte
+/// for byte.
 pub fn plan_digest(segments: &[Segment]) -> Sha256Digest {
     let mut plan = Sha256::new();
     plan.update(format!("{}\n", env!("CARGO_PKG_VERSION")));
@@ -149,7 +150,7 @@ pub fn plan_digest(segments: &[Segment]) -> Sha256Digest {
     Sha256Digest(plan.finalize().into())
 }
 
-/// The digest of a segment: known, or taken from its bytes as they pass.
+/// The digest of a segment: already known, or computed while its bytes are written.
 enum Digesting {
     Known(Sha256Digest),
     Hashing(Sha256),
@@ -176,7 +177,7 @@ impl Digesting {
 }
 
 impl Chunk {
-    /// What its bytes are, on a line of its own.
+    /// Returns one line that describes the source of the bytes.
     fn identity(&self) -> String {
         match self {
             Self::Bytes(bytes) => format!("bytes {}\n", Sha256Digest::of(bytes)),
@@ -207,19 +208,17 @@ impl Making {
         if bytes.len() as u64 == self.size_bytes {
             return Ok(bytes);
         }
-        Err(corrupt(
-            "bytes in the making",
-            format!("are {}, not the {} that were promised", bytes.len(), self.size_bytes),
-        ))
+        Err(corrupt("computed chunk", format!("has {} bytes, expected {}", bytes.len(), self.size_bytes)))
     }
 }
 
-impl Stretch {
+impl ObjectRange {
     pub(super) async fn read(self) -> Result<Bytes, ObjectError> {
         self.source.read(&self.expected, self.range).await
     }
 
-    /// The same in pieces of `piece_bytes`; the last one takes up to `least_bytes` more, so that none is smaller.
+    /// Splits the range into pieces of `piece_bytes`. The last piece may be larger, so that no
+    /// piece is smaller than `least_bytes`.
     fn pieces(self, piece_bytes: u64, least_bytes: u64) -> impl Iterator<Item = Self> + Send {
         let mut rest = Some(self).filter(|all| all.size_bytes() > 0);
         std::iter::from_fn(move || {
@@ -233,7 +232,7 @@ impl Stretch {
         })
     }
 
-    /// The first `bytes` of it, and the rest.
+    /// Splits the range after the first `bytes`.
     fn split(self, bytes: u64) -> (Self, Self) {
         let middle = self.range.end.min(self.range.start.saturating_add(bytes));
         let rest = Self { range: middle..self.range.end, ..self.clone() };
@@ -244,17 +243,19 @@ impl Stretch {
         self.range.end - self.range.start
     }
 
-    /// Tells these bytes from all others: the file, what it was when it was found, and the range.
+    /// Returns a description of the file, the version in which it was found, and the range. Equal
+    /// descriptions mean equal bytes.
     pub fn identity(&self) -> String {
         let Expected { shown, size_bytes, version, .. } = &self.expected;
         format!("{shown} of {size_bytes} bytes, {version:?}, {:?}", self.range)
     }
 }
 
-/// Writes `segments` into `upload`, in order; says their digests, and its progress each of them when it is done.
+/// Writes `segments` to `upload` in order and returns their digests. Also adds each digest to the
+/// upload's progress when its segment is complete.
 ///
 /// # Errors
-/// A source's or the object store's; the upload is then of no more use.
+/// Errors of a source or of the object store. The upload cannot be used afterwards.
 pub async fn assemble_in_order(
     upload: &mut Upload,
     segments: Vec<Segment>,
@@ -287,7 +288,7 @@ pub async fn assemble_in_order(
             Step::Write(bytes) => write(upload, bytes).await?,
             Step::Read(stretch) => write(upload, stretch.read().await?).await?,
             Step::Make(making) => {
-                // Copies, so that it is gone when the next one is made.
+                // Copy the pieces, so that the buffer is freed before the next one is computed.
                 for piece in making.bytes().await?.chunks(CHUNK_BYTES as usize) {
                     write(upload, Bytes::copy_from_slice(piece)).await?;
                 }
@@ -311,7 +312,7 @@ pub async fn assemble_in_order(
     Ok(progress.finished().segments)
 }
 
-/// What is to be done for each segment, in order.
+/// Returns the steps of all segments, in order, each with the index of its segment.
 fn steps(segments: Vec<Segment>, copies: bool) -> Box<dyn Iterator<Item = (usize, Step)> + Send> {
     Box::new(segments.into_iter().enumerate().flat_map(move |(at, segment)| {
         let copies = copies && segment.sha256.is_some();
@@ -319,13 +320,13 @@ fn steps(segments: Vec<Segment>, copies: bool) -> Box<dyn Iterator<Item = (usize
     }))
 }
 
-/// What is to be done next.
+/// One step of an assembly in order.
 enum Step {
     Write(Bytes),
-    Read(Stretch),
+    Read(ObjectRange),
     Make(Making),
-    /// The server copies it, but for what fills up the part before.
-    Copy(Stretch),
+    /// The server copies the range, except for the bytes that fill up the previous part.
+    Copy(ObjectRange),
 }
 
 impl Chunk {
@@ -342,11 +343,11 @@ impl Chunk {
 }
 
 impl Step {
-    /// The same with as much done as may be done before its turn.
+    /// Does the work that is allowed before the step's turn, and returns the remaining step.
     async fn ahead(self) -> Result<Self, ObjectError> {
         match self {
             Self::Read(stretch) => Ok(Self::Write(in_a_task(stretch.read()).await?)),
-            // A large one is not held beside another.
+            // A large chunk waits for its turn, so that only one is in memory.
             Self::Make(making) if making.size_bytes <= MAX_MADE_AHEAD_BYTES => {
                 Ok(Self::Write(in_a_task(making.bytes()).await?))
             }
@@ -355,7 +356,7 @@ impl Step {
     }
 }
 
-/// It goes on while other bytes are hashed and uploaded.
+/// Runs the future in a task, in parallel with hashing and uploading.
 async fn in_a_task(
     bytes: impl Future<Output = Result<Bytes, ObjectError>> + Send + 'static,
 ) -> Result<Bytes, ObjectError> {

@@ -16,26 +16,29 @@ use object_store::{BackoffConfig, ClientConfigKey, MultipartId, ObjectMeta, Obje
 use url::Url;
 
 use super::credentials::Credentials;
-use super::folder::Stretch;
+use super::folder::ObjectRange;
 use super::part_copier::PartCopier;
 use super::source::Source;
 use super::{field, on_disk};
 use crate::ObjectError;
 use crate::error::corrupt;
 
-/// One request to S3, body included; object_store's own 30 s are too short for a part on a slow line.
+/// Timeout of one request to S3, including its body. object_store's default of 30 s is too short
+/// for a part on a slow connection.
 const REQUEST_TIMEOUT: &str = "300 seconds";
-/// Tries of one request after the first: as many as [`RETRY_TIMEOUT`] allows, which is what ends an outage's tries.
+/// Retries of one request. In practice [`RETRY_TIMEOUT`] is the limit.
 const MAX_RETRIES: usize = 1_000;
-/// From the first try of a request to the last; below the 5 minutes that its signature may age.
+/// Longest time from the first to the last attempt of a request. It is less than the 5 minutes
+/// after which the signature expires.
 pub(super) const RETRY_TIMEOUT: Duration = Duration::from_secs(180);
-/// Wait before the second try of a request; about doubles before each further one.
+/// Wait before the first retry of a request. It roughly doubles before each further retry.
 pub(super) const FIRST_WAIT: Duration = Duration::from_millis(100);
-/// Longest wait between two tries: a server that is back is used within it.
+/// Longest wait between two attempts, so that a recovered server is used again soon.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// Folders above an artifact's own that go with the last artifact in them: its job's and its kind's.
+/// Parent folders of an artifact that are removed with their last artifact: those of the job and
+/// the artifact kind.
 const FOLDERS_ABOVE: usize = 2;
-/// How long a download URL works.
+/// Validity of a download URL.
 const DOWNLOAD_URL_VALID: Duration = Duration::from_secs(3600);
 
 /// One store.
@@ -55,14 +58,14 @@ enum BucketKind {
 #[derive(Debug)]
 struct S3 {
     store: Arc<AmazonS3>,
-    /// The same bucket as clients reach it: signs the URLs that they download from.
+    /// The same bucket at the endpoint that clients use. It signs their download URLs.
     public: Arc<AmazonS3>,
-    /// The bucket's name, for other buckets to copy from it.
+    /// Name of the bucket, for copies from it to other buckets.
     name: String,
     copier: PartCopier,
 }
 
-/// How S3 is reached; what is absent comes from the variables `AWS_*`.
+/// How S3 is reached. Missing values come from the `AWS_*` environment variables.
 #[derive(Debug, Clone, Default)]
 pub(super) struct S3Options {
     pub(super) endpoint: Option<String>,
@@ -73,10 +76,11 @@ pub(super) struct S3Options {
 }
 
 impl Bucket {
-    /// A local folder, made when absent; if `durable`, what was written is on disk before a call returns.
+    /// Opens a local folder and creates it if it does not exist. If `durable`, every write is
+    /// synced to disk before the call returns.
     pub(super) fn folder(path: &Path, durable: bool) -> Result<Self, ObjectError> {
         let bad = |problem: String| field("storage.path", format!("{}: {problem}", path.display()));
-        std::fs::create_dir_all(path).map_err(|e| bad(format!("cannot be made: {e}")))?;
+        std::fs::create_dir_all(path).map_err(|e| bad(format!("cannot be created: {e}")))?;
         let store = LocalFileSystem::new_with_prefix(path).map_err(|e| bad(e.to_string()))?;
         let store = store.with_fsync(durable);
         Ok(Self { store: Arc::new(store.clone()), kind: BucketKind::Folder { store, durable } })
@@ -104,7 +108,8 @@ impl Bucket {
         matches!(self.kind, BucketKind::S3(_))
     }
 
-    /// Where the object `key` is, or will be, on this machine; none in other kinds of store.
+    /// Returns the local path of the object `key`, which need not exist yet, or `None` if the store
+    /// is not a local folder.
     pub(super) fn local_path(&self, key: &Key) -> Result<Option<PathBuf>, ObjectError> {
         match &self.kind {
             BucketKind::Folder { store, .. } => Ok(Some(store.path_to_filesystem(key)?)),
@@ -112,12 +117,12 @@ impl Bucket {
         }
     }
 
-    /// Whether what was written to this folder is on disk before a call returns.
+    /// Returns whether this is a folder whose writes are synced to disk before a call returns.
     pub(super) fn is_durable(&self) -> bool {
         matches!(self.kind, BucketKind::Folder { durable: true, .. })
     }
 
-    /// The store of objects in numbered parts, where it has them.
+    /// Returns the interface for multipart uploads, if the store supports them.
     pub(super) fn multipart(&self) -> Option<Arc<dyn MultipartStore>> {
         match &self.kind {
             BucketKind::Folder { .. } => None,
@@ -126,7 +131,7 @@ impl Bucket {
         }
     }
 
-    /// Whether the server can copy parts of objects itself, as far as is known.
+    /// Returns whether the server may be able to copy parts of objects.
     pub(super) fn copies_parts(&self) -> bool {
         match &self.kind {
             BucketKind::Folder { .. } | BucketKind::Memory(_) => false,
@@ -134,12 +139,12 @@ impl Bucket {
         }
     }
 
-    /// Makes a part of the upload `into` of a part of another object of the same server; by way of this process, where
-    /// the server cannot.
+    /// Copies a range of another object on the same server to a part of the upload `into`. If the
+    /// server does not support this, downloads and uploads the range.
     pub(super) async fn copy_part(
         &self,
         into: (&Key, &MultipartId, usize),
-        stretch: &Stretch,
+        stretch: &ObjectRange,
     ) -> Result<PartId, ObjectError> {
         let BucketKind::S3(s3) = &self.kind else { return Err(corrupt(into.0.as_ref(), "is not in S3")) };
         if let Source::Object { bucket, key } = &stretch.source
@@ -152,10 +157,11 @@ impl Bucket {
         Ok(s3.store.put_part(key, id, number, stretch.clone().read().await?.into()).await?)
     }
 
-    /// The keys under `prefix`, each with when it was written, in seconds since 1970.
+    /// Returns the keys under `prefix`, each with its modification time in seconds since 1970.
     pub(super) async fn written(&self, prefix: &Key) -> Result<Vec<(String, f64)>, ObjectError> {
         match &self.kind {
-            // By our own eyes: to object_store, what a killed process was still writing does not exist.
+            // Walk the folder, because object_store hides files that a killed process left
+            // unfinished.
             BucketKind::Folder { store, .. } => {
                 let (dir, key) = (store.path_to_filesystem(prefix)?, prefix.to_string());
                 on_disk(&dir.clone(), move || {
@@ -173,7 +179,7 @@ impl Bucket {
         }
     }
 
-    /// Deletes all objects under `prefix`; one that is gone already is no error.
+    /// Deletes all objects under `prefix`. Succeeds if some no longer exist.
     pub(super) async fn delete(&self, prefix: &Key) -> Result<(), ObjectError> {
         if let BucketKind::Folder { store, .. } = &self.kind {
             let dir = store.path_to_filesystem(prefix)?;
@@ -198,22 +204,22 @@ impl Bucket {
         Ok(self.store.list(Some(prefix)).try_collect().await?)
     }
 
-    /// Where a client gets the object `key`.
+    /// Returns the URL from which clients download the object `key`.
     pub(super) async fn download_url(&self, key: &Key) -> Result<String, ObjectError> {
         match &self.kind {
             BucketKind::Folder { store, .. } => file_url(&store.path_to_filesystem(key)?),
-            // Nothing outside this process reads it; the name still tells the objects apart.
+            // Other processes cannot read the object, but the URL still identifies it.
             BucketKind::Memory(_) => Ok(format!("memory:///{key}")),
             BucketKind::S3(s3) => {
-                // The default method is GET.
+                // The default HTTP method is GET.
                 Ok(s3.public.signed_url(Default::default(), key, DOWNLOAD_URL_VALID).await?.to_string())
             }
         }
     }
 }
 
-/// Makes a call again, which may be made twice, while the store is out of reach or failing: object_store sends what is no
-/// `GET` or `PUT` only once when the connection is reset, and nothing again whose answer broke off.
+/// Retries an idempotent call while the store is unreachable or failing. object_store itself
+/// retries only `GET` and `PUT` after a connection reset, and nothing whose response was cut off.
 pub(super) async fn retried<T, F: Future<Output = Result<T, ObjectError>>>(
     call: impl Fn() -> F,
 ) -> Result<T, ObjectError> {
@@ -221,7 +227,7 @@ pub(super) async fn retried<T, F: Future<Output = Result<T, ObjectError>>>(
     loop {
         match call().await {
             Err(ObjectError::Store(error @ object_store::Error::Generic { .. })) if Instant::now() < deadline => {
-                tracing::debug!(%error, "the object store did not do it; trying again");
+                tracing::debug!(%error, "request to the object store failed; retrying");
             }
             done => return done,
         }
@@ -241,7 +247,7 @@ fn walk(dir: &Path, key: &str, found: &mut Vec<(String, f64)>) -> io::Result<()>
         match entry.metadata() {
             Ok(metadata) if metadata.is_dir() => walk(&entry.path(), &key, found)?,
             Ok(metadata) => {
-                // Before 1970 is long ago either way.
+                // Times before 1970 count as 1970.
                 let written = metadata.modified()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
                 found.push((key, written.as_secs_f64()));
             }
@@ -252,19 +258,19 @@ fn walk(dir: &Path, key: &str, found: &mut Vec<(String, f64)>) -> io::Result<()>
     Ok(())
 }
 
-/// Removes a folder with all in it, and those above that become empty.
+/// Removes a folder with its content, and the parents that become empty.
 fn remove(dir: &Path) -> io::Result<()> {
     match std::fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    // Who is about to write there makes them again.
+    // Writers recreate these folders when they need them.
     let above = dir.ancestors().skip(1).take(FOLDERS_ABOVE);
     above.map(std::fs::remove_dir).take_while(Result::is_ok).for_each(drop);
     Ok(())
 }
 
-/// A client of the bucket `name` at an endpoint, which the field named with it holds.
+/// Creates a client of the bucket `name` at an endpoint. Errors name `endpoint_field`.
 fn client(
     name: &str,
     options: &S3Options,
@@ -303,7 +309,7 @@ fn check_endpoint(endpoint: &str, allow_http: bool) -> Result<(), String> {
     }
 }
 
-/// The `file://` URL of an absolute path.
+/// Returns the `file://` URL of an absolute path.
 pub(super) fn file_url(path: &Path) -> Result<String, ObjectError> {
     let url = Url::from_file_path(path);
     Ok(url.map_err(|()| corrupt(path.display().to_string(), "is not an absolute path"))?.to_string())

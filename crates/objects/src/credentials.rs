@@ -1,5 +1,5 @@
-//! The keys of an S3 server, from a file: what is in a process's environment is read by all of its children, and by whoever
-//! may look at the container.
+//! Credentials of an S3 server, read from a file. Environment variables are visible to all child
+//! processes, and to anyone who may inspect the container.
 
 use std::fmt;
 use std::path::Path;
@@ -9,10 +9,10 @@ use object_store::aws::AmazonS3Builder;
 use super::field;
 use crate::ObjectError;
 
-/// Longest file that is read.
+/// Size limit of a credentials file.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// A pair of keys, and the token that goes with it where it is short-lived.
+/// An access key, and the session token if the key is temporary.
 #[derive(Clone)]
 pub(super) struct Credentials {
     key_id: String,
@@ -27,12 +27,12 @@ impl fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// Reads lines `NAME=VALUE`, as an environment file has them, or AWS's own file of credentials.
+    /// Reads an environment file of `NAME=VALUE` lines, or an AWS credentials file.
     pub(super) fn read(path: &Path) -> Result<Self, ObjectError> {
         let bad = |problem: String| field("storage.credentials_file", format!("{}: {problem}", path.display()));
         let length = std::fs::metadata(path).map_err(|e| bad(e.to_string()))?.len();
         if length > MAX_BYTES {
-            return Err(bad(format!("is {length} bytes; a file of keys is at most {MAX_BYTES}")));
+            return Err(bad(format!("is {length} bytes; a credentials file may have at most {MAX_BYTES}")));
         }
         Self::parse(&std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?).map_err(bad)
     }
@@ -43,7 +43,7 @@ impl Credentials {
             let found = settings.find(|(name, _)| name.trim().eq_ignore_ascii_case(wanted));
             found.map(|(_, value)| value.trim().to_owned()).filter(|value| !value.is_empty())
         };
-        // The file itself is in no message.
+        // Messages must not contain any content of the file.
         let missing = |name: &str| format!("has no line {name}=…");
         Ok(Self {
             key_id: value("AWS_ACCESS_KEY_ID").ok_or_else(|| missing("AWS_ACCESS_KEY_ID"))?,

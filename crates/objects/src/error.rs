@@ -2,13 +2,13 @@
 
 use inheritune_domain::job::FailureClass;
 
-/// How object_store begins to say which status an answer had.
+/// The text in front of the status in object_store's error messages.
 const STATUS: &str = "status code: ";
 
 /// Why a call on the object store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectError {
-    /// The object store could not be reached or refused.
+    /// The object store is unreachable or rejected the request.
     #[error("object store: {0}")]
     Store(#[from] object_store::Error),
     /// A local file could not be read or written.
@@ -16,16 +16,16 @@ pub enum ObjectError {
     File {
         /// The file.
         path: String,
-        /// Why.
+        /// The I/O error.
         source: std::io::Error,
     },
-    /// No such file.
+    /// The file does not exist.
     #[error("file {0} does not exist")]
     NotFound(String),
-    /// A piece of work was ended before it was done: what, and by whom.
+    /// The work was stopped before it was done. The text says what was stopped, and by whom.
     #[error("{0}")]
     GivenUp(String),
-    /// A stored object is not what its manifest says.
+    /// A stored object does not match its manifest.
     #[error("{name}: {problem}")]
     Corrupt {
         /// The object or file.
@@ -44,7 +44,7 @@ pub enum ObjectError {
 }
 
 impl ObjectError {
-    /// What it means for a job that meets it.
+    /// Returns how a job treats this error.
     pub fn class(&self) -> FailureClass {
         match self {
             Self::File { source, .. } => class_of_file(source),
@@ -64,7 +64,7 @@ pub(crate) fn not_found(file: impl ToString) -> ObjectError {
     ObjectError::NotFound(file.to_string())
 }
 
-/// What an error of the object store means for a job that meets it.
+/// Returns how a job treats an error of the object store.
 pub fn class_of_store(error: &object_store::Error) -> FailureClass {
     match error {
         object_store::Error::NotFound { .. } | object_store::Error::InvalidPath { .. } => FailureClass::Permanent,
@@ -72,12 +72,12 @@ pub fn class_of_store(error: &object_store::Error) -> FailureClass {
             let text = error.to_string();
             let status = text.split_once(STATUS).and_then(|(_, rest)| rest.get(..3)?.parse::<u16>().ok());
             match (status, FailureClass::of_cause(source.as_ref())) {
-                // Too slow, or too many at once.
+                // Request timeout and too many requests.
                 (Some(408 | 429), _) => FailureClass::Unavailable,
                 (Some(300..500), _) if !text.contains("QuotaExceeded") => FailureClass::Retryable,
                 (None, Some(FailureClass::Permanent)) => FailureClass::Retryable,
                 (None, Some(class)) => class,
-                // No connection, no time left, an answer of 5xx after object_store's own retries.
+                // No connection, a timeout, or a 5xx response after object_store's own retries.
                 (Some(_) | None, _) => FailureClass::Unavailable,
             }
         }
@@ -85,10 +85,10 @@ pub fn class_of_store(error: &object_store::Error) -> FailureClass {
     }
 }
 
-/// What an error of a local file means for a job that meets it.
+/// Returns how a job treats an error of a local file.
 pub fn class_of_file(error: &std::io::Error) -> FailureClass {
     match FailureClass::of_io(error) {
-        // A file that was too short, or no text, may have been written to meanwhile.
+        // A file that was too short or not valid text may have been modified during the read.
         FailureClass::Permanent => FailureClass::Retryable,
         class => class,
     }

@@ -1,8 +1,9 @@
-//! Files that were fetched from a store, kept for the next time: by digest, in a folder of bounded size.
+//! A cache of files that were fetched from a store, keyed by digest, in a folder of bounded size.
 //!
-//! Several processes may share the folder. A file in it is whole and never written again; it is taken as a hard link, and
-//! so is what is kept: what is evicted stays with whoever took it. It is read before it is taken: one that is no longer
-//! what its name says is removed, and the store is asked again.
+//! Several processes may share the folder. Cached files are complete and never modified. Files
+//! enter and leave the cache as hard links, so that an evicted file remains with its users. A
+//! cached file is verified before it is used. If it does not match its digest, it is removed and
+//! fetched again.
 
 use std::fs::{File, Metadata, Permissions};
 use std::io::{self, Read as _};
@@ -13,12 +14,12 @@ use std::time::SystemTime;
 use inheritune_domain::artifact::{DigestCheck, FileDigest};
 use inheritune_domain::id::Sha256Digest;
 
-/// Bytes read at once.
+/// Bytes per read.
 const PIECE_BYTES: usize = 1 << 20;
-/// Nobody writes to a file that others hold, too.
+/// Permissions of a cached file: read-only, because others have links to it.
 const KEPT_MODE: u32 = 0o444;
 
-/// A folder of files that were fetched. What goes wrong with it is logged, and costs no more than fetching again.
+/// A folder of fetched files. Its errors are only logged, because the files can be fetched again.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct FileCache {
     dir: PathBuf,
@@ -26,27 +27,30 @@ pub struct FileCache {
 }
 
 impl FileCache {
-    /// The files in `dir`, which is made when there is something to keep: `max_bytes` at most, none for zero.
+    /// Returns a cache in `dir` of at most `max_bytes`; zero disables it. The folder is created
+    /// when the first file is added.
     pub fn new(dir: impl Into<PathBuf>, max_bytes: u64) -> Self {
         Self { dir: dir.into(), max_bytes }
     }
 
-    /// Removes all files.
+    /// Removes all cached files.
     pub fn clear(&self) {
         self.logged("emptied", self.shrink(0));
     }
 
-    /// Puts the file with this digest and length at `path`; false when it is not here.
+    /// Links the cached file with this digest and length to `path`. Returns `false` if there is
+    /// none.
     pub(super) fn take(&self, digest: &FileDigest, size_bytes: u64, path: &Path) -> bool {
         let kept = self.path(digest);
         self.logged("read", take(&kept, (digest, size_bytes), path)).unwrap_or_else(|| {
-            // Whatever it is, it is in the way.
+            // Remove a damaged file, so that an intact copy can take its place.
             let _not_there = std::fs::remove_file(&kept);
             false
         })
     }
 
-    /// Keeps the whole file `path`, which has this digest, and evicts what was not used for longest.
+    /// Adds the complete file `path`, which has this digest, and evicts the least recently used
+    /// files.
     pub(super) fn keep(&self, digest: &FileDigest, path: &Path) {
         self.logged("added to", self.add(digest, path));
     }
@@ -64,8 +68,8 @@ impl FileCache {
         self.shrink(self.max_bytes)
     }
 
-    /// Removes the files that were not used for longest until `max_bytes` are left. Two processes at it remove at worst
-    /// more than they must.
+    /// Removes the least recently used files until at most `max_bytes` are left. If two processes
+    /// do this at the same time, they may remove more than necessary.
     fn shrink(&self, max_bytes: u64) -> io::Result<()> {
         let entries = match std::fs::read_dir(&self.dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -124,7 +128,7 @@ fn take(kept: &Path, (digest, size_bytes): (&FileDigest, u64), path: &Path) -> i
     };
     let found = file.metadata()?.len();
     if found != size_bytes {
-        return Err(io::Error::other(format!("{} is {found} bytes, not the {size_bytes} it had", kept.display())));
+        return Err(io::Error::other(format!("{} is {found} bytes, expected {size_bytes}", kept.display())));
     }
     let mut check = DigestCheck::new(digest.clone());
     let mut piece = vec![0; PIECE_BYTES];
@@ -135,13 +139,13 @@ fn take(kept: &Path, (digest, size_bytes): (&FileDigest, u64), path: &Path) -> i
         }
     }
     check.finish().map_err(io::Error::other)?;
-    // What is used is evicted last.
+    // Mark the file as recently used.
     file.set_modified(SystemTime::now())?;
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;
     }
     match std::fs::hard_link(kept, path) {
-        // Evicted meanwhile.
+        // Another process evicted it in the meantime.
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         linked => linked.map(|()| true),
     }
@@ -161,7 +165,7 @@ mod tests {
         (digest, path)
     }
 
-    /// The files that were kept, as if used in this order, a second apart.
+    /// Sets the modification times as if the files had been used in this order, one second apart.
     fn age(cache: &FileCache, digests: &[&FileDigest]) {
         for (at, digest) in digests.iter().enumerate() {
             let file = File::open(cache.path(digest)).unwrap();

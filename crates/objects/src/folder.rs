@@ -1,4 +1,4 @@
-//! Reading a set of files, wherever they are.
+//! Reading a set of files from a local folder or a store.
 
 use std::collections::HashSet;
 use std::io::{self, Write as _};
@@ -19,10 +19,10 @@ use super::source::{Expected, Source, Version};
 use crate::ObjectError;
 use crate::error::{corrupt, not_found};
 
-/// Bytes of one request of a stream. One long request is several times slower: on a local disk because its reads
-/// are small, on S3 because it is one connection.
+/// Bytes per request of a stream. One long request is several times slower: on a local disk because
+/// its reads are small, and on S3 because it uses a single connection.
 const PIECE_BYTES: u64 = 8 << 20;
-/// Pieces of a stream on their way at once.
+/// Requests of a stream in flight at once.
 const PIECES_AT_ONCE: usize = 2;
 /// Files fetched at once.
 const FILES_AT_ONCE: usize = 4;
@@ -36,20 +36,20 @@ pub struct FolderFile {
     pub name: String,
     /// Length in bytes.
     pub size_bytes: u64,
-    /// Digest, where a manifest tells it.
+    /// Digest, if a manifest lists it.
     pub digest: Option<FileDigest>,
 }
 
-/// Where a file was found, and what it was then.
+/// Where a file was found, and in which version.
 #[derive(Debug, Clone)]
 pub(super) struct Origin {
     pub(super) source: Source,
     pub(super) version: Version,
 }
 
-/// Part of a file, to be read later.
+/// A range of a file or an object, to be read later.
 #[derive(Debug, Clone)]
-pub struct Stretch {
+pub struct ObjectRange {
     pub(super) source: Source,
     pub(super) expected: Expected,
     pub(super) range: Range<u64>,
@@ -58,14 +58,14 @@ pub struct Stretch {
 /// A readable set of files.
 #[derive(Debug, Clone)]
 pub struct Folder {
-    /// What messages call it.
+    /// Name in messages.
     shown: String,
-    /// It is one file that was named itself, not a folder's only one.
+    /// Whether the URI named a single file, as opposed to a folder with one file.
     is_one_file: bool,
     files: Vec<FolderFile>,
-    /// Where the bytes are; one for each of `files`.
+    /// Locations, one for each of `files`.
     origins: Vec<Origin>,
-    /// Links to nothing.
+    /// Names of dangling links.
     dangling: Vec<String>,
 }
 
@@ -76,12 +76,12 @@ impl Folder {
         Self { shown, is_one_file: false, files, origins, dangling: Vec::new() }
     }
 
-    /// One file that was named itself.
+    /// Returns the set of a single file that a URI named directly.
     pub(super) fn of_one_file(shown: String, file: FolderFile, origin: Origin) -> Self {
         Self { is_one_file: true, ..Self::new(shown, vec![(file, origin)]) }
     }
 
-    /// Whether it is one file that was named itself, not a folder.
+    /// Returns whether the URI named a single file, as opposed to a folder.
     pub fn is_one_file(&self) -> bool {
         self.is_one_file
     }
@@ -90,33 +90,35 @@ impl Folder {
         Self { dangling, ..self }
     }
 
-    /// Links to nothing, which are none of its files: they matter to who would read them.
+    /// Returns the names of dangling links. [`Folder::files`] does not include them; callers that
+    /// need such a file report it.
     pub fn dangling_links(&self) -> &[String] {
         &self.dangling
     }
 
-    /// The files, by name.
+    /// Returns the files, sorted by name.
     pub fn files(&self) -> &[FolderFile] {
         &self.files
     }
 
-    /// Whether it has a file of this name.
+    /// Returns whether the folder contains a file of this name.
     pub fn has(&self, name: &str) -> bool {
         self.find(name).is_ok()
     }
 
-    /// A small file, whole; its digest is checked where it is known.
+    /// Reads a whole small file. Checks its digest if it is known.
     ///
     /// # Errors
-    /// [`ObjectError::NotFound`]; [`ObjectError::Corrupt`] when it is larger than `max_bytes` or not what it should be.
+    /// [`ObjectError::NotFound`]; [`ObjectError::Corrupt`] if the file is larger than `max_bytes`
+    /// or its content has changed.
     pub async fn read(&self, name: &str, max_bytes: u64) -> Result<Bytes, ObjectError> {
         let (file, Origin { source, .. }) = self.find(name)?;
         let expected = self.expected(file);
         if file.size_bytes > max_bytes {
-            return Err(corrupt(expected.shown, format!("is {} bytes; at most {max_bytes} are read", file.size_bytes)));
+            return Err(corrupt(expected.shown, format!("is {} bytes; the limit is {max_bytes}", file.size_bytes)));
         }
         let bytes = match file.size_bytes {
-            // An empty range is no request that a store understands.
+            // Stores reject requests for an empty range.
             0 => source.check_empty(&expected).await.map(|()| Bytes::new())?,
             size_bytes => source.read(&expected, 0..size_bytes).await?,
         };
@@ -127,10 +129,10 @@ impl Folder {
         Ok(bytes)
     }
 
-    /// Part of a file: all of `range`, in one request. Its digest is not looked at.
+    /// Reads all of `range` of a file, in one request. Does not check the digest.
     ///
     /// # Errors
-    /// [`ObjectError::NotFound`]; [`ObjectError::Corrupt`] when the file ends before the range does.
+    /// [`ObjectError::NotFound`]; [`ObjectError::Corrupt`] if the file ends before the range does.
     pub async fn read_range(&self, name: &str, range: Range<u64>) -> Result<Bytes, ObjectError> {
         let (file, Origin { source, .. }) = self.find(name)?;
         let expected = self.expected(file);
@@ -141,27 +143,28 @@ impl Folder {
         source.read(&expected, range).await
     }
 
-    /// Part of a file, to be read later, if the file is then still what it was when this folder was opened.
+    /// Returns a range of a file, to be read later. Reading it fails if the file has changed since
+    /// this folder was opened.
     ///
     /// # Errors
-    /// As [`Folder::read_range`].
-    pub fn stretch(&self, name: &str, range: Range<u64>) -> Result<Stretch, ObjectError> {
+    /// The errors of [`Folder::read_range`].
+    pub fn stretch(&self, name: &str, range: Range<u64>) -> Result<ObjectRange, ObjectError> {
         let (file, Origin { source, version }) = self.find(name)?;
         let expected = Expected { version: version.clone(), ..self.expected(file) };
         check_range(&expected, &range)?;
-        Ok(Stretch { source: source.clone(), expected, range })
+        Ok(ObjectRange { source: source.clone(), expected, range })
     }
 
-    /// The digest of exactly this part of a file, where the manifest tells it.
+    /// Returns the digest of exactly this range of a file, if the manifest lists it.
     pub fn known_digest(&self, name: &str, range: &Range<u64>) -> Option<Sha256Digest> {
         let (file, _) = self.find(name).ok()?;
         file.digest.as_ref()?.of_range(file.size_bytes, range)
     }
 
-    /// Part of a file, piece by piece: all of `range`, or an error. Its digest is not looked at.
+    /// Streams all of `range` of a file, piece by piece. Does not check the digest.
     ///
     /// # Errors
-    /// As [`Folder::read_range`], at once or from the stream.
+    /// The errors of [`Folder::read_range`], from this call or from the stream.
     pub async fn stream(
         &self,
         name: &str,
@@ -173,24 +176,25 @@ impl Folder {
         Ok(pieces(source.clone(), expected, range))
     }
 
-    /// All files to the local directory `dir`, a few at a time. A file appears under its name when it is whole and
-    /// what its manifest says.
+    /// Downloads all files to the local directory `dir`, a few at a time. A file appears under its
+    /// name when it is complete and matches its manifest.
     ///
     /// # Errors
-    /// [`ObjectError::Corrupt`] naming the file; [`ObjectError::File`]; the object store's.
+    /// [`ObjectError::Corrupt`], which names the file; [`ObjectError::File`]; errors of the object
+    /// store.
     pub async fn fetch(&self, dir: &Path) -> Result<(), ObjectError> {
         self.fetch_with(dir, None).await
     }
 
-    /// As [`Folder::fetch`]; what a manifest lists and has to come from a store is looked for in `cache` first, and kept
-    /// there. No file is to be written to.
+    /// Downloads like [`Folder::fetch`], but through `cache` for files that a manifest lists and
+    /// that come from a store. The caller must not modify the files.
     ///
     /// # Errors
-    /// As [`Folder::fetch`].
+    /// The errors of [`Folder::fetch`].
     pub async fn fetch_cached(&self, dir: &Path, cache: &FileCache) -> Result<(), ObjectError> {
         match self.fetch_with(dir, Some(cache)).await {
             Err(ObjectError::File { path, source }) if source.kind() == io::ErrorKind::StorageFull => {
-                tracing::warn!(path, "the disk is full: emptying the cache of fetched files");
+                tracing::warn!(path, "the disk is full; emptying the cache of fetched files");
                 cache.clear();
                 self.fetch_with(dir, Some(cache)).await
             }
@@ -198,7 +202,7 @@ impl Folder {
         }
     }
 
-    /// The same folder with these of its files alone.
+    /// Returns the same folder, restricted to the files `names`.
     #[must_use]
     pub fn only(&self, names: &[&str]) -> Self {
         let names: HashSet<&str> = names.iter().copied().collect();
@@ -210,15 +214,15 @@ impl Folder {
     async fn fetch_with(&self, dir: &Path, cache: Option<&FileCache>) -> Result<(), ObjectError> {
         let fetches =
             self.files.iter().zip(&self.origins).map(|(file, origin)| self.fetch_one(file, &origin.source, dir, cache));
-        // Each future is boxed: a stream of borrowing ones is not provably `Send`.
+        // Boxed, because a stream of borrowing futures is not provably `Send`.
         let fetches: Vec<_> = fetches.map(futures::FutureExt::boxed).collect();
         futures::stream::iter(fetches).buffer_unordered(FILES_AT_ONCE).try_collect().await
     }
 
-    /// One file to the local directory `dir`.
+    /// Downloads one file to the local directory `dir`.
     ///
     /// # Errors
-    /// [`ObjectError::NotFound`]; else as [`Folder::fetch`].
+    /// [`ObjectError::NotFound`]; the errors of [`Folder::fetch`].
     pub async fn fetch_file(&self, name: &str, dir: &Path) -> Result<(), ObjectError> {
         let (file, Origin { source, .. }) = self.find(name)?;
         self.fetch_one(file, source, dir, None).await
@@ -236,7 +240,7 @@ impl Folder {
             source.check_empty(&expected).await?;
         }
         let path = dir.join(&file.name);
-        // What is on this machine already need not be kept on it twice.
+        // Local files are not cached, because they are already on this machine.
         let cached = match (cache, &file.digest, source) {
             (Some(cache), Some(digest), Source::Object { .. }) => Some((cache.clone(), digest.clone())),
             _ => None,
@@ -268,7 +272,7 @@ impl Folder {
         .await
     }
 
-    /// Where a client gets each of the files.
+    /// Returns the URLs from which clients download the files, in the order of [`Folder::files`].
     pub async fn download_urls(&self) -> Result<Vec<String>, ObjectError> {
         let mut urls = Vec::with_capacity(self.origins.len());
         for origin in &self.origins {
@@ -277,7 +281,7 @@ impl Folder {
         Ok(urls)
     }
 
-    /// Size of all files.
+    /// Returns the total size of all files.
     pub fn size_bytes(&self) -> u64 {
         self.files.iter().fold(0, |sum, file| sum.saturating_add(file.size_bytes))
     }
@@ -287,7 +291,7 @@ impl Folder {
         let at = at.map_err(|_| {
             let shown = format!("{}/{name}", self.shown);
             if self.dangling.iter().any(|link| link == name) {
-                return ObjectError::Location { location: shown, problem: "is a link to nothing".to_owned() };
+                return ObjectError::Location { location: shown, problem: "is a dangling link".to_owned() };
             }
             not_found(shown)
         })?;
@@ -321,11 +325,12 @@ fn check_range(expected: &Expected, range: &Range<u64>) -> Result<(), ObjectErro
     if range.start <= range.end && range.end <= expected.size_bytes {
         return Ok(());
     }
-    let problem = format!("is {} bytes; {} to {} were asked for", expected.size_bytes, range.start, range.end);
+    let problem = format!("is {} bytes, so it has no range {} to {}", expected.size_bytes, range.start, range.end);
     Err(corrupt(&expected.shown, problem))
 }
 
-/// A file on its way to a directory, under a name of its own with the end `.partial`; gone when dropped.
+/// A partially downloaded file under a temporary name that ends in `.partial`. Dropping it removes
+/// the file.
 struct Partial {
     file: NamedTempFile,
     check: Option<DigestCheck>,
@@ -343,7 +348,7 @@ impl Partial {
         Ok(Self { file, check: digest.map(DigestCheck::new) })
     }
 
-    /// Says as well whether the piece is what it should be.
+    /// Writes a piece. Also returns whether it matches the digest.
     fn write(mut self, piece: &[u8]) -> io::Result<(Self, Result<(), Damage>)> {
         let checked = self.check.as_mut().map_or(Ok(()), |check| check.update(piece));
         self.file.write_all(piece)?;

@@ -1,14 +1,16 @@
-//! The object store: our own artifacts' files, and the folders and buckets outside that may be read.
+//! The object store: the files of artifacts, and the external folders and buckets that may be
+//! read.
 //!
-//! Owns: which URIs may be read, and reading and writing objects in pieces. Keys are immutable: an object is written once,
-//! under a key that no other writer uses, and later only read or deleted. Nothing here depends on conditional writes, which
-//! some servers accept and ignore.
+//! Owns: which URIs may be read, and reading and writing objects in pieces. Keys are immutable: an
+//! object is written once, under a key that no other writer uses, and is later only read or
+//! deleted. Nothing here depends on conditional writes, because some servers accept and ignore
+//! them.
 //!
-//! Entry point: [`Objects`]. `bucket` is one store, `source` one readable file, [`Folder`] reads a set of them, through a
-//! [`FileCache`] where there is one, `uris` decides which URIs may be read; [`Upload`] writes one object piece by piece,
-//! `assembly` makes one out of parts of others.
+//! Entry point: [`Objects`]. `bucket` is one store and `source` is one readable file. [`Folder`]
+//! reads a set of files, optionally through a [`FileCache`]. `uris` decides which URIs may be read.
+//! [`Upload`] writes one object piece by piece, and `assembly` builds one from parts of others.
 //!
-//! Must never: know of the database, or of what its files mean.
+//! Must never: know about the database, or what the files mean.
 
 mod assembly;
 mod bucket;
@@ -42,47 +44,49 @@ pub use assembly::{Chunk, Chunks, Making, Segment, WrittenBytes};
 pub use assembly::{LocalFile, assemble_in_order, plan_digest};
 pub use error::ObjectError;
 pub use file_cache::FileCache;
-pub use folder::{Folder, FolderFile, Stretch};
+pub use folder::{Folder, FolderFile, ObjectRange};
 pub use occasionally::Occasionally;
 pub use upload::{Finished, FinishedParts, Upload};
 
-/// The object store, and what may be read outside it.
+/// Configures the object store and the external locations that may be read.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ObjectsConfig {
-    /// Where our own artifacts live.
+    /// Where artifacts are stored.
     pub storage: StorageConfig,
-    /// Prefixes of URIs that may be read: `file:///data/`, `s3://bucket/models/`.
+    /// URI prefixes that may be read, such as `file:///data/` and `s3://bucket/models/`.
     #[serde(default)]
     pub allowed_uris: Vec<String>,
 }
 
-/// Where our own artifacts live.
+/// Where artifacts are stored.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum StorageConfig {
-    /// A local folder, made when absent.
+    /// A local folder, created if it does not exist.
     Folder {
         /// The folder.
         path: PathBuf,
-        /// Whether what is written is on disk before anyone is told; `false` is for what may be lost with the machine.
+        /// Whether a write is synced to disk before it is reported as done. Use `false` only for
+        /// data that may be lost in a machine crash.
         #[serde(default = "yes")]
         durable: bool,
     },
     /// This process's memory.
     Memory,
-    /// A bucket. Credentials come from `credentials_file`, else from the variables `AWS_ACCESS_KEY_ID` and
-    /// `AWS_SECRET_ACCESS_KEY`, or the machine's role.
+    /// A bucket. Credentials come from `credentials_file` if it is set, otherwise from the
+    /// environment variables `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` or the machine's role.
     S3 {
-        /// The bucket.
+        /// Name of the bucket.
         bucket: String,
-        /// Put before every key.
+        /// Prefix of every key.
         #[serde(default)]
         prefix: String,
-        /// Any S3-compatible endpoint; Amazon's when absent.
+        /// An S3-compatible endpoint. The default is Amazon's.
         #[serde(default)]
         endpoint: Option<String>,
-        /// Where clients reach the same server, if elsewhere; download URLs are signed for it.
+        /// The endpoint that clients use for the same server, if it differs. Download URLs are
+        /// signed for it.
         #[serde(default)]
         public_endpoint: Option<String>,
         /// The region.
@@ -91,7 +95,7 @@ pub enum StorageConfig {
         /// Whether an `http://` endpoint is accepted.
         #[serde(default)]
         allow_http: bool,
-        /// A file with lines `AWS_ACCESS_KEY_ID=…`, `AWS_SECRET_ACCESS_KEY=…` and, where there is one,
+        /// A file with the lines `AWS_ACCESS_KEY_ID=…`, `AWS_SECRET_ACCESS_KEY=…` and optionally
         /// `AWS_SESSION_TOKEN=…`.
         #[serde(default)]
         credentials_file: Option<PathBuf>,
@@ -99,7 +103,7 @@ pub enum StorageConfig {
 }
 
 impl StorageConfig {
-    /// A durable local folder.
+    /// Returns the configuration of a durable local folder.
     pub fn folder(path: impl Into<PathBuf>) -> Self {
         Self::Folder { path: path.into(), durable: true }
     }
@@ -115,15 +119,15 @@ pub struct Objects {
     own: Arc<Bucket>,
     prefix: Key,
     uris: Uris,
-    /// Files of writers that were dropped, on their way out.
+    /// Tasks that remove the files of dropped writers.
     cleanups: TaskTracker,
 }
 
 impl Objects {
-    /// Makes a local folder when absent; speaks to no server yet.
+    /// Opens the store. Creates a local folder if it does not exist; contacts no server yet.
     ///
     /// # Errors
-    /// [`ObjectError::Location`] that names the field.
+    /// [`ObjectError::Location`], which names the invalid field.
     pub fn new(config: &ObjectsConfig) -> Result<Self, ObjectError> {
         let (own, prefix, s3) = match &config.storage {
             StorageConfig::Folder { path, durable } => {
@@ -143,32 +147,32 @@ impl Objects {
         Ok(Self { own: Arc::new(own), prefix, uris, cleanups: TaskTracker::new() })
     }
 
-    /// Whether `bytes` more fit into the store, as far as that can be known: into a local folder's disk.
+    /// Checks that the store has room for `bytes` more. Only the disk of a local folder is checked.
     ///
     /// # Errors
-    /// [`ObjectError::File`] where there is less, which is waited for: room can be made, and disks can grow.
+    /// [`ObjectError::File`] if there is not enough room. The job waits and retries, because space
+    /// can be freed and disks can grow.
     pub async fn check_room(&self, bytes: u64) -> Result<(), ObjectError> {
-        // The folder itself has no key.
+        // The folder itself has no key, so take the parent of an arbitrary one.
         let Some(path) = self.own.local_path(&Key::from("any"))? else { return Ok(()) };
         let path = path.parent().unwrap_or(&path).to_owned();
         let shown = path.display().to_string();
         let disk = on_disk(&path.clone(), move || Ok(rustix::fs::statvfs(&path)?)).await?;
         let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
         if bytes > free_bytes {
-            let problem =
-                format!("No space left on device: {bytes} bytes are to be written, and {free_bytes} are free");
+            let problem = format!("No space left on device: {bytes} bytes are needed, but only {free_bytes} are free");
             return Err(ObjectError::File { path: shown, source: io::Error::new(io::ErrorKind::StorageFull, problem) });
         }
         Ok(())
     }
 
-    /// Starts the object `name` under `location`.
+    /// Starts an upload of the object `name` under `location`.
     pub fn upload(&self, location: &str, name: &str) -> Result<Upload, ObjectError> {
         Ok(Upload::new(self.own.clone(), self.key(location, name)?))
     }
 
-    /// Makes an object of what another upload, broken off, had finished; none of its parts can be added any more. It may
-    /// have been made already. Says whether it is there.
+    /// Completes an interrupted upload from the parts that it had finished. No more parts can be
+    /// added afterwards. Returns whether the object exists, also if it had been completed before.
     pub async fn complete(&self, location: &str, name: &str, parts: &FinishedParts) -> Result<bool, ObjectError> {
         let key = self.key(location, name)?;
         let Some(store) = self.own.multipart() else { return Ok(false) };
@@ -180,7 +184,7 @@ impl Objects {
         }
     }
 
-    /// Gives back the parts of another upload, broken off.
+    /// Aborts an interrupted upload, which frees its parts.
     pub async fn abort(&self, location: &str, name: &str, parts: &FinishedParts) -> Result<(), ObjectError> {
         let key = self.key(location, name)?;
         match self.own.multipart() {
@@ -189,20 +193,22 @@ impl Objects {
         }
     }
 
-    /// Part of an object of ours, which has `size_bytes`, to be read later.
+    /// Returns a range of the stored object `name`, which has `size_bytes`, to be read later.
     pub fn stretch(
         &self,
         location: &str,
         name: &str,
         size_bytes: u64,
         range: Range<u64>,
-    ) -> Result<Stretch, ObjectError> {
+    ) -> Result<ObjectRange, ObjectError> {
         let source = Source::Object { bucket: self.own.clone(), key: self.key(location, name)? };
         let shown = format!("{location}/{name}");
-        Ok(Stretch { source, expected: Expected { shown, size_bytes, listed: true, version: Version::Unknown }, range })
+        let expected = Expected { shown, size_bytes, listed: true, version: Version::Unknown };
+        Ok(ObjectRange { source, expected, range })
     }
 
-    /// The local file that the object `name` under `location` will be; none in other kinds of store.
+    /// Returns the local file for the object `name` under `location`, or `None` if the store is not
+    /// a local folder.
     pub fn local_file(&self, location: &str, name: &str) -> Result<Option<LocalFile>, ObjectError> {
         let path = self.own.local_path(&self.key(location, name)?)?;
         Ok(path.map(|path| LocalFile { path, durable: self.own.is_durable() }))
@@ -214,12 +220,12 @@ impl Objects {
         Ok(())
     }
 
-    /// A small object; none when it is absent.
+    /// Reads one small object. Returns `None` if it does not exist.
     pub async fn read(&self, location: &str, name: &str, max_bytes: u64) -> Result<Option<Bytes>, ObjectError> {
         match self.own.store.get(&self.key(location, name)?).await {
             Ok(object) if object.meta.size > max_bytes => Err(ObjectError::Corrupt {
                 name: format!("{location}/{name}"),
-                problem: format!("is {} bytes; at most {max_bytes} are read", object.meta.size),
+                problem: format!("is {} bytes; the limit is {max_bytes}", object.meta.size),
             }),
             Ok(object) => Ok(Some(object.bytes().await?)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
@@ -227,7 +233,7 @@ impl Objects {
         }
     }
 
-    /// The files that a manifest lists under `location`, called `shown` in messages.
+    /// Returns the files that a manifest lists under `location`. Messages call the folder `shown`.
     pub fn folder(&self, shown: String, location: &str, files: Vec<FolderFile>) -> Result<Folder, ObjectError> {
         let found: Result<Vec<_>, ObjectError> = files
             .into_iter()
@@ -240,14 +246,14 @@ impl Objects {
         Ok(Folder::new(shown, found?))
     }
 
-    /// The folder or file at `uri`, called `shown` in messages, else by its URI.
+    /// Opens the folder or file at `uri`. Messages call it `shown`, or its URI if that is `None`.
     pub async fn open_uri(&self, shown: Option<String>, uri: &str) -> Result<Folder, ObjectError> {
         let uri_of = |own: &str| shown.clone().unwrap_or_else(|| own.to_owned());
         Ok(match self.uris.open(uri).await? {
             Found::Folder(files, dangling) => {
                 Folder::new(uri_of(uri.trim_end_matches('/')), files).with_dangling(dangling)
             }
-            // Of a file, the folder above: names follow it in messages.
+            // Messages append the file name, so a file is shown by its parent folder.
             Found::File(file, origin) => {
                 let above = uri.trim_end_matches('/').rsplit_once('/').map_or(uri, |(above, _)| above);
                 Folder::of_one_file(uri_of(above), file, origin)
@@ -255,14 +261,14 @@ impl Objects {
         })
     }
 
-    /// The folder `top` of a store on a disk, where it is not there though something was written below it: then the disk is
-    /// most likely not mounted.
+    /// Returns the path of the folder `top` of a local store if it does not exist. If something was
+    /// written below it before, the disk is most likely not mounted.
     pub fn unmounted(&self, top: &str) -> Option<PathBuf> {
         let path = self.own.local_path(&self.key(top, "").ok()?).ok()??;
         (!path.is_dir()).then_some(path)
     }
 
-    /// Deletes one object; one that is gone already is no error.
+    /// Deletes one object. Succeeds if it no longer exists.
     pub async fn delete_file(&self, location: &str, name: &str) -> Result<(), ObjectError> {
         let key = self.key(location, name)?;
         let delete = || async {
@@ -274,13 +280,13 @@ impl Objects {
         retried(delete).await
     }
 
-    /// Deletes all objects under `location`; one that is gone already is no error.
+    /// Deletes all objects under `location`. Succeeds if some no longer exist.
     pub async fn delete(&self, location: &str) -> Result<(), ObjectError> {
         self.own.delete(&self.key(location, "")?).await
     }
 
-    /// The keys of all objects under `location`, unfinished ones included where they can be seen, each with when it was
-    /// written, in seconds since 1970.
+    /// Returns the keys of all objects under `location`, each with its modification time in seconds
+    /// since 1970. Includes unfinished objects if the store lists them.
     pub async fn written(&self, location: &str) -> Result<Vec<(String, f64)>, ObjectError> {
         let written = self.own.written(&self.key(location, "")?).await?;
         let relative = |(key, at): (String, f64)| {
@@ -302,12 +308,12 @@ impl Objects {
     }
 }
 
-/// A field of [`ObjectsConfig`] that cannot be used.
+/// The error for an invalid field of [`ObjectsConfig`].
 fn field(name: &str, problem: impl ToString) -> ObjectError {
     ObjectError::Location { location: format!("objects.{name}"), problem: problem.to_string() }
 }
 
-/// Does `work` on the file or folder `path` where waiting for a disk hurts nobody.
+/// Runs `work` on the file or folder `path` in a blocking thread.
 async fn on_disk<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,

@@ -1,9 +1,9 @@
-//! Log lines that callers can cause as often as they like.
+//! Rate limiting for log lines that callers can trigger at will.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Between two of them.
+/// Minimum time between two log lines.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Keeps one kind of line from filling the log.
@@ -13,13 +13,14 @@ pub struct Occasionally {
 }
 
 impl Occasionally {
-    /// Never yet.
+    /// Returns a limiter that has not logged yet.
     #[must_use]
     pub const fn new() -> Self {
         Self { last: Mutex::new(None) }
     }
 
-    /// Whether to log now, and how many such lines were left out since the last one.
+    /// Returns the number of lines suppressed since the last one if a line may be logged now, else
+    /// `None`.
     pub fn now(&self) -> Option<u64> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *last {

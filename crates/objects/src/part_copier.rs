@@ -1,5 +1,5 @@
-//! Parts of objects copied by the S3 server itself (`UploadPartCopy` with a range), which object_store cannot ask for:
-//! it signs the request, an HTTP client sends it.
+//! Server-side copies of object ranges (`UploadPartCopy` with a range). object_store does not
+//! support this request: it only signs the URL, and an HTTP client sends the request.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,28 +19,28 @@ use super::field;
 use crate::ObjectError;
 use crate::error::corrupt;
 
-/// How long a signature works: longer than all tries of a request.
+/// Validity of a signature. It outlasts all attempts of a request.
 const SIGNATURE_VALID: Duration = Duration::from_secs(900);
-/// One request; copying a part takes a server seconds.
+/// Timeout of one request. A server takes seconds to copy a part.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
-/// What a copy source's key is written with.
+/// The characters of a copy source's key that are percent-encoded.
 const IN_PATHS: AsciiSet = NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-/// Most bytes of an answer that are shown.
+/// Most characters of a response that messages show.
 const SHOWN_CHARS: usize = 300;
 
 /// Asks one server to copy parts.
 #[derive(Debug)]
 pub(super) struct PartCopier {
     client: reqwest::Client,
-    /// Set once the server did not understand.
+    /// Set once the server has rejected a copy request.
     refused: AtomicBool,
 }
 
 enum Answer {
     Copied(PartId),
-    /// Asking again may help.
+    /// A retry may succeed.
     Busy(ObjectError),
-    /// It cannot, or may not.
+    /// The server does not support the request, or denies it.
     Refused(String),
 }
 
@@ -56,11 +56,11 @@ impl PartCopier {
         !self.refused.load(Ordering::Relaxed)
     }
 
-    /// Copies a range of the object `from` (bucket, key, range) to the part `into` (key, upload, number from 0); none
-    /// when the server does not do that.
+    /// Copies a range of the object `from` (bucket, key, range) to the part `into` (key, upload,
+    /// number from 0). Returns `None` if the server does not support such copies.
     ///
     /// # Errors
-    /// It would, but it is out of reach or failing.
+    /// The server supports copies, but it is unreachable or failing.
     pub(super) async fn copy(
         &self,
         s3: &AmazonS3,
@@ -75,7 +75,7 @@ impl PartCopier {
                 Answer::Busy(_) => tokio::time::sleep(wait).await,
                 Answer::Refused(answer) => {
                     self.refused.store(true, Ordering::Relaxed);
-                    tracing::warn!(answer, "the S3 server does not copy parts; they pass through this process");
+                    tracing::warn!(answer, "the S3 server cannot copy parts; they are downloaded and uploaded");
                 }
             }
             wait = (wait * 2).min(LONGEST_WAIT);
@@ -100,7 +100,7 @@ impl PartCopier {
         let mut options = SignedUrlOptions::default().with_query(query);
         options.signed_headers = headers.clone();
         let url = s3.signed_url_opts(Method::PUT, key, SIGNATURE_VALID, &options).await?;
-        // Some servers want the length said even where it is nothing.
+        // Some servers require a Content-Length even for an empty body.
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         let sent = self.client.put(url).headers(headers).send().await;
         let answer = match sent {
@@ -109,7 +109,7 @@ impl PartCopier {
         };
         Ok(match answer {
             (_, Err(error)) => Answer::Busy(unreachable(key, &error)),
-            // A copy that failed on its way answers 200 too.
+            // A copy that fails midway also responds with 200.
             (StatusCode::OK, Ok(body)) => match e_tag(&body) {
                 Some(content_id) => Answer::Copied(PartId { content_id }),
                 None => Answer::Busy(failed(key, &shown(&body))),
@@ -125,9 +125,9 @@ fn is_busy(status: StatusCode) -> bool {
     server || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::CONFLICT)
 }
 
-/// The URL is signed: it stays out of messages.
+/// Converts a transport error. Leaves out the URL, because it contains a signature.
 fn unreachable(key: &Key, error: &reqwest::Error) -> ObjectError {
-    let mut problem = error.is_timeout().then(|| "no answer in time".to_owned());
+    let mut problem = error.is_timeout().then(|| "request timed out".to_owned());
     let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(error);
     while let Some(inner) = cause {
         problem = Some(inner.to_string());
@@ -141,7 +141,7 @@ fn failed(key: &Key, problem: &str) -> ObjectError {
     ObjectError::Store(object_store::Error::Generic { store: "S3", source })
 }
 
-/// `ETag` of a `CopyPartResult`, with the quotes that belong to it.
+/// Returns the `ETag` of a `CopyPartResult`, including its quotes.
 fn e_tag(body: &str) -> Option<String> {
     let (_, rest) = body.split_once("<ETag>")?;
     let (e_tag, _) = rest.split_once("</ETag>")?;

@@ -15,23 +15,23 @@ use super::bucket::{Bucket, file_url};
 use crate::ObjectError;
 use crate::error::{corrupt, not_found};
 
-/// Where the bytes of one file are.
+/// The location of one file.
 #[derive(Debug, Clone)]
 pub(super) enum Source {
-    /// On this machine: every link resolved, and allowed to be read.
+    /// A local path with all links resolved, which may be read.
     Local(PathBuf),
-    /// In a store.
+    /// An object in a store.
     Object { bucket: Arc<Bucket>, key: Key },
 }
 
-/// What tells one content of a file outside from the next; a file of ours never changes.
+/// Identifies the content of an external file, which may change. Stored artifacts never change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Version {
-    /// Nothing is known, or the file is ours.
+    /// Not known, or not needed because the file belongs to an artifact.
     Unknown,
-    /// A local file: which one it is, and when it was last written.
+    /// Identity and modification time of a local file.
     Local { device: u64, inode: u64, written_ns: i128 },
-    /// An object: its ETag, which some servers do not list, and the second in which it was written.
+    /// ETag of an object, which some servers do not list, and its modification time in seconds.
     Object { e_tag: Option<String>, written_s: i64 },
 }
 
@@ -45,7 +45,7 @@ impl Version {
         Self::Object { e_tag: object.e_tag.clone(), written_s: object.last_modified.timestamp() }
     }
 
-    /// Whether `now` may still be the content that this was.
+    /// Returns whether `now` may still be the same content.
     fn is(&self, now: &Self) -> bool {
         match (self, now) {
             (Self::Object { e_tag: Some(then), .. }, Self::Object { e_tag: Some(now), .. }) => then == now,
@@ -56,20 +56,20 @@ impl Version {
     }
 }
 
-/// What is known of a file before it is read.
+/// What is known about a file before it is read.
 #[derive(Debug, Clone)]
 pub(super) struct Expected {
-    /// What messages call it.
+    /// Name in messages.
     pub(super) shown: String,
     pub(super) size_bytes: u64,
-    /// Whether a manifest lists it: then it must be there, and of this very size.
+    /// Whether a manifest lists the file. If so, it must exist and have exactly this size.
     pub(super) listed: bool,
-    /// What it must still be; unknown where it may grow while it is read.
+    /// The version that the file must still have; unknown if it may grow during the read.
     pub(super) version: Version,
 }
 
 impl Source {
-    /// The bytes of `range`, which lies within [`Expected::size_bytes`]: all of them, or an error.
+    /// Reads all bytes of `range`, which lies within [`Expected::size_bytes`], or fails.
     pub(super) async fn read(&self, expected: &Expected, range: Range<u64>) -> Result<Bytes, ObjectError> {
         let wanted = range.end - range.start;
         let bytes = match self {
@@ -83,10 +83,10 @@ impl Source {
         if bytes.len() as u64 == wanted {
             return Ok(bytes);
         }
-        Err(corrupt(&expected.shown, format!("{} bytes came where {wanted} were asked for", bytes.len())))
+        Err(corrupt(&expected.shown, format!("read {} bytes, expected {wanted}", bytes.len())))
     }
 
-    /// Checks that a file without bytes is there and has none.
+    /// Checks that an empty file exists and is empty.
     pub(super) async fn check_empty(&self, expected: &Expected) -> Result<(), ObjectError> {
         match self {
             Self::Local(path) => match tokio::fs::metadata(path).await {
@@ -107,7 +107,7 @@ impl Source {
         }
     }
 
-    /// The local file that it is, where it is one.
+    /// Returns the path if this is a local file or an object in a local folder.
     pub(super) fn local_path(&self) -> Option<PathBuf> {
         match self {
             Self::Local(path) => Some(path.clone()),
@@ -123,7 +123,7 @@ impl Source {
     }
 }
 
-/// A local file, if it is still what it was when it was found.
+/// Opens a local file and checks that it has not changed since it was found.
 pub(super) fn open_local(path: &Path, expected: &Expected) -> Result<File, ObjectError> {
     let failed = |error| expected.io_error(path, error);
     let file = File::open(path).map_err(failed)?;
@@ -134,7 +134,7 @@ pub(super) fn open_local(path: &Path, expected: &Expected) -> Result<File, Objec
 fn read_local(path: &Path, expected: &Expected, range: Range<u64>) -> Result<Bytes, ObjectError> {
     let failed = |error| expected.io_error(path, error);
     let file = open_local(path, expected)?;
-    // A piece of a file is asked for, never more than memory holds.
+    // Callers read files piece by piece, so a range always fits into memory.
     let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or(usize::MAX)];
     file.read_exact_at(&mut bytes, range.start).map_err(failed)?;
     Ok(bytes.into())
@@ -152,7 +152,7 @@ async fn read_object(bucket: &Bucket, key: &Key, expected: &Expected, range: Ran
             Ok(bytes)
         }
         Err(error @ object_store::Error::NotFound { .. }) => Err(expected.object_error(error)),
-        // Servers word "that range is past the end" differently; the size tells.
+        // Servers report a range past the end in different ways, so compare the size.
         Err(error) => match bucket.store.head(key).await {
             Ok(object) => {
                 let version = Version::of_object(&object);
@@ -168,22 +168,19 @@ impl Expected {
         self.check(metadata.len(), &Version::of_file(metadata))
     }
 
-    /// A file that a manifest lists must have its size to the byte; any other may have grown since it was found, unless
-    /// it must still be what it was then.
+    /// Checks size and version. A file that a manifest lists must have exactly the listed size. Any
+    /// other file may have grown since it was found, unless its version must not have changed.
     pub(super) fn check(&self, size_bytes: u64, version: &Version) -> Result<(), ObjectError> {
         let may_grow = !self.listed && self.version == Version::Unknown;
         let holds = if may_grow { size_bytes >= self.size_bytes } else { size_bytes == self.size_bytes };
         if !holds {
-            let said_by = if self.listed { "the manifest says" } else { "it had when it was opened" };
-            return Err(corrupt(
-                &self.shown,
-                format!("is {size_bytes} bytes, not the {} that {said_by}", self.size_bytes),
-            ));
+            let was = if self.listed { "the manifest lists" } else { "when opened it had" };
+            return Err(corrupt(&self.shown, format!("is {size_bytes} bytes, but {was} {}", self.size_bytes)));
         }
         if !self.version.is(version) {
             return Err(corrupt(
                 &self.shown,
-                "was replaced or written to while it was read; start over when it is whole",
+                "was replaced or modified while it was read; retry when the file is complete",
             ));
         }
         Ok(())
@@ -199,16 +196,12 @@ impl Expected {
     pub(super) fn io_error(&self, path: &Path, error: io::Error) -> ObjectError {
         match error.kind() {
             io::ErrorKind::NotFound => self.missing(),
-            io::ErrorKind::UnexpectedEof => corrupt(&self.shown, "became shorter while it was read"),
+            io::ErrorKind::UnexpectedEof => corrupt(&self.shown, "was truncated while it was read"),
             _ => ObjectError::File { path: path.display().to_string(), source: error },
         }
     }
 
     fn missing(&self) -> ObjectError {
-        if self.listed {
-            corrupt(&self.shown, "is missing, though the manifest lists it")
-        } else {
-            not_found(&self.shown)
-        }
+        if self.listed { corrupt(&self.shown, "is missing, but the manifest lists it") } else { not_found(&self.shown) }
     }
 }

@@ -1,4 +1,4 @@
-//! Writing one object of any size with a few parts of memory.
+//! Writing one object of any size, with only a few parts in memory.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,26 +12,27 @@ use object_store::{MultipartId, ObjectStoreExt as _, PutPayloadMut, WriteMultipa
 use tokio_util::task::AbortOnDropHandle;
 
 use super::bucket::{Bucket, retried};
-use super::folder::Stretch;
+use super::folder::ObjectRange;
 use crate::ObjectError;
 use crate::error::corrupt;
 
-/// First parts of a large object; later ones grow, since S3 takes [`MAX_PARTS`].
+/// Size of the first parts of an object. Later parts are larger, because S3 accepts at most
+/// [`MAX_PARTS`].
 const PART_BYTES: usize = 6 << 20;
-/// After so many parts they are twice as long: 390 GB in all.
+/// Number of parts after which the part size doubles. This allows objects of up to 390 GB.
 const PARTS_OF_A_SIZE: usize = 2_000;
 /// Most parts of an object.
 const MAX_PARTS: usize = 10_000;
-/// Least length of every part but the last.
+/// Smallest part that S3 accepts, except for the last one.
 pub(super) const MIN_PART_BYTES: u64 = 5 << 20;
-/// Parts on their way at once.
+/// Parts in flight at once.
 const PARTS_AT_ONCE: usize = 3;
-/// How long parts on their way are waited for where the upload is given up.
+/// Longest wait for parts in flight when an upload is aborted.
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(10);
-/// Bytes handled between two looks at the parts on their way.
+/// Bytes accepted between two checks of the parts in flight.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// An object on its way into a store. Nothing is readable before [`Upload::finish`].
+/// An upload of one object. The object is not readable before [`Upload::finish`].
 pub struct Upload {
     bucket: Arc<Bucket>,
     key: Key,
@@ -39,7 +40,7 @@ pub struct Upload {
     state: State,
 }
 
-/// How far an upload is. Clones share one state.
+/// Progress of an upload. Clones share one state.
 #[derive(Debug, Clone, Default)]
 pub struct UploadProgress(Arc<Mutex<ProgressState>>);
 
@@ -47,29 +48,30 @@ pub struct UploadProgress(Arc<Mutex<ProgressState>>);
 struct ProgressState {
     segments: Vec<SegmentDigest>,
     upload_id: Option<MultipartId>,
-    /// Those that arrived, by number: not always in order.
+    /// Uploaded parts by number. They may complete out of order.
     parts: BTreeMap<usize, FinishedPart>,
 }
 
-/// What of an object is finished, from its first byte on.
+/// The finished beginning of an object.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Finished {
-    /// Digests of the segments whose bytes were handed over.
+    /// Digests of the segments that were written to the upload.
     pub segments: Vec<SegmentDigest>,
-    /// The parts that the store has; none for an object that is not uploaded in parts.
+    /// The parts that the store has received; `None` if the object is not uploaded in parts.
     pub parts: Option<FinishedParts>,
 }
 
-/// Parts of an upload that the store has. It keeps them until the upload is completed or aborted, whoever began it.
+/// Parts of an upload that the store has received. The store keeps them until any client completes
+/// or aborts the upload.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct FinishedParts {
-    /// The store's name for the upload.
+    /// Upload id that the store assigned.
     pub upload_id: MultipartId,
-    /// In their order.
+    /// The parts, in order.
     pub parts: Vec<FinishedPart>,
 }
 
-/// One of them.
+/// One part that the store has received.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct FinishedPart {
     e_tag: String,
@@ -77,9 +79,9 @@ pub struct FinishedPart {
 }
 
 enum State {
-    /// So far it fits into one request.
+    /// The bytes so far fit into one request.
     Small(PutPayloadMut),
-    /// Into a local folder.
+    /// Multipart upload without resumable parts, used for a local folder.
     Local(WriteMultipart),
     Parts(Parts),
 }
@@ -90,18 +92,18 @@ struct Parts {
     store: Arc<dyn MultipartStore>,
     key: Key,
     id: MultipartId,
-    /// Not sent yet.
+    /// Bytes that are not sent yet.
     pending: PutPayloadMut,
     /// The number of the next part, from 0.
     next: usize,
-    /// Those on their way, in the order of their numbers.
+    /// Parts in flight, ordered by number.
     sent: VecDeque<AbortOnDropHandle<Result<(), ObjectError>>>,
-    /// Where those are noted that arrived.
+    /// Receives the uploaded parts.
     progress: UploadProgress,
 }
 
 impl UploadProgress {
-    /// What is finished by now.
+    /// Returns what is finished so far.
     pub fn finished(&self) -> Finished {
         let state = self.lock();
         let parts = state.parts.iter().enumerate().take_while(|(at, (number, _))| at == *number);
@@ -110,7 +112,7 @@ impl UploadProgress {
         Finished { segments: state.segments.clone(), parts }
     }
 
-    /// The next segment's bytes were handed over.
+    /// Records that all bytes of the next segment were written to the upload.
     pub(super) fn segment(&self, segment: SegmentDigest) {
         self.lock().segments.push(segment);
     }
@@ -121,7 +123,7 @@ impl UploadProgress {
 }
 
 impl FinishedParts {
-    /// Length of all of them.
+    /// Returns the total size of the parts.
     pub fn size_bytes(&self) -> u64 {
         self.parts.iter().fold(0, |sum, part| sum.saturating_add(part.size_bytes))
     }
@@ -136,15 +138,15 @@ impl Upload {
         Self { bucket, key, progress: UploadProgress::default(), state: State::Small(PutPayloadMut::new()) }
     }
 
-    /// How far it is, for whoever wants to watch.
+    /// Returns a handle to the upload's progress.
     pub fn progress(&self) -> UploadProgress {
         self.progress.clone()
     }
 
-    /// Adds bytes; waits while too many are on their way.
+    /// Appends bytes. Waits while too many parts are in flight.
     ///
     /// # Errors
-    /// The object store's; the upload is then of no more use.
+    /// Errors of the object store. The upload cannot be used afterwards.
     pub async fn write(&mut self, mut bytes: Bytes) -> Result<(), ObjectError> {
         while !bytes.is_empty() {
             let piece = bytes.split_to(bytes.len().min(PIECE_BYTES));
@@ -153,12 +155,13 @@ impl Upload {
         Ok(())
     }
 
-    /// Whether [`Upload::copy`] may work.
+    /// Returns whether [`Upload::copy`] may be supported.
     pub(super) fn can_copy(&self) -> bool {
         self.bucket.copies_parts()
     }
 
-    /// Bytes that are to be written before the next [`Upload::copy`]: every part but the last has a least length.
+    /// Returns the number of bytes to write before the next [`Upload::copy`], so that the pending
+    /// part reaches [`MIN_PART_BYTES`].
     pub(super) fn bytes_before_copy(&self) -> u64 {
         let pending = match &self.state {
             State::Small(buffer) | State::Parts(Parts { pending: buffer, .. }) => buffer.content_length() as u64,
@@ -167,11 +170,11 @@ impl Upload {
         if pending == 0 { 0 } else { MIN_PART_BYTES.saturating_sub(pending) }
     }
 
-    /// Adds a part of an object in S3, at least [`MIN_PART_BYTES`], which the server copies.
+    /// Appends a range of an object in S3 of at least [`MIN_PART_BYTES`]. The server copies it.
     ///
     /// # Errors
-    /// The object store's; the upload is then of no more use.
-    pub(super) async fn copy(&mut self, stretch: Stretch) -> Result<(), ObjectError> {
+    /// Errors of the object store. The upload cannot be used afterwards.
+    pub(super) async fn copy(&mut self, stretch: ObjectRange) -> Result<(), ObjectError> {
         self.begin_parts().await?;
         if let State::Parts(parts) = &mut self.state {
             parts.send_pending().await?;
@@ -199,13 +202,13 @@ impl Upload {
         Ok(())
     }
 
-    /// Gives up on one request.
+    /// Switches from a single request to an upload in parts.
     async fn begin_parts(&mut self) -> Result<(), ObjectError> {
         let State::Small(buffer) = &mut self.state else { return Ok(()) };
         let buffer = std::mem::take(buffer);
         self.state = match self.bucket.multipart() {
             Some(store) => {
-                // One that is begun twice has no part the first time: nothing is kept of it.
+                // If a retry starts a second upload, the first one has no parts and uses no space.
                 let id = retried(|| async { Ok(store.create_multipart(&self.key).await?) }).await?;
                 let key = self.key.clone();
                 let progress = self.progress.clone();
@@ -234,10 +237,10 @@ impl Upload {
         Ok(())
     }
 
-    /// Makes the object readable. What failed is cleaned up.
+    /// Completes the upload, which makes the object readable. Aborts the upload if that fails.
     ///
     /// # Errors
-    /// The object store's.
+    /// Errors of the object store.
     pub async fn finish(self) -> Result<(), ObjectError> {
         match self.state {
             State::Small(buffer) => {
@@ -248,7 +251,7 @@ impl Upload {
             }
             State::Parts(mut parts) => {
                 if let Err(error) = parts.finish().await {
-                    // The first error is the one to tell.
+                    // Report the first error.
                     drop(parts.abort().await);
                     return Err(error);
                 }
@@ -257,10 +260,10 @@ impl Upload {
         Ok(())
     }
 
-    /// Gives back what the store keeps of an upload that will not be finished.
+    /// Aborts the upload and frees its parts in the store.
     ///
     /// # Errors
-    /// The object store's.
+    /// Errors of the object store.
     pub async fn abort(self) -> Result<(), ObjectError> {
         match self.state {
             State::Small(_) => Ok(()),
@@ -295,7 +298,7 @@ impl Parts {
         part: impl Future<Output = Result<PartId, ObjectError>> + Send + 'static,
     ) -> Result<(), ObjectError> {
         if self.next >= MAX_PARTS {
-            return Err(corrupt(self.key.as_ref(), format!("has more than the {MAX_PARTS} parts that a store takes")));
+            return Err(corrupt(self.key.as_ref(), format!("needs more than {MAX_PARTS} parts, the limit of S3")));
         }
         while self.sent.len() >= PARTS_AT_ONCE {
             self.wait_for_one().await?;
@@ -327,22 +330,23 @@ impl Parts {
         let parts = self.progress.finished().parts;
         let ids = parts.as_ref().map(FinishedParts::ids).unwrap_or_default();
         let Err(error) = self.store.complete_multipart(&self.key, &self.id, ids).await else { return Ok(()) };
-        // A completion whose reply was lost happened: trying it again finds no upload. Keys are written once, so an object
-        // of the right size is this one.
+        // If the reply to a completion was lost, the retry finds no upload. Keys are written only
+        // once, so an object of the expected size is this one.
         match (self.bucket.store.head(&self.key).await, parts) {
             (Ok(object), Some(parts)) if object.size == parts.size_bytes() => Ok(()),
             _ => Err(error.into()),
         }
     }
 
-    /// A store may keep a part that arrives after the end, as S3 says of its own: those on their way are waited for.
+    /// Aborts the upload. Waits for parts in flight first, because S3 may keep parts that arrive
+    /// after the upload was aborted.
     async fn abort(self) -> Result<(), ObjectError> {
         let arrival = async {
             for part in self.sent {
                 drop(part.await);
             }
         };
-        // Those that are late are given up with it.
+        // Parts that take longer are not waited for.
         drop(tokio::time::timeout(ARRIVAL_LIMIT, arrival).await);
         Ok(self.store.abort_multipart(&self.key, &self.id).await?)
     }

@@ -1,7 +1,8 @@
-//! Which URIs outside the object store may be read, and finding the files behind one.
+//! Decides which external URIs may be read, and finds the files at a URI.
 //!
-//! A URI is compared with the allowed prefixes part by part, after decoding; a local path then once more after every
-//! link in it is resolved. What is refused is not looked at: nobody learns whether it exists.
+//! A decoded URI is compared with the allowed prefixes component by component. A local path is
+//! compared again after all of its links are resolved. Rejected locations are never accessed, so
+//! that callers cannot find out whether they exist.
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
@@ -21,27 +22,27 @@ use super::source::{Source, Version};
 use crate::error::not_found;
 use crate::{ObjectError, Occasionally};
 
-/// Files, and locally folders, below one URI.
+/// Most files below one URI. Local folders count too.
 const MAX_FILES: usize = 100_000;
-/// Folders inside folders; more are links in a circle.
+/// Deepest nesting of folders. Anything deeper is assumed to be a cycle of links.
 const MAX_DEPTH: usize = 32;
 
-/// What callers are told of a location outside the allowed prefixes.
-const NOT_ALLOWED: &str = "may not be read by this service. Put it into a folder or bucket that it may read, or ask who runs \
-                           it to allow this one (`allowed_uris`; inheritune-standalone: --allow-uri)";
-/// Refusals are for the operator's eyes too, and callers can have as many as they like.
+/// Error for a location outside the allowed prefixes.
+const NOT_ALLOWED: &str = "may not be read by this service. Move it to an allowed folder or bucket, or ask the \
+                           operator to allow this one (`allowed_uris`; inheritune-standalone: --allow-uri)";
+/// Limits the log lines about rejections, because callers can cause any number of them.
 static REFUSALS: Occasionally = Occasionally::new();
 
-/// What lies at a URI.
+/// The content of a URI.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// All files below a folder, and the links in it that lead nowhere.
+    /// All files below a folder, and the names of its dangling links.
     Folder(Vec<(FolderFile, Origin)>, Vec<String>),
-    /// One file by itself, under its own name.
+    /// A single file under its own name.
     File(FolderFile, Origin),
 }
 
-/// The prefixes that may be read.
+/// The URI prefixes that may be read.
 #[derive(Debug)]
 pub(super) struct Uris {
     allowed: Vec<Prefix>,
@@ -55,12 +56,12 @@ struct Prefix {
     place: Place,
 }
 
-/// A URI taken apart.
+/// A parsed URI.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Place {
-    /// None for a path on this machine.
+    /// `None` for a local path.
     bucket: Option<String>,
-    /// Decoded; none is empty, `.` or `..`.
+    /// Decoded path components, none of which is empty, `.` or `..`.
     parts: Vec<String>,
 }
 
@@ -79,7 +80,7 @@ impl Uris {
         Ok(uris)
     }
 
-    /// What lies at `uri`.
+    /// Finds the files at `uri`, if it is allowed.
     pub(super) async fn open(&self, uri: &str) -> Result<Found, ObjectError> {
         let refused = |problem: String| ObjectError::Location { location: uri.to_owned(), problem };
         let place = Place::parse(uri).map_err(refused)?;
@@ -105,11 +106,11 @@ impl Uris {
         local.map(|prefix| prefix.place.local_path()).collect()
     }
 
-    /// What is allowed is for those who run the service, not for callers.
+    /// Logs a rejected URI with the allowed prefixes, which only operators may see.
     fn note(&self, uri: &str) {
         if let Some(others) = REFUSALS.now() {
             let allowed: Vec<&str> = self.allowed.iter().map(|prefix| prefix.text.as_str()).collect();
-            tracing::warn!(uri, ?allowed, others, "a location was refused: it is below none of the allowed prefixes");
+            tracing::warn!(uri, ?allowed, others, "rejected a location outside the allowed prefixes");
         }
     }
 }
@@ -121,31 +122,31 @@ impl Place {
             return Err("has a query or a fragment; write ? as %3F and # as %23".to_owned());
         }
         if url.port().is_some() || !url.username().is_empty() || url.password().is_some() {
-            return Err("has a port or a user, which no file or bucket has".to_owned());
+            return Err("has a port or a user, which is unsupported for files and buckets".to_owned());
         }
         let bucket = match (url.scheme(), url.host_str()) {
             ("file", None | Some("" | "localhost")) => None,
             ("file", Some(host)) => {
-                return Err(format!("names the machine {host}; write file:/// with three slashes"));
+                return Err(format!("names the host {host}; write file:/// with three slashes"));
             }
             ("s3", Some(bucket)) if !bucket.is_empty() => Some(bucket.to_owned()),
-            ("s3", _) => return Err("names no bucket; use s3://bucket/key".to_owned()),
-            (scheme, _) => return Err(format!("has the scheme {scheme}; use file:///path or s3://bucket/key")),
+            ("s3", _) => return Err("has no bucket name; use s3://bucket/key".to_owned()),
+            (scheme, _) => return Err(format!("has scheme {scheme}; use file:///path or s3://bucket/key")),
         };
-        // `Url` has resolved `.` and `..` by now, but not those that decoding brings to light.
+        // `Url` has already resolved `.` and `..`, but not their encoded forms.
         let mut parts = Vec::new();
         for part in url.path().split('/').filter(|part| !part.is_empty()) {
             let decoded = percent_encoding::percent_decode_str(part).decode_utf8();
             let decoded = decoded.map_err(|_| format!("has a part that is not UTF-8: {part}"))?;
             if matches!(&*decoded, "." | "..") || decoded.contains(['/', '\0']) {
-                return Err(format!("has a part that leads elsewhere: {part}"));
+                return Err(format!("has a part that is not a plain name: {part}"));
             }
             parts.push(decoded.into_owned());
         }
         Ok(Self { bucket, parts })
     }
 
-    /// Whether `other` is this place or lies below it.
+    /// Returns whether `other` is this place or lies below it.
     fn holds(&self, other: &Self) -> bool {
         self.bucket == other.bucket && other.parts.starts_with(&self.parts)
     }
@@ -155,25 +156,25 @@ impl Place {
     }
 }
 
-/// Finding local files, every link resolved and held against the allowed prefixes.
+/// Finds local files. Resolves every link and compares its target with the allowed prefixes.
 struct Walk {
     uri: String,
     roots: Vec<PathBuf>,
 }
 
-/// What a walk has seen so far.
+/// What a walk has found so far.
 #[derive(Default)]
 struct Below {
     files: Vec<(FolderFile, Origin)>,
-    /// Links to nothing.
+    /// Names of dangling links.
     dangling: Vec<String>,
-    /// Files and folders.
+    /// Number of files and folders.
     entries: usize,
 }
 
 impl Walk {
     fn open(mut self, path: &Path) -> Result<Found, ObjectError> {
-        // A prefix that does not exist holds nothing.
+        // A prefix that does not exist contains nothing.
         self.roots = self.roots.iter().filter_map(|root| root.canonicalize().ok()).collect();
         let path = path.canonicalize().map_err(|error| match error.kind() {
             ErrorKind::NotFound | ErrorKind::NotADirectory => self.missing(path),
@@ -189,7 +190,8 @@ impl Walk {
         if !metadata.is_file() {
             return Err(self.refused("is neither a folder nor a file".to_owned()));
         }
-        // The last part of the URI, not of what it may be a link to: names end in what their content is.
+        // Use the last component of the URI, not of a link's target: the extension of a name tells
+        // the file format.
         let name = Place::parse(&self.uri).ok().and_then(|place| place.parts.last().cloned()).unwrap_or_default();
         let (file, origin) = local_file(name, path, &metadata);
         Ok(Found::File(file, origin))
@@ -197,14 +199,14 @@ impl Walk {
 
     fn walk(&self, dir: &Path, prefix: &str, depth: usize, below: &mut Below) -> Result<(), ObjectError> {
         if depth > MAX_DEPTH {
-            let problem = format!("`{prefix}` is more than {MAX_DEPTH} folders deep; do its links go in circles?");
+            let problem = format!("`{prefix}` is more than {MAX_DEPTH} folders deep; check its links for cycles");
             return Err(self.refused(problem));
         }
         for entry in dir.read_dir().map_err(|e| self.unreadable(dir, e))? {
             let entry = entry.map_err(|e| self.unreadable(dir, e))?;
             below.entries += 1;
             if below.entries > MAX_FILES {
-                return Err(self.refused(format!("holds more than {MAX_FILES} files; name a smaller folder")));
+                return Err(self.refused(format!("contains more than {MAX_FILES} files; use a smaller folder")));
             }
             let name = entry.file_name();
             let Some(name) = name.to_str() else {
@@ -214,7 +216,7 @@ impl Walk {
             if entry.file_type().map_err(|e| self.unreadable(&path, e))?.is_symlink() {
                 path = match path.canonicalize() {
                     Ok(path) => path,
-                    // Only who reads the file has to know.
+                    // Only an error if the file is read later.
                     Err(error) if error.kind() == ErrorKind::NotFound => {
                         below.dangling.push(name);
                         continue;
@@ -233,21 +235,23 @@ impl Walk {
         Ok(())
     }
 
-    /// `path` has no links left in it; `shown` is what the caller knows it by. Where a link leads is not said.
+    /// Checks that `path`, in which all links are resolved, is allowed. The error calls it `shown`,
+    /// as the caller knows it, and does not reveal the target of a link.
     fn check(&self, path: &Path, shown: &str) -> Result<(), ObjectError> {
         if self.roots.iter().any(|root| path.starts_with(root)) {
             return Ok(());
         }
         if let Some(others) = REFUSALS.now() {
-            tracing::warn!(uri = self.uri, leads_to = %path.display(), others, "a link out of the allowed prefixes was refused");
+            tracing::warn!(uri = self.uri, leads_to = %path.display(), others, "rejected a link");
         }
         Err(self.refused(format!(
-            "{shown} leads through a link out of what this service may read; put a copy in its place, or ask who runs it to allow \
-             that folder (`allowed_uris`; inheritune-standalone: --allow-uri)"
+            "{shown} leads through a link to a location that this service may not read; replace the link with a \
+             copy, or ask the operator to allow that location (`allowed_uris`; inheritune-standalone: --allow-uri)"
         )))
     }
 
-    /// Nobody learns through a link what there is elsewhere, and what not.
+    /// Returns the error for a missing path. A path behind a link out of the allowed prefixes is
+    /// reported as rejected, so that callers cannot find out whether it exists.
     fn missing(&self, path: &Path) -> ObjectError {
         let nearest = path.ancestors().skip(1).find_map(|folder| folder.canonicalize().ok());
         match nearest.map(|folder| self.check(&folder, "it")) {
@@ -262,7 +266,7 @@ impl Walk {
 
     fn unreadable(&self, path: &Path, error: std::io::Error) -> ObjectError {
         match error.kind() {
-            ErrorKind::NotFound => self.refused(format!("{} is a link to nothing", path.display())),
+            ErrorKind::NotFound => self.refused(format!("{} is a dangling link", path.display())),
             ErrorKind::PermissionDenied => self.refused(format!("{} may not be read by this user", path.display())),
             _ => ObjectError::File { path: path.display().to_string(), source: error },
         }
@@ -287,12 +291,12 @@ async fn list_bucket(bucket: &Arc<Bucket>, uri: &str, parts: &[String]) -> Resul
     while let Some(object) = objects.try_next().await? {
         let Some(parts) = object.location.prefix_match(&prefix) else { continue };
         let name = parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/");
-        // The prefix itself: what consoles make to show an empty folder.
+        // The prefix itself: an empty object that web consoles create to show an empty folder.
         if name.is_empty() {
             continue;
         }
         if found.len() >= MAX_FILES {
-            return Err(refused(format!("holds more than {MAX_FILES} files; name a smaller folder")));
+            return Err(refused(format!("contains more than {MAX_FILES} files; use a smaller folder")));
         }
         found.push(file(name, object));
     }
@@ -307,7 +311,7 @@ async fn list_bucket(bucket: &Arc<Bucket>, uri: &str, parts: &[String]) -> Resul
             Err(error) => Err(error.into()),
         };
     }
-    // The same for folders below: an empty object whose name others go on from.
+    // Skip such objects for subfolders too: empty objects whose name is a prefix of other names.
     let mut names: Vec<String> = found.iter().map(|(file, _)| file.name.clone()).collect();
     names.sort();
     found.retain(|(file, _)| {

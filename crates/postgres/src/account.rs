@@ -1,4 +1,4 @@
-//! Which account the server runs as: Postgres refuses to be root.
+//! Chooses the account that the server runs as, because Postgres refuses to run as root.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt as _;
@@ -11,24 +11,26 @@ use super::binaries::{self, Binaries};
 use super::cluster::Cluster;
 use super::{LocalPostgresError, file_error};
 
-/// `nobody`: the account that owns nothing.
+/// User id of `nobody`.
 const NOBODY: u32 = 65_534;
-/// Longest run of the program that shows whether an account will do.
+/// Timeout of the program that tests whether an account works.
 const TRY_LIMIT: Duration = Duration::from_secs(20);
 
-/// Which account the server runs as.
+/// The account that the server runs as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Account {
-    /// This process's own, which is not root.
+    /// The account of this process, which is not root.
     Own,
-    /// Another one: this process is root and lets go of that.
+    /// Another account: this process is root and drops that privilege for the server.
     Other { uid: u32, gid: u32 },
-    /// Root's own files, seen from a user namespace in which their owner is somebody else.
+    /// A user namespace in which root's files belong to an unprivileged user.
     Namespace,
 }
 
 impl Account {
-    /// Our own when we are not root; else the owner of the files, else nobody; else a user namespace.
+    /// Chooses the account. This is the current one unless it is root. For root, it is the owner of
+    /// the files, or `nobody` if root owns them. If that account has no access, it is a user
+    /// namespace.
     pub(super) async fn choose(cluster: &Cluster, binaries: &Binaries) -> Result<Self, LocalPostgresError> {
         if !rustix::process::geteuid().is_root() {
             return Ok(Self::Own);
@@ -38,7 +40,7 @@ impl Account {
             _ => Self::Other { uid: NOBODY, gid: NOBODY },
         };
         for account in [other, Self::Namespace] {
-            // Runs in the data folder: shows that the account reaches both that and the programs.
+            // Runs in the data folder, so it tests access to both the folder and the programs.
             let mut command = account.command(cluster, &binaries.postgres());
             command.arg("--version");
             match binaries::run(command, TRY_LIMIT).await {
@@ -53,12 +55,12 @@ impl Account {
         Err(LocalPostgresError::NoAccount { uid, data_dir: cluster.data_dir.clone(), bin: binaries.dir.clone() })
     }
 
-    /// `program`, to be run as this account in the data folder.
+    /// Returns a command that runs `program` as this account in the data folder.
     pub(super) fn command(self, cluster: &Cluster, program: &Path) -> Command {
         let mut command = match self {
             Self::Own => Command::new(program),
             Self::Other { uid, gid } => {
-                // The standard library drops root's supplementary groups as well.
+                // The standard library also drops root's supplementary groups.
                 let mut command = Command::new(program);
                 command.uid(uid).gid(gid);
                 command
@@ -73,7 +75,7 @@ impl Account {
         command
     }
 
-    /// Makes everything below `path` this account's.
+    /// Changes the owner of `path` and everything below it to this account.
     pub(super) fn give(self, path: &Path) -> Result<(), LocalPostgresError> {
         let (uid, gid) = match self {
             Self::Own => return Ok(()),
@@ -88,7 +90,7 @@ impl Account {
     }
 }
 
-/// Children first: a `path` that has its new owner is done.
+/// Changes the owner of children first, so that a `path` with the new owner is complete.
 fn chown_all(path: &Path, uid: u32, gid: u32) -> Result<(), LocalPostgresError> {
     let failed = |e| file_error(path, e);
     if std::fs::symlink_metadata(path).map_err(failed)?.is_dir() {

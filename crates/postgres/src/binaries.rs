@@ -1,4 +1,4 @@
-//! Where the programs of a Postgres server are.
+//! Finds the programs of a Postgres server.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::LocalPostgresError;
 
-/// Longest run of a program that only says something about itself.
+/// Timeout of a program that only prints information, such as its version.
 const ASK_LIMIT: Duration = Duration::from_secs(20);
 
-/// A folder that holds `postgres` and `initdb`.
+/// A folder that contains `postgres` and `initdb`.
 #[derive(Debug, Clone)]
 pub(super) struct Binaries {
     pub(super) dir: PathBuf,
@@ -17,7 +17,8 @@ pub(super) struct Binaries {
 }
 
 impl Binaries {
-    /// Those in `given`, else the first found; among these, such of major version `wanted` go first.
+    /// Returns the programs in `given` if it is set. Otherwise searches the usual folders, and
+    /// prefers programs of the major version `wanted` over the first ones found.
     pub(super) async fn find(given: Option<&Path>, wanted: Option<u32>) -> Result<Self, LocalPostgresError> {
         if let Some(dir) = given {
             let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
@@ -25,7 +26,7 @@ impl Binaries {
         }
         let mut first = None;
         for dir in candidates().await.into_iter().filter(|dir| is_complete(dir)) {
-            // What cannot even say its version is passed over.
+            // Skip programs that cannot print their version.
             let Ok(found) = Self::at(dir).await else { continue };
             if wanted.is_none_or(|wanted| wanted == found.major) {
                 return Ok(found);
@@ -51,14 +52,14 @@ impl Binaries {
         match major_version(&version) {
             Some(major) => Ok(Self { dir, major }),
             None => {
-                let problem = format!("says it is `{}`, not which version of Postgres", version.trim());
+                let problem = format!("printed `{}` instead of a Postgres version", version.trim());
                 Err(LocalPostgresError::Program { program, problem })
             }
         }
     }
 }
 
-/// Runs a program to its end; what it wrote to its standard output.
+/// Runs a program until it exits, and returns its standard output.
 pub(super) async fn run(command: Command, limit: Duration) -> Result<String, LocalPostgresError> {
     let program = PathBuf::from(command.get_program());
     let failed = |problem: String| LocalPostgresError::Program { program: program.clone(), problem };
@@ -66,7 +67,7 @@ pub(super) async fn run(command: Command, limit: Duration) -> Result<String, Loc
     command.kill_on_drop(true).stdin(std::process::Stdio::null());
     let output = tokio::time::timeout(limit, command.output())
         .await
-        .map_err(|_| failed(format!("did not end in {} s", limit.as_secs())))?
+        .map_err(|_| failed(format!("did not exit within {} s", limit.as_secs())))?
         .map_err(|e| failed(e.to_string()))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
@@ -75,7 +76,8 @@ pub(super) async fn run(command: Command, limit: Duration) -> Result<String, Loc
     Err(failed(format!("{}: {}", output.status, said.trim())))
 }
 
-/// `postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)` is 15.
+/// Parses the major version, for example 15 from
+/// `postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)`.
 fn major_version(text: &str) -> Option<u32> {
     let version = text.split_once("(PostgreSQL) ")?.1;
     let digits = version.split(|c: char| !c.is_ascii_digit()).next()?;
@@ -91,7 +93,7 @@ async fn candidates() -> Vec<PathBuf> {
     ask.arg("--bindir");
     let named = run(ask, ASK_LIMIT).await.ok().map(|dir| PathBuf::from(dir.trim()));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    // Where `make install` puts the one that `make setup` fetched.
+    // `make install` puts the Postgres that `make setup` fetched here.
     let installed = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.parent()?.join("postgres/bin")));
     named
         .into_iter()
@@ -103,7 +105,7 @@ async fn candidates() -> Vec<PathBuf> {
         .collect()
 }
 
-/// The `bin` of each `{parent}/{prefix}{version}`.
+/// Returns the `bin` folder of each `{parent}/{prefix}{version}`, newest version first.
 fn newest_first(parent: &str, prefix: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
     let mut found: Vec<(u32, PathBuf)> = entries

@@ -1,4 +1,4 @@
-//! Postgres's own data directory: made whole or not at all, and never served by two.
+//! Postgres's data directory. It is created atomically, and never served by two processes.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -14,12 +14,12 @@ use super::binaries::{self, Binaries};
 use super::password::Password;
 use super::{FAST_STOP_LIMIT, IMMEDIATE_STOP_LIMIT, LocalPostgresError, NAME, POLL, file_error};
 
-/// Longest making of a data directory; a second or two is usual.
+/// Timeout of `initdb`, which usually takes one or two seconds.
 const INITDB_LIMIT: Duration = Duration::from_secs(180);
-/// How half-made data directories are called.
+/// Name prefix of incomplete data directories.
 const PART_PREFIX: &str = "cluster.part-";
 
-/// A data directory and the folder it lies in.
+/// A data directory and the folder that contains it.
 #[derive(Debug)]
 pub(super) struct Cluster {
     pub(super) data_dir: PathBuf,
@@ -31,7 +31,7 @@ impl Cluster {
         Self { data_dir: data_dir.to_owned(), dir: data_dir.join("cluster") }
     }
 
-    /// Which major version made it; none when it is not there.
+    /// Returns the major version that created the directory, or `None` if it does not exist.
     pub(super) fn version(&self) -> Result<Option<u32>, LocalPostgresError> {
         let path = self.dir.join("PG_VERSION");
         match std::fs::read_to_string(&path) {
@@ -44,7 +44,7 @@ impl Cluster {
         }
     }
 
-    /// Makes it unless it is there, and gives it to `account`.
+    /// Creates the directory if it does not exist, and makes `account` its owner.
     pub(super) async fn make(
         &self,
         binaries: &Binaries,
@@ -55,7 +55,7 @@ impl Cluster {
         if self.dir.exists() {
             return account.give(&self.dir);
         }
-        // A start that dies in here leaves a part behind, not half a data directory.
+        // If this process dies during `initdb`, it leaves only a temporary directory behind.
         let part = self.data_dir.join(format!("{PART_PREFIX}{}", Uuid::new_v4().simple()));
         std::fs::create_dir(&part).map_err(|e| file_error(&part, e))?;
         account.give(&part)?;
@@ -63,12 +63,12 @@ impl Cluster {
         initdb.arg("-D").arg(&part).args(["-U", NAME, "-E", "UTF8", "--no-locale", "--no-instructions"]);
         let copy = password.for_initdb(account)?;
         initdb.args(["-A", "scram-sha-256"]).arg("--pwfile").arg(copy.path());
-        // Until the system has written it out there is nothing in it to be lost.
+        // A new directory has no data yet that could be lost in a crash.
         initdb.arg("--no-sync");
         let made = binaries::run(initdb, INITDB_LIMIT).await;
         let made = made.and_then(|_| std::fs::rename(&part, &self.dir).map_err(|e| file_error(&self.dir, e)));
         if made.is_err() {
-            // The error that matters is the first one.
+            // Report the first error.
             drop(std::fs::remove_dir_all(&part));
         }
         made
@@ -81,32 +81,36 @@ impl Cluster {
             if !entry.file_name().to_string_lossy().starts_with(PART_PREFIX) {
                 continue;
             }
-            // The `initdb` of an owner that died may still be writing there; then the next start removes it.
+            // The `initdb` of a dead owner may still be writing there. The next start then removes
+            // it.
             match std::fs::remove_dir_all(entry.path()) {
-                Ok(()) => tracing::info!(path = %entry.path().display(), "removed a half-made data directory"),
-                Err(error) => tracing::warn!(path = %entry.path().display(), %error, "cannot remove it"),
+                Ok(()) => tracing::info!(path = %entry.path().display(), "removed an incomplete data directory"),
+                Err(error) => {
+                    tracing::warn!(path = %entry.path().display(), %error, "cannot remove an incomplete data directory")
+                }
             }
         }
         Ok(())
     }
 
-    /// Ends the server that an owner left behind when it died. The caller holds the folder's lock, so nobody owns it.
+    /// Stops the server that a dead owner left running. The caller holds the folder's lock, so the
+    /// server has no owner.
     pub(super) async fn stop_orphan(&self) -> Result<(), LocalPostgresError> {
         let Some(pid) = self.postmaster()? else { return Ok(()) };
         if !self.is_served_by(pid) {
             if matches!(test_kill_process(pid), Ok(()) | Err(Errno::PERM)) {
-                // The number went to a stranger, whom Postgres would take for the server that is gone.
+                // Another process has this pid now. Postgres would mistake it for the old server.
                 let path = self.dir.join("postmaster.pid");
                 std::fs::remove_file(&path).map_err(|e| file_error(&path, e))?;
             }
             return Ok(());
         }
         let pid_text = pid.as_raw_nonzero();
-        tracing::warn!(pid = %pid_text, data_dir = %self.data_dir.display(), "stopping the Postgres of a process that died");
+        tracing::warn!(pid = %pid_text, data_dir = %self.data_dir.display(), "stopping the Postgres of a dead process");
         for (signal, limit) in
             [(Signal::INT, FAST_STOP_LIMIT), (Signal::QUIT, IMMEDIATE_STOP_LIMIT), (Signal::KILL, IMMEDIATE_STOP_LIMIT)]
         {
-            // Gone already is as good.
+            // Fails if the process is already gone.
             let _ = kill_process(pid, signal);
             let deadline = Instant::now() + limit;
             while Instant::now() < deadline {
@@ -119,7 +123,7 @@ impl Cluster {
         Err(LocalPostgresError::NotStopped { pid: pid_text.get(), data_dir: self.data_dir.clone() })
     }
 
-    /// Which process says that it serves this directory, or did.
+    /// Returns the pid in the directory's pid file. The process may no longer run.
     fn postmaster(&self) -> Result<Option<Pid>, LocalPostgresError> {
         let path = self.dir.join("postmaster.pid");
         match std::fs::read_to_string(&path) {
@@ -132,7 +136,8 @@ impl Cluster {
         }
     }
 
-    /// Process numbers are used again: the command line must be that of a Postgres on this very directory.
+    /// Returns whether the process is a Postgres on this directory. Checks the command line,
+    /// because pids are reused.
     fn is_served_by(&self, pid: Pid) -> bool {
         let command_line = match std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())) {
             Ok(arguments) => String::from_utf8_lossy(&arguments).replace('\0', " "),

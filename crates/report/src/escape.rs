@@ -1,6 +1,6 @@
-//! Text into HTML, XML and Markdown without becoming markup.
+//! Escapes text for HTML, XML and Markdown.
 
-/// `text` for element content and quoted attributes of HTML and XML.
+/// Escapes `text` for element content and quoted attributes in HTML and XML.
 pub fn markup(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -11,7 +11,7 @@ pub fn markup(text: &str) -> String {
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
             '\n' | '\t' => escaped.push(c),
-            // XML 1.0 has no way to write these.
+            // XML 1.0 cannot represent control characters.
             c if c.is_control() => escaped.push('\u{fffd}'),
             c => escaped.push(c),
         }
@@ -19,7 +19,7 @@ pub fn markup(text: &str) -> String {
     escaped
 }
 
-/// `text` for a cell of a Markdown table.
+/// Escapes `text` for a cell of a Markdown table.
 pub fn markdown_cell(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,4 +1,4 @@
-//! The report as one HTML page that needs no other file, no script and no network.
+//! The report as one self-contained HTML page, without scripts.
 
 use std::fmt::Write as _;
 
@@ -6,18 +6,19 @@ use super::escape::markup;
 use super::numbers;
 use super::plots::{Plot, svg};
 use super::tables::{self, Align, Table};
-use super::view::{Mood, Role, View};
+use super::verdict::Verdict;
+use super::view::{Role, View};
 
 const STYLE: &str = include_str!("html/style.css");
 
-/// The whole page.
+/// The complete page.
 pub fn page(view: &View, plots: &[Plot]) -> String {
     let mut body = String::new();
     header(&mut body, view);
     section(&mut body, "models", "The models", |out| {
         let table = tables::models(view);
         if table.rows.is_empty() {
-            out.push_str("<p>No model has been made yet.</p>");
+            out.push_str("<p>No models yet.</p>");
         } else {
             table_html(out, &table);
             let _ = write!(out, "<p class=\"caption\">{}</p>", markup(tables::MODELS_CAPTION));
@@ -44,10 +45,10 @@ pub fn page(view: &View, plots: &[Plot]) -> String {
     if !caveats.is_empty() {
         section(&mut body, "caveats", "What these numbers do not show", |out| list(out, "ul", &caveats));
     }
-    section(&mut body, "decisions", "What was decided", |out| decisions(out, view));
-    section(&mut body, "origins", "Where the target's tensors came from", |out| origins(out, view));
+    section(&mut body, "decisions", "Decisions", |out| decisions(out, view));
+    section(&mut body, "origins", "Origin of the target's tensors", |out| origins(out, view));
     section(&mut body, "jobs", "Jobs", |out| jobs(out, view));
-    section(&mut body, "next", "To go on", |out| {
+    section(&mut body, "next", "Next steps", |out| {
         for command in view.commands() {
             let _ = write!(out, "<p>{}</p><pre>{}</pre>", markup(command.purpose), markup(&command.code));
         }
@@ -68,16 +69,16 @@ pub fn page(view: &View, plots: &[Plot]) -> String {
     )
 }
 
-/// The recipe as a file that `recipe check` accepts.
+/// The recipe as TOML that `recipe check` accepts.
 pub(super) fn recipe_toml(view: &View) -> String {
     toml::to_string_pretty(&view.data.run.spec).unwrap_or_else(|e| format!("# cannot be written as TOML: {e}"))
 }
 
 fn header(out: &mut String, view: &View) {
     let mood = match view.mood() {
-        Mood::Good => "good",
-        Mood::Neutral => "neutral",
-        Mood::Bad => "bad",
+        Verdict::Good => "good",
+        Verdict::Neutral => "neutral",
+        Verdict::Bad => "bad",
     };
     let data = view.data;
     let ended = data.finished_at.map(|at| {
@@ -114,7 +115,7 @@ fn header(out: &mut String, view: &View) {
     }
 }
 
-/// (name, value, what it is measured against)
+/// The cards below the headline: name, value and context.
 fn cards(view: &View) -> Vec<(&'static str, String, String)> {
     let Some(winner) = view.winner() else { return Vec::new() };
     let mut cards = Vec::new();
@@ -155,7 +156,7 @@ fn list(out: &mut String, tag: &str, items: &[String]) {
     let _ = write!(out, "</{tag}>");
 }
 
-/// `` `x` `` becomes code; the text is escaped already.
+/// Converts `` `x` `` to a `<code>` element in text that is already escaped.
 fn code_spans(escaped: &str) -> String {
     let mut out = String::with_capacity(escaped.len());
     let mut parts = escaped.split('`').peekable();
@@ -230,7 +231,7 @@ fn origins(out: &mut String, view: &View) {
     out.push_str("</details>");
 }
 
-/// The jobs with a bar each on a common time line.
+/// The table of jobs, with a bar for each on a common timeline.
 fn jobs(out: &mut String, view: &View) {
     let data = view.data;
     if data.jobs.is_empty() {
@@ -263,8 +264,8 @@ fn jobs(out: &mut String, view: &View) {
     out.push_str("</tbody></table></div>");
     if data.jobs.iter().any(|job| job.attempts > 1) {
         out.push_str(
-            "<p class=\"caption\">More than one attempt: the worker was stopped, paused or lost, and the job went on from its \
-             last checkpoint.</p>",
+            "<p class=\"caption\">More than one attempt means that the worker was stopped, paused or lost, and the job \
+             resumed from its last checkpoint.</p>",
         );
     }
 }

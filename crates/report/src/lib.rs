@@ -1,11 +1,12 @@
-//! The report of a run, drawn from [`ReportData`] alone.
+//! The report of a run, rendered from [`ReportData`] alone.
 //!
-//! Owns: what a report says ([`view`]), how numbers look ([`tables`], [`plots`], [`numbers`]), and its pages ([`html`],
-//! [`markdown`]). Everything but [`write`] is a pure function of the data.
+//! Owns: the content of a report ([`view`]), its tables, plots and number formats ([`tables`],
+//! [`plots`], [`numbers`]), and its pages ([`html`], [`markdown`]). Everything except [`write`] is
+//! a pure function of the data.
 //!
 //! Entry point: [`render`].
 //!
-//! Must never: ask a server.
+//! Must never: talk to a server.
 
 pub mod escape;
 pub mod html;
@@ -13,6 +14,9 @@ pub mod markdown;
 pub mod numbers;
 pub mod plots;
 pub mod tables;
+pub mod caveats;
+pub mod commands;
+pub mod verdict;
 pub mod view;
 
 use std::path::{Path, PathBuf};
@@ -24,13 +28,13 @@ use view::View;
 /// One file of a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReportFile {
-    /// Its name in the report's folder.
+    /// Name of the file in the report's folder.
     pub name: &'static str,
-    /// All of it.
+    /// Content of the file.
     pub text: String,
 }
 
-/// The report's files: `index.html` needs none of the others.
+/// Renders the files of the report. `index.html` does not need the other files.
 pub fn render(data: &ReportData) -> Vec<ReportFile> {
     let view = View::new(data);
     let plots = plots::all(&view);
@@ -42,10 +46,11 @@ pub fn render(data: &ReportData) -> Vec<ReportFile> {
     files
 }
 
-/// Writes the report into `dir`, making it where needed; each file appears whole or not at all.
+/// Writes the report into `dir`, which is created if missing, and returns the paths. Each file is
+/// replaced atomically.
 ///
 /// # Errors
-/// The path that could not be written, and why.
+/// A file or folder cannot be written.
 pub fn write(data: &ReportData, dir: &Path) -> Result<Vec<PathBuf>, WriteError> {
     std::fs::create_dir_all(dir).map_err(|source| WriteError { path: dir.to_owned(), source })?;
     render(data)
@@ -65,8 +70,8 @@ pub fn write(data: &ReportData, dir: &Path) -> Result<Vec<PathBuf>, WriteError> 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write {}: {source}", path.display())]
 pub struct WriteError {
-    /// The file or folder.
+    /// Path of the file or folder.
     pub path: PathBuf,
-    /// Why.
+    /// The error of the file system.
     pub source: std::io::Error,
 }

@@ -9,7 +9,7 @@ use super::plots::Plot;
 use super::tables::{self, Align, Table};
 use super::view::View;
 
-/// The whole file.
+/// The complete file.
 pub fn page(view: &View, plots: &[Plot]) -> String {
     let data = view.data;
     let mut out = format!(
@@ -45,11 +45,11 @@ pub fn page(view: &View, plots: &[Plot]) -> String {
         }
         out.push('\n');
     }
-    out.push_str("## What was decided\n\n");
+    out.push_str("## Decisions\n\n");
     for (at, note) in &data.notes {
         let _ = writeln!(out, "- {} {}", numbers::clock(*at), markdown_cell(note));
     }
-    out.push_str("\n## Where the target's tensors came from\n\n");
+    out.push_str("\n## Origin of the target's tensors\n\n");
     if data.origins.is_empty() {
         out.push_str("There is no target yet.\n\n");
     }
@@ -64,7 +64,7 @@ pub fn page(view: &View, plots: &[Plot]) -> String {
     }
     out.push_str("## Jobs\n\n");
     table(&mut out, &tables::jobs(view));
-    out.push_str("## To go on\n\n");
+    out.push_str("## Next steps\n\n");
     for command in view.commands() {
         let _ = write!(out, "{}:\n\n```\n{}\n```\n\n", command.purpose, command.code);
     }
@@ -94,7 +94,7 @@ fn table(out: &mut String, table: &Table) {
     out.push('\n');
 }
 
-/// A fence longer than any run of backticks inside.
+/// A code fence that is longer than any run of backticks in `text`.
 fn fence_around(text: &str) -> String {
     let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     "`".repeat(longest.max(2) + 1)

@@ -1,4 +1,4 @@
-//! Numbers as people read them.
+//! Formats numbers for readers.
 
 use time::OffsetDateTime;
 use time::macros::format_description;
@@ -16,7 +16,7 @@ pub fn count(n: u64) -> String {
     text
 }
 
-/// A count in three significant digits: `1.23 M`.
+/// A count with three significant digits: `1.23 M`.
 pub fn short(n: f64) -> String {
     let (scaled, unit) = match n.abs() {
         a if a >= 0.9995e12 => (n / 1e12, "\u{202f}T"),
@@ -34,7 +34,7 @@ pub fn short(n: f64) -> String {
     format!("{scaled:.decimals$}{unit}")
 }
 
-/// A time span: `48 s`, `3 min 12 s`, `2 h 05 min`, `3 d 04 h`.
+/// A duration: `48 s`, `3 min 12 s`, `2 h 05 min`, `3 d 04 h`.
 pub fn duration(seconds: f64) -> String {
     if !seconds.is_finite() || seconds < 0.0 {
         return "–".to_owned();
@@ -51,19 +51,19 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// A loss in nats.
+/// A loss in nats, with four decimals.
 pub fn loss(value: f64) -> String {
     format!("{value:.4}")
 }
 
-/// A difference, its sign always shown.
+/// A difference with its sign always shown.
 pub fn signed(value: f64) -> String {
     // U+2212, as wide as the plus.
     let sign = if value < 0.0 { '\u{2212}' } else { '+' };
     format!("{sign}{:.4}", value.abs())
 }
 
-/// A share as a percentage.
+/// A share as a percentage: `6.2 %`.
 pub fn percent(share: f64) -> String {
     let percent = share * 100.0;
     let decimals = match percent.abs() {

@@ -1,4 +1,4 @@
-//! The report's pictures, as hand-written SVG: no fonts are rasterised, no script is needed.
+//! The report's plots as hand-written SVG, without rasterised fonts or scripts.
 
 mod loss_curves;
 mod losses;
@@ -9,25 +9,25 @@ pub(super) mod svg;
 use super::view::View;
 use svg::Svg;
 
-/// One picture.
+/// A plot.
 #[derive(Debug)]
 pub struct Plot {
-    /// Name of its file.
+    /// File name.
     pub file: &'static str,
-    /// Its title.
+    /// Title.
     pub title: &'static str,
-    /// How to read it.
+    /// Caption that explains how to read the plot.
     pub caption: String,
     drawing: Svg,
 }
 
 impl Plot {
-    /// For a page that has [`svg::style`] in its head.
+    /// The SVG element, for a page that has [`svg::style`] in its head.
     pub fn inline(&self) -> String {
         self.drawing.text(self.title, "")
     }
 
-    /// A file of its own.
+    /// A standalone SVG file.
     pub fn standalone(&self) -> String {
         let style = format!("<style>{}</style>", svg::style());
         let text = self.drawing.text(self.title, &style);
@@ -35,7 +35,7 @@ impl Plot {
     }
 }
 
-/// Every picture that there is data for.
+/// All plots for which there is data.
 pub fn all(view: &View) -> Vec<Plot> {
     [loss_curves::plot(view), losses::plot(view), size_vs_loss::plot(view), parameters::plot(view)]
         .into_iter()

@@ -1,4 +1,4 @@
-//! The report's tables, independent of how they are written down.
+//! The report's tables, independent of the output format.
 
 use inheritune_domain::benchmark::GROUPS;
 use inheritune_domain::run::Model;
@@ -10,51 +10,52 @@ use super::view::{Role, View, with_error};
 /// A table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
-    /// Head and alignment of each column.
+    /// The columns, from left to right.
     pub columns: Vec<Column>,
-    /// As many cells as columns in each.
+    /// The rows, each with one cell per column.
     pub rows: Vec<TableRow>,
 }
 
-/// One column.
+/// A column of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
-    /// Its head, with the unit.
+    /// Head, with the unit.
     pub head: &'static str,
-    /// How its cells stand.
+    /// Alignment of the cells.
     pub align: Align,
 }
 
-/// How cells stand.
+/// Alignment of cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {
-    /// Text.
+    /// Left-aligned, for text.
     Left,
-    /// Numbers.
+    /// Right-aligned, for numbers.
     Right,
 }
 
-/// One row.
+/// A row of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableRow {
-    /// CSS class of the model's colour; empty for none.
+    /// CSS class for the colour of the model; empty for none.
     pub class: String,
-    /// The target's row.
+    /// Role of the row's model, if the row has one.
     pub role: Option<Role>,
-    /// The cells.
+    /// The cells, one per column.
     pub cells: Vec<String>,
 }
 
-/// What to know when reading [`models`].
+/// Caption of [`models`].
 pub const MODELS_CAPTION: &str =
-    "As the paper's Table 4. ± is one standard error. Against the reference, less is better.";
-/// What to know when reading [`repetition`].
-pub const REPETITION_CAPTION: &str = "As the paper's Table 3, in validation loss: compare rows that saw as many tokens. All \
-                                      start from the same inherited layers.";
+    "Corresponds to Table 4 of the paper. ± is one standard error. A lower difference from the reference is better.";
+/// Caption of [`repetition`].
+pub const REPETITION_CAPTION: &str = "Corresponds to Table 3 of the paper, with validation loss. Compare rows with \
+     the same number of tokens seen. All rows start from the same inherited layers.";
 
-/// What to know when reading [`benchmarks`].
-pub const BENCHMARKS_CAPTION: &str = "As the paper's Table 2, by lm-evaluation-harness's tasks: the score, its standard error, and what guessing and the most \
-     frequent answer bring. A score within two errors of chance says nothing.";
+/// Caption of [`benchmarks`].
+pub const BENCHMARKS_CAPTION: &str = "Corresponds to Table 2 of the paper, with the tasks of lm-evaluation-harness: \
+     the score, its standard error, and the scores of guessing and of always giving the most frequent answer. A \
+     score within two standard errors of chance cannot be distinguished from guessing.";
 
 const ABSENT: &str = "–";
 
@@ -66,7 +67,7 @@ fn or_absent<T>(value: Option<T>, text: impl FnOnce(T) -> String) -> String {
     value.map_or_else(|| ABSENT.to_owned(), text)
 }
 
-/// The rows of the paper's Table 4.
+/// The models of the run, as in Table 4 of the paper.
 pub fn models(view: &View) -> Table {
     use Align::{Left, Right};
     let rows = view.rows.iter().map(|row| TableRow {
@@ -102,7 +103,8 @@ pub fn models(view: &View) -> Table {
     }
 }
 
-/// The rows of the paper's Table 2: every model on every benchmark, subjects of a group under the group. None without any.
+/// Every model on every benchmark, as in Table 2 of the paper. Members of a group are only shown as
+/// the group. `None` without benchmarks.
 pub fn benchmarks(view: &View) -> Option<Table> {
     use Align::{Left, Right};
     let mut rows = Vec::new();
@@ -137,7 +139,8 @@ pub fn benchmarks(view: &View) -> Option<Table> {
     (!rows.is_empty()).then_some(Table { columns, rows })
 }
 
-/// The paper's Table 3: the same tokens as fresh data against repeated passes. None without arms.
+/// Fresh data compared with repeated passes over the same number of tokens, as in Table 3 of the
+/// paper. `None` without arms.
 pub fn repetition(view: &View) -> Option<Table> {
     use Align::{Left, Right};
     if !view.rows.iter().any(|row| row.role == Role::Arm) {
@@ -179,7 +182,7 @@ pub fn repetition(view: &View) -> Option<Table> {
     })
 }
 
-/// The loss of each model before its first update, beside that of guessing.
+/// The loss of each model before its first update. `None` if no loss is known.
 pub fn first_losses(view: &View) -> Option<Table> {
     use Align::{Left, Right};
     let rows: Vec<TableRow> = view
@@ -200,7 +203,7 @@ pub fn first_losses(view: &View) -> Option<Table> {
     })
 }
 
-/// Where each tensor of the target came from.
+/// The origin of each tensor of the target.
 pub fn origins(view: &View) -> Table {
     use Align::{Left, Right};
     let rows = view.data.origins.iter().map(|tensor| TableRow {
@@ -226,7 +229,7 @@ pub fn origins(view: &View) -> Table {
     }
 }
 
-/// `14 copied, 1 tied`: how many tensors came from where.
+/// The number of tensors per origin: `14 copied, 1 tied`.
 pub fn origin_counts(view: &View) -> String {
     let mut counts: Vec<(&str, usize)> = Vec::new();
     for tensor in &view.data.origins {
@@ -266,7 +269,8 @@ pub fn jobs(view: &View) -> Table {
     }
 }
 
-/// Models that the size plots show: one of each depth, the reference and the candidates.
+/// Whether the size plots show a model. They show each depth once: the reference and the
+/// candidates.
 pub fn is_a_size(model: Model) -> bool {
     match model {
         Model::Reference | Model::Candidate { .. } => true,

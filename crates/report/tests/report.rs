@@ -1,4 +1,5 @@
-//! The report, byte for byte. After a wanted change: `UPDATE_EXPECT=1 cargo test --workspace --test report`.
+//! Compares reports with golden files, byte for byte. After an intended change, update them with
+//! `UPDATE_EXPECT=1 cargo test --workspace --test report`.
 #![allow(clippy::unwrap_used)]
 
 mod fixtures;
@@ -43,7 +44,7 @@ fn nothing_from_the_recipe_becomes_markup() {
     data.origins[0].name = bad.to_owned();
     for file in inheritune_report::render(&data) {
         if file.name != "report.md" {
-            assert!(!file.text.contains("<script"), "{} holds a script", file.name);
+            assert!(!file.text.contains("<script"), "{} contains a script", file.name);
         }
     }
 }

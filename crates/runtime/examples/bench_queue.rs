@@ -1,15 +1,17 @@
-//! What the queue does in a second, on the real schema: jobs of runs, fences, attempts, events in the runs' inboxes.
-//! `make bench` holds it against a named queue (`bench/rival-queue`), which takes the same words and answers alike.
+//! Measures the throughput of the queue in jobs per second, on the real schema: jobs of runs,
+//! fences, attempts, events in the runs' inboxes. `make bench` compares it with another queue
+//! (`bench/rival-queue`), which takes the same arguments and prints the same output.
 //!
 //! ```text
-//! bench_queue URL prepare                                migrates
+//! bench_queue URL prepare                                migrates the database
 //! bench_queue URL insert  BATCH CONNECTIONS SECONDS      submits
-//! bench_queue URL fill    JOBS                           submits so many
-//! bench_queue URL churn   BATCH CONNECTIONS SECONDS      submits, claims and completes, so that the depth stays
+//! bench_queue URL fill    JOBS                           submits that many jobs
+//! bench_queue URL churn   BATCH CONNECTIONS SECONDS      submits, claims and completes at constant depth
 //! bench_queue URL work    BATCH CONNECTIONS SECONDS      claims and completes
-//! bench_queue URL latency JOBS                           submits to a waiting worker, one every 20 ms
+//! bench_queue URL latency JOBS                           submits to an idle worker, one every 20 ms
 //! ```
-//! The last line is JSON: jobs, seconds, and percentiles of a claim, or of the time from the submit to the claim.
+//! The last line is JSON: jobs, seconds, and percentiles of the claim time, or of the time from
+//! submit to claim.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,11 +34,11 @@ use uuid::Uuid;
 
 /// Runs that the jobs belong to.
 const RUNS: usize = 64;
-/// Jobs of one statement where a backlog is made.
+/// Jobs per statement when a backlog is created.
 const FILL_BATCH: usize = 1000;
 const FILL_CONNECTIONS: usize = 4;
 const LEASE: Duration = Duration::from_secs(60);
-/// The kinds of a trainer.
+/// The kinds of jobs that a trainer runs.
 const KINDS: [JobKind; 2] = [JobKind::Tokenize, JobKind::Train];
 const BETWEEN_SUBMITS: Duration = Duration::from_millis(20);
 
@@ -61,12 +63,12 @@ async fn main() -> anyhow::Result<()> {
                 "insert" => Work::INSERT,
                 "churn" => Work { submit: true, claim: true },
                 "work" => Work { submit: false, claim: true },
-                other => anyhow::bail!("`{other}` is not something to measure"),
+                other => anyhow::bail!("`{other}` is not a valid measurement"),
             };
             let limit = Limit::seconds(seconds.parse()?);
             Load { batch: batch.parse()?, connections: connections.parse()?, limit, work }.run(url).await?
         }
-        _ => anyhow::bail!("{words:?} is not something to measure"),
+        _ => anyhow::bail!("{words:?} is not a valid measurement"),
     };
     println!("{said}");
     Ok(())
@@ -77,7 +79,7 @@ async fn store(url: &str, connections: u32) -> anyhow::Result<Store> {
     Ok(Store::connect(&StoreConfig { database_url: url.to_owned(), max_connections: connections, objects }).await?)
 }
 
-/// What each connection does over and over.
+/// What each connection does repeatedly.
 #[derive(Clone, Copy)]
 struct Work {
     submit: bool,
@@ -88,7 +90,7 @@ impl Work {
     const INSERT: Self = Self { submit: true, claim: false };
 }
 
-/// When it ends.
+/// When the measurement ends.
 struct Limit {
     ends: Instant,
     jobs: u64,
@@ -174,7 +176,7 @@ async fn complete(store: &Store, leases: &[Lease]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A worker of the product, idle but for one job at a time, whose handler does nothing.
+/// Measures how soon an idle worker claims a job. Its handler does nothing.
 async fn latency(url: &str, jobs: usize) -> anyhow::Result<serde_json::Value> {
     let store = store(url, 4).await?;
     let run = runs(&store).await?[0];
@@ -190,7 +192,7 @@ async fn latency(url: &str, jobs: usize) -> anyhow::Result<serde_json::Value> {
         let id = store.submit_job(&new_job(run), None).await?.id;
         let (key, at): (LeaseKey, Instant) = claims.recv().await.context("the worker ended")?;
         anyhow::ensure!(key.job == id, "another job was in the queue");
-        // The first one waits for the listener's connection.
+        // The first job waits for the listener's connection.
         if job > 0 {
             waits.push(at.duration_since(submitted).as_secs_f64() * 1000.0);
         }

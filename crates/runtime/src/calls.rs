@@ -1,5 +1,5 @@
-//! What happens around every gRPC call: its token is checked, it is counted and timed, its request must come in time, and its
-//! span goes on with the caller's trace.
+//! Middleware around every gRPC call: checks the bearer token, counts and times the call, limits
+//! how long the request may take to arrive, and continues the caller's trace.
 
 use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
@@ -20,27 +20,30 @@ use crate::listen::{Call, Guest};
 use crate::security::BearerToken;
 use crate::telemetry::{metric, traces};
 
-/// Services that anyone may call: a probe has no token, and neither tells more than the API's definition does.
+/// Services that need no token: probes have none, and these services reveal nothing beyond the API
+/// definition.
 pub(crate) const OPEN_SERVICES: [&str; 3] =
     ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
-/// A request must have come whole so soon after its headers. It also bounds the streams of requests of reflection.
+/// Time limit for receiving a complete request, counted from its headers. It also limits the
+/// request streams of reflection.
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
-/// Requests at once in the process: each may take 4 MiB. A watch counts until its first answer.
+/// Concurrent requests per process; each may take 4 MiB. A watch counts until its first response.
 const MAX_CALLS: usize = 256;
-/// Wait for one of these.
+/// Longest wait for one of these slots.
 const CALL_WAIT: Duration = Duration::from_secs(10);
-/// The label of what is no method of ours, whatever callers call it.
+/// Metric label for every unknown method, so that callers cannot create new series.
 static UNKNOWN: LazyLock<Arc<str>> = LazyLock::new(|| "unknown".into());
 
-/// What the calls of one server have in common.
+/// State shared by all calls of one server.
 pub(crate) struct Calls {
     token: Option<BearerToken>,
-    /// What is served, `inheritune.v1.RunService/GetRun`: only these have metrics and spans of their own.
+    /// Served methods, such as `inheritune.v1.RunService/GetRun`: only these have their own metrics
+    /// and spans.
     methods: HashSet<Arc<str>>,
     at_once: Semaphore,
 }
 
-/// Lets one call through, or not.
+/// Admits or rejects one call, and records its metrics.
 pub(crate) async fn around(State(calls): State<Arc<Calls>>, request: Request, next: Next) -> Response {
     let path = request.uri().path().trim_start_matches('/');
     let is_open = path.split('/').next().is_some_and(|service| OPEN_SERVICES.contains(&service));
@@ -51,7 +54,7 @@ pub(crate) async fn around(State(calls): State<Arc<Calls>>, request: Request, ne
             let response = calls.carry_out(request, next, (&method, is_open)).await;
             metrics::histogram!(metric::GRPC_REQUEST_SECONDS, "method" => method.clone())
                 .record(started.elapsed().as_secs_f64());
-            // The call lasts as long as its answer.
+            // The call lasts until its response body is dropped.
             response.map(|body| {
                 Body::new(body.map_frame(move |frame| {
                     let _lasts = &call;
@@ -61,7 +64,7 @@ pub(crate) async fn around(State(calls): State<Arc<Calls>>, request: Request, ne
         }
         Err(refused) => refused.into_http(),
     };
-    // A failed call says so in its headers; one that streams and fails later was a good one so far.
+    // A failed call has its status in the headers. A stream that fails later counts as OK.
     count(method, Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code()));
     response
 }
@@ -71,7 +74,8 @@ impl Calls {
         Self { token, methods, at_once: Semaphore::new(MAX_CALLS) }
     }
 
-    /// What the call holds while it lasts. A refused one is none for its connection: it stays without a call.
+    /// Returns the guard that the call holds while it lasts. A rejected call does not count as
+    /// activity of its connection.
     fn admit(&self, request: &Request, is_open: bool) -> Result<Option<Call>, Status> {
         if let Some(token) = self.token.as_ref().filter(|_| !is_open) {
             match request.headers().get("authorization") {
@@ -81,7 +85,8 @@ impl Calls {
             }
         }
         let Some(guest) = request.extensions().get::<Guest>() else { return Ok(None) };
-        let too_many = || status::resource_exhausted("calls", "too many probes at once on this connection; end some");
+        let too_many =
+            || status::resource_exhausted("calls", "too many concurrent probes on this connection; end some of them");
         guest.call(is_open).map(Some).ok_or_else(too_many)
     }
 
@@ -94,17 +99,17 @@ impl Calls {
             return answer.await;
         }
         match tokio::time::timeout(CALL_WAIT, self.at_once.acquire()).await {
-            // It is never closed.
+            // The semaphore is never closed.
             Ok(_permit) => answer.await,
             Err(_) => {
-                let limit = format!("this service takes at most {MAX_CALLS} calls at once; try again");
+                let limit = format!("this service handles at most {MAX_CALLS} concurrent calls; try again");
                 status::resource_exhausted("calls", &limit).into_http()
             }
         }
     }
 }
 
-/// The request's bytes, up to the limit of time.
+/// The request body, which fails once [`REQUEST_LIMIT`] has passed.
 fn in_time(body: Body) -> impl Stream<Item = Result<Bytes, axum::Error>> {
     let deadline = tokio::time::Instant::now() + REQUEST_LIMIT;
     futures::stream::unfold(Some(body.into_data_stream()), move |body| async move {
@@ -112,7 +117,7 @@ fn in_time(body: Body) -> impl Stream<Item = Result<Bytes, axum::Error>> {
         match tokio::time::timeout_at(deadline, body.next()).await {
             Ok(piece) => piece.map(|piece| (piece, Some(body))),
             Err(_) => {
-                let late = format!("the request did not come whole in {} s", REQUEST_LIMIT.as_secs());
+                let late = format!("the request was not complete after {} s", REQUEST_LIMIT.as_secs());
                 Some((Err(axum::Error::new(Status::deadline_exceeded(late))), None))
             }
         }
@@ -120,7 +125,7 @@ fn in_time(body: Body) -> impl Stream<Item = Result<Bytes, axum::Error>> {
 }
 
 fn count(method: Arc<str>, code: Code) {
-    // As other gRPC servers call them: OK, NotFound, ….
+    // The code names that other gRPC servers use: OK, NotFound, ….
     let code = if code == Code::Ok { "OK".to_owned() } else { format!("{code:?}") };
     metrics::counter!(metric::GRPC_REQUESTS, "method" => method, "code" => code).increment(1);
 }

@@ -1,4 +1,5 @@
-//! Configuration: one TOML file a service, unknown fields refused, secrets in files of their own.
+//! Configuration: one TOML file per service. Unknown fields are rejected, and secrets can be kept
+//! in separate files.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,10 +10,10 @@ use serde::de::DeserializeOwned;
 use inheritune_objects::ObjectsConfig;
 use inheritune_store::StoreConfig;
 
-/// Longest secret file that is read.
+/// Largest secret file that is read.
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
 
-/// Why a configuration cannot be used.
+/// Errors of loading or checking a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A file cannot be read.
@@ -23,7 +24,7 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file is not what the service expects; the message shows the line.
+    /// The file is not valid for the service; the message shows the line.
     #[error("{path}: {problem}")]
     Parse {
         /// The file.
@@ -31,27 +32,27 @@ pub enum ConfigError {
         /// What is wrong, with line and column.
         problem: String,
     },
-    /// A field's value, or the absence of one, makes no sense.
+    /// A field has an invalid value, or a required field is missing.
     #[error("`{field}` {problem}")]
     Field {
-        /// The field, as the file writes it.
+        /// The field, as it is spelled in the file.
         field: &'static str,
         /// What is wrong and what to do.
         problem: String,
     },
 }
 
-/// How whoever runs a process sets it up, and hence what it calls its settings.
+/// How a process is configured, which decides how messages name its settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settings {
-    /// By a file: `worker.threads`.
+    /// By a configuration file: `worker.threads`.
     File,
-    /// By the command line: `--threads`.
+    /// By command-line flags: `--threads`.
     Flags,
 }
 
 impl Settings {
-    /// What the field `worker.threads` is called.
+    /// Returns the user-visible name of `field`, given as in the file (`worker.threads`).
     #[must_use]
     pub fn name(self, field: &str) -> String {
         match self {
@@ -61,34 +62,34 @@ impl Settings {
     }
 }
 
-/// Reads the TOML file at `path`. Types refuse unknown fields with `#[serde(deny_unknown_fields)]`.
+/// Reads the TOML file at `path`. Types reject unknown fields with `#[serde(deny_unknown_fields)]`.
 ///
 /// # Errors
-/// The file cannot be read, is no TOML, or has fields that are missing, unknown or of the wrong type; the message
-/// names the file and the line.
+/// The file cannot be read, is not valid TOML, or has fields that are missing, unknown or of the
+/// wrong type; the message names the file and the line.
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     toml::from_str(&text).map_err(|e| ConfigError::Parse { path: path.to_owned(), problem: e.to_string() })
 }
 
-/// Where the tables and the objects are; the same sections in every service's file.
+/// The section `[database]`, which is the same in every service's file.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatabaseConfig {
-    /// `postgres://user:password@host/database`; or `url_file`.
+    /// `postgres://user:password@host/database`. Exactly one of `url` and `url_file` is required.
     #[serde(default)]
     pub url: Option<String>,
-    /// A file that holds the URL, for deployments that mount secrets.
+    /// A file that contains the URL, for deployments that mount secrets.
     #[serde(default)]
     pub url_file: Option<PathBuf>,
-    /// Connections of this process at most.
+    /// Maximum number of database connections of this process.
     #[serde(default = "default_max_connections")]
     pub max_connections: u32,
 }
 
 impl fmt::Debug for DatabaseConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The URL holds a password.
+        // The URL contains a password.
         f.debug_struct("DatabaseConfig").field("url_file", &self.url_file).finish_non_exhaustive()
     }
 }
@@ -98,11 +99,11 @@ fn default_max_connections() -> u32 {
 }
 
 impl DatabaseConfig {
-    /// The store's configuration, with the secret read.
+    /// Returns the store's configuration, with the secret read from its file.
     ///
     /// # Errors
-    /// Neither or both of `url` and `url_file` are given, the file cannot be read or is empty, or `max_connections`
-    /// is 0.
+    /// Neither or both of `url` and `url_file` are given, the file cannot be read or is empty, or
+    /// `max_connections` is 0.
     pub fn store_config(&self, objects: ObjectsConfig) -> Result<StoreConfig, ConfigError> {
         let field = |field, problem: &str| ConfigError::Field { field, problem: problem.to_owned() };
         let database_url = match (&self.url, &self.url_file) {
@@ -118,7 +119,7 @@ impl DatabaseConfig {
     }
 }
 
-/// Reads a secret from a file of its own; surrounding white space is dropped.
+/// Reads a secret from its file and trims surrounding whitespace.
 ///
 /// # Errors
 /// The file cannot be read, is empty, or is longer than 64 KiB.

@@ -1,8 +1,9 @@
-//! Who is let in, and for how long without a call: caps on connections in all and per peer, and time limits for the first
-//! call and between calls. Every listener of a process is a [`Gate`].
+//! Connection limits: caps on the number of connections, in total and per peer, and time limits for
+//! the first call and between calls. Every listener of a process is a [`Gate`].
 //!
-//! A full listener makes room: the connection that has waited longest without a call is closed, one that never made a call
-//! before one that did. A peer that only opens sockets therefore closes its own, and keeps nobody out.
+//! A full listener makes room by closing the connection that has been idle longest. Connections
+//! that never made a call are closed before those that did. A peer that only opens sockets
+//! therefore closes its own connections and keeps nobody else out.
 
 use std::collections::HashMap;
 use std::io;
@@ -26,32 +27,35 @@ use tonic::transport::server::Connected;
 use crate::config::ConfigError;
 use crate::telemetry::metric;
 
-/// More descriptors than this are not asked for, whatever the hard limit is.
+/// Upper bound for the descriptor limit that is requested, even if the hard limit is higher.
 const WANTED_DESCRIPTORS: u64 = 65_536;
-/// Of the descriptors of a process, connections from outside leave this part, and at least this many, to the database,
-/// files and children.
+/// One in this many descriptors is reserved for the database, files and child processes instead of
+/// incoming connections.
 const RESERVED_PART: u64 = 4;
+/// Smallest number of reserved descriptors.
 const MIN_RESERVED: u64 = 128;
-/// A listener takes at least so many connections, however few descriptors there are.
+/// A listener accepts at least this many connections, however few descriptors there are.
 const MIN_CONNECTIONS: usize = 8;
-/// Wait after an `accept` that failed for lack of descriptors or memory.
+/// Wait after an `accept` that failed because descriptors or memory ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// A connection that is told to close does so when its task runs next; a new one waits so long for that.
+/// How long a new connection waits for another one to close, which happens when that one's task
+/// runs next.
 const ROOM_WAIT: Duration = Duration::from_millis(250);
-/// Calls of services that need no token, at once on one connection: probes, not clients.
+/// Concurrent calls per connection to services that need no token. Only probes call these.
 const MAX_OPEN_CALLS: usize = 8;
 
-/// The section `[limits]` of every service's file: what the gRPC listener takes.
+/// The section `[limits]` of every service's file: the limits of the gRPC listener.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ListenLimits {
-    /// Connections at once; fewer where the process may not open so many descriptors.
+    /// Maximum number of open connections; lower if the process may not open that many descriptors.
     pub max_connections: usize,
-    /// Connections at once from one address (of IPv6: one /64).
+    /// Maximum number of open connections per address (for IPv6: per /64 network).
     pub max_connections_per_peer: usize,
-    /// A connection must have made its first call so soon after it was accepted, TLS handshake included.
+    /// Time limit for the first call, counted from accepting the connection. Includes the TLS
+    /// handshake.
     pub first_call_ms: u64,
-    /// A connection without a call for so long is closed; clients open another one by themselves.
+    /// A connection without a call for this long is closed. Clients reconnect automatically.
     pub idle_ms: u64,
 }
 
@@ -62,12 +66,12 @@ impl Default for ListenLimits {
 }
 
 impl ListenLimits {
-    /// For `/metrics`, `/livez` and `/readyz`: few callers, short calls.
+    /// Limits for `/metrics`, `/livez` and `/readyz`, which have few callers and short calls.
     pub(crate) fn of_operations() -> Self {
         Self { max_connections: 64, max_connections_per_peer: 32, first_call_ms: 5_000, idle_ms: 60_000 }
     }
 
-    /// Whether they let anybody in.
+    /// Checks that the limits allow any connection at all.
     ///
     /// # Errors
     /// One of them is 0.
@@ -85,8 +89,8 @@ impl ListenLimits {
     }
 }
 
-/// Raises the soft limit of open descriptors to the hard one, up to 65,536; says what it is then. Many systems start
-/// programs with 1024, which is a few connections more than one caller may hold.
+/// Raises the soft limit on open descriptors to the hard limit, up to 65,536, and returns the new
+/// limit. Many systems start programs with a limit of 1024, which a few callers can use up.
 pub fn raise_descriptor_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let hard = limit.maximum.unwrap_or(u64::MAX);
@@ -98,13 +102,13 @@ pub fn raise_descriptor_limit() -> u64 {
     match setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum }) {
         Ok(()) => wanted,
         Err(error) => {
-            tracing::warn!(%error, soft, "the limit of open files stays as it is");
+            tracing::warn!(%error, soft, "cannot raise the limit on open files");
             soft
         }
     }
 }
 
-/// A listener and who is in.
+/// A listener and its open connections.
 pub struct Gate {
     listener: TcpListener,
     house: Arc<House>,
@@ -117,8 +121,8 @@ impl From<TcpListener> for Gate {
 }
 
 impl Gate {
-    /// `name` is the listener's label in metrics. As many connections are let in as the limits say, and as descriptors
-    /// allow.
+    /// Creates a gate. `name` is the listener's label in metrics. The number of connections is
+    /// limited by `limits` and by the descriptors that the process may open.
     #[must_use]
     pub fn new(listener: TcpListener, name: &'static str, limits: ListenLimits) -> Self {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
@@ -136,19 +140,19 @@ impl Gate {
         Self { listener, house: Arc::new(house) }
     }
 
-    /// Connections that it lets in.
+    /// Maximum number of open connections.
     #[must_use]
     pub fn max_connections(&self) -> usize {
         self.house.limits.max_connections
     }
 
-    /// The next connection that is let in.
+    /// Waits for the next connection that is admitted.
     pub(crate) async fn next(&mut self) -> Connection {
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
                     if let Some(guest) = self.house.admit(peer.ip()).await {
-                        // Not every socket takes it, and none needs it.
+                        // TCP_NODELAY is an optimization; some sockets do not support it.
                         let _delayed = stream.set_nodelay(true);
                         let deadline = tokio::time::sleep(Duration::from_millis(self.house.limits.first_call_ms));
                         return Connection { stream, guest, deadline: Box::pin(deadline) };
@@ -157,7 +161,7 @@ impl Gate {
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     if let Some(others) = self.house.failures.now() {
-                        tracing::warn!(%error, listener = self.house.name, others, "a connection was not accepted");
+                        tracing::warn!(%error, listener = self.house.name, others, "cannot accept a connection");
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -188,7 +192,7 @@ impl axum::serve::Listener for Gate {
     }
 }
 
-/// Everybody who is in.
+/// The shared state of a [`Gate`]: its limits and its open connections.
 struct House {
     name: &'static str,
     limits: ListenLimits,
@@ -206,7 +210,8 @@ struct Guests {
 }
 
 impl House {
-    /// Lets one in, in the place of another one if there is no room; none where everybody is busy.
+    /// Admits a connection, closing an idle one to make room if needed. Returns `None` if all
+    /// connections have calls in progress.
     async fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<Guest> {
         let peer = network_of(peer);
         let give_up = tokio::time::Instant::now() + ROOM_WAIT;
@@ -229,7 +234,7 @@ impl House {
             let ListenLimits { max_connections, max_connections_per_peer, .. } = self.limits;
             tracing::warn!(
                 listener = self.name, %peer, others, max_connections, max_connections_per_peer,
-                "a connection was refused: there are too many, and calls run on all of them"
+                "connection refused: too many connections, and all of them have calls in progress"
             );
         }
         None
@@ -271,7 +276,7 @@ impl House {
         if let Some(others) = self.refusals.now() {
             tracing::warn!(
                 listener = self.name, peer = %longest.0.peer, others, connections = guests.all.len(),
-                "too many connections: one without a call was closed for a new one"
+                "too many connections: closed an idle one to make room for a new one"
             );
         }
         Admission::Asked
@@ -302,13 +307,14 @@ impl House {
 
 enum Admission {
     In(Guest),
-    /// There will be room in a moment.
+    /// Another connection was asked to close; there will be room soon.
     Asked,
-    /// There is nobody to close.
+    /// There is no idle connection to close.
     Busy,
 }
 
-/// Whose share of the connections it is: who holds one IPv6 address usually holds all of its /64.
+/// Returns the address that a peer's connections are counted under. For IPv6 it is the /64 network,
+/// because the owner of one address usually owns all of its /64.
 fn network_of(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
@@ -316,7 +322,7 @@ fn network_of(peer: IpAddr) -> IpAddr {
     }
 }
 
-/// One connection as its calls see it.
+/// A handle to one connection, for its calls.
 #[derive(Clone)]
 pub struct Guest(Arc<State>);
 
@@ -325,11 +331,12 @@ struct State {
     peer: IpAddr,
     house: Arc<House>,
     since: Instant,
-    /// Calls at present of services that want a token.
+    /// Current calls to services that need a token.
     calls: AtomicUsize,
-    /// Calls at present of the others.
+    /// Current calls to services that need no token.
     open_calls: AtomicUsize,
-    /// When the last call began or ended, in milliseconds after `since`, plus one; 0 before the first.
+    /// When the last call began or ended, in milliseconds after `since`, plus one. 0 before the
+    /// first call.
     last_call_ms: AtomicU64,
     is_to_go: AtomicBool,
     waker: AtomicWaker,
@@ -342,7 +349,8 @@ impl std::fmt::Debug for Guest {
 }
 
 impl Guest {
-    /// A call begins; it lasts until the answer is dropped. None: too many calls of services that want no token.
+    /// Begins a call, which lasts until the returned value is dropped. Returns `None` if there are
+    /// too many concurrent calls to services that need no token.
     pub(crate) fn call(&self, is_open: bool) -> Option<Call> {
         let counter = if is_open { &self.0.open_calls } else { &self.0.calls };
         let before = counter.fetch_add(1, Ordering::AcqRel);
@@ -355,7 +363,7 @@ impl Guest {
     }
 }
 
-/// One call; its connection is not idle until it is dropped.
+/// One call. Its connection does not count as idle until it is dropped.
 pub(crate) struct Call {
     guest: Guest,
     is_open: bool,
@@ -375,7 +383,7 @@ impl State {
         self.last_call_ms.store(ms + 1, Ordering::Release);
     }
 
-    /// Orders those without a call: who never made one first.
+    /// Sort key of idle connections: those that never made a call come first.
     fn idle_since(&self) -> (bool, Instant) {
         match self.last_call_ms.load(Ordering::Acquire) {
             0 => (false, self.since),
@@ -388,7 +396,8 @@ impl State {
         self.waker.wake();
     }
 
-    /// When its time is over, as things stand, and why.
+    /// Returns the current deadline of the connection, and the reason that is reported at that
+    /// time.
     fn ends(&self) -> (Instant, &'static str) {
         let ListenLimits { first_call_ms, idle_ms, .. } = self.house.limits;
         let idle = Duration::from_millis(idle_ms);
@@ -402,7 +411,7 @@ impl State {
     }
 }
 
-/// A socket that fails when its time is over.
+/// A socket that fails once its deadline has passed.
 pub struct Connection {
     stream: TcpStream,
     guest: Guest,
@@ -416,12 +425,13 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    /// Ready with an error once it is over.
+    /// Ready with an error once the connection is to be closed.
     fn poll_over(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
         let state = &self.guest.0;
         state.waker.register(context.waker());
         if state.is_to_go.load(Ordering::Acquire) {
-            return Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, "closed for another connection"));
+            let reason = "closed to make room for another connection";
+            return Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, reason));
         }
         while self.deadline.as_mut().poll(context).is_ready() {
             let (ends, reason) = state.ends();

@@ -1,16 +1,17 @@
-//! What the machine has, as far as this process may use it.
+//! The memory of the machine that this process may use.
 
 use std::fs;
 use std::path::Path;
 
-/// Bytes of memory: the machine's, or the limit of the control group (a container's) where that is less. As much as there can
-/// be where neither is known.
+/// Returns the usable memory in bytes: the machine's memory, or the limit of the control group (of
+/// a container) if that is lower. Returns `u64::MAX` if neither is known.
 pub fn memory_bytes() -> u64 {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_of(&text));
     [machine, control_group_memory()].into_iter().flatten().min().unwrap_or(u64::MAX)
 }
 
-/// The smallest limit from this process's control group up to the root, of either version.
+/// Returns the smallest limit between this process's control group and the root, for cgroup v1 and
+/// v2.
 fn control_group_memory() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let limits = groups.lines().filter_map(|line| {

@@ -1,4 +1,4 @@
-//! The HTTP side of a service, for those who run it: `/metrics`, `/livez`, `/readyz`.
+//! The HTTP endpoints of a service for operators: `/metrics`, `/livez`, `/readyz`.
 
 use std::io;
 use std::time::Duration;
@@ -17,15 +17,15 @@ use tokio_util::sync::CancellationToken;
 use crate::listen::{Gate, Guest, ListenLimits};
 use crate::telemetry::metric;
 
-/// The database is not there for a service that waits longer for one answer.
+/// A service is not ready if the database takes longer than this to respond.
 const READY_LIMIT: Duration = Duration::from_secs(2);
-/// What Prometheus expects.
+/// The content type that Prometheus expects.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-/// Connections that are still open when the service stops get so long.
+/// How long open connections may continue after the service is told to stop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
-/// Serves until `stop`: `/livez` while the process lives, `/readyz` while the database answers, `/metrics` for
-/// Prometheus.
+/// Serves until `stop`: `/livez` succeeds while the process lives, `/readyz` while the database
+/// responds, and `/metrics` returns the metrics for Prometheus.
 ///
 /// # Errors
 /// The listener fails.
@@ -55,7 +55,7 @@ pub async fn serve_operations(listener: TcpListener, store: Store, stop: Cancell
     }
 }
 
-/// Connections that ask nothing are closed.
+/// Registers the request with its connection, because connections without requests are closed.
 async fn seen(ConnectInfo(guest): ConnectInfo<Guest>, request: Request, next: Next) -> Response {
     let _call = guest.call(false);
     next.run(request).await
@@ -64,7 +64,7 @@ async fn seen(ConnectInfo(guest): ConnectInfo<Guest>, request: Request, next: Ne
 async fn ready(State(store): State<Store>) -> impl IntoResponse {
     match tokio::time::timeout(READY_LIMIT, store.ping()).await {
         Ok(Ok(())) => (StatusCode::OK, "ready\n"),
-        // Why is in the log, which strangers do not read.
+        // The reason goes only to the log: the response may be read by strangers.
         Ok(Err(_)) | Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n"),
     }
 }

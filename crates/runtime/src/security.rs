@@ -1,4 +1,4 @@
-//! Who may talk to a service, and over what: TLS, a bearer token, and where plaintext is allowed.
+//! Who may call a service, and how: TLS, a bearer token, and where plaintext is allowed.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,42 +10,44 @@ use tonic::transport::{Identity, ServerTlsConfig};
 
 use crate::config::{ConfigError, read_secret};
 
-/// The section `[security]` of every service's file. All of it absent: plaintext, on loopback, for whoever is on this
-/// machine.
+/// The section `[security]` of every service's file. Without it, a service accepts plaintext on
+/// loopback from anyone on this machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SecurityConfig {
-    /// Where listeners without TLS may be.
+    /// Where listeners without TLS are allowed.
     pub plaintext: Plaintext,
-    /// The server's certificate and those above it (PEM); gRPC is served over TLS then.
+    /// The server's certificate chain (PEM). If set, gRPC is served over TLS.
     pub certificate_file: Option<PathBuf>,
     /// The certificate's key (PEM).
     pub key_file: Option<PathBuf>,
-    /// A file with the token that calls must carry: `authorization: Bearer …`. Health and reflection need none.
+    /// A file with the token that calls must carry: `authorization: Bearer …`. Health and
+    /// reflection need none.
     pub bearer_token_file: Option<PathBuf>,
-    /// Who may call where there is no token.
+    /// Who may call if no token is configured.
     pub callers: Callers,
 }
 
-/// Who may call where there is no token.
+/// Who may call if no token is configured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Callers {
-    /// Whoever is on this machine.
+    /// Anyone on this machine.
     #[default]
     Local,
-    /// Whoever reaches the listener: something else decides who that is.
+    /// Anyone who can reach the listener: access is restricted elsewhere, for example by a
+    /// firewall.
     Anyone,
 }
 
-/// Where listeners without TLS may be: gRPC without a certificate, and metrics always.
+/// Where listeners without TLS are allowed: gRPC without a certificate, and metrics always.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Plaintext {
-    /// On this machine's loopback only.
+    /// Only on loopback addresses.
     #[default]
     Loopback,
-    /// On any interface: something else guards the network.
+    /// On any interface: the network is protected by other means.
     Anywhere,
 }
 
@@ -62,7 +64,8 @@ impl SecurityConfig {
     /// Reads the files.
     ///
     /// # Errors
-    /// A file cannot be read, a token is no visible ASCII, or one of certificate and key is given without the other.
+    /// A file cannot be read, a token is not visible ASCII, or only one of certificate and key is
+    /// given.
     pub fn load(&self) -> Result<Security, ConfigError> {
         let field = |field, problem: &str| ConfigError::Field { field, problem: problem.to_owned() };
         let secret = |name, path: &Path| read_secret(path).map_err(|error| field(name, &error.to_string()));
@@ -84,10 +87,11 @@ impl SecurityConfig {
 }
 
 impl Security {
-    /// Whether gRPC may be served on `address`.
+    /// Checks that gRPC may be served on `address`.
     ///
     /// # Errors
-    /// It would be plaintext, or for anyone, on an interface that others reach, and the configuration does not say so in words.
+    /// It would be served in plaintext, or to anyone, on an interface that others can reach, and
+    /// the configuration does not explicitly allow that.
     pub fn check_grpc(&self, address: SocketAddr) -> Result<(), ConfigError> {
         if self.identity.is_none() {
             self.check_plaintext("listen", address)?;
@@ -98,17 +102,17 @@ impl Security {
             (None, Callers::Local) => Err(ConfigError::Field {
                 field: "listen",
                 problem: format!(
-                    "{address} is no loopback address, and whoever reaches it could call; use 127.0.0.1, or demand a token \
-                     with security.bearer_token_file, or say security.callers = \"anyone\""
+                    "{address} is not a loopback address, and anyone who reaches it could call; use 127.0.0.1, \
+                     require a token with security.bearer_token_file, or set security.callers = \"anyone\""
                 ),
             }),
         }
     }
 
-    /// Whether `field` may serve plaintext on `address`.
+    /// Checks that `field` may serve plaintext on `address`.
     ///
     /// # Errors
-    /// Others reach that interface, and the configuration does not say in words that this is meant.
+    /// Others can reach that interface, and the configuration does not explicitly allow plaintext.
     pub fn check_plaintext(&self, field: &'static str, address: SocketAddr) -> Result<(), ConfigError> {
         match self.plaintext {
             Plaintext::Anywhere => Ok(()),
@@ -116,8 +120,8 @@ impl Security {
             Plaintext::Loopback => Err(ConfigError::Field {
                 field,
                 problem: format!(
-                    "{address} is no loopback address, and what is served there is not encrypted; use 127.0.0.1, or for \
-                     gRPC security.certificate_file and key_file, or say security.plaintext = \"anywhere\""
+                    "{address} is not a loopback address, and its traffic is not encrypted; use 127.0.0.1, set \
+                     security.certificate_file and key_file (gRPC only), or set security.plaintext = \"anywhere\""
                 ),
             }),
         }
@@ -139,15 +143,16 @@ pub(crate) struct BearerToken(String);
 impl BearerToken {
     fn read(path: &Path) -> Result<Self, ConfigError> {
         let token = read_secret(path)?;
-        // What a header can carry.
+        // The characters that a header can carry.
         if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            let problem = "holds white space or characters that are no visible ASCII; expected one token".to_owned();
+            let problem = "contains whitespace or characters that are not visible ASCII; expected one token".to_owned();
             return Err(ConfigError::Parse { path: path.to_owned(), problem });
         }
         Ok(Self(token))
     }
 
-    /// Whether an `authorization` header carries it; takes as long for a wrong one of the same length.
+    /// Returns whether an `authorization` header carries this token. Compares in constant time for
+    /// tokens of the same length.
     pub(crate) fn is_in(&self, authorization: &[u8]) -> bool {
         let scheme_and_token = authorization.split_at_checked("Bearer ".len());
         scheme_and_token.is_some_and(|(scheme, token)| {

@@ -15,47 +15,48 @@ use crate::calls::{Calls, OPEN_SERVICES, around};
 use crate::listen::Gate;
 use crate::security::Security;
 
-/// Pings on an idle connection.
+/// Interval between pings on an idle connection.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-/// A ping that is not answered for so long ends the connection.
+/// A connection is closed if a ping is not answered within this time.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Calls at once on one connection.
+/// Concurrent calls per connection.
 const MAX_CALLS_PER_CONNECTION: usize = 128;
-/// HTTP/2 streams at once on one connection.
+/// Concurrent HTTP/2 streams per connection.
 const MAX_STREAMS_PER_CONNECTION: u32 = 256;
-/// Headers of one call in bytes, all together.
+/// Total size of the headers of one call, in bytes.
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
-/// Streams that a client opened and reset before we looked at them; more end the connection ("rapid reset").
+/// Streams that a client may open and reset before the server accepts them. More close the
+/// connection ("rapid reset").
 const MAX_PENDING_RESETS: usize = 20;
-/// Streams that we had to reset for what the client sent; more end the connection.
+/// Streams that the server may reset because of client errors. More close the connection.
 const MAX_LOCAL_RESETS: usize = 256;
-/// Calls that still run when the server stops get so long to end.
+/// How long running calls may take to finish after the server is told to stop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
-/// What a process serves. Messages are at most 4 MiB: tonic's default, which our services keep.
+/// The gRPC services of a process. Messages are limited to 4 MiB, tonic's default.
 pub struct GrpcServices {
     /// The services' routes.
     pub routes: Routes,
-    /// Their full names, `inheritune.v1.RunService`: what reflection lists and health reports.
+    /// Their full names, such as `inheritune.v1.RunService`, for reflection and health.
     pub names: Vec<&'static str>,
 }
 
 impl GrpcServices {
-    /// The services of both: one process may serve what several crates offer.
+    /// Combines the services of several crates into one process.
     #[must_use]
     pub fn merge(mut self, other: Self) -> Self {
         let router = std::mem::take(self.routes.axum_router_mut());
-        // Both answer unknown paths in the same way, and a router has one fallback.
+        // A router can only have one fallback, and both handle unknown paths in the same way.
         *self.routes.axum_router_mut() = router.merge(other.routes.into_axum_router().reset_fallback());
         self.names.extend(other.names);
         self
     }
 }
 
-/// Why a server could not start or ended.
+/// Errors of starting or running a server.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The address is not free or not ours.
+    /// The address is in use or does not belong to this machine.
     #[error("cannot listen on {address}: {source}")]
     Bind {
         /// The address.
@@ -63,7 +64,7 @@ pub enum ServeError {
         /// Why.
         source: std::io::Error,
     },
-    /// The descriptors do not decode.
+    /// The descriptors cannot be decoded.
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
     /// The transport failed.
@@ -71,19 +72,20 @@ pub enum ServeError {
     Transport(#[from] tonic::transport::Error),
 }
 
-/// Binds `address`; port 0 takes any free one.
+/// Binds `address`; port 0 selects any free port.
 ///
 /// # Errors
-/// The address is in use or not ours.
+/// The address is in use or does not belong to this machine.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, source })
 }
 
-/// Serves `services` with health (each service and `""`) and reflection (v1 and v1alpha) until `stop`; then reports
-/// NOT_SERVING, takes no new calls, and gives running ones 10 s. Long-lived streams must end on `stop` themselves.
+/// Serves `services` with health (each service and `""`) and reflection (v1 and v1alpha) until
+/// `stop`. Then it reports NOT_SERVING, accepts no new calls, and gives running calls 10 s to finish. Long-lived streams must end on `stop`
+/// themselves.
 ///
 /// # Errors
-/// The descriptors do not decode, the certificate cannot be used, or the transport fails.
+/// The descriptors cannot be decoded, the certificate is not valid, or the transport fails.
 pub async fn serve(
     gate: impl Into<Gate>,
     services: GrpcServices,
@@ -134,13 +136,13 @@ pub async fn serve(
     tokio::select! {
         ended = server => Ok(ended?),
         () = drained => {
-            tracing::warn!(limit_s = DRAIN_LIMIT.as_secs(), "calls still run; closing their connections");
+            tracing::warn!(limit_s = DRAIN_LIMIT.as_secs(), "calls are still running; closing their connections");
             Ok(())
         }
     }
 }
 
-/// What may be served, as it was compiled.
+/// Compiled descriptors of every service that may be served.
 const DESCRIPTORS: [&[u8]; 4] = [
     inheritune_api::FILE_DESCRIPTOR_SET,
     tonic_health::pb::FILE_DESCRIPTOR_SET,
@@ -148,7 +150,8 @@ const DESCRIPTORS: [&[u8]; 4] = [
     tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
 ];
 
-/// The methods of the services that are served, `inheritune.v1.RunService/GetRun`: the only ones that have metrics.
+/// Returns the methods of the served services, such as `inheritune.v1.RunService/GetRun`. Only
+/// these have metrics.
 fn methods(names: &[&'static str]) -> HashSet<Arc<str>> {
     let is_served = |service: &str| OPEN_SERVICES.iter().chain(names).any(|name| *name == service);
     let methods = DESCRIPTORS.into_iter().flat_map(inheritune_api::methods);

@@ -1,4 +1,5 @@
-//! A whole process: its parts, the ways into it, and what the mains of slicer, trainer and evaluator share.
+//! A service process: its parts, its listeners, and the shared main of slicer, trainer and
+//! evaluator.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -19,71 +20,71 @@ use crate::serve::{GrpcServices, ServeError, bind, serve};
 use crate::telemetry::TelemetryConfig;
 use crate::worker::{JobProcesses, WorkerConfig, WorkerError, run_worker};
 
-/// Database connections of a job's process: its own writes, and one beside them.
+/// Database connections of a job's process: one for its writes and one for everything else.
 pub const CONNECTIONS_PER_JOB: u32 = 2;
 
-/// The configuration file of a service that works jobs.
+/// The configuration file of a service that runs jobs.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceConfig {
     /// Where gRPC is served.
     pub listen: SocketAddr,
-    /// Who may call, and over what.
+    /// Who may call, and whether over TLS.
     #[serde(default)]
     pub security: SecurityConfig,
-    /// How many connections are taken.
+    /// Connection limits.
     #[serde(default)]
     pub limits: ListenLimits,
-    /// The tables.
+    /// The database.
     pub database: DatabaseConfig,
-    /// The objects.
+    /// The object store.
     pub objects: ObjectsConfig,
-    /// How jobs are worked.
+    /// How jobs are run.
     #[serde(default)]
     pub worker: WorkerConfig,
-    /// Logs, metrics, traces.
+    /// Logs, metrics and traces.
     #[serde(default)]
     pub telemetry: TelemetryConfig,
 }
 
-/// Why a service ended.
+/// Errors that end a service.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
-    /// Its configuration.
+    /// The configuration is not valid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Its store.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Its gRPC server.
+    /// The gRPC server failed.
     #[error(transparent)]
     Serve(#[from] ServeError),
-    /// Its metrics server.
+    /// The metrics server failed.
     #[error("metrics server: {0}")]
     Operations(#[from] std::io::Error),
-    /// Its worker.
+    /// The worker failed.
     #[error(transparent)]
     Worker(#[from] WorkerError),
-    /// A part of it panicked.
-    #[error("a part of the service ended: {0}")]
+    /// A part of the service panicked.
+    #[error("a part of the service failed: {0}")]
     Part(#[from] JoinError),
 }
 
-/// Which jobs a service works, and how its program is started to do one.
+/// Which jobs a service runs, and how its program is started to run one.
 #[derive(Debug, Clone)]
 pub struct JobProgram {
-    /// `inheritune-trainer`.
+    /// Name of the service, such as `inheritune-trainer`.
     pub service: &'static str,
-    /// The jobs.
+    /// The kinds of jobs that the service runs.
     pub kinds: &'static [JobKind],
-    /// `run-job`, and what else the process has to know.
+    /// Arguments of a job's process: `run-job` and any options.
     pub arguments: Vec<String>,
 }
 
-/// Connects, serves and works until `stop`, or until one of the parts fails.
+/// Connects to the store, serves gRPC and runs jobs until `stop`, or until a part fails.
 ///
 /// # Errors
-/// The store cannot be reached, an address is taken or not allowed, or a part fails.
+/// The store cannot be reached, an address is in use or not allowed, or a part fails.
 pub async fn run_worker_service(
     config: ServiceConfig,
     program: JobProgram,
@@ -114,7 +115,8 @@ pub async fn run_worker_service(
     parts.run().await
 }
 
-/// Says how a process ended: an error in one line on standard error, whatever RUST_BACKTRACE says.
+/// Returns the exit code of a process. Prints an error as one line on standard error, regardless of
+/// RUST_BACKTRACE.
 pub fn report_end<E: Into<anyhow::Error>>(ended: Result<(), E>) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -125,7 +127,8 @@ pub fn report_end<E: Into<anyhow::Error>>(ended: Result<(), E>) -> ExitCode {
     }
 }
 
-/// An error with its causes, each said once: most of our messages hold their cause's already.
+/// Formats an error and its causes as one line. Omits causes whose text is already part of the
+/// line.
 pub fn in_one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain().map(ToString::to_string) {
@@ -138,23 +141,25 @@ pub fn in_one_line(error: &anyhow::Error) -> String {
     line
 }
 
-/// Where a process is reached, and by whom.
+/// The addresses of a process, and who may connect to them.
 pub struct WaysIn<'a> {
-    /// gRPC.
+    /// Address of the gRPC server.
     pub listen: SocketAddr,
-    /// HTTP for those who run it.
+    /// Address of the HTTP server for metrics and probes.
     pub metrics_listen: Option<SocketAddr>,
-    /// TLS, tokens, plaintext.
+    /// TLS, tokens and plaintext.
     pub security: &'a SecurityConfig,
-    /// How many connections gRPC takes.
+    /// Connection limits of the gRPC server.
     pub limits: &'a ListenLimits,
 }
 
 impl WaysIn<'_> {
-    /// Takes the addresses: before anything else is started, so that one that is in use costs nothing.
+    /// Binds the addresses. Called before anything else is started, so that an address in use fails
+    /// early.
     ///
     /// # Errors
-    /// An address is taken, not ours, or not to be served like this; a file of the security section cannot be read.
+    /// An address is in use, does not belong to this machine, or is not allowed by the security
+    /// section; a file of that section cannot be read.
     pub async fn bind(&self) -> Result<Listeners, ServiceError> {
         let security = self.security.load()?;
         security.check_grpc(self.listen)?;
@@ -174,14 +179,14 @@ impl WaysIn<'_> {
 async fn take(field: &'static str, address: SocketAddr) -> Result<TcpListener, ServiceError> {
     bind(address).await.map_err(|error| match error {
         ServeError::Bind { address, source } => {
-            let problem = format!("{address}: {source}; stop what listens there, or take another address");
+            let problem = format!("{address}: {source}; stop what is listening there, or use another address");
             ConfigError::Field { field, problem }.into()
         }
         error @ (ServeError::Reflection(_) | ServeError::Transport(_)) => error.into(),
     })
 }
 
-/// Addresses that are taken, and not served yet.
+/// Bound addresses that are not served yet.
 pub struct Listeners {
     grpc: TcpListener,
     metrics: Option<TcpListener>,
@@ -190,7 +195,7 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Adds the servers of a process to its parts; says where gRPC is served.
+    /// Adds the servers of a process to its parts. Returns the address of the gRPC server.
     ///
     /// # Errors
     /// The database's schema is too old.
@@ -218,21 +223,21 @@ impl Listeners {
     }
 }
 
-/// What runs side by side in one process. Whichever part ends first takes the others with it, but all are waited for:
-/// workers give their leases back.
+/// The concurrent parts of one process. When the first part ends, the others are stopped too. All
+/// of them are awaited, so that workers can release their leases.
 pub struct Parts<E> {
     stop: CancellationToken,
     running: JoinSet<Result<(), E>>,
 }
 
 impl<E: From<JoinError> + Send + 'static> Parts<E> {
-    /// None yet; all of them will stop with `stop`.
+    /// Creates an empty set of parts, which all stop with `stop`.
     #[must_use]
     pub fn new(stop: &CancellationToken) -> Self {
         Self { stop: stop.child_token(), running: JoinSet::new() }
     }
 
-    /// What every part has to end on.
+    /// The token on which every part must stop.
     #[must_use]
     pub fn stop(&self) -> CancellationToken {
         self.stop.clone()
@@ -243,7 +248,7 @@ impl<E: From<JoinError> + Send + 'static> Parts<E> {
     where
         E: From<F>,
     {
-        // Also when the part panics.
+        // The guard also stops the others when the part panics.
         let stop_others = self.stop.clone().drop_guard();
         self.running.spawn(async move {
             let ended = part.await;
@@ -252,10 +257,10 @@ impl<E: From<JoinError> + Send + 'static> Parts<E> {
         });
     }
 
-    /// Waits for all of them.
+    /// Waits for all parts to end.
     ///
     /// # Errors
-    /// The first part that failed.
+    /// Returns the error of the first part that failed.
     pub async fn run(mut self) -> Result<(), E> {
         let mut first_error = Ok(());
         while let Some(part) = self.running.join_next().await {

@@ -1,33 +1,35 @@
-//! Stopping on signals.
+//! Graceful shutdown on signals.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Exit status of a process that was told to stop twice.
+/// Exit status of a process that received a second stop signal.
 const EXIT_IMPATIENT: i32 = 130;
 
-/// A token that is cancelled by the first SIGTERM or SIGINT; the second signal ends the process at once.
-/// Must be called inside a tokio runtime.
+/// Returns a token that is cancelled by the first SIGTERM or SIGINT. The second signal ends the
+/// process immediately. Must be called inside a tokio runtime.
 pub fn stop_on_signals() -> CancellationToken {
     let stop = CancellationToken::new();
     match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
         (Ok(terminate), Ok(interrupt)) => {
-            // Lives as long as the process: nothing waits for it.
+            // The task lives as long as the process; nothing waits for it.
             TaskTracker::new().spawn(watch(terminate, interrupt, stop.clone()));
         }
-        (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "signals cannot be watched; stop with SIGKILL"),
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::error!(%error, "cannot handle signals; use SIGKILL to stop this process");
+        }
     }
     stop
 }
 
-/// From here on SIGTERM and SIGINT do nothing: whoever started this process tells it when to stop. Must be called inside a
-/// tokio runtime.
+/// Ignores SIGTERM and SIGINT from now on: the process that started this one tells it when to stop.
+/// Must be called inside a tokio runtime.
 pub(crate) fn leave_signals_to_parent() {
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        // The first call for a kind puts a handler in the place of the default for as long as the process lives.
+        // The first call for a kind replaces the default handler for the lifetime of the process.
         if let Err(error) = signal(kind) {
-            tracing::warn!(%error, "a signal to all processes ends this one before it has saved");
+            tracing::warn!(%error, "cannot ignore a signal; it would end this process before it has saved");
         }
     }
 }
@@ -39,10 +41,10 @@ async fn watch(mut terminate: Signal, mut interrupt: Signal, stop: CancellationT
             _ = interrupt.recv() => "SIGINT",
         };
         if stop.is_cancelled() {
-            tracing::warn!(signal = name, "second signal: exit without saving");
+            tracing::warn!(signal = name, "second signal: exiting without saving");
             std::process::exit(EXIT_IMPATIENT);
         }
-        tracing::info!(signal = name, "stopping; a second signal exits at once");
+        tracing::info!(signal = name, "stopping; a second signal exits immediately");
         stop.cancel();
     }
 }

@@ -1,4 +1,4 @@
-//! What a failed store call means to a caller of gRPC: one answer for all services.
+//! Maps store errors to gRPC statuses, in the same way for all services.
 
 use std::time::Duration;
 
@@ -7,10 +7,11 @@ use inheritune_objects::Occasionally;
 use inheritune_store::StoreError;
 use tonic::Status;
 
-/// When a caller may try again.
+/// How long a caller should wait before it retries.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The status for `error`; `field` is the request's field that named what could not be used.
+/// Returns the status for `error`. `field` is the request field that names the resource in
+/// question.
 pub fn store_status(error: &StoreError, field: &str) -> Status {
     match error {
         StoreError::NotFound { kind, id } => status::not_found(kind, id),
@@ -20,7 +21,7 @@ pub fn store_status(error: &StoreError, field: &str) -> Status {
         StoreError::Database(e) => {
             let code = e.as_database_error().map(|refusal| refusal.code().unwrap_or_default().into_owned());
             match code.as_deref() {
-                // It was not reached; or it rolled back, and the same call may succeed.
+                // The database was not reached, or it rolled back and a retry may succeed.
                 None => away("the database", error),
                 Some(code) if error.is_unavailable() || code.starts_with("40") => away("the database", error),
                 Some(_) => status::internal(error),
@@ -33,7 +34,7 @@ pub fn store_status(error: &StoreError, field: &str) -> Status {
     }
 }
 
-/// Every call fails while a store is away.
+/// Limits the log messages, since every call fails while a store is unavailable.
 static AWAY: Occasionally = Occasionally::new();
 
 fn away(what: &str, error: &StoreError) -> Status {

@@ -1,4 +1,5 @@
-//! What a service says of itself: logs on standard error, metrics for Prometheus, traces for OpenTelemetry.
+//! Telemetry of a service: logs on standard error, metrics for Prometheus, traces for
+//! OpenTelemetry.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,26 +13,28 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 pub mod metric;
 pub mod traces;
 
-/// Where spans go when the configuration does not say: OpenTelemetry's own variable.
+/// OpenTelemetry's environment variable for the endpoint, used if the configuration has none.
 const ENDPOINT_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-/// Which spans leave: ours, not those of the libraries that send them.
+/// Filter for exported spans: only our own, not those of the libraries that export them.
 const TRACED: &str = "off,inheritune=info,inheritune_runtime=info,inheritune_scheduler=info,inheritune_slicer=info,\
                       inheritune_trainer=info,inheritune_evaluator=info,inheritune_store=info";
-/// At the end, spans that did not leave yet get so long.
+/// Time limit for exporting the remaining spans at exit.
 const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 
-/// What is logged, counted and traced.
+/// The section `[telemetry]` of every service's file: logs, metrics and traces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TelemetryConfig {
-    /// For people or for machines.
+    /// The log format.
     pub format: LogFormat,
-    /// What is logged: `info`, `info,inheritune_store=debug`. The variable RUST_LOG wins over it.
+    /// The log filter, such as `info` or `info,inheritune_store=debug`. The environment variable
+    /// RUST_LOG overrides it.
     pub filter: String,
-    /// Where `/metrics`, `/livez` and `/readyz` are served over HTTP; nowhere when absent.
+    /// Address on which `/metrics`, `/livez` and `/readyz` are served over HTTP. Not served if
+    /// absent.
     pub metrics_listen: Option<SocketAddr>,
-    /// Where traces go, over OTLP and gRPC: `http://host:4317`. When absent, where OTEL_EXPORTER_OTLP_ENDPOINT says;
-    /// nowhere when that is absent too.
+    /// Endpoint for traces, over OTLP and gRPC: `http://host:4317`. If absent,
+    /// OTEL_EXPORTER_OTLP_ENDPOINT is used. If both are absent, there are no traces.
     pub otlp_endpoint: Option<String>,
 }
 
@@ -42,40 +45,41 @@ impl Default for TelemetryConfig {
 }
 
 impl TelemetryConfig {
-    /// The same for the process of a job: its worker serves the metrics.
+    /// Returns the configuration for the process of a job, whose metrics are served by its worker.
     pub(crate) fn of_a_job(&self) -> Self {
         Self { metrics_listen: None, ..self.clone() }
     }
 }
 
-/// For whom logs are written.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// One readable line an event.
+    /// One human-readable line per event.
     Pretty,
-    /// One JSON object an event.
+    /// One JSON object per event.
     Json,
 }
 
-/// Why a service cannot say anything of itself.
+/// Errors of setting up telemetry.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// Traces cannot be sent.
+    /// Traces cannot be exported.
     #[error("telemetry.otlp_endpoint `{endpoint}`: {source}")]
     Traces {
-        /// Where to.
+        /// The endpoint.
         endpoint: String,
-        /// Why not.
+        /// Why.
         source: opentelemetry_otlp::ExporterBuildError,
     },
-    /// Metrics cannot be counted.
+    /// Metrics cannot be collected.
     #[error("metrics: {0}")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
 }
 
-/// What has to be kept until a process ends: spans leave in batches.
-#[must_use = "the last spans leave when it is dropped"]
+/// A guard that must be kept until the process ends. Spans are exported in batches, and the last
+/// batch is exported on drop.
+#[must_use = "the last spans are exported when it is dropped"]
 #[derive(Debug)]
 pub struct Telemetry {
     traces: Option<SdkTracerProvider>,
@@ -84,16 +88,17 @@ pub struct Telemetry {
 impl Drop for Telemetry {
     fn drop(&mut self) {
         if let Some(Err(error)) = self.traces.take().map(|traces| traces.shutdown_with_timeout(FLUSH_LIMIT)) {
-            tracing::warn!(%error, "the last traces were not sent");
+            tracing::warn!(%error, "cannot export the last traces");
         }
     }
 }
 
-/// Starts logging to standard error, counting where metrics are served, and tracing where an endpoint is set, which
-/// needs a tokio runtime. `service` names the process in traces. A process calls it once; further calls change nothing.
+/// Starts logging to standard error, collects metrics if they are served, and exports traces if an
+/// endpoint is set, which needs a tokio runtime. `service` names the process in traces. A process
+/// calls this once; further calls have no effect.
 ///
 /// # Errors
-/// The endpoint for traces is none.
+/// The endpoint for traces is not valid.
 pub fn init(service: &str, config: &TelemetryConfig) -> Result<Telemetry, TelemetryError> {
     if config.metrics_listen.is_some() {
         metric::install()?;
@@ -109,7 +114,7 @@ pub fn init(service: &str, config: &TelemetryConfig) -> Result<Telemetry, Teleme
     Ok(Telemetry { traces })
 }
 
-/// Starts logging alone: for a process that is a part of another one's job.
+/// Starts only logging, for a process that takes part in another process's job.
 pub fn init_logs(config: &TelemetryConfig) {
     start(config, None);
 }
@@ -124,7 +129,8 @@ fn start(config: &TelemetryConfig, traces: Option<&SdkTracerProvider>) {
     let spans = traces.map(|provider| {
         tracing_opentelemetry::layer().with_tracer(traces::tracer(provider)).with_filter(EnvFilter::new(TRACED))
     });
-    // An error means that a subscriber is set already: a second service in the same process, or a test.
+    // An error means that a subscriber is already set: by another service in this process, or by a
+    // test.
     let _already_set =
         tracing_subscriber::registry().with(lines.with_filter(EnvFilter::new(filter))).with(spans).try_init();
 }

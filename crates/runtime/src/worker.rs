@@ -1,15 +1,15 @@
-//! The claim loop: takes jobs, keeps their leases alive, runs their handler, reports what came of it.
+//! The claim loop: claims jobs, renews their leases, runs the handler, and reports the outcome.
 //!
 //! ```text
-//!  claim (NOTIFY is a hint, polling the truth)
-//!    └─► attempt ─┬─ heartbeat, a task of its own: sends progress, brings directives, watches the lease's end
-//!                 └─ handler, told to stop by StopSignal ─► complete | fail | release
+//!  claim (on NOTIFY, and by polling in case a notification is lost)
+//!    └─► attempt ─┬─ heartbeat, in its own task: sends progress, receives directives, tracks the lease
+//!                 └─ handler, stopped by StopSignal ─► complete | fail | release
 //! ```
-//! Services take [`JobProcesses`] for their handler: it has each job done by a process of its own, in which [`run_job`] calls
-//! the handler that knows how.
+//! Services use [`JobProcesses`] as their handler. It runs each job in its own process, in which
+//! [`run_job`] calls the actual handler.
 //!
-//! A worker that cannot reach the database goes on until the lease would end by its own monotonic clock, and then
-//! stops the job: another worker may have it.
+//! A worker that cannot reach the database continues until the lease would expire by its own
+//! monotonic clock. Then it stops the job, because another worker may have claimed it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,45 +38,47 @@ mod scratch;
 pub use context::{JobContext, JobError, ProgressSender, StopReason, StopSignal};
 pub use process::{JobProcesses, be_part_of_a_job, run_job, this_program};
 
-/// What a service does with the jobs of its kinds.
+/// Runs the jobs of a service.
 pub trait JobHandler: Send + Sync + 'static {
-    /// The queues it takes jobs from.
+    /// The kinds of jobs that it runs.
     fn kinds(&self) -> &[JobKind];
 
-    /// Does one job. It looks at `context.stop` often, saves what is worth saving when told to stop, and then
-    /// returns [`JobError::Stopped`]. Long computations belong on a thread of their own: [`JobContext::run_blocking`].
+    /// Runs one job. It checks `context.stop` often. When asked to stop, it saves what is worth
+    /// saving and returns [`JobError::Stopped`]. Long computations belong on their own thread: see
+    /// [`JobContext::run_blocking`].
     fn run(&self, job: Lease, context: JobContext) -> impl Future<Output = Result<JobOutcome, JobError>> + Send;
 }
 
-/// How a worker works.
+/// The section `[worker]` of a service's file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorkerConfig {
     /// Time between heartbeats.
     pub heartbeat_ms: u64,
-    /// Length of a lease: a worker that dies is noticed after so long.
+    /// Duration of a lease, which is also how long it takes to notice a dead worker.
     pub lease_ms: u64,
-    /// Longest time between two looks at the queue.
+    /// Longest time between two polls of the queue.
     pub poll_ms: u64,
-    /// Jobs at once.
+    /// Maximum number of concurrent jobs.
     pub concurrency: u32,
-    /// Where jobs keep their files while they run, and where files that were fetched from a store are kept for the next
-    /// job. Workers may share it.
+    /// Folder for the files of running jobs, and for files fetched from a store that later jobs can
+    /// reuse. Workers may share it.
     pub cache_dir: PathBuf,
-    /// Bytes of fetched files that are kept; those that were not used for longest go first. Zero: none.
+    /// Maximum size of the cached files. The least recently used files are removed first. Zero
+    /// disables the cache.
     pub cache_max_bytes: u64,
-    /// Threads of a job's computation; the library's own choice when absent.
+    /// Number of threads of a job's computation. If absent, the library decides.
     pub threads: Option<usize>,
-    /// Longest time in which a job may make no progress at all before its attempt is given up.
+    /// An attempt fails if it makes no progress for this long.
     pub stall_ms: u64,
     /// Time that running jobs get to save when the process is told to stop.
     pub shutdown_grace_ms: u64,
-    /// Private writable memory of a job's process at most, and of each rank of a training; what the machine, or this process's
-    /// control group, has when absent.
+    /// Maximum private writable memory of a job's process, and of each rank of a training. If
+    /// absent, the memory of the machine or of this process's control group.
     pub job_memory_max_bytes: Option<u64>,
-    /// Bytes of a job's files in `cache_dir` at most; what the disk has when absent.
+    /// Maximum size of a job's files in `cache_dir`. If absent, the disk is the limit.
     pub job_disk_max_bytes: Option<u64>,
-    /// What a job may be at most on this machine.
+    /// Maximum size of a job on this machine.
     pub ceilings: Ceilings,
 }
 
@@ -111,12 +113,8 @@ impl WorkerConfig {
         check(self.concurrency >= 1, "concurrency", "must be at least 1")?;
         let memory_fits = self.job_memory_max_bytes.is_none_or(|bytes| bytes >= process::MIN_MEMORY_BYTES);
         check(memory_fits, "job_memory_max_bytes", "must be at least 16777216 (16 MiB)")?;
-        check(
-            self.job_disk_max_bytes != Some(0),
-            "job_disk_max_bytes",
-            "must be at least 1; leave it out for no limit",
-        )?;
-        check(self.threads != Some(0), "threads", "must be at least 1; leave it out for the library's own choice")
+        check(self.job_disk_max_bytes != Some(0), "job_disk_max_bytes", "must be at least 1; omit it for no limit")?;
+        check(self.threads != Some(0), "threads", "must be at least 1; omit it to let the library decide")
     }
 
     fn lease(&self) -> Duration {
@@ -128,10 +126,10 @@ impl WorkerConfig {
     }
 }
 
-/// Why a worker cannot work.
+/// Errors of starting a worker.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// A number of the configuration makes no sense.
+    /// A configuration value is not valid.
     #[error("worker.{field} {problem}")]
     Config {
         /// The field.
@@ -142,17 +140,18 @@ pub enum WorkerError {
     /// The folder for jobs' files cannot be used.
     #[error("worker.cache_dir {path}: {source}")]
     CacheDir {
-        /// The folder, or what in it.
+        /// The folder, or a file in it.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
     },
 }
 
-/// Works jobs until `stop`; then gives running ones time to save, and their leases back.
+/// Runs jobs until `stop`. Then it gives running jobs time to save, and releases their leases.
 ///
 /// # Errors
-/// The configuration or its cache folder cannot be used. Errors of the database are retried without end.
+/// The configuration is not valid, or its cache folder cannot be used. Database errors are retried
+/// indefinitely.
 pub async fn run_worker<H: JobHandler>(
     store: Store,
     handler: H,
@@ -215,10 +214,10 @@ impl<H: JobHandler> Worker<H> {
         }
     }
 
-    /// Claims up to `limit` jobs; none when the database does not answer.
+    /// Claims up to `limit` jobs. Returns none if the database does not answer.
     async fn claim(&self, limit: u32, queue: &mut Queue) -> Vec<Lease> {
-        // A claim that is under way when the stop comes is waited for: its jobs would otherwise wait for their lease
-        // to run out, and lose an attempt.
+        // Wait for a claim that is in flight when the worker is stopped. Otherwise its jobs would
+        // be stuck until their leases expire, and lose an attempt.
         let given_up = async {
             self.stop.cancelled().await;
             tokio::time::sleep(self.config.lease()).await;
@@ -230,14 +229,14 @@ impl<H: JobHandler> Worker<H> {
         match claimed {
             Ok(leases) => {
                 if queue.failures > 0 {
-                    tracing::info!(failures = queue.failures, "claiming jobs works again");
+                    tracing::info!(failures = queue.failures, "claiming jobs succeeds again");
                 }
                 queue.failures = 0;
                 leases
             }
             Err(error) => {
                 if queue.failures == 0 {
-                    tracing::warn!(%error, "jobs cannot be claimed; trying on");
+                    tracing::warn!(%error, "cannot claim jobs; retrying");
                 }
                 queue.failures += 1;
                 metrics::counter!(metric::CLAIM_FAILURES).increment(1);
@@ -250,15 +249,16 @@ impl<H: JobHandler> Worker<H> {
 /// How the claim loop learns that there may be something to claim.
 struct Queue {
     wakeups: Option<Wakeups>,
-    /// Claims that failed since one worked.
+    /// Number of failed claims since the last successful one.
     failures: u32,
 }
 
 impl Queue {
-    /// Waits for a notification, at most the poll time. While the database does not answer there are none.
+    /// Waits for a notification, for at most the poll interval. While the database does not answer,
+    /// waits for the whole interval.
     async fn wait<H: JobHandler>(&mut self, worker: &Worker<H>) {
         if self.wakeups.is_none() && self.failures == 0 {
-            // An error leaves polling alone, which is enough; the next wait tries again.
+            // On an error, polling alone is enough; the next wait tries again.
             self.wakeups = worker.store.listen().await.ok();
         }
         match &mut self.wakeups {
@@ -269,8 +269,8 @@ impl Queue {
 }
 
 fn note_end(ended: Result<(), JoinError>) {
-    // A handler's panic is caught inside the attempt; this is one of ours.
+    // A handler's panic is caught inside the attempt, so this panic is a bug in the worker.
     if let Err(error) = ended {
-        tracing::error!(%error, "an attempt ended without a report; its lease will run out");
+        tracing::error!(%error, "an attempt ended without a report; its lease will expire");
     }
 }

@@ -1,6 +1,7 @@
-//! Jobs that end their own process, in every way they can: the worker lives, says what happened, and does the next one.
+//! Jobs that end their own process in every possible way: the worker survives, reports what
+//! happened, and runs the next job.
 //!
-//! The processes are this test's own binary, see [`be_a_job`].
+//! The processes run this test binary, see [`be_a_job`].
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::path::{Path, PathBuf};
@@ -22,13 +23,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// Far beyond what any of this takes: only a hanging test meets it.
+/// Much longer than any of these tests take: only a hanging test reaches it.
 const LIMIT: Duration = Duration::from_secs(120);
 const BE_A_JOB: &str = "be_a_job";
-/// No machine has as much.
+/// More memory than any machine has.
 const TERABYTE: usize = 1 << 40;
 
-/// Does to its own process what its job's label says.
+/// Ends its own process in the way that the job's label names.
 struct Misbehaving;
 
 impl JobHandler for Misbehaving {
@@ -83,7 +84,8 @@ impl JobHandler for Misbehaving {
     }
 }
 
-/// Rust's own handler, which tells a full stack by the address, takes the first one; a true fault comes back by itself.
+/// Rust's own handler, which recognizes a stack overflow by its address, handles the first signal.
+/// A real fault would be raised again by itself.
 fn fault(signal: Signal) {
     loop {
         kill_process(getpid(), signal).unwrap();
@@ -110,16 +112,16 @@ fn outcome() -> JobOutcome {
     })
 }
 
-/// A file that is whole when it is seen.
+/// Writes a file atomically, so that it is complete when it appears.
 fn note(dir: &Path, name: &str, text: &str) {
     let path = dir.join(format!("{name}.note"));
     std::fs::write(path.with_extension("part"), text).unwrap();
     std::fs::rename(path.with_extension("part"), path).unwrap();
 }
 
-/// Not a test by itself: what the jobs of the others run in.
+/// Not a test of its own: the jobs of the other tests run in it.
 #[test]
-#[ignore = "what the jobs of the other tests run in"]
+#[ignore = "the jobs of the other tests run in it"]
 fn be_a_job() {
     if std::env::args().any(|argument| argument == BE_A_JOB) {
         run_job(|_| Misbehaving);
@@ -127,7 +129,7 @@ fn be_a_job() {
 }
 
 struct Bench {
-    // In this order: Postgres stops before its folder goes.
+    // The order matters: Postgres stops before its folder is removed.
     postgres: LocalPostgres,
     dir: tempfile::TempDir,
     store: Store,
@@ -207,7 +209,7 @@ impl Bench {
         let job = self.submit(label, 9).await;
         let error = self.wait_until(job, |job| job.error.is_some()).await.error.unwrap();
         eprintln!("{label}: {error}");
-        // Whatever becomes of it, it is not taken again.
+        // Cancel it, so that it is not claimed again.
         let _over = self.store.request_job(job, Directive::Cancel).await;
         error
     }
@@ -232,9 +234,9 @@ impl Bench {
     async fn is_gone(&self, name: &str) {
         let pid = Pid::from_raw(self.noted(name).await.parse().unwrap()).unwrap();
         let started = Instant::now();
-        // Zombies of an init that does not reap are gone as well.
+        // Zombies count as gone too: some init processes do not reap.
         while test_kill_process(pid).is_ok() && state(pid).is_some_and(|state| state != 'Z') {
-            assert!(started.elapsed() < LIMIT, "{name}: process {pid} lives on");
+            assert!(started.elapsed() < LIMIT, "{name}: process {pid} is still alive");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -261,10 +263,10 @@ async fn s1_whatever_a_job_does_to_its_process_the_worker_does_the_next_one() {
     let bench = Bench::new().await;
     let working = bench.work(bench.config());
     let deaths = [
-        ("SIGKILL", "the job's process was ended by signal 9 (SIGKILL) from outside"),
+        ("SIGKILL", "the job's process was terminated by signal 9 (SIGKILL) from outside"),
         ("SIGSEGV", "signal 11 (SIGSEGV)"),
         ("SIGBUS", "signal 7 (SIGBUS)"),
-        ("abort", "the job's process was ended by signal 6 (SIGABRT)"),
+        ("abort", "the job's process was terminated by signal 6 (SIGABRT)"),
         ("a terabyte", "signal 6 (SIGABRT)"),
         ("a thread's terabyte", "signal 6 (SIGABRT)"),
         ("stack overflow", "signal 6 (SIGABRT)"),
@@ -300,7 +302,7 @@ async fn s1_files_beyond_the_limit_end_the_job_alone() {
     assert!(error.contains("more than the 4194304 of worker.job_disk_max_bytes"), "{error}");
     bench.is_gone("disk").await;
     bench.succeeds("good").await;
-    // The folders of jobs are gone, whatever they died of.
+    // The folders of jobs are removed, however the jobs died.
     bench.end(working).await;
 }
 

@@ -1,4 +1,5 @@
-//! Callers that mean no good, over real sockets: silent, slow and many connections, made-up methods, wrong tokens.
+//! Hostile callers over real sockets: silent, slow and too many connections, unknown methods, wrong
+//! tokens.
 
 #![allow(clippy::unwrap_used)]
 
@@ -24,14 +25,14 @@ use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-/// Far beyond what any of this takes: only a hanging test meets it.
+/// Much longer than any of these tests take: only a hanging test reaches it.
 const LIMIT: Duration = Duration::from_secs(60);
 const SERVICE: &str = "inheritune.v1.RunService";
-/// A method of it that answers after a while.
+/// A method of it that responds after [`SLOW_FOR`].
 const SLOW: &str = "/inheritune.v1.RunService/GetRun";
 const SLOW_FOR: Duration = Duration::from_secs(2);
 
-/// A server of one service, whose one method is slow.
+/// A server of one service with one slow method.
 struct Server {
     address: SocketAddr,
     stop: CancellationToken,
@@ -78,7 +79,7 @@ async fn is_serving(address: SocketAddr) -> bool {
     tokio::time::timeout(Duration::from_secs(10), check).await.is_ok_and(|checked| checked.is_ok())
 }
 
-/// Calls a path; the status code and message that came back.
+/// Calls a path and returns the status code and message.
 async fn call(channel: &mut Channel, path: &str, authorization: Option<&str>) -> Result<(String, String), String> {
     std::future::poll_fn(|context| channel.poll_ready(context)).await.map_err(|e| e.to_string())?;
     let request = http::Request::post(format!("http://server{path}"))
@@ -90,7 +91,7 @@ async fn call(channel: &mut Channel, path: &str, authorization: Option<&str>) ->
     Ok((header("grpc-status"), header("grpc-message")))
 }
 
-/// Whether the other side closes the connection within `limit`.
+/// Returns whether the other side closes the connection within `limit`.
 fn is_closed_within(mut stream: &TcpStream, limit: Duration) -> bool {
     let deadline = Instant::now() + limit;
     let mut bytes = [0; 4096];
@@ -126,7 +127,7 @@ async fn connect(url: &str) -> Store {
     Store::connect(&StoreConfig { database_url: url.to_owned(), max_connections: 4, objects }).await.unwrap()
 }
 
-/// A process of its own, started by the test below with few descriptors.
+/// Runs in a separate process that the next test starts with few descriptors.
 #[tokio::test]
 #[ignore = "is a part of s4_silent_sockets_keep_nobody_out"]
 async fn a_server_with_few_descriptors() {
@@ -154,7 +155,7 @@ async fn s4_silent_sockets_keep_nobody_out() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    // The harness has put something before it.
+    // The test harness prints something before it.
     let line = lines.find_map(|line| line.split_once("listening ").map(|(_, rest)| rest.to_owned())).unwrap();
     let mut words = line.split_whitespace();
     assert_eq!(words.next(), Some("1024"));
@@ -167,14 +168,14 @@ async fn s4_silent_sockets_keep_nobody_out() {
             assert!(is_serving(grpc).await, "gRPC is gone");
             assert!(get(operations, "/readyz").contains("200 OK"), "/readyz is gone");
         }
-        // None of them stays, not even the last.
+        // All of them are closed, even the last one.
         assert!(is_closed_within(silent.last().unwrap(), Duration::from_secs(20)));
         eprintln!(
             "1,100 silent sockets at {address}: the last was closed after {:.1} s",
             opened.elapsed().as_secs_f64()
         );
     }
-    // One whole call, then silence: thrown out for those who come after.
+    // Connections with one complete call, then silence: closed to make room for later ones.
     let mut idle = Vec::new();
     for _ in 0..300 {
         let mut one = channel(grpc).await;
@@ -205,7 +206,7 @@ async fn s4_a_slow_handshake_is_closed_and_so_is_a_slow_first_call() {
         let (began, mut writer) = (Instant::now(), stream.try_clone().unwrap());
         let slowly = starts_with.to_owned();
         std::thread::spawn(move || {
-            // A byte now and then keeps no connection open.
+            // Sending single bytes does not keep a connection open.
             for byte in slowly.iter().cycle().take(200) {
                 if writer.write_all(std::slice::from_ref(byte)).is_err() {
                     return;
@@ -223,22 +224,22 @@ async fn s4_a_slow_handshake_is_closed_and_so_is_a_slow_first_call() {
 async fn s4_idle_connections_are_closed_and_busy_ones_are_not() {
     let limits = ListenLimits { first_call_ms: 5_000, idle_ms: 700, ..ListenLimits::default() };
     let server = start(limits, Security::default()).await;
-    // A whole HTTP/2 connection that makes no call: it has the time of a first call.
+    // A complete HTTP/2 connection without a call gets the time limit of a first call.
     let idle = channel(server.address).await;
     let mut watched = HealthClient::new(idle.clone()).watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     assert!(watched.next().await.unwrap().is_ok());
-    // A stream that lasts is a call.
+    // A running stream counts as a call.
     let ended = tokio::time::timeout(Duration::from_secs(3), watched.next()).await;
     assert!(ended.is_err(), "the connection of a running call was closed: {ended:?}");
     drop(watched);
-    // So is a slow one.
+    // So does a slow call.
     let mut busy = channel(server.address).await;
     assert_eq!(call(&mut busy, SLOW, None).await.unwrap().0, "0");
-    // Between calls a client connects again by itself.
+    // Between calls, a client reconnects automatically.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(call(&mut busy, "/grpc.health.v1.Health/Check", None).await.map(|_| ()), Ok(()));
 
-    // What was idle is gone from the server.
+    // The server closes an idle connection.
     let mut raw = TcpStream::connect(server.address).unwrap();
     raw.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
     let closed = tokio::task::spawn_blocking(move || is_closed_within(&raw, Duration::from_secs(15)));
@@ -259,18 +260,19 @@ async fn s4_a_full_listener_closes_who_waits_and_refuses_when_all_are_busy() {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let refused = TcpStream::connect(server.address).unwrap();
         let refused = tokio::task::spawn_blocking(move || is_closed_within(&refused, Duration::from_millis(1_200)));
-        assert!(refused.await.unwrap(), "a fourth was let in while three were busy");
+        assert!(refused.await.unwrap(), "a fourth connection was accepted while three were busy");
         for one in busy {
             assert_eq!(one.await.unwrap().unwrap().0, "0", "a busy connection was closed");
         }
-        // They wait now: the next ones take their places.
+        // They are idle now, so new connections replace them.
         for _ in 0..5 {
             assert!(is_serving(server.address).await);
         }
     }
 }
 
-/// Carries one connection to `server`; says on the channel when the server has closed it.
+/// Forwards one connection to `server`, and sends on the channel how long it took the server to
+/// close it.
 fn relay(server: SocketAddr) -> (SocketAddr, std::sync::mpsc::Receiver<Duration>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -288,7 +290,7 @@ fn relay(server: SocketAddr) -> (SocketAddr, std::sync::mpsc::Receiver<Duration>
     (address, is_closed)
 }
 
-/// A call without a token is none: it keeps no connection open.
+/// A call without a token does not keep its connection open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s4_refused_calls_keep_no_connection_open() {
     let dir = tempfile::tempdir().unwrap();
@@ -303,7 +305,7 @@ async fn s4_refused_calls_keep_no_connection_open() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(is_closed.recv().unwrap() < Duration::from_secs(20));
-    // One with it is: the same connection lasts.
+    // A call with a token does.
     let (address, is_closed) = relay(server.address);
     let mut one = channel(address).await;
     for _ in 0..30 {
@@ -368,7 +370,7 @@ async fn s3_made_up_methods_make_no_metrics() {
     }
     let after = page().await;
     assert!(!after.contains("Madeup"), "{}", after.lines().find(|line| line.contains("Madeup")).unwrap());
-    // A method, a code: unknown ones make a handful of series, however many there were.
+    // Unknown methods share a handful of series, one per status code, however many there are.
     assert!(after.len() < before.len() + 4_096, "{} bytes became {}", before.len(), after.len());
     assert!(after.contains("method=\"unknown\""), "{after}");
     stop.cancel();

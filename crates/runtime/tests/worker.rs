@@ -20,11 +20,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// Far beyond what any of this takes: only a hanging test meets it.
+/// Much longer than any of these tests take: only a hanging test reaches it.
 const LIMIT: Duration = Duration::from_secs(60);
 
 struct Bench {
-    // In this order: Postgres stops before its folder goes.
+    // The order matters: Postgres stops before its folder is removed.
     postgres: LocalPostgres,
     dir: tempfile::TempDir,
     store: Store,
@@ -39,7 +39,7 @@ impl Bench {
         Self { postgres, dir, store }
     }
 
-    /// A store with connections of its own.
+    /// A store with its own connections.
     async fn other_store(&self) -> Store {
         connect(&self.postgres).await
     }
@@ -186,7 +186,7 @@ async fn outcomes_failures_and_panics_are_reported() {
     let record = bench.wait_for(bad, JobStatus::Failed).await;
     assert_eq!((record.error.as_deref(), record.attempts), (Some("the corpus is empty"), 1));
     let record = bench.wait_for(panic, JobStatus::Failed).await;
-    let gave_up = "panicked: boom (given up after 2 failed attempts)";
+    let gave_up = "panicked: boom (gave up after 2 failed attempts)";
     assert_eq!((record.error.as_deref(), record.attempts), (Some(gave_up), 2));
     let record = bench.wait_for(thread_panic, JobStatus::Failed).await;
     assert_eq!(record.error.as_deref(), Some("panicked: bang"));
@@ -219,7 +219,7 @@ async fn owners_cancel_pause_and_resume() {
 
     let second = bench.start(&bench.store, bench.config(), |_, _| async { Ok(outcome()) });
     bench.store.request_job(job, Directive::Run).await.unwrap();
-    // One attempt was allowed, and the pause did not use it up.
+    // Only one attempt is allowed; the pause did not use it up.
     assert_eq!(bench.wait_for(job, JobStatus::Succeeded).await.attempts, 2);
     second.stop().await;
     bench.end().await;
@@ -290,7 +290,7 @@ async fn a_job_that_makes_no_progress_is_given_up() {
     let bench = Bench::new().await;
     let config = WorkerConfig { stall_ms: 400, ..bench.config() };
     let worker = bench.start(&bench.store, config, |job, context| async move {
-        // Slower than the limit in all, but never silent for so long.
+        // Slower than the limit in total, but there is progress within each period.
         for done in 0..8 {
             tokio::time::sleep(Duration::from_millis(100)).await;
             context.progress.set(Progress { done, message: format!("step {done}"), ..Progress::default() });

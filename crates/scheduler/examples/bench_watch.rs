@@ -1,8 +1,9 @@
-//! How soon many watches learn of a change: opens streams of `WatchJob` on a scheduler, pauses and resumes the jobs, and
-//! times each stream from the request to its news. `make bench` runs it against a scheduler process.
+//! Measures how soon many watches learn of a change. Opens
+//! `WatchJob` streams on a scheduler, pauses and resumes the jobs, and measures the time from each request to the update on each stream. `make
+//! bench` runs it against a scheduler process.
 //!
-//! `bench_watch ADDRESS STREAMS JOBS CHANGES`: the streams are spread over so many jobs, each of which changes so often.
-//! No worker may be there. The last line is JSON.
+//! `bench_watch ADDRESS STREAMS JOBS CHANGES`: the STREAMS are spread over JOBS jobs, each of which
+//! changes CHANGES times. There must be no workers. The last line is JSON.
 
 use std::time::{Duration, Instant};
 
@@ -14,9 +15,9 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// Streams of one connection; servers allow some 200.
+/// Streams per connection; servers allow about 200.
 const STREAMS_OF_CONNECTION: usize = 100;
-/// Longest wait for any news.
+/// Longest wait for an update.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -59,7 +60,7 @@ async fn main() -> anyhow::Result<()> {
         while missing > 0 {
             let news = tokio::time::timeout(PATIENCE, heard.recv()).await;
             let (job, status, at): (usize, v1::JobStatus, Instant) =
-                news.with_context(|| format!("{missing} streams heard nothing"))?.context("the watches ended")?;
+                news.with_context(|| format!("{missing} streams got no update"))?.context("the watches ended")?;
             if status == wanted {
                 delays.push(at.duration_since(asked[job]).as_secs_f64() * 1000.0);
                 missing -= 1;
@@ -78,7 +79,7 @@ async fn submit(client: &Client) -> anyhow::Result<String> {
     let spec = v1::JobSpec { spec: Some(v1::job_spec::Spec::Tokenize(spec)) };
     let request = v1::SubmitJobRequest { spec: Some(spec), ..Default::default() };
     let job = client.jobs().submit_job(request).await?.into_inner().job;
-    Ok(job.context("no job in the answer")?.id)
+    Ok(job.context("no job in the response")?.id)
 }
 
 async fn turn(client: &Client, id: &str, change: usize) -> anyhow::Result<()> {
@@ -100,7 +101,7 @@ async fn watch(
     let request = v1::WatchJobRequest { id, ..Default::default() };
     let mut stream = client.jobs().watch_job(request).await?.into_inner();
     while let Some(response) = stream.next().await {
-        let now = response?.job.context("no job in the news")?;
+        let now = response?.job.context("no job in the update")?;
         news.send((job, now.status(), Instant::now()))?;
     }
     Ok(())

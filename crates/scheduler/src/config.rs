@@ -17,20 +17,20 @@ use crate::SchedulerConfig;
 pub struct ServiceConfig {
     /// Where gRPC is served.
     pub listen: SocketAddr,
-    /// Who may call, and over what.
+    /// Who may call, and whether over TLS.
     #[serde(default)]
     pub security: SecurityConfig,
-    /// How many connections are taken.
+    /// Connection limits.
     #[serde(default)]
     pub limits: ListenLimits,
-    /// The tables.
+    /// The database.
     pub database: DatabaseConfig,
-    /// The objects.
+    /// The object store.
     pub objects: ObjectsConfig,
-    /// The two loops.
+    /// The run driver and the reaper.
     #[serde(default)]
     pub scheduler: SchedulerConfig,
-    /// Logs, metrics, traces.
+    /// Logs, metrics and traces.
     #[serde(default)]
     pub telemetry: TelemetryConfig,
 }

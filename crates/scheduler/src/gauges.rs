@@ -1,4 +1,5 @@
-//! How much waits and runs in the whole database, as gauges. Every scheduler says the same: dashboards take the maximum.
+//! Gauges of queued and running work in the whole database. Every scheduler reports the same
+//! values, so dashboards take the maximum.
 
 use std::time::Duration;
 
@@ -10,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::reaper::ticks;
 
-/// Between two looks: as often as Prometheus looks here.
+/// Interval between two updates, which matches the usual scrape interval of Prometheus.
 const INTERVAL: Duration = Duration::from_secs(15);
 
-/// Sets the gauges until `stop`; while the database does not answer they keep their values. Nothing is counted where no
-/// metrics are served.
+/// Updates the gauges until `stop`. They keep their values while the database does not answer. Does
+/// nothing if no metrics are served.
 pub(crate) async fn watch(store: Store, stop: CancellationToken) {
     if !metric::are_kept() {
         return;
@@ -26,7 +27,7 @@ pub(crate) async fn watch(store: Store, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
         if let Err(error) = set(&store).await {
-            tracing::debug!(%error, "the queue could not be counted");
+            tracing::debug!(%error, "cannot count the queue");
         }
     }
 }
@@ -35,7 +36,7 @@ async fn set(store: &Store) -> Result<(), StoreError> {
     let (depths, runs) = (store.queue_depth().await?, store.run_counts().await?);
     for kind in JobKind::ALL {
         let of_kind = || depths.iter().filter(move |depth| depth.kind == kind);
-        // What no longer is there has to go to zero.
+        // Statuses that no longer occur must be reset to zero.
         for status in JobStatus::ALL.into_iter().filter(|status| !status.is_final()) {
             let jobs: u64 = of_kind().filter(|depth| depth.status == status).map(|depth| depth.jobs).sum();
             metrics::gauge!(metric::JOBS, "kind" => kind.as_str(), "status" => status.as_str()).set(jobs as f64);

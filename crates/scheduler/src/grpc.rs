@@ -1,4 +1,5 @@
-//! The gRPC services: requests in, store calls, replies out. Nothing is decided here.
+//! The gRPC services. They translate requests to store calls and results to replies; they make no
+//! decisions.
 
 mod artifacts;
 mod jobs;
@@ -24,18 +25,20 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-/// Watches at once in one process.
+/// Maximum number of concurrent watches per process.
 const MAX_WATCHES: usize = 4096;
-/// A run's newest jobs that are looked at: it has one unfinished job at a time, and this many may end between looks.
+/// How many of a run's newest jobs a watch reads. A run has one unfinished job at a time, so this
+/// many jobs may end between two reads.
 const RECENT_JOBS: u32 = 32;
-/// Entries of a list that are in memory at once with all that they have.
+/// Number of list entries that are held in memory at once in full.
 const PIECE: u32 = 50;
 
-/// Full names of what [`services`] serves.
+/// Full names of the services of [`services`].
 pub const SERVICE_NAMES: [&str; 3] =
     ["inheritune.v1.RunService", "inheritune.v1.JobService", "inheritune.v1.ArtifactService"];
 
-/// What this crate serves; what is beyond `ceilings` is refused. Watches end on `stop`.
+/// Returns the services of this crate. They reject runs and jobs that exceed
+/// `ceilings`. Watches end on `stop`.
 pub fn services(store: &Store, ceilings: Ceilings, stop: &CancellationToken) -> GrpcServices {
     let shared = Shared {
         store: store.clone(),
@@ -50,7 +53,7 @@ pub fn services(store: &Store, ceilings: Ceilings, stop: &CancellationToken) -> 
     GrpcServices { routes, names: SERVICE_NAMES.to_vec() }
 }
 
-/// What the services share.
+/// State shared by the services.
 #[derive(Clone)]
 struct Shared {
     store: Store,
@@ -60,7 +63,7 @@ struct Shared {
     watches: Arc<Semaphore>,
 }
 
-/// What a watch holds as long as it lasts.
+/// What a watch holds for its lifetime.
 struct WatchGrant {
     store: Store,
     rounds: Rounds,
@@ -69,17 +72,20 @@ struct WatchGrant {
 }
 
 impl Shared {
-    /// The store for what this call creates.
+    /// Returns a store that links new rows to the trace of this call.
     fn store_in_trace(&self) -> Store {
         self.store.in_trace(traces::current().as_deref())
     }
 
-    /// Grants a watch, or says that there are too many.
+    /// Grants a watch, or fails if there are too many.
     async fn watch(&self) -> Result<WatchGrant, Status> {
         let permit = Arc::clone(&self.watches).try_acquire_owned().map_err(|_| {
-            status::resource_exhausted("watches", &format!("this service serves at most {MAX_WATCHES} watches at once"))
+            status::resource_exhausted(
+                "watches",
+                &format!("this service serves at most {MAX_WATCHES} concurrent watches"),
+            )
         })?;
-        // One listener for all watches, from the first one on.
+        // All watches share one listener, which the first watch starts.
         let rounds = self.rounds.get_or_try_init(|| async {
             let wakeups = self.store.listen().await?;
             Ok(Rounds::begin(self.store.clone(), wakeups, self.stop.clone()))
@@ -89,20 +95,20 @@ impl Shared {
     }
 }
 
-/// The run's newest jobs, oldest first.
+/// Returns the run's newest jobs, oldest first.
 async fn recent_jobs(store: &Store, run: RunId) -> Result<Vec<v1::Job>, StoreError> {
     let filter = JobFilter { run: Some(run), ..JobFilter::default() };
     let listed = store.list_jobs(&filter, &Page { size: RECENT_JOBS, token: None }).await?;
     Ok(listed.items.iter().rev().map(v1::Job::from).collect())
 }
 
-/// The page that a request asks for, in the store's words.
+/// Converts the page of a request to the store's type.
 fn page(page: convert::page::Page) -> Page {
     Page { size: page.size, token: page.token }
 }
 
-/// A page in pieces: as many entries as were asked for, or as fit into a reply. `list` reads entries, `message` is what each
-/// becomes.
+/// Reads a page in pieces. Returns as many entries as were requested or as fit into a reply, and
+/// the next page token. `list` reads entries, and `message` converts each entry.
 async fn fitting<T, M: prost::Message, F: Future<Output = Result<Paged<T>, StoreError>>>(
     page: Page,
     list: impl Fn(Page) -> F,
@@ -129,7 +135,7 @@ async fn fitting<T, M: prost::Message, F: Future<Output = Result<Paged<T>, Store
     }
 }
 
-/// What a failed store call means to a caller, where no single field of the request is to blame.
+/// Returns the status of a store error that no single field of the request caused.
 fn store_status(error: &StoreError) -> Status {
     inheritune_runtime::store_status::store_status(error, "request")
 }

@@ -1,13 +1,14 @@
-//! The scheduler: the front door of the platform, and what keeps runs moving.
+//! The scheduler: serves the API of the platform and advances runs.
 //!
-//! Owns: `RunService`, `JobService` and `ArtifactService` ([`services`]: thin shells over the store), the run driver
-//! (an event in a run's inbox becomes its next state and its next job), the reaper (leases that have run out) and the gauges of
-//! what waits.
+//! Owns: `RunService`, `JobService` and `ArtifactService` ([`services`], thin layers over the
+//! store), the run driver (turns an event in a run's inbox into the run's next state and next job),
+//! the reaper (handles expired leases), and the gauges of queued work.
 //!
-//! Entry point: [`run`], beside [`services`] in a `serve`. Any number of schedulers may run at once: every step is one
-//! transaction that locks what it changes.
+//! Entry point: [`run`], together with [`services`] in a `serve`. Any number of schedulers may run
+//! at the same time: every step is one transaction that locks the rows it changes.
 //!
-//! Must never: work a job, call another service, or decide what a run does next (that is `inheritune_domain::run`).
+//! Must never: run a job, call another service, or decide what a run does next
+//! (`inheritune_domain::run` does).
 
 use std::time::Duration;
 
@@ -26,17 +27,18 @@ mod run_driver;
 
 pub use grpc::{SERVICE_NAMES, services};
 
-/// How often the scheduler looks on its own, whatever it is told.
+/// The section `[scheduler]` of the scheduler's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SchedulerConfig {
-    /// The reaper's interval in milliseconds, at least 1.
+    /// Interval of the reaper in milliseconds, at least 1.
     pub sweep_ms: u64,
-    /// The run driver's longest wait for a notification in milliseconds, at least 1.
+    /// Longest wait of the run driver for a notification in milliseconds, at least 1.
     pub poll_ms: u64,
-    /// What runs and jobs may ask for at most: as much as the workers take.
+    /// Maximum size of runs and jobs. Should match the ceilings of the workers.
     pub ceilings: Ceilings,
-    /// Seconds that a job waits for something outside (space on a disk, the object store, the database) before it fails.
+    /// How long a job waits for an external resource (disk space, the object store, the database)
+    /// before it fails, in seconds.
     pub wait_limit_s: u64,
 }
 
@@ -60,18 +62,18 @@ impl SchedulerConfig {
     }
 }
 
-/// Why the scheduler ended.
+/// Errors that end the scheduler.
 #[derive(Debug, thiserror::Error)]
 pub enum SchedulerError {
     /// One of its loops panicked.
-    #[error("a scheduler task ended: {0}")]
+    #[error("a scheduler task failed: {0}")]
     Task(#[from] tokio::task::JoinError),
 }
 
-/// Drives runs and reaps leases until `stop`. A database that does not answer is waited for, not an error.
+/// Drives runs and expires leases until `stop`. Waits while the database does not answer.
 ///
 /// # Errors
-/// A loop panics.
+/// One of the loops panicked.
 pub async fn run(store: Store, config: SchedulerConfig, stop: CancellationToken) -> Result<(), SchedulerError> {
     let Some(wakeups) = listen(&store, &config, &stop).await else { return Ok(()) };
     let mut loops = JoinSet::new();
@@ -84,12 +86,12 @@ pub async fn run(store: Store, config: SchedulerConfig, stop: CancellationToken)
     Ok(())
 }
 
-/// Listens as soon as the database answers; none when it is to stop first.
+/// Starts to listen as soon as the database answers. Returns `None` if it is told to stop first.
 async fn listen(store: &Store, config: &SchedulerConfig, stop: &CancellationToken) -> Option<Wakeups> {
     loop {
         match store.listen().await {
             Ok(wakeups) => return Some(wakeups),
-            Err(error) => tracing::warn!(%error, "cannot listen for notifications yet; trying on"),
+            Err(error) => tracing::warn!(%error, "cannot listen for notifications yet; retrying"),
         }
         tokio::select! {
             () = tokio::time::sleep(config.poll()) => {}

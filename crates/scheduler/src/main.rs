@@ -1,4 +1,4 @@
-//! `inheritune-scheduler`: serves the API and keeps runs moving until SIGTERM.
+//! `inheritune-scheduler`: serves the API and advances runs until SIGTERM.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,11 +9,11 @@ use inheritune_runtime::{config, shutdown, telemetry};
 use inheritune_scheduler::config::ServiceConfig;
 use inheritune_store::Store;
 
-/// Takes runs and jobs over gRPC and keeps runs moving.
+/// Accepts runs and jobs over gRPC, and advances runs.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// The configuration file; deploy/config/scheduler.toml is a sample.
+    /// The configuration file; see deploy/config/scheduler.toml for a sample.
     #[arg(long, global = true, default_value = "deploy/config/scheduler.toml")]
     config: PathBuf,
     #[command(subcommand)]
@@ -22,9 +22,9 @@ struct Arguments {
 
 #[derive(Debug, Clone, Copy, Subcommand)]
 enum Command {
-    /// Brings the database's schema up to date and exits; run it before new versions of the services.
+    /// Migrates the database schema and exits; run it before starting new versions of the services.
     Migrate,
-    /// Serves until SIGTERM; the default.
+    /// Serves until SIGTERM (the default).
     Serve,
 }
 

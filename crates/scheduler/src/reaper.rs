@@ -1,6 +1,7 @@
-//! Finds leases that have run out by the database's clock: their workers are dead, their jobs are tried again. Fails jobs that
-//! have waited too long for something outside. Far less often, removes what dead workers left in the object store. Ends
-//! queries of dashboards that take too long.
+//! Periodic cleanup. Finds leases that have expired by the database's clock: their workers are
+//! dead, and their jobs are retried. Fails jobs that have waited too long for an external resource.
+//! Cancels dashboard queries that take too long. Much less often, deletes files that dead workers
+//! left in the object store.
 
 use std::time::Duration;
 
@@ -11,18 +12,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::SchedulerConfig;
 
-/// Between two looks at the leases: one that has ended may be locked by the heartbeat that came too late.
+/// Shortest wait between two lease sweeps: an expired lease may still be locked by a late
+/// heartbeat.
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
-/// No query or transaction of a dashboard lasts longer: its own `statement_timeout` is a default that it may change.
+/// Longest query or transaction of a dashboard. The role's `statement_timeout` is not enough,
+/// because it is only a default that a session may change.
 const DASHBOARD_LIMIT: Duration = Duration::from_secs(15);
-/// Between two looks at the dashboards' queries.
+/// Interval between two checks of dashboard queries.
 const DASHBOARD_SWEEP_INTERVAL: Duration = Duration::from_secs(5);
-/// Between two looks through the object store: each one lists every artifact.
+/// Interval between two sweeps of the object store; each sweep lists every artifact.
 const ORPHAN_SWEEP_INTERVAL: Duration = Duration::from_secs(6 * 3600);
-/// Files without a row are kept this long, for people who look into why.
+/// Files without a row are kept this long, so that their cause can be investigated.
 const ORPHAN_AGE: Duration = Duration::from_secs(24 * 3600);
 
-/// Sweeps leases as they end, and every so often, until `stop`, and orphaned files at its own slow pace.
+/// Sweeps leases, orphaned files and dashboard queries until `stop`. Leases are swept at a fixed
+/// interval, and also as soon as one expires.
 pub(crate) async fn reap(store: Store, config: SchedulerConfig, stop: CancellationToken) {
     tokio::join!(
         sweep_jobs(&store, &config, &stop),
@@ -37,19 +41,19 @@ async fn sweep_jobs(store: &Store, config: &SchedulerConfig, stop: &Cancellation
         let swept = async {
             let given_up = store.give_up_waiting(config.wait_limit()).await?;
             if given_up > 0 {
-                tracing::warn!(given_up, wait_limit_s = config.wait_limit_s, "jobs waited too long and failed");
+                tracing::warn!(given_up, wait_limit_s = config.wait_limit_s, "failed jobs that waited too long");
             }
             let expired = store.expire_leases().await?;
             if expired > 0 {
                 metrics::counter!(metric::LEASES_EXPIRED).increment(expired);
-                tracing::info!(expired, "leases ran out; their jobs are tried again");
+                tracing::info!(expired, "leases expired; their jobs will be retried");
             }
             store.next_lease_end().await
         };
         let wait = match swept.await {
             Ok(next_end) => next_look(interval, next_end),
             Err(error) => {
-                tracing::warn!(%error, "leases could not be swept");
+                tracing::warn!(%error, "cannot sweep leases");
                 interval
             }
         };
@@ -60,7 +64,8 @@ async fn sweep_jobs(store: &Store, config: &SchedulerConfig, stop: &Cancellation
     }
 }
 
-/// The wait before the next look: until the first lease ends, so that a dead worker's job waits for nothing else.
+/// Returns the wait before the next sweep: until the first lease expires, so that a dead worker's
+/// job is retried without further delay, but at most `interval`.
 fn next_look(interval: Duration, next_end: Option<Duration>) -> Duration {
     next_end.map_or(interval, |end| end.max(SHORTEST_WAIT)).min(interval)
 }
@@ -70,8 +75,8 @@ async fn end_dashboard_queries(store: &Store, stop: &CancellationToken) {
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         match store.end_dashboard_queries(DASHBOARD_LIMIT).await {
             Ok(0) => {}
-            Ok(ended) => tracing::warn!(ended, limit_s = DASHBOARD_LIMIT.as_secs(), "queries of dashboards were ended"),
-            Err(error) => tracing::debug!(%error, "the queries of dashboards could not be looked at"),
+            Ok(ended) => tracing::warn!(ended, limit_s = DASHBOARD_LIMIT.as_secs(), "cancelled dashboard queries"),
+            Err(error) => tracing::debug!(%error, "cannot check dashboard queries"),
         }
     }
 }
@@ -83,20 +88,21 @@ async fn sweep_orphans(store: &Store, stop: &CancellationToken) {
             ticks.tick().await;
             store.sweep_orphans(ORPHAN_AGE).await
         };
-        // A sweep may take long and can be broken off anywhere.
+        // A sweep may take long, and can be interrupted anywhere.
         let swept = tokio::select! {
             swept = sweep => swept,
             () = stop.cancelled() => return,
         };
         match swept {
             Ok(0) => {}
-            Ok(swept) => tracing::info!(swept, "files of unpublished artifacts were deleted"),
-            Err(error) => tracing::warn!(%error, "orphaned files could not be swept"),
+            Ok(swept) => tracing::info!(swept, "deleted files of unpublished artifacts"),
+            Err(error) => tracing::warn!(%error, "cannot sweep orphaned files"),
         }
     }
 }
 
-/// After a database that did not answer, one sweep finds all; there is nothing to catch up on.
+/// Returns an interval that skips missed ticks: after a database outage, one sweep finds
+/// everything.
 pub(crate) fn ticks(interval: Duration) -> Interval {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,4 +1,4 @@
-//! Takes events from the runs' inboxes, one run at a time, until there are none; then waits for more.
+//! Handles the events in the runs' inboxes, one run at a time, and waits for more.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use inheritune_store::Store;
 use inheritune_store::notify::{Topic, Wakeups};
 use tokio_util::sync::CancellationToken;
 
-/// Wait after a failed attempt; doubles with each further one.
+/// Wait after the first failed attempt; doubles with each further one.
 const RETRY_MIN: Duration = Duration::from_millis(200);
-/// Longest wait between attempts: a database that is back is used within it.
+/// Longest wait between attempts, so that work resumes soon after a database outage.
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// Drives runs until `stop`; `poll` is the longest wait for a notification.
@@ -17,7 +17,8 @@ pub(crate) async fn drive(store: Store, mut wakeups: Wakeups, poll: Duration, st
     let mut retry = RETRY_MIN;
     while !stop.is_cancelled() {
         let wait = async {
-            // A step is one transaction: it is not torn by a stop, which is only looked at while waiting.
+            // A step is one transaction. It is never interrupted: `stop` is only checked while
+            // waiting.
             match store.drive_one_run().await {
                 Ok(Some(run)) => {
                     retry = RETRY_MIN;
@@ -32,7 +33,7 @@ pub(crate) async fn drive(store: Store, mut wakeups: Wakeups, poll: Duration, st
                 Err(error) => {
                     let wait = retry;
                     retry = (retry * 2).min(RETRY_MAX);
-                    tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "runs could not be driven");
+                    tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "cannot drive runs; retrying");
                     Some(Wait::AfterError(wait))
                 }
             }

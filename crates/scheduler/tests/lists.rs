@@ -1,4 +1,5 @@
-//! Lists over a real connection: they fit into the replies that clients take, whatever the specs are.
+//! Lists over a real connection: they fit into the replies that clients accept, however large the
+//! specs are.
 #![allow(clippy::unwrap_used)]
 
 use std::net::SocketAddr;
@@ -21,11 +22,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use uuid::Uuid;
 
-/// Of a spec: some 600 kB.
+/// Number of sources of a spec, which is then about 600 kB.
 const SOURCES: usize = 4_000;
 
 struct House {
-    // In this order: Postgres stops before its folder goes.
+    // The order matters: Postgres stops before its folder is removed.
     postgres: LocalPostgres,
     _dir: tempfile::TempDir,
     store: Store,
@@ -48,7 +49,7 @@ impl House {
         Self { postgres, _dir: dir, store, address, stop }
     }
 
-    /// As any client has it: it takes replies of 4 MiB.
+    /// A channel with default settings, which accepts replies of up to 4 MiB.
     async fn channel(&self) -> Channel {
         Channel::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
     }
@@ -110,11 +111,11 @@ async fn u5_lists_are_summaries_and_fit_into_a_reply() {
     let listed = jobs.list_jobs(v1::ListJobsRequest::default()).await.unwrap().into_inner();
     assert_eq!(listed.jobs.len(), 12);
     assert!(listed.jobs.iter().all(|job| job.spec.is_none() && job.kind() == v1::JobKind::Tokenize));
-    // One by itself has all.
+    // A single run has its complete spec.
     let one = runs.get_run(v1::GetRunRequest { id: expected[0].clone() }).await.unwrap().into_inner();
     assert_eq!(one.run.unwrap().spec.unwrap().corpus.unwrap().sources.len(), SOURCES);
 
-    // Who wants the specs gets as many as fit, and the rest with the next pages: each of them once.
+    // With specs, each page has as many entries as fit, and each entry is returned once.
     let (mut seen, mut pages, mut page_token) = (Vec::new(), 0, String::new());
     loop {
         let request = v1::ListRunsRequest { include_spec: true, page_size: 1000, page_token, ..Default::default() };
@@ -143,7 +144,7 @@ async fn u5_lists_are_summaries_and_fit_into_a_reply() {
         }
     }
     assert_eq!(seen, 12);
-    // Pages of a size are what they were.
+    // Page sizes are respected.
     let small = v1::ListRunsRequest { page_size: 5, ..Default::default() };
     let page = runs.list_runs(small.clone()).await.unwrap().into_inner();
     let rest =
@@ -153,7 +154,7 @@ async fn u5_lists_are_summaries_and_fit_into_a_reply() {
     house.end().await;
 }
 
-/// A watch of a run tells of its jobs and notes in pieces that fit.
+/// A watch of a run sends jobs and notes in messages that fit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn u5_a_watch_comes_in_pieces_that_fit() {
     let house = House::build().await;

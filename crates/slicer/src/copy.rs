@@ -1,5 +1,6 @@
-//! Carrying a plan out: for every tensor of a file, where its bytes are or how they are made; the store puts them
-//! together. Only tensors that are transposed are held whole, one at a time.
+//! Executes a plan: describes for every tensor of a file where its bytes are or how they are
+//! generated. The store assembles them. Only transposed tensors are held in memory as a whole, one
+//! at a time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,12 +22,12 @@ use crate::layout::WeightsFile;
 use crate::plan::PlannedSlice;
 use crate::transpose::transposed;
 
-/// Longest tensor that is held whole to be transposed: the projections of a model 16,384 wide.
+/// Longest tensor that is transposed in memory: the projections of a model with a width of 16,384.
 const MAX_TRANSPOSED_BYTES: u64 = 4 << 30;
-/// How often progress is told.
+/// Interval between progress updates.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
-/// Writes the target's weights; tells how far it is, and stops when told to.
+/// Writes the target's weights, reports progress, and stops on request.
 pub struct Copier<'a> {
     planned: &'a PlannedSlice,
     seed: u64,
@@ -36,7 +37,7 @@ pub struct Copier<'a> {
 }
 
 impl<'a> Copier<'a> {
-    /// A copier of `planned`, whose fresh tensors are seeded by `seed`.
+    /// Creates a copier for `planned` whose fresh tensors are seeded by `seed`.
     pub fn new(planned: &'a PlannedSlice, seed: u64, context: &JobContext) -> Self {
         let meter = Meter {
             sender: context.progress.clone(),
@@ -47,10 +48,11 @@ impl<'a> Copier<'a> {
         Self { planned, seed, stop: context.stop.clone(), meter, digests: BTreeMap::new() }
     }
 
-    /// Writes one file of weights.
+    /// Writes one weights file.
     ///
     /// # Errors
-    /// [`SlicerError::Stopped`]; a source that cannot be read, or that changed meanwhile; the store's errors.
+    /// [`SlicerError::Stopped`]; a source that cannot be read or that changed during the copy; the
+    /// store's errors.
     pub async fn write(&mut self, file: &WeightsFile<'_>, artifact: &mut ArtifactWriter) -> Result<(), SlicerError> {
         let mut segments = vec![Segment::of_bytes(Bytes::from(file.header.clone()))];
         for placement in &file.tensors {
@@ -66,14 +68,14 @@ impl<'a> Copier<'a> {
             }
         };
         self.meter.tell(&file.name);
-        // The first one is the header's.
+        // The first digest belongs to the header.
         for (placement, digest) in file.tensors.iter().zip(digests.iter().skip(1)) {
             self.digests.insert(placement.target.name.clone(), digest.sha256);
         }
         Ok(())
     }
 
-    /// Digests of the tensors that were written, by name.
+    /// The digests of all written tensors, by name.
     pub fn into_digests(self) -> BTreeMap<String, Sha256Digest> {
         self.digests
     }
@@ -105,7 +107,7 @@ fn copied(folder: &Arc<Folder>, tensor: &SourceTensor) -> Result<Segment, Slicer
         }
         Reading::Transposed if tensor.size_bytes() > MAX_TRANSPOSED_BYTES => {
             let problem = format!(
-                "tensor `{}` is transposed in memory, and longer than {MAX_TRANSPOSED_BYTES} bytes",
+                "tensor `{}` must be transposed in memory, but is longer than {MAX_TRANSPOSED_BYTES} bytes",
                 tensor.name
             );
             Err(ObjectError::Corrupt { name: file.clone(), problem }.into())
@@ -133,11 +135,11 @@ async fn read_transposed(folder: &Folder, tensor: &SourceTensor) -> Result<Bytes
     in_a_thread(move || Bytes::from(transposed(&bytes, rows, number_bytes))).await
 }
 
-/// The bytes of a fresh tensor, chunk by chunk when their turn comes.
+/// The bytes of a fresh tensor, generated chunk by chunk on demand.
 fn fresh(placement: &Placement, seed: u64, init: Init) -> Chunks {
     let numbers = placement.target.shape.iter().product();
     let what = (init, placement.dtype);
-    // All of its chunks follow from the whole.
+    // The tensor's identity determines its chunks, which need no identities of their own.
     let identity = format!("fresh {:?} {seed} {numbers} {what:?}", placement.target.name);
     let chunks = FreshChunk::of(&placement.target.name, seed, numbers, what).map(|chunk| {
         let (size_bytes, identity) = (chunk.numbers * chunk.dtype.size_bytes(), String::new());
@@ -148,7 +150,7 @@ fn fresh(placement: &Placement, seed: u64, init: Init) -> Chunks {
 
 async fn in_a_thread(work: impl FnOnce() -> Bytes + Send + 'static) -> Result<Bytes, ObjectError> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|panicked| ObjectError::GivenUp(format!("a thread of the slicer is gone: {panicked}")))
+    done.map_err(|panicked| ObjectError::GivenUp(format!("a slicer thread failed: {panicked}")))
 }
 
 struct Meter {
@@ -160,7 +162,7 @@ struct Meter {
 
 impl Meter {
     fn tell(&self, file: &str) {
-        // Headers count too.
+        // The written bytes include headers, which the total does not.
         let done = self.written.get().min(self.total);
         let elapsed_s = self.started.elapsed().as_secs_f64();
         let per_second = if elapsed_s > 0.0 { done as f64 / elapsed_s } else { 0.0 };
@@ -193,7 +195,7 @@ mod tests {
             tied_to: None,
         };
         let placement = Placement { target, dtype: Dtype::F32, origin: Origin::Fresh { init } };
-        // Collected, its 2^36 chunks would be terabytes.
+        // Collecting its 2^36 chunks would take terabytes.
         let segment = Segment { chunks: fresh(&placement, 1, init), sha256: None };
         assert_eq!(segment.size_bytes(), 1 << 58);
     }

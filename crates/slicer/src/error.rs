@@ -1,4 +1,4 @@
-//! Why a slice cannot be made.
+//! The slicer's errors.
 
 use inheritune_checkpoint::decoder_config::ConfigError;
 use inheritune_checkpoint::safetensors_header::HeaderError;
@@ -15,39 +15,38 @@ use crate::layout::MAX_WEIGHTS_FILES;
 /// Why a slice cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SlicerError {
-    /// The database or the object store.
+    /// The database or the object store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A checkpoint that cannot be used as it is.
+    /// A checkpoint is unusable.
     #[error("{location}: {problem}")]
     Checkpoint {
-        /// Where it is.
+        /// The checkpoint's location.
         location: String,
         /// What is wrong with it.
         problem: BadCheckpoint,
     },
-    /// The target that was asked for cannot be cut.
+    /// The requested target cannot be cut.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// A header that would not be accepted back.
+    /// A header that no reader would accept.
     #[error("the target's weights: {0}")]
     Target(#[from] HeaderError),
-    /// More files than an artifact holds.
+    /// More files than an artifact may contain.
     #[error(
-        "a max_shard_size_bytes of {max_shard_size_bytes} makes {files} files of weights; at most {MAX_WEIGHTS_FILES} \
-         are written"
+        "max_shard_size_bytes = {max_shard_size_bytes} makes {files} weights files; the limit is {MAX_WEIGHTS_FILES}"
     )]
     TooManyFiles {
-        /// So many.
+        /// Number of weights files that the plan needs.
         files: usize,
-        /// Of at most so many bytes.
+        /// The requested limit, in bytes per file.
         max_shard_size_bytes: u64,
     },
-    /// The attempt was told to stop.
+    /// The attempt was asked to stop.
     #[error("stopped")]
     Stopped,
-    /// A thread that made fresh weights or read a pickle is gone.
-    #[error("a thread of the slicer: {0}")]
+    /// A thread that generated fresh weights or read a pickle panicked or was cancelled.
+    #[error("a slicer thread failed: {0}")]
     Thread(#[from] tokio::task::JoinError),
 }
 
@@ -60,7 +59,7 @@ impl From<ObjectError> for SlicerError {
 /// What is wrong with a checkpoint.
 #[derive(Debug, thiserror::Error)]
 pub enum BadCheckpoint {
-    /// A file that must be there is not.
+    /// A required file is missing.
     #[error("{file} is missing{hint}")]
     MissingFile {
         /// The file.
@@ -68,7 +67,7 @@ pub enum BadCheckpoint {
         /// What to do; starts with a separator, or is empty.
         hint: String,
     },
-    /// A JSON file is not what it should be.
+    /// A JSON file is invalid.
     #[error("{file}: {problem}")]
     Json {
         /// The file.
@@ -76,7 +75,7 @@ pub enum BadCheckpoint {
         /// What is wrong.
         problem: String,
     },
-    /// Its tokenizer's vocabulary is not what it should be.
+    /// The tokenizer's vocabulary is invalid.
     #[error("{file}: {problem}")]
     Tokenizer {
         /// The file.
@@ -84,50 +83,50 @@ pub enum BadCheckpoint {
         /// What is wrong.
         problem: String,
     },
-    /// Something else than its name says.
+    /// The content of a file does not match its name.
     #[error("{file} {problem}")]
     OtherContent {
         /// The file.
         file: String,
-        /// What it is, and what to do.
+        /// What the file contains, and what to do.
         problem: &'static str,
     },
-    /// One file of a checkpoint in the place of its folder.
-    #[error("{file} is one file: name the folder that it is in, with everything that belongs to the model")]
+    /// The location is one file of a checkpoint instead of its folder.
+    #[error("{file} is a single file: specify its folder, which must contain all files of the model")]
     FileOfAFolder {
         /// The file.
         file: String,
     },
-    /// Another folder than a model's.
+    /// The folder does not contain a model.
     #[error(transparent)]
     Folder(#[from] NotAModel),
-    /// A link whose file is not there.
-    #[error("{file} is a link to nothing: copy or download the file that it should lead to")]
+    /// A link whose target does not exist.
+    #[error("{file} is a dangling link: copy or download the file that it should point to")]
     DanglingLink {
         /// The link.
         file: String,
     },
     /// A file that Git LFS has not fetched.
-    #[error("{file} is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull` in the folder")]
+    #[error("{file} is a Git LFS pointer, not the file itself: fetch it with `git lfs pull` in the folder")]
     LfsPointer {
         /// The file.
         file: String,
     },
-    /// Weights that are no plain numbers.
+    /// Quantised weights.
     #[error(
-        "config.json says that its weights are quantised ({method}), which is not read: name the model that was quantised, \
-         or dequantise this one first; {problem}"
+        "config.json says that the weights are quantised ({method}), which is not supported: specify the original \
+         model, or dequantise this one first; {problem}"
     )]
     Quantised {
-        /// How.
+        /// The quantisation method.
         method: String,
-        /// What was found to be wrong.
+        /// The problem that was found.
         problem: Box<BadCheckpoint>,
     },
-    /// Its `config.json`.
+    /// Its `config.json` is invalid or unsupported.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The header of one of its files.
+    /// The header of a safetensors file is invalid.
     #[error("{file} {problem}")]
     Header {
         /// The file.
@@ -135,7 +134,7 @@ pub enum BadCheckpoint {
         /// What is wrong.
         problem: HeaderError,
     },
-    /// The archive and the pickle of one of its files.
+    /// The archive of a PyTorch file, or the pickle in it, is invalid.
     #[error("{file} {problem}")]
     Archive {
         /// The file.
@@ -143,28 +142,28 @@ pub enum BadCheckpoint {
         /// What is wrong.
         problem: ArchiveError,
     },
-    /// Its index.
+    /// Its index is invalid.
     #[error(transparent)]
     Index(#[from] IndexError),
-    /// Its tensors.
+    /// Its tensors do not match its `config.json`.
     #[error(transparent)]
     Tensors(#[from] PlanError),
-    /// A file gave fewer or more bytes than its header promises.
-    #[error("{file}: bytes {start} to {end} cannot be read: {got} bytes came")]
+    /// A read returned fewer or more bytes than requested.
+    #[error("{file}: cannot read bytes {start} to {end}: the read returned {got} bytes")]
     ShortRead {
         /// The file.
         file: String,
-        /// First byte asked for.
+        /// First byte requested.
         start: u64,
-        /// One past the last.
+        /// One past the last byte requested.
         end: u64,
-        /// What came.
+        /// Number of bytes returned.
         got: u64,
     },
 }
 
 impl SlicerError {
-    /// Puts the location to what is wrong with a checkpoint.
+    /// Adds the location to a problem with a checkpoint.
     pub(crate) fn checkpoint(location: &impl ToString, problem: impl Into<BadCheckpoint>) -> Self {
         Self::Checkpoint { location: location.to_string(), problem: problem.into() }
     }
@@ -174,7 +173,7 @@ impl From<SlicerError> for JobError {
     fn from(error: SlicerError) -> Self {
         match error {
             SlicerError::Store(error) => error.into(),
-            // Someone may be writing the folder just now.
+            // Another process may be writing the folder right now.
             SlicerError::Checkpoint { problem: BadCheckpoint::ShortRead { .. }, .. } | SlicerError::Thread(_) => {
                 Self::Retryable(error.to_string())
             }

@@ -1,5 +1,5 @@
-//! Fresh weights, without libtorch: the same (seed, tensor name) gives the same bytes on every machine of
-//! one architecture, whatever else is in the plan.
+//! Fresh weights, without libtorch. The same seed and tensor name give the same bytes on every
+//! machine of one architecture, whatever else is in the plan.
 
 use bytes::Bytes;
 use half::{bf16, f16};
@@ -10,8 +10,8 @@ use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution as _, StandardNormal};
 
-/// Numbers made at a time. A part of the result: each chunk has a generator of its own, so that chunks can be
-/// made in any order.
+/// Numbers per chunk. This constant affects the result: each chunk has its own generator, so that
+/// chunks can be generated in any order.
 pub const CHUNK_NUMBERS: u64 = 1 << 20;
 
 /// One chunk of a fresh tensor.
@@ -21,18 +21,18 @@ pub struct FreshChunk {
     pub seed: u64,
     /// The tensor's name.
     pub tensor: String,
-    /// Which chunk of it, from 0.
+    /// Index of the chunk in the tensor, from 0.
     pub chunk: u64,
-    /// Numbers in it.
+    /// Number of values in the chunk.
     pub numbers: u64,
-    /// How they are filled.
+    /// How the values are initialised.
     pub init: Init,
-    /// What they are written as.
+    /// The type that the values are written as.
     pub dtype: Dtype,
 }
 
 impl FreshChunk {
-    /// The chunks of a tensor of `numbers` numbers.
+    /// The chunks of a tensor of `numbers` values.
     pub fn of(
         tensor: &str,
         seed: u64,
@@ -50,7 +50,7 @@ impl FreshChunk {
         })
     }
 
-    /// Its bytes, little endian.
+    /// The chunk's bytes, little endian.
     pub fn bytes(&self) -> Bytes {
         match self.init {
             Init::Zeros => self.encode(std::iter::repeat(0.0)),
@@ -76,7 +76,7 @@ impl FreshChunk {
             Dtype::F32 => collect(numbers.map(f32::to_le_bytes), self.numbers),
             Dtype::F16 => collect(numbers.map(|x| f16::from_f32(x).to_le_bytes()), self.numbers),
             Dtype::Bf16 => collect(numbers.map(|x| bf16::from_f32(x).to_le_bytes()), self.numbers),
-            // Not types that weights have: an inventory refuses them, so no plan holds one.
+            // Not weight types: an inventory rejects them, so no plan contains one.
             Dtype::F64 => collect(numbers.map(|x| f64::from(x).to_le_bytes()), self.numbers),
             Dtype::I64 => collect(numbers.map(|x| (x as i64).to_le_bytes()), self.numbers),
             Dtype::I32 => collect(numbers.map(|x| (x as i32).to_le_bytes()), self.numbers),
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(one, bytes(1, "w", 100, (NORMAL, Dtype::F32)));
         assert_ne!(one, bytes(2, "w", 100, (NORMAL, Dtype::F32)));
         assert_ne!(one, bytes(1, "v", 100, (NORMAL, Dtype::F32)));
-        // A release that changed these would change every fresh model of an old seed.
+        // A release that changed these bytes would change every fresh model of an existing seed.
         assert_eq!(hex::encode(&one[..16]), "3937463c3937363a30460cbbe4fc8dbb");
     }
 

@@ -1,4 +1,4 @@
-//! `SlicingService`: looks into checkpoints and plans slices, from `config.json` and headers alone.
+//! `SlicingService`: inspects checkpoints and plans slices, from `config.json` and headers alone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,15 +23,16 @@ use crate::source::Checkpoint;
 
 /// The service's full name.
 pub const SERVICE_NAME: &str = "inheritune.v1.SlicingService";
-/// Calls that read headers at once; each may hold a few headers of up to 16 MiB, or pickles of up to 64 MiB.
+/// Calls that read headers concurrently. Each may hold a few headers of up to 16 MiB, or pickles of
+/// up to 64 MiB.
 const CALLS_AT_ONCE: usize = 4;
-/// Longest time for one call, waiting for its turn included.
+/// Time limit of one call, including the time it waits for its turn.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 
-/// Most things that are told to be left out for one reason.
+/// Maximum number of left-out items that are listed per reason.
 const MAX_TOLD: usize = 100;
 
-/// What this crate serves.
+/// The gRPC services of this crate.
 pub fn services(store: &Store) -> GrpcServices {
     let slicing = Slicing { store: store.clone(), turns: Arc::new(Semaphore::new(CALLS_AT_ONCE)) };
     GrpcServices { routes: tonic::service::Routes::new(SlicingServiceServer::new(slicing)), names: vec![SERVICE_NAME] }
@@ -43,7 +44,7 @@ struct Slicing {
 }
 
 impl Slicing {
-    /// Runs `work` when it is its turn, for so long as is allowed.
+    /// Runs `work` once a slot is free, within the time limit.
     async fn in_turn<T>(&self, work: impl Future<Output = Result<T, SlicerError>>, field: &str) -> Result<T, Status> {
         let limited = tokio::time::timeout(CALL_LIMIT, async {
             let _turn = self.turns.acquire().await.map_err(|e| status::internal(&e))?;
@@ -52,7 +53,7 @@ impl Slicing {
         match limited.await {
             Ok(result) => result,
             Err(_) => {
-                let problem = format!("the headers could not be read within {} s", CALL_LIMIT.as_secs());
+                let problem = format!("reading the headers took longer than {} s", CALL_LIMIT.as_secs());
                 Err(status::unavailable(&problem, RETRY_AFTER))
             }
         }
@@ -75,7 +76,7 @@ impl SlicingService for Slicing {
         let planned = async {
             match PlannedSlice::new(&self.store, &spec).await {
                 Ok(planned) => planned_response(&planned, spec.max_shard_size_bytes),
-                // The one thing that a plan can say of a source that has none.
+                // The only part of a plan that exists for a source with missing tensors.
                 Err(SlicerError::Checkpoint {
                     problem: BadCheckpoint::Tensors(PlanError::MissingTensors { tensors, .. }),
                     ..
@@ -148,7 +149,7 @@ fn planned_response(planned: &PlannedSlice, max_shard_size_bytes: u64) -> Result
     })
 }
 
-/// Of many that are left out for one reason, the first ones and how many more there are.
+/// Limits the items per reason: lists the first ones, then says how many more there are.
 fn left_out(all: &[LeftOut]) -> Vec<v1::LeftOut> {
     let mut counts: BTreeMap<(LeftOutKind, &str), usize> = BTreeMap::new();
     let mut told = Vec::new();

@@ -1,4 +1,4 @@
-//! From a plan to files: which tensor is in which file, and the files' headers.
+//! Lays a plan out in files: which tensor is in which file, and the files' headers.
 
 use std::collections::BTreeMap;
 
@@ -8,35 +8,36 @@ use serde_json::json;
 
 use crate::error::SlicerError;
 
-/// Most files of weights: an artifact holds 10,000 files, some of which are not weights.
+/// Maximum number of weights files: an artifact contains at most 10,000 files, some of which are
+/// not weights.
 pub const MAX_WEIGHTS_FILES: usize = 9_900;
 
-/// From this size on a tensor is a part of an upload by itself: the least length of one in S3.
+/// From this size on, a tensor is an upload part of its own: the minimum size of a part in S3.
 const LARGE_BYTES: u64 = 5 << 20;
 
-/// One file of weights to write: its header, then its tensors in this order.
+/// One weights file to write: its header, then its tensors in this order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WeightsFile<'a> {
-    /// Its name.
+    /// The file's name.
     pub name: String,
-    /// Its first bytes.
+    /// The header, with its length prefix.
     pub header: Vec<u8>,
-    /// Its tensors.
+    /// The file's tensors.
     pub tensors: Vec<&'a Placement>,
 }
 
-/// The files of `plan`, each of at most `max_shard_size_bytes` of tensors where no single tensor is larger; several are
-/// named as transformers' `save_pretrained` names them.
+/// The weights files of `plan`. Each has at most `max_shard_size_bytes` of tensors, unless a single
+/// tensor is larger. Several files are named as transformers' `save_pretrained` names them.
 ///
 /// # Errors
-/// A header that is too long.
+/// A header is too long.
 pub fn files(plan: &SlicePlan, max_shard_size_bytes: u64) -> Result<Vec<WeightsFile<'_>>, HeaderError> {
     let groups = groups(plan, max_shard_size_bytes);
     let count = groups.len();
     (1..).zip(groups).map(|(number, group)| weights_file(number, count, group)).collect()
 }
 
-/// How many files [`files`] makes.
+/// Returns the number of files that [`files`] makes.
 ///
 /// # Errors
 /// [`SlicerError::TooManyFiles`].
@@ -65,7 +66,7 @@ fn groups(plan: &SlicePlan, max_shard_size_bytes: u64) -> Vec<Vec<&Placement>> {
     groups
 }
 
-/// `model.safetensors.index.json` for several files; none for one.
+/// The `model.safetensors.index.json` of several files; `None` for a single file.
 pub fn index(files: &[WeightsFile<'_>]) -> Option<String> {
     if files.len() < 2 {
         return None;
@@ -82,8 +83,9 @@ fn weights_file(number: usize, count: usize, mut tensors: Vec<&Placement>) -> Re
         1 => SINGLE_FILE.to_owned(),
         _ => format!("model-{number:05}-of-{count:05}.safetensors"),
     };
-    // Wider types first keeps every tensor aligned. Small tensors first leaves long stretches behind them that S3 servers
-    // copy themselves. The sort is stable: else it is forward order.
+    // Wider types first keeps every tensor aligned. Small tensors first leaves long ranges at the
+    // end that S3 servers can copy themselves. The sort is stable, so forward order is kept
+    // otherwise.
     tensors.sort_by_key(|tensor| (std::cmp::Reverse(tensor.dtype.size_bytes()), tensor.size_bytes() >= LARGE_BYTES));
     let entries: Vec<NewTensor<'_>> = tensors
         .iter()
@@ -149,7 +151,7 @@ mod tests {
         let fits = plan(1_000);
         assert_eq!(count(&fits, 1).unwrap(), 9_003);
         let error = count(&plan(1_100), 1).unwrap_err().to_string();
-        assert_eq!(error, "a max_shard_size_bytes of 1 makes 9903 files of weights; at most 9900 are written");
+        assert_eq!(error, "max_shard_size_bytes = 1 makes 9903 weights files; the limit is 9900");
         assert_eq!(count(&plan(1_100), defaults::max_shard_size_bytes()).unwrap(), 1);
     }
 

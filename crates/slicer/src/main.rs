@@ -1,4 +1,4 @@
-//! `inheritune-slicer --config slicer.toml`: works slice jobs and serves `SlicingService`.
+//! `inheritune-slicer --config slicer.toml`: runs slice jobs and serves `SlicingService`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,14 +20,14 @@ struct Arguments {
 
 #[derive(Debug, Args)]
 struct Serve {
-    /// The service's configuration; deploy/config/slicer.toml is a sample
+    /// The service's configuration file; see deploy/config/slicer.toml for a sample
     #[arg(long, required = true, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Do the one job that standard input names; a slicer starts these
+    /// Run the one job given on standard input; the slicer starts this
     #[command(hide = true)]
     RunJob,
 }

@@ -1,4 +1,4 @@
-//! From a job's spec to a plan: everything that can be wrong is found here, before a weight is read.
+//! Turns a job's spec into a plan. Every problem is found here, before any weight is read.
 
 use std::sync::Arc;
 
@@ -18,30 +18,30 @@ use crate::layout;
 use crate::source::Checkpoint;
 use crate::tokenizer::{CarriedFiles, TokenSet, check_own};
 
-/// All that a slice needs, read and checked; only the kept weights are still to be copied.
+/// Everything a slice needs, read and checked; only the weights remain to be copied.
 #[derive(Debug)]
 pub struct PlannedSlice {
-    /// Where every tensor comes from.
+    /// The origin of every tensor.
     pub plan: SlicePlan,
     /// The target's `config.json`.
     pub config_json: Value,
-    /// The reference; none for a model without one.
+    /// The reference; `None` for a model without one.
     pub reference: Option<Checkpoint>,
-    /// The previous candidate, when its layers are carried over.
+    /// The previous candidate, if its layers are carried over.
     pub previous: Option<Checkpoint>,
-    /// Files that go into the target as they are.
+    /// Files that are copied into the target unchanged.
     pub carried: Vec<CarriedFiles>,
-    /// What of the reference the target does not have, or says otherwise.
+    /// What the target does not take over from the reference, or states differently.
     pub left_out: Vec<LeftOut>,
-    /// Of the carried files, those that are written otherwise.
+    /// Carried files whose content is rewritten.
     pub rewritten: Vec<(&'static str, Value)>,
 }
 
 impl PlannedSlice {
-    /// Reads the sources' headers and plans.
+    /// Reads the sources' headers and makes the plan.
     ///
     /// # Errors
-    /// Whatever is wrong with a source, or with what is asked of it.
+    /// A source is unusable, or the request does not fit it.
     pub async fn new(store: &Store, spec: &SliceSpec) -> Result<Self, SlicerError> {
         let tokens = match spec.tokenizer.map(Location::Artifact) {
             Some(location) => Some((TokenSet::open(store, &location).await?, location)),
@@ -106,17 +106,17 @@ impl PlannedSlice {
         Ok(planned)
     }
 
-    /// Layers of the reference; the target's own where there is none.
+    /// The number of layers of the reference; the target's own number if there is no reference.
     pub fn reference_layers(&self) -> LayerCount {
         self.reference.as_ref().map_or(self.plan.config().n_layers, |reference| reference.config().n_layers)
     }
 
-    /// The files of a source; none where the plan takes nothing from it.
+    /// The folder of a source; `None` if the plan does not use that source.
     pub fn folder(&self, source: Source) -> Option<&Arc<Folder>> {
         self.checkpoint(source).map(|checkpoint| &checkpoint.folder)
     }
 
-    /// A source.
+    /// The checkpoint of a source; `None` if the plan does not use that source.
     pub fn checkpoint(&self, source: Source) -> Option<&Checkpoint> {
         match source {
             Source::Reference => self.reference.as_ref(),
@@ -125,8 +125,8 @@ impl PlannedSlice {
     }
 }
 
-/// A `config.json` for a model without a reference. The ids are written even when there is none: transformers
-/// would otherwise take the published models' ids, which may have no row here.
+/// The `config.json` of a model without a reference. The ids are written even if they are null:
+/// otherwise transformers uses the ids of the published models, which may be out of range here.
 fn fresh_config(config: &DecoderConfig, end_of_text_id: Option<u32>) -> Value {
     let mut json = config.to_hf();
     if let Some(object) = json.as_object_mut() {

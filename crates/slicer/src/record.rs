@@ -1,4 +1,4 @@
-//! What a target tells about itself: `inheritance.json` for machines, `README.md` for people.
+//! What a target records about itself: `inheritance.json` for machines, `README.md` for people.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,12 +13,12 @@ use serde::Serialize;
 
 use crate::plan::PlannedSlice;
 
-/// The name of a model card.
+/// The file name of a model card.
 pub const CARD_FILE: &str = "README.md";
-/// The name of the record in a checkpoint; the trainer carries it over unchanged.
+/// The file name of the inheritance record in a checkpoint; the trainer copies it unchanged.
 pub const RECORD_FILE: &str = "inheritance.json";
 
-/// `inheritance.json`: where every tensor of a target came from, before it was trained.
+/// `inheritance.json`: the origin of every tensor of a target, before training.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct InheritanceRecord {
     version: u32,
@@ -43,19 +43,19 @@ struct RecordedTensor {
     name: String,
     origin: &'static str,
     from: String,
-    /// `reference` or `previous`, for a copied one.
+    /// `reference` or `previous`, for a copied tensor.
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<Source>,
-    /// The source's file, for a copied one.
+    /// The source file of a copied tensor.
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<String>,
-    /// What was done to a copied one on the way; absent where its bytes are the source's.
+    /// How a copied tensor was converted; absent if its bytes are the source's.
     #[serde(skip_serializing_if = "Option::is_none")]
     layout: Option<&'static str>,
     dtype: Dtype,
     shape: Vec<u64>,
     bytes: u64,
-    /// Empty for a tied one: it has no bytes of its own.
+    /// Empty for a tied tensor, which has no bytes of its own.
     sha256: String,
 }
 
@@ -81,9 +81,9 @@ impl InheritanceRecord {
         }
     }
 
-    /// As it is in the file.
+    /// The content of the file.
     pub fn to_json(&self) -> String {
-        // Numbers, strings and lists of them: nothing here can fail to be JSON.
+        // Numbers, strings and lists of them always serialise.
         serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
     }
 }
@@ -117,7 +117,8 @@ fn recorded(placement: &Placement, digests: &BTreeMap<String, Sha256Digest>) -> 
     }
 }
 
-/// An origin in words: the source's tensor name, the tensor it is tied to, or how it is initialised.
+/// Describes an origin: the source's tensor name, the tensor it is tied to, or how it is
+/// initialised.
 pub fn described_origin(origin: &Origin) -> String {
     match origin {
         Origin::Copied { source: Source::Reference, tensor } => tensor.name.clone(),
@@ -129,15 +130,16 @@ pub fn described_origin(origin: &Origin) -> String {
     }
 }
 
-/// Longest card or license of a reference that is read for its metadata.
+/// Longest model card or license of a reference that is read for its metadata.
 const MAX_TEXT_BYTES: u64 = 1 << 20;
 
-/// What the hub is told of a target: its reference, where something is copied of it, and that one's license.
+/// The model card metadata of a target: its reference, if anything is copied from it, and the
+/// reference's license.
 pub async fn metadata(planned: &PlannedSlice) -> CardMetadata {
     let copied = planned.plan.copied_parts() != InheritSet::NOTHING;
     let Some(reference) = planned.reference.as_ref().filter(|_| copied) else { return CardMetadata::default() };
     let folder = &reference.folder;
-    // What cannot be read says nothing; the card is no reason to fail.
+    // Unreadable files are ignored: a missing license must not fail the slice.
     let text = async |name: &str| -> Option<String> {
         let bytes = folder.read(name, MAX_TEXT_BYTES).await.ok()?;
         String::from_utf8(bytes.to_vec()).ok()
@@ -159,11 +161,11 @@ pub async fn metadata(planned: &PlannedSlice) -> CardMetadata {
     CardMetadata { base_model, license }
 }
 
-/// The model card.
+/// The model card of the target.
 pub fn readme(planned: &PlannedSlice, metadata: &CardMetadata, seed: u64) -> String {
     let (plan, config) = (&planned.plan, planned.plan.config());
     let (copied, fresh) = (plan.copied_parts(), plan.fresh_parts());
-    // Nothing is said of the parts of a model in which nothing is copied, or everything.
+    // The parts are listed only if some are copied and others are fresh.
     let mixed = copied != InheritSet::NOTHING && fresh != InheritSet::NOTHING;
     let parts = |set: InheritSet| if mixed { format!(": {}", set.listed()) } else { String::new() };
     let mut text = metadata.to_yaml() + "\n# ";
@@ -187,7 +189,7 @@ pub fn readme(planned: &PlannedSlice, metadata: &CardMetadata, seed: u64) -> Str
     if let Some(previous) = &planned.previous {
         let _ = writeln!(
             text,
-            "Its first {} layers, and what surrounds the layers, are those of `{}`.",
+            "Its first {} layers, its embeddings, its final norm and its head are copied from `{}`.",
             previous.config().n_layers,
             previous.location
         );
@@ -201,7 +203,7 @@ pub fn readme(planned: &PlannedSlice, metadata: &CardMetadata, seed: u64) -> Str
         "\n| | |\n|---|---|\n| family | {} |\n| layers | {} |\n| source layers | {layer_map} |\n| width | {} |\n\
          | heads | {} |\n| vocabulary | {} |\n| context | {} tokens |\n| parameters | {} |\n| copied tensors | {}{} |\n\
          | fresh tensors | {}{} (seed {seed}) |\n\n\
-         `{RECORD_FILE}` tells for every tensor where it came from, and its SHA-256 before any training.\n\
+         `{RECORD_FILE}` lists the origin of every tensor, and its SHA-256 before training.\n\
          Load it with `transformers.AutoModelForCausalLM.from_pretrained` on this folder.\n",
         config.family.as_str(),
         config.n_layers,

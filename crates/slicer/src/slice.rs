@@ -17,15 +17,15 @@ use crate::layout;
 use crate::plan::PlannedSlice;
 use crate::record::{CARD_FILE, InheritanceRecord, RECORD_FILE, metadata, readme};
 
-/// What it works.
+/// The kinds of jobs that this handler runs.
 pub const KINDS: [JobKind; 1] = [JobKind::Slice];
 
-/// Works slice jobs.
+/// Runs slice jobs.
 #[derive(Debug, Clone)]
 pub struct SliceHandler;
 
-/// The handler of slice jobs. Every service's handler is made from the store; this one needs nothing of it until
-/// it gets a job.
+/// The handler of slice jobs. The handler of every service is made from the store; this one does
+/// not need it until a job starts.
 pub fn handler(_store: &Store) -> SliceHandler {
     SliceHandler
 }
@@ -55,8 +55,8 @@ impl SliceHandler {
             let over = cancelled || matches!(error, JobError::Permanent(_));
             let left = if over { artifact.abandon().await } else { artifact.suspend().await };
             if let Err(error) = left {
-                // Nothing refers to it; what cannot be deleted now is swept up later.
-                tracing::warn!(%error, "an unfinished upload was left behind");
+                // Nothing refers to the upload; the sweep deletes it later.
+                tracing::warn!(%error, "cannot delete an unfinished upload");
             }
             return Err(error);
         }
@@ -114,7 +114,7 @@ impl JobHandler for SliceHandler {
         match &job.spec {
             JobSpec::Slice(spec) => Ok(JobOutcome::Sliced(self.slice(spec, &context).await?)),
             JobSpec::Tokenize(_) | JobSpec::Train(_) | JobSpec::Evaluate(_) => {
-                Err(JobError::Permanent(format!("a slicer cannot work a {} job", job.spec.kind().as_str())))
+                Err(JobError::Permanent(format!("the slicer does not run {} jobs", job.spec.kind().as_str())))
             }
         }
     }

@@ -1,5 +1,6 @@
-//! A checkpoint read by ranges: its settings and the headers of its weights, which are those of safetensors files or the
-//! directories and pickles of PyTorch's archives. Which files count is `weights_files`' choice.
+//! Reads a checkpoint by ranges: its settings and the headers of its weights. These are the headers
+//! of safetensors files, or the directories and pickles of PyTorch archives. `weights_files`
+//! decides which files are used.
 
 mod archive;
 mod foreign;
@@ -28,23 +29,23 @@ use serde_json::Value;
 
 use crate::error::{BadCheckpoint, SlicerError};
 
-/// Longest file of settings.
+/// Longest settings file.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
-/// Headers of shards read at once.
+/// Shard headers read concurrently.
 const HEADERS_AT_ONCE: usize = 8;
-/// Pickles of shards read at once: one of 64 MiB can take three times as much to understand.
+/// Shard pickles read concurrently: parsing one of 64 MiB can take three times as much memory.
 const PICKLES_AT_ONCE: usize = 2;
-/// How a file begins that stands for one which Git LFS has not fetched.
+/// First bytes of a pointer, which replaces a file that Git LFS has not fetched.
 const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
-/// A checkpoint whose shape is known and whose tensors are all there.
+/// A checkpoint whose shape is known and whose tensors are complete.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
-    /// Where it is.
+    /// The checkpoint's location.
     pub location: Location,
-    /// Its files.
+    /// The checkpoint's folder.
     pub folder: Arc<Folder>,
-    /// Its `config.json`, every key in its order.
+    /// Its `config.json`, with all keys in their order.
     pub config_json: Value,
     /// Its tensors.
     pub inventory: Inventory,
@@ -53,11 +54,12 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens the checkpoint at `location`; reads `config.json`, the index where there is one, and the headers; and a head
-    /// that is stored beside the embedding which it should be.
+    /// Opens the checkpoint at `location`. Reads `config.json`, the index if there is one, and the
+    /// headers; also the numbers of a head that is stored next to the embedding that it should be
+    /// tied to.
     ///
     /// # Errors
-    /// [`SlicerError::Checkpoint`] naming the location, the file and what is wrong; the store's errors.
+    /// [`SlicerError::Checkpoint`] with the location, the file and the problem; the store's errors.
     pub async fn open(store: &Store, location: &Location) -> Result<Self, SlicerError> {
         let folder = Arc::new(store.open(location).await?);
         let checkpoint = Self::read(location.clone(), folder).await?;
@@ -67,7 +69,7 @@ impl Checkpoint {
     async fn read(location: Location, folder: Arc<Folder>) -> Result<Self, SlicerError> {
         let names: Vec<&str> = folder.files().iter().map(|file| file.name.as_str()).collect();
         let found = weights_files::find(&names);
-        // nanoGPT's checkpoint is one file, and may be named itself.
+        // A nanoGPT checkpoint is a single file, and the location may be that file.
         if let (Err(_), true, [only]) = (&found, folder.is_one_file(), names.as_slice()) {
             return Err(SlicerError::checkpoint(&location, BadCheckpoint::FileOfAFolder { file: (*only).to_owned() }));
         }
@@ -105,7 +107,7 @@ impl Checkpoint {
             Ok::<_, SlicerError>(inventory)
         };
         let inventory = inventory.await.map_err(|error| match (error, &quantised) {
-            // Of plain weights with such a key, nothing is wrong.
+            // Plain weights with such a key are fine.
             (SlicerError::Checkpoint { location, problem }, Some(method)) => {
                 let problem = BadCheckpoint::Quantised { method: method.clone(), problem: Box::new(problem) };
                 SlicerError::Checkpoint { location, problem }
@@ -116,12 +118,13 @@ impl Checkpoint {
         Ok(Self { location, folder, config_json, inventory, unwritable })
     }
 
-    /// Its shape.
+    /// The checkpoint's shape.
     pub fn config(&self) -> &DecoderConfig {
         self.inventory.config()
     }
 
-    /// What no target of it has, or says otherwise, whichever layers are taken.
+    /// What no target of this checkpoint takes over or states differently, whichever layers are
+    /// taken.
     pub fn left_out(&self) -> Vec<LeftOut> {
         let layers = LayerMap::identity(self.config().n_layers);
         let target = config_json::target(&self.config_json, self.config(), &layers, WeightsDtype::Copied(self.dtype()));
@@ -129,7 +132,7 @@ impl Checkpoint {
         self.inventory.left_out().iter().cloned().chain(self.unwritable.iter().cloned()).chain(changed).collect()
     }
 
-    /// The one type that all of its weights have.
+    /// The type of all weights; `None` if they have different types.
     pub fn dtype(&self) -> Option<Dtype> {
         let mut dtypes = self.inventory.tensors().map(|(_, tensor)| tensor.dtype);
         let first = dtypes.next()?;
@@ -137,17 +140,17 @@ impl Checkpoint {
     }
 }
 
-/// Whether a folder could be a model's if this file were there.
+/// Whether the folder could be a model's folder if this file existed.
 fn is_of_a_model(name: &str) -> bool {
     name == CONFIG_FILE || [".safetensors", ".bin", ".pt", ".pth", ".index.json"].iter().any(|end| name.ends_with(end))
 }
 
-/// How `config.json` says that weights are quantised.
+/// The quantisation method that `config.json` names.
 fn quantised_by(config: &Value) -> Option<String> {
     let keys = ["quantization_config", "compression_config", "quantization"];
     let quantisation = keys.into_iter().find_map(|key| config.get(key))?;
     let quantisation = quantisation.as_object().filter(|settings| !settings.is_empty())?;
-    let method = quantisation.get("quant_method").and_then(Value::as_str).unwrap_or("a method without a name");
+    let method = quantisation.get("quant_method").and_then(Value::as_str).unwrap_or("unknown method");
     Some(method.chars().filter(|c| !c.is_control()).take(40).collect())
 }
 
@@ -166,8 +169,8 @@ async fn small_file(location: &Location, folder: &Folder, file: &str) -> Result<
     }
 }
 
-/// The files that the index names. What they hold is what counts: an index may name tensors that are nowhere, or put them
-/// into the wrong file.
+/// The files that the index names. Only the files' own headers are trusted: an index may name
+/// tensors that do not exist, or assign them to the wrong file.
 async fn indexed(location: &Location, folder: &Folder, format: ShardFormat) -> Result<Vec<String>, SlicerError> {
     let index_file = format.index_file();
     let bytes = folder.read(index_file, MAX_INDEX_BYTES).await?;
@@ -183,7 +186,7 @@ async fn indexed(location: &Location, folder: &Folder, format: ShardFormat) -> R
     Ok(files)
 }
 
-/// The tensors of every file of weights.
+/// The tensors of every weights file.
 async fn headers(
     (location, folder): (&Location, &Arc<Folder>),
     format: ShardFormat,
@@ -209,7 +212,7 @@ async fn tensors(format: ShardFormat, file: WeightsSource) -> Result<(String, Ve
     }
 }
 
-/// One file of weights.
+/// One weights file.
 #[derive(Debug, Clone)]
 struct WeightsSource {
     location: Location,
@@ -222,9 +225,9 @@ impl WeightsSource {
         self.folder.files().iter().find(|f| f.name == self.name).map_or(0, |f| f.size_bytes)
     }
 
-    /// Git LFS leaves a few lines in the place of a file that it has not fetched.
+    /// Rejects a pointer, the few lines that replace a file that Git LFS has not fetched.
     async fn refuse_pointer(&self) -> Result<(), SlicerError> {
-        // A pointer has about 130 bytes.
+        // A pointer is about 130 bytes long.
         let size = self.size_bytes();
         if size == 0 || size > 1024 || !self.read(0..size).await?.starts_with(LFS_POINTER) {
             return Ok(());
@@ -232,7 +235,7 @@ impl WeightsSource {
         Err(self.bad(BadCheckpoint::LfsPointer { file: self.name.clone() }))
     }
 
-    /// All of `range`.
+    /// Reads exactly `range`.
     async fn read(&self, range: Range<u64>) -> Result<Bytes, SlicerError> {
         let bytes = self.folder.read_range(&self.name, range.clone()).await?;
         let (start, end, got) = (range.start, range.end, bytes.len() as u64);

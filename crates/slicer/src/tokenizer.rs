@@ -1,4 +1,5 @@
-//! Files beside the weights, carried over byte for byte; and the tokenizer among them, checked against the embedding's rows.
+//! Carries over the files next to the weights, byte for byte, and checks the tokenizer among them
+//! against the rows of the embedding.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use crate::source::Checkpoint;
 /// Longest `tokens.json`.
 const MAX_META_BYTES: u64 = 1 << 20;
 
-/// Files that go into a target as they are.
+/// Files that are copied into a target unchanged.
 #[derive(Debug, Clone)]
 pub struct CarriedFiles {
     folder: Arc<Folder>,
@@ -32,8 +33,8 @@ pub struct CarriedFiles {
 }
 
 impl CarriedFiles {
-    /// The files beside the weights of `reference`, and what stays behind of them; those of `token_set` where the
-    /// reference has no tokenizer that is read.
+    /// Chooses the files next to the weights of `reference`, and lists those that are left out.
+    /// Takes the tokenizer of `token_set` if the reference has no supported one.
     pub fn choose(reference: Option<&Checkpoint>, token_set: Option<&TokenSet>) -> (Vec<Self>, Vec<LeftOut>) {
         let mut left_out = Vec::new();
         let Some(reference) = reference else {
@@ -57,24 +58,24 @@ impl CarriedFiles {
             let (replaced, own): (Vec<String>, Vec<String>) =
                 names.into_iter().partition(|name| is_tokenizer_file(name));
             names = own;
-            let reason = "the corpus has a tokenizer of its own, which takes its place";
+            let reason = "replaced by the tokenizer of the corpus";
             left_out.extend(replaced.iter().map(|name| LeftOut::file(name, reason)));
         }
         let own = Self { folder: reference.folder.clone(), names };
         ([own].into_iter().chain(theirs).collect(), left_out)
     }
 
-    /// The tokenizer's files of a token set.
+    /// The tokenizer files of a token set.
     fn of_tokenizer(folder: &Arc<Folder>) -> Self {
         let names = folder.files().iter().map(|file| file.name.clone()).filter(|name| is_tokenizer_file(name));
         Self { folder: folder.clone(), names: names.collect() }
     }
 
-    /// Of its settings in JSON, those that not every version of transformers loads as they are: what is written, and what that
-    /// changes.
+    /// Rewrites the JSON settings files that not every version of transformers loads unchanged.
+    /// Returns for each the file, its new content and what that changes.
     ///
     /// # Errors
-    /// One cannot be read.
+    /// A file cannot be read.
     pub async fn rewritten(
         &self,
         config: &DecoderConfig,
@@ -87,27 +88,27 @@ impl CarriedFiles {
         Ok(rewritten)
     }
 
-    /// Their names.
+    /// The files' names.
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// One of them.
+    /// Reads one of the files.
     ///
     /// # Errors
-    /// It is too long or cannot be read.
+    /// The file is too long or cannot be read.
     pub async fn read(&self, name: &str) -> Result<Bytes, SlicerError> {
         Ok(self.folder.read(name, MAX_CARRIED_FILE_BYTES).await?)
     }
 }
 
-/// A token set, as far as a slice cares.
+/// The properties of a token set that a slice needs.
 #[derive(Debug, Clone)]
 pub struct TokenSet {
     folder: Arc<Folder>,
-    /// Ids of its tokenizer.
+    /// Number of ids of its tokenizer.
     pub vocab_size: u64,
-    /// The id between documents.
+    /// The id that separates documents.
     pub end_of_text_id: Option<u32>,
 }
 
@@ -115,7 +116,7 @@ impl TokenSet {
     /// Opens the token set at `location`.
     ///
     /// # Errors
-    /// It has no `tokens.json`, or one that is not valid.
+    /// `tokens.json` is missing or invalid.
     pub async fn open(store: &Store, location: &Location) -> Result<Self, SlicerError> {
         #[derive(Deserialize)]
         struct Meta {
@@ -125,7 +126,7 @@ impl TokenSet {
         let file = "tokens.json".to_owned();
         let folder = Arc::new(store.open(location).await?);
         if !folder.has(&file) {
-            let hint = ": a token set is expected".to_owned();
+            let hint = ": expected a token set".to_owned();
             return Err(SlicerError::checkpoint(location, BadCheckpoint::MissingFile { file, hint }));
         }
         let bytes = folder.read(&file, MAX_META_BYTES).await?;
@@ -134,7 +135,7 @@ impl TokenSet {
         Ok(Self { folder, vocab_size, end_of_text_id })
     }
 
-    /// Every id of its tokenizer must have a row in a model of the shape `config`.
+    /// Checks that every id of the tokenizer has a row in a model of the shape `config`.
     ///
     /// # Errors
     /// The tokenizer is larger than the embedding.
@@ -143,11 +144,11 @@ impl TokenSet {
     }
 }
 
-/// Every id of the tokenizer beside a checkpoint's weights must have a row: of the files that are read where there are
-/// several.
+/// Checks that every id of the tokenizer next to a checkpoint's weights has a row. If there are
+/// several tokenizers, checks the one that is used.
 ///
 /// # Errors
-/// The tokenizer is larger than the embedding, or one of its files is not what it should be.
+/// The tokenizer is larger than the embedding, or one of its files is invalid.
 pub async fn check_own(location: &Location, folder: &Folder, config: &DecoderConfig) -> Result<(), SlicerError> {
     let Some(kind) = VocabularyFiles::find(|name| folder.has(name)) else { return Ok(()) };
     let mut contents = Vec::new();

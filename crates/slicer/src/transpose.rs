@@ -1,10 +1,10 @@
-//! Turning a matrix round: `nn.Linear` keeps [out, in], GPT-2's Conv1D [in, out].
+//! Matrix transposition: `nn.Linear` stores [out, in], GPT-2's Conv1D [in, out].
 
-/// Side of the squares that are turned at a time, so that both sides stay in the cache.
+/// Side of the squares that are transposed at a time, so that both sides stay in the cache.
 const SQUARE: usize = 64;
 
-/// The transpose of a matrix of `rows` rows, each number of `number_bytes` bytes. What does not fill a matrix of so
-/// many rows is left out.
+/// The transpose of a matrix of `rows` rows, with `number_bytes` bytes per number. Trailing bytes
+/// that do not fill a matrix of that many rows are dropped.
 pub fn transposed(source: &[u8], rows: usize, number_bytes: usize) -> Vec<u8> {
     let columns = source.len() / (rows * number_bytes).max(1);
     let mut target = vec![0; rows * columns * number_bytes];

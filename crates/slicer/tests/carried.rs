@@ -1,4 +1,4 @@
-//! What goes along with the weights, byte for byte, and what stays behind.
+//! Tests which files next to the weights are copied byte for byte, and which are left out.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -8,7 +8,7 @@ use std::process::Command;
 use common::{House, first};
 use inheritune_api::v1;
 
-/// A GPT-2 with `BertTokenizer`'s `vocab.txt`, and beside it what such folders have.
+/// A GPT-2 with `BertTokenizer`'s `vocab.txt` and the other files that such folders contain.
 #[tokio::test]
 async fn c3_every_file_of_a_tokenizer_is_carried_and_licences_too() {
     let house = House::build().await;
@@ -66,7 +66,7 @@ async fn c3_every_file_of_a_tokenizer_is_carried_and_licences_too() {
             let request = v1::PlanSliceRequest { spec: Some(v1::SliceSpec { source, ..v1::SliceSpec::default() }) };
             let reply = client.plan_slice(request).await.unwrap().into_inner();
             let names: Vec<&str> = reply.left_out.iter().map(|left| left.name.as_str()).collect();
-            // First of all a key of config.json, which says what wrote the reference.
+            // The first entry is a key of config.json, which states what wrote the reference.
             assert_eq!(names, [&["transformers_version"][..], &left_out].concat());
             assert!(reply.left_out.iter().all(|left| !left.reason.is_empty()));
         })

@@ -1,4 +1,5 @@
-//! Checkpoints that were read wrongly or refused once (`scripts/faults/checkpoints.py`), and others of their kinds.
+//! Checkpoints that were once read wrongly or rejected by mistake
+//! (`scripts/faults/checkpoints.py`), and similar ones.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 
 type Tensors = BTreeMap<String, (safetensors::Dtype, Vec<usize>, Vec<u8>)>;
 
-/// A house with these folders in it.
+/// Builds a house that contains these folders.
 async fn house(names: &[&str]) -> House {
     let house = House::build().await;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/faults/checkpoints.py");
@@ -25,7 +26,7 @@ async fn house(names: &[&str]) -> House {
     house
 }
 
-/// Tensors and config of the first `layers` layers.
+/// Slices the first `layers` layers and returns the target's tensors and config.
 async fn cut(house: &House, name: &str, layers: u32) -> (Tensors, Value) {
     let made = house.slice(first(house.location(name), layers)).await;
     let tensors = read_tensors(&house.file(made.checkpoint, "model.safetensors").await);
@@ -40,7 +41,7 @@ async fn refused(house: &House, name: &str) -> String {
     error
 }
 
-/// What the plan of a slice says is left out: kinds and names.
+/// Kinds and names of what the plan of a slice leaves out.
 async fn left_out(house: &House, name: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let spec = first(house.location(name), 2);
@@ -135,7 +136,7 @@ async fn c4_tied_flag_but_own_head_is_kept_where_the_family_can_and_named_where_
         ("mpt_own_head_bin", "transformer.wte.weight"),
     ] {
         let error = refused(&house, name).await;
-        let expected = format!("tensor `lm_head.weight` holds other numbers than `{embedding}`");
+        let expected = format!("tensor `lm_head.weight` differs from `{embedding}`");
         assert!(error.contains(&expected), "{name}: {error}");
     }
     for name in ["gpt2_untied_no_head", "llama_untied_no_head"] {
@@ -168,7 +169,7 @@ async fn c5_c6_lists_of_layers_and_both_names_of_a_key_follow_the_slice() {
     house.close().await;
 }
 
-/// All of these hold the tensors of one llama, one gpt2, one gpt_neox or one mpt.
+/// Each of these contains the tensors of one of four models: llama, gpt2, gpt_neox or mpt.
 #[tokio::test]
 async fn what_transformers_reads_is_read_to_the_same_tensors() {
     let llamas = [
@@ -229,11 +230,11 @@ async fn what_is_refused_says_what_it_is_and_what_to_name_instead() {
     let cases = [
         ("fp8", ["quantised (fp8)", "dequantise"]),
         ("gptq", ["quantised (gptq)", "dequantise"]),
-        ("lfs_pointer", ["model.safetensors is a pointer of Git LFS", "git lfs pull"]),
+        ("lfs_pointer", ["model.safetensors is a Git LFS pointer", "git lfs pull"]),
         ("peft_adapter", ["is a PEFT adapter", "merge it"]),
-        ("hub_cache_root", ["holds a cache of the Hugging Face hub", "models--org--name/snapshots/abc123"]),
+        ("hub_cache_root", ["a cache of the Hugging Face hub", "models--org--name/snapshots/abc123"]),
         ("only_consolidated", ["consolidated.safetensors", "convert it"]),
-        ("llama2c_ckpt", ["is a checkpoint of llama2.c", "export.py"]),
+        ("llama2c_ckpt", ["is a llama2.c checkpoint", "export.py"]),
     ];
     let house = house(&cases.map(|(name, _)| name)).await;
     for (name, words) in cases {
@@ -244,6 +245,6 @@ async fn what_is_refused_says_what_it_is_and_what_to_name_instead() {
     std::fs::remove_file(house.dir.path().join("peft_adapter/adapter_config.json")).unwrap();
     std::fs::remove_file(house.dir.path().join("peft_adapter/adapter_model.safetensors")).unwrap();
     let error = refused(&house, "peft_adapter").await;
-    assert!(error.contains("config.json is a link to nothing"), "{error}");
+    assert!(error.contains("config.json is a dangling link"), "{error}");
     house.close().await;
 }

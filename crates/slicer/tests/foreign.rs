@@ -1,4 +1,5 @@
-//! nanoGPT's and lit-gpt's checkpoints (`scripts/golden/make-pickles.py`): a slice of them is the Hugging Face model.
+//! Slices of nanoGPT and lit-gpt checkpoints (`scripts/golden/make-pickles.py`) equal the Hugging Face
+//! model.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -9,7 +10,7 @@ use common::{House, first, read_tensors};
 use inheritune_domain::id::Sha256Digest;
 use serde_json::{Value, json};
 
-/// A copy of a case where the slicer may read, and what a slice of it must hold.
+/// Copies a case to a folder that the slicer may read, and the expected tensors next to it.
 fn copy(house: &House, case: &str, name: &str) -> PathBuf {
     let dir = house.dir.path().join(name);
     std::fs::create_dir_all(&dir).unwrap();
@@ -51,7 +52,8 @@ async fn slices_are_hugging_face_models() {
     house.close().await;
 }
 
-/// nanoGPT's checkpoint is whole in one file. Of any other kind of checkpoint, a file needs those beside it.
+/// A nanoGPT checkpoint is a single, complete file. A file of any other kind of checkpoint needs
+/// the files next to it.
 #[tokio::test]
 async fn a_checkpoint_of_one_file_may_be_named_itself() {
     let house = House::build().await;
@@ -59,7 +61,7 @@ async fn a_checkpoint_of_one_file_may_be_named_itself() {
     let made = house.slice(first(house.location("nano/ckpt.pt"), 1)).await;
     assert_eq!((made.reference_layers.0, made.fresh_tensors), (2, 0));
     std::fs::write(house.dir.path().join("config.json"), "{}").unwrap();
-    house.fails_for_good(&[("config.json", "config.json is one file: name the folder that it is in")]).await;
+    house.fails_for_good(&[("config.json", "config.json is a single file: specify its folder")]).await;
     house.close().await;
 }
 
@@ -84,9 +86,12 @@ async fn bad_ones_fail_for_good_and_say_what() {
     let dir = copy(&house, "litgpt", "argless");
     std::fs::rename(dir.join("lit_model.pth"), dir.join("ckpt.pt")).unwrap();
     let cases = [
-        ("settingless", "lit_config.json is missing, which belongs to lit_model.pth"),
+        ("settingless", "lit_config.json, which lit_model.pth requires, is missing"),
         ("neox", "lit_config.json: `_mlp_class` is \"GptNeoxMLP\"; only LLaMAMLP is supported"),
-        ("argless", "ckpt.pt is not a checkpoint that torch.save wrote: nanoGPT's has `model` and `model_args`"),
+        (
+            "argless",
+            "ckpt.pt is not a checkpoint that torch.save wrote: a nanoGPT checkpoint has `model` and `model_args`",
+        ),
     ];
     house.fails_for_good(&cases).await;
     house.close().await;

@@ -92,7 +92,7 @@ async fn plan(house: &House, client: &mut Client) {
     assert_eq!(error.code(), Code::InvalidArgument);
 }
 
-/// Parts instead of a preset, and files of weights that are too short.
+/// Inherited parts instead of a preset, and a shard size that is too small.
 async fn parts(house: &House, client: &mut Client) {
     let request = |inherit: v1::InheritSet, max_shard_size_bytes| {
         let reference = v1::CheckpointSource {

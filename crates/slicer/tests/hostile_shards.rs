@@ -1,5 +1,6 @@
-//! Shards that are missing, cut, another model's or changed while they are copied, and indexes whose names lead
-//! elsewhere: the job fails, says which file, and nothing of the target can be seen.
+//! Shards that are missing, truncated, from another model or changed during the copy, and indexes
+//! whose names point elsewhere. The job fails, names the file, and leaves no part of the target
+//! visible.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -26,7 +27,7 @@ fn shard(number: usize) -> String {
     format!("model-{number:05}-of-{SHARDS:05}.safetensors")
 }
 
-/// The checkpoint `name` of three shards; `flavour` tells the bytes of one model from another's.
+/// Writes the checkpoint `name` with three shards; each `flavour` has different bytes.
 fn sharded(house: &House, name: &str, flavour: u8) -> PathBuf {
     let (dir, config) = (house.dir.path().join(name), llama_json(2));
     write_sharded(&dir, &config, &tensors(&config, Dtype::F16, flavour, str::to_owned), SHARDS);
@@ -36,7 +37,7 @@ fn sharded(house: &House, name: &str, flavour: u8) -> PathBuf {
 #[tokio::test]
 async fn shards_that_are_not_the_index_s_are_named() {
     let house = House::build().await;
-    // The same tensors, names of files and sizes, but another tensor in each file.
+    // The same tensors, file names and sizes, but each file contains another tensor.
     let config = llama_json(2);
     let mut other = tensors(&config, Dtype::F16, 9, str::to_owned);
     other.reverse();
@@ -59,14 +60,14 @@ async fn shards_that_are_not_the_index_s_are_named() {
     fs::rename(dir.join("kept"), dir.join(shard(2))).unwrap();
     let dir = sharded(&house, "twice", 0);
     fs::copy(dir.join(shard(1)), dir.join(shard(3))).unwrap();
-    // A model with another width: every name is right.
+    // A model of another width: all names match.
     let mut wide = config.clone();
     wide["hidden_size"] = json!(16);
     let wide_dir = house.dir.path().join("wide");
     write_sharded(&wide_dir, &wide, &tensors(&wide, Dtype::F16, 0, str::to_owned), SHARDS);
     fs::copy(wide_dir.join(shard(2)), sharded(&house, "other-width", 0).join(shard(2))).unwrap();
 
-    let twice = || "is there twice: also as `model.".to_owned();
+    let twice = || "occurs twice: also as `model.".to_owned();
     let cases = [
         ("missing", format!("{} is missing, though model.safetensors.index.json names it", shard(3))),
         ("mid-tensor", format!("{} its header describes ", shard(2))),
@@ -80,14 +81,14 @@ async fn shards_that_are_not_the_index_s_are_named() {
         let error = refused(&house, first(house.location(name), 1)).await;
         assert!(error.contains(&expected) && error.contains(name), "{name}: {error}");
     }
-    // What the shards hold counts, not what the index says of them.
+    // The shards' own headers count, not the index.
     let made = house.slice(first(house.location("exchanged"), 1)).await;
     assert_eq!(made.fresh_tensors, 0);
     house.close().await;
 }
 
-/// Where names, types and shapes agree, headers cannot tell one model's shard from another's: the slice is made, and
-/// `inheritance.json` tells the digest of every tensor that is in it.
+/// If names, types and shapes match, headers cannot distinguish the shards of two models. The slice
+/// succeeds, and `inheritance.json` contains the digest of every tensor.
 #[tokio::test]
 async fn a_shard_of_a_twin_is_told_by_digests_alone() {
     let house = House::build().await;
@@ -137,7 +138,7 @@ async fn names_in_an_index_never_leave_the_folder() {
 async fn links_are_followed_only_where_it_is_allowed() {
     let house = House::build().await;
     let outside = tempfile::tempdir().unwrap();
-    // The Hub's cache is a folder of links.
+    // The hub's cache is a folder of links.
     let blobs = sharded(&house, "blobs", 0);
     let linked = |name: &str, to: &Path| {
         let dir = sharded(&house, name, 0);
@@ -151,12 +152,12 @@ async fn links_are_followed_only_where_it_is_allowed() {
     linked("outside", &outside.path().join("blob"));
     let error = refused(&house, first(house.location("outside"), 1)).await;
     assert!(
-        error.contains("leads through a link out of what this service may read") && !error.contains("blob"),
+        error.contains("leads through a link to a location that this service may not read") && !error.contains("blob"),
         "{error}"
     );
     symlink(outside.path(), house.dir.path().join("folder")).unwrap();
     let error = refused(&house, first(house.location("folder"), 1)).await;
-    assert!(error.contains("folder: it leads through a link out of what this service may read"), "{error}");
+    assert!(error.contains("folder: it leads through a link to a location that this service may not read"), "{error}");
     house.close().await;
 }
 
@@ -174,7 +175,7 @@ async fn a_file_that_is_cut_or_removed_during_the_copy_is_named() {
 #[tokio::test]
 async fn a_file_that_is_replaced_or_rewritten_during_the_copy_is_named() {
     let house = House::build().await;
-    // Only renamed here: making it now would take as long as the job does.
+    // Only renames a copy made beforehand: copying would take as long as the job.
     let replaced: Change = |path, _| fs::rename(twin(path), path).unwrap();
     let rewritten: Change = |path, half| {
         let file = OpenOptions::new().write(true).open(path).unwrap();
@@ -189,18 +190,18 @@ async fn a_file_that_is_replaced_or_rewritten_during_the_copy_is_named() {
     house.close().await;
 }
 
-/// Something done to a file, whose half length is told.
+/// Changes a file; the second argument is half its length.
 type Change = fn(&Path, u64);
 
-/// A slice of a checkpoint of about 110 MB that is changed once the slicer writes. On a busy machine the change may come
-/// after the last tensor, which is as if it came after the job: then once more.
+/// Slices a checkpoint of about 110 MB that is changed once the slicer starts to write. On a busy
+/// machine the change may come after the last tensor has been copied. The test then tries again.
 async fn changed_during_the_copy(house: &House, name: &str, change: Change) {
     for time in 0..10 {
         if was_named(house, &format!("{name}-{time}"), change).await {
             return;
         }
     }
-    panic!("{name}: never noticed");
+    panic!("{name}: the change was never noticed");
 }
 
 async fn was_named(house: &House, name: &str, change: Change) -> bool {
@@ -214,15 +215,15 @@ async fn was_named(house: &House, name: &str, change: Change) -> bool {
     let before = files(&written);
     let changing = tokio::task::spawn_blocking(move || {
         let started = Instant::now();
-        // Its header is read and its plan made before the first file appears.
+        // The header has been read and the plan made before the first file appears.
         while files(&written) == before {
-            assert!(started.elapsed() < Duration::from_secs(30), "nothing is written");
+            assert!(started.elapsed() < Duration::from_secs(30), "nothing was written");
             std::thread::sleep(Duration::from_millis(1));
         }
         change(&path, half);
     });
     let visible = visible(house).await;
-    // Once: a file that was changed is a file like any other to the next attempt.
+    // A single attempt: to a second one the changed file would be a valid file.
     let record = house.job_once(inheritune_slicer::handler(&house.store), first(house.location(name), 1)).await;
     changing.await.unwrap();
     if matches!(record.outcome, Some(JobOutcome::Sliced(_))) {
@@ -233,12 +234,12 @@ async fn was_named(house: &House, name: &str, change: Change) -> bool {
     true
 }
 
-/// A file with the same content as `path`, made before the job.
+/// The path of a copy of `path`, made before the job.
 fn twin(path: &Path) -> PathBuf {
     path.with_extension("twin")
 }
 
-/// A checkpoint whose numbers are all 0, so that it takes no time to make.
+/// Writes a checkpoint whose numbers are all 0, which takes almost no time.
 fn large(dir: &Path, config: &Value) -> PathBuf {
     write_checkpoint(dir, config, &[]);
     let specs = DecoderConfig::from_hf(config).unwrap().tensors();
@@ -255,13 +256,13 @@ fn large(dir: &Path, config: &Value) -> PathBuf {
     path
 }
 
-/// How many files there are below `dir`.
+/// The number of files below `dir`.
 fn files(dir: &Path) -> usize {
     let Ok(entries) = fs::read_dir(dir) else { return 0 };
     entries.filter_map(Result::ok).map(|entry| if entry.path().is_dir() { files(&entry.path()) } else { 1 }).sum()
 }
 
-/// What a job says that fails for good, and leaves nothing behind.
+/// Runs a job that must fail permanently without leaving anything behind, and returns its error.
 async fn refused(house: &House, spec: SliceSpec) -> String {
     let before = visible(house).await;
     let record = house.job(inheritune_slicer::handler(&house.store), spec).await;
@@ -276,7 +277,7 @@ async fn nothing_made(house: &House, before: (usize, usize), record: JobRecord) 
     error
 }
 
-/// How many artifacts there are, and how many files in the object store.
+/// The number of artifacts, and the number of files in the object store.
 async fn visible(house: &House) -> (usize, usize) {
     let page = Page { size: 100, token: None };
     let artifacts = house.store.list_artifacts(&ArtifactFilter::default(), &page).await.unwrap();

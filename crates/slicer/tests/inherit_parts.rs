@@ -1,4 +1,5 @@
-//! Targets that inherit some parts of a reference: those byte for byte, and nothing of the others.
+//! Targets that inherit some parts of a reference: those match byte for byte, and nothing else is
+//! copied.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -12,7 +13,7 @@ use inheritune_domain::spec::LayerMapRule;
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
-/// The paper's "attention + LN", of layers 2 and 0.
+/// The paper's "attention + LN" variant, with layers 2 and 0.
 #[tokio::test]
 async fn attention_and_norms_are_copied_and_the_rest_is_fresh() {
     let house = House::build().await;
@@ -22,7 +23,8 @@ async fn attention_and_norms_are_copied_and_the_rest_is_fresh() {
     let parts = InheritSet::of(&[InheritPart::Attention, InheritPart::Norms]);
     let spec = sliced(house.location("reference"), 2, (LayerMapRule::List(vec![2, 0]), parts));
     let made = house.slice(spec).await;
-    // Two norms and two projections a block, with biases; two embeddings, an MLP a block and a final norm.
+    // Two norms and two projections per block, with biases; two embeddings, an MLP per block and a
+    // final norm.
     assert_eq!((made.copied_tensors, made.fresh_tensors), (16, 2 + 2 * 4 + 2));
 
     let source: BTreeMap<String, _> = source.into_iter().map(|(name, d, s, b)| (name, (d, s, b))).collect();
@@ -50,12 +52,13 @@ async fn attention_and_norms_are_copied_and_the_rest_is_fresh() {
         "| copied tensors | 16: attention, norms |\n",
         "| fresh tensors | 12: token_embedding, position_embedding, mlp, final_norm (seed 7) |\n",
     ] {
-        assert!(card.contains(line), "no {line} in:\n{card}");
+        assert!(card.contains(line), "{line} is missing in:\n{card}");
     }
     house.close().await;
 }
 
-/// A tied head is the token embedding, whichever of the two is asked for; an untied one is itself alone.
+/// A tied head and the token embedding are one tensor, whichever of the two is requested; an untied
+/// head is inherited separately.
 #[tokio::test]
 async fn a_head_is_inherited_as_what_it_is() {
     let house = House::build().await;

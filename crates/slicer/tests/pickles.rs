@@ -1,4 +1,5 @@
-//! Checkpoints that torch.save wrote (`scripts/golden/make-pickles.py`): a slice of them is what torch.load gives.
+//! Slices of checkpoints that torch.save wrote (`scripts/golden/make-pickles.py`) equal what torch.load
+//! returns.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -15,7 +16,7 @@ fn golden(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case)
 }
 
-/// A copy of a case where the slicer may read, without what torch.load gave.
+/// Copies a case to a folder that the slicer may read, without torch.load's result.
 fn copy(house: &House, case: &str, name: &str) -> PathBuf {
     let dir = house.dir.path().join(name);
     std::fs::create_dir_all(&dir).unwrap();
@@ -87,7 +88,7 @@ async fn bad_pickles_fail_for_good_and_say_what() {
     };
     edit("truncated", &|bytes| bytes.truncate(bytes.len() / 2));
     edit("empty", &Vec::clear);
-    // Of the same length as what it replaces, so that the archive stays whole.
+    // The replacement has the same length, so that the archive stays intact.
     edit("malicious", &replace(b"ccollections\nOrderedDict\n", b"cposix\nsystem\nq\x00q\x00q\x00q\x00q\x00N"));
     edit("opcode", &replace(b"\x80\x02", b"\x80\x69"));
     edit("renamed", &replace(b"transformer.h.0.ln_1.weight", b"transformer.h.7.ln_1.weight"));
@@ -107,19 +108,25 @@ async fn bad_pickles_fail_for_good_and_say_what() {
     let cases = [
         ("truncated", "pytorch_model.bin is not a zip archive, or is truncated: it has no end record"),
         ("empty", "pytorch_model.bin is not a zip archive, or is truncated: it has no end record"),
-        ("malicious", "names `posix.system` at byte 2, which is not a known part of a tensor; it is not read, nor run"),
-        ("opcode", "protocol 105 is not read"),
+        (
+            "malicious",
+            "refers to `posix.system` at byte 2, which is not a known part of a tensor; it is neither loaded nor executed",
+        ),
+        ("opcode", "protocol 105 is not supported"),
         (
             "renamed",
             "tensor `transformer.h.7.ln_1.weight` belongs to layer 7, but config.json says that there are 2 layers",
         ),
-        ("big-endian", "its byte order is `bigger`; only `little` is read"),
+        ("big-endian", "its byte order is `bigger`; only `little` is supported"),
         ("compressed", "entry `pytorch_model/data.pkl` is compressed (method 8)"),
-        ("legacy", "is a pickle of PyTorch before 1.6, which is not read: convert it with `torch.save(torch.load("),
-        ("module", "names `torch.nn.modules.linear.Linear` at byte 2"),
+        (
+            "legacy",
+            "is a pickle of PyTorch before 1.6, which is not supported: convert it with `torch.save(torch.load(",
+        ),
+        ("module", "refers to `torch.nn.modules.linear.Linear` at byte 2"),
         ("transposed", "tensor `wte.weight` has strides [1, 3] for shape [3, 4]"),
         ("shardless", "pytorch_model-00002-of-00002.bin is missing, though pytorch_model.bin.index.json names it"),
-        ("swapped", "is there twice: also as `"),
+        ("swapped", "occurs twice: also as `"),
     ];
     house.fails_for_good(&cases).await;
     house.close().await;

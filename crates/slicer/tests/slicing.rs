@@ -1,4 +1,4 @@
-//! Slice jobs on a real Postgres and a real folder: what comes out is, byte for byte, what went in.
+//! Slice jobs on a real Postgres and a real folder: the target's bytes equal the reference's.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -33,7 +33,7 @@ async fn a_slice_is_the_reference_s_bytes() {
 
     let made = house.slice(first(house.location("reference"), 2)).await;
     assert_eq!((made.config.n_layers, made.reference_layers), (LayerCount(2), LayerCount(4)));
-    // 2 embeddings, 12 tensors a block, 2 of the final norm.
+    // 2 embeddings, 12 tensors per block, 2 of the final norm.
     assert_eq!((made.copied_tensors, made.fresh_tensors), (28, 0));
     assert_eq!(made.copied_bytes, 2 * made.parameters);
 
@@ -58,7 +58,7 @@ async fn a_slice_is_the_reference_s_bytes() {
     assert_eq!((&record["version"], &record["layer_map"]), (&json!(1), &json!([0, 1])));
     assert_eq!(record["reference"], json!({"location": house.location("reference").to_string(), "layers": 4}));
     let recorded = record["tensors"].as_array().unwrap();
-    assert_eq!(recorded.len(), 29, "the tied head is told of too");
+    assert_eq!(recorded.len(), 29, "the record includes the tied head");
     for tensor in recorded {
         let name = tensor["name"].as_str().unwrap();
         if name == "lm_head.weight" {
@@ -79,7 +79,8 @@ async fn a_slice_is_the_reference_s_bytes() {
     house.close().await;
 }
 
-/// Layers 0, 2, 2 of every family: the bytes of those layers, under the target's names; buffers are left behind.
+/// Layers 0, 2, 2 of every family: the bytes of those layers under the target's names. Buffers are
+/// left out.
 #[tokio::test]
 async fn every_family_is_sliced_by_its_list() {
     let house = House::build().await;
@@ -109,7 +110,7 @@ async fn every_family_is_sliced_by_its_list() {
         let list = (LayerMapRule::List(vec![0, 2, 2]), InheritSet::ALL);
         let made = house.slice(sliced(house.location(family.as_str()), 3, list)).await;
         assert_eq!((made.copied_tensors as usize, made.fresh_tensors), (stored, 0), "{family:?}");
-        // A vocabulary of 30 has no row for the ids that GPT-2's class has by default.
+        // A vocabulary of 30 has no row for the default ids of GPT-2's class.
         let mut expected = config.clone();
         if family == Family::Gpt2 {
             expected["bos_token_id"] = Value::Null;
@@ -130,7 +131,8 @@ async fn every_family_is_sliced_by_its_list() {
 #[tokio::test]
 async fn shards_are_read_and_written() {
     let house = House::build().await;
-    // Embedding and head are of 1.2 MB each: a file for one, a file for the blocks, a file for the other.
+    // Embedding and head take 1.2 MB each: one file for the embedding, one for the blocks, one for
+    // the head.
     let mut config = llama_json(3);
     config["vocab_size"] = json!(50_000);
     let source = tensors(&config, Dtype::BF16, 0, str::to_owned);
@@ -164,7 +166,7 @@ async fn shards_are_read_and_written() {
         assert_eq!(tensor, &source[&from], "{name} from {from}");
     }
 
-    // What was written as shards is itself a reference.
+    // The sharded target is itself a valid reference.
     let again = sliced(Location::Artifact(made.checkpoint), 1, (LayerMapRule::First, InheritSet::ALL));
     let again = house.slice(again).await;
     assert_eq!(again.reference_layers, LayerCount(4));
@@ -185,7 +187,8 @@ async fn controls_carry_and_fresh_models() {
     house.close().await;
 }
 
-/// A control of the reference's shape: reproducible, different by seed, and spread as it should be.
+/// A control of the reference's shape is reproducible, depends on the seed, and has the expected
+/// distribution.
 async fn controls(house: &House) {
     let mut made = Vec::new();
     for seed in [1, 1, 2] {
@@ -209,7 +212,7 @@ async fn controls(house: &House) {
 async fn official_code(house: &House) {
     let spec = sliced(house.location("reference"), 1, (LayerMapRule::First, InheritSet::OFFICIAL_CODE));
     let made = house.slice(spec).await;
-    assert_eq!((made.copied_tensors, made.fresh_tensors), (13, 3), "wpe and both of ln_f are fresh");
+    assert_eq!((made.copied_tensors, made.fresh_tensors), (13, 3), "wpe and both tensors of ln_f are fresh");
     let record = house.json(made.checkpoint, "inheritance.json").await;
     let fresh: Vec<_> = record["tensors"].as_array().unwrap().iter().filter(|t| t["origin"] == "fresh").collect();
     assert_eq!(
@@ -222,7 +225,8 @@ async fn official_code(house: &House) {
     );
 }
 
-/// Growth that carries on: trained layers first, in their own type, then the reference's next ones.
+/// Growth that keeps the trained layers: first those, in their own type, then the next layers of
+/// the reference.
 async fn carry(house: &House) {
     let trained = tensors(&gpt2_json(2), Dtype::F32, 100, str::to_owned);
     write_checkpoint(&house.dir.path().join("trained"), &gpt2_json(2), &trained);
@@ -246,7 +250,8 @@ async fn carry(house: &House) {
     assert_eq!(record["tensors"][0]["from"], json!("previous candidate: transformer.wte.weight"));
 }
 
-/// A model without a reference: F32, the tokenizer of its token set, and that tokenizer's ids.
+/// A model without a reference has F32 weights, the tokenizer of its token set, and that
+/// tokenizer's ids.
 async fn fresh(house: &House) {
     write_token_set(&house.dir.path().join("tokens"), 40);
     let architecture = Architecture {
@@ -293,7 +298,7 @@ async fn fresh(house: &House) {
     let n = weights.len() as f64;
     let mean = weights.iter().sum::<f64>() / n;
     let std = (weights.iter().map(|w| (w - mean).powi(2)).sum::<f64>() / n).sqrt();
-    // 16384 draws: five standard errors of each.
+    // 16384 draws: a tolerance of five standard errors each.
     assert!(mean.abs() < 5.0 * 0.02 / n.sqrt(), "{mean}");
     assert!((std - 0.02).abs() < 5.0 * 0.02 / (2.0 * n).sqrt(), "{std}");
 }
@@ -356,8 +361,8 @@ async fn bad_input_fails_for_good_and_says_what() {
         ("no-length", "is 5 bytes long, too short for a safetensors file"),
         ("empty", "is 0 bytes long, too short for a safetensors file"),
         ("oversized", "its header of 1099511627776 bytes is longer than the limit of 16777216"),
-        ("overlapping", "tensor `transformer.wte.weight` overlaps the tensor before it"),
-        ("wrong-shape", "tensor `transformer.wte.weight` has shape [8, 32]; config.json makes it [32, 8]"),
+        ("overlapping", "tensor `transformer.wte.weight` overlaps the previous tensor"),
+        ("wrong-shape", "tensor `transformer.wte.weight` has shape [8, 32]; config.json requires [32, 8]"),
         ("missing", "are missing: config.json says 2 layers of the gpt2 family"),
         ("family", "model_type `mamba` is not supported; supported are gpt2, llama, gpt_neox, opt, mpt and mosaic_gpt"),
         ("tokenizer", "tokenizer.json) has 33 entries but the token embedding has only 32 rows"),
@@ -365,7 +370,7 @@ async fn bad_input_fails_for_good_and_says_what() {
         ("not-sentencepiece", "tokenizer.model: is not a SentencePiece model"),
         ("not-json", "config.json: EOF while parsing"),
         ("shardless", "model-00002-of-00003.safetensors is missing, though model.safetensors.index.json names it"),
-        ("pickled", "pytorch_model.bin is a safetensors file: call it model.safetensors"),
+        ("pickled", "pytorch_model.bin is a safetensors file: rename it to model.safetensors"),
         ("nothing", "config.json is missing"),
         ("weightless", "model.safetensors is missing, and so are model.safetensors.index.json, pytorch_model.bin and"),
     ];
@@ -385,7 +390,7 @@ async fn bad_input_fails_for_good_and_says_what() {
     house.close().await;
 }
 
-/// The job must end at its first attempt, and its error must contain all of `expected`.
+/// Checks that the job fails at its first attempt, with an error that contains all of `expected`.
 async fn failed_for_good(house: &House, spec: SliceSpec, expected: &[&str]) {
     let record = house.job(inheritune_slicer::handler(&house.store), spec).await;
     let error = record.error.unwrap_or_default();

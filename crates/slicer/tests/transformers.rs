@@ -1,8 +1,9 @@
-//! Every export of the test matrix is loaded by transformers 5 and 4 (`scripts/test/check-exports.py`): without a warning, with
-//! the logits of its reference cut to the same layers, and the same in both versions.
+//! Transformers 5 and 4 load every export of the test matrix (`scripts/test/check-exports.py`) without a
+//! warning. The logits equal those of the reference cut to the same layers, in both versions.
 //!
-//! `INHERITUNE_TRANSFORMERS_PYTHON` is a Python with transformers 5, `INHERITUNE_TRANSFORMERS_457` a folder for PYTHONPATH with
-//! version 4; `scripts/setup/setup-transformers.sh` makes both. Without them the test is skipped, and says so.
+//! `INHERITUNE_TRANSFORMERS_PYTHON` is a Python with transformers 5, `INHERITUNE_TRANSFORMERS_457`
+//! a folder for PYTHONPATH with version 4; `scripts/setup/setup-transformers.sh` makes both. Without them
+//! the test prints a note and is skipped.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -22,8 +23,8 @@ const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts");
 /// Layers of every reference that the generator makes.
 const LAYERS: u32 = 4;
 
-/// References that transformers itself reads, so that its logits are the measure: as they are, and of each the layers that
-/// are taken.
+/// References that transformers loads itself. Their logits are the expected ones: of the whole
+/// model, and of the layers that are taken.
 const READ_BY_TRANSFORMERS: [&str; 39] = [
     "llama_plain",
     "llama_bf16",
@@ -65,8 +66,8 @@ const READ_BY_TRANSFORMERS: [&str; 39] = [
     "llama_how_to_run",
     "llama_idle_generation",
 ];
-/// References whose own numbers transformers reads with a word of warning, or not at all; the measure is a plain one that
-/// holds the same numbers.
+/// References that transformers loads only with a warning, or not at all. The expected logits come
+/// from a plain reference with the same numbers.
 const MEASURED_BY_ANOTHER: [(&str, &str); 13] = [
     ("quantization_config_left", "llama_plain"),
     ("gpt2_claims", "gpt2_plain"),
@@ -82,7 +83,7 @@ const MEASURED_BY_ANOTHER: [(&str, &str); 13] = [
     ("layer_types_left_by_converter", "llama_plain"),
     ("llama_ids_without_rows", "llama_plain"),
 ];
-/// Heads with numbers of their own beside a tied flag.
+/// References with a tied flag but a separate head.
 const OWN_HEADS: [&str; 2] = ["tied_flag_but_own_head", "gpt_neox_own_head_bin"];
 
 #[tokio::test]
@@ -98,7 +99,7 @@ async fn every_export_loads_in_both_versions_with_the_same_logits() {
     let mut cases = Vec::new();
     let read = READ_BY_TRANSFORMERS.iter().map(|name| (*name, *name)).chain(MEASURED_BY_ANOTHER);
     for (name, measure) in read.chain(OWN_HEADS.iter().map(|name| (*name, *name))) {
-        // An import, and a slice in which layers move where they may.
+        // An import, and a slice in which layers move, if the family allows it.
         let moved = if name == "gpt2_inverse_scale" { vec![0, 1] } else { vec![0, 3, 1] };
         for layers in [(0..LAYERS).collect(), moved] {
             let export = export(&house, name, &layers).await;

@@ -1,4 +1,5 @@
-//! The data folder, which is its owner's alone, and what jobs may read without more words.
+//! The data folder, which only its owner can access, and the locations that jobs may read by
+//! default.
 
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -6,26 +7,28 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use url::Url;
 
-/// Makes `dir` where it is absent, and keeps others out of it: it holds every corpus, model and log.
+/// Creates `dir` if it does not exist, and makes it inaccessible to other users: it contains all
+/// corpora, models and logs.
 ///
 /// # Errors
-/// It cannot be made, or is somebody else's.
+/// The folder cannot be created, or belongs to another user.
 pub(crate) fn make_private(dir: &Path) -> anyhow::Result<PathBuf> {
     let context = || format!("--data-dir {}", dir.display());
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(context)?;
     let dir_path = dir.canonicalize().with_context(context)?;
     let mode = dir_path.metadata().with_context(context)?.mode();
     if mode & 0o077 != 0 {
-        set_mode(&dir_path, 0o700).with_context(|| format!("{}: others may look into it", context()))?;
-        tracing::info!(path = %dir_path.display(), "the data folder was open to other users; closed");
+        set_mode(&dir_path, 0o700).with_context(|| format!("{}: other users can access it", context()))?;
+        tracing::info!(path = %dir_path.display(), "the data folder was accessible to other users; restricted it");
     }
     Ok(dir_path)
 }
 
-/// Lets the account `uid`, whose group has the same number, through `dir` to what it owns below. It sees no names.
+/// Lets the account `uid`, whose group has the same id, traverse `dir` to reach its own files
+/// below. It cannot list the folder.
 ///
 /// # Errors
-/// The folder is not ours.
+/// The folder belongs to another user.
 pub(crate) fn let_through(dir: &Path, uid: u32) -> anyhow::Result<()> {
     let context = || format!("--data-dir {}", dir.display());
     std::os::unix::fs::chown(dir, None, Some(uid)).with_context(context)?;
@@ -36,10 +39,11 @@ fn set_mode(dir: &Path, mode: u32) -> std::io::Result<()> {
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode))
 }
 
-/// What jobs may read: what was given, URIs or folders; else the folder this process was started in and its data.
+/// Returns the URI prefixes that jobs may read: the given URIs or folders. If none are given, the
+/// current folder and the data folder.
 ///
 /// # Errors
-/// A folder that has no URI: its name is not UTF-8, or it is gone.
+/// A folder has no URI, because its name is not UTF-8 or because it no longer exists.
 pub(crate) fn allowed_uris(given: &[String], data_dir: &Path) -> anyhow::Result<Vec<String>> {
     if !given.is_empty() {
         return given
@@ -47,9 +51,9 @@ pub(crate) fn allowed_uris(given: &[String], data_dir: &Path) -> anyhow::Result<
             .map(|prefix| if prefix.contains("://") { Ok(prefix.clone()) } else { folder(prefix) })
             .collect();
     }
-    let here = std::env::current_dir().context("the folder this was started in")?;
+    let here = std::env::current_dir().context("the current folder")?;
     let mut allowed = vec![uri_of(data_dir)?];
-    // A service manager starts in the root folder; that is not what anybody means.
+    // Service managers start processes in the root folder, which must not be allowed by default.
     if here != Path::new("/") {
         allowed.push(uri_of(&here)?);
     }

@@ -1,4 +1,4 @@
-//! The handler of every kind, for the processes of jobs.
+//! The handler for jobs of every kind, which runs in the processes of jobs.
 
 use inheritune_domain::spec::{JobKind, JobOutcome};
 use inheritune_evaluator::Evaluator;
@@ -7,9 +7,9 @@ use inheritune_slicer::SliceHandler;
 use inheritune_store::Store;
 use inheritune_store::jobs::Lease;
 use inheritune_trainer::TrainerHandler;
-use inheritune_trainer::gang::Ranks;
+use inheritune_trainer::process_group::Ranks;
 
-/// Works jobs of all kinds.
+/// Runs jobs of all kinds.
 #[derive(Debug, Clone)]
 pub struct Jobs {
     slicer: SliceHandler,
@@ -17,7 +17,7 @@ pub struct Jobs {
     evaluator: Evaluator,
 }
 
-/// The handler of a job's process.
+/// Returns the handler of a job's process.
 pub fn jobs(store: &Store) -> Jobs {
     Jobs {
         slicer: inheritune_slicer::handler(store),

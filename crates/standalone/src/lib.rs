@@ -1,11 +1,11 @@
-//! Every service in one process, on a private Postgres and a local folder.
+//! Runs every service in one process, with a private Postgres and a local folder.
 //!
-//! Owns: putting the parts together. The services are the same code as in a cluster and meet in the same tables; only
-//! their process is shared.
+//! Owns: assembling the parts. The services run the same code as in a cluster and communicate
+//! through the same tables; they only share a process.
 //!
 //! Entry points: [`run`]; [`jobs`] for the processes of its jobs.
 //!
-//! Must never: do anything that a cluster could not do, or hold state of its own.
+//! Must never: do anything that a cluster could not do, or keep its own state.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -30,31 +30,33 @@ mod words;
 
 pub use jobs::{Jobs, jobs};
 
-/// Names the process in traces.
+/// Name of the process in traces.
 pub const SERVICE: &str = "inheritune-standalone";
 
-/// Database connections of the process: four services share them.
+/// Database connections of the process, which four services share.
 const MAX_CONNECTIONS: u32 = 16;
 
-/// What a user may set.
+/// Command-line options of the server.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// Where the database, the artifacts and the workers' caches live, for this user alone; made when absent
+    /// Folder for the database, artifacts and caches; created if missing, accessible only to this
+    /// user
     #[arg(long, default_value = "inheritune-data", value_name = "DIR")]
     pub data_dir: PathBuf,
-    /// Where gRPC is served; port 0 takes any free one
+    /// Address of the gRPC server; port 0 selects any free port
     #[arg(long, default_value = "127.0.0.1:7600", value_name = "ADDRESS")]
     pub listen: SocketAddr,
-    /// Where /metrics, /livez and /readyz are served over HTTP; nowhere when absent
+    /// Address on which /metrics, /livez and /readyz are served over HTTP [default: not served]
     #[arg(long, value_name = "ADDRESS")]
     pub metrics_listen: Option<SocketAddr>,
-    /// Serve without TLS on addresses that others reach: only where something else guards the network
+    /// Allow plaintext on non-loopback addresses; only if the network is protected by other means
     #[arg(long)]
     pub plaintext_anywhere: bool,
-    /// Take calls without a token on addresses that others reach: only where something else says who may call
+    /// Allow calls without a token on non-loopback addresses; only if access is restricted by other
+    /// means
     #[arg(long)]
     pub callers_anyone: bool,
-    /// The server's certificate (PEM): gRPC is served over TLS; `inheritune certs init` makes one
+    /// Serve gRPC over TLS with this certificate (PEM); `inheritune certs init` creates one
     #[arg(long, requires = "key_file", value_name = "FILE")]
     pub certificate_file: Option<PathBuf>,
     /// The certificate's key (PEM)
@@ -63,48 +65,49 @@ pub struct Options {
     /// A file with the token that calls must carry
     #[arg(long, value_name = "FILE")]
     pub bearer_token_file: Option<PathBuf>,
-    /// A file that gets the server's URL once calls are taken
+    /// Write the server's URL to this file once it accepts calls
     #[arg(long, value_name = "FILE")]
     pub address_file: Option<PathBuf>,
-    /// Where `postgres` and `initdb` are; searched for when absent
+    /// Folder with `postgres` and `initdb` [default: search for it]
     #[arg(long, env = "INHERITUNE_PG_BIN", value_name = "DIR")]
     pub pg_bin: Option<PathBuf>,
-    /// A database to use instead of a private one
+    /// Use this database instead of a private one
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Option<String>,
-    /// Threads of a training or evaluation; all cores when absent
+    /// Threads per training or evaluation [default: all cores]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub threads: Option<usize>,
-    /// Parameters of a model at most; 200 billion when absent
+    /// Maximum number of parameters of a model [default: 200 billion]
     #[arg(long, value_name = "N")]
     pub max_parameters: Option<u64>,
-    /// Bytes that one job may fetch or write at most; 1 TB when absent
+    /// Maximum number of bytes that a job may fetch or write [default: 1 TB]
     #[arg(long, value_name = "BYTES")]
     pub max_job_bytes: Option<u64>,
-    /// Folder, or prefix of URIs, that jobs may read; may be given more than once [default: the folder this was started in
-    /// and the data folder]
+    /// Folder or URI prefix that jobs may read; can be repeated [default: the current folder and
+    /// the data folder]
     #[arg(long = "allow-uri", value_name = "PREFIX")]
     pub allowed_uris: Vec<String>,
-    /// Private memory of each job's process at most; what the machine has when absent
+    /// Maximum private memory of each job's process [default: the memory of the machine]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(16_777_216..))]
     pub job_memory_max_bytes: Option<u64>,
-    /// Disk space of each job's working files at most; what the disk has when absent
+    /// Maximum disk space of each job's working files [default: no limit]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
     pub job_disk_max_bytes: Option<u64>,
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(0) => Err("must be at least 1; leave it out for all cores".to_owned()),
+        Ok(0) => Err("must be at least 1; omit it to use all cores".to_owned()),
         Ok(n) => Ok(n),
         Err(error) => Err(format!("{error}")),
     }
 }
 
-/// Serves and works until `stop`; then saves, gives leases back and stops the database.
+/// Serves gRPC and runs jobs until `stop`. Then it saves, releases leases and stops the database.
 ///
 /// # Errors
-/// A part could not start, or failed; in the words of the command line.
+/// A part could not start, or failed. Messages name command-line flags instead of configuration
+/// fields.
 pub async fn run(options: Options, telemetry: TelemetryConfig, stop: CancellationToken) -> anyhow::Result<()> {
     let run = run_in_folder(options, telemetry, stop).await;
     run.map_err(|error| anyhow::Error::msg(words::in_flags(in_one_line(&error))))
@@ -112,7 +115,7 @@ pub async fn run(options: Options, telemetry: TelemetryConfig, stop: Cancellatio
 
 async fn run_in_folder(options: Options, telemetry: TelemetryConfig, stop: CancellationToken) -> anyhow::Result<()> {
     let data_dir = data_dir::make_private(&options.data_dir)?;
-    // Whatever may be wrong with the options is said before a database is made.
+    // Check the options before a database is created.
     let folder = match options.database_url {
         Some(_) => None,
         None => Some(TakenFolder::take(&data_dir.join("postgres")).await.map_err(|error| in_use(error, &data_dir))?),
@@ -137,7 +140,7 @@ async fn run_in_folder(options: Options, telemetry: TelemetryConfig, stop: Cance
             let serving = serve(postgres.url());
             let served = tokio::select! {
                 served = serving => served,
-                // Everything of ours needs it: whoever started this process is to know at once.
+                // Every service needs Postgres, so fail immediately.
                 error = postgres.keep_running() => return Err(error.into()),
             };
             postgres.stop().await?;
@@ -148,7 +151,8 @@ async fn run_in_folder(options: Options, telemetry: TelemetryConfig, stop: Cance
     }
 }
 
-/// A private Postgres. Where it runs as another account than ours, that account gets through the data folder, if it must.
+/// Starts a private Postgres. If it runs under another account, that account may traverse the data
+/// folder when it needs to.
 async fn start_postgres(folder: &TakenFolder, data_dir: &Path, pg_bin: Option<&Path>) -> anyhow::Result<LocalPostgres> {
     match LocalPostgres::start_on(folder, pg_bin).await {
         Err(LocalPostgresError::NoAccount { uid, .. }) => {
@@ -162,7 +166,7 @@ async fn start_postgres(folder: &TakenFolder, data_dir: &Path, pg_bin: Option<&P
 fn in_use(error: LocalPostgresError, data_dir: &Path) -> anyhow::Error {
     match error {
         LocalPostgresError::InUse { owner, .. } => anyhow::anyhow!(
-            "--data-dir {} is in use by another inheritune-standalone (pid {owner}): stop that one, or name another folder",
+            "--data-dir {} is in use by another inheritune-standalone (pid {owner}); stop it, or use another folder",
             data_dir.display()
         ),
         error => error.into(),
@@ -243,10 +247,10 @@ impl Options {
     }
 }
 
-/// Readers see the whole address or no file.
+/// Writes the address file atomically, so that readers never see a part of the URL.
 fn publish_address(path: &Path, url: &str) -> anyhow::Result<()> {
     let part = path.with_extension("part");
     std::fs::write(&part, url)
         .and_then(|()| std::fs::rename(&part, path))
-        .with_context(|| format!("--address-file {} cannot be written", path.display()))
+        .with_context(|| format!("cannot write --address-file {}", path.display()))
 }

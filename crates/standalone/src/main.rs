@@ -1,4 +1,4 @@
-//! `inheritune-standalone`: see the library.
+//! `inheritune-standalone`: see the library crate.
 
 use std::process::ExitCode;
 
@@ -9,9 +9,11 @@ use inheritune_runtime::telemetry::{self, TelemetryConfig};
 use inheritune_runtime::worker::run_job;
 use inheritune_standalone::{Options, SERVICE, jobs, run};
 
-/// Every Inheritune service in one process, on a private Postgres and a local folder; each job has a process of its own.
+/// Runs every Inheritune service in one process, with a private Postgres and a local folder; each
+/// job runs in its own process.
 ///
-/// SIGTERM or Ctrl-C: training saves what it has, and the next start on the same folder goes on from there.
+/// On SIGTERM or Ctrl-C, training saves its state; the next start on the same folder resumes from
+/// there.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 struct Arguments {
@@ -23,7 +25,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Do the one job that standard input names; the server starts these
+    /// Run the one job that is described on standard input; used by the server
     #[command(hide = true)]
     RunJob,
 }

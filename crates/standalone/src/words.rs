@@ -1,6 +1,8 @@
-//! Errors in the words of the command line: the services under it speak of a configuration file.
+//! Translates error messages of the services, which name configuration fields, to command-line
+//! flags.
 
-/// What a setting is called in files, and here; longer ones before those they contain.
+/// Configuration fields and the flags that replace them. A field comes before the fields that it
+/// contains.
 const FLAGS: [(&str, &str); 16] = [
     ("security.plaintext = \"anywhere\"", "--plaintext-anywhere"),
     ("security.callers = \"anyone\"", "--callers-anyone"),
@@ -20,7 +22,7 @@ const FLAGS: [(&str, &str); 16] = [
     ("worker.job_disk_max_bytes", "--job-disk-max-bytes"),
 ];
 
-/// `message` with the settings as the command line has them.
+/// Replaces the configuration fields in `message` with command-line flags.
 pub(crate) fn in_flags(message: String) -> String {
     FLAGS.iter().fold(message, |message, (field, flag)| message.replace(field, flag))
 }

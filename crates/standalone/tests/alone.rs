@@ -1,4 +1,5 @@
-//! The standalone server by itself: its database, its folder, what it lets jobs read, and what it says when it cannot start.
+//! The standalone server: its database, its data folder, what jobs may read, and its errors at
+//! startup.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod support;
@@ -14,7 +15,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A server that cannot start: what it says.
+/// Starts a server that must fail, and returns its output.
 fn refused(dir: &Path, arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_inheritune-standalone"));
     command.env_remove("DATABASE_URL").env("RUST_BACKTRACE", "1").current_dir(dir).args(arguments);
@@ -29,7 +30,7 @@ fn refused(dir: &Path, arguments: &[&str]) -> String {
     said
 }
 
-/// The lines that are no log.
+/// Returns the lines that are not log lines.
 fn plain(said: &str) -> Vec<&str> {
     said.lines().filter(|line| !line.is_empty() && !line.contains(" INFO ") && !line.contains(" WARN ")).collect()
 }
@@ -51,7 +52,7 @@ fn r4_a_postgres_that_dies_is_started_again() {
         let dead = postmaster(&dir.path().join("data")).unwrap();
         kill(dead);
         let started = Instant::now();
-        // Calls fail for as long as it takes, and then work again.
+        // Calls fail until Postgres is back, and then succeed again.
         while !server.inheritune(&["job", "list"]).status.success() {
             assert!(started.elapsed() < Duration::from_secs(60), "{}", tail(&dir.path().join("server.log")));
             std::thread::sleep(Duration::from_millis(200));
@@ -59,7 +60,7 @@ fn r4_a_postgres_that_dies_is_started_again() {
         eprintln!("round {round}: {:.1} s until calls work again", started.elapsed().as_secs_f64());
         assert_ne!(postmaster(&dir.path().join("data")), Some(dead));
     }
-    // And so do workers.
+    // Workers recover too.
     let recipe = support::write_recipe(dir.path(), "after");
     assert!(corpus.exists());
     server.ok(&["run", "create", text(&recipe), "--watch"]);
@@ -71,7 +72,7 @@ fn r4_a_postgres_that_cannot_be_started_again_ends_the_server() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let data = dir.path().join("data");
-    // It dies, and what it needs is gone: no restart can help.
+    // It dies, and files that it needs are gone, so it cannot be restarted.
     std::fs::rename(data.join("postgres/cluster/global"), data.join("postgres/cluster/global-moved")).unwrap();
     kill(postmaster(&data).unwrap());
     let status = server.wait(LIMIT);
@@ -112,7 +113,7 @@ fn s5_jobs_read_the_folder_of_the_start_and_no_other() {
         assert!(!said.contains("secret text"), "{said}");
     }
     let mode = std::fs::metadata(dir.path().join("data")).unwrap().permissions().mode() & 0o777;
-    assert_eq!(mode & 0o007, 0, "others may look into the data folder: {mode:o}");
+    assert_eq!(mode & 0o007, 0, "other users can access the data folder: {mode:o}");
 }
 
 #[test]
@@ -121,11 +122,14 @@ fn s5_others_may_call_only_with_a_token_or_where_words_say_so() {
     for arguments in [&["--listen", "0.0.0.0:0"][..], &["--listen", "0.0.0.0:0", "--plaintext-anywhere"]] {
         let said = refused(dir.path(), arguments);
         assert_eq!(plain(&said).len(), 1, "{said}");
-        assert!(said.contains("--listen 0.0.0.0:0 is no loopback address"), "{said}");
+        assert!(said.contains("--listen 0.0.0.0:0 is not a loopback address"), "{said}");
         assert!(said.contains("--callers-anyone") || said.contains("--plaintext-anywhere"), "{said}");
         assert!(!said.contains("security."), "{said}");
     }
-    assert!(!dir.path().join("inheritune-data/postgres/cluster").exists(), "a database was made before the refusal");
+    assert!(
+        !dir.path().join("inheritune-data/postgres/cluster").exists(),
+        "a database was created before the options were rejected"
+    );
     let open = ["--plaintext-anywhere", "--callers-anyone"];
     drop(Server::start_on(dir.path(), "0.0.0.0:0", |command| command.args(open)));
     let token = dir.path().join("token");
@@ -171,6 +175,6 @@ fn u4_what_is_wrong_with_the_options_is_said_by_their_names_before_a_database_is
         for field in ["`listen`", "security.", "telemetry.", "worker.", "allowed_uris", "objects."] {
             assert!(!said.contains(field), "{arguments:?}: {said}");
         }
-        assert!(!dir.path().join("inheritune-data/postgres/cluster").exists(), "{arguments:?}: a database was made");
+        assert!(!dir.path().join("inheritune-data/postgres/cluster").exists(), "{arguments:?}: a database was created");
     }
 }

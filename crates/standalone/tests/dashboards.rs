@@ -1,4 +1,4 @@
-//! Every query of every dashboard, as the dashboards' role, on the database of a real run.
+//! Runs every query of every dashboard, as the dashboards' role, on the database of a real run.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod support;
@@ -10,16 +10,16 @@ use inheritune_runtime::telemetry::metric::METRICS;
 use serde_json::Value;
 use support::{Server, root, show, write_recipe};
 
-/// Panels that a run without benchmarks, failures and waiting jobs leaves empty.
+/// Panels that stay empty after a run without benchmarks, failures and waiting jobs.
 const MAY_BE_EMPTY: [&str; 12] = [
     "failures/How attempts end",
     "failures/Failed runs",
     "failures/Failed jobs",
     "failures/Failed attempts and expired leases",
-    "failures/Attempts given back",
+    "failures/Released attempts",
     "failures/Evaluation units that cannot be measured",
     "queue/The queue now",
-    "queue/In workers' hands",
+    "queue/Running jobs",
     "scores/Evaluations in units",
     "scores/variable run",
     "workers/Shares of evaluations",
@@ -27,7 +27,7 @@ const MAY_BE_EMPTY: [&str; 12] = [
 ];
 
 struct Query {
-    /// Dashboard and panel.
+    /// `dashboard/panel`.
     place: String,
     sql: String,
     is_time_series: bool,
@@ -69,7 +69,8 @@ fn queries() -> Vec<Query> {
     queries
 }
 
-/// The query as Grafana sends it: for the last and the next day, with every variable at "all".
+/// Expands the macros like Grafana, for the last and the next day, with every variable set to
+/// "all".
 fn expand(sql: &str) -> String {
     let mut sql = sql
         .replace("${run:sqlstring}", "'*'")
@@ -92,14 +93,14 @@ fn expand(sql: &str) -> String {
             sql = format!("{}{}{}", &sql[..start], make(&sql[inside..end]), &sql[end + 1..]);
         }
     }
-    assert!(!sql.contains("$__") && !sql.contains("${"), "a macro that is not known here: {sql}");
+    assert!(!sql.contains("$__") && !sql.contains("${"), "unknown macro: {sql}");
     sql
 }
 
 #[test]
 fn every_query_works_on_a_real_run() {
     if Command::new("psql").arg("--version").output().is_err() {
-        return println!("skipped: psql is not there");
+        return println!("skipped: psql is not installed");
     }
     let dir = tempfile::tempdir().unwrap();
     let recipe = write_recipe(dir.path(), "dashboards");
@@ -148,11 +149,11 @@ fn expressions_and_alerts_name_metrics_that_there_are() {
             let bare = name.trim_end_matches("_bucket").trim_end_matches("_sum").trim_end_matches("_count");
             assert!(
                 METRICS.iter().any(|(known, _)| *known == name || *known == bare),
-                "{name} is no metric of ours: {text}"
+                "{name} is not a known metric: {text}"
             );
         }
     }
-    // Every alert has a runbook that is there.
+    // Every alert has an existing runbook.
     let operations = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
     let headings: Vec<String> = operations
         .lines()
@@ -168,7 +169,7 @@ fn expressions_and_alerts_name_metrics_that_there_are() {
 #[test]
 fn alerts_fire_when_they_must() {
     if Command::new("promtool").arg("--version").output().is_err() {
-        return println!("skipped: promtool is not there (Debian's package prometheus)");
+        return println!("skipped: promtool is not installed (Debian's package prometheus)");
     }
     let folder = root().join("deploy/prometheus");
     for arguments in [["check", "config", "prometheus.yml"], ["test", "rules", "alerts_test.yml"]] {

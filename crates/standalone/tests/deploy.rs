@@ -1,4 +1,4 @@
-//! What `deploy/compose` configures is what the services read.
+//! The services accept the configuration files in `deploy/compose`.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ fn the_configuration_of_compose_is_understood() {
     load::<SchedulerConfig>(&compose_file("scheduler.toml")).unwrap();
     for name in ["slicer.toml", "trainer.toml", "evaluator.toml"] {
         let config: ServiceConfig = load(&compose_file(name)).unwrap();
-        assert!(config.telemetry.metrics_listen.is_some(), "{name}: its health check asks there");
+        assert!(config.telemetry.metrics_listen.is_some(), "{name}: its health check needs it");
     }
 }
 

@@ -1,4 +1,5 @@
-//! The demo's path with a model small enough for a test: real server process, real client, real Postgres.
+//! The demo with a model that is small enough for a test: real server process, real client, real
+//! Postgres.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod support;
@@ -38,7 +39,7 @@ fn a_full_data_run_grows_and_ends_with_a_report_and_a_checkpoint() {
     assert_eq!(run["status"], "SUCCEEDED", "{run:#}");
     let id = run["id"].as_str().unwrap().to_owned();
 
-    // Three rounds were needed, each deeper than the last, and the control has the winner's depth.
+    // There were three rounds, each deeper than the last, and the control has the winner's depth.
     let markdown = std::fs::read_to_string(report.join("report.md")).unwrap();
     for row in ["reference", "round 1: 1 layers inherited", "round 3: 3 layers inherited", "random init, same depth"] {
         assert!(markdown.contains(row), "{row} is missing:\n{markdown}");
@@ -57,7 +58,7 @@ fn a_full_data_run_grows_and_ends_with_a_report_and_a_checkpoint() {
         assert!(export.join(file).exists(), "{file} is missing");
     }
 
-    // The same command again finds the finished run and makes no other.
+    // Repeating the command finds the finished run and creates no other.
     std::fs::remove_dir_all(&export).unwrap();
     server.ok(&create);
     assert_eq!(server.json(&["run", "list"])["runs"].as_array().unwrap().len(), 1);
@@ -72,7 +73,7 @@ fn a_full_data_run_grows_and_ends_with_a_report_and_a_checkpoint() {
     assert!(events.file_name().to_str().unwrap().starts_with("events.out.tfevents."));
     let points = server.json(&["job", "metrics", job]);
     let points = points["metric_points"].as_array().unwrap();
-    // Every point is one event, after the one that opens the file; an event has its name in it.
+    // After the event that opens the file, there is one event per point, which contains its name.
     let bytes = std::fs::read(events.path()).unwrap();
     let losses = points.iter().filter(|point| point["name"] == "train_loss").count();
     assert!(losses > 0 && bytes.windows(10).filter(|window| *window == b"train_loss").count() == losses);
@@ -96,14 +97,14 @@ fn kill_9_at_any_moment_changes_nothing() {
 
     let stormy = tempfile::tempdir().unwrap();
     let export = stormy.path().join("model");
-    // Seeded, so that a failure can be had again; a storm of kills at growing distances.
+    // Kills at fixed intervals, so that a failure can be reproduced.
     for wait_ms in [300, 700, 1500, 2600, 900, 3300] {
         let server = Server::start(stormy.path());
         server.ok(&["run", "create", text(&recipe), "--request-id-from-recipe"]);
         std::thread::sleep(Duration::from_millis(wait_ms));
         server.kill_9();
     }
-    // Once politely: it saves, gives its jobs back and ends in time.
+    // One graceful stop: the server saves, releases its jobs and ends in time.
     let server = Server::start(stormy.path());
     std::thread::sleep(Duration::from_millis(800));
     assert!(server.terminate(), "SIGTERM did not end it in 10 s");
@@ -177,7 +178,7 @@ fn a_python_client_submits_and_watches_a_run() {
     };
     if !can(&["-c", "import grpc, grpc_tools, grpc_reflection, tomllib"]) {
         eprintln!(
-            "skipped: python3 with grpcio, grpcio-tools and grpcio-reflection is not there; `make test` sets it up"
+            "skipped: python3 with grpcio, grpcio-tools and grpcio-reflection is missing; `make test` sets it up"
         );
         return;
     }

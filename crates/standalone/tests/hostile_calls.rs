@@ -1,5 +1,6 @@
-//! A client that means harm: every field of every request of every method filled with what it must not hold, and good
-//! requests with bytes changed at random. The server lives, in the memory that it had, and says what is wrong.
+//! A hostile client: fills every field of every request of every method with invalid values, and
+//! sends good requests with random bytes changed. The server survives, keeps its memory usage, and
+//! reports what is wrong.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 #[path = "../../api/tests/support/hostile.rs"]
@@ -19,19 +20,19 @@ use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-/// Longest message that a server takes.
+/// Longest message that a server accepts.
 const MAX_MESSAGE_BYTES: usize = 4 << 20;
-/// Of all hostile requests every so many-eth is sent, or all of them where the variable is set.
+/// Only every Nth hostile request is sent, or all of them if the variable is set.
 const ONE_IN: usize = 16;
 const ALL_VARIABLE: &str = "INHERITUNE_ALL_HOSTILE_CALLS";
-/// Requests with bytes changed at random, for each of the others' one in so many.
+/// Number of requests with random bytes changed. Divided by [`ONE_IN`], unless all are sent.
 const RANDOM_REQUESTS: usize = 4000;
-/// What the server may come to need besides what it had.
+/// How much the server's peak memory may grow.
 const MEMORY_KB: u64 = 1 << 20;
-/// A call that takes longer hangs.
+/// A call that takes longer counts as hanging.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 
-/// Messages as bytes, whatever they are.
+/// A codec that passes messages as raw bytes.
 #[derive(Clone, Copy, Default)]
 struct Raw;
 
@@ -78,7 +79,7 @@ impl Decoder for Raw {
     }
 }
 
-/// What comes of a call: OK with its first message, or a status.
+/// Calls a method and waits for its first message or error status.
 async fn call(channel: &Channel, method: &MethodDescriptor, bytes: Vec<u8>) -> Result<(), Status> {
     let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
     let mut client = tonic::client::Grpc::new(channel.clone()).max_decoding_message_size(64 << 20);
@@ -114,7 +115,8 @@ fn changed(bytes: &[u8], random: &mut impl rand::RngCore) -> Vec<u8> {
 #[test]
 fn s1_no_call_ends_the_server_or_fills_its_memory() {
     let dir = tempfile::tempdir().unwrap();
-    // In-bounds requests are worked: what the test machine has no room for is refused by the ceilings.
+    // Valid requests are executed, so the ceilings reject those that are too large for the test
+    // machine.
     let ceilings = ["--max-parameters", "10000000", "--max-job-bytes", "100000000"];
     let server = Server::start_with(dir.path(), |command| command.args(ceilings));
     let before_kb = peak_memory_kb(server.pid());
@@ -158,7 +160,7 @@ fn s1_no_call_ends_the_server_or_fills_its_memory() {
         let bytes = changed(bytes, &mut random);
         if let Err(status) = runtime.block_on(call(&channel, method, bytes.clone())) {
             *codes.entry(format!("{:?}", status.code())).or_default() += 1;
-            // tonic's own answer to what is no message.
+            // tonic's own response to bytes that are not a valid message.
             let undecodable = status.code() == Code::Internal && status.message().contains("decode");
             let proper = matches!(status.code(), Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition);
             assert!(proper || undecodable, "{} {bytes:?}: {status:?}", method.full_name());
@@ -171,12 +173,12 @@ fn s1_no_call_ends_the_server_or_fills_its_memory() {
     server.ok(&["run", "list"]);
 }
 
-/// A file of `bytes` that takes no room.
+/// Creates a sparse file of `bytes` bytes, which uses no disk space.
 fn sparse(path: &std::path::Path, bytes: u64) {
     std::fs::File::create(path).unwrap().set_len(bytes).unwrap();
 }
 
-/// Submits a job file and waits for its end; gives its status and error.
+/// Submits a job and waits for its end. Returns its status and error.
 fn worked(server: &Server, dir: &std::path::Path, job: &serde_json::Value) -> (String, String) {
     let path = dir.join("job.json");
     std::fs::write(&path, job.to_string()).unwrap();
@@ -194,7 +196,8 @@ fn worked(server: &Server, dir: &std::path::Path, job: &serde_json::Value) -> (S
     }
 }
 
-/// Of a model's folder `config.json` is judged first, and only what a model is loaded from comes here.
+/// `config.json` of a model folder is checked first, and only the files that are needed to load the
+/// model are fetched.
 #[test]
 fn s7_a_model_s_folder_costs_what_the_model_costs() {
     let dir = tempfile::tempdir().unwrap();
@@ -218,7 +221,7 @@ fn s7_a_model_s_folder_costs_what_the_model_costs() {
             "tasks": [{ "task": "rolling_perplexity", "source": text }],
         })
     };
-    // A batch is as long as there are windows for it.
+    // A batch is never larger than the number of windows.
     assert_eq!(worked(&server, dir.path(), &evaluate(&model, 1 << 16)), ("SUCCEEDED".to_owned(), String::new()));
 
     let huge = dir.path().join("huge");
@@ -234,15 +237,15 @@ fn s7_a_model_s_folder_costs_what_the_model_costs() {
     assert_eq!(status, "FAILED");
     assert!(error.contains("`ceilings.max_parameters`"), "{error}");
 
-    // A model whose numbers may be, and whose bytes may not.
+    // A model with an allowed number of parameters but too many bytes.
     std::fs::write(huge.join("config.json"), std::fs::read(model.join("config.json")).unwrap()).unwrap();
     let (status, error) = worked(&server, dir.path(), &evaluate(&huge, 1));
     assert_eq!(status, "FAILED");
     assert!(error.contains("`ceilings.max_job_bytes`"), "{error}");
 }
 
-/// What is too large for this server is refused at submission, by the setting; what its disk is too small for, before
-/// anything is written.
+/// A model that is too large for this server is rejected at submission, and the error names the
+/// setting. A model that exceeds the byte limit is rejected before anything is written.
 #[test]
 fn s1_a_fresh_model_beyond_the_ceilings_is_refused_before_anything_is_written() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! Checkpoints made elsewhere become artifacts of this system: real server process, real client, real Postgres.
+//! Imports checkpoints from other tools as artifacts: real server process, real client, real
+//! Postgres.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod support;
@@ -9,7 +10,7 @@ use support::{Server, root, show};
 fn a_checkpoint_is_imported_and_can_be_used() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
-    // A path from the current folder, which is the repository.
+    // A path relative to the current folder, which is the repository.
     let golden = "crates/slicer/tests/golden/llama-bf16-sharded";
     let artifact = server.json(&["artifact", "import", golden, "--watch"]);
     assert_eq!(artifact["kind"], "CHECKPOINT", "{artifact:#}");
@@ -43,7 +44,8 @@ fn a_checkpoint_is_imported_and_can_be_used() {
     assert!(server.terminate(), "SIGTERM did not end it in 10 s");
 }
 
-/// A baseline that exists only as a pickle, from its download to its score, beside what transformers says of it.
+/// Evaluates a baseline that exists only as a pickle, and compares its score with that of
+/// transformers.
 #[test]
 fn an_imported_baseline_is_evaluated() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What those who run the services rely on: metrics, readiness, traces, TLS, tokens, and no secret anywhere.
+//! What operators rely on: metrics, readiness, traces, TLS, tokens, and no leaked secrets.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod support;
@@ -18,7 +18,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Status line and body of an HTTP answer.
+/// Returns the status line and body of an HTTP response.
 fn http(address: SocketAddr, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
@@ -28,7 +28,8 @@ fn http(address: SocketAddr, path: &str) -> (String, String) {
     (head.lines().next().unwrap().to_owned(), body.to_owned())
 }
 
-/// A real OTLP endpoint: the service that OpenTelemetry publishes, which keeps what it is sent.
+/// A real OTLP endpoint: OpenTelemetry's published service definition, which stores the received
+/// spans.
 #[derive(Clone, Default)]
 struct Collector {
     spans: Arc<Mutex<Vec<(String, Span)>>>,
@@ -111,7 +112,7 @@ fn metrics_and_readiness_are_served() {
             .parse::<f64>()
             .unwrap()
     };
-    // What a real run counts: 80 steps of 8 sequences of 32 tokens at the least.
+    // A real run trains on at least 80 steps of 8 sequences of 32 tokens.
     assert!(value("inheritune_training_tokens_total ") >= 80.0 * 8.0 * 32.0);
     assert!(value("inheritune_job_attempts_total{kind=\"train\",ended=\"succeeded\"}") >= 3.0);
     assert_eq!(value("inheritune_jobs_running{kind=\"train\"}"), 0.0);
@@ -123,10 +124,10 @@ fn metrics_and_readiness_are_served() {
     assert!(value("inheritune_run_steps_total ") >= 8.0);
     assert!(value("inheritune_published_bytes_total{kind=\"checkpoint\"}") > 0.0);
     assert!(value("inheritune_build_info{version=") == 1.0);
-    // Prometheus' own rules for what it reads: every sample has a type, and every metric says what it is.
+    // Prometheus's own rules: every sample has a type, and every metric has a description.
     for (name, help) in inheritune_runtime::telemetry::metric::METRICS {
         if page.contains(&format!("# TYPE {name} ")) {
-            assert!(page.contains(&format!("# HELP {name} {help}")), "{name} does not say what it is:\n{page}");
+            assert!(page.contains(&format!("# HELP {name} {help}")), "{name} has no description:\n{page}");
         }
     }
     for line in page.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
@@ -167,14 +168,14 @@ fn tls_and_a_token_guard_the_api() {
 
     let good = list(&["--ca-file", text(&ca), "--token-file", text(&token)]);
     assert!(good.status.success(), "{}", show(&good));
-    // By name as well, and with a new certificate of the same authority.
+    // Also by host name, and with a new certificate from the same authority.
     assert!(certificates(&["--host", "localhost", "--force"]).status.success());
     let named = server.address.replace("127.0.0.1", "localhost");
     let named = list(&["--server", &named, "--ca-file", text(&ca), "--token-file", text(&token)]);
     assert!(named.status.success(), "{}", show(&named));
 
     let no_token = list(&["--ca-file", text(&ca)]);
-    assert!(no_token.status.code() == Some(5) && show(&no_token).contains("wants a token"), "{}", show(&no_token));
+    assert!(no_token.status.code() == Some(5) && show(&no_token).contains("requires a token"), "{}", show(&no_token));
     let wrong_token = list(&["--ca-file", text(&ca), "--token-file", text(&wrong)]);
     assert_eq!(wrong_token.status.code(), Some(5), "{}", show(&wrong_token));
     let unknown_authority = list(&["--token-file", text(&token)]);
@@ -256,7 +257,7 @@ fn no_secret_is_in_logs_errors_or_rows() {
         start("inheritune-trainer", &config("trainer.toml", trainer, "url", &worker)).spawn().unwrap(),
     ];
 
-    // A run whose corpus the object store does not give.
+    // A run whose corpus the object store denies access to.
     let recipe = write_recipe(dir.path(), "canary");
     let recipe_text = std::fs::read_to_string(&recipe).unwrap();
     let (before, after) = recipe_text.split_once("sources = [").unwrap();
@@ -281,7 +282,7 @@ fn no_secret_is_in_logs_errors_or_rows() {
         service.kill().unwrap();
         service.wait().unwrap();
     }
-    // Databases that cannot be reached or are none.
+    // Databases that cannot be reached, and URLs that are not valid.
     for (name, bad) in [
         ("unreachable", format!("postgres://inheritune:{DATABASE_PASSWORD}@{nowhere}/x")),
         ("no-port", format!("postgres://inheritune:{DATABASE_PASSWORD}@127.0.0.1:port/x")),
@@ -299,12 +300,13 @@ fn no_secret_is_in_logs_errors_or_rows() {
         assert!(!place.contains(CANARY), "{}", place.lines().find(|line| line.contains(CANARY)).unwrap());
         assert!(!place.contains(&password), "{}", place.lines().find(|line| line.contains(&password)).unwrap());
     }
-    // What was committed is in the files of the database, in plain sight: text this short is never compressed.
+    // Committed rows are readable in the files of the database: text this short is never
+    // compressed.
     assert!(holds(&dir.path().join("pg"), b"s3://elsewhere/corpus.txt"), "the rows were not found");
-    assert!(!holds(&dir.path().join("pg"), CANARY.as_bytes()), "a row holds a secret");
+    assert!(!holds(&dir.path().join("pg"), CANARY.as_bytes()), "a row contains a secret");
 }
 
-/// An object store that lets nobody in.
+/// Starts an object store that denies all requests.
 fn store_that_refuses() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -329,7 +331,7 @@ fn store_that_refuses() -> SocketAddr {
     address
 }
 
-/// Whether any file below `dir` holds `bytes`.
+/// Returns whether any file below `dir` contains `bytes`.
 fn holds(dir: &Path, bytes: &[u8]) -> bool {
     std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).any(|path| {
         if path.is_dir() {

@@ -1,11 +1,11 @@
-//! The conventions that a machine can check.
+//! Checks the conventions of this repository that a machine can check.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Which crate may depend on which: see ARCHITECTURE.md. Any other edge fails.
+/// The crates that each crate may depend on; see ARCHITECTURE.md. Any other edge fails.
 const EDGES: [(&str, &[&str]); 17] = [
     ("ids", &[]),
     ("checkpoint", &["ids"]),
@@ -40,7 +40,8 @@ const EDGES: [(&str, &[&str]); 17] = [
         ],
     ),
 ];
-/// Only tests start a private Postgres, and standalone.
+/// Dependencies that are only allowed in tests. Outside of tests, only standalone starts a private
+/// Postgres.
 const ONLY_IN_TESTS: [(&str, &str); 6] = [
     ("store", "postgres"),
     ("runtime", "postgres"),
@@ -141,12 +142,12 @@ fn libraries_stay_in_their_crates() {
         }
         for (crate_, test_only) in ONLY_IN_TESTS {
             let is_used = name == crate_ && depends(&format!("inheritune-{test_only}"));
-            assert!(!is_used, "inheritune-{crate_} may use {test_only} in its tests alone");
+            assert!(!is_used, "inheritune-{crate_} may use {test_only} only in its tests");
         }
     }
 }
 
-/// What a pure crate must not do: read the clock, the environment, files, sockets, or chance.
+/// What a pure crate must not use: the clock, the environment, files, sockets and random numbers.
 const IMPURE: [&str; 9] = [
     "std::fs::",
     "std::net::",

@@ -1,7 +1,9 @@
-//! Downloads an object of a bucket and uploads it again under another key, with object_store alone: what `make bench`
-//! holds the slicer's copy from S3 to S3 against. Ranged reads and parts of an upload overlap; nothing is hashed.
+//! Downloads an object and uploads it under another key, with object_store alone. `make bench`
+//! compares the slicer's copy from S3 to S3 with this baseline. Ranged reads and part uploads
+//! overlap; nothing is hashed.
 //!
-//! `download_upload BUCKET FROM TO`, the server and its credentials in the variables `AWS_*`.
+//! Usage: `download_upload BUCKET FROM TO`. The `AWS_*` environment variables specify the server
+//! and the credentials.
 
 use anyhow::Context as _;
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -9,7 +11,7 @@ use object_store::aws::AmazonS3Builder;
 use object_store::path::Path as Key;
 use object_store::{ObjectStoreExt as _, WriteMultipart};
 
-/// Bytes of a read, and of a part.
+/// Bytes per read and per uploaded part.
 const PIECE_BYTES: usize = 8 << 20;
 const READS_AT_ONCE: usize = 4;
 const PARTS_AT_ONCE: usize = 4;

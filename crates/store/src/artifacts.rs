@@ -1,13 +1,14 @@
 //! Artifacts: immutable sets of files, each published by one row.
 //!
 //! ```text
-//!  artifacts/{kind}/{job}/{lease token}-{n}/…            the files, then
-//!  artifacts/{kind}/{job}/{lease token}-{n}/manifest.json   the list of them with their digests, then
-//!  artifacts                                              the row: inserted only if the lease still holds
+//!  artifacts/{kind}/{job}/{lease token}-{n}/…              the files, then
+//!  artifacts/{kind}/{job}/{lease token}-{n}/manifest.json  the list of files and digests, then
+//!  artifacts                                               the row, only if the lease still holds
 //! ```
-//! A key is written once, by one attempt. While it writes, `journal.json` beside the files notes what is finished: the
-//! job's next attempt goes on from there. Files without a row are garbage, which [`Store::sweep_orphans`] removes.
-//! An artifact that was registered from outside is a row alone: its files stay where they are and are never deleted.
+//! A key is written once, by one attempt. During the attempt, `journal.json` beside the files
+//! records what is finished, so that the job's next attempt can resume from there. Files without a
+//! row are garbage, which [`Store::sweep_orphans`] removes. A registered external artifact is only
+//! a row: its files stay where they are and are never deleted.
 
 mod journal;
 mod sweep;
@@ -26,46 +27,46 @@ use inheritune_objects::{Folder, FolderFile};
 
 pub use writer::{ArtifactWriter, FileWriter};
 
-/// Folder of all our artifacts in the object store.
+/// Folder of all artifacts in the object store.
 const ROOT: &str = "artifacts";
-/// Lists the files of an artifact; no file of one may be called so.
+/// File that lists the files of an artifact. The name is reserved.
 const MANIFEST_FILE: &str = "manifest.json";
-/// Largest manifest that is read.
+/// Size limit of a manifest.
 const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
-/// The counter `{kind}` of bytes that this process published.
+/// Counter of bytes that this process published, with the label `kind`.
 pub const PUBLISHED_BYTES: &str = "inheritune_published_bytes_total";
 
-/// Which artifacts are wanted; every field that is set must match.
+/// A filter for artifacts. Every field that is set must match.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ArtifactFilter {
-    /// Of this kind.
+    /// Only artifacts of this kind.
     pub kind: Option<ArtifactKind>,
-    /// Of this run.
+    /// Only artifacts of this run.
     pub run: Option<RunId>,
-    /// Made by this job.
+    /// Only artifacts of this job.
     pub job: Option<JobId>,
 }
 
-/// One file of an artifact, and where a client gets it.
+/// One file of an artifact and its download URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArtifactFile {
     /// Name relative to the artifact.
     pub name: String,
     /// Length in bytes.
     pub size_bytes: u64,
-    /// Digest, where it is known.
+    /// Digest, if it is known.
     pub digest: Option<FileDigest>,
-    /// `file://` for a local folder, `https://` for S3, signed and valid for an hour; `memory://`, which nobody else
-    /// can read, for a store in memory.
+    /// `file://` for a local folder; `https://` for S3, signed and valid for one hour; `memory://`
+    /// for a store in memory, which other processes cannot read.
     pub download_url: String,
 }
 
 impl Store {
-    /// One artifact.
+    /// Returns one artifact.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], also when it was deleted.
+    /// [`StoreError::NotFound`], also if the artifact was deleted.
     pub async fn artifact(&self, id: ArtifactId) -> Result<Artifact, StoreError> {
         let row = sqlx::query_as!(
             ArtifactRow,
@@ -84,10 +85,10 @@ impl Store {
         }
     }
 
-    /// Artifacts that are not deleted, newest first.
+    /// Lists artifacts that are not deleted, newest first.
     ///
     /// # Errors
-    /// [`StoreError::Location`] for a page token that is not one.
+    /// [`StoreError::Location`] for an invalid page token.
     pub async fn list_artifacts(&self, filter: &ArtifactFilter, page: &Page) -> Result<Paged<Artifact>, StoreError> {
         let mut tx = self.begin_list().await?;
         let found = sqlx::query_as!(
@@ -116,12 +117,13 @@ impl Store {
         Ok(rows::paged(page, found?))
     }
 
-    /// Makes an artifact of the folder or file at `uri`, which stays where it is. With a `request_id` that was used
-    /// before for the same registration, says that artifact again.
+    /// Registers the folder or file at `uri` as an artifact. The files stay where they are. If
+    /// `request_id` was already used for the same registration, returns the existing artifact.
     ///
     /// # Errors
-    /// [`StoreError::Location`] when this service may not read it; [`StoreError::NotFound`] when nothing is there;
-    /// [`StoreError::RequestIdReused`] when that id came with another registration.
+    /// [`StoreError::Location`] if this service may not read the URI; [`StoreError::NotFound`] if
+    /// nothing exists there; [`StoreError::RequestIdReused`] if the id was used for a different
+    /// registration.
     pub async fn register_artifact(
         &self,
         kind: ArtifactKind,
@@ -130,7 +132,8 @@ impl Store {
         request_id: Option<Uuid>,
     ) -> Result<Artifact, StoreError> {
         let request = Request::new(request_id, "artifact", &(kind, uri, &metadata))?;
-        // Before the transaction, which must not wait for a disk; what was registered once may be gone by now.
+        // Open before the transaction, which must not wait for a disk. An error counts only if this
+        // is not a repeated request, because the files of an earlier one may be gone.
         let folder = self.objects.open_uri(None, uri).await;
         let id = ArtifactId(Uuid::now_v7());
         let mut tx = self.pool.begin().await?;
@@ -156,10 +159,10 @@ impl Store {
         self.artifact(id).await
     }
 
-    /// The files of an artifact, by name, and where a client gets them.
+    /// Returns the files of an artifact with their download URLs, sorted by name.
     ///
     /// # Errors
-    /// As [`Store::open`].
+    /// The errors of [`Store::open`].
     pub async fn artifact_files(&self, id: ArtifactId) -> Result<Vec<ArtifactFile>, StoreError> {
         let folder = self.open(&Location::Artifact(id)).await?;
         let urls = folder.download_urls().await?;
@@ -172,10 +175,10 @@ impl Store {
         Ok(folder.files().iter().zip(urls).map(file).collect())
     }
 
-    /// A job's training states that are not deleted, newest step first.
+    /// Returns the training states of a job that are not deleted, newest step first.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn training_states(&self, job: JobId) -> Result<Vec<Artifact>, StoreError> {
         let found = sqlx::query_as!(
             ArtifactRow,
@@ -192,10 +195,11 @@ impl Store {
         found.into_iter().map(ArtifactRow::artifact).collect()
     }
 
-    /// Pins an artifact, so that nothing deletes it, or lets go of it. One that is as wanted stays so.
+    /// Pins an artifact, which protects it from deletion, or unpins it. Does nothing if it is
+    /// already in the requested state.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], also when it was deleted.
+    /// [`StoreError::NotFound`], also if the artifact was deleted.
     pub async fn pin_artifact(&self, id: ArtifactId, pinned: bool) -> Result<Artifact, StoreError> {
         sqlx::query!(
             "-- artifacts.pin
@@ -208,12 +212,13 @@ impl Store {
         self.artifact(id).await
     }
 
-    /// Deletes an artifact: marks its row, then deletes its files. One that was deleted before is no error: files that
-    /// a broken-off call left are deleted then. Of a registered one only the row is marked; its files are not ours.
+    /// Deletes an artifact: marks its row, then deletes its files. Repeating the call is allowed,
+    /// and deletes files that an interrupted call left behind. Never deletes the files of a
+    /// registered external artifact.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::WrongState`] when it is pinned; the object store's, when it is already
-    /// marked and the call is to be repeated.
+    /// [`StoreError::NotFound`]; [`StoreError::WrongState`] if the artifact is pinned; errors of
+    /// the object store, after which the row is already marked and the caller repeats the call.
     pub async fn delete_artifact(&self, id: ArtifactId) -> Result<(), StoreError> {
         let deleted = sqlx::query!(
             r#"-- artifacts.delete
@@ -233,12 +238,12 @@ impl Store {
         Ok(())
     }
 
-    /// Opens an artifact, or a URI that this service may read: a folder, or one file as a folder of its own. Nothing
-    /// is read yet but the list of files.
+    /// Opens an artifact, or a URI that this service may read. The URI of a single file opens as a
+    /// folder with one file. Reads only the list of files.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::Corrupt`] for an artifact whose manifest is missing or damaged;
-    /// [`StoreError::Location`] for a URI that this service may not read, with those that it may.
+    /// [`StoreError::NotFound`]; [`StoreError::Corrupt`] for an artifact whose manifest is missing
+    /// or damaged; [`StoreError::Location`] for a URI that this service may not read.
     pub async fn open(&self, location: &Location) -> Result<Folder, StoreError> {
         match location {
             Location::Artifact(id) => {
@@ -259,18 +264,18 @@ impl Store {
             (Some(bytes), _) => bytes,
             (None, Some(path)) => {
                 let source =
-                    io::Error::new(io::ErrorKind::NotConnected, "is not there: is the object store's disk mounted?");
+                    io::Error::new(io::ErrorKind::NotConnected, "does not exist: is the object store's disk mounted?");
                 return Err(StoreError::File { path: path.display().to_string(), source });
             }
             (None, None) => return Err(corrupt(&name, format!("is missing in {place}"))),
         };
         let actual = Sha256Digest::of(&bytes);
         if actual != sha256 {
-            return Err(corrupt(&name, format!("is damaged: its SHA-256 is {actual}, its row says {sha256}")));
+            return Err(corrupt(&name, format!("is damaged: its SHA-256 is {actual}, but its row says {sha256}")));
         }
         let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|e| corrupt(&name, e))?;
         if !manifest.is_consistent() {
-            return Err(corrupt(&name, "has a file whose segments do not make up its size"));
+            return Err(corrupt(&name, "has a file whose segments do not add up to its size"));
         }
         let files = manifest.files.into_iter().map(|file| FolderFile {
             name: file.name,
@@ -307,7 +312,7 @@ impl ArtifactRow {
             let bytes = <[u8; 32]>::try_from(bytes);
             bytes
                 .map(Sha256Digest)
-                .map_err(|_| corrupt(format!("artifacts.manifest_sha256 of {}", self.id), "is no digest"))
+                .map_err(|_| corrupt(format!("artifacts.manifest_sha256 of {}", self.id), "is not a SHA-256 digest"))
         };
         Ok(Artifact {
             id: ArtifactId(self.id),

@@ -1,7 +1,7 @@
-//! Parts of evaluate jobs that several workers share.
+//! Evaluation units: the parts of evaluate jobs that several workers share.
 //!
-//! Each worker claims under a lease of its own: that of the evaluate job, or that of a job that helps it. A part whose worker
-//! fell silent is free again with that worker's lease.
+//! Each worker claims units under its own lease, which is that of the evaluate job or of a job that
+//! helps it. A claimed unit becomes free again when that lease expires.
 
 use std::ops::Range;
 
@@ -12,29 +12,29 @@ use crate::jobs::{self, LeaseKey};
 use crate::rows;
 use crate::{Store, StoreError};
 
-/// A part, before it is measured.
+/// A unit before it is measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewUnit {
     /// The task's name.
     pub task: String,
-    /// Its sequences or documents.
+    /// Indexes of its sequences or documents.
     pub items: Range<u64>,
-    /// Digest of what is asked.
+    /// Digest of the questions.
     pub digest: Sha256Digest,
 }
 
-/// A part that was measured, or cannot be.
+/// A unit that was measured or has failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FinishedUnit {
-    /// Its place in the job.
+    /// Its index in the job.
     pub unit: u32,
-    /// The answers, or why there are none.
+    /// The answers or the error.
     pub found: Result<Vec<u8>, String>,
 }
 
 impl Store {
-    /// Makes the parts of the leased job. Those that are there from an earlier attempt are kept, with their answers, unless
-    /// they ask something else now.
+    /// Creates the units of the leased job. Units of an earlier attempt are kept with their answers
+    /// if they are unchanged.
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`].
@@ -75,8 +75,8 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// Takes the first part of the job `of` that is nobody's, for the holder of `lease`, and its digest; none is left, or the
-    /// job is over or told to stop.
+    /// Claims the first free unit of the job `of` for the holder of `lease`. Returns its index and
+    /// digest, or `None` if no unit is free, or if the job is over or must stop.
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`].
@@ -116,10 +116,10 @@ impl Store {
         Ok(Some((rows::count(unit), Sha256Digest(digest))))
     }
 
-    /// Keeps what was found of a part that the holder of `lease` took: its answers, or why there are none.
+    /// Stores the answers or the error of a unit that the holder of `lease` claimed.
     ///
     /// # Errors
-    /// [`StoreError::LeaseLost`] when that lease, or the part, is another's by now.
+    /// [`StoreError::LeaseLost`] if another worker holds the lease or the unit by now.
     pub async fn finish_unit(
         &self,
         lease: LeaseKey,
@@ -146,10 +146,10 @@ impl Store {
         if finished.rows_affected() == 1 { Ok(()) } else { Err(StoreError::LeaseLost(lease.job)) }
     }
 
-    /// The finished parts of a job, in order, but those that `known` has already.
+    /// Returns the finished units of a job in order, except those in `known`.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn finished_units(&self, of: JobId, known: &[u32]) -> Result<Vec<FinishedUnit>, StoreError> {
         let known: Vec<i32> = known.iter().filter_map(|unit| i32::try_from(*unit).ok()).collect();
         let finished = sqlx::query!(
@@ -169,10 +169,10 @@ impl Store {
         Ok(finished.into_iter().map(|row| unit(row.unit, row.answers, row.error)).collect())
     }
 
-    /// Whether a job waits for its first worker.
+    /// Returns whether a job waits for its first worker.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn is_unclaimed(&self, id: JobId) -> Result<bool, StoreError> {
         let unclaimed = sqlx::query_scalar!(
             r#"-- jobs.is_unclaimed
@@ -187,13 +187,14 @@ impl Store {
         Ok(unclaimed)
     }
 
-    /// Takes a job back that no worker ever took, as if it had not been submitted; whether there was such a one.
+    /// Deletes a job that no worker has ever claimed, as if it had not been submitted. Returns
+    /// whether there was such a job.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn withdraw_job(&self, id: JobId) -> Result<bool, StoreError> {
         let mut tx = self.pool.begin().await?;
-        // A claim locks the same row, or passes it over.
+        // A claim locks the same row, or skips it.
         let queued: Option<Uuid> = sqlx::query_scalar!(
             "-- jobs.withdraw
              DELETE FROM job_queue q USING jobs j

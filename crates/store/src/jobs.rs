@@ -1,13 +1,14 @@
-//! The job tables: submit, claim, renew, end, and what an owner asks for in between.
+//! The job tables: submit, claim, renew and end jobs, and requests of owners.
 //!
 //! ```text
-//!  jobs       one row per job for ever       spec, attempts, outcome, error
-//!  job_queue  one row per job not yet over   queued | leased | paused
+//!  jobs          one permanent row per job        spec, attempts, outcome, error
+//!  job_queue     one row per unfinished job       queued | leased | paused
 //!  job_attempts  one row per claim
 //! ```
-//! Claims, heartbeats and completions, the frequent calls, are one SQL statement each. Everything else locks the jobs' rows, asks
-//! [`inheritune_domain::job::JobLife`] what becomes of them, and writes that down ([`life`]): one transaction, by the
-//! database's clock alone. A single job is a batch of one.
+//! Claims, heartbeats and completions are frequent, so each is one SQL statement. Every other
+//! operation is one transaction ([`life`]): it locks the rows of the jobs, asks
+//! [`inheritune_domain::job::JobLife`] for their next states, and writes these. Only the database's
+//! clock counts. A single job is a batch of one.
 
 mod claim;
 mod claim_starts;
@@ -34,25 +35,25 @@ pub(crate) use claim_starts::ClaimStarts;
 pub(crate) use life::request_of_run;
 pub(crate) use submit::{QueuedJob, insert_jobs};
 
-/// Leases that one transaction of the reaper takes back at most.
+/// Most expired leases that one transaction of the reaper handles.
 const EXPIRE_BATCH: i64 = 32;
 
 /// A job to submit.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct NewJob {
-    /// What it is for, in people's words.
+    /// Human-readable purpose.
     pub label: String,
-    /// What it is to do.
+    /// What to do.
     pub spec: JobSpec,
-    /// Higher first.
+    /// Jobs with a higher priority are claimed first.
     pub priority: i32,
-    /// How often it is tried.
+    /// When and how often failed attempts are retried.
     pub retry: RetryPolicy,
     /// The run it belongs to.
     pub run: Option<RunId>,
 }
 
-/// What every write of a worker carries: the job and the fence of its claim.
+/// The job and the fence of a claim, which every write of a worker includes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct LeaseKey {
     /// The job.
@@ -61,72 +62,74 @@ pub struct LeaseKey {
     pub token: LeaseToken,
 }
 
-/// A job in a worker's hands.
+/// A job that a worker has claimed.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Lease {
-    /// Goes with every write.
+    /// Included in every write.
     pub key: LeaseKey,
     /// The run it belongs to.
     pub run: Option<RunId>,
-    /// What it is for.
+    /// Human-readable purpose.
     pub label: String,
     /// What to do.
     pub spec: JobSpec,
-    /// Claims so far, this one included.
+    /// Number of claims so far, including this one.
     pub attempt: u32,
-    /// The trace that it is a part of.
+    /// W3C `traceparent` of the trace that it belongs to.
     pub trace_parent: Option<String>,
 }
 
-/// Which part of a list is wanted; newest first.
+/// A request for one page of a list, newest items first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Page {
-    /// Items at most.
+    /// Most items.
     pub size: u32,
-    /// [`Paged::next`] of the page before.
+    /// [`Paged::next`] of the previous page; `None` for the first page.
     pub token: Option<String>,
 }
 
 /// One page of a list.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Paged<T> {
-    /// Newest first.
+    /// The items, newest first.
     pub items: Vec<T>,
-    /// For each of them the token of a page that goes on after it.
+    /// For each item, the token of the page that starts after it.
     pub after: Vec<String>,
-    /// The token of the next page, if there is one.
+    /// Token of the next page, if there is one.
     pub next: Option<String>,
 }
 
-/// Which jobs are wanted; every field that is set must match.
+/// A filter for jobs. Every field that is set must match.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JobFilter {
-    /// Of this run.
+    /// Only jobs of this run.
     pub run: Option<RunId>,
-    /// Of this kind.
+    /// Only jobs of this kind.
     pub kind: Option<JobKind>,
-    /// In this state.
+    /// Only jobs with this status.
     pub status: Option<JobStatus>,
 }
 
-/// How many jobs of one kind wait or run.
+/// The number of unfinished jobs of one kind and status.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueueDepth {
     /// The kind.
     pub kind: JobKind,
-    /// The state.
+    /// The status.
     pub status: JobStatus,
-    /// Jobs.
+    /// Number of jobs.
     pub jobs: u64,
-    /// Since when the oldest of them may be claimed, or, where it may not, was submitted; seconds.
+    /// Seconds since the oldest of them became claimable, or since its submission if it is not
+    /// claimable.
     pub oldest_seconds: f64,
 }
 
 impl Store {
-    /// Puts a job into the queue. With a `request_id` that was used before for the same job, says that job again.
+    /// Submits a job. If `request_id` was already used for the same job, returns the existing job.
     ///
     /// # Errors
-    /// [`StoreError::RequestIdReused`] when that id came with another job; [`StoreError::NotFound`] for an unknown run.
+    /// [`StoreError::RequestIdReused`] if the id was used for a different job;
+    /// [`StoreError::NotFound`] for an unknown run.
     pub async fn submit_job(&self, job: &NewJob, request_id: Option<Uuid>) -> Result<JobRecord, StoreError> {
         let request = Request::new(request_id, "job", job)?;
         let id = JobId(Uuid::now_v7());
@@ -141,7 +144,7 @@ impl Store {
         self.job(id).await
     }
 
-    /// Puts jobs into the queue, all of them or none, and says their ids: one statement, however many.
+    /// Submits all jobs or none, with one statement, and returns their ids.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] for an unknown run.
@@ -157,7 +160,7 @@ impl Store {
         Ok(ids)
     }
 
-    /// One job.
+    /// Returns one job.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
@@ -166,19 +169,19 @@ impl Store {
         found.pop().map(|(_, job)| job).ok_or_else(|| rows::not_found("job", id))
     }
 
-    /// Those of the jobs that exist, newest first.
+    /// Returns those of the jobs that exist, newest first.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn jobs(&self, ids: &[JobId]) -> Result<Vec<JobRecord>, StoreError> {
         let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
         Ok(self.jobs_by_id(&ids).await?.into_iter().map(|(_, job)| job).collect())
     }
 
-    /// Jobs, newest first.
+    /// Lists jobs, newest first.
     ///
     /// # Errors
-    /// [`StoreError::Location`] for a page token that is not one.
+    /// [`StoreError::Location`] for an invalid page token.
     pub async fn list_jobs(&self, filter: &JobFilter, page: &Page) -> Result<Paged<JobRecord>, StoreError> {
         let mut tx = self.begin_list().await?;
         let ids = sqlx::query_scalar!(
@@ -204,7 +207,7 @@ impl Store {
         Ok(rows::paged(page, self.jobs_by_id(&ids).await?))
     }
 
-    /// Newest first.
+    /// Returns jobs with their sequence numbers, newest first.
     async fn jobs_by_id(&self, ids: &[Uuid]) -> Result<Vec<(i64, JobRecord)>, StoreError> {
         let found = sqlx::query_as!(
             JobRow,
@@ -226,8 +229,8 @@ impl Store {
         found.into_iter().map(|row| Ok((row.seq, row.record()?))).collect()
     }
 
-    /// Says that the holder is alive and how far it is; brings back what its owner wants.
-    /// Wakes nobody: progress is polled.
+    /// Renews the lease, records progress, and returns the owner's directive. Does not wake up
+    /// waiters, because progress is polled.
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`].
@@ -258,18 +261,18 @@ impl Store {
         }
     }
 
-    /// Ends an attempt badly: the job waits for its next attempt, or fails for good.
+    /// Records a failed attempt. The job waits for its next attempt or fails permanently.
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`].
     pub async fn fail_job(&self, lease: LeaseKey, class: FailureClass, error: &str) -> Result<(), StoreError> {
-        // Whether it made progress is for `life` to find out.
+        // `life` determines whether the attempt made progress.
         let event = JobEvent::Fail { token: lease.token, class, advanced: false };
         self.advance_job(Change { job: lease.job, event, text: Some(error) }).await
     }
 
-    /// Gives a job back unfinished; no attempt is lost. It waits for a worker, for a resume, or is cancelled, as its
-    /// owner wants.
+    /// Returns an unfinished job to the queue without counting a failure. As its owner requested,
+    /// the job is then queued, paused or cancelled.
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`].
@@ -288,7 +291,8 @@ impl Store {
                 Ok(())
             }
             Err(refused) => {
-                // A transaction that is only dropped keeps its locks a moment longer, and a claim would pass the job over.
+                // Roll back explicitly: a dropped transaction keeps its locks a little longer, and
+                // a claim would skip the job.
                 match tx.rollback().await {
                     Ok(()) => Err(refused),
                     Err(e) => Err(e.into()),
@@ -297,12 +301,12 @@ impl Store {
         }
     }
 
-    /// Pauses ([`Directive::Pause`]), resumes ([`Directive::Run`]) or cancels a job. A job that nobody holds obeys at
-    /// once, one that a worker holds when the worker has given it back.
+    /// Pauses ([`Directive::Pause`]), resumes ([`Directive::Run`]) or cancels a job. An unclaimed
+    /// job changes its state immediately, a claimed job when its worker has released it.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::WrongState`] when it is over or being cancelled, or is to go on although its
-    /// run is paused.
+    /// [`StoreError::NotFound`]; [`StoreError::WrongState`] if the job is over or being cancelled, or
+    /// if it is resumed while its run is paused.
     pub async fn request_job(&self, id: JobId, directive: Directive) -> Result<JobRecord, StoreError> {
         if directive == Directive::Run
             && let Some(run) = self.job(id).await?.run
@@ -316,10 +320,11 @@ impl Store {
         self.job(id).await
     }
 
-    /// Takes back the jobs whose lease ran out; says how many. Safe to call from several processes.
+    /// Takes back the jobs whose lease has expired. Returns how many. Safe to call from several
+    /// processes.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn expire_leases(&self) -> Result<u64, StoreError> {
         let mut expired = 0;
         loop {
@@ -350,14 +355,16 @@ impl Store {
         }
     }
 
-    /// Puts a job that failed or was cancelled back into the queue, its counters at zero; it goes on from what it saved.
+    /// Returns a failed or cancelled job to the queue and resets its counters. The job resumes from
+    /// what it has saved.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::WrongState`] when it is neither, or belongs to a run, which is retried itself.
+    /// [`StoreError::NotFound`]; [`StoreError::WrongState`] if the job has neither failed nor been
+    /// cancelled, or if it belongs to a run, which must be retried instead.
     pub async fn retry_job(&self, id: JobId) -> Result<JobRecord, StoreError> {
         if let Some(run) = self.job(id).await?.run {
             return Err(StoreError::WrongState(format!(
-                "job {id} belongs to run {run}: retry that, with `inheritune run retry {run}`"
+                "job {id} belongs to run {run}: retry the run with `inheritune run retry {run}`"
             )));
         }
         let mut tx = self.pool.begin().await?;
@@ -375,11 +382,11 @@ impl Store {
         }
     }
 
-    /// Fails the jobs that have waited for something outside for longer than `limit`; says how many. Safe to call from
-    /// several processes.
+    /// Fails the jobs that have waited for an unavailable dependency for longer than `limit`.
+    /// Returns how many. Safe to call from several processes.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn give_up_waiting(&self, limit: Duration) -> Result<u64, StoreError> {
         let mut tx = self.pool.begin().await?;
         let overdue = sqlx::query_scalar!(
@@ -406,11 +413,11 @@ impl Store {
         Ok(overdue.len() as u64)
     }
 
-    /// How long until the first of the leases ends that are held now, by the database's clock: nothing when that is over
-    /// already, none when no job is held.
+    /// Returns the time until the first current lease expires, by the database's clock: zero if one
+    /// has already expired, `None` if no job is leased.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn next_lease_end(&self) -> Result<Option<Duration>, StoreError> {
         let wait_ms = sqlx::query_scalar!(
             r#"-- jobs.next_lease_end
@@ -422,10 +429,10 @@ impl Store {
         Ok(wait_ms.map(|ms| Duration::from_millis(rows::unsigned(ms))))
     }
 
-    /// Jobs that wait or run, by kind and status.
+    /// Counts the unfinished jobs by kind and status.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn queue_depth(&self) -> Result<Vec<QueueDepth>, StoreError> {
         let mut tx = self.begin_list().await?;
         let rows = sqlx::query!(
@@ -452,7 +459,8 @@ impl Store {
     }
 }
 
-/// Sees to it that a lease holds until the transaction's end: the share lock keeps the reaper out.
+/// Checks that a lease holds, and takes a share lock that blocks the reaper until the end of the
+/// transaction.
 ///
 /// # Errors
 /// [`StoreError::LeaseLost`].
@@ -527,7 +535,8 @@ fn milliseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// JSON has no infinity: a rate that is not finite becomes zero, an estimate unknown.
+/// Replaces values that JSON cannot represent: a non-finite rate becomes zero, and a non-finite
+/// estimate becomes `None`.
 fn finite(progress: &Progress) -> Progress {
     let per_second = if progress.per_second.is_finite() { progress.per_second } else { 0.0 };
     let estimated_remaining_seconds = progress.estimated_remaining_seconds.filter(|s| s.is_finite());

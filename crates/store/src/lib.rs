@@ -1,13 +1,13 @@
-//! All SQL.
+//! The database: all SQL of the project.
 //!
-//! Owns: the job tables with their leases and fences ([`jobs`]), runs and their inbox ([`runs`]), artifacts
-//! ([`artifacts`]), metric points ([`metrics`]), parts of evaluations
-//! ([`evaluation_units`]), scores side by side ([`scores`]) and notifications ([`notify`]).
+//! Owns: the job tables with their leases and fences ([`jobs`]), runs and their inbox ([`runs`]),
+//! artifacts ([`artifacts`]), metric points ([`metrics`]), evaluation units ([`evaluation_units`]),
+//! the comparison of scores ([`scores`]) and notifications ([`notify`]).
 //!
 //! Entry point: [`Store::connect`].
 //!
-//! Must never: decide what a job or a run does next (that is `inheritune_domain`), or read the machine's clock where
-//! the database's `now()` can be asked.
+//! Must never: decide what a job or a run does next (`inheritune_domain` does that), or read the
+//! machine's clock where the database's `now()` is available.
 
 pub mod jobs;
 pub mod runs;
@@ -32,26 +32,26 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 /// Longest wait for a free connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
-/// A connection that was idle for longer is tried before it is used.
+/// Idle time after which a connection is tested before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_millis(500);
 const BEGIN_LIST: &str = "BEGIN; SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_seqscan = on; \
                           SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on";
-/// Postgres's code for a write where none is taken.
+/// Postgres's error code for a write in a read-only transaction.
 const READ_ONLY: &str = "25006";
-/// Postgres's code for a table that is not there.
+/// Postgres's error code for a table that does not exist.
 const UNDEFINED_TABLE: &str = "42P01";
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations");
 
 /// Why a call on the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Postgres could not be reached or refused.
+    /// Postgres is unreachable or rejected the statement.
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
-    /// The schema could not be brought up to date.
+    /// A migration failed.
     #[error("migrations: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
-    /// The object store could not be reached or refused.
+    /// The object store is unreachable or rejected the request.
     #[error("object store: {0}")]
     Objects(#[from] object_store::Error),
     /// A local file could not be read or written.
@@ -59,27 +59,27 @@ pub enum StoreError {
     File {
         /// The file.
         path: String,
-        /// Why.
+        /// The I/O error.
         source: std::io::Error,
     },
-    /// The caller's lease is no longer its own: what it wrote was refused. It must stop.
+    /// The caller no longer holds the lease. Its write was rejected and it must stop.
     #[error("the lease on job {0} was lost")]
     LeaseLost(inheritune_domain::id::JobId),
-    /// Nothing of this id.
+    /// Nothing with this id exists.
     #[error("{kind} {id} does not exist")]
     NotFound {
-        /// `run`, `job`, `artifact`, `file`.
+        /// `run`, `job`, `artifact` or `file`.
         kind: &'static str,
         /// Its id.
         id: String,
     },
-    /// The same `request_id` came with another body.
-    #[error("request_id {0} was used before with another request")]
+    /// The `request_id` was already used with a different body.
+    #[error("request_id {0} was already used for a different request")]
     RequestIdReused(uuid::Uuid),
-    /// The state does not allow it.
+    /// The current state does not allow the operation.
     #[error("{0}")]
     WrongState(String),
-    /// A stored object is not what its manifest says.
+    /// A stored object does not match its manifest, or stored data is invalid.
     #[error("{name}: {problem}")]
     Corrupt {
         /// The object or file.
@@ -111,7 +111,7 @@ impl From<ObjectError> for StoreError {
 }
 
 impl StoreError {
-    /// Whether the same call may succeed later.
+    /// Returns whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self.class() {
             FailureClass::Retryable | FailureClass::Unavailable => true,
@@ -119,7 +119,7 @@ impl StoreError {
         }
     }
 
-    /// What it means for a job that meets it.
+    /// Returns how a job treats this error.
     pub fn class(&self) -> FailureClass {
         match self {
             Self::Database(e) => of_database(e),
@@ -135,7 +135,7 @@ impl StoreError {
         }
     }
 
-    /// Whether the database, the object store or a disk is away for now, whatever was asked of it.
+    /// Returns whether the database, the object store or a disk is temporarily unavailable.
     pub fn is_unavailable(&self) -> bool {
         self.class() == FailureClass::Unavailable
     }
@@ -151,7 +151,8 @@ fn of_database(error: &sqlx::Error) -> FailureClass {
         | sqlx::Error::WorkerCrashed => FailureClass::Unavailable,
         sqlx::Error::Database(refused) => {
             let code = refused.code().unwrap_or_default();
-            // By SQLSTATE: connection, resources (a full disk among them), operator, system; a standby that takes no writes.
+            // SQLSTATE classes: connection, insufficient resources (such as a full disk), operator
+            // intervention, system error; and the code of a read-only standby.
             let away = ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)) || code == READ_ONLY;
             if away { FailureClass::Unavailable } else { FailureClass::Retryable }
         }
@@ -159,13 +160,13 @@ fn of_database(error: &sqlx::Error) -> FailureClass {
     }
 }
 
-/// Where the store is.
+/// Configures the database and the object store.
 #[derive(Clone, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoreConfig {
     /// `postgres://user:password@host/database`.
     pub database_url: String,
-    /// Connections at most, at least 2.
+    /// Most connections to the database. Values below 2 count as 2.
     #[serde(default = "default_max_connections")]
     pub max_connections: u32,
     /// The object store.
@@ -174,7 +175,7 @@ pub struct StoreConfig {
 
 impl std::fmt::Debug for StoreConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The URL holds a password.
+        // The URL contains a password.
         f.debug_struct("StoreConfig")
             .field("max_connections", &self.max_connections)
             .field("objects", &self.objects)
@@ -186,7 +187,7 @@ fn default_max_connections() -> u32 {
     8
 }
 
-/// Handle on the database and the object store; cheap to clone.
+/// A handle to the database and the object store. Clones are cheap.
 #[derive(Clone)]
 pub struct Store {
     pub(crate) pool: sqlx::PgPool,
@@ -198,10 +199,10 @@ pub struct Store {
 }
 
 impl Store {
-    /// Connects to both; does not migrate.
+    /// Connects to the database and opens the object store. Does not run migrations.
     ///
     /// # Errors
-    /// The database or the object store cannot be reached, or the configuration is wrong.
+    /// The database is unreachable, or the configuration is invalid.
     pub async fn connect(config: &StoreConfig) -> Result<Self, StoreError> {
         let options: PgConnectOptions = config.database_url.parse()?;
         let options = options.application_name("inheritune").extra_float_digits(None);
@@ -211,7 +212,7 @@ impl Store {
             .after_connect(|connection, _| {
                 Box::pin(async move { sqlx::raw_sql(sessions::SETTINGS).execute(connection).await.map(|_| ()) })
             })
-            // A connection that was used a moment ago need not be asked whether it still is one.
+            // Skip the test for connections that were used recently.
             .test_before_acquire(false)
             .before_acquire(|connection, metadata| {
                 Box::pin(async move { Ok(metadata.idle_for < TRUSTED_IDLE || connection.ping().await.is_ok()) })
@@ -229,8 +230,8 @@ impl Store {
         })
     }
 
-    /// The same store: runs and jobs that are created through it, and the jobs of these runs, are parts of a trace,
-    /// named by a W3C `traceparent`.
+    /// Returns a handle to the same store with a W3C `traceparent`. Runs and jobs that are created
+    /// through it, and the jobs of these runs, belong to that trace.
     #[must_use]
     pub fn in_trace(&self, trace_parent: Option<&str>) -> Self {
         Self { trace_parent: trace_parent.map(Arc::from), ..self.clone() }
@@ -240,20 +241,21 @@ impl Store {
         self.trace_parent.as_deref()
     }
 
-    /// Brings the schema up to date.
+    /// Runs the pending migrations and updates the views.
     ///
     /// # Errors
-    /// [`StoreError::WrongState`] when somebody else holds a lock that it needs for longer than `lock_timeout`, 30 s
-    /// where none is set, saying who; [`StoreError::Migrate`].
+    /// [`StoreError::WrongState`] if another session holds a required lock for longer than
+    /// `lock_timeout` (30 s if it is not set), which names that session; [`StoreError::Migrate`].
     pub async fn migrate(&self) -> Result<(), StoreError> {
         sessions::check(&self.pool.connect_options()).await?;
         migrate::run(&MIGRATIONS, &self.pool).await
     }
 
-    /// Ends the sessions of dashboards whose query or transaction has gone on for longer than `limit`; says how many.
+    /// Terminates the sessions of dashboards whose query or transaction has run for longer than
+    /// `limit`. Returns how many.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn end_dashboard_queries(&self, limit: Duration) -> Result<u64, StoreError> {
         let ended = sqlx::query_scalar!(
             r#"-- store.end_dashboard_queries
@@ -265,15 +267,15 @@ impl Store {
         Ok(u64::from(rows::count(ended)))
     }
 
-    /// Sees to it that all migrations this program knows have run, later ones may have, too, and that connections keep their
-    /// sessions.
+    /// Checks that all migrations of this program have run, and that connections keep their
+    /// sessions. Later migrations may have run too.
     ///
     /// # Errors
-    /// [`StoreError::WrongState`], saying what to do.
+    /// [`StoreError::WrongState`], which says what to do.
     pub async fn check_schema(&self) -> Result<(), StoreError> {
         sessions::check(&self.pool.connect_options()).await?;
         let needed = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default();
-        // Not a checked query: the table is made by the first migration that runs.
+        // Not a checked query, because the first migration creates the table.
         let newest = "-- store.schema\nSELECT max(version) FROM _sqlx_migrations WHERE success";
         let found = match sqlx::query_scalar::<_, Option<i64>>(newest).fetch_one(&self.pool).await {
             Err(sqlx::Error::Database(e)) if e.code().as_deref() == Some(UNDEFINED_TABLE) => None,
@@ -282,33 +284,36 @@ impl Store {
         match found {
             Some(found) if found >= needed => Ok(()),
             found => Err(StoreError::WrongState(format!(
-                "the database's schema is at migration {}, this program needs {needed}: run `inheritune-scheduler migrate`",
+                "the database schema is at migration {}, but this program needs {needed}: run \
+                 `inheritune-scheduler migrate`",
                 found.unwrap_or_default()
             ))),
         }
     }
 
-    /// A transaction whose statements are planned for the values they get and the tables as they are: for lists with
-    /// filters that may be absent, and for what reads whole tables.
+    /// Begins a transaction whose statements are planned for their actual parameters and the
+    /// current table sizes. It is for lists with optional filters, and for queries that read whole
+    /// tables.
     pub(crate) async fn begin_list(&self) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, StoreError> {
         Ok(self.pool.begin_with(BEGIN_LIST).await?)
     }
 
-    /// Whether the database answers.
+    /// Checks that the database responds.
     ///
     /// # Errors
-    /// It does not.
+    /// The database does not respond.
     pub async fn ping(&self) -> Result<(), StoreError> {
         sqlx::query!("-- store.ping\nSELECT 1 AS one").fetch_one(&self.pool).await?;
         Ok(())
     }
 
-    /// The object store.
+    /// Returns the object store.
     pub fn objects(&self) -> &Objects {
         &self.objects
     }
 
-    /// The connections, for tests and benches only: SQL lives in this crate.
+    /// Returns the connection pool, for tests and benchmarks only, because SQL belongs in this
+    /// crate.
     pub fn pool(&self) -> &sqlx::PgPool {
         &self.pool
     }

@@ -11,12 +11,12 @@ use crate::jobs::{self, LeaseKey};
 use crate::rows;
 use crate::{Store, StoreError};
 
-/// Points that one statement writes at most.
+/// Most points that one statement writes.
 const BATCH: usize = 5_000;
-/// Points that one call brings at most.
+/// Most points that one call returns.
 const MAX_POINTS: i64 = 1_000_000;
 
-/// A point as it was written.
+/// A point and the time at which it was written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RecordedPoint {
     /// The point.
@@ -40,7 +40,8 @@ impl PartialEq<MetricPoint> for RecordedPoint {
 }
 
 impl Store {
-    /// Adds points to a job's curves. A point of the same name and step is overwritten: a resumed job does steps again.
+    /// Adds points to a job's curves. Overwrites points with the same name and step, because a
+    /// resumed job repeats steps.
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`]: nothing was written.
@@ -74,10 +75,11 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// A job's points, by step: those called `names` (all when empty), after `after_step` when given.
+    /// Returns a job's points, ordered by step: those with one of `names` (all if empty), and only
+    /// those after `after_step` if it is set.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn metrics(
         &self,
         job: JobId,

@@ -1,4 +1,4 @@
-//! Migrations that do not wait for ever: whoever holds a lock that they need is named.
+//! Runs migrations. If a required lock is not available in time, the error names its holder.
 
 use std::time::Duration;
 
@@ -8,20 +8,20 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
 
 use crate::StoreError;
 
-/// Longest wait for one lock, unless the role or the URL says another one: for the migrations' own, which another `migrate`
-/// holds, or for a table.
+/// Sets the longest wait for one lock, unless the role or the URL already sets it. The lock may be
+/// that of the migrations, which another `migrate` holds, or that of a table.
 const LOCK_LIMIT: &str =
     "SELECT set_config('lock_timeout', '30s', false) FROM pg_settings WHERE name = 'lock_timeout' AND setting = '0'";
-/// Between two looks at who is in the way.
+/// Interval between two checks for sessions that block the migrations.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// Postgres's code for a lock that was not had in time.
+/// Postgres's error code for a lock timeout.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
-/// Runs what has not run yet, on a connection of its own.
+/// Runs the pending migrations on a separate connection.
 pub(crate) async fn run(migrations: &Migrator, pool: &PgPool) -> Result<(), StoreError> {
     let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
     sqlx::raw_sql(LOCK_LIMIT).execute(&mut connection).await?;
-    // Not checked queries: they read the server's own views.
+    // Not checked queries, because they read system views.
     let own: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?;
     let mut holders = Vec::new();
     let migrated = {
@@ -29,7 +29,8 @@ pub(crate) async fn run(migrations: &Migrator, pool: &PgPool) -> Result<(), Stor
         loop {
             match tokio::time::timeout(LOOK_INTERVAL, &mut running).await {
                 Ok(migrated) => break migrated,
-                // What is seen last is what it waited for; a look that fails tells nothing.
+                // The last holders seen are the ones that caused a timeout. A failed check counts
+                // as none.
                 Err(_) => {
                     let found = in_the_way(pool, own).await.unwrap_or_default();
                     if holders.is_empty() && !found.is_empty() {
@@ -49,15 +50,15 @@ pub(crate) async fn run(migrations: &Migrator, pool: &PgPool) -> Result<(), Stor
         Err(error) if is_lock_timeout(&error) => {
             let holders = if holders.is_empty() { "another session".to_owned() } else { holders.join("; ") };
             Err(StoreError::WrongState(format!(
-                "the schema was not brought up to date: a lock that this needs was held for too long by {holders}. Wait for it, \
-                 or end it (SELECT pg_terminate_backend(PID)), and try again"
+                "the schema was not migrated: {holders} held a required lock for too long. Wait for that session or \
+                 terminate it (SELECT pg_terminate_backend(PID)), then try again"
             )))
         }
         Err(error) => Err(error.into()),
     }
 }
 
-/// The views in `ops`, each after those that it reads.
+/// The views in `ops`. A view comes after the views that it reads.
 const VIEWS: [&str; 12] = [
     include_str!("../../../views/jobs.sql"),
     include_str!("../../../views/runs.sql"),
@@ -72,10 +73,11 @@ const VIEWS: [&str; 12] = [
     include_str!("../../../views/leaderboard.sql"),
     include_str!("../../../views/traces.sql"),
 ];
-/// Of transactions that write them.
+/// Advisory lock of transactions that update the views.
 const VIEWS_LOCK: i64 = 0x696e_6865_7269_7475;
 
-/// Makes the views what this program's files say, unless they are that already. A later release only adds columns.
+/// Updates the views to the definitions of this program, unless they are current. This works on the
+/// existing views because later releases only add columns.
 async fn write_views(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let text = VIEWS.concat();
     let digest = Sha256Digest::of(text.as_bytes()).to_string();

@@ -1,7 +1,8 @@
-//! Waking up: Postgres notifications as hints that polling need not wait for.
+//! Wakeups: Postgres notifications that let waiting tasks poll early.
 //!
-//! They are sent after what they tell of was committed, and may be lost (a connection breaks, a process ends), so every
-//! waiter also has a timeout: the tables are the truth.
+//! A notification is sent after the commit of the change. It may be lost if a connection breaks or
+//! a process ends. Every waiter therefore also has a timeout, and the tables are the source of
+//! truth.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +16,9 @@ use crate::{Store, StoreError};
 
 /// Shortest time between two announcements of one process.
 const PAUSE: Duration = Duration::from_millis(4);
-/// Announcements that are looked at together, at most.
+/// Most announcements that are combined.
 const MANY: usize = 1024;
-/// Wait before listening again after the listener failed.
+/// Wait before a retry after the listener failed.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What changed.
@@ -25,9 +26,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub enum Topic {
     /// A job can be claimed.
     Jobs,
-    /// A run has something in its inbox.
+    /// The inbox of a run has new events.
     Runs,
-    /// A run or a job is in another state. Heartbeats are not announced.
+    /// The state of a run or a job changed. Heartbeats are not announced.
     Updates,
 }
 
@@ -60,25 +61,27 @@ pub struct Wakeups {
 }
 
 impl Wakeups {
-    /// Returns at once when `topic` changed since the last call, else on its next change or after `timeout`.
+    /// Returns immediately if `topic` changed since the last call. Otherwise waits for its next
+    /// change or for `timeout`.
     pub async fn changed(&mut self, topic: Topic, timeout: Duration) {
         let receiver = &mut self.topics[topic.index()];
         match tokio::time::timeout(timeout, receiver.changed()).await {
             Ok(Ok(())) | Err(_) => {}
-            // The listener is gone with its runtime; its waiters go on by polling.
+            // The listener ended with its runtime. Waiters fall back to polling.
             Ok(Err(_)) => tokio::time::sleep(timeout).await,
         }
     }
 }
 
 impl Store {
-    /// Listens for changes, on one connection per process that all callers share and that reconnects by itself.
+    /// Listens for changes. All callers of a process share one connection, which reconnects
+    /// automatically.
     ///
     /// # Errors
-    /// The database cannot be reached.
+    /// The database is unreachable.
     pub async fn listen(&self) -> Result<Wakeups, StoreError> {
         let wakeups = self.wakeups.get_or_try_init(|| async {
-            // Not from the shared pool: a listener keeps its connection for good.
+            // Not from the shared pool, because a listener never returns its connection.
             let own = PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None);
             let own = own.connect_with((*self.pool.connect_options()).clone()).await?;
             let mut listener = PgListener::connect_with(&own).await?;
@@ -102,33 +105,34 @@ async fn fan_out(mut listener: PgListener, topics: [watch::Sender<u64>; 3]) {
                     }
                 }
             }
-            // The connection was lost, and notifications with it: everyone looks for himself.
+            // The connection was lost, maybe with notifications, so wake up all waiters.
             Ok(None) => topics.iter().for_each(|sender| sender.send_modify(|changes| *changes += 1)),
             Err(error) => {
-                tracing::warn!(%error, "cannot listen for notifications; polling goes on");
+                tracing::warn!(%error, "cannot listen for notifications; waiters fall back to polling");
                 tokio::time::sleep(RETRY_AFTER).await;
             }
         }
     }
 }
 
-/// Tells the others, soon after a transaction has committed and for many transactions at once. One that announced
-/// something itself would keep all others that do waiting until its commit is on disk.
+/// Sends notifications soon after transactions have committed, and combines those of many. A
+/// transaction that notified by itself would block all others that notify until its commit is on
+/// disk.
 #[derive(Debug, Clone)]
 pub(crate) struct Announcer(mpsc::UnboundedSender<Topic>);
 
 impl Announcer {
-    /// It ends with the last clone.
+    /// Starts the task that sends notifications. It ends when the last clone is dropped.
     pub(crate) fn start(pool: PgPool) -> Self {
         let (sender, asked) = mpsc::unbounded_channel();
         tokio::spawn(announce_all(asked, pool));
         Self(sender)
     }
 
-    /// Announces `topics`, which others see by now.
+    /// Announces that `topics` have changed. The changes must be committed.
     pub(crate) fn announce(&self, topics: &[Topic]) {
         for topic in topics {
-            // Fails when the runtime is being shut down.
+            // Fails while the runtime shuts down.
             let _unheard = self.0.send(*topic);
         }
     }
@@ -139,7 +143,7 @@ async fn announce_all(mut asked: mpsc::UnboundedReceiver<Topic>, pool: PgPool) {
     while asked.recv_many(&mut topics, MANY).await > 0 {
         let changed = Topic::ALL.into_iter().filter(|topic| topics.contains(topic));
         let channels: Vec<String> = changed.map(|topic| topic.channel().to_owned()).collect();
-        // What may be lost need not be on disk.
+        // Notifications may be lost, so the commit need not wait for the disk.
         let announced = sqlx::query!(
             "-- notify.announce
              SELECT set_config('synchronous_commit', 'off', true), pg_notify(channel, '')
@@ -147,7 +151,7 @@ async fn announce_all(mut asked: mpsc::UnboundedReceiver<Topic>, pool: PgPool) {
             &channels
         );
         if let Err(error) = announced.fetch_all(&pool).await {
-            tracing::debug!(%error, ?channels, "not announced; polling goes on");
+            tracing::debug!(%error, ?channels, "cannot send notifications; waiters fall back to polling");
         }
         topics.clear();
         tokio::time::sleep(PAUSE).await;

@@ -1,4 +1,4 @@
-//! All that a report needs, gathered into one value.
+//! Collects the data of a report.
 
 use inheritune_domain::artifact::Location;
 use inheritune_domain::id::{JobId, RunId};
@@ -10,15 +10,16 @@ use serde::Deserialize;
 use crate::rows;
 use crate::{Store, StoreError};
 
-/// Largest `inheritance.json` that is read.
+/// Size limit of `inheritance.json`.
 const MAX_INHERITANCE_BYTES: u64 = 64 * 1024 * 1024;
 
 impl Store {
-    /// All that a report needs: the run, its notes and jobs, the curves of all its models, and where the winner's (or,
-    /// before there is one, nothing's) tensors came from.
+    /// Returns the data of a report: the run, its notes and jobs, the curves of all its models, and
+    /// the origins of the winner's tensors (empty while there is no winner).
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::Corrupt`] when the winner's `inheritance.json` cannot be read.
+    /// [`StoreError::NotFound`]; [`StoreError::Corrupt`] if the winner's `inheritance.json` is
+    /// invalid.
     pub async fn report_data(&self, id: RunId) -> Result<ReportData, StoreError> {
         let record = self.run(id).await?;
         let notes = self.run_notes(id, 0).await?.into_iter().map(|note| (note.at, note.text)).collect();
@@ -100,7 +101,7 @@ impl Store {
     }
 }
 
-/// As much of `inheritance.json` as a report shows.
+/// The part of `inheritance.json` that a report shows.
 #[derive(Deserialize)]
 struct Inheritance {
     tensors: Vec<TensorOrigin>,

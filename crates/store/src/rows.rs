@@ -1,4 +1,5 @@
-//! From Rust to columns and back; a column that cannot be read is [`StoreError::Corrupt`], by name.
+//! Conversions between Rust values and columns. An invalid column is a [`StoreError::Corrupt`] that
+//! names it.
 
 use inheritune_domain::id::Sha256Digest;
 use serde::Serialize;
@@ -9,40 +10,40 @@ use uuid::Uuid;
 use crate::StoreError;
 use crate::jobs::{Page, Paged};
 
-/// Longest error or reason kept, in bytes.
+/// Longest error or reason that is stored, in bytes.
 const MAX_TEXT_BYTES: usize = 16 * 1024;
 
-/// A domain value as a `jsonb` column.
+/// Converts a domain value to a `jsonb` column.
 pub(crate) fn to_json<T: Serialize>(value: &T, what: &str) -> Result<serde_json::Value, StoreError> {
     serde_json::to_value(value).map_err(|e| corrupt(what, e))
 }
 
-/// A `jsonb` column as a domain value.
+/// Converts a `jsonb` column to a domain value.
 pub(crate) fn from_json<T: DeserializeOwned>(value: serde_json::Value, what: &str) -> Result<T, StoreError> {
     serde_json::from_value(value).map_err(|e| corrupt(what, e))
 }
 
-/// An enum column, parsed.
+/// Checks that an enum column has a known value. `parsed` is the result of parsing `text`.
 pub(crate) fn known<T>(parsed: Option<T>, what: &str, text: &str) -> Result<T, StoreError> {
-    parsed.ok_or_else(|| corrupt(what, format!("`{text}` is unknown; is this program older than the schema?")))
+    parsed.ok_or_else(|| corrupt(what, format!("`{text}` is unknown; this program may be older than the schema")))
 }
 
-/// A count column.
+/// Converts a count column.
 pub(crate) fn count(value: i32) -> u32 {
     u32::try_from(value).unwrap_or(0)
 }
 
-/// A `bigint` column that is never negative.
+/// Converts a `bigint` column that is never negative.
 pub(crate) fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
-/// A size or step as `bigint`; what does not fit becomes the largest.
+/// Converts a size or step to `bigint`. Saturates at the largest value.
 pub(crate) fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// Text from outside as Postgres takes it: no NUL, and not without end.
+/// Makes external text acceptable to Postgres: replaces NUL characters and limits the length.
 pub(crate) fn text(text: &str) -> String {
     let mut end = text.len().min(MAX_TEXT_BYTES);
     while !text.is_char_boundary(end) {
@@ -59,25 +60,26 @@ pub(crate) fn not_found(kind: &'static str, id: impl ToString) -> StoreError {
     StoreError::NotFound { kind, id: id.to_string() }
 }
 
-/// Reads [`Page::token`].
+/// Parses [`Page::token`].
 pub(crate) fn after_seq(page: &Page) -> Result<Option<i64>, StoreError> {
     page.token
         .as_deref()
         .map(|token| {
             i64::from_str_radix(token, 16).map_err(|_| StoreError::Location {
                 location: format!("page token `{token}`"),
-                problem: "is not one that this service gave; start from the first page".to_owned(),
+                problem: "is not valid; start from the first page".to_owned(),
             })
         })
         .transpose()
 }
 
-/// How many rows to ask for: one more than fit, to know whether there is another page.
+/// Returns the number of rows to query: one more than the page size, to detect whether there is
+/// another page.
 pub(crate) fn row_limit(page: &Page) -> i64 {
     i64::from(page.size.max(1)) + 1
 }
 
-/// Cuts the extra row off and makes a token of the last one that stays.
+/// Builds a page: removes the extra row and creates the token from the last remaining one.
 pub(crate) fn paged<T>(page: &Page, mut rows: Vec<(i64, T)>) -> Paged<T> {
     let size = page.size.max(1) as usize;
     let more = rows.len() > size;
@@ -87,7 +89,7 @@ pub(crate) fn paged<T>(page: &Page, mut rows: Vec<(i64, T)>) -> Paged<T> {
     Paged { items, after, next }
 }
 
-/// A create call that may be repeated.
+/// A create request that may be repeated.
 pub(crate) struct Request {
     pub(crate) id: Option<Uuid>,
     pub(crate) kind: &'static str,
@@ -100,8 +102,8 @@ impl Request {
         Ok(Self { id, kind, digest: Sha256Digest::of(&body) })
     }
 
-    /// Writes down that this request makes `resource`, or says what it made before. A second caller waits here until
-    /// the first one's transaction ends.
+    /// Records that this request creates `resource`, or returns the resource that it created
+    /// before. A second caller waits here until the transaction of the first one ends.
     pub(crate) async fn made_before(
         &self,
         conn: &mut PgConnection,

@@ -1,4 +1,4 @@
-//! The models of a run as rows, for everybody who reads SQL.
+//! Stores the models of a run as rows for SQL readers such as dashboards.
 
 use inheritune_domain::id::RunId;
 use inheritune_domain::run::{Model, ModelRecord, Run, RunState};
@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 
 use crate::{StoreError, rows};
 
-/// One row of `run_models`, by its columns.
+/// One row of `run_models`. The field names are the column names.
 #[derive(Debug, Serialize)]
 struct ModelRow<'a> {
     position: usize,
@@ -70,7 +70,7 @@ fn stage(run: &Run, record: &ModelRecord) -> &'static str {
         RunState::Slicing(model) if *model == record.model => "slicing",
         RunState::Training(model) if *model == record.model => "training",
         RunState::Evaluating(model) if *model == record.model => "evaluating",
-        // A run that failed or was cancelled stopped somewhere on the way.
+        // A failed or cancelled run, or another model's turn: derive the stage from what exists.
         _ if record.validation.is_some() || record.scores.is_some() => "done",
         _ if record.checkpoint.is_some() => "evaluating",
         _ if record.initial.is_some() => "training",
@@ -78,7 +78,7 @@ fn stage(run: &Run, record: &ModelRecord) -> &'static str {
     }
 }
 
-/// Writes the rows of all models of `run`.
+/// Replaces the rows of all models of `run`.
 pub(crate) async fn write(conn: &mut PgConnection, id: RunId, run: &Run) -> Result<(), StoreError> {
     let models: Vec<ModelRow<'_>> =
         run.models.iter().enumerate().map(|(position, record)| ModelRow::new(run, position, record)).collect();

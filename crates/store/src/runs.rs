@@ -1,8 +1,8 @@
-//! The run tables: create, list, tell, and the run driver's transaction.
+//! The run tables: create and list runs, post events to them, and the run driver's transaction.
 //!
-//! Whatever happens to a run (its owner asks, a job of it ends) goes to `run_inbox`. [`Store::drive_one_run`] folds it
-//! into the run with [`Run::advance`], and writes what follows, jobs included, in the same transaction: a driver that
-//! dies in the middle has done nothing.
+//! Every event of a run, such as a request of its owner or the end of a job, goes to `run_inbox`.
+//! [`Store::drive_one_run`] applies the events with [`Run::advance`] and writes the result,
+//! including new jobs, in the same transaction. A driver that dies halfway has changed nothing.
 
 use inheritune_domain::id::{JobId, RunId};
 use inheritune_domain::job::{JobStatus, RetryPolicy};
@@ -18,45 +18,45 @@ use crate::notify::Topic;
 use crate::rows::{self, Request};
 use crate::{Store, StoreError, run_models};
 
-/// Events of one run that one transaction folds at most.
+/// Most events of one run that one transaction applies.
 const INBOX_BATCH: i64 = 64;
-/// Notes that one call brings at most.
+/// Most notes that one call returns.
 const MAX_NOTES: i64 = 10_000;
 
-/// A run as its row says.
+/// A stored run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunRecord {
     /// Its id.
     pub id: RunId,
     /// Recipe, state and models.
     pub run: Run,
-    /// Grows with every change.
+    /// Increases with every change.
     pub version: i64,
     /// When it was created.
     pub created_at: OffsetDateTime,
     /// When it last changed.
     pub updated_at: OffsetDateTime,
-    /// When it ended.
+    /// When it ended; `None` while it is unfinished.
     pub finished_at: Option<OffsetDateTime>,
 }
 
-/// One decision, for people.
+/// One decision, as human-readable text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunNote {
-    /// Grows with every note.
+    /// Increases with every note.
     pub seq: i64,
-    /// When it was taken.
+    /// When it was made.
     pub at: OffsetDateTime,
     /// The decision.
     pub text: String,
 }
 
 impl Store {
-    /// Creates a run; the run driver begins it. With a `request_id` that was used before for the same recipe, says that
-    /// run again.
+    /// Creates a run, which the run driver then starts. If `request_id` was already used for the
+    /// same recipe, returns the existing run.
     ///
     /// # Errors
-    /// [`StoreError::RequestIdReused`] when that id came with another recipe.
+    /// [`StoreError::RequestIdReused`] if the id was used for a different recipe.
     pub async fn create_run(&self, spec: &RunSpec, request_id: Option<Uuid>) -> Result<RunRecord, StoreError> {
         let request = Request::new(request_id, "run", spec)?;
         let id = RunId(Uuid::now_v7());
@@ -91,7 +91,7 @@ impl Store {
         self.run(id).await
     }
 
-    /// One run.
+    /// Returns one run.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
@@ -100,10 +100,10 @@ impl Store {
         found.pop().map(|(_, run)| run).ok_or_else(|| rows::not_found("run", id))
     }
 
-    /// Runs, newest first.
+    /// Lists runs, newest first.
     ///
     /// # Errors
-    /// [`StoreError::Location`] for a page token that is not one.
+    /// [`StoreError::Location`] for an invalid page token.
     pub async fn list_runs(&self, status: Option<JobStatus>, page: &Page) -> Result<Paged<RunRecord>, StoreError> {
         let mut tx = self.begin_list().await?;
         let ids = sqlx::query_scalar!(
@@ -122,7 +122,7 @@ impl Store {
         Ok(rows::paged(page, self.runs_by_id(&ids).await?))
     }
 
-    /// Newest first.
+    /// Returns runs with their sequence numbers, newest first.
     async fn runs_by_id(&self, ids: &[Uuid]) -> Result<Vec<(i64, RunRecord)>, StoreError> {
         let found = sqlx::query!(
             "-- runs.by_id
@@ -148,10 +148,11 @@ impl Store {
             .collect()
     }
 
-    /// Tells a run something; the run driver acts on it.
+    /// Posts an event to a run's inbox, from which the run driver applies it.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::WrongState`] when the run is over or otherwise cannot take it.
+    /// [`StoreError::NotFound`]; [`StoreError::WrongState`] if the run's state does not allow the
+    /// event.
     pub async fn post_run_event(&self, id: RunId, event: &RunEvent) -> Result<RunRecord, StoreError> {
         let record = self.run(id).await?;
         record.run.advance(event).map_err(|e| StoreError::WrongState(format!("run {id}: {e}")))?;
@@ -165,11 +166,12 @@ impl Store {
         self.run(id).await
     }
 
-    /// Lets a failed run go on from where it failed: its failed job is put back into the queue, its counters at zero, and goes
-    /// on from what it saved.
+    /// Retries a failed run from the job that failed. Returns that job to the queue and resets its
+    /// counters. The job resumes from what it has saved.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::WrongState`] when the run has not failed, or failed for its recipe.
+    /// [`StoreError::NotFound`]; [`StoreError::WrongState`] if the run has not failed, or failed
+    /// because of its recipe.
     pub async fn retry_run(&self, id: RunId) -> Result<RunRecord, StoreError> {
         let mut tx = self.pool.begin().await?;
         let retried = retry(&mut tx, id).await;
@@ -184,12 +186,14 @@ impl Store {
         self.run(id).await
     }
 
-    /// Moves one run on: locks one whose inbox is not empty (and that no other driver holds), folds its events, writes
-    /// state and notes, submits the next job, tells unfinished jobs what the owner asked, and empties the inbox; all of
-    /// it or nothing. None when there was nothing to do. An event that cannot happen is noted, and dropped.
+    /// Advances one run whose inbox is not empty and that no other driver has locked. In one
+    /// transaction, applies its events, writes the state and notes, submits the next job, forwards
+    /// the owner's requests to unfinished jobs, and empties the inbox. Returns `None` if there was
+    /// nothing to do. An event that the run's state does not allow is noted and dropped.
     ///
     /// # Errors
-    /// The database's; [`StoreError::Corrupt`] for a run that this program cannot read, once no other run is waiting.
+    /// Errors of the database; [`StoreError::Corrupt`] for a run that this program cannot read,
+    /// after all other runs with events have advanced.
     pub async fn drive_one_run(&self) -> Result<Option<RunId>, StoreError> {
         let mut unreadable: Vec<Uuid> = Vec::new();
         let mut first_error = None;
@@ -199,7 +203,7 @@ impl Store {
             };
             match driven {
                 Ok(true) => return Ok(Some(id)),
-                // Another driver emptied the inbox between our look at it and our lock.
+                // Another driver emptied the inbox before this one locked the run.
                 Ok(false) => {}
                 Err(error @ StoreError::Corrupt { .. }) => {
                     unreadable.push(id.0);
@@ -210,7 +214,7 @@ impl Store {
         }
     }
 
-    /// Which run was locked, and whether it had events.
+    /// Locks and advances the next run. Returns its id and whether it had events.
     async fn drive_next_run(&self, except: &[Uuid]) -> Result<Option<(RunId, Result<bool, StoreError>)>, StoreError> {
         let mut tx = self.pool.begin().await?;
         let locked = sqlx::query!(
@@ -232,7 +236,7 @@ impl Store {
         match driven {
             Ok(true) => {
                 tx.commit().await?;
-                // There may be more in the inbox.
+                // Include `Runs`, because the inbox may contain more events.
                 self.announcer.announce(&Topic::ALL);
             }
             Ok(false) | Err(_) => tx.rollback().await?,
@@ -240,10 +244,10 @@ impl Store {
         Ok(Some((id, driven)))
     }
 
-    /// How many runs there are of each status.
+    /// Returns the number of runs with each status.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn run_counts(&self) -> Result<Vec<(JobStatus, u64)>, StoreError> {
         let counted = sqlx::query!(
             r#"-- runs.count
@@ -260,10 +264,10 @@ impl Store {
             .collect()
     }
 
-    /// A run's notes after `after_seq` (0 for all), oldest first.
+    /// Returns a run's notes after `after_seq` (0 for all), oldest first.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn run_notes(&self, id: RunId, after_seq: i64) -> Result<Vec<RunNote>, StoreError> {
         let notes = sqlx::query_as!(
             RunNote,
@@ -277,7 +281,8 @@ impl Store {
     }
 }
 
-/// Folds the inbox of a run that the transaction has locked; false when there is nothing in it.
+/// Applies the inbox of a run that the transaction has locked. Returns `false` if the inbox is
+/// empty.
 async fn drive(
     conn: &mut PgConnection,
     id: RunId,
@@ -318,7 +323,7 @@ async fn retry(conn: &mut PgConnection, id: RunId) -> Result<(), StoreError> {
     let locked = locked.ok_or_else(|| rows::not_found("run", id))?;
     let run: Run = rows::from_json(locked.state, &format!("runs.state of {id}"))?;
     let RunState::Failed { message } = &run.state else {
-        return Err(refused(format!("is {}: only a run that has failed can be retried", run.status().as_str())));
+        return Err(refused(format!("is {}: only a failed run can be retried", run.status().as_str())));
     };
     let job = sqlx::query!(
         "-- runs.last_job
@@ -330,11 +335,11 @@ async fn retry(conn: &mut PgConnection, id: RunId) -> Result<(), StoreError> {
     let job =
         job.filter(|job| matches!(job.final_status.as_deref(), Some("FAILED" | "CANCELLED"))).ok_or_else(|| {
             refused(format!(
-                "failed for what its recipe says, not in a job: {message}. Change the recipe and create a new run"
+                "failed because of its recipe, not in a job: {message}. Change the recipe and create a new run"
             ))
         })?;
     let model = || {
-        let model = job.model.clone().ok_or_else(|| rows::corrupt("jobs.model", "a run's job is about no model"))?;
+        let model = job.model.clone().ok_or_else(|| rows::corrupt("jobs.model", "the job of a run has no model"))?;
         rows::from_json(model, "jobs.model")
     };
     let step = match rows::known(JobKind::parse(&job.kind), "jobs.kind", &job.kind)? {
@@ -348,7 +353,7 @@ async fn retry(conn: &mut PgConnection, id: RunId) -> Result<(), StoreError> {
     run.write(conn).await
 }
 
-/// Puts an event into a run's inbox.
+/// Adds an event to a run's inbox.
 pub(crate) async fn insert_run_event(conn: &mut PgConnection, id: RunId, event: &RunEvent) -> Result<(), StoreError> {
     sqlx::query!(
         "-- run_inbox.insert
@@ -361,7 +366,7 @@ pub(crate) async fn insert_run_event(conn: &mut PgConnection, id: RunId, event: 
     Ok(())
 }
 
-/// A run on its way from one written state to the next.
+/// A run between two stored states.
 struct Step {
     id: RunId,
     trace_parent: Option<String>,
@@ -380,7 +385,7 @@ impl Step {
         };
         self.run = transition.run;
         self.notes.extend(transition.notes);
-        // The job first: what its owner asked reaches it too.
+        // Submit the job first, so that the owner's request applies to it too.
         if let Some(submission) = transition.submit {
             self.submit(conn, submission).await?;
         }
@@ -447,7 +452,7 @@ impl Step {
     }
 }
 
-/// A note as its column has it: with the version of its form.
+/// Returns a note as stored JSON, which includes the version of the format.
 fn stored_note(note: &Note) -> Result<serde_json::Value, StoreError> {
     let mut json = rows::to_json(note, "note")?;
     if let Some(object) = json.as_object_mut() {

@@ -1,4 +1,4 @@
-//! Scores of all models, side by side.
+//! Compares the scores of all models.
 
 use inheritune_domain::id::{JobId, RunId};
 use inheritune_domain::spec::Score;
@@ -6,46 +6,47 @@ use inheritune_domain::spec::Score;
 use crate::rows;
 use crate::{Store, StoreError};
 
-/// Most scores that one call brings.
+/// Most scores that one call returns.
 const MAX_SCORES: i64 = 100_000;
 
 /// The newest scores of one model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelScores {
-    /// Its name for people.
+    /// Human-readable name.
     pub model: String,
-    /// Who says so.
+    /// Source of the scores.
     pub origin: ScoreOrigin,
-    /// By task and metric.
+    /// The scores, ordered by task and metric.
     pub scores: Vec<Score>,
 }
 
-/// Where scores come from.
+/// The source of scores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScoreOrigin {
-    /// They were measured here.
+    /// Measured by an evaluate job.
     Measured {
         /// The model's location.
         checkpoint: String,
-        /// The newest of its evaluations.
+        /// Its newest evaluate job.
         job: JobId,
-        /// That job's run.
+        /// The run of that job.
         run: Option<RunId>,
-        /// The model's parameters, tied ones counted once.
+        /// Number of parameters; tied ones count once.
         parameters: u64,
     },
-    /// Somebody published them.
+    /// Taken from a publication.
     Published {
-        /// Where.
+        /// The publication.
         source: String,
     },
 }
 
 impl Store {
-    /// The newest scores of every model: of a run's models, or of all, published ones last.
+    /// Returns the newest scores of every model, published ones last. If `run` is set, only the
+    /// models of that run.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn model_scores(&self, run: Option<RunId>) -> Result<Vec<ModelScores>, StoreError> {
         let mut tx = self.begin_list().await?;
         let found = sqlx::query!(
@@ -89,7 +90,8 @@ impl Store {
     }
 }
 
-/// A model that was measured is its checkpoint, whatever its evaluations are called.
+/// Returns whether a row belongs to the model `last`. A measured model is identified by its
+/// checkpoint, because the labels of its evaluations may differ.
 fn is_same(last: &ModelScores, model: &str, origin: &ScoreOrigin) -> bool {
     match (&last.origin, origin) {
         (ScoreOrigin::Measured { checkpoint: one, .. }, ScoreOrigin::Measured { checkpoint: other, .. }) => {

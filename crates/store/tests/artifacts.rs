@@ -1,4 +1,5 @@
-//! Publishing and reading artifacts: the same scenarios on a local folder, in memory and over the S3 protocol.
+//! Publishing and reading artifacts. The same scenarios run on a local folder, in memory and over
+//! the S3 protocol.
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/s3.rs"]
@@ -23,16 +24,16 @@ use serde_json::json;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-/// More than two parts of an upload, and no multiple of anything.
+/// More than two parts of an upload, and not a multiple of any buffer size.
 const LARGE_BYTES: usize = (40 << 20) + 12_345;
-/// Long enough for what goes on in the background.
+/// Timeout for background work.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A store, and where its objects can be seen and damaged.
+/// A store, and the places where its objects can be inspected and damaged.
 struct House {
     store: Store,
     dir: TempDir,
-    /// The folder in which every object is a file; none in memory.
+    /// The folder in which every object is a file; `None` in memory.
     objects: Option<PathBuf>,
     s3: Option<S3Server>,
 }
@@ -80,14 +81,14 @@ impl House {
         listed.items.into_iter().map(|artifact| artifact.id).collect()
     }
 
-    /// The files in the object store, finished or not, where they can be seen.
+    /// Returns the files in the object store, finished or not, as far as they are visible.
     fn kept(&self) -> Vec<PathBuf> {
         let mut kept = self.objects.as_deref().map(files).unwrap_or_default();
         kept.extend(self.s3.iter().flat_map(S3Server::parts));
         kept
     }
 
-    /// Waits until nothing is kept.
+    /// Waits until no files are left.
     async fn until_empty(&self) {
         let emptied = async {
             while !self.kept().is_empty() {
@@ -161,7 +162,7 @@ async fn published_artifacts_are_read_back(house: House) {
     assert_eq!(folder.read("config.json", 2).await.unwrap(), "{}");
     assert!(folder.read("empty", 0).await.unwrap().is_empty());
     let error = folder.read("config.json", 1).await.unwrap_err().to_string();
-    assert_eq!(error, format!("artifact://{}/config.json: is 2 bytes; at most 1 are read", artifact.id));
+    assert_eq!(error, format!("artifact://{}/config.json: is 2 bytes; the limit is 1", artifact.id));
     let error = folder.read("absent", 1).await.unwrap_err().to_string();
     assert_eq!(error, format!("file artifact://{}/absent does not exist", artifact.id));
     let length = large.len() as u64;
@@ -194,7 +195,7 @@ async fn published_artifacts_are_read_back(house: House) {
     assert_eq!(download(&config.download_url).await.unwrap_or("{}".to_owned()), "{}");
 }
 
-/// What a client without credentials of the store gets; none from memory.
+/// Downloads as a client without credentials. Returns `None` for a store in memory.
 async fn download(url: &str) -> Option<String> {
     let url = url::Url::parse(url).unwrap();
     match url.scheme() {
@@ -228,7 +229,7 @@ async fn a_stale_lease_publishes_nothing(house: House) {
     let error = late.publish(None, json!({})).await.unwrap_err();
     assert!(matches!(error, StoreError::LeaseLost(job) if job == stale.key.job), "{error}");
 
-    // Another worker holds the job by now, and publishes.
+    // Another worker holds the job now and publishes.
     house.store.expire_leases().await.unwrap();
     let current = support::claim(&house.store).await;
     assert_eq!(current.key.job, stale.key.job);
@@ -262,7 +263,7 @@ async fn what_is_not_published_is_cleaned_up(house: House) {
     drop(writer);
     house.until_empty().await;
 
-    // A file that was broken off is not part of what is published after all.
+    // An unfinished file is not part of the published artifact.
     let mut writer = house.begin().await;
     drop(writer.create("large.bin").await.unwrap());
     let mut broken_off = writer.create("larger.bin").await.unwrap();
@@ -348,12 +349,12 @@ async fn damage_is_named(house: House) {
         assert!(told.contains(problem), "{told}");
     };
     let name = "weights/a.bin";
-    // The last column: whether a part of the file tells as well.
+    // The last column: whether reading a part of the file also detects the damage.
     for (damage, problem, told_by_part) in [
-        (truncated, "is 999 bytes, not the 1000 that the manifest says", true),
-        (longer, "is 1001 bytes, not the 1000 that the manifest says", true),
+        (truncated, "is 999 bytes, but the manifest lists 1000", true),
+        (longer, "is 1001 bytes, but the manifest lists 1000", true),
         (flipped, "is damaged: its SHA-256 is ", false),
-        (missing, "is missing, though the manifest lists it", true),
+        (missing, "is missing, but the manifest lists it", true),
     ] {
         let artifact = house.small(lease.key, ArtifactKind::Checkpoint, None).await;
         let folder = house.store.open(&at(&artifact)).await.unwrap();
@@ -396,16 +397,16 @@ async fn orphans_are_swept(house: House) {
     let lease = house.lease().await;
     let published = house.small(lease.key, ArtifactKind::Checkpoint, None).await;
     crash(&lease).await;
-    // As another deployment in the same bucket would: of a job that is not known here.
+    // Files of another deployment in the same bucket, whose job is not in this database.
     let stranger = LeaseKey { job: JobId(Uuid::new_v4()), token: lease.key.token };
     crash(&Lease { key: stranger, ..lease.clone() }).await;
-    // What a worker that was killed in the middle of a file leaves in a folder.
+    // An unfinished file of a killed worker in a local folder.
     if house.s3.is_none() && house.objects.is_some() {
         let killed = house.path(&published, "../../..").join(format!("scores/{}/{}-0", lease.key.job, lease.key.token));
         std::fs::create_dir_all(&killed).unwrap();
         std::fs::write(killed.join("half.bin#1"), "half").unwrap();
     }
-    // Object stores tell times to the second.
+    // Object stores report times in whole seconds.
     tokio::time::sleep(Duration::from_millis(1100)).await;
 
     assert_eq!(house.store.sweep_orphans(now).await.unwrap(), 0, "its lease holds");
@@ -464,7 +465,7 @@ fn every_scenario_on_s3() {
     });
 }
 
-/// What was fetched comes from the cache the next time, and from the store again when it was evicted.
+/// A fetched file comes from the cache the next time, and from the store again after its eviction.
 #[test]
 fn what_was_fetched_from_s3_is_kept() {
     s3::with_credentials("what_was_fetched_from_s3_is_kept", async {
@@ -492,7 +493,7 @@ fn what_was_fetched_from_s3_is_kept() {
     });
 }
 
-/// What a server did without being able to say so is done, and not done again with another end.
+/// If the response to a completed request is lost, the retry must not change the result.
 #[test]
 fn answers_that_get_lost_on_s3_change_nothing() {
     s3::with_credentials("answers_that_get_lost_on_s3_change_nothing", async {
@@ -522,7 +523,7 @@ async fn r2_a_folder_that_is_not_mounted_is_away_and_nothing_in_it_is_damaged() 
     let location = Location::Artifact(artifact.id);
     let (objects, elsewhere) = (house.objects.clone().unwrap(), house.dir.path().join("elsewhere"));
     std::fs::rename(&objects, &elsewhere).unwrap();
-    // Gone altogether, and the empty folder that a disk is mounted on.
+    // A missing folder, and the empty mount point of a disk.
     for is_there in [false, true] {
         if is_there {
             std::fs::create_dir(&objects).unwrap();

@@ -1,4 +1,5 @@
-//! Files made of parts of others: from a local folder and from S3, into a folder, memory and S3.
+//! Files assembled from parts of others: from a local folder and from S3, into a folder, memory and
+//! S3.
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/s3.rs"]
@@ -26,7 +27,8 @@ use s3::{BUCKET, S3Server};
 use serde_json::json;
 use tempfile::TempDir;
 
-/// Parts of this file are taken; longer than several parts of an upload, and no multiple of anything.
+/// Size of the source file: more than several parts of an upload, and not a multiple of any buffer
+/// size.
 const SOURCE_BYTES: usize = (26 << 20) + 4_321;
 const NAME: &str = "weights.bin";
 
@@ -57,10 +59,11 @@ fn making(bytes: Vec<u8>) -> Chunk {
     })
 }
 
-/// What each segment is made of: (start, end) in the source, else so many bytes that are made.
+/// The chunks of a segment: their kind, and the range (start, end) of the source that they equal.
 type Recipe = &'static [(&'static str, usize, usize)];
 
-/// Large and small stretches in any order, a segment of several, an empty one, a large one that is made.
+/// Large and small ranges in any order, a segment of several chunks, an empty segment, and a large
+/// computed chunk.
 const RECIPES: [Recipe; 6] = [
     &[("bytes", 0, 1000)],
     &[("copy", 2 << 20, (13 << 20) + 17)],
@@ -91,14 +94,15 @@ fn digests(contents: &[Vec<u8>]) -> Vec<SegmentDigest> {
     contents.iter().map(digest).collect()
 }
 
-/// The file of an artifact, fetched and so held against its digests.
+/// Fetches the file of an artifact, which also verifies its digests.
 async fn fetched(store: &Store, artifact: &Artifact) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     store.open(&Location::Artifact(artifact.id)).await.unwrap().fetch(dir.path()).await.unwrap();
     std::fs::read(dir.path().join(NAME)).unwrap()
 }
 
-/// Makes a file out of parts of the one at `uri`, then the same again from that, whose digests are known.
+/// Assembles a file from parts of the one at `uri`, then another from parts of the first, whose
+/// digests are known.
 async fn parts_of_a_file_are_put_together(store: &Store, uri: &str) {
     let source = pattern(SOURCE_BYTES);
     let folder = open(store, uri).await;
@@ -113,7 +117,7 @@ async fn parts_of_a_file_are_put_together(store: &Store, uri: &str) {
     let first = writer.publish(None, json!({})).await.unwrap();
     assert!(fetched(store, &first).await == contents.concat());
 
-    // Backwards, by digests that the manifest tells; the first segment has none that it does.
+    // In reverse order, with digests from the manifest. The first segment has no known digest.
     let folder = store.open(&Location::Artifact(first.id)).await.unwrap();
     let mut at = 0;
     let mut again: Vec<Segment> = made
@@ -173,7 +177,7 @@ fn from_s3_and_into_s3() {
     });
 }
 
-/// A server with the source, and a store in the same bucket.
+/// Starts a server that contains the source, and a store in the same bucket.
 async fn source_in_s3() -> (S3Server, Store, Folder) {
     let server = S3Server::start().await;
     write_source(&server.path("models/one"));
@@ -202,13 +206,13 @@ fn what_is_known_does_not_pass_through_here() {
         let known = Some(made[1].sha256);
         let mut writer = begin(&store).await;
         writer.assemble(NAME, whole(&source, known), &WrittenBytes::default()).await.unwrap();
-        // The header is filled up to the least length of a part, in and out.
+        // The header is filled up to the minimum part size, which is downloaded and uploaded.
         let bytes = passed();
         assert!(bytes < 11 << 20, "{bytes}");
         let artifact = writer.publish(None, json!({})).await.unwrap();
         assert!(fetched(&store, &artifact).await[6..] == pattern(SOURCE_BYTES));
 
-        // A server that cannot: the same, by way of this process.
+        // A server that does not support copies: the same result, but through this process.
         server.traffic().refuses_copies.store(true, Ordering::Relaxed);
         let mut writer = begin(&store).await;
         writer.assemble(NAME, whole(&source, known), &WrittenBytes::default()).await.unwrap();
@@ -231,15 +235,15 @@ fn a_file_that_changes_is_named_and_nothing_stays() {
             let store = store(storage, &allowed).await;
             for (uri, place) in [(&local, Place::Folder(local_dir.clone())), (&remote, Place::S3(server.client()))] {
                 let changes = [
-                    (Some(vec![1; SOURCE_BYTES]), "was replaced or written to"),
-                    (Some(vec![1; SOURCE_BYTES - 1]), "bytes, not the"),
+                    (Some(vec![1; SOURCE_BYTES]), "was replaced or modified"),
+                    (Some(vec![1; SOURCE_BYTES - 1]), "bytes, but when opened"),
                     (None, "does not exist"),
                 ];
                 for (change, problem) in changes {
                     place.put(Some(pattern(SOURCE_BYTES))).await;
                     let source = open(&store, uri).await;
                     let (pieces, _) = segments(&source, &pattern(SOURCE_BYTES));
-                    // This server lists no ETags, only seconds.
+                    // This server lists no ETags, only times in seconds.
                     tokio::time::sleep(Duration::from_millis(1100)).await;
                     place.put(change).await;
                     let mut writer = begin(&store).await;
@@ -261,7 +265,7 @@ enum Place {
 }
 
 impl Place {
-    /// Writes the source file anew, under a name of its own first, or takes it away.
+    /// Replaces the source file atomically, or removes it.
     async fn put(&self, content: Option<Vec<u8>>) {
         match (self, content) {
             (Self::Folder(dir), Some(content)) => {
@@ -278,7 +282,7 @@ impl Place {
     }
 }
 
-/// A folder with the source, and a store in another beside it.
+/// Creates a folder that contains the source, and a store in another folder.
 async fn source_in_a_folder() -> (TempDir, Store, Folder) {
     let dir = tempfile::tempdir().unwrap();
     write_source(&dir.path().join("models"));
@@ -322,15 +326,17 @@ fn files(dir: &Path) -> usize {
     entries.map(|entry| entry.unwrap().path()).map(|path| if path.is_dir() { files(&path) } else { 1 }).sum()
 }
 
-/// A file of four segments, the third of which goes wrong or takes forever, and how often the second was made.
+/// A file of four segments. The third one fails or hangs. Counts how often the second one is
+/// computed.
 struct Unlucky {
     made: Arc<AtomicU64>,
-    /// Where journals appear; the third segment goes wrong once one tells of so many parts.
+    /// Folder in which journals appear. The third segment fails once a journal contains `parts`
+    /// parts.
     places: PathBuf,
     parts: usize,
 }
 
-/// The whole first segment and a part of the second.
+/// Parts of the whole first segment and of the beginning of the second one.
 const JOURNALED_PARTS: usize = 5;
 
 async fn journaled(places: &Path, wanted: usize) {
@@ -399,7 +405,7 @@ impl Unlucky {
 
 type MakeBytes = Box<dyn FnOnce() -> BoxFuture<'static, Result<Bytes, ObjectError>> + Send>;
 
-/// The same job, claimed again after its worker fell silent.
+/// Lets the lease expire and claims the same job again.
 async fn next_attempt(store: &Store, lease: &Lease) -> Lease {
     support::let_lease_run_out(store, lease).await;
     assert_eq!(store.expire_leases().await.unwrap(), 1);
@@ -432,7 +438,7 @@ fn the_next_attempt_goes_on_from_the_finished_parts() {
             }
             assert!(!server.parts().is_empty());
 
-            // Twice in a row: the second attempt finishes nothing that the first had not.
+            // Two failures in a row: the second attempt makes no further progress.
             let lease = next_attempt(&store, &lease).await;
             let mut writer = store.begin_artifact(ArtifactKind::Checkpoint, lease.key);
             passed();
@@ -445,7 +451,8 @@ fn the_next_attempt_goes_on_from_the_finished_parts() {
             let copied = passed();
             let artifact = writer.publish(None, json!({})).await.unwrap();
             assert!(fetched(&store, &artifact).await == Unlucky::content());
-            // In and out the last segment, out the third and what the parts on their way had of the second.
+            // The last segment is downloaded and uploaded. The third one, and the unfinished parts
+            // of the second one, are only uploaded.
             let last = SOURCE_BYTES as u64;
             assert!(copied < 2 * last + (6 << 20) + 3 * (9 << 20), "{copied} bytes");
             assert!(unlucky.made.load(Ordering::Relaxed) <= 3);
@@ -472,7 +479,7 @@ fn only_the_same_bytes_are_gone_on_from() {
         writer.assemble(NAME, segments, &WrittenBytes::default()).await.unwrap_err();
         writer.suspend().await.unwrap();
 
-        // This server lists no ETags, only seconds.
+        // This server lists no ETags, only times in seconds.
         tokio::time::sleep(Duration::from_millis(1100)).await;
         client.put(&key, vec![7; SOURCE_BYTES].into()).await.unwrap();
         let lease = next_attempt(&store, &lease).await;
@@ -482,7 +489,7 @@ fn only_the_same_bytes_are_gone_on_from() {
         assert_eq!(digests[0].sha256, Sha256Digest::of(&vec![7; SOURCE_BYTES]));
         assert_eq!(unlucky.made.load(Ordering::Relaxed), 2);
 
-        // What nobody goes on from is swept, parts of uploads included.
+        // Work that no attempt resumes is swept, including the parts of uploads.
         writer.suspend().await.unwrap();
         support::let_lease_run_out(&store, &lease).await;
         assert_eq!(store.expire_leases().await.unwrap(), 1);

@@ -1,4 +1,5 @@
-//! Parts of evaluations: taken by one worker at a time, free again with its lease, kept once they are measured.
+//! Evaluation units: one worker at a time claims a unit, which is free again when the lease
+//! expires, and results are kept.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -11,7 +12,7 @@ use inheritune_store::jobs::LeaseKey;
 use inheritune_store::{Store, StoreError};
 use support::{let_lease_run_out, new_job, store, submit_and_claim};
 
-/// Three parts of ten documents; `flavour` tells what is asked.
+/// Returns three units of ten documents. Units with a different `flavour` have different questions.
 fn units(flavour: u8) -> Vec<NewUnit> {
     (0..3_u64)
         .map(|unit| NewUnit {
@@ -43,7 +44,7 @@ async fn each_part_is_one_worker_s_until_it_is_measured() {
     assert_eq!(taken(&store, leader, leader).await, Some(2));
     assert_eq!(taken(&store, helper, leader).await, None);
 
-    // Not the helper's to finish, and nobody finishes twice.
+    // The helper cannot finish this unit, and no unit is finished twice.
     let refused = store.finish_unit(helper, leader.job, 0, Ok(b"x")).await;
     assert!(matches!(refused, Err(StoreError::LeaseLost(job)) if job == helper.job));
     store.finish_unit(leader, leader.job, 0, Ok(b"zero")).await.unwrap();
@@ -84,7 +85,7 @@ async fn another_attempt_keeps_what_still_asks_the_same() {
     }
     store.register_units(leader, &units(0)).await.unwrap();
     assert_eq!(store.finished_units(leader.job, &[]).await.unwrap().len(), 2);
-    // The second row is another one now, and the third is gone.
+    // The second unit has changed, and the third one is gone.
     let changed = vec![units(0)[0].clone(), units(1)[1].clone()];
     store.register_units(leader, &changed).await.unwrap();
     assert_eq!(store.finished_units(leader.job, &[]).await.unwrap(), [answered(0, &[0])]);
@@ -115,5 +116,5 @@ async fn only_a_job_that_nobody_took_is_withdrawn() {
     assert!(!store.is_unclaimed(held.job).await.unwrap());
     assert!(!store.withdraw_job(held.job).await.unwrap());
     store.release_job(held, "shutdown").await.unwrap();
-    assert!(!store.withdraw_job(held.job).await.unwrap(), "it was begun: its owner knows it");
+    assert!(!store.withdraw_job(held.job).await.unwrap(), "a job that was claimed before cannot be withdrawn");
 }

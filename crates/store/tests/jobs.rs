@@ -24,7 +24,7 @@ async fn status(store: &Store, id: JobId) -> JobStatus {
     store.job(id).await.unwrap().status
 }
 
-/// `(attempt, how it ended, error)` of every claim.
+/// Returns `(attempt, how it ended, error)` of every claim.
 async fn attempts(store: &Store, id: JobId) -> Vec<(i32, Option<String>, Option<String>)> {
     let rows = sqlx::query("SELECT attempt, ended, error FROM job_attempts WHERE job_id = $1 ORDER BY attempt")
         .bind(id.0)
@@ -34,7 +34,7 @@ async fn attempts(store: &Store, id: JobId) -> Vec<(i32, Option<String>, Option<
     rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
 }
 
-/// When the job may be claimed at the earliest, by the database's clock, as a wait from its last change.
+/// Returns the time from the job's last change to its earliest next claim, by the database's clock.
 async fn backoff(store: &Store, id: JobId) -> Duration {
     let query = "SELECT (extract(epoch FROM q.not_before - j.updated_at) * 1000)::float8
                  FROM job_queue q JOIN jobs j ON j.id = q.job_id WHERE j.id = $1";
@@ -70,7 +70,7 @@ async fn a_job_is_submitted_claimed_and_completed() {
     let progress = Progress { done: 5, total: 10, unit: "tokens".into(), per_second: 2.5, ..Progress::default() };
     assert_eq!(store.heartbeat(lease.key, Some(&progress), LEASE).await.unwrap(), Directive::Run);
     assert_eq!(store.job(job.id).await.unwrap().progress, progress);
-    // No news keeps the last progress.
+    // A heartbeat without progress keeps the last one.
     store.heartbeat(lease.key, None, LEASE).await.unwrap();
     assert_eq!(store.job(job.id).await.unwrap().progress, progress);
 
@@ -125,7 +125,7 @@ async fn failures_wait_longer_and_longer_and_then_are_final() {
         assert_eq!(lease.attempt, attempt);
         store.fail_job(lease.key, FailureClass::Retryable, &format!("disk full {attempt}")).await.unwrap();
         assert_eq!(backoff(&store, job.id).await, Duration::from_secs(wait_s));
-        assert!(try_claim(&store).await.is_none(), "claimed before its time");
+        assert!(try_claim(&store).await.is_none(), "claimed during the backoff");
         let job = store.job(job.id).await.unwrap();
         assert_eq!((job.status, job.error), (JobStatus::Queued, Some(format!("disk full {attempt}"))));
         sqlx::query("UPDATE job_queue SET not_before = now()").execute(store.pool()).await.unwrap();
@@ -133,7 +133,7 @@ async fn failures_wait_longer_and_longer_and_then_are_final() {
     let lease = claim(&store).await;
     store.fail_job(lease.key, FailureClass::Retryable, "disk full 4").await.unwrap();
     let job = store.job(job.id).await.unwrap();
-    let error = "disk full 4 (given up after 4 failed attempts)";
+    let error = "disk full 4 (gave up after 4 failed attempts)";
     assert_eq!((job.status, job.error.as_deref(), job.attempts), (JobStatus::Failed, Some(error), 4));
     assert!(try_claim(&store).await.is_none());
     let kept = attempts(&store, job.id).await;
@@ -189,9 +189,9 @@ async fn silent_workers_lose_their_jobs() {
     let job = store.job(lease.key.job).await.unwrap();
     assert_eq!(job.status, JobStatus::Queued);
     let error = job.error.unwrap();
-    assert!(error.contains("fell silent in attempt 1"), "{error}");
+    assert!(error.contains("stopped responding in attempt 1"), "{error}");
     assert_eq!(attempts(&store, job.id).await[0].1.as_deref(), Some("expired"));
-    assert_eq!((job.counts.failed, job.counts.lost), (0, 1), "a death is no failure");
+    assert_eq!((job.counts.failed, job.counts.lost), (0, 1), "a death is not a failure");
 }
 
 #[tokio::test]
@@ -215,7 +215,7 @@ async fn s1_a_job_that_kills_its_workers_is_given_up() {
     store.fail_job(claim(&store).await.key, FailureClass::Crashed, "SIGABRT").await.unwrap();
     let crashed = store.job(job.id).await.unwrap();
     assert_eq!((crashed.status, crashed.counts.crashed), (JobStatus::Failed, MAX_CRASHES));
-    assert!(crashed.error.unwrap().contains("The last time: SIGABRT"));
+    assert!(crashed.error.unwrap().contains("The last error: SIGABRT"));
     let ended: Vec<Option<String>> = attempts(&store, job.id).await.into_iter().map(|(_, ended, _)| ended).collect();
     assert_eq!(ended, [Some("crashed".to_owned()), Some("crashed".to_owned())]);
 
@@ -253,7 +253,10 @@ async fn r2_what_is_missing_outside_is_waited_for_and_seen() {
     let given_up = store.job(job.id).await.unwrap();
     let error = given_up.error.unwrap();
     assert_eq!(given_up.status, JobStatus::Failed);
-    assert!(error.starts_with("given up after 3600 s of waiting, 20 times") && error.ends_with("disk full"), "{error}");
+    assert!(
+        error.starts_with("gave up after 3600 s of waiting and 20 attempts") && error.ends_with("disk full"),
+        "{error}"
+    );
     assert_eq!(store.retry_job(job.id).await.unwrap().counts, Counts::default());
 }
 
@@ -350,7 +353,7 @@ async fn what_was_done_before_a_cancel_arrived_counts() {
     assert_eq!(status(&store, lease.key.job).await, JobStatus::Succeeded);
 }
 
-/// Every write of a worker, with `key`.
+/// Checks that every write of a worker with `key` is rejected.
 async fn refused_everywhere(store: &Store, key: LeaseKey) {
     let before = store.job(key.job).await.unwrap();
     let point = inheritune_domain::job::MetricPoint { step: 1, tokens_seen: 1, name: "train_loss".into(), value: 1.0 };
@@ -368,19 +371,19 @@ async fn refused_everywhere(store: &Store, key: LeaseKey) {
 async fn a_stale_fence_is_refused_everywhere() {
     let store = store().await;
     let first = submit_and_claim(&store, JobKind::Train).await;
-    // Overdue, though nobody has noticed yet.
+    // The lease has expired, but the job was not taken back yet.
     let_lease_run_out(&store, &first).await;
     refused_everywhere(&store, first.key).await;
-    // Taken back.
+    // The job was taken back.
     store.expire_leases().await.unwrap();
     refused_everywhere(&store, first.key).await;
-    // Given to another worker.
+    // Another worker claimed the job.
     let second = claim(&store).await;
     assert_eq!(second.key.job, first.key.job);
     refused_everywhere(&store, first.key).await;
-    // Never given to anyone.
+    // A token that was never assigned.
     refused_everywhere(&store, LeaseKey { token: LeaseToken(second.key.token.0 + 1000), ..second.key }).await;
-    // Over.
+    // The job is over.
     store.complete_job(second.key, &outcome(JobKind::Train, 0.0)).await.unwrap();
     refused_everywhere(&store, first.key).await;
     refused_everywhere(&store, second.key).await;
@@ -478,16 +481,16 @@ async fn waiting_workers_are_woken() {
     let store = store().await;
     let mut waiting = store.listen().await.unwrap();
     let mut deaf = store.listen().await.unwrap();
-    // A change that nobody waited for yet is not lost.
+    // A change before the first wait is not lost.
     let job = store.submit_job(&new_job(JobKind::Train), None).await.unwrap();
     let started = Instant::now();
     waiting.changed(Topic::Jobs, Duration::from_secs(20)).await;
     waiting.changed(Topic::Updates, Duration::from_secs(20)).await;
     assert!(started.elapsed() < Duration::from_secs(10), "not woken");
-    // No change: the timeout.
+    // Without a change, the wait times out.
     let started = Instant::now();
     waiting.changed(Topic::Runs, Duration::from_millis(200)).await;
-    assert!(started.elapsed() >= Duration::from_millis(200), "woken for nothing");
+    assert!(started.elapsed() >= Duration::from_millis(200), "woken without a change");
 
     let submit = async {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -496,7 +499,7 @@ async fn waiting_workers_are_woken() {
     let started = Instant::now();
     tokio::join!(submit, waiting.changed(Topic::Updates, Duration::from_secs(20)));
     assert!(started.elapsed() < Duration::from_secs(10), "not woken");
-    // Every waiter hears for itself.
+    // Every waiter gets its own wakeup.
     deaf.changed(Topic::Updates, Duration::from_secs(20)).await;
     assert!(started.elapsed() < Duration::from_secs(10), "not woken");
 }
@@ -509,7 +512,7 @@ async fn a_listener_hears_again_after_its_connection_was_lost() {
                 WHERE datname = current_database() AND pid <> pg_backend_pid()";
     sqlx::query(kill).execute(store.pool()).await.unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
-    // The loss itself wakes everybody: something may have been missed.
+    // The loss itself wakes all waiters, because notifications may have been lost.
     waiting.changed(Topic::Jobs, Duration::from_secs(20)).await;
     assert!(Instant::now() < deadline, "the lost connection was not noticed");
     store.submit_job(&new_job(JobKind::Train), None).await.unwrap();
@@ -599,7 +602,7 @@ async fn numbers_that_json_lacks_do_no_harm() {
     trained.last_loss_nats = f64::NAN;
     let refused = store.complete_job(lease.key, &inheritune_domain::spec::JobOutcome::Trained(trained)).await;
     assert!(matches!(refused, Err(StoreError::Corrupt { .. })), "{refused:?}");
-    // The worker still holds it, and can say so.
+    // The worker still holds the job and can report the failure.
     store.fail_job(lease.key, FailureClass::Permanent, "the loss is not a number").await.unwrap();
 }
 
@@ -613,7 +616,8 @@ async fn times_are_in_order() {
     assert!(times.is_sorted() && job.updated_at >= times[2], "{times:?}");
 }
 
-/// Heartbeats go on while a worker reports: none is waited for, and none brings a job back that has ended.
+/// Heartbeats continue while a worker reports its result. They must neither block it nor revive a
+/// job that has ended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn heartbeats_beside_a_completion_change_nothing() {
     let store = store().await;

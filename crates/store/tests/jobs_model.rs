@@ -1,7 +1,7 @@
-//! `JobLife::advance` is the specification: random histories happen to it and to the tables, and both must agree after
-//! every step. Stale workers' writes that are accepted: none.
+//! Compares the tables with their specification, `JobLife::advance`: random histories are applied
+//! to both, which must agree after every step. No write of a stale worker may be accepted.
 //!
-//! `INHERITUNE_HISTORIES` sets how many histories are played.
+//! `INHERITUNE_HISTORIES` sets the number of histories.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -23,24 +23,25 @@ use time::OffsetDateTime;
 
 const HISTORIES: u32 = 200;
 const MANY_HISTORIES: u32 = 10_000;
-/// Jobs of one history.
+/// Number of jobs in one history.
 const JOBS: usize = 3;
 const LEASE: Duration = Duration::from_secs(1_000);
-/// How far the model's clock, which stands still between steps, may lag behind the database's.
+/// Longest lag of the model's clock, which advances only in steps, behind the database's.
 const LAG: time::Duration = time::Duration::seconds(60);
 
-/// What happens next. All spans are far longer than a history takes, and both clocks only ever run ahead, so a span
-/// that is over for one is over for the other.
+/// One step of a history. All durations are much longer than the run time of a history, and both
+/// clocks only move forward, so that a duration that is over for one clock is over for the other.
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Claim {
         limit: usize,
     },
     One(usize, Write),
-    /// Completions in one call, several of one job among them.
+    /// Completions in one call, possibly several of the same job.
     CompleteAll([(usize, Fence); 3]),
     Expire,
-    /// The holder publishes a training state, or finishes a unit of its evaluation; the state may be no newer than others.
+    /// The holder publishes a training state, which need not be newer than others, or finishes an
+    /// evaluation unit.
     Advance(usize, Advance),
     GiveUpWaiting {
         limit_seconds: u32,
@@ -58,7 +59,7 @@ enum Advance {
     Unit,
 }
 
-/// What a worker writes about one job.
+/// A write of a worker to one job.
 #[derive(Debug, Clone, Copy)]
 enum Write {
     Heartbeat(Fence),
@@ -67,11 +68,11 @@ enum Write {
     Release(Fence),
 }
 
-/// Whose token a worker's write carries.
+/// The lease token of a write.
 #[derive(Debug, Clone, Copy)]
 enum Fence {
     Newest,
-    /// Counted back from the newest: workers that lost their lease long ago.
+    /// Counted back from the newest one: workers that lost their lease long ago.
     Older(usize),
     Invented,
 }
@@ -120,7 +121,7 @@ struct Tally {
     stale_refused: Cell<u64>,
 }
 
-/// Some jobs, in the tables and as the specification has them.
+/// Some jobs in the tables and in the model.
 struct Play<'a> {
     store: &'a Store,
     tally: &'a Tally,
@@ -132,7 +133,7 @@ struct Job {
     id: JobId,
     life: JobLife,
     tokens: Vec<LeaseToken>,
-    /// The newest of its training states.
+    /// Step of its newest training state.
     newest_step: Option<i64>,
     /// Whether its newest attempt made durable progress.
     advanced: bool,
@@ -178,7 +179,7 @@ fn check(histories: u32) {
 
 impl<'a> Play<'a> {
     async fn new(store: &'a Store, tally: &'a Tally, retry: RetryPolicy) -> Self {
-        // What the history before this one left would be claimed, too.
+        // Jobs of the previous history would be claimed too.
         sqlx::query("DELETE FROM jobs").execute(store.pool()).await.unwrap();
         let new = NewJob { retry, ..support::new_job(JobKind::Train) };
         let ids = store.submit_jobs(&vec![new; JOBS]).await.unwrap();
@@ -247,7 +248,7 @@ impl<'a> Play<'a> {
             Step::Request(job, directive) => self.request(job, directive).await,
             Step::Wait { seconds } => {
                 self.now += time::Duration::seconds(seconds);
-                // The database's clock cannot be moved, so all that it is compared with is.
+                // The database's clock cannot be moved, so move the times that it is compared with.
                 let query = "UPDATE job_queue SET lease_until = lease_until - $1 * interval '1 second',
                              not_before = not_before - $1 * interval '1 second',
                              waiting_since = waiting_since - $1 * interval '1 second'";
@@ -256,7 +257,7 @@ impl<'a> Play<'a> {
         }
     }
 
-    /// Writes what a holder's call would, without its files.
+    /// Writes the rows of a holder's call, without files.
     async fn make_progress(&mut self, job: usize, advance: Advance) {
         let job = &mut self.jobs[job];
         let JobState::Leased { token, .. } = job.life.state else { return };
@@ -267,7 +268,8 @@ impl<'a> Play<'a> {
                                                     lease_token, step, metadata)
                              VALUES (gen_random_uuid(), 'training_state', 'x', sha256('x'), 1, 1, $1, $2, $3, '{}')";
                 sqlx::query(query).bind(job.id.0).bind(token.0).bind(step).execute(self.store.pool()).await.unwrap();
-                // Newer than what other attempts left, or, after a newer one, of the same attempt.
+                // True if this state, or an earlier one of the same attempt, is newer than all
+                // others.
                 job.advanced |= job.newest_step.is_none_or(|newest| newest < step);
                 job.newest_step = job.newest_step.max(Some(step));
             }
@@ -283,13 +285,13 @@ impl<'a> Play<'a> {
         }
     }
 
-    /// The oldest that can be claimed are, in order.
+    /// Checks that the oldest claimable jobs are claimed in order.
     async fn claim(&mut self, limit: usize) {
         let worker = support::worker();
         let mut claimed = self.store.claim_jobs(worker, &JobKind::ALL, limit as u32, LEASE).await.unwrap().into_iter();
         let mut free = limit;
         for job in &mut self.jobs {
-            // Of a refused claim the token does not matter.
+            // The token of a rejected claim does not matter.
             let token = claimed.as_slice().first().map_or(LeaseToken(0), |lease| lease.key.token);
             let event = JobEvent::Claim { token, worker, lease: lease() };
             let Some(life) = job.life.advance(self.now, event).ok().filter(|_| free > 0) else { continue };
@@ -301,7 +303,7 @@ impl<'a> Play<'a> {
             job.life = life;
             free -= 1;
         }
-        assert_eq!(claimed.next(), None, "claimed what cannot be claimed");
+        assert_eq!(claimed.next(), None, "claimed a job that cannot be claimed");
     }
 
     async fn write(&mut self, job: usize, write: Write) {
@@ -352,7 +354,8 @@ impl<'a> Play<'a> {
         }
     }
 
-    /// Compares what a worker was answered; what it got when the write counted.
+    /// Compares the result of a worker's write with the model. Returns the value of an accepted
+    /// write.
     fn worker_wrote<T: std::fmt::Debug>(
         &mut self,
         job: usize,
@@ -437,7 +440,7 @@ impl<'a> Play<'a> {
             assert!(agreed, "after {step:?}: {waiting_since:?}, model {:?}", job.life.counts);
         }
         assert_eq!(row.get::<&str, _>(10), job.life.state.status().as_str(), "after {step:?}: status");
-        // Every attempt is kept, and the one that is open is the lease's.
+        // Every attempt is stored, and the open one belongs to the current lease.
         let claims = job.tokens.len();
         assert_eq!((row.get::<i32, _>(9) as usize, row.get::<i64, _>(11) as usize), (claims, claims));
         let open = match job.life.state {
@@ -452,7 +455,7 @@ fn lease() -> time::Duration {
     LEASE.try_into().unwrap()
 }
 
-/// Equal, times within [`LAG`].
+/// Returns whether the states are equal. Times may differ by [`LAG`].
 fn agree(a: JobState, b: JobState) -> bool {
     let near = |a: OffsetDateTime, b: OffsetDateTime| (a - b).abs() < LAG;
     match (a, b) {

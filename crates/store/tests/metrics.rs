@@ -1,4 +1,4 @@
-//! Metric points: the fence, points done again, filters.
+//! Metric points: fences, repeated points, filters.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -35,7 +35,7 @@ async fn a_resumed_job_overwrites_the_steps_it_does_again() {
     let store = store().await;
     let lease = submit_and_claim(&store, JobKind::Train).await;
     store.add_metrics(lease.key, &[point("train_loss", 10, 5.0), point("train_loss", 20, 4.0)]).await.unwrap();
-    // The last of two points of the same step within a call counts.
+    // Within one call, the last point of a step counts.
     let again = [point("train_loss", 20, 3.5), point("train_loss", 30, 3.0), point("train_loss", 30, 2.9)];
     store.add_metrics(lease.key, &again).await.unwrap();
     let values: Vec<f64> = store.metrics(lease.key.job, &[], None).await.unwrap().iter().map(|p| p.value).collect();
@@ -60,7 +60,7 @@ async fn many_points_at_once_and_values_that_are_no_numbers() {
     let points: Vec<MetricPoint> = (0..12_000).map(|step| point("train_loss", step, step as f64)).collect();
     store.add_metrics(lease.key, &points).await.unwrap();
     assert_eq!(store.metrics(lease.key.job, &[], None).await.unwrap(), points);
-    // A curve may show where training broke.
+    // A curve may show where training diverged.
     store.add_metrics(lease.key, &[point("broken", 1, f64::NAN), point("broken", 2, f64::INFINITY)]).await.unwrap();
     let broken = store.metrics(lease.key.job, &["broken"], None).await.unwrap();
     assert!(broken[0].value.is_nan() && broken[1].value == f64::INFINITY);

@@ -1,4 +1,4 @@
-//! What may be read outside the object store, and registering it.
+//! Reading and registering locations outside the object store.
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/s3.rs"]
@@ -35,7 +35,7 @@ async fn open(store: &Store, uri: &str) -> Result<Folder, StoreError> {
     store.open(&Location::Uri(uri.to_owned())).await
 }
 
-/// Fails unless `uri` is refused with a [`StoreError::Location`] that says all of `told`.
+/// Checks that `uri` is rejected with a [`StoreError::Location`] that contains all of `told`.
 async fn refused(store: &Store, uri: &str, told: &[&str]) {
     match open(store, uri).await {
         Err(StoreError::Location { location, problem }) => {
@@ -46,7 +46,7 @@ async fn refused(store: &Store, uri: &str, told: &[&str]) {
     }
 }
 
-/// `allowed/` with a few files, `secret/` beside it.
+/// Creates `allowed/` with a few files, and `secret/` beside it.
 fn tree() -> (TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in [
@@ -83,13 +83,13 @@ async fn folders_and_files_under_an_allowed_prefix_are_read() {
     assert_eq!(names(&folder), ["note.txt"]);
     assert_eq!(folder.read("note.txt", 10).await.unwrap(), "note");
     let error = folder.read("note.txt", 1).await.unwrap_err().to_string();
-    assert_eq!(error, format!("{root}/allowed/note.txt: is 4 bytes; at most 1 are read"));
+    assert_eq!(error, format!("{root}/allowed/note.txt: is 4 bytes; the limit is 1"));
     assert_eq!(names(&open(&store, &format!("{root}/allowed")).await.unwrap()).len(), 4);
 
     let folder = open(&store, &format!("{root}/allowed/model")).await.unwrap();
     write(&dir.path().join("allowed/model/weights/a b.bin"), "a");
     let error = folder.read("weights/a b.bin", 3).await.unwrap_err().to_string();
-    assert!(error.ends_with("model/weights/a b.bin: is 1 bytes, not the 3 that it had when it was opened"), "{error}");
+    assert!(error.ends_with("model/weights/a b.bin: is 1 bytes, but when opened it had 3"), "{error}");
     std::fs::remove_file(dir.path().join("allowed/model/config.json")).unwrap();
     let error = folder.read("config.json", 3).await.unwrap_err();
     assert!(matches!(&error, ObjectError::NotFound(_)), "{error}");
@@ -112,29 +112,29 @@ async fn s11_nothing_else_is_read_and_a_refusal_tells_nothing() {
     for uri in ["s3://models/llama2", "s3://models", "s3://other/llama", "s3://models/llama/../x", "file:///etc/passwd"]
     {
         refused(&store, uri, &told).await;
-        // What is allowed is not the caller's to know.
+        // The error does not reveal the allowed prefixes.
         let error = open(&store, uri).await.unwrap_err().to_string().replacen(uri, "", 1);
         assert!(!error.contains(root.as_str()) && !error.contains("s3://"), "{error}");
     }
-    refused(&store, &format!("{root}/allowed/x%2F..%2F..%2Fsecret"), &["leads elsewhere"]).await;
+    refused(&store, &format!("{root}/allowed/x%2F..%2F..%2Fsecret"), &["is not a plain name"]).await;
     refused(&store, "https://example.com/x", &["scheme https"]).await;
-    refused(&store, "file://host/x", &["names the machine host"]).await;
+    refused(&store, "file://host/x", &["names the host host"]).await;
     refused(&store, "x", &["is not a URI"]).await;
 
-    // Links may not lead out, wherever they stand.
+    // Links must not lead out of the allowed prefixes.
     let in_allowed = |name: &str| dir.path().join("allowed").join(name);
     symlink(dir.path().join("secret/key"), in_allowed("key")).unwrap();
     symlink(dir.path().join("secret"), in_allowed("dir")).unwrap();
     for uri in ["key", "dir", "dir/key", "", "dir/absent", "dir/absent/deeper"] {
         let uri = format!("{allowed}/{uri}");
-        refused(&store, &uri, &["leads through a link out of what this service may read"]).await;
-        // Neither where it leads, nor whether there is anything.
+        refused(&store, &uri, &["leads through a link to a location that this service may not read"]).await;
+        // The error reveals neither the target nor whether it exists.
         assert!(!open(&store, &uri).await.unwrap_err().to_string().contains("secret"));
     }
     std::fs::remove_file(in_allowed("key")).unwrap();
     std::fs::remove_file(in_allowed("dir")).unwrap();
 
-    // A Hugging Face cache is made of links that stay inside.
+    // A Hugging Face cache consists of links that stay inside.
     symlink("../model/config.json", in_allowed("weights.link")).unwrap();
     std::fs::create_dir(in_allowed("snapshot")).unwrap();
     symlink("../model/config.json", in_allowed("snapshot/config.json")).unwrap();
@@ -146,11 +146,11 @@ async fn s11_nothing_else_is_read_and_a_refusal_tells_nothing() {
     assert_eq!(with_link.dangling_links(), ["weights.link"]);
     assert!(!names(&with_link).contains(&"weights.link"));
     let error = with_link.read("weights.link", 2).await.unwrap_err().to_string();
-    assert!(error.contains("weights.link") && error.contains("is a link to nothing"), "{error}");
+    assert!(error.contains("weights.link") && error.contains("is a dangling link"), "{error}");
     std::fs::remove_file(in_allowed("weights.link")).unwrap();
     symlink(".", in_allowed("circle")).unwrap();
-    refused(&store, &allowed, &["in circles"]).await;
-    // Two of them and nothing else: as many paths as there are bits in 32 folders.
+    refused(&store, &allowed, &["check its links for cycles"]).await;
+    // With two such links there are 2^32 paths of 32 folders, so the walk must stop early.
     let circles = in_allowed("circles");
     std::fs::create_dir(&circles).unwrap();
     symlink(".", circles.join("a")).unwrap();
@@ -202,7 +202,7 @@ async fn registered_folders_are_artifacts() {
     ] {
         assert!(matches!(reused, Err(StoreError::RequestIdReused(id)) if Some(id) == request_id), "{reused:?}");
     }
-    // What could not be registered may be asked for again by the same id.
+    // After a failed registration, the same request id may be used again.
     let request_id = Some(Uuid::new_v4());
     let late = format!("{root}/allowed/late");
     let absent = register(&late, json!({}), request_id).await;
@@ -229,7 +229,7 @@ async fn registered_folders_are_artifacts() {
     let bad = Page { size: 1, token: Some("zz".to_owned()) };
     assert!(matches!(store.list_artifacts(&filter, &bad).await, Err(StoreError::Location { .. })));
 
-    // Its files are not ours to delete.
+    // External files are not deleted.
     store.delete_artifact(artifact.id).await.unwrap();
     assert!(store.artifact(artifact.id).await.is_err());
     assert!(dir.path().join("allowed/model/config.json").exists());
@@ -282,7 +282,7 @@ fn a_bad_configuration_is_named() {
     };
     let https = "https://localhost:9000";
     for (error, told) in [
-        (error(StorageConfig::folder("/dev/null/x"), &[]), "objects.storage.path: /dev/null/x: cannot be made"),
+        (error(StorageConfig::folder("/dev/null/x"), &[]), "objects.storage.path: /dev/null/x: cannot be created"),
         (error(s3("", "", https), &[]), "objects.storage.bucket: is empty"),
         (error(s3("b", "a//b", https), &[]), "objects.storage.prefix: "),
         (
@@ -292,7 +292,7 @@ fn a_bad_configuration_is_named() {
         (error(s3("b", "", "localhost"), &[]), "objects.storage.endpoint: `localhost` is not a URL"),
         (error(s3("b", "", "ftp://x"), &[]), "objects.storage.endpoint: `ftp://x` must start with"),
         (error(StorageConfig::Memory, &["file:///ok", "/data"]), "objects.allowed_uris: `/data` is not a URI"),
-        (error(StorageConfig::Memory, &["s3://"]), "objects.allowed_uris: `s3://` names no bucket"),
+        (error(StorageConfig::Memory, &["s3://"]), "objects.allowed_uris: `s3://` has no bucket name"),
     ] {
         assert!(error.starts_with(told), "{error}");
     }

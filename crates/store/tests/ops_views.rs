@@ -1,4 +1,4 @@
-//! The schema `ops` is a public contract: views and columns are only ever added.
+//! The schema `ops` is a public contract: views and columns may only be added.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -12,7 +12,7 @@ use inheritune_store::evaluation_units::NewUnit;
 use sqlx::{AssertSqlSafe, Row as _};
 use support::{LEASE, claim, new_job, outcome, run_spec, store, submit_and_claim};
 
-/// Every column of every view: `(view, column, type, comment)`.
+/// Returns every column of every view: `(view, column, type, comment)`.
 async fn columns(store: &Store) -> Vec<(String, String, String, Option<String>)> {
     let query = "SELECT c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod), col_description(c.oid, a.attnum)
                  FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
@@ -31,7 +31,7 @@ async fn relations(store: &Store, schema: &str) -> Vec<String> {
         .unwrap()
 }
 
-/// Something in every table, a job in every state that a job can be in.
+/// Fills every table, with jobs in many states.
 async fn fill(store: &Store) {
     let traced = store.in_trace(Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
     let run = traced.create_run(&run_spec("ops"), None).await.unwrap().id;
@@ -49,7 +49,7 @@ async fn fill(store: &Store) {
         store.complete_job(lease.key, &outcome(kind, loss)).await.unwrap();
     }
     assert!(store.run(run).await.unwrap().finished_at.is_some());
-    // A run that is under way, with a job in a worker's hands.
+    // A run in progress with a claimed job.
     store.create_run(&run_spec("ops"), None).await.unwrap();
     store.drive_one_run().await.unwrap();
     let lease = claim(store).await;
@@ -62,7 +62,7 @@ async fn fill(store: &Store) {
         message: "reading".into(),
     };
     store.heartbeat(lease.key, Some(&progress), LEASE).await.unwrap();
-    // Jobs by themselves: failed, waiting.
+    // Jobs outside of a run: failed and waiting ones.
     let lease = submit_and_claim(store, JobKind::Slice).await;
     store.fail_job(lease.key, FailureClass::Permanent, "no").await.unwrap();
     let lease = submit_and_claim(store, JobKind::Evaluate).await;
@@ -93,7 +93,7 @@ async fn every_view_and_column_is_explained() {
     for (view, column, _, comment) in columns(&store).await {
         assert!(
             comment.is_some_and(|comment| comment.ends_with('.')),
-            "ops.{view}.{column} has no comment, or no full stop"
+            "ops.{view}.{column} has no comment, or the comment has no full stop"
         );
     }
     for (schema, kind) in [("ops", "view"), ("public", "table")] {

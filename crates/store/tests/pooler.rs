@@ -1,4 +1,4 @@
-//! PgBouncer between us and Postgres: sessions are what it must give.
+//! PgBouncer in front of Postgres: it must keep one session per connection.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -41,7 +41,7 @@ impl Pooler {
         let (database, password) = (url.path().trim_start_matches('/'), url.password().unwrap());
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let dir = tempfile::tempdir().unwrap();
-        // It refuses to run as root; it must reach Postgres's socket, which belongs to the server's account.
+        // PgBouncer refuses to run as root. Its account needs access to Postgres's socket.
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let (config, users) = (dir.path().join("pgbouncer.ini"), dir.path().join("users"));
         std::fs::write(&users, format!("\"{}\" \"{password}\"\n", url.username())).unwrap();
@@ -70,7 +70,7 @@ impl Pooler {
         pooler
     }
 
-    /// The database's URL through it.
+    /// Returns the URL of the database through the pooler.
     fn url(&self, database_url: &str) -> String {
         let url = url::Url::parse(database_url).unwrap();
         let (user, password) = (url.username(), url.password().unwrap());
@@ -99,7 +99,7 @@ async fn u12_a_pooler_of_transactions_is_refused_and_one_of_sessions_works() {
             let error = refused.unwrap_err();
             let told = error.to_string();
             match mode {
-                // It refuses transactions by itself.
+                // PgBouncer itself rejects transactions in this mode.
                 "statement" => assert!(told.contains("transaction"), "{told}"),
                 _ => {
                     assert!(matches!(error, StoreError::WrongState(_)), "{told}");

@@ -1,4 +1,5 @@
-//! The roles that `deploy/postgres/roles.sh` makes, logged in with their passwords: what each may do, and what not.
+//! The roles that `deploy/postgres/roles.sh` creates, each logged in with its password: what it may
+//! do and what it may not.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -20,7 +21,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use support::{LEASE, claim, new_job, outcome, run_spec, submit_and_claim, try_claim};
 use tokio::sync::{Mutex, OnceCell};
 
-/// Roles belong to the whole server: one test at a time.
+/// Roles are shared by all databases of a server, so these tests run one at a time.
 static ROLES: Mutex<()> = Mutex::const_new(());
 static PASSWORDS_WANTED: OnceCell<()> = OnceCell::const_new();
 
@@ -28,12 +29,12 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
 }
 
-/// With what nobody would put into a password on purpose.
+/// Returns a password with special characters that need quoting.
 fn password(role: &str) -> String {
     format!("{role}'s \"canary\" $1\\")
 }
 
-/// `url` for another role, with its password.
+/// Returns `url` for another role, with its password.
 fn as_role(url: &str, role: &str) -> String {
     let mut url = url::Url::parse(url).unwrap();
     url.set_username(&format!("inheritune_{role}")).unwrap();
@@ -46,7 +47,7 @@ async fn store_as(url: &str, role: &str) -> Store {
         .await
 }
 
-/// From now on every statement is logged.
+/// Makes the server require passwords and log every statement.
 async fn want_passwords(url: &str) {
     let mut connection = PgConnection::connect(url).await.unwrap();
     let file: String =
@@ -58,7 +59,8 @@ async fn want_passwords(url: &str) {
     sqlx::query("SELECT pg_reload_conf()").execute(&mut connection).await.unwrap();
 }
 
-/// Runs the script on a database; the superuser's own URL says where that is.
+/// Runs the script on the database at the superuser's `url`, without the password of one role if
+/// requested.
 async fn run_script(url: &str, without: Option<&str>) -> Output {
     PASSWORDS_WANTED.get_or_init(|| want_passwords(url)).await;
     let mut connection = PgConnection::connect(url).await.unwrap();
@@ -113,7 +115,7 @@ const SEQUENCES: &str =
 const VIEWS: &str =
     "SELECT relname::text FROM pg_class WHERE relnamespace = 'ops'::regnamespace AND relkind = 'v' ORDER BY 1";
 
-/// Everything that services ask of the database.
+/// Does everything that services do with the database.
 async fn live(store: &Store) {
     store.ping().await.unwrap();
     store.check_schema().await.unwrap();
@@ -141,7 +143,7 @@ async fn live(store: &Store) {
     store.complete_job(lease.key, &outcome(JobKind::Tokenize, 0.0)).await.unwrap();
     run(store, &run_spec("roles")).await;
     assert!(!store.model_scores(None).await.unwrap().is_empty());
-    // One that waits, one that is held.
+    // A waiting job and a claimed one.
     store.submit_job(&new_job(JobKind::Train), None).await.unwrap();
     submit_and_hold(store).await;
 }
@@ -159,7 +161,7 @@ async fn publish(store: &Store, lease: LeaseKey) {
     store.sweep_orphans(Duration::ZERO).await.unwrap();
 }
 
-/// A whole run, its jobs carried out in no time.
+/// Drives a whole run and completes its jobs immediately.
 async fn run(store: &Store, spec: &RunSpec) {
     let run = store.create_run(spec, Some(uuid::Uuid::new_v4())).await.unwrap().id;
     let mut losses = [3.0, 2.9].into_iter();
@@ -216,7 +218,7 @@ async fn dashboard_reads_views_alone(url: &str) {
         refused(&mut dashboard, &format!("SET default_transaction_read_only = off; SELECT nextval('{sequence}')"))
             .await;
     }
-    // Read-only is a default that a session may change; that nothing may be written does not rest on it.
+    // A session may change its read-only default, so writes must be denied without it too.
     for session in ["on", "off"] {
         for write in [
             "DELETE FROM jobs",
@@ -250,7 +252,8 @@ async fn dashboard_reads_views_alone(url: &str) {
     assert_eq!(connections, 20);
 }
 
-/// What needs no right to any table: each of these once worked in a dashboard's session.
+/// Checks functions that need no privilege on a table. Each of these once worked in a dashboard's
+/// session.
 async fn functions_of_the_server_are_closed(dashboard: &mut PgConnection) {
     for call in [
         "pg_advisory_lock(7)",
@@ -288,7 +291,8 @@ async fn functions_of_the_server_are_closed(dashboard: &mut PgConnection) {
     }
 }
 
-/// A dashboard's session may lift its own `statement_timeout`; that its queries end does not rest on it.
+/// A dashboard's session may disable its own `statement_timeout`, so its queries must end without
+/// it too.
 async fn long_queries_of_dashboards_end(url: &str) {
     let service = store_as(url, "service").await;
     let query = |statement: &'static str| {
@@ -306,7 +310,7 @@ async fn long_queries_of_dashboards_end(url: &str) {
     let short = query("SELECT count(*) FROM ops.jobs");
     short.await.unwrap().unwrap();
     tokio::time::sleep(Duration::from_millis(2500)).await;
-    // The service's own long work is none of its business.
+    // Long statements of the service itself are not affected.
     assert_eq!(service.end_dashboard_queries(Duration::from_secs(60)).await.unwrap(), 0);
     assert_eq!(service.end_dashboard_queries(Duration::from_secs(1)).await.unwrap(), 3);
     for long in long {
@@ -315,7 +319,7 @@ async fn long_queries_of_dashboards_end(url: &str) {
     }
 }
 
-/// What the next version's migration would do.
+/// Does what a migration of a later version would do.
 async fn a_later_migration(url: &str) {
     let mut migrator = PgConnection::connect(&as_role(url, "migrator")).await.unwrap();
     let later = "CREATE TABLE later (n bigint GENERATED ALWAYS AS IDENTITY, at timestamptz DEFAULT now());
@@ -358,7 +362,7 @@ async fn s6_each_role_does_its_work_and_no_more() {
     let _one = ROLES.lock().await;
     let url = support::database().await;
     make_roles(&url).await;
-    // Again changes nothing.
+    // Running the script again changes nothing.
     make_roles(&url).await;
     let migrator = store_as(&url, "migrator").await;
     migrator.migrate().await.unwrap();
@@ -371,7 +375,7 @@ async fn s6_each_role_does_its_work_and_no_more() {
     a_later_migration(&url).await;
 }
 
-/// Where nobody ran the script, as in a private database, the migrations have done it.
+/// Without the script, as in a private database, the migrations revoke access to these functions.
 #[tokio::test]
 async fn s6_functions_of_the_server_are_closed_by_the_migrations_too() {
     let _one = ROLES.lock().await;
@@ -386,7 +390,7 @@ async fn s6_functions_of_the_server_are_closed_by_the_migrations_too() {
     assert_eq!(superuser.end_dashboard_queries(Duration::from_secs(1)).await.unwrap(), 0);
 }
 
-/// Somebody holds the migrations' lock, or a table that they change, for as long as he likes.
+/// Another session holds the migrations' lock, or a lock on a table that they change.
 #[tokio::test]
 async fn s6_a_migration_names_who_holds_what_it_needs() {
     let url = support::database().await;
@@ -401,10 +405,10 @@ async fn s6_a_migration_names_who_holds_what_it_needs() {
             assert!(error.contains(&part), "{error}");
         }
     };
-    // A table that they read and write.
+    // A lock on a table that migrations read and write.
     sqlx::raw_sql("BEGIN; LOCK TABLE _sqlx_migrations IN ACCESS EXCLUSIVE MODE").execute(&mut holder).await.unwrap();
     must_name(migrator.migrate().await.unwrap_err().to_string());
-    // Their own lock: what a migration that waits for the table has.
+    // The migrations' own lock, which a migration that waits for the table holds.
     let waiting = tokio::spawn(async move { migrator.migrate().await });
     let mut superuser = PgConnection::connect(&url).await.unwrap();
     let advisory = "SELECT classid::bigint << 32 | objid::bigint FROM pg_locks JOIN pg_database d ON d.oid = database
@@ -464,7 +468,7 @@ async fn a_schema_that_is_too_old_is_refused_and_a_newer_one_is_not() {
     let objects = ObjectsConfig { storage: StorageConfig::Memory, allowed_uris: Vec::new() };
     let store = support::connect(&support::database().await, objects).await;
     let refused = async || store.check_schema().await.unwrap_err().to_string();
-    assert!(refused().await.contains("is at migration 0, this program needs "), "{}", refused().await);
+    assert!(refused().await.contains("is at migration 0, but this program needs "), "{}", refused().await);
     store.migrate().await.unwrap();
     store.check_schema().await.unwrap();
     let change = async |sql: &'static str| sqlx::query(sql).execute(store.pool()).await.unwrap();

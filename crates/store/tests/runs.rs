@@ -16,7 +16,7 @@ use support::{claim, outcome, run_spec, store, try_claim};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-/// Drives until nothing is left to do; which runs were moved.
+/// Drives runs until nothing is left to do. Returns the runs that advanced.
 async fn drive(store: &Store) -> Vec<RunId> {
     let mut driven = Vec::new();
     while let Some(run) = store.drive_one_run().await.unwrap() {
@@ -29,7 +29,7 @@ async fn status(store: &Store, run: RunId) -> JobStatus {
     store.run(run).await.unwrap().run.status()
 }
 
-/// The run's jobs, oldest first.
+/// Returns the run's jobs, oldest first.
 async fn jobs(store: &Store, run: RunId) -> Vec<JobRecord> {
     let filter = JobFilter { run: Some(run), ..JobFilter::default() };
     let mut jobs = store.list_jobs(&filter, &Page { size: 1000, token: None }).await.unwrap().items;
@@ -57,7 +57,7 @@ async fn complete(store: &Store, lease: &Lease, loss: f64) {
     store.complete_job(lease.key, &outcome).await.unwrap();
 }
 
-/// A new run whose first job is queued.
+/// Creates a run whose first job is queued.
 async fn begun(store: &Store) -> RunId {
     let run = store.create_run(&run_spec("r"), None).await.unwrap().id;
     assert_eq!(drive(store).await, [run]);
@@ -159,7 +159,7 @@ async fn a_pause_reaches_the_job_and_what_follows_it() {
     store.post_run_event(run, &RunEvent::PauseRequested).await.unwrap();
     drive(&store).await;
     assert_eq!(jobs(&store, run).await[0].status, JobStatus::Pausing);
-    // It was nearly done: the next job waits.
+    // The job finishes before it pauses. The next job is paused instead.
     complete(&store, &lease, 0.0).await;
     drive(&store).await;
     let statuses: Vec<JobStatus> = jobs(&store, run).await.iter().map(|job| job.status).collect();
@@ -189,13 +189,13 @@ async fn a_cancel_reaches_the_job_and_ends_the_run_when_the_job_has_ended() {
     assert!(matches!(late, Err(StoreError::WrongState(_))), "{late:?}");
     assert_eq!(inbox(&store).await, 0);
 
-    // A job that nobody holds is cancelled by the driver itself.
+    // The driver itself cancels an unclaimed job.
     let run = begun(&store).await;
     store.post_run_event(run, &RunEvent::CancelRequested).await.unwrap();
     drive(&store).await;
     assert_eq!(status(&store, run).await, JobStatus::Cancelled);
     assert_eq!(jobs(&store, run).await[0].status, JobStatus::Cancelled);
-    // And one that has not begun never does.
+    // A run that has not started yet never starts.
     let run = store.create_run(&run_spec("r"), None).await.unwrap().id;
     store.post_run_event(run, &RunEvent::CancelRequested).await.unwrap();
     drive(&store).await;
@@ -229,11 +229,11 @@ async fn r1_a_failed_run_is_retried_from_its_failed_job() {
         Err(StoreError::WrongState(problem)) => problem,
         other => panic!("{other:?}"),
     };
-    assert!(problem(store.retry_run(run).await.map(drop)).contains("is RUNNING: only a run that has failed"));
+    assert!(problem(store.retry_run(run).await.map(drop)).contains("is RUNNING: only a failed run"));
     store.fail_job(lease.key, FailureClass::Permanent, "the loss is not a number").await.unwrap();
     drive(&store).await;
     assert_eq!(status(&store, run).await, JobStatus::Failed);
-    // Its job alone cannot be tried again: the run would not hear of its end.
+    // The job alone cannot be retried, because the run would not be notified of its end.
     assert!(problem(store.retry_job(lease.key.job).await.map(drop)).contains(&format!("inheritune run retry {run}")));
 
     let retried = store.retry_run(run).await.unwrap();
@@ -247,7 +247,7 @@ async fn r1_a_failed_run_is_retried_from_its_failed_job() {
     drive(&store).await;
     assert_eq!(store.run(run).await.unwrap().run.describe_state(), "benchmarking the reference");
 
-    // A job that was cancelled by itself.
+    // A job that was cancelled without its run.
     store.request_job(claim(&store).await.key.job, Directive::Cancel).await.unwrap();
     let held = jobs(&store, run).await.pop().unwrap();
     let token = sqlx::query_scalar("SELECT lease_token FROM job_queue WHERE job_id = $1");
@@ -271,14 +271,14 @@ async fn r1_a_run_that_its_recipe_failed_is_not_retried() {
     let state = store.run(run).await.unwrap().run.describe_state();
     assert!(state.starts_with("failed: training.warmup_steps: 1000000 do not fit"), "{state}");
     let refused = store.retry_run(run).await.unwrap_err().to_string();
-    assert!(refused.contains("failed for what its recipe says") && refused.contains("warmup_steps"), "{refused}");
+    assert!(refused.contains("failed because of its recipe") && refused.contains("warmup_steps"), "{refused}");
 }
 
 #[tokio::test]
 async fn an_event_that_cannot_happen_is_noted_and_dropped() {
     let store = store().await;
     let run = begun(&store).await;
-    // An outcome of a kind that the state does not wait for; a second creation.
+    // An outcome of an unexpected kind, and a second creation.
     for event in [RunEvent::JobSucceeded { outcome: outcome(JobKind::Train, 0.0) }, RunEvent::Created] {
         sqlx::query("INSERT INTO run_inbox (run_id, event) VALUES ($1, $2)")
             .bind(run.0)
@@ -298,7 +298,7 @@ async fn an_event_that_cannot_happen_is_noted_and_dropped() {
 async fn a_step_is_written_whole_or_not_at_all_and_an_unreadable_run_stops_no_other() {
     let store = store().await;
     let broken = store.create_run(&run_spec("broken"), None).await.unwrap().id;
-    // The creation before it would submit a job.
+    // The creation event before it would submit a job.
     sqlx::query("INSERT INTO run_inbox (run_id, event) VALUES ($1, '{\"event\": \"of a later version\"}')")
         .bind(broken.0)
         .execute(store.pool())

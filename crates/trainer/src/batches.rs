@@ -1,4 +1,4 @@
-//! The micro-batches of a training, each read while the one before it is computed.
+//! Prefetches the micro-batches of a training on a separate thread.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,25 +11,25 @@ use inheritune_runtime::worker::JobError;
 use crate::data_order::DataOrder;
 use crate::lm_error;
 
-/// Micro-batches that are ready before they are asked for.
+/// Number of micro-batches that are read ahead.
 const AHEAD: usize = 2;
 
-/// Inputs and targets of one micro-batch: int64 [B, T] each, on the CPU.
+/// Inputs and targets of one micro-batch, each an int64 tensor [B, T] on the CPU.
 #[derive(Debug)]
 pub struct Batch {
-    /// What the model sees.
+    /// The tokens that the model sees.
     pub inputs: Tensor,
-    /// The token after each.
+    /// The token that follows each input token.
     pub targets: Tensor,
-    /// Where in the tokens it is from.
+    /// The token range of each sequence.
     pub ranges: Vec<Range<u64>>,
 }
 
 impl Batch {
-    /// Sequences that are one token longer than a block.
+    /// Reads the sequences at `ranges`, each one token longer than a block.
     ///
     /// # Errors
-    /// A range that the tokens do not have, or an id outside of the vocabulary.
+    /// A range is outside of the tokens, or an id is outside of the vocabulary.
     pub fn read(tokens: TokenSlice<'_>, ranges: Vec<Range<u64>>) -> Result<Self, LmError> {
         let (mut inputs, mut targets) = (Vec::new(), Vec::new());
         for range in &ranges {
@@ -43,15 +43,15 @@ impl Batch {
     }
 }
 
-/// The training's micro-batches in their order. The thread that reads them ends when this is dropped.
+/// The micro-batches of a training in order. Dropping this ends the thread that reads them.
 #[derive(Debug)]
 pub struct Batches(Receiver<Result<Batch, LmError>>);
 
 impl Batches {
-    /// Of step `first_step` and all later ones, these of each step's.
+    /// Starts to read the given micro-batches of each step, from step `first_step` on.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The thread cannot be started.
     pub fn start(
         tokens: Arc<TokenSet>,
         order: DataOrder,
@@ -70,14 +70,14 @@ impl Batches {
             }
         };
         let thread = std::thread::Builder::new().name("batches".to_owned());
-        thread.spawn(read).map_err(|error| JobError::io("a thread that reads tokens", &error))?;
+        thread.spawn(read).map_err(|error| JobError::io("the thread that reads tokens", &error))?;
         Ok(Self(receiver))
     }
 
-    /// The next one, once it is read.
+    /// Waits for the next micro-batch.
     ///
     /// # Errors
-    /// Tokens that cannot be read.
+    /// The tokens cannot be read.
     pub fn wait(&mut self) -> Result<Batch, JobError> {
         match self.0.recv() {
             Ok(batch) => batch.map_err(lm_error),

@@ -1,9 +1,10 @@
-//! The text of a corpus, source by source and file by file, in pieces that fit in memory.
+//! Reads the text of a corpus source by source and file by file, in pieces that fit in memory.
 //!
-//! What a file holds is told by its first bytes ([`inheritune_data::kind`]). Of a folder, hidden files, documentation and
-//! what has no known ending are left out ([`inheritune_data::folder`]), and so are token files whose names say neither
-//! `train` nor `val`; a location that is a single file is read whatever its name. Long documents are cut where that changes
-//! no token ([`cutting`]).
+//! The first bytes of a file determine its kind ([`inheritune_data::kind`]). In a folder, hidden
+//! files, documentation, files with an unknown extension, and token files whose names contain
+//! neither `train` nor `val` are skipped ([`inheritune_data::folder`]). A location that is a single
+//! file is always read, regardless of its name. Long documents are cut where a cut does not change
+//! any token ([`cutting`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,31 +27,31 @@ mod stored;
 
 pub use pieces::{Piece, Pieces, Reading};
 
-/// Files that a message names at most.
+/// Maximum number of files that a message names.
 const NAMES_SHOWN: usize = 3;
-/// Files whose first bytes are fetched at once.
+/// Number of files whose first bytes are fetched concurrently.
 const HEADS_AT_ONCE: usize = 16;
 
 /// Why a corpus cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum CorpusError {
-    /// The store's reason.
+    /// The store cannot provide the file.
     #[error("{file}: {source}")]
     Store {
         /// The file.
         file: String,
-        /// Why.
+        /// The store's error.
         source: StoreError,
     },
-    /// What the file holds cannot be used.
+    /// The content of the file cannot be used.
     #[error("{file}: {problem}")]
     Bad {
         /// The file.
         file: String,
-        /// What is wrong, where, and what to do.
+        /// What is wrong, where, and how to fix it.
         problem: String,
     },
-    /// The job is to stop.
+    /// The job was asked to stop.
     #[error("stopped")]
     Stopped,
 }
@@ -66,7 +67,7 @@ impl From<CorpusError> for JobError {
 }
 
 impl CorpusError {
-    /// What reading `file` said.
+    /// Converts an error from reading `file`.
     fn of(file: &str, error: DataError) -> Self {
         match error {
             DataError::Bad { file, problem } => Self::Bad { file, problem },
@@ -75,7 +76,7 @@ impl CorpusError {
                 Ok(stored::Cause::Stopped) => Self::Stopped,
                 Err(error) => Self::Bad {
                     file: file.to_owned(),
-                    problem: format!("cannot be unpacked: {error}; a file that was cut off has to be fetched again"),
+                    problem: format!("cannot be unpacked: {error}; if the file is truncated, download it again"),
                 },
             },
         }
@@ -95,22 +96,22 @@ struct CorpusFile {
     folder: Arc<Folder>,
     name: String,
     size_bytes: u64,
-    /// Which source it belongs to, from 0.
+    /// Number of the source it belongs to, from 0.
     source: usize,
-    /// What messages call it.
+    /// Its name in messages.
     shown: String,
     kind: Kind,
-    /// Its tokens are for validation.
+    /// Whether its tokens are for validation.
     held_out: bool,
 }
 
-/// Names of files by the reason why they are not read.
+/// Counts and names of the skipped files, by reason.
 #[derive(Debug, Default)]
 struct LeftOut(BTreeMap<&'static str, (u64, Vec<String>)>);
 
 impl LeftOut {
     fn add(&mut self, reason: &'static str, name: &str) {
-        tracing::info!(file = name, reason, "left out of the corpus");
+        tracing::info!(file = name, reason, "file skipped");
         let (files, names) = self.0.entry(reason).or_default();
         *files += 1;
         if names.len() < NAMES_SHOWN {
@@ -120,11 +121,12 @@ impl LeftOut {
 }
 
 impl Corpus {
-    /// Finds the files of `sources`, in this order, and tells what each of them is.
+    /// Lists the files of `sources`, in this order, and detects the kind of each.
     ///
     /// # Errors
-    /// A source does not exist or may not be read; a folder holds no file that is read, text beside tokens, or a file that
-    /// is not what its name says and not readable as what it is.
+    /// - A source does not exist or may not be read.
+    /// - A folder contains no readable file, or both text and tokens.
+    /// - A file is not of the kind that its name says, and its actual kind is unsupported.
     pub async fn open(
         store: &Store,
         sources: &[Location],
@@ -135,7 +137,7 @@ impl Corpus {
         for (number, source) in sources.iter().enumerate() {
             let folder = Arc::new(store.open(source).await?);
             if let Some(link) = folder.dangling_links().iter().find(|link| folder::is_data(link)) {
-                return Err(JobError::Permanent(format!("{source}: {link} is a link to nothing")));
+                return Err(JobError::Permanent(format!("{source}: {link} is a dangling symbolic link")));
             }
             let one_source = Source { folder, number, shown: source.to_string(), text_column };
             tokio::select! {
@@ -146,12 +148,12 @@ impl Corpus {
         Ok(Self { files, left_out, bytes_read: Arc::default(), stop: stop.clone() })
     }
 
-    /// Size of all files as they are stored.
+    /// Total stored size of all files in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size_bytes).sum()
     }
 
-    /// Its files, for messages: the first few by name.
+    /// The names of the first few files, for messages.
     pub fn names(&self) -> String {
         let shown: Vec<&str> = self.files.iter().take(NAMES_SHOWN).map(|file| file.shown.as_str()).collect();
         match self.files.len().saturating_sub(NAMES_SHOWN) {
@@ -160,22 +162,22 @@ impl Corpus {
         }
     }
 
-    /// Stored bytes read so far, over all passes.
+    /// Number of stored bytes read so far, over all passes.
     pub fn bytes_read(&self) -> u64 {
         self.bytes_read.load(Ordering::Relaxed)
     }
 
-    /// How many sources it has.
+    /// The number of sources.
     pub fn sources(&self) -> usize {
         self.files.last().map_or(0, |file| file.source + 1)
     }
 
-    /// Whether any of its files holds tokens.
+    /// Whether any of its files contains tokens.
     pub fn has_tokens(&self) -> bool {
         self.files.iter().any(|file| file.kind.content == Content::Tokens)
     }
 
-    /// What it was read as, once it was read with `tally`.
+    /// Summarizes how the corpus was read, after a pass that counted into `tally`.
     pub fn facts(&self, tally: &Tally, forced_cuts: u64) -> CorpusFacts {
         let mut kinds: BTreeMap<Kind, FilesOfKind> = BTreeMap::new();
         for file in &self.files {
@@ -201,7 +203,8 @@ impl Corpus {
         }
     }
 
-    /// One pass over all documents of one source. To be read on a thread that is none of `runtime`'s.
+    /// Starts a pass over all documents of one source. Iterate on a thread that does not belong to
+    /// `runtime`.
     pub fn pieces<'a>(&self, source: usize, reading: Reading<'a>, runtime: &Handle) -> Pieces<'a> {
         let files = self.files.iter().filter(|file| file.source == source).cloned().collect();
         let reader =
@@ -210,7 +213,7 @@ impl Corpus {
     }
 }
 
-/// One source, before it is known what its files are.
+/// One source whose files have not been identified yet.
 struct Source<'a> {
     folder: Arc<Folder>,
     number: usize,

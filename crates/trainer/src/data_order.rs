@@ -1,60 +1,63 @@
-//! Which tokens every micro-batch of every step sees, as a pure function: a resume needs only the step number.
+//! Which tokens each micro-batch of each step contains, as a pure function of the step number. A
+//! resumed training therefore needs only the step number.
 //!
-//! The training tokens of each source are cut into blocks that do not overlap. A pass over a source is one over all of
-//! its blocks in an order of its own, without replacement. Sequences are numbered through the whole training, over the
-//! ends of passes: a source's k-th sequence is place k mod n of its pass k / n. Where sources have weights, each has its
-//! share of every [`PERIOD`] sequences. With random offsets a sequence starts at any token of its source instead.
+//! The training tokens of each source are cut into non-overlapping blocks. A pass over a source
+//! visits all of its blocks once, in a different order in each pass. Sequences are numbered
+//! consecutively through the whole training, across passes: the k-th sequence of a source with n
+//! blocks is number k mod n of pass k / n. If sources have weights, each gets its share of every
+//! [`PERIOD`] sequences. With random offsets, a sequence starts at any token of its source instead.
 
 use std::ops::Range;
 
 use inheritune_domain::spec::{Sampling, TrainingSpec};
 use serde::{Deserialize, Serialize};
 
-/// Sequences in which sources come exactly as often as their weights say, to the nearest sequence.
+/// Number of sequences in which each source occurs in proportion to its weight, rounded to the
+/// nearest sequence.
 pub const PERIOD: u64 = 4096;
 
 /// The order of the training sequences.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataOrder {
     sources: Vec<Source>,
-    /// Whose turn it is, sequence after sequence; from the end on again as from the start.
+    /// The source of each sequence in a period; repeats in every period.
     turns: Vec<Turn>,
     shape: StepShape,
     sampling: Sampling,
     seed: u64,
 }
 
-/// One source's part of the training tokens.
+/// The training tokens of one source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Source {
     first_token: u64,
     tokens: u64,
-    /// Its blocks.
+    /// Number of its blocks.
     sequences: u64,
-    /// Its turns in a period.
+    /// Number of its turns in a period.
     turns: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Turn {
     source: usize,
-    /// Turns of that source before this one in the period.
+    /// Number of earlier turns of that source in the period.
     before: u64,
 }
 
-/// A source's tokens, and how often they come.
+/// The tokens and the weight of a source.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Share {
-    /// In the training part.
+    /// Its range in the training tokens.
     pub tokens: Range<u64>,
-    /// Relative to the others'.
+    /// Its weight relative to the other sources.
     pub weight: f64,
 }
 
-/// Why there is no order.
+/// Why no data order is possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoOrder {
-    /// The tokens that may be used do not fill one block.
+    /// The usable tokens do not fill one block.
     #[error(
         "{} gives {tokens} training tokens, but one block of {block_size} needs {} (its inputs and the token after \
          them): use more text, a larger data_fraction or a smaller block_size",
@@ -62,15 +65,15 @@ pub enum NoOrder {
         block_size + 1
     )]
     ShorterThanBlock {
-        /// From 0; none where the corpus is one.
+        /// Number of the source, from 0; `None` if sources are not distinguished.
         source_number: Option<usize>,
-        /// What there is.
+        /// Number of usable tokens.
         tokens: u64,
-        /// What is wanted.
+        /// Length of a block in tokens.
         block_size: u32,
     },
-    /// A source would never have its turn.
-    #[error("training.source_weights[{0}] is less than one {PERIOD}th of their sum: leave the source out, or raise it")]
+    /// The weight of this source (numbered from 0) is so small that it would never be used.
+    #[error("training.source_weights[{0}] is less than one {PERIOD}th of their sum: raise it or remove the source")]
     NeverDrawn(usize),
 }
 
@@ -78,25 +81,26 @@ fn source_name(number: Option<usize>) -> String {
     number.map_or_else(|| "the corpus".to_owned(), |number| format!("source {number} of the corpus"))
 }
 
-/// How a step is made up.
+/// How many tokens make up a step, and how it is split into micro-batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepShape {
-    /// Tokens a sequence.
+    /// Tokens per sequence.
     pub block_size: u32,
-    /// Sequences a micro-batch.
+    /// Sequences per micro-batch.
     pub micro_batch: u32,
-    /// Micro-batches a step.
+    /// Micro-batches per step.
     pub gradient_accumulation: u32,
 }
 
 impl StepShape {
-    /// As a spec says.
+    /// The shape that the spec asks for.
     pub fn of(training: &TrainingSpec) -> Self {
         let TrainingSpec { block_size, micro_batch, gradient_accumulation, .. } = *training;
         Self { block_size, micro_batch, gradient_accumulation }
     }
 
-    /// The same sequences a step in micro-batches half as large, where they can be halved.
+    /// Returns the shape with micro-batches half as large and the same number of sequences per
+    /// step, or `None` if `micro_batch` is odd.
     pub fn halved(self) -> Option<Self> {
         let gradient_accumulation = self.gradient_accumulation.checked_mul(2)?;
         let micro_batch = self.micro_batch / 2;
@@ -109,25 +113,26 @@ impl StepShape {
 }
 
 impl DataOrder {
-    /// The order over the first `tokens` training tokens, all alike.
+    /// The order over the first `tokens` training tokens, without distinguishing sources.
     ///
     /// # Errors
-    /// [`NoOrder`] when there is not one block and the token after it.
+    /// [`NoOrder`] if the tokens do not fill one block and the token after it.
     pub fn new(tokens: u64, shape: StepShape, sampling: Sampling, seed: u64) -> Result<Self, NoOrder> {
         let source = Source { turns: 1, ..Source::new(0..tokens, shape.block_size, None)? };
         Ok(Self { sources: vec![source], turns: vec![Turn { source: 0, before: 0 }], shape, sampling, seed })
     }
 
-    /// The order over sources that come as often as their weights say.
+    /// The order over sources that occur in proportion to their weights.
     ///
     /// # Errors
-    /// [`NoOrder`] for a source without one block and the token after it, or with next to no weight.
+    /// [`NoOrder`] if a source does not fill one block and the token after it, or if its weight is
+    /// too small.
     pub fn weighted(shares: &[Share], shape: StepShape, sampling: Sampling, seed: u64) -> Result<Self, NoOrder> {
         let total: f64 = shares.iter().map(|share| share.weight).sum();
         let (mut sources, mut ends, mut weight) = (Vec::new(), Vec::new(), 0.0);
         for (number, share) in shares.iter().enumerate() {
             sources.push(Source::new(share.tokens.clone(), shape.block_size, Some(number))?);
-            // A sum so far, so that no rounding adds up.
+            // Cumulative sums keep rounding errors from adding up.
             weight += share.weight;
             ends.push((weight / total * PERIOD as f64).round() as u64);
         }
@@ -144,18 +149,19 @@ impl DataOrder {
         }
     }
 
-    /// Blocks in one pass over all sources.
+    /// The number of blocks in one pass over all sources.
     pub fn sequences(&self) -> u64 {
         self.sources.iter().map(|source| source.sequences).sum()
     }
 
-    /// Passes over the data that `steps` steps make; over those of a mixture as a whole.
+    /// The number of passes over the data in `steps` steps. A weighted mixture counts as a whole.
     pub fn epochs(&self, steps: u64) -> f64 {
         steps as f64 * self.shape.sequences() as f64 / self.sequences() as f64
     }
 
-    /// The token ranges of one micro-batch, one a sequence, each `block_size + 1` long: inputs are all but the last,
-    /// targets all but the first. `step` and `micro` count from 0.
+    /// The token ranges of one micro-batch, one per sequence. Each is `block_size + 1` long: the
+    /// inputs are all tokens but the last, the targets all but the first. `step` and `micro` count
+    /// from 0.
     pub fn micro_batch(&self, step: u64, micro: u64) -> Vec<Range<u64>> {
         let micro_batch = u64::from(self.shape.micro_batch);
         let first = step * self.shape.sequences() + micro * micro_batch;
@@ -175,7 +181,7 @@ impl DataOrder {
                 permute(block, source.sequences, mix(seed ^ mix(pass))) * block_size
             }
             Sampling::RandomOffsets => {
-                // Of 64 random bits the remainder is even enough: no corpus comes near 2^64 tokens.
+                // The bias of the remainder is negligible: no corpus comes near 2^64 tokens.
                 mix(mix(seed) ^ mix(nth)) % (source.tokens - block_size)
             }
         };
@@ -187,7 +193,7 @@ impl DataOrder {
 impl Source {
     fn new(tokens: Range<u64>, block_size: u32, source_number: Option<usize>) -> Result<Self, NoOrder> {
         let (first_token, tokens) = (tokens.start, tokens.end - tokens.start);
-        // The last target of the last block is one token further on.
+        // The last target of the last block is one token beyond the block.
         let sequences = tokens.saturating_sub(1) / u64::from(block_size).max(1);
         if sequences == 0 {
             return Err(NoOrder::ShorterThanBlock { source_number, tokens, block_size });
@@ -196,20 +202,23 @@ impl Source {
     }
 }
 
-/// Keeps the turns of sources apart from the orders of their blocks.
+/// Makes the random order of turns independent of the order of blocks.
 const TURNS_KEY: u64 = 0x7475_726e;
 
-/// Sources have orders of their own; the first one's is that of a corpus without sources.
+/// Gives each source its own block order. The first source has the same order as a corpus without
+/// sources.
 fn source_key(number: u64) -> u64 {
     if number == 0 { 0 } else { mix(number << 32) }
 }
 
-/// Rounds of the Feistel network; four already pass for random to an observer (Luby and Rackoff, 1988), more cost
-/// nothing beside a training step and help where the halves are only a few bits wide.
+/// Number of rounds of the Feistel network. Four rounds already yield a pseudo-random permutation
+/// (Luby and Rackoff, 1988). More rounds cost nothing compared to a training step, and help when
+/// the halves are only a few bits wide.
 const FEISTEL_ROUNDS: u64 = 8;
 
-/// Place `index` of a pseudo-random permutation of `0..len`, without ever holding the permutation: a Feistel network
-/// over the next even number of bits, walked until it lands inside (Black and Rogaway, 2002, "cycle walking").
+/// Returns element `index` of a pseudo-random permutation of `0..len` without storing the
+/// permutation. Applies a Feistel network over the next even number of bits until the result is in
+/// range (Black and Rogaway, 2002, "cycle walking").
 fn permute(index: u64, len: u64, key: u64) -> u64 {
     let bits = u64::BITS - (len - 1).leading_zeros();
     let half = bits.div_ceil(2).max(1);
@@ -221,14 +230,15 @@ fn permute(index: u64, len: u64, key: u64) -> u64 {
             (left, right) = (right, left ^ (mix(key ^ mix(right ^ (round << 56))) & mask));
         }
         place = left << half | right;
-        // The domain is at most four times `len` wide, so a walk is short.
+        // The domain is at most four times as large as `len`, so the walk is short.
         if place < len {
             return place;
         }
     }
 }
 
-/// SplitMix64's finaliser (Steele, Lea and Flood, 2014): every bit of the result depends on every bit of `x`.
+/// SplitMix64's finaliser (Steele, Lea and Flood, 2014): every bit of the result depends on every
+/// bit of `x`.
 fn mix(x: u64) -> u64 {
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -283,7 +293,7 @@ mod tests {
 
     #[test]
     fn the_order_is_pinned() {
-        // A change here makes every saved training state resume on other data: it must not happen.
+        // This must never change: saved training states would resume on different data.
         let starts: Vec<u64> =
             (0..2).flat_map(|micro| order(81, 1337).micro_batch(0, micro)).map(|r| r.start / 4).collect();
         assert_eq!(starts, PINNED);
@@ -324,7 +334,7 @@ mod tests {
         let starts: Vec<u64> = (0..2000).map(|step| order.micro_batch(step, 0)[0].start).collect();
         assert_eq!(starts.iter().copied().collect::<BTreeSet<_>>(), (0..21).collect());
         let counts = (0..21).map(|start| starts.iter().filter(|found| **found == start).count());
-        // 2000 draws of 21: 95 each, with a deviation of 9.5.
+        // 2000 draws from 21 values: 95 each, with a standard deviation of 9.5.
         assert!(counts.into_iter().all(|count| (50..140).contains(&count)));
     }
 
@@ -350,7 +360,7 @@ mod tests {
                 assert_eq!(pass.iter().copied().collect::<BTreeSet<_>>(), (0..blocks).map(|b| b * 4).collect());
             }
         }
-        // They are mixed: no long run of one source, as far as its weight allows.
+        // The sources are mixed: there is no long run of the first one.
         let first = |r: &&Range<u64>| r.start >= 401;
         assert!((0..PERIOD as usize - 64).all(|at| ranges[at..at + 64].iter().any(|r| first(&r))));
 

@@ -1,45 +1,48 @@
-//! What a training will cost, from shapes alone: pure arithmetic with its sources named. An estimate, not a promise.
+//! Estimates the cost of a training from shapes alone: pure arithmetic, with a source for each
+//! formula. The result is an estimate, not a guarantee.
 
 use inheritune_checkpoint::decoder_config::{DecoderConfig, TensorRole};
 use inheritune_domain::spec::{Precision, TrainingSpec};
 use inheritune_lm::SCORE_ROWS;
 
-/// Copies of the parameters: weights, gradients, and AdamW's two moments.
+/// Number of copies of the parameters: weights, gradients and AdamW's two moments.
 const PARAMETER_COPIES: u64 = 4;
-/// Activations kept for the backward pass per token, layer and unit of width: Korthikanti et al. (2022, arXiv 2205.05198,
-/// eq. 1) count 34 bytes in 16-bit floats, dropout masks included. Their term in the square of the sequence is left out:
-/// scaled-dot-product attention does not keep the scores.
+/// Number of activations stored for the backward pass, per token, layer and unit of width.
+/// Korthikanti et al. (2022, arXiv 2205.05198, eq. 1) count 34 bytes in 16-bit floats, including
+/// dropout masks. Their term quadratic in the sequence length is omitted, because
+/// scaled-dot-product attention does not store the scores.
 const ACTIVATION_NUMBERS: u64 = 17;
-/// Bytes of a row of scores for each token of the vocabulary: fp32, before and after their softmax.
+/// Bytes per logit: fp32, before and after the softmax.
 const SCORE_ROW_BYTES: u64 = 2 * 4;
-/// Share of the device's matmul peak that a training step is taken to reach.
+/// Assumed share of the device's matmul peak that a training step reaches.
 pub const ASSUMED_UTILISATION: f64 = 0.5;
 
-/// What a training will take.
+/// The estimated cost of a training.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
-    /// Optimizer steps.
+    /// Number of optimizer steps.
     pub steps: u64,
-    /// Tokens seen, repeats counted.
+    /// Number of tokens seen, including repetitions.
     pub tokens: u64,
-    /// Learned numbers, tied ones counted once.
+    /// Number of parameters; tied ones are counted once.
     pub parameters: u64,
-    /// Weights, gradients and moments.
+    /// Size of weights, gradients and optimizer moments.
     pub state_bytes: u64,
-    /// Activations of one micro-batch, logits included, at their peak.
+    /// Peak size of the activations of one micro-batch, including logits.
     pub activation_bytes: u64,
-    /// Floating-point operations in all.
+    /// Total number of floating-point operations.
     pub flops: f64,
-    /// Time at [`ASSUMED_UTILISATION`] of the given peak.
+    /// Time in seconds at [`ASSUMED_UTILISATION`] of the given peak.
     pub seconds: f64,
 }
 
-/// What training a model of shape `config` by `training` over `train_tokens` usable tokens takes on a device of
-/// `peak_flops` floating-point operations a second.
+/// Estimates the cost of training a model of shape `config` as `training` specifies, with
+/// `train_tokens` usable tokens, on a device with a peak of `peak_flops` floating-point operations
+/// per second.
 pub fn estimate(config: &DecoderConfig, training: &TrainingSpec, train_tokens: u64, peak_flops: f64) -> Estimate {
     let steps = training.total_steps(train_tokens);
     let tokens = steps.saturating_mul(training.tokens_per_step());
-    // Forward once, backward twice that; and forward once more where activations are not kept.
+    // The backward pass costs twice the forward pass. Activation checkpointing adds a forward pass.
     let recomputed = if training.activation_checkpointing { 4.0 / 3.0 } else { 1.0 };
     let flops = recomputed * flops_per_token(config, training.block_size) * tokens as f64;
     Estimate {
@@ -53,9 +56,10 @@ pub fn estimate(config: &DecoderConfig, training: &TrainingSpec, train_tokens: u
     }
 }
 
-/// Forward and backward floating-point operations a token: `6 N + 12 L H Q T` (Chowdhery et al., 2022, PaLM,
-/// arXiv 2204.02311, appendix B), N the numbers that take part in matrix products: blocks and head, and not the
-/// look-ups of the embeddings. The attention term is not halved for the causal mask, as there.
+/// Floating-point operations per token, forward and backward: `6 N + 12 L H Q T` (Chowdhery et al.,
+/// 2022, PaLM, arXiv 2204.02311, appendix B). N is the number of parameters in matrix products:
+/// those of the blocks and the head, but not the embeddings, which are looked up. As in the paper,
+/// the attention term is not halved for the causal mask.
 pub fn flops_per_token(config: &DecoderConfig, block_size: u32) -> f64 {
     let multiplied: u64 = config
         .tensors()
@@ -74,7 +78,7 @@ pub fn flops_per_token(config: &DecoderConfig, block_size: u32) -> f64 {
     6.0 * multiplied as f64 + attention
 }
 
-/// Bytes of a weight, a gradient and a moment.
+/// Bytes per weight, gradient or moment.
 fn bytes_kept(precision: Precision) -> u64 {
     match precision {
         Precision::Fp32 | Precision::Bf16Mixed => 4,
@@ -84,7 +88,7 @@ fn bytes_kept(precision: Precision) -> u64 {
 
 fn activation_bytes(config: &DecoderConfig, training: &TrainingSpec) -> u64 {
     let layers = u64::from(config.n_layers.0);
-    // In mixed precision a copy of the weights is alive from the forward to the backward pass.
+    // In mixed precision, a copy of the weights lives from the forward to the backward pass.
     let (bytes, weights) = match training.precision {
         Precision::Fp32 => (4, 0),
         Precision::Bf16Mixed => (2, 2 * config.parameters()),
@@ -93,7 +97,7 @@ fn activation_bytes(config: &DecoderConfig, training: &TrainingSpec) -> u64 {
     let tokens = u64::from(training.block_size) * u64::from(training.micro_batch);
     let block = tokens * u64::from(config.d_model) * ACTIVATION_NUMBERS * bytes;
     let (blocks, weights) = if training.activation_checkpointing {
-        // What each block begins with, and one block's activations and weights.
+        // The input of each block, and the activations and weights of one block.
         let inputs = tokens * u64::from(config.d_model) * layers * bytes_kept(training.precision);
         (inputs + block, weights / layers)
     } else {
@@ -132,7 +136,8 @@ mod tests {
         let found = estimate(&config, &training, 1_000_000, 1e12);
         assert_eq!(found.parameters, 124_439_808);
         assert_eq!((found.steps, found.tokens), (10, 163_840));
-        // 124,439,808 less 1024 x 768 positions; the tied head stands in for the embedding.
+        // 124,439,808 minus 1024 x 768 position embeddings; the tied head counts, the embedding
+        // does not.
         let per_token = 6.0 * (124_439_808.0 - 786_432.0) + 12.0 * 12.0 * 768.0 * 1024.0;
         assert_eq!(found.flops, per_token * 163_840.0);
         assert_eq!(found.seconds, found.flops / 0.5e12);

@@ -1,4 +1,4 @@
-//! `TrainingService`: what a training would take, on the machine that answers.
+//! `TrainingService`: estimates the cost of a training on the machine that serves the call.
 
 use std::time::Duration;
 
@@ -17,24 +17,24 @@ use tonic::{Request, Response, Status};
 use crate::data_order::{DataOrder, StepShape};
 use crate::estimate::{ASSUMED_UTILISATION, Estimate, estimate};
 
-/// Full name of the service, for health and reflection.
+/// Full name of the service, for health checks and reflection.
 pub const SERVICE_NAME: &str = "inheritune.v1.TrainingService";
-/// Largest `config.json` and `tokens.json` that are read.
+/// Maximum size of the `config.json` and `tokens.json` that are read.
 const MAX_JSON_BYTES: u64 = 1 << 20;
-/// Longest time for one call.
+/// Maximum duration of a call.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 
-/// The service, ready for a server.
+/// Returns the service, ready to be added to a server.
 pub fn service(store: Store) -> TrainingServiceServer<Training> {
     TrainingServiceServer::new(training(store))
 }
 
-/// What answers.
+/// Returns the implementation of the service.
 pub fn training(store: Store) -> Training {
     Training { store }
 }
 
-/// TrainingService.
+/// The implementation of `TrainingService`.
 pub struct Training {
     store: Store,
 }
@@ -47,7 +47,7 @@ impl TrainingService for Training {
         match tokio::time::timeout(CALL_LIMIT, self.answer(&asked)).await {
             Ok(answer) => answer.map(Response::new),
             Err(_) => {
-                let problem = format!("there was no answer within {} s", CALL_LIMIT.as_secs());
+                let problem = format!("no answer within {} s", CALL_LIMIT.as_secs());
                 Err(status::unavailable(&problem, RETRY_AFTER))
             }
         }
@@ -75,15 +75,13 @@ impl Training {
         let peak_flops = measured_peak().await?;
         let found = estimate(&config, training, used, peak_flops);
         let mut notes = vec![format!(
-            "time: 6 N D and attention at {:.0} % of {:.0} GFLOP/s, the matrix product peak measured on this service's machine",
+            "time: 6 N D and attention at {:.0} % of {:.0} GFLOP/s, the matmul peak measured on the machine of this service",
             ASSUMED_UTILISATION * 100.0,
             peak_flops / 1e9
         )];
         if training.block_size > config.max_positions {
-            notes.push(format!(
-                "block_size exceeds the model's {} positions: training would fail",
-                config.max_positions
-            ));
+            notes
+                .push(format!("block_size exceeds the model's {} positions: training will fail", config.max_positions));
         }
         Ok(response(&found, order.epochs(found.steps), (training.tokens_per_step(), notes)))
     }
@@ -124,7 +122,8 @@ fn response(found: &Estimate, epochs: f64, (tokens_per_step, notes): (u64, Vec<S
     }
 }
 
-/// Floating-point operations a second of this machine's device in a product of fp32 matrices.
+/// Measures the peak fp32 matmul speed of this machine's device in floating-point operations per
+/// second.
 async fn measured_peak() -> Result<f64, Status> {
     let measure = || device::default_device().and_then(|device| device::matmul_peak(device, Kind::Float));
     let measured = tokio::task::spawn_blocking(measure);

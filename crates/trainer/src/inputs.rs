@@ -1,4 +1,4 @@
-//! What a training starts from, fetched: and the files that make its weights a model again.
+//! The fetched inputs of a training, and the files that turn its weights into a complete model.
 
 use std::path::{Path, PathBuf};
 
@@ -18,25 +18,26 @@ use serde_json::Value;
 use crate::file_error;
 
 const CONFIG_FILE: &str = "config.json";
-/// Where every tensor of a slice came from; training does not change it.
+/// Records the origin of every tensor of a slice; training does not change it.
 const RECORD_FILE: &str = "inheritance.json";
 
-/// A training's inputs.
+/// The inputs of a training.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Inputs {
-    /// What to do.
+    /// The spec of the job.
     pub spec: TrainSpec,
-    /// The folder of the checkpoint to start from.
+    /// The local folder of the checkpoint to start from.
     pub checkpoint: PathBuf,
-    /// The token set's folder.
+    /// The local folder of the token set.
     pub tokens: PathBuf,
 }
 
 impl Inputs {
-    /// Puts what belongs to the trained weights into their artifact: the shape, the tokenizer, and what is carried over.
+    /// Adds the files that belong to the trained weights to their artifact: the configuration, the
+    /// tokenizer, and the files that are carried over.
     ///
     /// # Errors
-    /// A file cannot be read, or the store does not take it.
+    /// A file cannot be read, or the store rejects it.
     pub async fn put_model_files(&self, artifact: &mut ArtifactWriter) -> Result<(), JobError> {
         let path = self.checkpoint.join(CONFIG_FILE);
         let (json, config) = config_of_trained(&path, self.spec.training.precision).await?;
@@ -59,8 +60,8 @@ impl Inputs {
         Ok(())
     }
 
-    /// The files that go along as they are, by their names: those of the checkpoint, with the token set's tokenizer where
-    /// it has none that is read.
+    /// The names and paths of the files that are carried over: those of the checkpoint, plus the
+    /// token set's tokenizer if the checkpoint has no supported one.
     async fn carried(&self) -> Result<Vec<(String, PathBuf)>, JobError> {
         let is_read = VocabularyFiles::find(|name| self.checkpoint.join(name).exists()).is_some();
         let mut theirs = carried_of(&self.tokens).await?;
@@ -77,10 +78,10 @@ impl Inputs {
     }
 }
 
-/// The files of a fetched folder that go along with its weights.
+/// Returns the names of the files in a fetched folder that are carried over along with its weights.
 ///
 /// # Errors
-/// It cannot be listed.
+/// The folder cannot be listed.
 pub async fn carried_of(dir: &Path) -> Result<Vec<String>, JobError> {
     let mut files: Vec<(String, u64)> = Vec::new();
     let mut folders = vec![String::new()];
@@ -104,7 +105,8 @@ pub async fn carried_of(dir: &Path) -> Result<Vec<String>, JobError> {
     Ok(carried.map(|(name, _)| name.to_owned()).collect())
 }
 
-/// The `config.json` and the shape of the trained weights, which are of the training's type, whatever the checkpoint's were.
+/// Returns the `config.json` and the shape of the trained weights. Their dtype follows from the
+/// training's precision, whatever the checkpoint's dtype was.
 async fn config_of_trained(path: &Path, precision: Precision) -> Result<(Value, DecoderConfig), JobError> {
     let bad = |problem: String| JobError::Permanent(format!("{}: {problem}", path.display()));
     let bytes = tokio::fs::read(path).await.map_err(|error| file_error(path, error))?;
@@ -120,10 +122,10 @@ async fn config_of_trained(path: &Path, precision: Precision) -> Result<(Value, 
     Ok((target.map_err(|error| bad(error.to_string()))?.0, config))
 }
 
-/// A small JSON file of an input.
+/// Reads a small JSON file of an input.
 ///
 /// # Errors
-/// It is missing, or not what it should be.
+/// The file is missing or not valid.
 pub async fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, JobError> {
     let bytes = tokio::fs::read(path).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => JobError::Permanent(format!("{} is missing", path.display())),

@@ -1,17 +1,19 @@
-//! The trainer service: text to token sets, and checkpoints to trained checkpoints.
+//! The trainer service: makes token sets from text, and trains checkpoints.
 //!
-//! Owns: reading a corpus ([`corpus`]) and writing a token set ([`tokenize`]); the order of the data
-//! ([`data_order`]) and reading it ([`batches`]), the learning rate ([`schedule`]), the training itself ([`training_loop`]), what it leaves behind
-//! while it runs ([`recorder`]) and how it goes on after a stop ([`resume`]) or an interruption (`retry`), and how several
-//! processes share it ([`gang`]); what a training will cost
-//! ([`estimate`], [`grpc`]).
+//! Owns: reading a corpus ([`corpus`]) and writing a token set ([`tokenize`]); the order of the
+//! training data ([`data_order`]) and reading it ([`batches`]); the learning rate ([`schedule`]);
+//! the training loop ([`training_loop`]), the metrics and training states that it writes
+//! ([`recorder`]), resuming ([`resume`]) and retrying (`retry`) it, and sharing it between several
+//! processes ([`process_group`]); cost estimates ([`estimate`], [`grpc`]).
 //!
-//! Entry point: [`handler`] works jobs of the kinds `tokenize` and `train`; [`services`] answers
-//! `inheritune.v1.TrainingService`. The path of a training: [`train`] fetches the [`inputs`] and publishes the result, the
-//! loop in between runs on an operating-system thread of its own.
+//! Entry point: [`handler`] runs `tokenize` and `train` jobs; [`services`] serves
+//! `inheritune.v1.TrainingService`. To follow a training, start at [`train`], which fetches the
+//! [`inputs`] and publishes the result. The loop in between runs on its own operating-system
+//! thread.
 //!
-//! Must never: let the heartbeat share the training thread, write an artifact that does not carry the lease's fence,
-//! decide which job comes next, or take anything but the step number to know which data follow.
+//! Must never: run the heartbeat on the training thread, write an artifact without the lease's
+//! fence, decide which job comes next, or use anything but the step number to determine which data
+//! comes next.
 
 pub mod corpus;
 pub mod tokenize;
@@ -24,7 +26,7 @@ pub mod resume;
 pub mod inputs;
 pub mod train;
 mod retry;
-pub mod gang;
+pub mod process_group;
 pub mod estimate;
 pub mod grpc;
 
@@ -34,26 +36,26 @@ use inheritune_runtime::worker::{JobContext, JobError, JobHandler};
 use inheritune_store::Store;
 use inheritune_store::jobs::Lease;
 
-use crate::gang::Ranks;
+use crate::process_group::Ranks;
 
-/// What it works.
+/// The job kinds that the trainer runs.
 pub const KINDS: [JobKind; 2] = [JobKind::Tokenize, JobKind::Train];
 
-/// Works tokenize and train jobs.
+/// Runs tokenize and train jobs.
 #[derive(Debug, Clone)]
 pub struct TrainerHandler {
     ranks: Ranks,
 }
 
-/// The trainer's configuration file: what every worker service has.
+/// The trainer's configuration file, which is the same as for every worker service.
 pub type TrainerConfig = inheritune_runtime::service::ServiceConfig;
 
-/// Works jobs of the kinds `tokenize` and `train`, a training over so many processes.
+/// Returns the handler of tokenize and train jobs. Each training is spread over `ranks`.
 pub fn handler(ranks: Ranks) -> TrainerHandler {
     TrainerHandler { ranks }
 }
 
-/// Everything that the trainer serves.
+/// The gRPC services of the trainer.
 pub fn services(store: &Store) -> GrpcServices {
     GrpcServices { routes: tonic::service::Routes::new(grpc::service(store.clone())), names: vec![grpc::SERVICE_NAME] }
 }
@@ -71,18 +73,19 @@ impl JobHandler for TrainerHandler {
             JobSpec::Tokenize(spec) => tokenize::run(spec, context).await.map(JobOutcome::Tokenized),
             JobSpec::Train(spec) => train::run(spec, context, &self.ranks).await.map(JobOutcome::Trained),
             JobSpec::Slice(_) | JobSpec::Evaluate(_) => {
-                Err(JobError::Permanent(format!("a trainer does not work jobs of kind {}", job.spec.kind().as_str())))
+                Err(JobError::Permanent(format!("the trainer does not run {} jobs", job.spec.kind().as_str())))
             }
         }
     }
 }
 
-/// An error of the lm crate as a job's.
+/// Converts an error of the lm crate into a job error.
 fn lm_error(error: inheritune_lm::LmError) -> JobError {
     JobError::new(error.class(), error.to_string())
 }
 
-/// An error of a local file: the cache folder's trouble, which another attempt may not meet.
+/// Converts an I/O error of a local file. The fault lies with the cache folder, so another attempt
+/// may succeed.
 fn file_error(path: &std::path::Path, error: std::io::Error) -> JobError {
     JobError::io(path.display(), &error)
 }

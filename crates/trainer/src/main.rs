@@ -1,4 +1,5 @@
-//! `inheritune-trainer`: works tokenize and train jobs until SIGTERM, or is one rank of a training.
+//! `inheritune-trainer`: runs tokenize and train jobs until SIGTERM, or runs one rank of a
+//! training.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,9 +10,10 @@ use inheritune_runtime::telemetry::{self, TelemetryConfig};
 use inheritune_runtime::worker::{be_part_of_a_job, run_job, this_program};
 use inheritune_runtime::{config, shutdown};
 use inheritune_trainer::TrainerConfig;
-use inheritune_trainer::gang::{self, Ranks};
+use inheritune_trainer::process_group::{self, Ranks};
 
-/// Makes token sets and trains checkpoints: works the tokenize and train jobs of an Inheritune deployment.
+/// Makes token sets and trains checkpoints: runs the tokenize and train jobs of an Inheritune
+/// deployment.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Arguments {
@@ -26,31 +28,31 @@ struct Serve {
     /// The configuration file; deploy/config/trainer.toml is a sample.
     #[arg(long, required = true)]
     config: Option<PathBuf>,
-    /// Processes that each training is spread over, this one included; they share its micro-batches, and each has
-    /// worker.threads threads
+    /// Number of processes per training, including this one; they share its micro-batches, and each
+    /// has worker.threads threads
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64), value_name = "N")]
     ranks: u32,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Do the one job that standard input names; a trainer starts these
+    /// Run the one job given on standard input; the trainer starts this
     #[command(hide = true)]
     RunJob {
-        /// As the trainer was told
+        /// The trainer's own --ranks
         #[arg(long, default_value_t = 1)]
         ranks: u32,
     },
-    /// Be one process of a training; a trainer with --ranks starts these
+    /// Run one worker rank of a training; a trainer with --ranks starts this
     #[command(hide = true)]
     Rank {
-        /// What to do
+        /// The file in which rank 0 describes the training
         #[arg(long)]
-        orders: PathBuf,
-        /// Which one, from 1
+        config: PathBuf,
+        /// Number of this rank, from 1
         #[arg(long)]
         rank: u32,
-        /// Where rank 0 is met, on 127.0.0.1
+        /// Port of rank 0 on 127.0.0.1
         #[arg(long)]
         port: u16,
     },
@@ -59,11 +61,11 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command {
-        // Nothing of it is asynchronous.
-        Some(Command::Rank { orders, rank, port }) => {
+        // A rank runs no asynchronous code.
+        Some(Command::Rank { config, rank, port }) => {
             be_part_of_a_job();
             telemetry::init_logs(&TelemetryConfig::default());
-            report_end(gang::follow(&orders, rank, port))
+            report_end(process_group::run_rank(&config, rank, port))
         }
         Some(Command::RunJob { ranks }) => {
             let ranks = Ranks { size: ranks, program: this_program() };

@@ -1,4 +1,4 @@
-//! What a training leaves behind while it runs: metric points and training states, written off its thread.
+//! Metric points and training states, written to the store while the training runs, off its thread.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -11,38 +11,39 @@ use tokio::sync::mpsc;
 
 use crate::file_error;
 use crate::inputs::Inputs;
-use crate::resume::{self, Moment, OPTIMIZER_FILE, STATE_FILE, WEIGHTS_FILE};
+use crate::resume::{self, OPTIMIZER_FILE, STATE_FILE, TrainingSnapshot, WEIGHTS_FILE};
 
-/// Points that wait to be written; the training waits when there are more.
+/// Capacity of the queue of metric points; the training blocks while it is full.
 const WAITING_POINTS: usize = 1024;
-/// Points of one write.
+/// Maximum number of points per write.
 const POINTS_A_WRITE: usize = 256;
-/// States that wait to be uploaded, besides the one being uploaded; the training waits when there are more.
+/// Capacity of the queue of states, in addition to the one being uploaded; the training blocks
+/// while it is full.
 const WAITING_STATES: usize = 1;
-/// Tries of one write of points.
+/// Maximum number of tries to write a batch of points.
 const WRITE_TRIES: u32 = 5;
-/// Wait between two of them.
+/// Wait between two tries.
 const WRITE_WAIT: Duration = Duration::from_millis(500);
 
-/// The training thread's side. Its methods block while the other side is behind.
+/// The training thread's end of the queues. Its methods block while a queue is full.
 #[derive(Debug)]
 pub struct Recorder(Option<Senders>);
 
 #[derive(Debug)]
 struct Senders {
     points: mpsc::Sender<MetricPoint>,
-    states: mpsc::Sender<Moment>,
+    states: mpsc::Sender<TrainingSnapshot>,
 }
 
-/// The asynchronous side: [`Writer::run`] must be polled while the training runs.
+/// The asynchronous end of the queues. [`Writer::run`] must be polled while the training runs.
 pub struct Writer {
     context: JobContext,
     inputs: Inputs,
     points: mpsc::Receiver<MetricPoint>,
-    states: mpsc::Receiver<Moment>,
+    states: mpsc::Receiver<TrainingSnapshot>,
 }
 
-/// Both sides, connected.
+/// Returns a connected recorder and writer.
 pub fn channel(context: JobContext, inputs: Inputs) -> (Recorder, Writer) {
     let (points, point_receiver) = mpsc::channel(WAITING_POINTS);
     let (states, state_receiver) = mpsc::channel(WAITING_STATES);
@@ -53,38 +54,39 @@ pub fn channel(context: JobContext, inputs: Inputs) -> (Recorder, Writer) {
 }
 
 impl Recorder {
-    /// One that drops what it is given.
+    /// A recorder that discards everything.
     pub fn nowhere() -> Self {
         Self(None)
     }
 
-    /// Hands a point over.
+    /// Sends a metric point to be written.
     ///
     /// # Errors
-    /// [`JobError::Stopped`] when the writer has failed: its own error says why.
+    /// [`JobError::Stopped`] if the writer has failed; the writer's own error gives the reason.
     pub fn point(&self, point: MetricPoint) -> Result<(), JobError> {
         let Some(senders) = &self.0 else { return Ok(()) };
         senders.points.blocking_send(point).map_err(|_| JobError::Stopped)
     }
 
-    /// Hands over a training state to be uploaded.
+    /// Sends a training state to be uploaded.
     ///
     /// # Errors
-    /// As [`Recorder::point`].
-    pub fn state(&self, moment: Moment) -> Result<(), JobError> {
+    /// Same as [`Recorder::point`].
+    pub fn state(&self, snapshot: TrainingSnapshot) -> Result<(), JobError> {
         let Some(senders) = &self.0 else { return Ok(()) };
-        senders.states.blocking_send(moment).map_err(|_| JobError::Stopped)
+        senders.states.blocking_send(snapshot).map_err(|_| JobError::Stopped)
     }
 }
 
 impl Writer {
-    /// Writes what comes until the training drops its side.
+    /// Writes everything it receives until the training drops its [`Recorder`].
     ///
     /// # Errors
     /// The lease is lost ([`JobError::Stopped`]) or the store does not answer.
     pub async fn run(self) -> Result<(), JobError> {
         let Self { context, inputs, points, states } = self;
-        // Points do not wait for a large upload. The first error ends both, and with them the training.
+        // Run concurrently, so that points do not wait for a large upload. The first error ends
+        // both and stops the training.
         tokio::try_join!(write_points(&context, points), upload_states(&context, &inputs, states))?;
         Ok(())
     }
@@ -98,7 +100,7 @@ async fn write_points(context: &JobContext, mut points: mpsc::Receiver<MetricPoi
             if !error.is_retryable() || tries == WRITE_TRIES {
                 return Err(error.into());
             }
-            tracing::warn!(%error, tries, "metric points cannot be written; trying again");
+            tracing::warn!(%error, tries, "cannot write metric points; retrying");
             tries += 1;
             tokio::time::sleep(WRITE_WAIT).await;
         }
@@ -110,16 +112,16 @@ async fn write_points(context: &JobContext, mut points: mpsc::Receiver<MetricPoi
 async fn upload_states(
     context: &JobContext,
     inputs: &Inputs,
-    mut states: mpsc::Receiver<Moment>,
+    mut states: mpsc::Receiver<TrainingSnapshot>,
 ) -> Result<(), JobError> {
-    while let Some(moment) = states.recv().await {
-        let step = moment.step();
+    while let Some(snapshot) = states.recv().await {
+        let step = snapshot.step();
         let dir = context.cache_dir.join(format!("state-{step}"));
-        match save(context, inputs, (moment, &dir)).await {
+        match save(context, inputs, (snapshot, &dir)).await {
             Ok(()) => resume::prune(&context.store, context.lease.job, &inputs.spec.training).await,
-            // The training itself is well, and the next state may fare better.
+            // The training itself is fine, and the next upload may succeed.
             Err(JobError::Retryable(error) | JobError::Unavailable(error)) => {
-                tracing::warn!(step, error, "training state not uploaded")
+                tracing::warn!(step, error, "cannot upload the training state")
             }
             Err(error) => return Err(error),
         }
@@ -131,10 +133,15 @@ async fn upload_states(
     Ok(())
 }
 
-/// Writes a state to the local disk, and from there to the store, with all that makes its weights a model.
-async fn save(context: &JobContext, inputs: &Inputs, (moment, dir): (Moment, &Path)) -> Result<(), JobError> {
-    let (step, metadata, local) = (moment.step(), moment.metadata(), dir.to_owned());
-    context.run_blocking("save", move || moment.write(&local)).await?;
+/// Writes a state to the local disk and uploads it, along with the files that make its weights a
+/// complete model.
+async fn save(
+    context: &JobContext,
+    inputs: &Inputs,
+    (snapshot, dir): (TrainingSnapshot, &Path),
+) -> Result<(), JobError> {
+    let (step, metadata, local) = (snapshot.step(), snapshot.metadata(), dir.to_owned());
+    context.run_blocking("save", move || snapshot.write(&local)).await?;
     let mut artifact = context.store.begin_artifact(ArtifactKind::TrainingState, context.lease);
     for name in [WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE] {
         artifact.put_file(name, &dir.join(name)).await?;

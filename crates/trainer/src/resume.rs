@@ -1,8 +1,9 @@
-//! How a training goes on after a stop: what is saved, and which of the saved states is taken up.
+//! How a training resumes after a stop: what is saved, and which saved state is used.
 //!
-//! A training state holds the weights, both moments of AdamW and [`TrainingState`]. The data need nothing but the
-//! step number ([`crate::data_order`]), and nothing in a step is random, so a resumed training gives the weights of an
-//! uninterrupted one bit for bit (on a CPU, with the same number of threads).
+//! A training state holds the weights, both moments of AdamW and [`TrainingState`]. The step number
+//! alone determines the position in the data ([`crate::data_order`]), and nothing in a step is
+//! random. A resumed training therefore gives the same weights as an uninterrupted one, bit for bit
+//! (on a CPU, with the same number of threads).
 
 use std::path::{Path, PathBuf};
 
@@ -19,45 +20,47 @@ use serde_json::{Value, json};
 
 use crate::{file_error, lm_error};
 
-/// The weights; as in a checkpoint.
+/// The file of the weights, named as in a checkpoint.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
-/// The optimizer's moments and step count.
+/// The file of the optimizer's moments and step count.
 pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
-/// The [`TrainingState`].
+/// The file of the [`TrainingState`].
 pub const STATE_FILE: &str = "state.json";
 const VERSION: u32 = 1;
-/// In the metadata of a state that was the best when it was saved: its validation loss in nats.
+/// Metadata key of a state that was the best when it was saved; its value is the validation loss in
+/// nats.
 const BEST_KEY: &str = "best_validation_nats";
 
-/// Where a training stands, besides weights and moments.
+/// The progress of a training: everything that is saved besides weights and moments.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingState {
-    /// Version of this file.
+    /// Version of the file format.
     pub version: u32,
-    /// Digest of the job's [`TrainSpec`]: a state of another training is not taken up.
+    /// Digest of the job's [`TrainSpec`]. A state with a different digest is never resumed.
     pub spec_sha256: Sha256Digest,
-    /// Updates made.
+    /// Number of optimizer steps done.
     pub step: u64,
-    /// Tokens behind them.
+    /// Number of tokens trained on in those steps.
     pub tokens_seen: u64,
-    /// Time spent training so far, over all attempts.
+    /// Training time in seconds so far, over all attempts.
     pub wall_s: f64,
-    /// Loss of the first step's micro-batches, before any update; none before the first step.
+    /// Mean loss of the first step's micro-batches, before any update; `None` before the first
+    /// step.
     pub first_loss_nats: Option<f64>,
     /// Loss of the last logged step.
     pub last_loss_nats: Option<f64>,
     /// Sum of the losses of the steps since the last metric point.
     pub window_loss_sum: f64,
-    /// Those steps.
+    /// Number of steps since the last metric point.
     pub window_steps: u64,
-    /// Lowest validation loss so far, where states are kept by it.
+    /// Lowest validation loss so far, if the best state is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best_validation_nats: Option<f64>,
 }
 
 impl TrainingState {
-    /// Before the first step.
+    /// The state before the first step.
     pub fn start(spec: &TrainSpec) -> Self {
         Self {
             version: VERSION,
@@ -74,35 +77,35 @@ impl TrainingState {
     }
 }
 
-/// A state to go on from, in a local folder.
+/// A saved training state in a local folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Saved {
-    /// Holds the weights and the moments.
+    /// The folder of the weights and moments.
     pub dir: PathBuf,
-    /// Where the training stands.
+    /// The progress of the training.
     pub state: TrainingState,
 }
 
-/// A training as it stands between two steps, in memory of its own.
+/// An in-memory copy of a training between two steps.
 #[derive(Debug)]
-pub struct Moment {
+pub struct TrainingSnapshot {
     weights: Snapshot,
     optimizer: Snapshot,
     state: TrainingState,
-    /// Its validation loss is the lowest so far.
+    /// Whether its validation loss is the lowest so far.
     is_best: bool,
 }
 
-impl Moment {
+impl TrainingSnapshot {
     /// Copies the model and the optimizer.
     ///
     /// # Errors
-    /// There is no memory for it.
+    /// There is not enough memory for the copy.
     pub fn of(model: &Decoder, optimizer: &AdamW, (state, is_best): (&TrainingState, bool)) -> Result<Self, LmError> {
         Ok(Self { weights: model.snapshot()?, optimizer: optimizer.snapshot()?, state: state.clone(), is_best })
     }
 
-    /// What its artifact's row keeps of it.
+    /// The metadata for the row of its artifact.
     pub fn metadata(&self) -> Value {
         let mut metadata = json!({ "step": self.state.step });
         if self.is_best {
@@ -111,12 +114,12 @@ impl Moment {
         metadata
     }
 
-    /// Updates made by then.
+    /// Number of optimizer steps done when it was taken.
     pub fn step(&self) -> u64 {
         self.state.step
     }
 
-    /// Writes it into the new folder `dir`.
+    /// Writes the snapshot into the new folder `dir`.
     ///
     /// # Errors
     /// A file cannot be written.
@@ -131,34 +134,37 @@ impl Moment {
     }
 }
 
-/// The newest training state of this job that is whole and of the same spec, fetched; none where there is none.
+/// Fetches the newest training state of this job that is complete and has the same spec, or `None`
+/// if there is none.
 ///
 /// # Errors
-/// The store does not answer. A damaged state is no error: it is logged and the one before is taken.
+/// The store does not answer. A damaged state is not an error: it is logged, and the state before
+/// it is used.
 pub async fn newest(context: &JobContext, spec: &TrainSpec) -> Result<Option<Saved>, JobError> {
     for artifact in context.store.training_states(context.lease.job).await? {
         let dir = context.cache_dir.join(format!("resume-{}", artifact.id));
         match fetch(&context.store, &artifact, &dir, spec).await {
             Ok(state) => {
-                tracing::info!(artifact = %artifact.id, step = state.step, "going on from a training state");
+                tracing::info!(artifact = %artifact.id, step = state.step, "resuming from a training state");
                 return Ok(Some(Saved { dir, state }));
             }
             Err(Unusable::Store(error)) if error.is_retryable() => return Err(error.into()),
             Err(error) => {
-                tracing::warn!(artifact = %artifact.id, %error, "training state cannot be used; trying the one before")
+                tracing::warn!(artifact = %artifact.id, %error, "cannot use this training state; trying the one before")
             }
         }
     }
     Ok(None)
 }
 
-/// Deletes training states of `job` but for those that are pinned, and the newest and the best that `training` keeps. What
-/// cannot be deleted is logged and left.
+/// Deletes the training states of `job`, except for pinned ones and the newest and best ones that
+/// `training` keeps. A state that cannot be deleted is logged and left in place.
 pub async fn prune(store: &Store, job: JobId, training: &TrainingSpec) {
     delete_states(store, job, (training.keep_newest as usize, training.keep_best)).await;
 }
 
-/// Deletes them but for the pinned ones and the best, once the job's result is published: see [`crate::train::run`].
+/// Deletes the training states of `job` once its result is published, except for pinned ones and
+/// the best one if `training` keeps it; see [`crate::train::run`].
 pub async fn clear(store: &Store, job: JobId, training: &TrainingSpec) {
     delete_states(store, job, (0, training.keep_best)).await;
 }
@@ -184,7 +190,7 @@ async fn fetch(store: &Store, artifact: &Artifact, dir: &Path, spec: &TrainSpec)
     folder.fetch(dir).await?;
     for name in [WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE] {
         if !folder.has(name) {
-            return Err(Unusable::State(format!("has no {name}")));
+            return Err(Unusable::State(format!("{name} is missing")));
         }
     }
     let path = dir.join(STATE_FILE);
@@ -192,10 +198,13 @@ async fn fetch(store: &Store, artifact: &Artifact, dir: &Path, spec: &TrainSpec)
     let state: TrainingState =
         serde_json::from_slice(&json).map_err(|error| Unusable::State(format!("{STATE_FILE}: {error}")))?;
     if state.version != VERSION {
-        return Err(Unusable::State(format!("{STATE_FILE} is of version {}; {VERSION} is read", state.version)));
+        return Err(Unusable::State(format!(
+            "{STATE_FILE}: version {} is not supported (expected {VERSION})",
+            state.version
+        )));
     }
     if state.spec_sha256 != spec.digest() {
-        return Err(Unusable::State("belongs to another spec".to_owned()));
+        return Err(Unusable::State("was saved by a training with a different spec".to_owned()));
     }
     Ok(state)
 }
@@ -204,19 +213,19 @@ async fn delete_states(store: &Store, job: JobId, keep: (usize, bool)) {
     let states = match store.training_states(job).await {
         Ok(states) => states,
         Err(error) => {
-            tracing::warn!(%job, %error, "training states cannot be listed; old ones stay");
+            tracing::warn!(%job, %error, "cannot list training states; old ones are not deleted");
             return;
         }
     };
     for state in surplus(states, keep) {
         if let Err(error) = store.delete_artifact(state.id).await {
-            tracing::warn!(artifact = %state.id, %error, "an old training state cannot be deleted");
+            tracing::warn!(artifact = %state.id, %error, "cannot delete an old training state");
         }
     }
 }
 
-/// Of `states`, newest first, those that are neither pinned, nor among the `newest` first, nor, where the best is wanted,
-/// it.
+/// Returns the states to delete. `states` are ordered newest first; pinned ones, the first `newest`
+/// ones and, if `best` is set, the best one are kept.
 fn surplus(states: Vec<Artifact>, (newest, best): (usize, bool)) -> impl Iterator<Item = Artifact> {
     let loss = |state: &Artifact| state.metadata[BEST_KEY].as_f64().unwrap_or(f64::INFINITY);
     let lowest = states.iter().map(loss).fold(f64::INFINITY, f64::min);

@@ -1,4 +1,4 @@
-//! Whether an interrupted training is tried once more within its attempt, and how: a decision without side effects.
+//! Decides, without side effects, whether and how a job attempt retries an interrupted training.
 
 use inheritune_domain::spec::TrainingSpec;
 use inheritune_runtime::worker::JobError;
@@ -6,53 +6,55 @@ use inheritune_runtime::worker::JobError;
 use crate::data_order::StepShape;
 use crate::training_loop::Interrupted;
 
-/// What was tried already, and what the next try is made of.
+/// The training attempts made within one attempt of a job: what was retried already, and the step
+/// shape of the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tries {
+pub struct Attempts {
     shape: StepShape,
-    numbers_tried_again: bool,
-    memory_tried_again: bool,
+    retried_not_finite: bool,
+    retried_out_of_memory: bool,
 }
 
-impl Tries {
-    /// Before the first.
+impl Attempts {
+    /// The state before the first attempt.
     pub fn new(training: &TrainingSpec) -> Self {
-        Self { shape: StepShape::of(training), numbers_tried_again: false, memory_tried_again: false }
+        Self { shape: StepShape::of(training), retried_not_finite: false, retried_out_of_memory: false }
     }
 
-    /// How the next try's steps are made up.
+    /// The step shape of the next attempt.
     pub fn shape(&self) -> StepShape {
         self.shape
     }
 
-    /// Takes note of an interruption; the next try goes on from the newest training state.
+    /// Records an interruption. The next attempt resumes from the newest training state.
     ///
-    /// A number that is not finite is met once more: it may have come from the machine, or from steps since that state. A
-    /// lack of memory is answered with micro-batches half as large, as many tokens a step, once.
+    /// Non-finite values are retried once, because a hardware fault or the steps since that state
+    /// may have caused them. After running out of memory, the micro-batch is halved once, with the
+    /// same number of tokens per step.
     ///
     /// # Errors
-    /// There is no next try: the reason, with what was tried.
+    /// The interruption is not retried; returns the reason.
     pub fn after(&mut self, interrupted: Interrupted) -> Result<(), JobError> {
         match interrupted {
-            Interrupted::NotFinite(problem) if !self.numbers_tried_again => {
-                tracing::warn!(problem, "trying once more from the newest training state");
-                self.numbers_tried_again = true;
+            Interrupted::NotFinite(problem) if !self.retried_not_finite => {
+                tracing::warn!(problem, "retrying from the newest training state");
+                self.retried_not_finite = true;
                 Ok(())
             }
             Interrupted::OutOfMemory(problem) => match self.shape.halved() {
-                Some(shape) if !self.memory_tried_again => {
+                Some(shape) if !self.retried_out_of_memory => {
                     tracing::warn!(
                         problem,
                         micro_batch = shape.micro_batch,
                         gradient_accumulation = shape.gradient_accumulation,
-                        "out of memory: trying once with smaller micro-batches and the same tokens a step"
+                        "out of memory: retrying with smaller micro-batches and the same number of tokens per step"
                     );
-                    (self.shape, self.memory_tried_again) = (shape, true);
+                    (self.shape, self.retried_out_of_memory) = (shape, true);
                     Ok(())
                 }
                 Some(_) | None => Err(JobError::Permanent(format!(
-                    "out of memory with micro-batches of {} sequences: lower training.micro_batch, raise \
-                     gradient_accumulation instead ({problem})",
+                    "out of memory with micro-batches of {} sequences: lower training.micro_batch and \
+                     raise gradient_accumulation instead ({problem})",
                     self.shape.micro_batch
                 ))),
             },
@@ -67,43 +69,43 @@ mod tests {
 
     use super::*;
 
-    fn tries(micro_batch: u32) -> Tries {
+    fn attempts(micro_batch: u32) -> Attempts {
         let spec = serde_json::json!({"block_size": 8, "micro_batch": micro_batch, "steps": 1, "lr_max": 1e-3});
-        Tries::new(&serde_json::from_value(spec).unwrap())
+        Attempts::new(&serde_json::from_value(spec).unwrap())
     }
 
     #[test]
     fn numbers_are_met_twice_and_then_fail_the_job() {
-        let mut tries = tries(4);
-        let shape = tries.shape();
-        tries.after(Interrupted::NotFinite("step 3".to_owned())).unwrap();
-        assert_eq!(tries.shape(), shape);
-        let error = tries.after(Interrupted::NotFinite("step 4".to_owned())).unwrap_err();
+        let mut attempts = attempts(4);
+        let shape = attempts.shape();
+        attempts.after(Interrupted::NotFinite("step 3".to_owned())).unwrap();
+        assert_eq!(attempts.shape(), shape);
+        let error = attempts.after(Interrupted::NotFinite("step 4".to_owned())).unwrap_err();
         assert_eq!(error, JobError::Permanent("step 4".to_owned()));
     }
 
     #[test]
     fn memory_is_answered_with_smaller_micro_batches_once() {
         let out = || Interrupted::OutOfMemory("tried to allocate".to_owned());
-        let mut tries = tries(4);
-        tries.after(out()).unwrap();
-        assert_eq!((tries.shape().micro_batch, tries.shape().gradient_accumulation), (2, 2));
-        let error = tries.after(out()).unwrap_err();
+        let mut attempts = attempts(4);
+        attempts.after(out()).unwrap();
+        assert_eq!((attempts.shape().micro_batch, attempts.shape().gradient_accumulation), (2, 2));
+        let error = attempts.after(out()).unwrap_err();
         assert!(
             matches!(&error, JobError::Permanent(text) if text.contains("micro-batches of 2 sequences")),
             "{error}"
         );
-        // One that cannot be halved is not tried again.
-        assert!(matches!(self::tries(3).after(out()), Err(JobError::Permanent(_))));
-        // The two kinds do not use up each other's try.
-        tries.after(Interrupted::NotFinite(String::new())).unwrap();
+        // A micro-batch that cannot be halved is not retried.
+        assert!(matches!(self::attempts(3).after(out()), Err(JobError::Permanent(_))));
+        // Each kind of interruption has its own retry.
+        attempts.after(Interrupted::NotFinite(String::new())).unwrap();
     }
 
     #[test]
     fn other_errors_are_the_worker_s() {
         for error in [JobError::Stopped, JobError::Retryable("disk".to_owned()), JobError::Permanent("bad".to_owned())]
         {
-            assert_eq!(tries(4).after(Interrupted::Job(error.clone())), Err(error));
+            assert_eq!(attempts(4).after(Interrupted::Job(error.clone())), Err(error));
         }
     }
 }

@@ -1,18 +1,21 @@
-//! The learning rate of every step, as a pure function.
+//! The learning rate of each step, as a pure function.
 
 use std::f64::consts::PI;
 
 use inheritune_domain::spec::{Schedule, TrainingSpec};
 
-/// The learning rate of update number `step`, counted from 0, of a training of `total_steps` updates.
+/// Returns the learning rate of update `step`, counted from 0, in a training of `total_steps`
+/// updates.
 ///
-/// nanoGPT's `get_lr` (karpathy/nanoGPT `train.py`), the schedule of the paper's GPT-2 runs:
-/// - warm-up, `step < w`: `lr_max · (step + 1) / (w + 1)`, a straight line from 0 whose first update is not wasted;
-/// - cosine: `lr_min + ½ (1 + cos(π · (step − w) / (total − w))) · (lr_max − lr_min)`, which would reach `lr_min` at
-///   `step = total_steps`, one after the last update;
+/// Same as nanoGPT's `get_lr` (karpathy/nanoGPT `train.py`), the schedule of the paper's GPT-2
+/// runs:
+/// - warm-up, `step < w`: `lr_max · (step + 1) / (w + 1)`, linear and greater than 0 at the first
+///   update;
+/// - cosine: `lr_min + ½ (1 + cos(π · (step − w) / (total − w))) · (lr_max − lr_min)`, which would
+///   reach `lr_min` at `step = total_steps`, one step after the last update;
 /// - constant (the released Llama code): `lr_max`.
 ///
-/// A warm-up as long as the whole training, or longer, never leaves the straight line.
+/// If the warm-up is at least as long as the training, the rate stays on the linear part.
 pub fn learning_rate(step: u64, spec: &TrainingSpec, total_steps: u64) -> f64 {
     if step < spec.warmup_steps {
         return spec.lr_max * (step + 1) as f64 / (spec.warmup_steps + 1) as f64;
@@ -62,7 +65,7 @@ mod tests {
     fn cosine_starts_at_the_top_passes_the_middle_and_ends_at_the_floor() {
         let spec = spec(0, Schedule::Cosine);
         check(0, &spec, 3e-4);
-        // A third of the way: (1 + cos 60°) / 2 = 0.75. Half way: the mean of top and floor.
+        // A third of the way: (1 + cos 60°) / 2 = 0.75. Halfway: the mean of maximum and minimum.
         check(50, &spec, (3e-4 + 1e-5) / 2.0);
         check(100, &spec, 1e-5);
         let shifted = self::spec(10, Schedule::Cosine);

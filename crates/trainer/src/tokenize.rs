@@ -1,8 +1,9 @@
-//! The tokenize job: text to a token set.
+//! The tokenize job: makes a token set from text.
 //!
-//! Two passes over the corpus where the tokenizer is trained on it, one where it is given; neither holds more than a
-//! batch of pieces. The result depends on the sources, their order and the tokenizer alone, not on the number of
-//! threads: pieces are encoded in parallel and written in order.
+//! It makes two passes over the corpus if the tokenizer is trained on it, or one if the tokenizer
+//! is given. A pass holds only a few batches of pieces in memory. The result depends only on the
+//! sources, their order and the tokenizer. It does not depend on the number of threads, because
+//! pieces are encoded in parallel but written in order.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,17 +33,18 @@ use crate::{file_error, lm_error};
 
 mod training_text;
 
-/// Text that is encoded at once.
+/// Size of the text that is encoded at once.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// How often a thread that waits for text looks whether it is to stop.
+/// How often a thread that waits for text checks for a stop request.
 const LOOK_FOR_STOP: Duration = Duration::from_millis(200);
-/// Fewest tokens of either part: one input and one target.
+/// Minimum number of tokens in each part: one input and one target.
 const MIN_TOKENS: u64 = 2;
 
-/// Carries out one tokenize job.
+/// Runs one tokenize job.
 ///
 /// # Errors
-/// Permanent: a source that is missing, empty, not UTF-8, or of a kind that is not read; a tokenizer that cannot be read.
+/// Permanent if a source is missing, empty, not UTF-8 or of an unsupported kind, or if the
+/// tokenizer cannot be read.
 pub async fn run(spec: TokenizeSpec, context: JobContext) -> Result<Tokenized, JobError> {
     let dir = context.cache_dir.join("tokens");
     tokio::fs::create_dir_all(&dir).await.map_err(|error| file_error(&dir, error))?;
@@ -63,7 +65,7 @@ pub async fn run(spec: TokenizeSpec, context: JobContext) -> Result<Tokenized, J
     let (tokenizer, fraction, threads) = (spec.tokenizer.clone(), spec.validation_fraction, context.threads);
     let (meta, facts) = context
         .run_blocking("tokenize", move || {
-            // 0 is rayon's own choice: one a core.
+            // 0 lets rayon choose: one thread per core.
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).build();
             let pool = pool.map_err(|error| JobError::Retryable(format!("tokenizer threads: {error}")))?;
             pool.install(|| work.tokenize(&tokenizer, fraction))
@@ -72,7 +74,7 @@ pub async fn run(spec: TokenizeSpec, context: JobContext) -> Result<Tokenized, J
     publish(&context, &dir, (&meta, facts), &spec).await
 }
 
-/// Copies the tokenizer's files alone: weights may lie beside them.
+/// Fetches only the tokenizer files, because the folder may also contain weights.
 async fn fetch_tokenizer(context: &JobContext, location: &Location, dir: &Path) -> Result<(), JobError> {
     let folder = context.store.open(location).await?;
     if VocabularyFiles::find(|name| folder.has(name)).is_none() {
@@ -129,7 +131,7 @@ async fn publish(
     })
 }
 
-/// The part that computes, on threads of its own.
+/// The CPU-bound part of the job, which runs on its own threads.
 struct Work {
     corpus: Corpus,
     context: JobContext,
@@ -186,8 +188,8 @@ impl Work {
         let meta = writer.finish(validation_fraction).map_err(lm_error)?;
         if meta.train_tokens < MIN_TOKENS || meta.validation_tokens < MIN_TOKENS {
             return Err(JobError::Permanent(format!(
-                "the corpus is too short: it gives {} training and {} validation tokens, and each part needs {MIN_TOKENS}; \
-                 use more text or another validation_fraction",
+                "the corpus is too short: it has {} training and {} validation tokens, but each part needs \
+                 {MIN_TOKENS}; use more text or a different validation_fraction",
                 meta.train_tokens, meta.validation_tokens
             )));
         }
@@ -196,7 +198,7 @@ impl Work {
         Ok((meta, facts))
     }
 
-    /// For one pass.
+    /// The reading options of one pass, with an empty tally.
     fn read_as(&self) -> ReadAs {
         ReadAs { text_column: self.text_column.clone(), max_bad_rows: self.max_bad_rows, tally: Arc::default() }
     }
@@ -204,7 +206,7 @@ impl Work {
     fn train_tokenizer(&self, vocab_size: u32) -> Result<Tokenizer, JobError> {
         if self.corpus.has_tokens() {
             return Err(JobError::Permanent(
-                "the corpus holds token files: name the tokenizer that made them instead of training one".to_owned(),
+                "the corpus contains token files: name the tokenizer that made them instead of training one".to_owned(),
             ));
         }
         let reading = Reading { cutting: Cutting::Gpt2, read_as: self.read_as(), vocab_size };
@@ -245,7 +247,7 @@ impl Work {
         }
     }
 
-    /// Writes one source's tokens.
+    /// Encodes one source and writes its tokens.
     fn encode(
         &self,
         source: usize,
@@ -254,10 +256,10 @@ impl Work {
         writer: &mut TokenSetWriter,
     ) -> Result<Encoded, JobError> {
         let Cutting::By(tokenizer) = reading.cutting else {
-            return Err(JobError::Permanent("there is no tokenizer to encode with".to_owned()));
+            return Err(JobError::Permanent("no tokenizer to encode with".to_owned()));
         };
         let mut pieces = self.corpus.pieces(source, reading, &self.runtime);
-        // One batch is read and unpacked while another is encoded, and no more.
+        // At most one batch is read and decompressed while another one is encoded.
         let (sender, batches) = sync_channel(0);
         let mut text_bytes = 0;
         let mut done = Encoded::default();
@@ -271,7 +273,8 @@ impl Work {
                     }
                 }
             });
-            // Dropped with the closure, which ends the thread that waits to send; one that waits for bytes looks itself.
+            // Moved in, so that it is dropped with this closure: a reader that blocks on sending
+            // then ends. A reader that waits for bytes checks for a stop request itself.
             let batches = batches;
             loop {
                 if self.context.stop.requested().is_some() {
@@ -289,14 +292,14 @@ impl Work {
                     return Ok(done);
                 }
                 done.tokens_held_out += self.write(&batch, tokenizer, (&mut text_bytes, writer))?;
-                // Two bytes a token at least.
+                // A token takes at least two bytes.
                 self.context.ceilings.check_bytes(writer.tokens() * 2).map_err(JobError::Permanent)?;
                 self.progress(passes, &format!("{} tokens", writer.tokens()));
             }
         })
     }
 
-    /// Encodes a batch and writes it; gives how many of its tokens are held out.
+    /// Encodes and writes a batch. Returns how many of its tokens are held out.
     fn write(
         &self,
         batch: &[Piece],
@@ -307,7 +310,7 @@ impl Work {
             Some(_) => Err(JobError::Stopped),
             None => tokenizer.encode(text).map_err(lm_error),
         };
-        // A long piece needs the memory of many, so it is encoded alone, below.
+        // A long piece needs as much memory as many short ones, so it is encoded on its own below.
         let encoded: Vec<Option<Vec<u32>>> = batch
             .par_iter()
             .map(|piece| match piece {
@@ -355,33 +358,33 @@ impl Work {
     fn empty(&self, tally: &Tally) -> JobError {
         let rows = match (tally.rows_without_text(), tally.first_bad_row()) {
             (0, None) => String::new(),
-            (empty, None) => format!(" ({empty} rows are without text)"),
+            (empty, None) => format!(" ({empty} rows have no text)"),
             (_, Some(first)) => format!(" ({} rows are bad, the first: {first})", tally.bad_rows()),
         };
-        JobError::Permanent(format!("the corpus is empty: there is no text in {}{rows}", self.corpus.names()))
+        JobError::Permanent(format!("the corpus is empty: no text in {}{rows}", self.corpus.names()))
     }
 }
 
-/// Trains a tokenizer on what `texts` brings, on a thread that a job which is to stop need not wait for: the library's
-/// training cannot be broken off.
+/// Trains a tokenizer on the received `texts`, on a separate thread. A stopping job does not wait
+/// for that thread, because the library's training cannot be interrupted.
 fn train_aside(
     texts: Receiver<String>,
     vocab_size: u32,
 ) -> Result<Receiver<Result<Tokenizer, inheritune_lm::LmError>>, JobError> {
-    let failed = |problem: String| JobError::Retryable(format!("thread of the tokenizer: {problem}"));
+    let failed = |problem: String| JobError::Retryable(format!("tokenizer thread: {problem}"));
     let threads = rayon::current_num_threads();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| failed(e.to_string()))?;
     let (sender, trained) = sync_channel(1);
     let train = move || {
         let tokenizer = pool.install(|| Tokenizer::train_byte_bpe(texts.into_iter(), vocab_size));
-        // Nobody wants it when the job has stopped.
+        // The receiver is gone if the job has stopped.
         let _unwanted = sender.send(tokenizer);
     };
     std::thread::Builder::new().name("train tokenizer".to_owned()).spawn(train).map_err(|e| failed(e.to_string()))?;
     Ok(trained)
 }
 
-/// What was written of a source.
+/// Counts from encoding one source.
 #[derive(Default)]
 struct Encoded {
     tokens_held_out: u64,

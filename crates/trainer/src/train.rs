@@ -1,4 +1,4 @@
-//! The train job: fetch, train on a thread of its own, publish a checkpoint that loads anywhere.
+//! The train job: fetches the inputs, trains on a dedicated thread, and publishes the checkpoint.
 
 use std::path::Path;
 
@@ -18,17 +18,18 @@ use serde_json::json;
 
 use crate::data_order::StepShape;
 use crate::estimate::estimate;
-use crate::gang::Ranks;
 use crate::inputs::{Inputs, read_json};
+use crate::process_group::Ranks;
 use crate::recorder;
 use crate::resume::{self, WEIGHTS_FILE};
-use crate::retry::Tries;
+use crate::retry::Attempts;
 use crate::training_loop::{Finished, Interrupted, Training};
 use crate::{file_error, lm_error};
 
 const README_FILE: &str = "README.md";
 
-/// What the artifact's row keeps of a training; with the artifact's id, a [`Trained`].
+/// The metadata that the artifact's row keeps. Together with the artifact's id it makes a
+/// [`Trained`].
 #[derive(Debug, Serialize, Deserialize)]
 struct Summary {
     steps: u64,
@@ -39,10 +40,11 @@ struct Summary {
     wall_s: f64,
 }
 
-/// Carries out one train job.
+/// Runs one train job.
 ///
 /// # Errors
-/// As [`Training::run`]; besides, a token set of another tokenizer than the checkpoint's.
+/// Same as [`Training::run`]; also if the token set was made with a different tokenizer than the
+/// checkpoint's.
 pub async fn run(spec: TrainSpec, context: JobContext, ranks: &Ranks) -> Result<Trained, JobError> {
     if let Some(trained) = published_before(&context, &spec.training).await? {
         return Ok(trained);
@@ -52,11 +54,11 @@ pub async fn run(spec: TrainSpec, context: JobContext, ranks: &Ranks) -> Result<
     let tokens = context.fetch(&Location::Artifact(spec.tokens), "tokens").await?;
     check_tokenizer((&checkpoint, &spec.checkpoint), &tokens).await?;
     let inputs = Inputs { spec, checkpoint, tokens };
-    let mut tries = Tries::new(&inputs.spec.training);
+    let mut attempts = Attempts::new(&inputs.spec.training);
     let finished = loop {
-        match train(&context, &inputs, (tries.shape(), ranks.clone())).await? {
+        match train(&context, &inputs, (attempts.shape(), ranks.clone())).await? {
             Ok(finished) => break finished,
-            Err(interrupted) => tries.after(interrupted)?,
+            Err(interrupted) => attempts.after(interrupted)?,
         }
     };
     let artifact = publish(&context, &inputs, finished).await?;
@@ -64,7 +66,7 @@ pub async fn run(spec: TrainSpec, context: JobContext, ranks: &Ranks) -> Result<
     trained(&artifact)
 }
 
-/// One try, from the newest training state to the end.
+/// Trains once, from the newest training state to the end.
 async fn train(
     context: &JobContext,
     inputs: &Inputs,
@@ -82,21 +84,21 @@ async fn train(
         progress: context.progress.clone(),
         recorder,
     };
-    // The writer ends when the training drops its side, with all that was handed over written.
+    // When the training drops its recorder, the writer finishes what it was given and returns.
     let (ended, written) = tokio::join!(context.run_blocking("train", move || Ok(training.run(&ranks))), writer.run());
     device::release_memory();
-    // A writer that failed made the training stop: its error is the reason.
+    // If the writer failed, the training stopped because of it, so its error is the one to report.
     written?;
     ended
 }
 
-/// The result of an earlier attempt that published it and died before it could say so.
+/// The result of an earlier attempt that published it but died before it could report it.
 async fn published_before(context: &JobContext, training: &TrainingSpec) -> Result<Option<Trained>, JobError> {
     let job = context.lease.job;
     let filter = ArtifactFilter { kind: Some(ArtifactKind::Checkpoint), job: Some(job), run: None };
     let found = context.store.list_artifacts(&filter, &Page { size: 1, token: None }).await?;
     let Some(artifact) = found.items.first() else { return Ok(None) };
-    tracing::info!(artifact = %artifact.id, "an earlier attempt has published the result");
+    tracing::info!(artifact = %artifact.id, "an earlier attempt already published the result");
     resume::clear(&context.store, job, training).await;
     trained(artifact).map(Some)
 }
@@ -115,21 +117,22 @@ fn trained(artifact: &Artifact) -> Result<Trained, JobError> {
     })
 }
 
-/// Refuses what cannot fit: where the site has set a ceiling by the whole estimate, in the smallest micro-batches that a
-/// lack of memory is answered with; else what weights, gradients and moments alone leave no room for.
+/// Rejects a training that cannot fit in memory. If a ceiling is configured, the whole estimate
+/// must fit, with the micro-batch that a retry after running out of memory would use. Otherwise
+/// only weights, gradients and optimizer moments must fit.
 fn check_memory(ceilings: &Ceilings, config: &DecoderConfig, training: &TrainingSpec) -> Result<(), JobError> {
     let micro_batch = StepShape::of(training).halved().map_or(training.micro_batch, |shape| shape.micro_batch);
     let found = estimate(config, &TrainingSpec { micro_batch, ..training.clone() }, 0, 1.0);
     let (bytes, machine_bytes) = match (ceilings.max_memory_bytes, device::default_device().map_err(lm_error)?) {
         (Some(_), _) => (found.state_bytes.saturating_add(found.activation_bytes), u64::MAX),
         (None, Device::Cpu) => (found.state_bytes, machine::memory_bytes()),
-        // What the device has, the allocation will tell.
+        // The memory of other devices is not known in advance: allocation fails if it is too small.
         (None, _) => return Ok(()),
     };
     ceilings.check_memory(bytes, machine_bytes).map_err(JobError::Permanent)
 }
 
-/// Refuses tokens whose ids mean other words to the model.
+/// Rejects a token set whose ids mean something else to the model.
 async fn check_tokenizer((checkpoint, location): (&Path, &Location), tokens: &Path) -> Result<(), JobError> {
     let of_checkpoint =
         vocabulary_sha256(checkpoint).map_err(|e| lm_error(e.shown_as(checkpoint, &location.to_string())))?;
@@ -140,8 +143,8 @@ async fn check_tokenizer((checkpoint, location): (&Path, &Location), tokens: &Pa
         return Ok(());
     }
     Err(JobError::Permanent(format!(
-        "the token set was made with another tokenizer (SHA-256 {of_tokens}) than the checkpoint's ({of_checkpoint}): \
-         tokenize the corpus with the checkpoint's own"
+        "the token set was made with a different tokenizer (SHA-256 {of_tokens}) than the checkpoint's \
+         ({of_checkpoint}): tokenize the corpus with the checkpoint's tokenizer"
     )))
 }
 
@@ -177,13 +180,14 @@ async fn publish(context: &JobContext, inputs: &Inputs, finished: Finished) -> R
     Ok(artifact)
 }
 
-/// What the model card says of the training.
+/// The model card's section about the training.
 fn training_section(spec: &TrainSpec, finished: &Finished) -> String {
     let (training, state) = (&spec.training, &finished.state);
     format!(
         "\n## Training\n\n| | |\n|---|---|\n| steps | {} |\n| tokens seen | {} |\n| passes over the data | {:.2} |\n\
-         | tokens a step | {} |\n| block size | {} |\n| precision | {} |\n| learning rate | {} to {} |\n| optimizer | AdamW, betas {} and {}, \
-         weight decay {} |\n| training loss, first and last | {:.4}, {:.4} nats |\n| seed of the data order | {} |\n",
+         | tokens per step | {} |\n| block size | {} |\n| precision | {} |\n| learning rate | {} to {} |\n\
+         | optimizer | AdamW, betas {} and {}, weight decay {} |\n\
+         | training loss, first and last | {:.4}, {:.4} nats |\n| seed of the data order | {} |\n",
         state.step,
         state.tokens_seen,
         finished.epochs,

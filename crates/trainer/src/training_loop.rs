@@ -1,8 +1,9 @@
-//! The training itself: forward, backward, clip, update; measured, recorded and saved on the way.
+//! The training loop: forward, backward, clip, update, with evaluation, metrics and saved states.
 //!
-//! Runs on a thread of its own and knows no store: inputs are local folders, metric points and training states go
-//! through the [`Recorder`]. Everything between two steps is in [`TrainingState`], the weights and the optimizer, so a
-//! stop between any two micro-batches loses at most the step that was being computed.
+//! Runs on a dedicated thread and does not access the store. Inputs are local folders; metric
+//! points and training states go through the [`Recorder`]. Between two steps, [`TrainingState`],
+//! the weights and the optimizer hold everything, so a stop between two micro-batches loses at most
+//! the step being computed.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -21,46 +22,47 @@ use inheritune_runtime::worker::{JobError, ProgressSender, StopReason, StopSigna
 use crate::batches::{Batch, Batches};
 use crate::data_order::{DataOrder, NoOrder, Share, StepShape};
 use crate::estimate::flops_per_token;
-use crate::gang::{Gang, Ranks};
 use crate::inputs::Inputs;
 use crate::lm_error;
+use crate::process_group::{ProcessGroup, Ranks};
 use crate::recorder::Recorder;
-use crate::resume::{Moment, OPTIMIZER_FILE, Saved, TrainingState};
+use crate::resume::{OPTIMIZER_FILE, Saved, TrainingSnapshot, TrainingState};
 use crate::schedule::learning_rate;
 
-/// Share of the newest step in the running mean of step times.
+/// Weight of the newest step in the running mean of step times.
 const SPEED_WEIGHT: f64 = 0.2;
-/// How far above a random model's expected loss, or below ln(vocabulary), still counts as near: nats.
+/// Tolerance in nats above a random model's expected loss, and below ln(vocabulary).
 const NEAR_RANDOM_NATS: f64 = 0.1;
 
 /// One training, ready to run.
 pub struct Training {
-    /// What to do, and what with.
+    /// The spec, and the local folders of the checkpoint and the tokens.
     pub inputs: Inputs,
     /// An empty folder for the trained weights.
     pub scratch: PathBuf,
-    /// Where an earlier attempt got to.
+    /// The training state to resume from.
     pub saved: Option<Saved>,
-    /// How its steps are made up: as the spec says, or in smaller micro-batches where memory wants it.
+    /// How each step is split: as the spec says, or into smaller micro-batches after running out of
+    /// memory.
     pub shape: StepShape,
-    /// libtorch's threads; its own choice when absent.
+    /// Number of libtorch threads; libtorch chooses if absent.
     pub threads: Option<usize>,
-    /// Looked at before every micro-batch.
+    /// Checked before every micro-batch, or once per step if several ranks train.
     pub stop: StopSignal,
-    /// Told after every step.
+    /// Updated after every step.
     pub progress: ProgressSender,
-    /// Takes metric points and training states.
+    /// Receives metric points and training states.
     pub recorder: Recorder,
 }
 
 /// A training that reached its last step.
 #[derive(Debug)]
 pub struct Finished {
-    /// Holds the trained weights, as in a checkpoint.
+    /// The folder of the trained weights, named as in a checkpoint.
     pub dir: PathBuf,
-    /// Where it ended.
+    /// The state after the last step.
     pub state: TrainingState,
-    /// Passes over the training tokens that it made.
+    /// Number of passes over the training tokens.
     pub epochs: f64,
     /// The model's shape.
     pub config: DecoderConfig,
@@ -69,11 +71,11 @@ pub struct Finished {
 /// Why a training ended before its last step.
 #[derive(Debug)]
 pub enum Interrupted {
-    /// A loss or gradient is not finite; step, micro-batch and tensor are named.
+    /// A loss or gradient is not finite. The text names the step, and the micro-batch or tensor.
     NotFinite(String),
-    /// A tensor found no memory.
+    /// A tensor could not be allocated.
     OutOfMemory(String),
-    /// As any job may end.
+    /// Any other job error.
     Job(JobError),
 }
 
@@ -109,31 +111,33 @@ impl Training {
     /// Trains to the last step; blocks.
     ///
     /// # Errors
-    /// [`Interrupted::NotFinite`] and [`Interrupted::OutOfMemory`]; [`JobError::Permanent`] for inputs that cannot be used,
-    /// or an inherited model that starts like a random one. [`JobError::Stopped`] when told to stop: a state was handed
-    /// to the recorder before if one is worth keeping.
+    /// - [`Interrupted::NotFinite`] and [`Interrupted::OutOfMemory`].
+    /// - [`JobError::Permanent`] if an input cannot be used, or a model that should have inherited
+    ///   its tensors starts like a random one.
+    /// - [`JobError::Stopped`] if the job was asked to stop. For a shutdown or a pause, the state
+    ///   was sent to the recorder first.
     pub fn run(self, ranks: &Ranks) -> Result<Finished, Interrupted> {
-        let gang = Gang::lead(&self, ranks)?;
-        self.run_as(gang)
+        let group = ProcessGroup::launch(&self, ranks)?;
+        self.run_as(group)
     }
 
-    /// The part of `gang`'s process in it.
-    pub(crate) fn run_as(mut self, gang: Gang) -> Result<Finished, Interrupted> {
+    /// Runs the share of this process, as a member of `group`.
+    pub(crate) fn run_as(mut self, group: ProcessGroup) -> Result<Finished, Interrupted> {
         if let Some(threads) = self.threads {
             device::set_threads(threads);
         }
         let tokens = Arc::new(TokenSet::open(&self.inputs.tokens)?);
         let saved = self.saved.take();
-        let mut session = Session::start((&self, gang), &tokens, saved)?;
+        let mut session = Session::start((&self, group), &tokens, saved)?;
         session.train()?;
         session.finish()
     }
 }
 
-/// A training under way.
+/// A training in progress.
 struct Session<'a> {
     job: &'a Training,
-    gang: Gang,
+    group: ProcessGroup,
     tokens: &'a TokenSet,
     order: DataOrder,
     batches: Batches,
@@ -141,19 +145,20 @@ struct Session<'a> {
     model: Decoder,
     optimizer: AdamW,
     state: TrainingState,
-    /// The step of the newest state that was saved.
+    /// The step of the newest saved state.
     saved_step: u64,
-    /// When this attempt started, and the time that earlier ones took.
+    /// When this attempt started.
     started: Instant,
+    /// Training time of earlier attempts.
     wall_s_before: f64,
-    /// Running mean of a step's time in seconds, without evaluations and saving.
+    /// Running mean of the time per step in seconds, without evaluation and saving.
     step_s: Option<f64>,
-    /// Floating-point operations a second in a product of matrices: what the devices of all ranks do at most. Only rank 0
-    /// knows.
+    /// Peak floating-point operations per second of a matrix product, over the devices of all
+    /// ranks. Only set on rank 0.
     peak_flops: Option<f64>,
 }
 
-/// What one step brought.
+/// The measurements of one step.
 struct StepNumbers {
     loss_nats: f64,
     gradient_norm: f64,
@@ -162,7 +167,7 @@ struct StepNumbers {
 
 impl<'a> Session<'a> {
     fn start(
-        (job, gang): (&'a Training, Gang),
+        (job, group): (&'a Training, ProcessGroup),
         tokens: &'a Arc<TokenSet>,
         saved: Option<Saved>,
     ) -> Result<Self, Interrupted> {
@@ -179,7 +184,7 @@ impl<'a> Session<'a> {
             return Err(JobError::Permanent(problem).into());
         }
         let (order, used) = data_order(job, tokens.meta())?;
-        // One that is under way goes on as it began.
+        // A training that has already started resumes as it began.
         if saved.is_none() {
             let fits = training.check_tokens(used);
             fits.map_err(|violations| JobError::Permanent(violations.under("training").to_string()))?;
@@ -196,7 +201,7 @@ impl<'a> Session<'a> {
         if training.document_mask {
             let end = tokens.meta().end_of_text_id.ok_or_else(|| {
                 JobError::Permanent(
-                    "training.document_mask: the token set's tokenizer ends documents with no token".to_owned(),
+                    "training.document_mask: the token set's tokenizer has no end-of-text token".to_owned(),
                 )
             })?;
             model = model.within_documents(end);
@@ -209,17 +214,17 @@ impl<'a> Session<'a> {
             }
             None => TrainingState::start(&job.inputs.spec),
         };
-        let micro_batches = gang.micro_batches(job.shape.gradient_accumulation);
+        let micro_batches = group.micro_batches(job.shape.gradient_accumulation);
         let batches = Batches::start(tokens.clone(), order.clone(), (state.step, micro_batches))?;
-        // Rank 0 alone tells of it, and the others' measuring would spoil its own.
-        let peak = gang.leads().then(|| device::matmul_peak(device, model.compute_kind())).transpose()?;
+        // Only rank 0 reports it, and simultaneous measurements would distort each other.
+        let peak = group.is_rank_zero().then(|| device::matmul_peak(device, model.compute_kind())).transpose()?;
         Ok(Self {
             job,
             tokens,
             order,
             batches,
-            peak_flops: peak.map(|peak| peak * f64::from(gang.size())),
-            gang,
+            peak_flops: peak.map(|peak| peak * f64::from(group.size())),
+            group,
             total_steps: training.total_steps(used),
             model,
             optimizer,
@@ -232,10 +237,10 @@ impl<'a> Session<'a> {
     }
 
     fn train(&mut self) -> Result<(), Interrupted> {
-        if self.state.step == 0 && self.job.inputs.spec.expect_inherited && self.gang.leads() {
+        if self.state.step == 0 && self.job.inputs.spec.expect_inherited && self.group.is_rank_zero() {
             self.check_inheritance()?;
         }
-        // After a resume once more: the attempt before may have been stopped in the middle of it.
+        // Repeated after a resume, because the stop may have interrupted this evaluation.
         self.evaluate_if_due()?;
         while self.state.step < self.total_steps {
             let started = Instant::now();
@@ -251,13 +256,13 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// One optimizer step: every micro-batch forward and backward, clip, update.
+    /// Runs one optimizer step: forward and backward for every micro-batch, clip, update.
     fn step(&mut self) -> Result<StepNumbers, Interrupted> {
         let training = &self.job.inputs.spec.training;
         let micro_batches = f64::from(self.job.shape.gradient_accumulation);
         let (mut loss_sum, mut broken) = (0.0, None);
-        for micro in self.gang.micro_batches(self.job.shape.gradient_accumulation) {
-            if !self.gang.is_shared() {
+        for micro in self.group.micro_batches(self.job.shape.gradient_accumulation) {
+            if !self.group.is_distributed() {
                 self.stop_if_told()?;
             }
             let Batch { inputs, targets, ranges } = self.batches.wait()?;
@@ -271,9 +276,9 @@ impl<'a> Session<'a> {
                 break;
             }
         }
-        // Ranks stop together or not at all: what one of them has to say is a part of every exchange.
-        let told = if self.gang.is_shared() && self.job.stop.requested().is_some() { 1.0 } else { 0.0 };
-        let sums = self.gang.sum(&[loss_sum, told])?;
+        // Ranks must stop at the same step, so each exchange also carries the stop request.
+        let told = if self.group.is_distributed() && self.job.stop.requested().is_some() { 1.0 } else { 0.0 };
+        let sums = self.group.sum(&[loss_sum, told])?;
         let (loss_sum, told) = (sums[0], sums[1]);
         if let Some(broken) = broken {
             return Err(self.broken(&broken));
@@ -286,8 +291,8 @@ impl<'a> Session<'a> {
             self.stop_if_told()?;
             return Err(JobError::Stopped.into());
         }
-        self.gang.sum_gradients(self.model.parameters())?;
-        // Clipping off is clipping at infinity: the norm is wanted all the same.
+        self.group.sum_gradients(self.model.parameters())?;
+        // Without clipping, clip at infinity: the norm is still needed.
         let max_norm = if training.clip_norm > 0.0 { training.clip_norm } else { f64::INFINITY };
         let gradient_norm = optimizer::clip_grad_norm(self.model.parameters(), max_norm)?;
         if !gradient_norm.is_finite() {
@@ -300,7 +305,7 @@ impl<'a> Session<'a> {
         Ok(StepNumbers { loss_nats: loss_sum / micro_batches, gradient_norm, learning_rate })
     }
 
-    /// Takes a step into the state, and says so.
+    /// Updates the state after a step, and reports metrics and progress.
     fn note(&mut self, numbers: &StepNumbers) -> Result<(), Interrupted> {
         let training = &self.job.inputs.spec.training;
         self.state.first_loss_nats.get_or_insert(numbers.loss_nats);
@@ -351,19 +356,20 @@ impl<'a> Session<'a> {
         self.step_s = Some(mean.max(1e-9));
     }
 
-    /// The quick validation loss of the curves: always over the same sequences, spread over the validation part.
+    /// Measures the validation loss for the curves, on a fixed sample of sequences spread evenly
+    /// over the validation part.
     fn evaluate_if_due(&mut self) -> Result<(), Interrupted> {
         let training = &self.job.inputs.spec.training;
         let every = training.evaluate_every_steps;
         let last = self.state.step == self.total_steps;
-        if every == 0 || !(self.state.step.is_multiple_of(every) || last) || !self.gang.leads() {
+        if every == 0 || !(self.state.step.is_multiple_of(every) || last) || !self.group.is_rank_zero() {
             return Ok(());
         }
         let block = u64::from(training.block_size);
         let validation = self.tokens.validation();
         let sequences = validation.len().saturating_sub(1) / block;
         if sequences == 0 {
-            // The measurement that decides is the evaluator's, which takes short sequences too.
+            // The evaluator makes the measurement that counts, and it also accepts short sequences.
             return Ok(());
         }
         self.show_progress("measuring the validation loss");
@@ -389,9 +395,10 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Sees to it that a model said to be inherited is not a random one in disguise. A random model's logits are next
-    /// to nothing: its losses have a mean of ln V + D σ²/2 (logits of variance D σ² after the final norm) and hardly
-    /// vary from one position to the next, while a cut model is wrong in all sorts of ways.
+    /// Checks that a model that should have inherited its tensors does not behave like a random
+    /// one. A random model's logits are close to zero: the mean of its losses is ln V + D σ²/2
+    /// (logits have variance D σ² after the final norm), and they hardly vary between positions.
+    /// The losses of a sliced model vary widely.
     #[allow(non_snake_case)]
     fn check_inheritance(&self) -> Result<(), Interrupted> {
         let Batch { inputs, targets, .. } = Batch::read(self.tokens.train(), self.order.micro_batch(0, 0))?;
@@ -403,16 +410,17 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let problem = format!(
-            "the model was to inherit its tensors, but its loss before the first step is {mean:.3} nats, that of a random \
-             model (ln of its {} tokens is {:.3}): look at the origins in the checkpoint's inheritance.json, and whether the \
-             token set was made with the model's own tokenizer",
+            "the model should have inherited its tensors, but its loss before the first step is {mean:.3} nats, like \
+             a random model's (ln of its {} tokens is {:.3}): check the origins in the checkpoint's inheritance.json, \
+             and that the token set was made with the model's own tokenizer",
             config.vocab_size,
             f64::from(config.vocab_size).ln()
         );
         Err(JobError::Permanent(problem).into())
     }
 
-    /// Saves and stops when told to. Between micro-batches the weights are still those of the last whole step.
+    /// Saves the state and returns [`JobError::Stopped`] if a stop was requested. Between
+    /// micro-batches the weights are still those of the last completed step.
     fn stop_if_told(&mut self) -> Result<(), Interrupted> {
         match self.job.stop.requested() {
             None => return Ok(()),
@@ -422,9 +430,9 @@ impl<'a> Session<'a> {
         Err(JobError::Stopped.into())
     }
 
-    /// Hands the state of the last whole step to the recorder, unless it has it.
+    /// Sends the state of the last completed step to the recorder, unless it already has it.
     fn save(&mut self) -> Result<(), Interrupted> {
-        if self.saved_step == self.state.step || !self.gang.leads() {
+        if self.saved_step == self.state.step || !self.group.is_rank_zero() {
             return Ok(());
         }
         self.hand_over(false)
@@ -432,19 +440,19 @@ impl<'a> Session<'a> {
 
     fn hand_over(&mut self, is_best: bool) -> Result<(), Interrupted> {
         self.state.wall_s = self.wall_s();
-        // Written and uploaded while the training goes on.
-        self.job.recorder.state(Moment::of(&self.model, &self.optimizer, (&self.state, is_best))?)?;
+        // The state is written and uploaded while the training continues.
+        self.job.recorder.state(TrainingSnapshot::of(&self.model, &self.optimizer, (&self.state, is_best))?)?;
         self.saved_step = self.state.step;
         Ok(())
     }
 
     fn finish(mut self) -> Result<Finished, Interrupted> {
         self.state.wall_s = self.wall_s();
-        let leads = self.gang.leads();
-        self.gang.dismiss()?;
+        let is_rank_zero = self.group.is_rank_zero();
+        self.group.shutdown()?;
         let dir = self.job.scratch.join("trained");
         std::fs::create_dir_all(&dir).map_err(|error| crate::file_error(&dir, error))?;
-        if leads {
+        if is_rank_zero {
             self.model.save(&dir)?;
         }
         let epochs = self.order.epochs(self.state.step);
@@ -469,7 +477,7 @@ impl<'a> Session<'a> {
                 return Ok(&parameter.name);
             }
         }
-        // Each is finite, their squares are not.
+        // Each gradient is finite, but the sum of squares overflows.
         Ok("all tensors together")
     }
 
@@ -481,7 +489,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The order of the tokens that are used, and how many they are.
+/// The data order, and the number of training tokens that it uses.
 fn data_order(job: &Training, tokens: &TokenSetMeta) -> Result<(DataOrder, u64), JobError> {
     let (TrainSpec { training, data_fraction, seed, .. }, shape) = (&job.inputs.spec, job.shape);
     let weights = &training.source_weights;
@@ -494,7 +502,7 @@ fn data_order(job: &Training, tokens: &TokenSetMeta) -> Result<(DataOrder, u64),
     if sources.len() != weights.len() {
         let (weights, sources) = (weights.len(), sources.len());
         let problem =
-            format!("training.source_weights: {weights} are given, and the token set is of {sources} sources");
+            format!("training.source_weights: {weights} weights are given, but the token set has {sources} sources");
         return Err(JobError::Permanent(problem));
     }
     let used = |range: &Range<u64>| range.start..range.start + used_tokens(range.end - range.start, *data_fraction);
@@ -504,14 +512,15 @@ fn data_order(job: &Training, tokens: &TokenSetMeta) -> Result<(DataOrder, u64),
     Ok((DataOrder::weighted(&shares, shape, training.sampling, *seed).map_err(refused)?, used))
 }
 
-/// Memory of this process that is in RAM, where the system says so.
+/// Resident memory of this process in bytes, if the system reports it.
 fn resident_bytes() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix("kB")?;
     Some(kib.trim().parse::<f64>().ok()? * 1024.0)
 }
 
-/// Whether losses of this mean and standard deviation over positions are those of a random model of this shape.
+/// Whether losses with this mean and standard deviation over positions look like those of a random
+/// model of this shape.
 fn starts_like_random(mean_nats: f64, deviation_nats: f64, config: &DecoderConfig) -> bool {
     let logit_variance = f64::from(config.d_model) * config.init_std * config.init_std;
     let uniform_nats = f64::from(config.vocab_size).ln();

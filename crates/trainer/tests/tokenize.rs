@@ -1,4 +1,4 @@
-//! Tokenize jobs on a real store: every kind of file, determinism, document boundaries, bad input.
+//! Tokenize jobs on a real store: file kinds, determinism, document boundaries, and bad input.
 
 #![allow(clippy::unwrap_used)]
 
@@ -21,7 +21,7 @@ fn spec(sources: Vec<Location>, tokenizer: TokenizerSource) -> JobSpec {
     spec_of(sources, tokenizer, |_| {})
 }
 
-/// As [`spec`], changed.
+/// Same as [`spec`], modified by `change`.
 fn spec_of(sources: Vec<Location>, tokenizer: TokenizerSource, change: impl Fn(&mut TokenizeSpec)) -> JobSpec {
     let mut spec = TokenizeSpec { sources, tokenizer, validation_fraction: 0.1, text_column: None, max_bad_rows: 0 };
     change(&mut spec);
@@ -32,7 +32,7 @@ fn train(vocab_size: u32) -> TokenizerSource {
     TokenizerSource::Train { vocab_size }
 }
 
-/// Real English that is always there.
+/// Real English text that is always available.
 fn text() -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../LICENSE")).unwrap()
 }
@@ -45,7 +45,7 @@ async fn tokenized(bench: &Bench, spec: JobSpec) -> Tokenized {
     }
 }
 
-/// All ids of both parts, and the folder.
+/// All ids of the training and validation parts, and the folder they were fetched to.
 async fn ids(bench: &Bench, artifact: ArtifactId) -> (Vec<i64>, std::path::PathBuf) {
     let dir = bench.path(&format!("fetched-{artifact}"));
     std::fs::create_dir_all(&dir).unwrap();
@@ -84,11 +84,11 @@ async fn rows_and_packings_do_not_change_the_tokens() {
         packed.finish().unwrap()
     };
     std::fs::write(bench.path("rows.jsonl"), &rows).unwrap();
-    // Two gzip members after one another are one file.
+    // Two concatenated gzip members are one file.
     let (first, second) = rows.split_at(rows.find('\n').unwrap() + 1);
     std::fs::write(bench.path("rows.jsonl.gz"), [gzip(first.as_bytes()), gzip(second.as_bytes())].concat()).unwrap();
     std::fs::write(bench.path("rows.jsonl.zst"), zstd::encode_all(rows.as_bytes(), 3).unwrap()).unwrap();
-    // One file a document, in order of their names.
+    // One file per document, in the order of their names.
     std::fs::create_dir(bench.path("folder")).unwrap();
     for (i, text) in documents.iter().enumerate() {
         std::fs::write(bench.path("folder").join(format!("{i:04}.txt")), text).unwrap();
@@ -101,14 +101,15 @@ async fn rows_and_packings_do_not_change_the_tokens() {
         let made = tokenized(&bench, spec(vec![bench.uri(other)], train(400))).await;
         assert!(ids(&bench, made.tokens).await.0 == expected, "{other}");
     }
-    // The tokenizer of the first set gives the second the same ids.
+    // With the tokenizer of the first set, the second set has the same ids.
     let again = spec(vec![bench.uri("folder")], TokenizerSource::From(Location::Artifact(plain.tokens)));
     let again = tokenized(&bench, again).await;
     assert!(ids(&bench, again.tokens).await.0 == expected);
     assert_eq!(bench.read(again.tokens, "tokenizer.json").await, bench.read(plain.tokens, "tokenizer.json").await);
 }
 
-/// What pyarrow packed in each way (scripts/golden/make-parquet.py) is what the same rows are as JSONL.
+/// Rows that pyarrow wrote with each codec (scripts/golden/make-parquet.py) give the same tokens as the
+/// same rows in JSONL.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d5_parquet_rows_are_documents() {
     let bench = Bench::new().await;
@@ -119,7 +120,7 @@ async fn d5_parquet_rows_are_documents() {
     let plain = tokenized(&bench, spec(vec![bench.uri("rows.jsonl")], train(300))).await;
     let (expected, _) = ids(&bench, plain.tokens).await;
     let packed = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parquet");
-    // `binary`, `large` and `dictionary` are other types of the text column.
+    // `binary`, `large` and `dictionary` have a different type of text column.
     for packing in ["none", "snappy", "gzip", "zstd", "lz4", "brotli", "binary", "large", "dictionary"] {
         let name = format!("{packing}.parquet");
         std::fs::copy(packed.join(&name), bench.path(&name)).unwrap();
@@ -129,10 +130,10 @@ async fn d5_parquet_rows_are_documents() {
         assert!(ids(&bench, made.tokens).await.0 == expected, "{packing}");
     }
     for (name, words) in [
-        ("no-text.parquet", "no column `text` but content, id"),
-        ("numbers.parquet", "holds INT64 values, no text"),
+        ("no-text.parquet", "no column `text` (found: content, id)"),
+        ("numbers.parquet", "contains INT64 values, not text"),
         ("lists.parquet", "a list in each row"),
-        ("bytes.parquet", "row 1: column `text` holds bytes that are no UTF-8"),
+        ("bytes.parquet", "row 1: column `text` contains bytes that are not valid UTF-8"),
     ] {
         std::fs::copy(packed.join(name), bench.path(name)).unwrap();
         let error = bench.permanent_error(spec(vec![bench.uri(name)], train(300))).await;
@@ -151,7 +152,8 @@ async fn d5_parquet_rows_are_documents() {
     assert!(error.contains("cut.parquet") && error.contains("Parquet"), "{error}");
 }
 
-/// The splits that a data set has are those that are trained on and measured on; what is for tests is neither.
+/// A data set's own training and validation splits are used as they are; its test split is used for
+/// neither.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d2_a_validation_split_is_held_out_and_a_test_split_left_out() {
     let bench = Bench::new().await;
@@ -175,7 +177,7 @@ async fn d2_a_validation_split_is_held_out_and_a_test_split_left_out() {
     }
 }
 
-/// nanoGPT's folder of `train.bin` and `val.bin`, and llm.c's shards with their header.
+/// nanoGPT's folder of `train.bin` and `val.bin`, and llm.c's shards with a header.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn token_files_are_taken_as_they_are() {
     let bench = Bench::new().await;
@@ -193,11 +195,12 @@ async fn token_files_are_taken_as_they_are() {
     std::fs::write(folder.join("meta.pkl"), "not read").unwrap();
     let taken = tokenized(&bench, spec(vec![bench.uri("openwebtext")], from())).await;
     let split = (taken.train_tokens, taken.validation_tokens);
-    assert_eq!(split, (1000, validation_ids.len() as u64), "the split is the files'");
+    assert_eq!(split, (1000, validation_ids.len() as u64), "the split follows the files");
     assert_eq!((taken.documents, taken.text_bytes), (1, 0));
     assert!(ids(&bench, taken.tokens).await.0 == all);
 
-    // Without a file for validation, a share is held out; with llm.c's header and packed, the tokens are the same.
+    // Without a validation file, a share is held out. llm.c's header and compression do not change
+    // the tokens.
     let mut header = [20_240_520_u32, 1, all.len() as u32].map(u32::to_le_bytes).concat();
     header.resize(1024, 0);
     let shard = [header, bytes(&all)].concat();
@@ -212,7 +215,7 @@ async fn token_files_are_taken_as_they_are() {
     std::fs::write(bench.path("odd.bin"), b"abc").unwrap();
     std::fs::write(bench.path("large.bin"), bytes(&[i64::from(end), 400])).unwrap();
     for (name, words) in
-        [("odd.bin", "16-bit"), ("large.bin", "token 400 at position 1 is not below the vocabulary (400)")]
+        [("odd.bin", "16-bit"), ("large.bin", "token 400 at position 1 is not below the vocabulary size (400)")]
     {
         let error = bench.permanent_error(spec(vec![bench.uri(name)], from())).await;
         assert!(error.contains(name) && error.contains(words), "{error}");
@@ -250,7 +253,7 @@ async fn every_source_holds_out_its_share() {
     assert!(held_out.starts_with("what is new") && held_out.contains("fn main() 99"), "{held_out}");
 }
 
-/// Tokenizers of the other kinds give their ids, and their files travel with the tokens byte for byte.
+/// Tokenizers of other kinds give their own ids, and their files are carried over byte for byte.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tokenizer_of_any_kind_is_taken() {
     let bench = Bench::new().await;
@@ -314,7 +317,7 @@ async fn bad_input_is_named() {
     let error = refused("rows.jsonl", b"{\"text\": \"good\"}\n{\"txt\": \"bad\"}\n").await;
     assert!(error.contains("rows.jsonl") && error.contains("line 2") && error.contains("`text`"), "{error}");
     let error = refused("cut.txt.gz", &[0x1f, 0x8b, 8, 0, 0]).await;
-    assert!(error.contains("cut.txt.gz") && error.contains("unpacked"), "{error}");
+    assert!(error.contains("cut.txt.gz") && error.contains("decompressed"), "{error}");
     let error = refused("one.txt", b"x").await;
     assert!(error.contains("too short") || error.contains("cannot be split"), "{error}");
 
@@ -340,7 +343,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     packed.finish().unwrap()
 }
 
-/// C4, RedPajama and Dolma call JSON lines `.json`; files are called anything.
+/// The file name may mislead: C4, RedPajama and Dolma name JSON lines `.json`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d1_the_kind_of_a_file_is_told_by_its_content() {
     let bench = Bench::new().await;
@@ -375,7 +378,7 @@ async fn d1_the_kind_of_a_file_is_told_by_its_content() {
         assert_eq!(facts, format!("{} documents from 1 file ({kind})", documents.len()), "{name}");
     }
     for (name, bytes, words) in [
-        ("a.csv", &b"text\n\"one\"\n"[..], "CSV or TSV, which is not read"),
+        ("a.csv", &b"text\n\"one\"\n"[..], "CSV or TSV table, which is not supported"),
         ("one.json", b"{\n  \"text\": \"a\"\n}\n", "one JSON object over several lines"),
         ("b.jsonl.bz2", b"BZh91AY&SY\0\0", "bzip2"),
         ("utf16.txt", b"\xff\xfea\0b\0", "UTF-16"),
@@ -407,12 +410,12 @@ async fn d2_files_that_are_no_data_are_left_out_and_said() {
     let facts = made.corpus.unwrap();
     let left_out: Vec<(&str, u64)> = facts.left_out.iter().map(|files| (files.reason.as_str(), files.files)).collect();
     assert_eq!(left_out, [("documentation", 2), ("hidden", 5), ("settings", 1)]);
-    // A file that is named itself is meant.
+    // A location that names a single file is read regardless of its name.
     let named = bench.uri("hub/.ipynb_checkpoints/a-checkpoint.jsonl");
     assert_eq!(tokenized(&bench, spec(vec![named], train(300))).await.documents, alone.documents);
     write("train.bin", "\u{1}\u{2}\u{3}\u{4}");
     let error = bench.permanent_error(spec(vec![bench.uri("hub")], train(300))).await;
-    assert!(error.contains("holds tokens (train.bin) and text"), "{error}");
+    assert!(error.contains("contains both tokens (train.bin) and text"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -435,7 +438,7 @@ async fn d4_bad_rows_are_left_out_up_to_a_number_and_said() {
     std::fs::write(bench.path("bad.jsonl"), rows.join("\n")).unwrap();
     let error = bench.permanent_error(spec(vec![bench.uri("bad.jsonl")], train(300))).await;
     assert!(
-        error.contains("bad.jsonl: line 6: has no column `text` but body") && error.contains("max_bad_rows"),
+        error.contains("bad.jsonl: line 6: has no column `text` (found: body)") && error.contains("max_bad_rows"),
         "{error}"
     );
     let tolerant = spec_of(vec![bench.uri("bad.jsonl")], train(300), |spec| spec.max_bad_rows = 2);
@@ -444,7 +447,7 @@ async fn d4_bad_rows_are_left_out_up_to_a_number_and_said() {
     assert!(facts.first_bad_row.unwrap().contains("line 6"));
     std::fs::write(bench.path("a.txt"), format!("\u{feff}{}", text())).unwrap();
     let made = tokenized(&bench, spec(vec![bench.uri("a.txt")], train(300))).await;
-    assert_eq!(made.text_bytes, text().len() as u64, "the byte order mark is no text");
+    assert_eq!(made.text_bytes, text().len() as u64, "the byte order mark is not text");
     let packed = gzip(rows.join("\n").as_bytes());
     std::fs::write(bench.path("cut.jsonl.gz"), &packed[..packed.len() - 8]).unwrap();
     let error = bench.permanent_error(spec(vec![bench.uri("cut.jsonl.gz")], train(300))).await;
@@ -465,10 +468,11 @@ async fn d7_the_text_may_be_in_another_column() {
     let nested = tokenized(&bench, of("raw.body")).await;
     assert!(ids(&bench, nested.tokens).await.0 == ids(&bench, made.tokens).await.0);
     let error = bench.permanent_error(of("body")).await;
-    assert!(error.contains("has no column `body` but text, content, raw"), "{error}");
+    assert!(error.contains("has no column `body` (found: text, content, raw)"), "{error}");
 }
 
-/// A special token that is written out in a text is that token, as in transformers, in files of every kind.
+/// A special token spelled out in a text becomes that token, as in transformers, for every kind of
+/// file.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn u13_special_tokens_in_text_are_special_tokens() {
     let bench = Bench::new().await;
@@ -491,7 +495,7 @@ async fn u13_special_tokens_in_text_are_special_tokens() {
     assert!(all[0] == all[1]);
 }
 
-/// The ids of a document's pieces are those of the whole document, for tokenizers of every kind.
+/// The ids of a document's pieces are those of the whole document, for every kind of tokenizer.
 #[test]
 fn d6_pieces_have_the_ids_of_the_whole() {
     let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lm/tests/tokenizers");
@@ -519,7 +523,7 @@ fn d6_pieces_have_the_ids_of_the_whole() {
                 ids.extend(tokenizer.encode(text).unwrap());
             }
             if cutter.forced() == 0 {
-                // A vocabulary without spaces to cut at keeps what is not too long whole.
+                // A text without spaces to cut at stays whole if it is short enough.
                 assert!(pieces.len() > 2 || kind == "no spaces", "{name}, {kind}: {} pieces", pieces.len());
                 assert!(ids == tokenizer.encode(document).unwrap(), "{name}, {kind}");
             } else {
@@ -529,7 +533,7 @@ fn d6_pieces_have_the_ids_of_the_whole() {
     }
 }
 
-/// Bytes that this process has held at most since the last [`forget_peak`].
+/// Peak resident memory of this process in bytes since the last [`forget_peak`].
 fn peak_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
@@ -540,7 +544,8 @@ fn forget_peak() {
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
 }
 
-/// One line of 10 MB, which took 160 bytes of memory a byte, as JSON and as text; trained on and encoded.
+/// Trains on and encodes one line of 10 MB, as JSON and as text, which used to take 160 bytes of
+/// memory per byte.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d6_one_long_document_takes_little_memory() {
     let bench = Bench::new().await;

@@ -1,4 +1,5 @@
-//! Train jobs on a real store: what they leave behind, how they go on after a stop, what they refuse.
+//! Train jobs on a real store: what they publish, how they resume after a stop, and what they
+//! reject.
 
 #![allow(clippy::unwrap_used)]
 
@@ -11,10 +12,10 @@ use inheritune_lm::tokens::{HeldOut, NewTokenSet, TokenSetWriter};
 use inheritune_lm::{Decoder, Device};
 use inheritune_store::artifacts::ArtifactFilter;
 use inheritune_store::jobs::Page;
-use inheritune_trainer::gang::Ranks;
+use inheritune_trainer::process_group::Ranks;
 use support::{Bench, VOCAB_SIZE, train_spec, trained, write_model, write_tokens};
 
-/// Long enough to be stopped in the middle.
+/// Enough steps to stop a training in the middle.
 const LONG: u64 = 300;
 
 async fn bench() -> (Bench, Location, inheritune_domain::id::ArtifactId) {
@@ -40,7 +41,7 @@ async fn a_training_learns_and_leaves_a_checkpoint_and_its_curves() {
     let (job, progress) = (record.id, record.progress.clone());
     let trained = trained(record);
     assert_eq!((trained.steps, trained.tokens_seen), (60, 60 * 4 * 16));
-    // 3600 training tokens hold 224 blocks.
+    // 3600 training tokens make 224 blocks.
     assert!((trained.epochs - 240.0 / 224.0).abs() < 1e-12, "{}", trained.epochs);
     assert!(trained.last_loss_nats < trained.first_loss_nats - 0.5, "{trained:?}");
     assert_eq!((progress.done, progress.total, progress.unit.as_str()), (3840, 3840, "tokens"));
@@ -58,7 +59,7 @@ async fn a_training_learns_and_leaves_a_checkpoint_and_its_curves() {
     assert!((epochs[2].value - trained.epochs).abs() < 1e-12);
     assert_eq!(steps("validation_loss").await, [0, 25, 50, 60]);
 
-    // A checkpoint like any other, fp32, with what the first one had; training states are gone.
+    // The checkpoint loads like any other and is fp32; the training states are deleted.
     let dir = bench.path("fetched");
     std::fs::create_dir(&dir).unwrap();
     bench.store.open(&Location::Artifact(trained.checkpoint)).await.unwrap().fetch(&dir).await.unwrap();
@@ -79,7 +80,8 @@ async fn a_resumed_training_gives_the_weights_of_an_uninterrupted_one_bit_for_bi
     let calm = trained(bench.work(spec.clone()).await);
     let expected = bench.read(calm.checkpoint, "model.safetensors").await;
 
-    // Stopped twice by a shutdown, once by a pause, each time taken up by another worker.
+    // Stopped twice by a shutdown and once by a pause; another worker resumes it after each
+    // shutdown.
     let job = bench.submit(spec).await;
     for step in [30, 90] {
         let worker = bench.worker(1);
@@ -93,7 +95,7 @@ async fn a_resumed_training_gives_the_weights_of_an_uninterrupted_one_bit_for_bi
     bench.until_step(job, 150).await;
     bench.store.request_job(job, Directive::Pause).await.unwrap();
     bench.until(job, |record| record.status == JobStatus::Paused).await;
-    // The newest state is damaged: the one before is taken, and the steps between are done again.
+    // With the newest state damaged, the one before is used and the steps in between are repeated.
     let states = bench.store.training_states(job).await.unwrap();
     assert_eq!(states.len(), 2);
     let damaged = bench.path("objects").join(&states[0].location).join("optimizer.safetensors");
@@ -115,7 +117,8 @@ async fn a_resumed_training_gives_the_weights_of_an_uninterrupted_one_bit_for_bi
     assert_eq!(losses.len() as u64, LONG);
 }
 
-/// In each precision, with every other knob on: stopped in the middle and taken up, the weights are the same bits.
+/// In each precision, with every other option on, a training that is stopped and resumed ends with
+/// the same weights, bit for bit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_precision_and_order_resumes_bit_for_bit() {
     let (bench, model, _) = bench().await;
@@ -158,7 +161,7 @@ async fn every_precision_and_order_resumes_bit_for_bit() {
         bench.permanent_error(train_spec(model.clone(), tokens, 10, change)).await
     };
     let error = refused(&|spec| spec.training.source_weights = vec![1.0; 3], tokens).await;
-    assert!(error.contains("source_weights: 3 are given") && error.contains("2 sources"), "{error}");
+    assert!(error.contains("source_weights: 3 weights are given") && error.contains("2 sources"), "{error}");
     write_tokens(&bench.path("endless"), VOCAB_SIZE, 4000);
     let endless = bench.register_tokens("endless").await;
     let error = refused(&|spec| spec.training.document_mask = true, endless).await;
@@ -179,11 +182,13 @@ async fn the_newest_the_best_and_the_pinned_states_are_kept() {
     let steps = async |job| -> Vec<Option<u64>> {
         bench.store.training_states(job).await.unwrap().iter().map(|state| state.step).collect()
     };
-    // While it runs: three in steps of 5, perhaps an older one that was the best, and one that was pinned early on.
+    // While it runs, there are the newest three (every 5 steps), possibly an older one that is the
+    // best, and one that was pinned early on.
     let job = bench.submit(spec(100_000)).await;
     let worker = bench.worker(1);
     bench.until_step(job, 10).await;
-    // States are saved beside the training: the first may not be there yet, and one that was there may be gone.
+    // States are saved concurrently with the training: the first may not exist yet, and a listed
+    // one may have been deleted.
     let pinned = loop {
         if let Some(newest) = bench.store.training_states(job).await.unwrap().first()
             && let Ok(pinned) = bench.store.pin_artifact(newest.id, true).await
@@ -206,14 +211,14 @@ async fn the_newest_the_best_and_the_pinned_states_are_kept() {
     let kept = bench.store.training_states(record.id).await.unwrap();
     assert_eq!(kept.iter().map(|state| state.step).collect::<Vec<_>>(), [Some(best.step)]);
     assert_eq!(kept[0].metadata["best_validation_nats"], best.value);
-    // It is a model as it stands.
+    // A training state is a complete model.
     let dir = bench.path("best");
     std::fs::create_dir(&dir).unwrap();
     bench.store.open(&Location::Artifact(kept[0].id)).await.unwrap().fetch(&dir).await.unwrap();
     assert_eq!(Decoder::load(&dir, Device::Cpu).unwrap().config().n_layers.0, 2);
 }
 
-/// Two processes that add up their gradients over loopback.
+/// Two processes that sum their gradients over loopback.
 fn two_ranks() -> Ranks {
     Ranks { size: 2, program: env!("CARGO_BIN_EXE_inheritune-trainer").into() }
 }
@@ -222,7 +227,7 @@ fn two_ranks() -> Ranks {
 async fn two_ranks_follow_the_curve_of_one_and_resume_bit_for_bit() {
     let (mut bench, model, tokens) = bench().await;
     let spec = train_spec(model, tokens, 60, |spec| {
-        // Three micro-batches: one rank has two of them, the other one.
+        // Three micro-batches: rank 0 gets two of them, rank 1 gets one.
         (spec.training.micro_batch, spec.training.gradient_accumulation) = (2, 3);
         (spec.training.evaluate_every_steps, spec.training.evaluate_sequences) = (20, 8);
         spec.training.lr_max = 1e-2;
@@ -269,7 +274,7 @@ async fn a_lost_rank_ends_the_attempt_and_the_next_goes_on() {
     let worker = bench.worker(1);
     bench.until_step(job, 20).await;
     let cache = bench.path("cache");
-    let lost = other_rank(&cache);
+    let lost = worker_rank(&cache);
     rustix::process::kill_process(lost, rustix::process::Signal::KILL).unwrap();
     let record = bench.ended(job).await;
     worker.stop().await;
@@ -282,8 +287,8 @@ async fn a_lost_rank_ends_the_attempt_and_the_next_goes_on() {
     assert!(error.contains("gradient_accumulation 1") && error.contains("2 ranks"), "{error}");
 }
 
-/// The process that a worker with its cache in `cache` has started.
-fn other_rank(cache: &std::path::Path) -> rustix::process::Pid {
+/// The worker rank started by the trainer that has its cache in `cache`.
+fn worker_rank(cache: &std::path::Path) -> rustix::process::Pid {
     let command_line = |pid: i32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let is_it = |pid: &i32| {
         let arguments = command_line(*pid);
@@ -337,7 +342,8 @@ async fn numbers_that_are_not_finite_stop_the_job_and_are_named() {
     let error = bench.permanent_error(train_spec(bench.uri("broken"), tokens, 10, |_| {})).await;
     assert!(error.contains("step 0: the loss of micro-batch 0 is NaN"), "{error}");
 
-    // The largest rate and decay that are accepted: each update makes the weights ten million times larger.
+    // The largest accepted learning rate and weight decay: each update makes the weights ten
+    // million times larger.
     let wild = train_spec(bench.uri("model"), tokens, 10, |spec| {
         (spec.training.lr_max, spec.training.lr_min, spec.training.warmup_steps) = (10.0, 10.0, 0);
         (spec.training.weight_decay, spec.training.adam_eps) = (1e6, 1e-8);
@@ -361,7 +367,7 @@ async fn what_cannot_be_trained_is_refused_by_name() {
     let error = bench.permanent_error(train_spec(model.clone(), more, 10, |_| {})).await;
     assert!(error.contains("301 tokens") && error.contains("300 rows"), "{error}");
 
-    // Tokens of another tokenizer than the checkpoint's.
+    // Tokens from a different tokenizer than the checkpoint's.
     write_model(&bench.path("with-tokenizer"), 0.1, |_, tensor| tensor);
     std::fs::write(bench.path("with-tokenizer").join("tokenizer.json"), "{}").unwrap();
     let dir = bench.path("others-tokens");
@@ -373,7 +379,7 @@ async fn what_cannot_be_trained_is_refused_by_name() {
     writer.finish(0.1).unwrap();
     let others = bench.register_tokens("others-tokens").await;
     let error = bench.permanent_error(train_spec(bench.uri("with-tokenizer"), others, 10, |_| {})).await;
-    assert!(error.contains("another tokenizer") && error.contains(&digest.to_string()), "{error}");
+    assert!(error.contains("a different tokenizer") && error.contains(&digest.to_string()), "{error}");
 
     let error = bench.permanent_error(train_spec(bench.uri("nowhere"), tokens, 10, |_| {})).await;
     assert!(error.contains("nowhere"), "{error}");
@@ -382,12 +388,12 @@ async fn what_cannot_be_trained_is_refused_by_name() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_random_model_that_was_to_be_inherited_is_found_out() {
     let (bench, _, tokens) = bench().await;
-    // Initialised as GPT-2 is: next to no logits.
+    // Initialised like GPT-2, so the logits are close to zero.
     write_model(&bench.path("random"), 0.03, |_, tensor| tensor);
     let inherited = |model: &str| train_spec(bench.uri(model), tokens, 5, |spec| spec.expect_inherited = true);
     let error = bench.permanent_error(inherited("random")).await;
     assert!(error.contains("random model") && error.contains("5.704"), "{error}");
-    // One that knows something, right or wrong, is let through.
+    // A model with confident predictions, right or wrong, is accepted.
     write_model(&bench.path("certain"), 0.5, |_, tensor| tensor);
     trained(bench.work(inherited("certain")).await);
 }
@@ -426,7 +432,7 @@ async fn r3_a_warm_up_that_epochs_do_not_outlast_is_refused() {
     use inheritune_api::v1;
     use inheritune_api::v1::training_service_server::TrainingService as _;
     let (bench, model, tokens) = bench().await;
-    // Two passes are 112 steps; see the estimate above.
+    // Two passes are 112 steps, as in the estimate above.
     let training = |warmup_steps| {
         train_spec(model.clone(), tokens, 1, move |spec| {
             (spec.training.steps, spec.training.epochs) = (None, Some(2));

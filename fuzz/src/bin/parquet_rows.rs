@@ -4,8 +4,8 @@
 use std::sync::Once;
 
 libfuzzer_sys::fuzz_target!(|file: &[u8]| {
-    // libFuzzer's hook ends the process on every panic, and the readers catch those of the parquet library. One that
-    // nobody catches still ends it.
+    // libFuzzer's hook aborts on every panic, but the readers catch panics of the parquet library.
+    // A panic that is not caught still ends the process.
     static QUIET: Once = Once::new();
     QUIET.call_once(|| std::panic::set_hook(Box::new(|_| {})));
     inheritune_fuzz::data_readers::parquet_rows::check(file);

@@ -1,4 +1,4 @@
-//! The start of a safetensors file: length and JSON.
+//! The start of a safetensors file: the length and the JSON header.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|file: &[u8]| inheritune_fuzz::readers::safetensors_header::check(file));

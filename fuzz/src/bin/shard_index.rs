@@ -1,4 +1,4 @@
-//! An index of shards: JSON.
+//! A shard index in JSON.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|file: &[u8]| inheritune_fuzz::readers::shard_index::check(file));

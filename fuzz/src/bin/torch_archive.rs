@@ -5,8 +5,8 @@ use inheritune_fuzz::readers::torch_archive;
 
 libfuzzer_sys::fuzz_target!(|file: &[u8]| torch_archive::check(file));
 
-// Blind changes of length break every offset after them. Every other change is one of an entry, in an archive that
-// is put together anew.
+// Blind changes of length break every offset after them. Half of the mutations therefore change one
+// entry and rebuild the archive.
 libfuzzer_sys::fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
     if seed % 2 == 0
         && let Some(mut entries) = torch_archive::entries(&data[..size])
@@ -14,7 +14,7 @@ libfuzzer_sys::fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, see
         let at = seed as usize / 2 % entries.len();
         let entry = &mut entries[at].1;
         let length = entry.len();
-        // As much room again, and some for an entry that has nothing yet.
+        // Room to double in length, and some for an entry that is still empty.
         entry.resize(2 * length + 64, 0);
         let room = entry.len();
         let changed = libfuzzer_sys::fuzzer_mutate(entry, length, room);

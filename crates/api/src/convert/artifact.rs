@@ -1,4 +1,4 @@
-//! Artifacts.
+//! Conversions for artifacts.
 
 use inheritune_domain::artifact::{Artifact, ArtifactKind, FileDigest, SegmentDigest};
 use inheritune_domain::id::{JobId, RunId, Sha256Digest};
@@ -18,9 +18,9 @@ pub struct NewArtifact {
     pub kind: ArtifactKind,
     /// Where they are.
     pub uri: String,
-    /// Kept with the artifact: an object.
+    /// The metadata stored with the artifact: a JSON object.
     pub metadata: serde_json::Value,
-    /// Of the caller's choice.
+    /// A request id chosen by the caller.
     pub request_id: Option<Uuid>,
 }
 
@@ -38,11 +38,11 @@ impl TryFrom<&v1::RegisterArtifactRequest> for NewArtifact {
         if matches!(field.at("uri").location(&request.uri), Location::Artifact(_))
             && request.uri.starts_with("artifact:")
         {
-            field.at("uri").bad("is registered already; use file:///path or s3://bucket/key");
+            field.at("uri").bad("is already registered; use file:///path or s3://bucket/key");
         }
         let metadata = metadata(&mut field.at("metadata_json"), &request.metadata_json);
         let request_id = field.at("request_id").optional_id(&request.request_id);
-        // The stand-in kind is never seen: its absence was noted.
+        // The placeholder is never returned: the missing kind is a violation.
         let kind = kind.unwrap_or(ArtifactKind::Checkpoint);
         notes.into_result(Self { kind, uri: request.uri.clone(), metadata, request_id })
     }
@@ -51,13 +51,13 @@ impl TryFrom<&v1::RegisterArtifactRequest> for NewArtifact {
 /// Which artifacts a [`v1::ListArtifactsRequest`] asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedArtifacts {
-    /// Those of this kind.
+    /// Only artifacts of this kind.
     pub kind: Option<ArtifactKind>,
-    /// Those of this run.
+    /// Only artifacts of this run.
     pub run: Option<RunId>,
-    /// Those of this job.
+    /// Only artifacts of this job.
     pub job: Option<JobId>,
-    /// Which of them.
+    /// The requested page.
     pub page: Page,
 }
 
@@ -88,7 +88,7 @@ fn metadata(field: &mut Field<'_>, text: &str) -> serde_json::Value {
     }
     match serde_json::from_str(text) {
         Ok(value) if holds_nul(&value) => {
-            field.bad("holds U+0000, which is not kept");
+            field.bad("contains U+0000, which cannot be stored");
             empty()
         }
         Ok(value @ serde_json::Value::Object(_)) => value,
@@ -103,7 +103,7 @@ fn metadata(field: &mut Field<'_>, text: &str) -> serde_json::Value {
     }
 }
 
-/// Whether a name or a text in it holds U+0000, which JSON may write as an escape.
+/// Returns whether a name or a text in `value` contains U+0000, which JSON can escape.
 fn holds_nul(value: &serde_json::Value) -> bool {
     use serde_json::Value;
     match value {
@@ -114,7 +114,7 @@ fn holds_nul(value: &serde_json::Value) -> bool {
     }
 }
 
-/// A digest as `sha256` and `segments` of a [`v1::ArtifactFile`].
+/// Returns a digest as the fields `sha256` and `segments` of a [`v1::ArtifactFile`].
 pub fn digest(digest: Option<&FileDigest>) -> (String, Vec<v1::FileSegment>) {
     let segment = |segment: &SegmentDigest| v1::FileSegment {
         size_bytes: segment.size_bytes,
@@ -127,13 +127,13 @@ pub fn digest(digest: Option<&FileDigest>) -> (String, Vec<v1::FileSegment>) {
     }
 }
 
-/// The digest that a file came with; none where it is not known.
+/// Returns the digest of a file, or `None` if it is not known.
 ///
 /// # Errors
-/// What is there is no SHA-256.
+/// A digest is not a valid SHA-256.
 pub fn file_digest(file: &v1::ArtifactFile) -> Result<Option<FileDigest>, String> {
     let sha256 = |text: &str| {
-        text.parse::<Sha256Digest>().map_err(|_| format!("{}: `{text}` is no SHA-256 in hexadecimal", file.name))
+        text.parse::<Sha256Digest>().map_err(|_| format!("{}: `{text}` is not a hexadecimal SHA-256", file.name))
     };
     let segment = |segment: &v1::FileSegment| {
         Ok(SegmentDigest { size_bytes: segment.size_bytes, sha256: sha256(&segment.sha256)? })

@@ -1,4 +1,4 @@
-//! Evaluating.
+//! Conversions for evaluations.
 
 use inheritune_domain::artifact::Location;
 use inheritune_domain::comparison::Difference;
@@ -53,8 +53,8 @@ fn evaluation_task(field: &mut Field<'_>, message: v1::EvaluationTask) -> Evalua
     }
 }
 
-/// A path of the domain's validation of an evaluation as the path in [`v1::EvaluateSpec`]: a task's fields are those of
-/// its kind.
+/// Returns the path in [`v1::EvaluateSpec`] of a path reported by the domain's validation of an
+/// evaluation: the fields of a task are below its kind.
 pub(super) fn renamed(spec: &EvaluateSpec, path: &str) -> String {
     let task = || {
         let (number, field) = path.strip_prefix("tasks[")?.split_once("].")?;
@@ -68,10 +68,10 @@ pub(super) fn renamed(spec: &EvaluateSpec, path: &str) -> String {
     task().unwrap_or_else(|| path.to_owned())
 }
 
-/// The evaluations that a [`v1::CompareScoresRequest`] names: jobs, or scores.
+/// Returns the evaluations in a [`v1::CompareScoresRequest`]: jobs or scores.
 ///
 /// # Errors
-/// Every bad field.
+/// All violations.
 pub fn compared(request: &v1::CompareScoresRequest) -> Result<[Uuid; 2], Violations> {
     let mut notes = Notes::default();
     let mut field = Field::root(&mut notes);
@@ -82,9 +82,9 @@ pub fn compared(request: &v1::CompareScoresRequest) -> Result<[Uuid; 2], Violati
 /// What a [`v1::ListModelScoresRequest`] asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedScores {
-    /// Those of this run.
+    /// Only models of this run.
     pub run: Option<RunId>,
-    /// Models at most.
+    /// Maximum number of models.
     pub size: usize,
     /// Where the page begins; empty for the first one.
     pub page_token: String,

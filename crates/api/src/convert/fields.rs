@@ -1,4 +1,4 @@
-//! Reading a message's fields while noting everything that is wrong with them.
+//! Reads the fields of a message and collects all violations.
 
 use std::str::FromStr;
 
@@ -8,27 +8,27 @@ use inheritune_domain::spec::limits::{Text, Whole};
 use inheritune_domain::violation::{Violation, Violations};
 use uuid::Uuid;
 
-/// Reads the id in field `field` of a request: `id("id", &request.id)`.
+/// Reads the id in the field `field` of a request: `id("id", &request.id)`.
 ///
 /// # Errors
-/// One violation, when it is empty or not a UUID.
+/// One violation, if the id is empty or not a UUID.
 pub fn id<T: From<Uuid>>(field: &str, text: &str) -> Result<T, Violations> {
     let mut notes = Notes::default();
     let id = Field::root(&mut notes).at(field).id(text);
     notes.into_result(id)
 }
 
-/// Reads a request's `request_id`; none when it is empty.
+/// Reads the `request_id` of a request; `None` if it is empty.
 ///
 /// # Errors
-/// One violation, when it is not a UUID.
+/// One violation, if the id is not a UUID.
 pub fn request_id(text: &str) -> Result<Option<Uuid>, Violations> {
     let mut notes = Notes::default();
     let id = Field::root(&mut notes).at("request_id").optional_id(text);
     notes.into_result(id)
 }
 
-/// What is wrong with a message so far.
+/// The violations of a message so far.
 #[derive(Default)]
 pub(crate) struct Notes {
     violations: Violations,
@@ -36,13 +36,14 @@ pub(crate) struct Notes {
 }
 
 impl Notes {
-    /// `value`, when nothing was noted.
+    /// Returns `value`, if there are no violations.
     pub(crate) fn into_result<T>(self, value: T) -> Result<T, Violations> {
         self.violations.into_result().map(|()| value)
     }
 
-    /// Takes over what the domain's validation found, its fields renamed by `rename`, unless the field, or a part that
-    /// it belongs to, was noted as unreadable: its value is then only a stand-in.
+    /// Adds the violations found by the validation of the domain, with fields renamed by `rename`.
+    /// Skips fields that are unreadable or belong to a missing part, because their values are only
+    /// placeholders.
     pub(crate) fn domain(&mut self, found: Result<(), Violations>, rename: impl Fn(&str) -> String) {
         let Err(found) = found else { return };
         let unreadable: Vec<String> = self.violations.0.iter().map(|v| v.field.clone()).collect();
@@ -61,45 +62,45 @@ impl Notes {
     }
 }
 
-/// One field of a message: where a note goes.
+/// One field of a message, to which violations are added.
 pub(crate) struct Field<'a> {
     notes: &'a mut Notes,
     path: String,
 }
 
 impl<'a> Field<'a> {
-    /// The message itself.
+    /// Returns the message itself.
     pub(crate) fn root(notes: &'a mut Notes) -> Self {
         Self { notes, path: String::new() }
     }
 
-    /// The field `name` of this message.
+    /// Returns the field `name` of this message.
     pub(crate) fn at(&mut self, name: &str) -> Field<'_> {
         let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
         Field { notes: self.notes, path }
     }
 
-    /// Element `index` of this repeated field.
+    /// Returns the element `index` of this repeated field.
     pub(crate) fn index(&mut self, index: usize) -> Field<'_> {
         let path = format!("{}[{index}]", self.path);
         Field { notes: self.notes, path }
     }
 
-    /// Notes what is wrong with this field.
+    /// Adds a violation of this field.
     pub(crate) fn bad(&mut self, description: impl Into<String>) {
-        // What is below a missing part is missing for that reason alone.
+        // Everything below a missing part is missing for the same reason.
         if !self.notes.below_missing(&self.path) {
             self.notes.violations.add(self.path.clone(), description);
         }
     }
 
-    /// Notes that this part of the message is missing.
+    /// Adds a violation for this missing part of the message.
     pub(crate) fn missing(&mut self, description: &str) {
         self.bad(description);
         self.notes.missing.push(self.path.clone());
     }
 
-    /// A part that must be there; a stand-in when it is not.
+    /// Returns a required part, or a placeholder if it is missing.
     pub(crate) fn required<M: Default>(&mut self, part: Option<M>) -> M {
         part.unwrap_or_else(|| {
             self.missing("must be given");
@@ -107,7 +108,7 @@ impl<'a> Field<'a> {
         })
     }
 
-    /// An id that must be there; a stand-in when it is not.
+    /// Returns a required id, or a placeholder if it is missing.
     pub(crate) fn id<T: From<Uuid>>(&mut self, text: &str) -> T {
         if text.is_empty() {
             self.bad("must be given: a UUID");
@@ -116,7 +117,7 @@ impl<'a> Field<'a> {
         self.optional_id(text).unwrap_or_else(|| Uuid::nil().into())
     }
 
-    /// An id; none when it is empty.
+    /// Returns an id, or `None` if it is empty.
     pub(crate) fn optional_id<T: From<Uuid>>(&mut self, text: &str) -> Option<T> {
         if text.is_empty() {
             return None;
@@ -130,7 +131,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// A location that must be there; a stand-in when it is not.
+    /// Returns a required location, or a placeholder if it is missing.
     pub(crate) fn location(&mut self, text: &str) -> Location {
         if text.is_empty() {
             self.bad("must be given: artifact://ID, file:///path or s3://bucket/key");
@@ -142,31 +143,32 @@ impl<'a> Field<'a> {
         })
     }
 
-    /// Notes a number that is not within `limit`.
+    /// Adds a violation if a number is not within `limit`.
     pub(crate) fn whole(&mut self, limit: Whole, value: impl Into<i128>) {
         if !limit.holds(value) {
             self.bad(limit.description());
         }
     }
 
-    /// Notes a text that is not within `limit`.
+    /// Adds a violation if a text is not within `limit`.
     pub(crate) fn text(&mut self, limit: Text, text: &str) {
         if let Some(problem) = limit.problem(text) {
             self.bad(problem);
         }
     }
 
-    /// An enum's value as the generated type; none, and a note, when this version does not know it.
+    /// Returns an enum value as its generated type. If this version does not know the value, adds a
+    /// violation and returns `None`.
     pub(crate) fn known<E: TryFrom<i32>>(&mut self, value: i32) -> Option<E> {
         let known = E::try_from(value).ok();
         if known.is_none() {
-            self.bad(format!("{value} is no value of this enum"));
+            self.bad(format!("{value} is not a value of this enum"));
         }
         known
     }
 }
 
-/// Text of a caller's that goes into a message of ours: short, whatever came.
+/// Shortens text of the caller for an error message.
 fn shown(text: &str) -> String {
     const MAX_SHOWN_CHARS: usize = 80;
     if text.chars().count() <= MAX_SHOWN_CHARS {

@@ -1,4 +1,4 @@
-//! Jobs.
+//! Conversions for jobs.
 
 use inheritune_domain::id::{JobId, RunId};
 use inheritune_domain::job::{JobRecord, JobStatus, MetricPoint, Progress, RetryPolicy};
@@ -15,15 +15,15 @@ use crate::v1;
 /// What a [`v1::SubmitJobRequest`] asks for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SubmittedJob {
-    /// For people; the kind's name when the caller gave none.
+    /// A label for people; the name of the kind if the caller gave none.
     pub label: String,
     /// The job.
     pub spec: JobSpec,
-    /// Higher first.
+    /// The priority; higher values run first.
     pub priority: i32,
-    /// How often it is tried.
+    /// How often it is attempted.
     pub retry: RetryPolicy,
-    /// Of the caller's choice.
+    /// A request id chosen by the caller.
     pub request_id: Option<Uuid>,
 }
 
@@ -48,13 +48,13 @@ impl TryFrom<v1::SubmitJobRequest> for SubmittedJob {
 /// Which jobs a [`v1::ListJobsRequest`] asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedJobs {
-    /// Those of this run; of all runs, and of none, when absent.
+    /// Only jobs of this run; all jobs, with or without a run, when absent.
     pub run: Option<RunId>,
-    /// Those of this kind.
+    /// Only jobs of this kind.
     pub kind: Option<JobKind>,
-    /// Those in this status.
+    /// Only jobs with this status.
     pub status: Option<JobStatus>,
-    /// Which of them.
+    /// The requested page.
     pub page: Page,
 }
 
@@ -79,7 +79,7 @@ impl TryFrom<&v1::ListJobsRequest> for ListedJobs {
 pub struct WatchedJob {
     /// The job.
     pub id: JobId,
-    /// Names of its curves; the job's own when empty.
+    /// Names of the requested curves; all curves of the job when empty.
     pub metrics: Vec<String>,
     /// The step after which points are sent.
     pub after_step: Option<u64>,
@@ -144,14 +144,14 @@ fn job_spec(field: &mut Field<'_>, message: v1::JobSpec) -> JobSpec {
         Some(Spec::Train(spec)) => JobSpec::Train(training::train_spec(&mut field.at("train"), spec)),
         Some(Spec::Evaluate(spec)) => JobSpec::Evaluate(evaluation::evaluate_spec(&mut field.at("evaluate"), spec)),
         None => {
-            // What is said of the stand-in would only repeat this; `evaluate` is named by nothing else.
+            // The placeholder needs no violations of its own: they would only repeat this one.
             field.missing("give tokenize, slice, train or evaluate");
             JobSpec::Evaluate(evaluation::evaluate_spec(&mut field.at("evaluate"), v1::EvaluateSpec::default()))
         }
     }
 }
 
-/// A path of the domain's validation of a job spec as the path in [`v1::JobSpec`].
+/// Returns the path in [`v1::JobSpec`] of a path reported by the domain's validation of a job spec.
 pub(super) fn renamed(spec: &JobSpec, path: &str) -> String {
     match spec {
         JobSpec::Tokenize(_) => format!("tokenize.{}", path.trim_start_matches("tokenizer.")),

@@ -1,5 +1,5 @@
-//! Enumerations on the wire: `JOB_KIND_TOKENIZE` is the value of `JobKind` that the domain calls `tokenize`. The names alone
-//! connect the two; a test walks all values of both.
+//! Enumerations on the wire: `JOB_KIND_TOKENIZE` is the value of `JobKind` that the domain calls
+//! `tokenize`. The mapping relies only on the names; a test checks all values of both.
 
 use inheritune_checkpoint::decoder_config::Family;
 use inheritune_checkpoint::inherit_set::InheritPart;
@@ -11,13 +11,14 @@ use inheritune_domain::spec::{DecayOn, GrowthSource, JobKind, MatchBy, Precision
 use super::fields::Field;
 use crate::v1;
 
-/// A value of the domain that has an enumeration of the proto files, with the same values and "not said".
+/// A domain enumeration with a counterpart in the proto files, which has the same values and
+/// "unspecified".
 pub(crate) trait OnWire: Named + PartialEq {
-    /// The enumeration.
+    /// The enumeration in the proto files.
     type Wire: TryFrom<i32> + Copy;
-    /// The names of its values without the domain's: `JOB_KIND_`.
+    /// The prefix of its value names: `JOB_KIND_`.
     const PREFIX: &'static str;
-    /// A value's name in the proto file.
+    /// Returns the name of a value in the proto file.
     fn wire_name(value: Self::Wire) -> &'static str;
 }
 
@@ -25,20 +26,21 @@ fn to_wire_name<D: OnWire>(value: D) -> String {
     format!("{}{}", D::PREFIX, value.name().to_ascii_uppercase().replace('-', "_"))
 }
 
-/// The domain's value; none for "not said".
+/// Returns the domain value, or `None` for "unspecified".
 fn of_wire<D: OnWire>(value: D::Wire) -> Option<D> {
     let name = D::wire_name(value);
     D::all().iter().copied().find(|of_domain| to_wire_name(*of_domain) == name)
 }
 
 impl Field<'_> {
-    /// The domain's value of an enumeration; none where it is not said, or unknown, which is noted.
+    /// Returns the domain value of an enumeration, or `None` if it is unspecified or unknown. An
+    /// unknown value is a violation.
     pub(crate) fn named<D: OnWire>(&mut self, value: i32) -> Option<D> {
         of_wire(self.known(value)?)
     }
 }
 
-/// The pairs, and the test over their values.
+/// Implements [`OnWire`] for pairs of enumerations, and generates a test over their values.
 macro_rules! wire {
     ($($name:ident $prefix:literal;)+) => {
         $(
@@ -62,7 +64,7 @@ macro_rules! wire {
         mod tests {
             use super::*;
 
-            /// Every value of the domain has one on the wire, and the other way round.
+            /// Checks that every domain value has a value on the wire, and vice versa.
             fn agree<D: OnWire + std::fmt::Debug>()
             where
                 D::Wire: From<D>,

@@ -1,19 +1,20 @@
-//! Paging (AIP-158).
+//! Pagination (AIP-158).
 
 use inheritune_domain::spec::limits;
 
 use super::fields::Field;
 
-/// Entries of a page when the caller does not say.
+/// Default number of entries per page.
 pub const DEFAULT_PAGE_SIZE: u32 = 50;
-/// Most entries of a page.
+/// Maximum number of entries per page.
 pub const MAX_PAGE_SIZE: u32 = 1000;
-/// Most bytes of a page's entries, unless its only one is larger: gRPC clients take replies of 4 MiB.
+/// Maximum bytes of the entries of a page, unless a single entry is larger. gRPC clients accept
+/// replies of up to 4 MiB.
 pub const MAX_PAGE_BYTES: usize = 3 * 1024 * 1024;
-/// What a repeated field adds to each of its messages: tag and length.
+/// Bytes that a repeated field adds to each of its messages: tag and length.
 const FRAME_BYTES: usize = 6;
 
-/// What still fits into a reply.
+/// The remaining room in a reply.
 #[derive(Debug)]
 pub struct Room {
     left: usize,
@@ -21,13 +22,14 @@ pub struct Room {
 }
 
 impl Room {
-    /// Of a reply that has `used` bytes already.
+    /// Creates the room of a reply that already contains `used` bytes.
     #[must_use]
     pub fn after(used: usize) -> Self {
         Self { left: MAX_PAGE_BYTES.saturating_sub(used), is_empty: true }
     }
 
-    /// Whether `message` fits as well; the first one always does, or a list could not go on.
+    /// Returns whether `message` also fits. The first message always does, or a list could not
+    /// continue.
     pub fn takes<M: prost::Message>(&mut self, message: &M) -> bool {
         let bytes = message.encoded_len() + FRAME_BYTES;
         let fits = std::mem::take(&mut self.is_empty) || bytes <= self.left;
@@ -41,14 +43,14 @@ impl Room {
 /// The page that a request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// Entries at most.
+    /// Maximum number of entries.
     pub size: u32,
-    /// Where it begins; none for the first page.
+    /// Where it begins; `None` for the first page.
     pub token: Option<String>,
 }
 
-/// Reads a request's `page_size`, of which 0 is [`DEFAULT_PAGE_SIZE`] and more than [`MAX_PAGE_SIZE`] is that, and its
-/// `page_token`.
+/// Reads the `page_token` and the `page_size` of a request. A size of 0 means
+/// [`DEFAULT_PAGE_SIZE`], and sizes above [`MAX_PAGE_SIZE`] are reduced to it.
 pub(super) fn page(request: &mut Field<'_>, size: i32, token: &str) -> Page {
     if !limits::PAGE_SIZE.holds(size) {
         request

@@ -1,4 +1,4 @@
-//! Runs and recipes.
+//! Conversions for runs and recipes.
 
 use inheritune_domain::id::{LayerCount, RunId};
 use inheritune_domain::job::JobStatus;
@@ -21,9 +21,9 @@ use crate::v1;
 /// What a [`v1::CreateRunRequest`] asks for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewRun {
-    /// The recipe; valid.
+    /// The validated recipe.
     pub spec: RunSpec,
-    /// Of the caller's choice.
+    /// A request id chosen by the caller.
     pub request_id: Option<Uuid>,
 }
 
@@ -55,9 +55,9 @@ impl TryFrom<v1::RunSpec> for RunSpec {
 /// Which runs a [`v1::ListRunsRequest`] asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedRuns {
-    /// Those in this status.
+    /// Only runs with this status.
     pub status: Option<JobStatus>,
-    /// Which of them.
+    /// The requested page.
     pub page: Page,
 }
 
@@ -75,7 +75,7 @@ impl TryFrom<&v1::ListRunsRequest> for ListedRuns {
     }
 }
 
-/// A path of the recipe's validation as the path in [`v1::RunSpec`].
+/// Returns the path in [`v1::RunSpec`] of a path reported by the validation of a recipe.
 fn renamed(path: &str) -> String {
     path.replace("layer_map[", "layer_map.list[")
 }
@@ -124,7 +124,7 @@ fn recipe(field: &mut Field<'_>, value: i32, has_arms: bool) -> Recipe {
         None if value == 0 => field.bad("must be given: full-data or low-data"),
         None => {}
     }
-    // A stand-in under which the other fields are not blamed for the missing one.
+    // A placeholder with which the other fields cause no further violations.
     if has_arms { Recipe::LowData } else { Recipe::FullData }
 }
 
@@ -244,18 +244,18 @@ impl From<&TargetSpec> for v1::TargetSpec {
     }
 }
 
-/// When a run was created, changed and ended.
+/// The timestamps of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunTimes {
     /// When it was created.
     pub created_at: OffsetDateTime,
-    /// When anything about it last changed.
+    /// When it was last changed.
     pub updated_at: OffsetDateTime,
     /// When it ended.
     pub finished_at: Option<OffsetDateTime>,
 }
 
-/// A run as a message, without notes and jobs.
+/// Returns a run as a message, without notes and jobs.
 pub fn run_message(id: RunId, run: &Run, times: RunTimes) -> v1::Run {
     let (winner, matched) = match &run.state {
         RunState::Finished { winner, matched } => (run.record(*winner), *matched),

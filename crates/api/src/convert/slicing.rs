@@ -1,4 +1,4 @@
-//! Shapes of models, and slices.
+//! Conversions for model shapes and slices.
 
 use inheritune_checkpoint::decoder_config::{Architecture, DecoderConfig, Family};
 use inheritune_checkpoint::inherit_set::{InheritPart, InheritSet};
@@ -10,10 +10,10 @@ use inheritune_domain::violation::Violations;
 use super::fields::{Field, Notes};
 use crate::v1;
 
-/// The slice of a [`v1::PlanSliceRequest`], fields named from the request on.
+/// Returns the slice of a [`v1::PlanSliceRequest`]. Violations name fields relative to the request.
 ///
 /// # Errors
-/// Every bad field.
+/// All violations.
 pub fn planned_slice(request: &v1::PlanSliceRequest) -> Result<SliceSpec, Violations> {
     let mut notes = Notes::default();
     let mut field = Field::root(&mut notes);
@@ -24,17 +24,17 @@ pub fn planned_slice(request: &v1::PlanSliceRequest) -> Result<SliceSpec, Violat
     notes.into_result(spec)
 }
 
-/// The checkpoint that a [`v1::InspectRequest`] names.
+/// Returns the checkpoint of a [`v1::InspectRequest`].
 ///
 /// # Errors
-/// It is no location.
+/// It is not a valid location.
 pub fn inspected(request: &v1::InspectRequest) -> Result<Location, Violations> {
     let mut notes = Notes::default();
     let location = Field::root(&mut notes).at("checkpoint").location(&request.checkpoint);
     notes.into_result(location)
 }
 
-/// A path of the domain's validation of a slice as the path in [`v1::SliceSpec`].
+/// Returns the path in [`v1::SliceSpec`] of a path reported by the domain's validation of a slice.
 pub(super) fn renamed(path: &str) -> String {
     match path.strip_prefix("source.") {
         Some(rest) if rest.starts_with("architecture") || rest == "vocab_size" => format!("fresh.{rest}"),
@@ -60,7 +60,7 @@ pub(super) fn slice_spec(field: &mut Field<'_>, message: v1::SliceSpec) -> Slice
     SliceSpec { source, tokenizer, seed: message.seed, max_shard_size_bytes }
 }
 
-/// The shape and the vocabulary of a fresh model; what its validation finds is not looked at here.
+/// Returns the shape and the vocabulary size of a fresh model, without validating them.
 pub(super) fn fresh_source(field: &mut Field<'_>, message: v1::FreshSource) -> (Architecture, u32) {
     let mut at = field.at("architecture");
     let shape = at.required(message.architecture);
@@ -95,7 +95,7 @@ pub(super) fn architecture(field: &mut Field<'_>, message: v1::Architecture) -> 
 }
 
 fn architecture_family(field: &mut Field<'_>, message: &v1::Architecture) -> Family {
-    // Without one, a stand-in under which the other fields are not blamed for the missing one.
+    // If the family is missing, use one with which the other fields cause no further violations.
     let gpt2 = message.inverse_layer_scale || message.no_bias;
     family(field, message.family).unwrap_or(if gpt2 { Family::Gpt2 } else { Family::Llama })
 }
@@ -108,7 +108,7 @@ fn family(field: &mut Field<'_>, value: i32) -> Option<Family> {
     family
 }
 
-/// The fields `inherit` and `inherit_parts` of the message at `field`.
+/// Reads the fields `inherit` and `inherit_parts` of the message at `field`.
 pub(super) fn inherit(field: &mut Field<'_>, set: i32, parts: &[i32]) -> InheritSet {
     let preset = match field.at("inherit").known(set) {
         Some(v1::InheritSet::Unspecified | v1::InheritSet::Parts) if !parts.is_empty() => {
@@ -124,7 +124,7 @@ pub(super) fn inherit(field: &mut Field<'_>, set: i32, parts: &[i32]) -> Inherit
         Some(v1::InheritSet::Nothing) => InheritSet::NOTHING,
     };
     if !parts.is_empty() {
-        field.at("inherit_parts").bad("belongs to the parts set only: give inherit or inherit_parts, not both");
+        field.at("inherit_parts").bad("is only allowed with the parts set: give inherit or inherit_parts, not both");
     }
     preset
 }
@@ -144,7 +144,7 @@ fn inherit_parts(field: &mut Field<'_>, parts: &[i32]) -> InheritSet {
     known.into_iter().collect()
 }
 
-/// `set` as the fields `inherit` and `inherit_parts` of a message.
+/// Returns `set` as the fields `inherit` and `inherit_parts` of a message.
 pub(super) fn inherit_fields(set: InheritSet) -> (i32, Vec<i32>) {
     let preset = match set {
         InheritSet::ALL => v1::InheritSet::All,
@@ -171,7 +171,7 @@ pub(super) fn layer_map(field: &mut Field<'_>, message: Option<v1::LayerMap>) ->
         v1::LayerMapRule::Unspecified | v1::LayerMapRule::First | v1::LayerMapRule::FirstAndLast => {}
     }
     if !message.list.is_empty() {
-        field.at("list").bad("belongs to the list rule only");
+        field.at("list").bad("is only allowed with the list rule");
     }
     match rule {
         v1::LayerMapRule::FirstAndLast => LayerMapRule::FirstAndLast,

@@ -146,7 +146,7 @@ fn reference() -> impl Strategy<Value = ReferenceSpec> {
     prop_oneof![
         location().prop_map(|l| ReferenceSpec { checkpoint: Some(l.to_string()), architecture: None, training: None }),
         (architecture(), proptest::option::of(training())).prop_map(|(mut architecture, training)| {
-            // Explicit layer maps above name layers 0 to 3.
+            // Explicit layer maps above use layers 0 to 3.
             architecture.n_layers.0 += 4;
             // Any block size above fits.
             architecture.max_positions += 4096;
@@ -284,7 +284,7 @@ fn facts(n: u64) -> CorpusFacts {
         left_out: vec![FilesLeftOut { reason: "hidden".to_owned(), files: n, names }],
         rows_without_text: n,
         bad_rows: n / 2,
-        first_bad_row: n.is_multiple_of(3).then(|| "a: line 1: is no object".to_owned()),
+        first_bad_row: n.is_multiple_of(3).then(|| "a: line 1: is not an object".to_owned()),
         forced_cuts: n / 3,
     }
 }
@@ -384,7 +384,7 @@ proptest! {
     }
 }
 
-/// A recipe with nothing that has a default.
+/// A recipe without any field that has a default.
 fn smallest() -> v1::RunSpec {
     v1::RunSpec {
         name: "smallest".into(),
@@ -440,8 +440,8 @@ fn every_bad_field_of_a_run_is_named_at_once() {
         NewRun::try_from(request),
         expect![[r#"
             spec.reference.architecture.family: must be given: one of gpt2, llama, gpt_neox, opt, mpt and mosaic_gpt
-            spec.target.growth_source: 9 is no value of this enum
-            spec.training.schedule: 7 is no value of this enum
+            spec.target.growth_source: 9 is not a value of this enum
+            spec.training.schedule: 7 is not a value of this enum
             request_id: `not-a-uuid` is not a UUID: invalid character: found `n` at 0
             spec.name: must be 1 to 128 bytes without control characters, and not blank
             spec.priority: must be -100 to 100
@@ -526,7 +526,7 @@ fn every_bad_field_of_a_job_is_named_at_once() {
         submit(Spec::Slice(v1::SliceSpec { source: Some(cut), ..Default::default() })),
         expect![[r#"
             spec.slice.reference.checkpoint: must be given: artifact://ID, file:///path or s3://bucket/key
-            spec.slice.reference.layer_map.list: belongs to the list rule only
+            spec.slice.reference.layer_map.list: is only allowed with the list rule
             spec.slice.reference.previous_artifact_id: `7` is not a UUID: invalid length: found 1
             spec.slice.reference.layers: must be 1 to 1024 layers"#]],
     );
@@ -588,7 +588,7 @@ fn parts_are_given_instead_of_a_preset() {
     check(
         cut(v1::InheritSet::Blocks, &[attention]),
         expect![[r#"
-            spec.reference.inherit_parts: belongs to the parts set only: give inherit or inherit_parts, not both
+            spec.reference.inherit_parts: is only allowed with the parts set: give inherit or inherit_parts, not both
             spec.max_shard_size_bytes: must be at least 1048576 bytes"#]],
     );
     check(
@@ -601,7 +601,7 @@ fn parts_are_given_instead_of_a_preset() {
         cut(v1::InheritSet::Unspecified, &[attention, 0, 99]),
         expect![[r#"
             spec.reference.inherit_parts[1]: must be one of token_embedding, position_embedding, attention, mlp, norms, final_norm, head
-            spec.reference.inherit_parts[2]: 99 is no value of this enum
+            spec.reference.inherit_parts[2]: 99 is not a value of this enum
             spec.max_shard_size_bytes: must be at least 1048576 bytes"#]],
     );
     let spec = |inherit: v1::InheritSet, inherit_parts| {
@@ -613,7 +613,7 @@ fn parts_are_given_instead_of_a_preset() {
     assert_eq!(spec(v1::InheritSet::Parts, vec![norms]), Ok(InheritSet::of(&[InheritPart::Norms])));
     check(
         spec(v1::InheritSet::All, vec![norms]),
-        expect!["target.inherit_parts: belongs to the parts set only: give inherit or inherit_parts, not both"],
+        expect!["target.inherit_parts: is only allowed with the parts set: give inherit or inherit_parts, not both"],
     );
 }
 
@@ -629,14 +629,14 @@ fn other_requests_name_every_bad_field_at_once() {
         NewArtifact::try_from(&register),
         expect![[r#"
         kind: must be given
-        uri: is registered already; use file:///path or s3://bucket/key
+        uri: is already registered; use file:///path or s3://bucket/key
         metadata_json: must be a JSON object
         request_id: `x` is not a UUID: invalid character: found `x` at 0"#]],
     );
     check(
         NewArtifact::try_from(&v1::RegisterArtifactRequest { kind: 99, ..Default::default() }),
         expect![[r#"
-        kind: 99 is no value of this enum
+        kind: 99 is not a value of this enum
         uri: must be given: artifact://ID, file:///path or s3://bucket/key"#]],
     );
     check(
@@ -661,8 +661,8 @@ fn other_requests_name_every_bad_field_at_once() {
         }),
         expect![[r#"
             run_id: `zz` is not a UUID: invalid character: found `z` at 0
-            kind: 17 is no value of this enum
-            status: -1 is no value of this enum
+            kind: 17 is not a value of this enum
+            status: -1 is not a value of this enum
             page_size: -1 is negative; use 0 for 50, at most 1000
             page_token: must be at most 64 bytes without control characters"#]],
     );

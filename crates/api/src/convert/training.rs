@@ -1,4 +1,4 @@
-//! Tokenizing and training.
+//! Conversions for tokenizing and training.
 
 use inheritune_checkpoint::decoder_config::Architecture;
 use inheritune_domain::artifact::Location;
@@ -21,22 +21,22 @@ pub struct Estimate {
     pub model: EstimateModel,
     /// The tokens.
     pub tokens: EstimateTokens,
-    /// How it would be trained.
+    /// How the model would be trained.
     pub training: TrainingSpec,
-    /// Share of the training tokens that is used.
+    /// Fraction of the training tokens that is used.
     pub data_fraction: f64,
 }
 
 /// The model of an estimate.
 #[derive(Debug, Clone, PartialEq)]
 pub enum EstimateModel {
-    /// One that is there.
+    /// An existing model.
     Checkpoint(Location),
-    /// One that is not there yet.
+    /// A model that does not exist yet.
     Fresh {
         /// Its shape.
         architecture: Architecture,
-        /// Rows of its embedding.
+        /// Number of rows of its embedding.
         vocab_size: u32,
     },
 }
@@ -46,7 +46,7 @@ pub enum EstimateModel {
 pub enum EstimateTokens {
     /// A token set.
     Artifact(ArtifactId),
-    /// So many training tokens.
+    /// A number of training tokens.
     Count(u64),
 }
 
@@ -189,7 +189,7 @@ pub(super) fn tokenized(field: &mut Field<'_>, message: v1::Tokenized) -> Tokeni
     }
 }
 
-/// What a corpus was read as.
+/// Returns the facts about a corpus in a message.
 pub fn corpus_facts(message: v1::CorpusFacts) -> CorpusFacts {
     let of_kind = |v1::FilesOfKind { kind, files, names }| FilesOfKind { kind, files, names };
     let left_out = |v1::FilesLeftOut { reason, files, names }| FilesLeftOut { reason, files, names };

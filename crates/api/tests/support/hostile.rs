@@ -1,5 +1,5 @@
-//! Requests with one hostile field each: good ones of every method, and in turn every field of them, found through the
-//! descriptors, set to what it must not hold.
+//! Requests with one hostile field each: valid requests of every method, where each field in turn,
+//! found through the descriptors, is set to an invalid or extreme value.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,31 +11,31 @@ use prost_reflect::{
     ReflectMessage as _, Value,
 };
 
-/// Entries of a list that is too long.
+/// Length of a list that is too long.
 const LONG_LIST: usize = 200_000;
-/// Bytes of a text that is too long: just what a message may have.
+/// Bytes of a text that is too long: as long as a message allows.
 const LONG_TEXT: usize = (4 << 20) - 4096;
 
-/// A request in which one field holds what nobody should send.
+/// A request with a hostile value in one field.
 pub struct Hostile {
-    /// The field, from the request on: `spec.train.training.steps`.
+    /// The path of the field in the request: `spec.train.training.steps`.
     pub path: String,
-    /// What was put there.
+    /// The hostile value.
     pub value: String,
-    /// Whether the table of limits does not allow it.
+    /// Whether the table of limits forbids the value.
     pub out_of_bounds: bool,
     /// The whole request.
     pub message: DynamicMessage,
 }
 
-/// Every method of ours.
+/// Returns every method of the API.
 pub fn methods() -> Vec<MethodDescriptor> {
     let pool = DescriptorPool::decode(inheritune_api::FILE_DESCRIPTOR_SET).unwrap();
     let services = pool.services().filter(|service| service.package_name() == "inheritune.v1");
     services.flat_map(|service| service.methods().collect::<Vec<_>>()).collect()
 }
 
-/// Every field of every request and of what is in them, once: `Message.field`.
+/// Returns every field of every request and of its nested messages, by `Message.field`.
 pub fn fields() -> BTreeMap<String, FieldDescriptor> {
     let mut fields = BTreeMap::new();
     let mut left: Vec<MessageDescriptor> = methods().iter().map(MethodDescriptor::input).collect();
@@ -54,7 +54,7 @@ pub fn fields() -> BTreeMap<String, FieldDescriptor> {
     fields
 }
 
-/// The limits of a field.
+/// Returns the limits of a field.
 pub fn limits(field: &str) -> Vec<Limit> {
     TABLE.iter().filter(|limit| limit.fields().contains(&field)).copied().collect()
 }
@@ -63,7 +63,8 @@ fn name(field: &FieldDescriptor) -> String {
     format!("{}.{}", field.parent_message().name(), field.name())
 }
 
-/// Good requests of a method, in which all that excludes each other is there in one of them.
+/// Returns valid requests of a method. Each of several mutually exclusive fields is present in one
+/// of them.
 pub fn good(method: &MethodDescriptor) -> Vec<DynamicMessage> {
     let id = "01900000-0000-7000-8000-000000000000".to_owned();
     let bytes: Vec<Vec<u8>> = match method.input().name() {
@@ -106,7 +107,7 @@ pub fn good(method: &MethodDescriptor) -> Vec<DynamicMessage> {
         }
         _ => {
             let mut message = DynamicMessage::new(method.input());
-            // An id is the one thing that the other requests need.
+            // The other requests need only an id.
             if method.input().get_field_by_name("id").is_some() {
                 message.set_field_by_name("id", Value::String(id.clone()));
             }
@@ -244,13 +245,13 @@ pub fn for_each(method: &MethodDescriptor, mut each: impl FnMut(Hostile)) {
         let mut places = Vec::new();
         walk(base, &mut Vec::new(), &mut places);
         for place in places {
-            // Of a place that several good requests have, one is enough: the first one where it is filled.
+            // If several valid requests contain a place, use only the first one.
             if done.insert(shown(&place)) {
                 hostile_at(base, &place, &mut each);
             }
         }
     }
-    // And what no good request has: a part beside another that excludes it.
+    // Also test fields that no valid request contains, next to the fields that they exclude.
     for base in &good {
         let mut places = Vec::new();
         walk_missing(base.descriptor(), &mut Vec::new(), &mut places);
@@ -262,7 +263,7 @@ pub fn for_each(method: &MethodDescriptor, mut each: impl FnMut(Hostile)) {
     }
 }
 
-/// One step into a message: a field, and of a list its first entry that is what.
+/// One step into a message: a field, and the index of an entry if it is a list.
 #[derive(Clone)]
 struct Step {
     field: FieldDescriptor,
@@ -277,7 +278,7 @@ fn shown(place: &[Step]) -> String {
     place.iter().map(step).collect::<Vec<_>>().join(".")
 }
 
-/// All places of what is there.
+/// Collects the places of all fields that are present.
 fn walk(message: &DynamicMessage, above: &mut Vec<Step>, places: &mut Vec<Vec<Step>>) {
     for field in message.descriptor().fields() {
         above.push(Step { field: field.clone(), entry: None });
@@ -295,7 +296,7 @@ fn walk(message: &DynamicMessage, above: &mut Vec<Step>, places: &mut Vec<Vec<St
                     }
                 }
             }
-            // A member of a oneof that is not there belongs to `walk_missing`.
+            // An absent member of a oneof is left to `walk_missing`.
             _ if message.has_field(&field) || is_alone(&field) => places.push(above.clone()),
             _ => {}
         }
@@ -307,7 +308,7 @@ fn is_alone(field: &FieldDescriptor) -> bool {
     field.containing_oneof().is_none_or(|oneof| oneof.fields().count() == 1)
 }
 
-/// All places that there might be.
+/// Collects all possible places.
 fn walk_missing(message: MessageDescriptor, above: &mut Vec<Step>, places: &mut Vec<Vec<Step>>) {
     for field in message.fields() {
         let entry = field.is_list().then_some(0);
@@ -328,7 +329,7 @@ fn hostile_at(base: &DynamicMessage, place: &[Step], each: &mut impl FnMut(Hosti
     for value in values {
         let mut message = base.clone();
         let value = match value {
-            // Good entries, but too many of them.
+            // Too many entries, all of them valid.
             Value::List(entries) if is_list => {
                 let own = last_list(base, place).and_then(|own| own.first().cloned());
                 Value::List(entries.iter().map(|entry| own.clone().unwrap_or(entry.clone())).collect())
@@ -431,11 +432,11 @@ fn whole<const N: usize>(edges: &[i128], ends: [i128; N], value: impl Fn(i128) -
     edges.iter().chain(&ends).filter_map(|number| value(*number)).collect()
 }
 
-/// Whether no service may take `value`, wherever it stands.
+/// Returns whether every service must reject `value`.
 fn is_out_of_bounds(value: &Value, field: &FieldDescriptor, limits: &[Limit]) -> bool {
     let whole = |number: i128| limits.iter().any(|limit| matches!(limit, Limit::Whole(limit) if !limit.holds(number)));
     match value {
-        // Absent and the default look the same on the wire where the field does not tell them apart.
+        // A field without presence cannot distinguish absent from its default.
         Value::String(text) if text.is_empty() && !field.supports_presence() => false,
         Value::String(text) => {
             limits.iter().any(|limit| matches!(limit, Limit::Text(limit) if limit.problem(text).is_some()))

@@ -30,7 +30,7 @@ fn without(mut config: Value, key: &str) -> Value {
     config
 }
 
-/// The first two layers.
+/// Returns the target config with the first two layers of `config`.
 fn cut(config: &Value) -> Result<(Value, Vec<LeftOut>), ConfigError> {
     mapped(config, &[0, 1])
 }
@@ -79,11 +79,11 @@ fn c1_keys_that_claim_what_the_weights_are_not_are_dropped_and_said() {
         }
         assert!(made["architectures"][0].as_str().unwrap().ends_with("CausalLM") || made["model_type"] == "gpt2");
     }
-    // Keys that hold nothing are no news.
+    // Empty keys are dropped without a report.
     let (made, left_out) = cut(&with(llama(), json!({"pruned_heads": {}, "quantization_config": null}))).unwrap();
     assert!(!names(&left_out).contains(&"pruned_heads"));
     assert!(made.get("pruned_heads").is_none() && left_out.is_empty());
-    // Every installation can run these.
+    // Every installation supports these.
     let (made, _) = cut(&with(llama(), json!({"_attn_implementation": "eager"}))).unwrap();
     assert_eq!(made["_attn_implementation"], "eager");
 }
@@ -107,7 +107,7 @@ fn c2_rotary_positions_are_written_as_both_versions_spell_them() {
     for (told, theta) in [
         (json!({"rope_theta": 500000.0}), 500_000.0),
         (json!({"rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}}), 500_000.0),
-        // As transformers 5 decides where they disagree.
+        // If the values disagree, use the one that transformers 5 uses.
         (json!({"rope_theta": 7.0, "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}}), 500_000.0),
         (
             json!({"rope_theta": 7.0, "rope_parameters": {"rope_theta": 9.0}, "rope_scaling": {"type": "linear", "factor": 1.0}}),
@@ -140,7 +140,7 @@ fn c2_the_dtype_is_written_under_both_names() {
         let (made, _) = cut(&with(without(llama(), "torch_dtype"), told)).unwrap();
         assert_eq!((&made["dtype"], &made["torch_dtype"]), (&json!("float16"), &json!("float16")));
     }
-    // transformers cannot read these; the weights' own type is written.
+    // transformers cannot read these, so the dtype of the weights is written.
     for told in [json!("auto"), json!("torch.float16"), json!({"a": 1})] {
         let (made, left_out) = cut(&with(llama(), json!({"torch_dtype": told}))).unwrap();
         assert_eq!(made["dtype"], "float32");
@@ -174,7 +174,7 @@ fn rope_linear_factor_1_and_other_scalings_that_change_nothing() {
             }
         }
     }
-    // Beyond the model's length this one changes something, and is kept.
+    // This one has an effect beyond the model's length, so it is kept.
     for factor in [1.0, 2.0] {
         let (made, _) = cut(&with(llama(), json!({"rope_scaling": {"type": "dynamic", "factor": factor}}))).unwrap();
         assert_eq!(made["rope_scaling"], json!({"rope_type": "dynamic", "factor": factor}));
@@ -246,7 +246,7 @@ fn c5_lists_of_layers_follow_the_map_whatever_their_key() {
     let short = with(config.clone(), json!({"layer_types": ["full_attention"]}));
     let error = mapped(&short, &[0, 1, 2, 3]).unwrap_err().to_string();
     assert_eq!(error, "config.json: `layer_types` has 1 entries, but the model has 4 layers");
-    // Where nothing moves, nothing has to be understood.
+    // If all layers stay in place, lists need no interpretation.
     let odd = with(config, json!({"zeta": [1, 2, 3, 4]}));
     let (made, _) = mapped(&odd, &[0, 1, 2, 3]).unwrap();
     assert_eq!(made["zeta"], odd["zeta"]);
@@ -260,13 +260,13 @@ fn c6_both_names_of_a_key_say_the_same() {
     let (made, left_out) = cut(&config).unwrap();
     assert_eq!((&made["n_layer"], &made["num_hidden_layers"]), (&json!(2), &json!(2)));
     assert!(left_out.is_empty(), "{left_out:?}");
-    // transformers reads the alias where they disagree.
+    // If the values disagree, transformers reads the alias.
     let stale = with(gpt2(), json!({"num_hidden_layers": 3, "num_attention_heads": 4, "n_ctx": 32}));
     let (made, left_out) = mapped(&stale, &[0, 1]).unwrap();
     assert_eq!((&made["n_layer"], &made["num_hidden_layers"]), (&json!(2), &json!(2)));
     assert_eq!((&made["n_head"], &made["num_attention_heads"]), (&json!(4), &json!(4)));
     assert_eq!(names(&left_out), ["n_head", "n_layer"]);
-    // Only the alias.
+    // With the alias alone.
     let only = with(without(gpt2(), "n_layer"), json!({"num_hidden_layers": 4, "hidden_size": null}));
     let (made, _) = cut(&only).unwrap();
     assert_eq!((&made["n_layer"], &made["num_hidden_layers"]), (&json!(2), &json!(2)));
@@ -289,7 +289,7 @@ fn max_sequence_length_keys_left_at_the_classes_default_are_read_and_written() {
         let config = DecoderConfig::from_hf(&json!({"model_type": model_type})).unwrap();
         assert_eq!(config.parameters(), parameters, "{model_type}");
     }
-    // Null is no default.
+    // Null does not mean the default.
     assert!(cut(&with(llama(), json!({"hidden_size": null}))).is_err());
 }
 
@@ -310,7 +310,8 @@ fn ids_without_a_row_and_defaults_without_one_are_null() {
 
 #[test]
 fn rotary_settings_that_disagree_are_said_or_refused() {
-    // Phi-3 writes the original length beside the dictionary; transformers makes a factor of the attention's from it.
+    // Phi-3 writes the original length outside of the dictionary, and transformers derives an
+    // attention factor from it.
     let ones = vec![1.0; 2];
     let scaling = json!({"rope_type": "longrope", "short_factor": ones, "long_factor": ones});
     let long = json!({"rope_scaling": scaling, "original_max_position_embeddings": 16});
@@ -373,10 +374,10 @@ fn python_nan_infinity_and_a_byte_order_mark() {
         assert_eq!(json, json!({"a": 1, "text": "an \"Infinity\" \\", "z": 2}));
         assert_eq!(names(&left_out), ["limit", "nested"]);
     }
-    // A setting is no such number.
+    // A setting must not be such a number.
     let odd = r#"{"model_type":"llama","rms_norm_eps":NaN}"#;
     let error = DecoderConfig::from_hf(&parse(odd.as_bytes()).unwrap().json).unwrap_err().to_string();
-    assert_eq!(error, "config.json: `rms_norm_eps` is \"NaN\", not a number of at least 0");
+    assert_eq!(error, "config.json: `rms_norm_eps` is \"NaN\", not a number greater than or equal to 0");
     for bad in ["{", "[NaNa]", "{\"a\": Infinit}", "\u{feff}\u{feff}{}"] {
         assert!(parse(bad.as_bytes()).is_err(), "{bad}");
     }

@@ -1,4 +1,4 @@
-//! The shape of a model to be made anew, as a recipe says it.
+//! The shape of a new model, as described in a recipe.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,49 +7,52 @@ use crate::families::{Bias, FamilyTable};
 use inheritune_ids::id::LayerCount;
 use inheritune_ids::violation::Violations;
 
-/// The shape of a model to be made, as a recipe says it; the vocabulary comes from the tokenizer.
+/// The shape of a new model, as described in a recipe. The vocabulary size comes from the
+/// tokenizer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Architecture {
-    /// Its family.
+    /// The family.
     pub family: Family,
-    /// Transformer blocks.
+    /// Number of transformer blocks.
     pub n_layers: LayerCount,
     /// Width of the residual stream.
     pub d_model: u32,
-    /// Query heads.
+    /// Number of query heads.
     pub n_heads: u32,
-    /// Key and value heads; as many as query heads when absent.
+    /// Number of key and value heads. Equals `n_heads` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_kv_heads: Option<u32>,
-    /// Width of the MLP; 4 d_model when absent.
+    /// Width of the MLP. 4 `d_model` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub d_ff: Option<u32>,
-    /// Longest sequence.
+    /// Maximum sequence length.
     pub max_positions: u32,
-    /// RoPE's base (llama, gpt_neox); 10000 when absent.
+    /// RoPE's base (llama, gpt_neox). 10000 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_theta: Option<f64>,
-    /// Tie the head to the token embedding; when absent false for llama and gpt_neox, true for the others.
+    /// Whether the head is tied to the token embedding. If absent, false for llama and gpt_neox,
+    /// and true for the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tied_head: Option<bool>,
-    /// GPT-2's `scale_attn_by_inverse_layer_idx`, which the paper's own runs set.
+    /// GPT-2's `scale_attn_by_inverse_layer_idx`, which the paper's runs set.
     #[serde(default)]
     pub inverse_layer_scale: bool,
-    /// GPT-2 without biases, which the paper's own runs set.
+    /// GPT-2 without biases, as in the paper's runs.
     #[serde(default)]
     pub no_bias: bool,
-    /// Round the rows of the token embedding up to a multiple of this; the paper's own runs make GPT-2's 50257 entries
-    /// 50304, a multiple of 64.
+    /// Round the number of token embedding rows up to a multiple of this. The paper's runs round
+    /// GPT-2's 50257 entries up to 50304, a multiple of 64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pad_vocab_to_multiple_of: Option<u32>,
 }
 
 impl Architecture {
-    /// Every field that does not go with another or with the family. Bounds of single numbers are the caller's to check.
+    /// Checks that the fields are consistent with each other and with the family. The caller checks
+    /// the bounds of single numbers.
     ///
     /// # Errors
-    /// The violations, fields named relative to this spec.
+    /// The violations, with fields named relative to this spec.
     pub fn validate_shape(&self) -> Result<(), Violations> {
         let mut v = Violations::default();
         if self.n_heads >= 1 {
@@ -69,13 +72,14 @@ impl Architecture {
         v.into_result()
     }
 
-    /// Rows of the embedding for a tokenizer of `vocab_size` entries; none where there are too many.
+    /// Returns the number of embedding rows for a tokenizer of `vocab_size` entries, or `None` if
+    /// there are too many.
     pub fn padded_vocab_size(&self, vocab_size: u32) -> Option<u32> {
         let multiple = self.pad_vocab_to_multiple_of.unwrap_or(1).max(1);
         vocab_size.checked_next_multiple_of(multiple).filter(|rows| *rows <= MAX_DIMENSION)
     }
 
-    /// What the family does not have.
+    /// Checks options that the family does not have.
     fn validate_family(&self, v: &mut Violations) {
         let (family, table) = (self.family.as_str(), self.family.table());
         if !table.grouped_query {
@@ -102,8 +106,8 @@ impl Architecture {
         }
     }
 
-    /// The full shape, for a tokenizer of `vocab_size` entries: what the family's published models choose where
-    /// this leaves it open.
+    /// Returns the full shape for a tokenizer of `vocab_size` entries. Options that are left open
+    /// follow the family's published models.
     pub fn config(&self, vocab_size: u32) -> DecoderConfig {
         let table = self.family.table();
         let plain = DecoderConfig {
@@ -113,7 +117,7 @@ impl Architecture {
             n_kv_heads: self.n_kv_heads.unwrap_or(self.n_heads),
             head_dim: self.d_model / self.n_heads.max(1),
             d_ff: self.d_ff.unwrap_or(self.d_model.saturating_mul(4)),
-            // Validation refuses what is too large to be rounded up.
+            // Validation rejects sizes that are too large to round up.
             vocab_size: self.padded_vocab_size(vocab_size).unwrap_or(vocab_size),
             max_positions: self.max_positions,
             rope_theta: table.rotary.then(|| self.rope_theta.unwrap_or(10_000.0)),
@@ -126,7 +130,7 @@ impl Architecture {
     }
 }
 
-/// The families that have something, in words.
+/// Returns a phrase that lists the families for which `has` is true.
 fn belongs_to(has: impl Fn(&FamilyTable) -> bool) -> String {
     let names: Vec<&str> = Family::ALL.into_iter().filter(|family| has(family.table())).map(Family::as_str).collect();
     match names.as_slice() {

@@ -1,4 +1,4 @@
-//! Reading one key of a `config.json`: absent and null mean the family's default.
+//! Reading single keys of a `config.json`. Absent and null both mean the family's default.
 
 use std::borrow::Cow;
 
@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use super::{ConfigError, MAX_DIMENSION};
 use crate::safetensors_header::shortened;
 
-/// Characters of a value that a message repeats.
+/// Maximum number of characters of a value in a message.
 const MAX_SHOWN_CHARS: usize = 80;
 
-/// Reads a key that must be a positive whole number.
+/// Reads a required positive whole number.
 pub(crate) fn required_u32(config: &Value, key: &str) -> Result<u32, ConfigError> {
     match config.get(key) {
         None | Some(Value::Null) => Err(bad_key(key, "is missing")),
@@ -18,7 +18,7 @@ pub(crate) fn required_u32(config: &Value, key: &str) -> Result<u32, ConfigError
     }
 }
 
-/// Reads a key that is absent, null, or a positive whole number.
+/// Reads a positive whole number. Returns `None` if the key is absent or null.
 pub(crate) fn optional_u32(config: &Value, key: &str) -> Result<Option<u32>, ConfigError> {
     match config.get(key) {
         None | Some(Value::Null) => Ok(None),
@@ -29,24 +29,24 @@ pub(crate) fn optional_u32(config: &Value, key: &str) -> Result<Option<u32>, Con
     }
 }
 
-/// Reads a number that is not negative, or takes `default` where it is absent or null.
+/// Reads a non-negative number, or returns `default` if the key is absent or null.
 pub(crate) fn float_or(config: &Value, key: &str, default: f64) -> Result<f64, ConfigError> {
     match config.get(key) {
         None | Some(Value::Null) => Ok(default),
         Some(value) => match value.as_f64() {
             Some(x) if x.is_finite() && x >= 0.0 => Ok(x),
-            _ => Err(bad_key(key, &format!("is {}, not a number of at least 0", shown(value)))),
+            _ => Err(bad_key(key, &format!("is {}, not a number greater than or equal to 0", shown(value)))),
         },
     }
 }
 
-/// As [`float_or`], of a number that cannot be 0.
+/// Like [`float_or`], but rejects 0.
 fn positive_or(config: &Value, key: &str, default: f64) -> Result<f64, ConfigError> {
     let x = float_or(config, key, default)?;
     if x > 0.0 { Ok(x) } else { Err(bad_key(key, "is 0, not a positive number")) }
 }
 
-/// Reads a truth value, or takes `default` where it is absent or null.
+/// Reads a boolean, or returns `default` if the key is absent or null.
 pub(crate) fn bool_or(config: &Value, key: &str, default: bool) -> Result<bool, ConfigError> {
     match config.get(key) {
         None | Some(Value::Null) => Ok(default),
@@ -54,7 +54,7 @@ pub(crate) fn bool_or(config: &Value, key: &str, default: bool) -> Result<bool, 
     }
 }
 
-/// Reads a string, or takes `default` where it is absent or null.
+/// Reads a string, or returns `default` if the key is absent or null.
 pub(crate) fn text_or<'a>(config: &'a Value, key: &str, default: &'a str) -> Result<&'a str, ConfigError> {
     match config.get(key) {
         None | Some(Value::Null) => Ok(default),
@@ -62,8 +62,8 @@ pub(crate) fn text_or<'a>(config: &'a Value, key: &str, default: &'a str) -> Res
     }
 }
 
-/// Reads a key that is a positive whole number where it is there, else the class's default in transformers. Null is no
-/// default: transformers does not load it.
+/// Reads a positive whole number, or returns `default`, the class's default in transformers, if the
+/// key is absent. Null is rejected, because transformers does not load it.
 pub(crate) fn u32_or(config: &Value, key: &str, default: u32) -> Result<u32, ConfigError> {
     match config.get(key) {
         None => Ok(default),
@@ -71,23 +71,24 @@ pub(crate) fn u32_or(config: &Value, key: &str, default: u32) -> Result<u32, Con
     }
 }
 
-/// Rotary positions, as transformers 5 reads them: of a config for version 4, and of one for version 5.
+/// Rotary positions, as transformers 5 reads them from configs of version 4 and of version 5.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Rope {
     /// The base.
     pub(crate) theta: f64,
-    /// What the dictionary says of the share of a head that is turned.
+    /// The fraction of a head that is rotated, if the dictionary sets it.
     pub(crate) partial: Option<f64>,
-    /// A scaling that changes nothing within the model's length, but does beyond: kept as it is.
+    /// A scaling that only has an effect beyond the model's maximum length. It is kept unchanged.
     pub(crate) beyond: Option<Value>,
-    /// The base beside the dictionary, where it is another one: transformers 4 reads that.
+    /// The base outside of the dictionary, if it differs. transformers 4 reads this one.
     pub(crate) other_theta: Option<f64>,
 }
 
-/// Reads `rope_scaling` (which wins where it is not empty), `rope_parameters` and the key `theta_key` beside them.
+/// Reads `rope_scaling` (which takes precedence unless it is empty), `rope_parameters`, and the
+/// top-level key `theta_key`.
 ///
 /// # Errors
-/// Positions that are scaled, or that differ between kinds of layers.
+/// Positions are scaled, or differ between layer types.
 pub(crate) fn rope(config: &Value, theta_key: &str) -> Result<Rope, ConfigError> {
     let mut found = None;
     for key in ["rope_parameters", "rope_scaling"] {
@@ -103,7 +104,7 @@ pub(crate) fn rope(config: &Value, theta_key: &str) -> Result<Rope, ConfigError>
         return Ok(Rope { theta: beside, partial: None, beyond: None, other_theta: None });
     };
     if rope.as_object().is_some_and(|entries| entries.values().any(Value::is_object)) {
-        return Err(bad_key(key, "has rotary positions for each kind of layer, which is not supported"));
+        return Err(bad_key(key, "has different rotary positions per layer type, which is not supported"));
     }
     let kinds = (text_or(rope, "rope_type", "")?, text_or(rope, "type", "")?);
     let kind = match kinds {
@@ -112,7 +113,7 @@ pub(crate) fn rope(config: &Value, theta_key: &str) -> Result<Rope, ConfigError>
         (kind, other) if kind == other => kind,
         (kind, other) => {
             let (kind, other) = (shortened(kind), shortened(other));
-            let problem = format!("has the rope_type `{kind}` and the type `{other}`: take out the wrong one");
+            let problem = format!("has the rope_type `{kind}` and the type `{other}`: remove the wrong one");
             return Err(bad_key(key, &problem));
         }
     };
@@ -130,13 +131,14 @@ pub(crate) fn rope(config: &Value, theta_key: &str) -> Result<Rope, ConfigError>
     Ok(Rope { theta, partial, beyond, other_theta })
 }
 
-/// Of a scaling that changes nothing within the model's length: what it does beyond, or nothing. None where it changes
-/// something.
+/// Returns `None` if a scaling has an effect within the model's maximum length. Otherwise returns
+/// what to keep of it, if it has an effect beyond that length.
 fn idle_scaling(config: &Value, rope: &Value, kind: &str) -> Option<Option<Value>> {
     let number = |key: &str| rope.get(key).filter(|value| !value.is_null()).map(Value::as_f64);
     let is_one = |key: &str| matches!(number(key), None | Some(Some(1.0)));
     let length = config.get("max_position_embeddings").map_or(Some(2048.0), Value::as_f64);
-    // What the factor is measured from must be the length itself; it stands beside the dictionary, too (Phi-3).
+    // The length that the factor refers to must be the model's own. It may also be outside of the
+    // dictionary (Phi-3).
     let beside = config.get("original_max_position_embeddings").filter(|from| !from.is_null()).map(Value::as_f64);
     let from = number("original_max_position_embeddings");
     let from_its_length = from.is_none_or(|from| from == length) && beside.is_none_or(|from| from == length);
@@ -148,12 +150,12 @@ fn idle_scaling(config: &Value, rope: &Value, kind: &str) -> Option<Option<Value
         "linear" | "proportional" | "llama3" if number("factor") == Some(Some(1.0)) => Some(None),
         "yarn" if number("factor") == Some(Some(1.0)) && is_one("attention_factor") && from_its_length => Some(None),
         "longrope" | "su" => {
-            // The attention's factor follows from the lengths where it is not said.
+            // If the attention factor is not set, it is derived from the lengths.
             let factor_is_said = number("attention_factor") == Some(Some(1.0)) && from.is_none();
             let idle = is_one("factor") && is_one("attention_factor") && (from_its_length || factor_is_said);
             (idle && ones("short_factor") && ones("long_factor")).then_some(None)
         }
-        // The base grows only where there are more positions than the model has.
+        // The base only grows with more positions than the model has.
         "dynamic" => match (number("factor"), from.or(beside)) {
             (Some(Some(factor)), None) if factor >= 1.0 => {
                 Some(Some(json!({ "rope_type": "dynamic", "factor": factor })))
@@ -164,7 +166,8 @@ fn idle_scaling(config: &Value, rope: &Value, kind: &str) -> Option<Option<Value
     }
 }
 
-/// Every other name that transformers gives a key of this family. It wins where a file has both.
+/// Returns the aliases that transformers defines for keys of this family. An alias takes precedence
+/// if a file has both names.
 pub(crate) fn aliases(model_type: Option<&str>) -> &'static [(&'static str, &'static str)] {
     match model_type {
         Some("gpt2") => &[
@@ -180,7 +183,7 @@ pub(crate) fn aliases(model_type: Option<&str>) -> &'static [(&'static str, &'st
     }
 }
 
-/// The same config with what its aliases say under the family's own names.
+/// Returns the config with the values of aliases under the family's own names.
 pub(crate) fn unaliased(config: &Value) -> Cow<'_, Value> {
     let aliases = aliases(config.get("model_type").and_then(Value::as_str));
     let given = aliases.iter().filter(|(alias, _)| config.get(alias).is_some_and(|value| !value.is_null()));
@@ -195,7 +198,7 @@ pub(crate) fn unaliased(config: &Value) -> Cow<'_, Value> {
     Cow::Owned(config)
 }
 
-/// A value for a message: printable and short, whoever wrote the file.
+/// Formats a value from an untrusted file for a message: printable and short.
 pub(crate) fn shown(value: &Value) -> String {
     let json = value.to_string();
     let short = json.char_indices().nth(MAX_SHOWN_CHARS).map_or(json.as_str(), |(end, _)| &json[..end]);
@@ -210,7 +213,7 @@ pub(crate) fn bad_key(key: &str, problem: &str) -> ConfigError {
     ConfigError::Key { key: key.to_owned(), problem: problem.to_owned() }
 }
 
-/// Refuses a key that, unless absent, null or `only`, asks for something that is not computed here.
+/// Rejects a key that requests something unsupported, unless it is absent, null or `only`.
 pub(crate) fn refuse_unless(config: &Value, key: &str, only: &Value) -> Result<(), ConfigError> {
     match config.get(key) {
         None | Some(Value::Null) => Ok(()),
@@ -220,7 +223,7 @@ pub(crate) fn refuse_unless(config: &Value, key: &str, only: &Value) -> Result<(
     }
 }
 
-/// 1 and 1.0 are one number to whoever wrote the file.
+/// 1 and 1.0 mean the same number in a file.
 fn is_same_number(a: &Value, b: &Value) -> bool {
     a.is_number() && a.as_f64() == b.as_f64()
 }

@@ -14,7 +14,7 @@ fn llama_json() -> Value {
         "intermediate_size":5632,"max_position_embeddings":2048,"vocab_size":32000,"rms_norm_eps":1e-5})
 }
 
-/// Pythia-1.4B, as its hub file says.
+/// Pythia-1.4B, from its config on the hub.
 fn gpt_neox_json() -> Value {
     json!({"model_type":"gpt_neox","hidden_act":"gelu","hidden_size":2048,"intermediate_size":8192,"layer_norm_eps":1e-5,
         "max_position_embeddings":2048,"num_attention_heads":16,"num_hidden_layers":24,"rotary_emb_base":10000,"rotary_pct":0.25,
@@ -54,7 +54,7 @@ fn every_family() -> [Value; 7] {
     [gpt2_json(), llama_json(), gpt_neox_json(), opt_json(), mpt_json(), mosaic_gpt_json(), paper_json()]
 }
 
-/// What reading `config`, with `changes` made to it, says.
+/// Checks the result of reading `config` with `changes` applied.
 fn check(config: Value, changes: Value, expected: Expect) {
     let mut config = config;
     for (key, value) in changes.as_object().unwrap() {
@@ -143,7 +143,7 @@ fn configs_that_would_be_computed_wrongly_are_refused() {
     check(
         gpt2_json(),
         json!({"layer_norm_epsilon": -1}),
-        expect!["config.json: `layer_norm_epsilon` is -1, not a number of at least 0"],
+        expect!["config.json: `layer_norm_epsilon` is -1, not a number greater than or equal to 0"],
     );
     check(
         llama_json(),
@@ -153,12 +153,12 @@ fn configs_that_would_be_computed_wrongly_are_refused() {
     check(
         llama_json(),
         json!({"head_dim": 65}),
-        expect!["config.json: `head_dim` is 65; rotary positions need an even one"],
+        expect!["config.json: `head_dim` is 65; rotary positions need an even number"],
     );
     check(
         llama_json(),
         json!({"head_dim": 1 << 20}),
-        expect!["config.json: `head_dim` times the heads is more than 1048576"],
+        expect!["config.json: `head_dim` times the number of heads is more than 1048576"],
     );
     check(
         llama_json(),
@@ -190,27 +190,27 @@ fn what_the_newer_families_do_not_compute_is_refused_by_name() {
         json!({"hidden_size": 2047}),
         expect!["config.json: `hidden_size` is 2047, not a multiple of num_attention_heads (16)"],
     );
-    // 128 dimensions a head: 0.02 of them is 2, 0.03 is 3, 0.005 none.
+    // With 128 dimensions per head, 0.02 of them are 2, 0.03 are 3, and 0.005 are none.
     check(gpt_neox_json(), json!({"rotary_pct": 0.02}), expect!["1414647808 parameters"]);
     check(
         gpt_neox_json(),
         json!({"rotary_pct": 0.03}),
         expect![
-            "config.json: `rotary_pct` is 0.03, which turns 3 of a head's 128 dimensions; rotary positions need an even number of them, at least 2"
+            "config.json: `rotary_pct` is 0.03, which rotates 3 of a head's 128 dimensions; rotary positions need an even number of them, at least 2"
         ],
     );
     check(
         gpt_neox_json(),
         json!({"rotary_pct": 0.005}),
         expect![
-            "config.json: `rotary_pct` is 0.005, which turns 0 of a head's 128 dimensions; rotary positions need an even number of them, at least 2"
+            "config.json: `rotary_pct` is 0.005, which rotates 0 of a head's 128 dimensions; rotary positions need an even number of them, at least 2"
         ],
     );
     check(
         gpt_neox_json(),
         json!({"rotary_pct": 1.5}),
         expect![
-            "config.json: `rotary_pct` is 1.5, which turns 192 of a head's 128 dimensions; rotary positions need an even number of them, at least 2"
+            "config.json: `rotary_pct` is 1.5, which rotates 192 of a head's 128 dimensions; rotary positions need an even number of them, at least 2"
         ],
     );
     check(
@@ -230,7 +230,7 @@ fn what_the_newer_families_do_not_compute_is_refused_by_name() {
         opt_json(),
         json!({"word_embed_proj_dim": 512}),
         expect![
-            "config.json: `word_embed_proj_dim` is 512 where hidden_size is 2048: projected embeddings, as in OPT-350M, are not supported"
+            "config.json: `word_embed_proj_dim` is 512, but hidden_size is 2048: projected embeddings, as in OPT-350M, are not supported"
         ],
     );
     check(
@@ -345,7 +345,7 @@ fn what_the_newer_families_do_not_compute_is_refused_by_name() {
         mosaic_gpt_json(),
         json!({"attn_config": {}}),
         expect![
-            "config.json: `attn_config` is there: that is a later layout of mosaic_gpt than MPT-1.3B's, which is not supported"
+            "config.json: `attn_config` is set: this is a newer layout of mosaic_gpt than MPT-1.3B's, which is not supported"
         ],
     );
     check(mosaic_gpt_json(), json!({"attn_qk_ln": false, "alibi_bias_max": 6}), expect!["1311344640 parameters"]);
@@ -368,7 +368,7 @@ fn the_share_of_a_head_that_turns_is_read_in_every_way_it_is_written() {
     assert_eq!(dims(json!({"rotary_pct": 1.0, "rotary_emb_base": 25000})), (128, 25e3));
     let parameters = json!({"rope_type": "default", "rope_theta": 5e5, "partial_rotary_factor": 0.5});
     assert_eq!(dims(json!({"rotary_pct": null, "rope_parameters": parameters})), (64, 5e5));
-    // Every even number of dimensions survives being written as a share.
+    // Every even number of dimensions survives the conversion to a fraction and back.
     for head_dim in 2..130 {
         for rotary_dims in (2..=head_dim).step_by(2) {
             let mut config = DecoderConfig::from_hf(&gpt_neox_json()).unwrap();
@@ -483,7 +483,7 @@ fn an_architecture_of_every_family_is_one_that_is_read() {
     }
 }
 
-/// The paper's GPT-2 Medium, asked for as a recipe does: 24 layers, then its target of 16.
+/// The paper's GPT-2 Medium as a recipe describes it: 24 layers, then its target with 16.
 #[test]
 fn the_paper_s_gpt2_can_be_asked_for() {
     let architecture: Architecture = serde_json::from_value(json!({

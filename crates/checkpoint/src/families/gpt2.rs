@@ -10,10 +10,12 @@ use inheritune_ids::id::LayerCount;
 
 use super::{Activation, Bias, FamilyTable, MatrixLayout, NormKind, QkvLayout, Slot};
 
-/// Our own key, named after nanoGPT's: false where no projection and no LayerNorm has a bias (docs/adr/0005).
+/// Our own key, named after nanoGPT's: false if projections and LayerNorms have no biases
+/// (docs/adr/0005).
 const BIAS_KEY: &str = "bias";
 
-/// Which of its attentions transformers uses. Before version 5, only this one divides by the layer's index.
+/// The attention implementation of transformers. Before version 5, only this one divides by the
+/// layer's index.
 pub(crate) const ATTENTION_KEY: &str = "_attn_implementation";
 pub(crate) const EAGER: &str = "eager";
 
@@ -59,7 +61,7 @@ fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
         return Err(bad_key("n_embd", &format!("is {d_model}, not a multiple of n_head ({n_heads})")));
     }
     match text_or(config, "activation_function", "gelu_new")? {
-        // One formula, written several times in transformers.
+        // These are all the same formula, which transformers implements several times.
         "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_accurate" | "gelu_python_tanh" => {}
         other => {
             return Err(bad_key(

@@ -11,7 +11,7 @@ use inheritune_ids::violation::Violations;
 
 use super::{Activation, Bias, FamilyTable, MatrixLayout, NormKind, QkvLayout, Slot};
 
-/// transformers' default share of a head that RoPE turns; Pythia's own too.
+/// transformers' default for the fraction of a head that RoPE rotates. Pythia uses it too.
 const ROTARY_PCT: f64 = 0.25;
 
 pub(super) static GPT_NEOX: FamilyTable = FamilyTable {
@@ -30,7 +30,7 @@ pub(super) static GPT_NEOX: FamilyTable = FamilyTable {
     ],
     final_norm: "gpt_neox.final_layer_norm",
     head: "embed_out",
-    // Its name inside transformers 5, which its own files do not use.
+    // The name inside transformers 5, which its own files do not use.
     head_alias: Some("lm_head.weight"),
     buffers: &[("attention.bias", CAUSAL_MASK), ("attention.masked_bias", CAUSAL_MASK)],
     norm: NormKind::Layer,
@@ -50,7 +50,7 @@ pub(super) static GPT_NEOX: FamilyTable = FamilyTable {
     check,
 };
 
-/// Pythia turns a quarter of each head; a pair is the least that can be turned.
+/// Pythia rotates a quarter of each head. The minimum is one pair of dimensions.
 fn fresh(architecture: &Architecture, plain: DecoderConfig) -> DecoderConfig {
     let _ = architecture;
     DecoderConfig { rotary_dims: Some((plain.head_dim / 8 * 2).max(2)), parallel_residual: true, ..plain }
@@ -69,7 +69,7 @@ fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
         return Err(bad_key("hidden_size", &problem));
     }
     let head_dim = d_model / n_heads;
-    // The tanh form is one formula, written several times in transformers.
+    // The tanh form is one formula, which transformers implements several times.
     let tanh_gelu = match text_or(config, "hidden_act", "gelu")? {
         "gelu" | "gelu_python" => false,
         "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" | "gelu_accurate" | "gelu_python_tanh" => true,
@@ -81,11 +81,11 @@ fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
     };
     refuse_unless(config, "attention_bias", &true.into())?;
     let (rope_theta, (pct_key, rotary_pct)) = rotary(config)?;
-    // As transformers counts them.
+    // Rounded as in transformers.
     let rotary_dims = (f64::from(head_dim) * rotary_pct) as u32;
     if rotary_pct > 1.0 || rotary_dims == 0 || !rotary_dims.is_multiple_of(2) {
         let problem = format!(
-            "is {rotary_pct}, which turns {rotary_dims} of a head's {head_dim} dimensions; rotary positions need an even number of them, at least 2"
+            "is {rotary_pct}, which rotates {rotary_dims} of a head's {head_dim} dimensions; rotary positions need an even number of them, at least 2"
         );
         return Err(bad_key(pct_key, &problem));
     }
@@ -109,8 +109,9 @@ fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
     })
 }
 
-/// RoPE's base, and the share of a head that it turns with the key that says so: `rotary_emb_base` and
-/// `rotary_pct` (transformers 4 and Pythia's files), or both in `rope_parameters` (transformers 5), which win.
+/// Returns RoPE's base, and the fraction of a head that it rotates together with the key that sets
+/// it: `rotary_emb_base` and `rotary_pct` (transformers 4 and Pythia's files), or both in
+/// `rope_parameters` (transformers 5), which takes precedence.
 fn rotary(config: &Value) -> Result<(f64, (&'static str, f64)), ConfigError> {
     let rope = rope(config, "rotary_emb_base")?;
     let pct = match rope.partial {
@@ -152,7 +153,8 @@ fn to_hf(c: &DecoderConfig) -> Value {
     })
 }
 
-/// A share of the head that comes out as the wanted number of dimensions when it is multiplied and cut.
+/// Returns a fraction of the head that gives exactly the wanted number of dimensions after
+/// multiplication and truncation.
 fn rotary_pct(c: &DecoderConfig) -> f64 {
     let (head_dim, dims) = (f64::from(c.head_dim), f64::from(c.rotary_dims.unwrap_or(c.head_dim)));
     let share = dims / head_dim;

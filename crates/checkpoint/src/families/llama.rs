@@ -74,7 +74,7 @@ fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
         }
     };
     if head_dim % 2 != 0 {
-        return Err(bad_key("head_dim", &format!("is {head_dim}; rotary positions need an even one")));
+        return Err(bad_key("head_dim", &format!("is {head_dim}; rotary positions need an even number")));
     }
     match text_or(config, "hidden_act", "silu")? {
         "silu" | "swish" => {}

@@ -1,8 +1,10 @@
-//! The MPT families: `mpt`, keys and tensor names of Hugging Face `MptForCausalLM`, and `mosaic_gpt`, those of
-//! the code that MPT-1.3B (mosaicml/mpt-1b-redpajama-200b) was published with.
+//! The MPT families: `mpt`, with the keys and tensor names of Hugging Face `MptForCausalLM`, and
+//! `mosaic_gpt`, with those of the code that MPT-1.3B (mosaicml/mpt-1b-redpajama-200b) was
+//! published with.
 //!
-//! Both: ALiBi, LayerNorm and projections without biases, exact GELU, a tied head. `mosaic_gpt` can norm its
-//! queries and keys. Its LPLayerNorm is a LayerNorm in low precision: in fp32 it is LayerNorm.
+//! Both have ALiBi, LayerNorm and projections without biases, exact GELU and a tied head.
+//! `mosaic_gpt` can normalise its queries and keys. Its LPLayerNorm is a LayerNorm in low
+//! precision, which equals LayerNorm in fp32.
 
 use serde_json::{Value, json};
 
@@ -13,9 +15,9 @@ use inheritune_ids::id::LayerCount;
 
 use super::{Activation, Bias, FamilyTable, MatrixLayout, NormKind, QkvLayout, Slot};
 
-/// MPT's steepness of ALiBi; transformers computes no other.
+/// MPT's maximum ALiBi bias. transformers supports no other value.
 const ALIBI_BIAS_MAX: u32 = 8;
-/// Width of the MLP in widths of the model; transformers has no other.
+/// Ratio of the MLP's width to the model's width. transformers supports no other value.
 const EXPANSION: u32 = 4;
 
 pub(super) static MPT: FamilyTable = FamilyTable {
@@ -127,7 +129,7 @@ fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
         "low_precision_layernorm" | "layernorm" => {}
         other => return Err(bad_key("norm_type", &format!("is `{}`; only LayerNorm is supported", shortened(other)))),
     }
-    // learned_pos_emb says nothing beside ALiBi: published models set it and have no such table.
+    // learned_pos_emb has no effect with ALiBi: published models set it and have no such table.
     refuse_unless(config, "expansion_ratio", &EXPANSION.into())?;
     let shape = shape(&with_defaults(config))?;
     Ok(DecoderConfig {
@@ -140,10 +142,10 @@ fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
     })
 }
 
-/// Reads the config.json of `mosaic_gpt`, whose keys of attention are its own.
+/// Reads the config.json of `mosaic_gpt`, which has its own attention keys.
 fn from_mosaic(config: &Value) -> Result<DecoderConfig, ConfigError> {
     if config.get("attn_config").is_some() {
-        let problem = "is there: that is a later layout of mosaic_gpt than MPT-1.3B's, which is not supported";
+        let problem = "is set: this is a newer layout of mosaic_gpt than MPT-1.3B's, which is not supported";
         return Err(bad_key("attn_config", problem));
     }
     if !bool_or(config, "alibi", false)? {
@@ -180,7 +182,7 @@ fn from_mosaic(config: &Value) -> Result<DecoderConfig, ConfigError> {
     })
 }
 
-/// The sizes that transformers' MptConfig has where a file does not say them.
+/// Fills in missing sizes with the defaults of transformers' MptConfig.
 fn with_defaults(config: &Value) -> Value {
     let mut config = config.clone();
     if let Some(object) = config.as_object_mut() {
@@ -193,7 +195,7 @@ fn with_defaults(config: &Value) -> Value {
     config
 }
 
-/// What both say in the same keys; the family and its own keys are still to be filled in.
+/// Reads the keys that both families share. The family and its own keys remain to be filled in.
 fn shape(config: &Value) -> Result<DecoderConfig, ConfigError> {
     let d_model = required_u32(config, "d_model")?;
     let n_heads = required_u32(config, "n_heads")?;

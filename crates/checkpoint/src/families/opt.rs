@@ -9,10 +9,10 @@ use inheritune_ids::id::LayerCount;
 
 use super::{Activation, Bias, FamilyTable, MatrixLayout, NormKind, QkvLayout, Slot};
 
-/// Rows of the position embedding before position 0 (fairseq's padding index plus one).
+/// Number of rows of the position embedding before position 0 (fairseq's padding index plus one).
 const POSITION_OFFSET: u32 = 2;
 
-/// PyTorch's default; OPT's `config.json` has no key for it.
+/// PyTorch's default. OPT's `config.json` has no key for it.
 const NORM_EPS: f64 = 1e-5;
 
 pub(super) static OPT: FamilyTable = FamilyTable {
@@ -31,7 +31,7 @@ pub(super) static OPT: FamilyTable = FamilyTable {
         (Slot::Up, "fc1"),
         (Slot::Down, "fc2"),
     ],
-    // A block's second norm is called `final_layer_norm` as well.
+    // The second norm of a block is also called `final_layer_norm`.
     final_norm: "model.decoder.final_layer_norm",
     head: "lm_head",
     head_alias: None,
@@ -67,7 +67,7 @@ fn from_hf(config: &Value) -> Result<DecoderConfig, ConfigError> {
     let embedding = optional_u32(config, "word_embed_proj_dim")?.unwrap_or(d_model);
     if embedding != d_model {
         let problem = format!(
-            "is {embedding} where hidden_size is {d_model}: projected embeddings, as in OPT-350M, are not supported"
+            "is {embedding}, but hidden_size is {d_model}: projected embeddings, as in OPT-350M, are not supported"
         );
         return Err(bad_key("word_embed_proj_dim", &problem));
     }
@@ -115,7 +115,7 @@ fn to_hf(c: &DecoderConfig) -> Value {
         "max_position_embeddings": c.max_positions,
         "num_attention_heads": c.n_heads,
         "num_hidden_layers": c.n_layers.0,
-        // A padding id would keep that token's row from learning, and may have no row here.
+        // With a padding id, that token's row is not trained, and the row may not exist here.
         "pad_token_id": null,
         "tie_word_embeddings": true,
         "dtype": "float32",

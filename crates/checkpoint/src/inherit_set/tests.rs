@@ -11,7 +11,7 @@ fn presets_are_sets_of_parts() {
     use InheritPart::{Attention, Head, Mlp, Norms};
     for (name, set) in InheritSet::PRESETS {
         assert_eq!((set.preset(), set.to_string(), name.parse()), (Some(name), name.to_owned(), Ok(set)));
-        assert_eq!(serde_json::to_value(set).unwrap(), json!(name), "as it was before there were parts");
+        assert_eq!(serde_json::to_value(set).unwrap(), json!(name), "same format as before parts existed");
     }
     assert_eq!(InheritSet::default(), InheritSet::ALL);
     assert_eq!(InheritSet::OFFICIAL_CODE.parts().collect::<Vec<_>>(), [Attention, Mlp, Norms, Head]);
@@ -30,14 +30,14 @@ fn what_is_no_set() {
             "`atention` is unknown: give one of all, official-code, blocks, nothing, or a list of the parts token_embedding, position_embedding, attention, mlp, norms, final_norm, head"
         ],
     );
-    check(json!("blocks,head"), expect!["`blocks` stands alone: it cannot be one of several parts"]);
+    check(json!("blocks,head"), expect!["`blocks` is a preset, which cannot be combined with parts"]);
     check(
         json!(["attention", "norm"]),
         expect![
             "unknown variant `norm`, expected one of `token_embedding`, `position_embedding`, `attention`, `mlp`, `norms`, `final_norm`, `head`"
         ],
     );
-    check(json!([]), expect![[r#"names no part: write "nothing" where nothing is to be inherited"#]]);
+    check(json!([]), expect![[r#"lists no parts: write "nothing" to inherit nothing"#]]);
     check(json!(7), expect!["invalid type: integer `7`, expected `all` or another preset, or a list of parts"]);
     expect![
         "`` is unknown: give one of all, official-code, blocks, nothing, or a list of the parts token_embedding, position_embedding, attention, mlp, norms, final_norm, head"
@@ -46,7 +46,7 @@ fn what_is_no_set() {
 }
 
 proptest! {
-    /// Whatever the parts, and in whatever order: the set has them and no others, and survives being written.
+    /// For any parts in any order, the set contains exactly these, and survives serialization.
     #[test]
     fn a_set_is_its_parts(parts in prop::collection::vec(prop::sample::select(InheritPart::ALL.to_vec()), 1..12)) {
         let set: InheritSet = parts.iter().copied().collect();

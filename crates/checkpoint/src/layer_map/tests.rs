@@ -49,7 +49,8 @@ fn rules_that_ask_for_what_is_not_there() {
 }
 
 proptest! {
-    /// Whatever is asked for, a map that comes out is of that many layers, and all of them are the reference's.
+    /// For any input, an accepted map has the requested number of layers, and all of them exist in
+    /// the reference.
     #[test]
     fn a_map_is_within_the_reference(
         which in 0..3,

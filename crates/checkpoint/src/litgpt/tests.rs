@@ -71,7 +71,7 @@ fn the_fused_projection_is_three() {
         let tensor = inventory.tensor(&format!("model.layers.0.self_attn.{name}.weight")).unwrap();
         (tensor.shape.clone(), tensor.reading)
     };
-    // A row is 24 bytes, a head 2 rows; a group is 3 query heads, a key head and a value head.
+    // A row has 24 bytes and a head 2 rows. A group has 3 query heads, a key head and a value head.
     assert_eq!(part("q_proj"), (vec![12, 12], Reading::Parts { first: 0, length: 144, step: 240, count: 2 }));
     assert_eq!(part("k_proj"), (vec![4, 12], Reading::Parts { first: 144, length: 48, step: 240, count: 2 }));
     assert_eq!(part("v_proj"), (vec![4, 12], Reading::Parts { first: 192, length: 48, step: 240, count: 2 }));
@@ -127,7 +127,7 @@ fn other_tensors_are_refused() {
     check(
         &|all| all[3].shape = vec![24, 12],
         expect![
-            "lit_model.pth: tensor `transformer.h.0.attn.attn.weight` has shape [24, 12]; its settings make it [20, 12]"
+            "lit_model.pth: tensor `transformer.h.0.attn.attn.weight` has shape [24, 12]; its settings require [20, 12]"
         ],
     );
     check(
@@ -137,13 +137,13 @@ fn other_tensors_are_refused() {
     check(
         &|all| drop(all.remove(3)),
         expect![
-            "tensor `model.layers.0.self_attn.q_proj.weight` and 2 more are missing: config.json says 1 layers of the llama family, and no file holds them"
+            "tensor `model.layers.0.self_attn.q_proj.weight` and 2 more are missing: config.json says 1 layers of the llama family, and no file contains them"
         ],
     );
     check(
         &|all| all.push(all[9].clone()),
         expect![
-            "lit_model.pth: tensor `transformer.ln_f.weight` is there twice: also as `transformer.ln_f.weight` in lit_model.pth"
+            "lit_model.pth: tensor `transformer.ln_f.weight` occurs twice: also as `transformer.ln_f.weight` in lit_model.pth"
         ],
     );
 }

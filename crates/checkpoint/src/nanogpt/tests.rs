@@ -9,7 +9,8 @@ fn text(text: &str) -> Vec<u8> {
     [b"X", (text.len() as u32).to_le_bytes().as_slice(), text.as_bytes()].concat()
 }
 
-/// A `ckpt.pt` of one layer with these settings besides the usual ones, and no weights.
+/// Returns a `ckpt.pt` with one layer and without weights, with these settings in addition to the
+/// usual ones.
 fn pickle(args: &[(&str, &[u8])]) -> Vec<u8> {
     let usual: [(&str, &[u8]); 5] = [
         ("n_layer", b"K\x01"),
@@ -27,7 +28,7 @@ fn tensor(name: &str, shape: &[u64], start: u64) -> HeaderTensor {
     HeaderTensor { name: name.to_owned(), dtype: Dtype::F32, shape: shape.to_vec(), bytes: start..end }
 }
 
-/// The tensors of one layer without biases.
+/// Returns the tensors of one layer without biases.
 fn tensors() -> Vec<HeaderTensor> {
     let mut all = Vec::new();
     for (name, shape) in [
@@ -65,19 +66,22 @@ fn other_settings_are_refused() {
     let check = |pickle: &[u8], expected: Expect| {
         expected.assert_eq(&NanoGpt::parse(pickle).unwrap_err().to_string());
     };
-    check(b"\x80\x02}.", expect!["is not a checkpoint that torch.save wrote: nanoGPT's has `model` and `model_args`"]);
+    check(
+        b"\x80\x02}.",
+        expect!["is not a checkpoint that torch.save wrote: a nanoGPT checkpoint has `model` and `model_args`"],
+    );
     check(
         &pickle(&[("rotary", b"\x88")]),
-        expect!["its model_args have `rotary`, a bool, which nanoGPT does not have: what it changes is not known"],
+        expect!["its model_args have `rotary`, a bool, which nanoGPT does not have: its effect is unknown"],
     );
     check(
         &pickle(&[("vocab_size", b"N")]),
-        expect!["its model_args have `vocab_size`, None, which nanoGPT does not have: what it changes is not known"],
+        expect!["its model_args have `vocab_size`, None, which nanoGPT does not have: its effect is unknown"],
     );
     check(
         &pickle(&[("n_head", b"K\x03")]),
         expect![
-            "its model_args, in Hugging Face's names, are not usable: config.json: `n_embd` is 8, not a multiple of n_head (3)"
+            "its model_args, under Hugging Face's names, are not valid: config.json: `n_embd` is 8, not a multiple of n_head (3)"
         ],
     );
 }
@@ -105,7 +109,7 @@ fn other_tensors_are_refused() {
         &[],
         &|_| {},
         expect![
-            "tensor `transformer.h.0.ln_1.bias` and 6 more are missing: config.json says 1 layers of the gpt2 family, and no file holds them"
+            "tensor `transformer.h.0.ln_1.bias` and 6 more are missing: config.json says 1 layers of the gpt2 family, and no file contains them"
         ],
     );
     check(
@@ -127,7 +131,7 @@ fn other_tensors_are_refused() {
         &unbiased,
         &|all| drop(all.remove(4)),
         expect![
-            "tensor `transformer.h.0.attn.c_proj.weight` is missing: config.json says 1 layers of the gpt2 family, and no file holds it"
+            "tensor `transformer.h.0.attn.c_proj.weight` is missing: config.json says 1 layers of the gpt2 family, and no file contains it"
         ],
     );
 }
@@ -142,7 +146,7 @@ fn c4_a_head_that_lies_elsewhere_is_compared_not_refused() {
     assert_eq!((&*second.head.name, &*second.tied_to.name), ("lm_head.weight", "transformer.wte.weight"));
     assert_eq!(inventory.clone().with_head_as_copy().left_out().last().unwrap().name, "lm_head.weight");
     expect![
-        "ckpt.pt: tensor `lm_head.weight` holds other numbers than `transformer.wte.weight`; heads of their own are not supported in the gpt2 family, whose head is its token embedding"
+        "ckpt.pt: tensor `lm_head.weight` differs from `transformer.wte.weight`; separate heads are not supported in the gpt2 family, whose head is its token embedding"
     ]
     .assert_eq(&inventory.with_own_head().unwrap_err().to_string());
 }
@@ -150,5 +154,5 @@ fn c4_a_head_that_lies_elsewhere_is_compared_not_refused() {
 #[test]
 fn llama2c_ckpt_says_what_it_is() {
     let error = NanoGpt::parse(&pickle(&[("dim", b"K\x20")])).unwrap_err().to_string();
-    assert!(error.starts_with("is a checkpoint of llama2.c"), "{error}");
+    assert!(error.starts_with("is a llama2.c checkpoint"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! What opcodes make of values: containers, storages, tensors.
+//! Opcodes that build values: containers, storages, tensors.
 
 use super::{
     Global, MAX_DEPTH, MAX_GLOBAL_BYTES, MAX_OBJECTS, Machine, Object, ObjectId, PickleError, PickledTensor, Storage,
@@ -6,10 +6,10 @@ use super::{
 };
 use crate::safetensors_header::{Dtype, MAX_RANK, MAX_TENSORS, shortened};
 
-/// Longest name of a storage: PyTorch counts them.
+/// Maximum length of a storage's name, which is a number in PyTorch.
 const MAX_KEY_BYTES: usize = 32;
 
-/// Every global that may be named: module, name, what it is.
+/// The supported globals: module, name and meaning.
 const GLOBALS: [(&str, &str, Global); 17] = [
     ("collections", "OrderedDict", Global::OrderedDict),
     ("torch._utils", "_rebuild_tensor_v2", Global::RebuildTensor),
@@ -124,7 +124,7 @@ impl<'a> Machine<'a> {
     pub(super) fn reduce(&mut self) -> Result<(), PickleError> {
         let (args, function) = (self.pop()?, self.pop()?);
         let Value::Global(function) = function else {
-            return Err(self.invalid("what is called is not a known function"));
+            return Err(self.invalid("it calls something that is not a known function"));
         };
         let args = self.tuple(args)?.to_vec();
         self.call(function, &args)
@@ -136,7 +136,8 @@ impl<'a> Machine<'a> {
             (Global::RebuildTensor, [storage, offset, shape, strides, _grad, _hooks, rest @ ..]) => {
                 match rest {
                     [] | [Value::None] => {}
-                    // Bits such as `conj` and `neg`: the numbers are not those of the storage.
+                    // Flags such as `conj` and `neg` mean that the tensor's numbers differ from the
+                    // storage's.
                     _ => return Err(self.invalid("a tensor has metadata that changes its numbers")),
                 }
                 let tensor = self.described(*storage, *offset, (*shape, *strides))?;
@@ -145,7 +146,7 @@ impl<'a> Machine<'a> {
             (Global::RebuildParameter, [tensor, _grad, _hooks])
             | (Global::RebuildParameterWithState, [tensor, _grad, _hooks, _]) => match self.object(*tensor) {
                 Some(Object::Tensor(_)) => self.push(*tensor),
-                _ => Err(self.invalid("a parameter is made of something that is no tensor")),
+                _ => Err(self.invalid("a parameter is built from something that is not a tensor")),
             },
             (
                 Global::RebuildFromType,
@@ -167,7 +168,8 @@ impl<'a> Machine<'a> {
                 | Global::RebuildFromType,
                 _,
             ) => {
-                Err(self.invalid(&format!("{} is called with other arguments than torch.save writes", name(function))))
+                Err(self
+                    .invalid(&format!("{} is called with arguments that torch.save does not write", name(function))))
             }
             (Global::TensorType | Global::StorageType(_), _) => {
                 Err(self.invalid(&format!("{} is called, which torch.save does not do", name(function))))
@@ -175,23 +177,24 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// BUILD: attributes of an object. A state dict has `_metadata`, versions of modules; nothing else is expected.
+    /// BUILD: sets attributes of an object. A state dict has `_metadata`, the versions of its
+    /// modules. No other attribute is expected.
     pub(super) fn build(&mut self) -> Result<(), PickleError> {
         let state = self.pop()?;
         let id = self.top()?;
         if !matches!(self.objects.get(id), Some(Object::Dict(_))) {
-            return Err(self.invalid("attributes are set on something that is no dict"));
+            return Err(self.invalid("attributes are set on something that is not a dict"));
         }
         let Some(Object::Dict(attributes)) = self.object(state) else {
             return Err(self.invalid("attributes are not a dict"));
         };
-        // Never all of a long one: it may be set a million times.
+        // Do not iterate over all attributes: a long list may be set a million times.
         match attributes.as_slice() {
             [] | [(Value::Text("_metadata"), _)] => Ok(()),
             [(Value::Text("_metadata"), _), (Value::Text(key), _), ..] | [(Value::Text(key), _), ..] => {
                 Err(self.invalid(&format!("attribute `{}` is set on a dict", shortened(key))))
             }
-            [_, ..] => Err(self.invalid("an attribute is set that has no name")),
+            [_, ..] => Err(self.invalid("an attribute without a name is set")),
         }
     }
 
@@ -202,7 +205,7 @@ impl<'a> Machine<'a> {
         (shape, strides): (Value<'a>, Value<'a>),
     ) -> Result<PickledTensor<'a>, PickleError> {
         let Some(Object::Storage(storage)) = self.object(storage) else {
-            return Err(self.invalid("a tensor is made of something that is no storage"));
+            return Err(self.invalid("a tensor is built from something that is not a storage"));
         };
         let (shape, strides) = (self.numbers(shape)?, self.numbers(strides)?);
         if shape.len() != strides.len() || shape.len() > MAX_RANK {
@@ -215,7 +218,7 @@ impl<'a> Machine<'a> {
         let Value::Int(offset) = offset else { return Err(self.invalid("a tensor's offset is not a whole number")) };
         let offset = u64::try_from(offset).map_err(|_| self.invalid("a tensor's offset is negative"))?;
         let tensor = PickledTensor { storage: *storage, offset, shape, strides };
-        // One past the last number that it reads.
+        // One past the last element that the tensor uses.
         let extent = if tensor.shape.contains(&0) {
             Some(offset)
         } else {
@@ -244,7 +247,7 @@ impl<'a> Machine<'a> {
             _ => None,
         };
         let numbers = items.iter().map(number).collect::<Option<Vec<u64>>>();
-        numbers.ok_or_else(|| self.invalid("a dimension or a stride is not a whole number from 0"))
+        numbers.ok_or_else(|| self.invalid("a dimension or a stride is not a whole number of at least 0"))
     }
 
     fn object(&self, value: Value<'a>) -> Option<&Object<'a>> {
@@ -255,15 +258,15 @@ impl<'a> Machine<'a> {
     fn tuple(&self, value: Value<'a>) -> Result<&[Value<'a>], PickleError> {
         match self.object(value) {
             Some(Object::Tuple(items)) => Ok(items),
-            _ => Err(self.invalid("a tuple is expected")),
+            _ => Err(self.invalid("expected a tuple")),
         }
     }
 
-    /// The object on top of the stack, which stays there.
+    /// Returns the object on top of the stack without removing it.
     fn top(&self) -> Result<usize, PickleError> {
         match self.peek()? {
             Value::Object(ObjectId(id)) => Ok(id as usize),
-            _ => Err(self.invalid("a list or a dict is expected")),
+            _ => Err(self.invalid("expected a list or a dict")),
         }
     }
 

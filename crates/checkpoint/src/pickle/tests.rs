@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Pickle fragments, put together.
+/// Joins fragments of a pickle.
 fn pickle(parts: &[&[u8]]) -> Vec<u8> {
     [b"\x80\x02".as_slice(), &parts.concat(), b"."].concat()
 }
@@ -14,7 +14,7 @@ fn text(text: &str) -> Vec<u8> {
     [b"X", (text.len() as u32).to_le_bytes().as_slice(), text.as_bytes()].concat()
 }
 
-/// `('storage', torch.FloatStorage, KEY, 'cpu', numbers)` as a persistent id.
+/// Returns `('storage', torch.FloatStorage, KEY, 'cpu', numbers)` as a persistent id.
 fn storage(key: &str, numbers: u8) -> Vec<u8> {
     [
         b"(".to_vec(),
@@ -31,7 +31,8 @@ fn storage(key: &str, numbers: u8) -> Vec<u8> {
 const REBUILD: &[u8] = b"ctorch._utils\n_rebuild_tensor_v2\n";
 const HOOKS: &[u8] = b"\x89ccollections\nOrderedDict\n)R";
 
-/// A tensor of 6 numbers from number `offset` on, with dimensions and strides as tuple opcodes.
+/// Returns a tensor with a storage of 6 numbers and an offset, with dimensions and strides as tuple
+/// opcodes.
 fn tensor(offset: u8, shape: &[u8], strides: &[u8]) -> Vec<u8> {
     [REBUILD, b"(", &storage("0", 6), &[b'K', offset], shape, strides, HOOKS, b"tR"].concat()
 }
@@ -58,7 +59,7 @@ fn plain_values() {
         b"G\x3f\xf8\x00\x00\x00\x00\x00\x00",
         b"\x8c\x04list](K\x01M\x00\x01eK\x07\x85u",
     ]);
-    // A value too many for the pairs: the list and a tuple came as two.
+    // One value too many for the pairs: the list and a tuple count as two.
     refused(
         &bytes,
         expect![
@@ -85,7 +86,7 @@ fn a_tensor_is_described() {
     let storage = Storage { dtype: Dtype::F32, key: "0", numbers: 6 };
     let expected = PickledTensor { storage, offset: 2, shape: vec![2, 2], strides: vec![2, 1] };
     assert_eq!(read.tensor(read.root()), Some(&expected));
-    // A parameter of it, and a subclass, are the tensor.
+    // A parameter and a subclass of the tensor are read as the tensor.
     let parameter = pickle(&[
         b"ctorch._utils\n_rebuild_parameter\n(",
         &tensor(2, b"K\x02K\x02\x86", b"K\x02K\x01\x86"),
@@ -101,19 +102,19 @@ fn nothing_is_executed() {
     refused(
         &pickle(&[b"cos\nsystem\n", &text("echo hacked"), b"\x85R"]),
         expect![
-            "its pickle names `os.system` at byte 2, which is not a known part of a tensor; it is not read, nor run"
+            "its pickle refers to `os.system` at byte 2, which is not a known part of a tensor; it is neither loaded nor executed"
         ],
     );
     refused(
         &pickle(&[b"\x8c\x05posix\x8c\x06system\x93"]),
         expect![
-            "its pickle names `posix.system` at byte 17, which is not a known part of a tensor; it is not read, nor run"
+            "its pickle refers to `posix.system` at byte 17, which is not a known part of a tensor; it is neither loaded nor executed"
         ],
     );
     refused(
         &pickle(&[b"cbuiltins\neval\n"]),
         expect![
-            "its pickle names `builtins.eval` at byte 2, which is not a known part of a tensor; it is not read, nor run"
+            "its pickle refers to `builtins.eval` at byte 2, which is not a known part of a tensor; it is neither loaded nor executed"
         ],
     );
     // INST, OBJ, NEWOBJ, EXT1, PERSID, protocol 0's STRING and GET
@@ -123,7 +124,9 @@ fn nothing_is_executed() {
     }
     refused(
         &pickle(&[b"\x81"]),
-        expect!["its pickle has opcode 0x81 at byte 2, which no checkpoint of plain tensors has; it is not read"],
+        expect![
+            "its pickle has opcode 0x81 at byte 2, which is not supported: checkpoints of plain tensors never use it"
+        ],
     );
     refused(
         &pickle(&[b"ctorch\nFloatStorage\n)R"]),
@@ -131,25 +134,25 @@ fn nothing_is_executed() {
     );
     refused(
         &pickle(&[&text("len"), b")R"]),
-        expect!["its pickle is not valid at byte 11: what is called is not a known function"],
+        expect!["its pickle is not valid at byte 11: it calls something that is not a known function"],
     );
     refused(
         &pickle(&[b"ccollections\nOrderedDict\n)R}(", &text("__class__"), b"Nub"]),
         expect!["its pickle is not valid at byte 47: attribute `__class__` is set on a dict"],
     );
-    // Looking through all of them a million times would take hours.
+    // Reading all of them a million times would take hours.
     refused(
         &pickle(&[b"}}(", &[text("_metadata"), b"N".to_vec()].concat().repeat(2), b"ub"]),
         expect!["its pickle is not valid at byte 36: attribute `_metadata` is set on a dict"],
     );
-    refused(&pickle(&[REBUILD, b"}b"]), expect!["its pickle is not valid at byte 36: a list or a dict is expected"]);
-    // A chain of rebuilds must not become recursion.
+    refused(&pickle(&[REBUILD, b"}b"]), expect!["its pickle is not valid at byte 36: expected a list or a dict"]);
+    // A chain of rebuilds must not cause recursion.
     refused(
         &pickle(&[
             b"ctorch._tensor\n_rebuild_from_type_v2\n(ctorch._tensor\n_rebuild_from_type_v2\nctorch\nTensor\n)NtR",
         ]),
         expect![
-            "its pickle is not valid at byte 94: torch._tensor._rebuild_from_type_v2 is called with other arguments than torch.save writes"
+            "its pickle is not valid at byte 94: torch._tensor._rebuild_from_type_v2 is called with arguments that torch.save does not write"
         ],
     );
 }
@@ -161,7 +164,9 @@ fn lengths_are_not_believed() {
     refused(b"\x80\x02X\xff\xff\xff\xffabc.", expect!["its pickle is truncated at byte 11"]);
     refused(
         b"\x80\x02\x8d\xff\xff\xff\xff\xff\xff\xff\xff.",
-        expect!["its pickle has opcode 0x8d at byte 2, which no checkpoint of plain tensors has; it is not read"],
+        expect![
+            "its pickle has opcode 0x8d at byte 2, which is not supported: checkpoints of plain tensors never use it"
+        ],
     );
     refused(
         b"\x80\x02\x8a\x09123456789.",
@@ -169,9 +174,14 @@ fn lengths_are_not_believed() {
     );
     refused(
         b"\x80\x02\x8b\xff\xff\xff\x7f.",
-        expect!["its pickle has opcode 0x8b at byte 2, which no checkpoint of plain tensors has; it is not read"],
+        expect![
+            "its pickle has opcode 0x8b at byte 2, which is not supported: checkpoints of plain tensors never use it"
+        ],
     );
-    refused(b"\x80\x07N.", expect!["its pickle is not valid at byte 0: protocol 7 is not read; torch.save writes 2"]);
+    refused(
+        b"\x80\x07N.",
+        expect!["its pickle is not valid at byte 0: protocol 7 is not supported; torch.save writes 2"],
+    );
     refused(
         &[b"c".as_slice(), &[b'x'; 300]].concat(),
         expect!["its pickle has more than 256 bytes in the name of a class at byte 0"],
@@ -187,15 +197,15 @@ fn lengths_are_not_believed() {
 fn limits_hold() {
     refused(&vec![b'N'; 1 << 20], expect!["its pickle has more than 262144 values on its stack at byte 262144"]);
     refused(&[b'('; 100], expect!["its pickle has more than 64 levels at byte 64"]);
-    // Nested lists, by opcodes that need no mark.
+    // Lists nested with opcodes that need no mark.
     refused(&[b"]".repeat(100), b"a".repeat(99)].concat(), expect!["its pickle has more than 64 levels at byte 163"]);
     refused(&[b")".as_slice(), &[0x85; 100]].concat(), expect!["its pickle has more than 64 levels at byte 64"]);
-    // A list in itself.
+    // A list that contains itself.
     refused(
         &[b"]q\x00".as_slice(), &b"h\x00a".repeat(100)].concat(),
         expect!["its pickle has more than 64 levels at byte 194"],
     );
-    // The same value read again and again: the billion laughs.
+    // The same value read again and again, as in the billion laughs attack.
     let bomb =
         [b"Nq\x00".as_slice(), &[b"](".as_slice(), &b"h\x00".repeat(100_000), b"e"].concat().repeat(30)].concat();
     refused(&bomb, expect!["its pickle has more than 2097152 values at byte 4194325"]);
@@ -206,7 +216,7 @@ fn limits_hold() {
     for index in 0..=MAX_MEMO as u32 {
         memos.extend([b"r".as_slice(), &index.to_le_bytes()].concat());
     }
-    refused(&memos, expect!["its pickle has more than 1048576 remembered values at byte 5242881"]);
+    refused(&memos, expect!["its pickle has more than 1048576 memo entries at byte 5242881"]);
 }
 
 #[test]
@@ -218,7 +228,7 @@ fn the_stack_is_guarded() {
     refused(b"N(\x85.", expect!["its pickle is not valid at byte 2: its stack is empty"]);
     refused(b"h\x05.", expect!["its pickle is not valid at byte 0: memo 5 was never set"]);
     refused(b"q\x05.", expect!["its pickle is not valid at byte 0: its stack is empty"]);
-    refused(b"NNa.", expect!["its pickle is not valid at byte 2: a list or a dict is expected"]);
+    refused(b"NNa.", expect!["its pickle is not valid at byte 2: expected a list or a dict"]);
     refused(b"}Na.", expect!["its pickle is not valid at byte 2: only a list can be appended to"]);
     refused(
         b"]NNs.",
@@ -260,7 +270,7 @@ fn tensors_must_fit_their_storage() {
         0,
         b"J\xff\xff\xff\xff\x85",
         b"K\x01\x85",
-        expect!["its pickle is not valid at byte 127: a dimension or a stride is not a whole number from 0"],
+        expect!["its pickle is not valid at byte 127: a dimension or a stride is not a whole number of at least 0"],
     );
     check(
         0,
@@ -278,7 +288,7 @@ fn tensors_must_fit_their_storage() {
         &pickle(&[&storage("../../x", 6)]),
         expect!["its pickle is not valid at byte 58: `../../x` is not the name of a storage"],
     );
-    refused(&pickle(&[&text("storage"), b"Q"]), expect!["its pickle is not valid at byte 14: a tuple is expected"]);
+    refused(&pickle(&[&text("storage"), b"Q"]), expect!["its pickle is not valid at byte 14: expected a tuple"]);
 }
 
 proptest! {
@@ -287,7 +297,7 @@ proptest! {
         let _ = Pickle::parse(&bytes);
     }
 
-    /// Known opcodes reach deeper than random bytes do.
+    /// Known opcodes reach more code than random bytes.
     #[test]
     fn random_opcodes_never_panic(choice in prop::collection::vec((0_usize..34, any::<u8>()), 0..120)) {
         let mut bytes = vec![0x80, 2];

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A file of `json` and `data_bytes` bytes of data: what parsing its header says.
+/// Checks the result of parsing the header of a file with `json` and `data_bytes` bytes of data.
 fn check(json: &str, data_bytes: u64, expected: Expect) {
     let parsed = SafetensorsHeader::parse(json.as_bytes(), PREFIX_BYTES + json.len() as u64 + data_bytes);
     let text = match parsed {
@@ -31,7 +31,7 @@ fn good_headers() {
             b F16 [2] 162..166
         "#]],
     );
-    // Scalars and empty tensors are legal.
+    // Scalars and empty tensors are valid.
     check(
         r#"{"s":{"dtype":"I64","shape":[],"data_offsets":[0,8]},"e":{"dtype":"BF16","shape":[0,4],"data_offsets":[8,8]}}"#,
         8,
@@ -83,7 +83,7 @@ fn a_tensor_that_cannot_be() {
         r#"{"a":{"dtype":"F4","shape":[1],"data_offsets":[0,4]}}"#,
         4,
         expect![[r#"
-            error: tensor `a` has dtype `F4`; known are F64, F32, F16, BF16, I64, I32, I16, I8, U8, BOOL. It is one of quantised weights: name the model that was quantised, or dequantise this one first (transformers: `model = AutoModelForCausalLM.from_pretrained(FOLDER).dequantize()`, then `model.save_pretrained(NEW)`)
+            error: tensor `a` has dtype `F4`; supported are F64, F32, F16, BF16, I64, I32, I16, I8, U8, BOOL. It is a dtype of quantised weights: use the original model, or dequantise this one first (transformers: `model = AutoModelForCausalLM.from_pretrained(FOLDER).dequantize()`, then `model.save_pretrained(NEW)`)
         "#]],
     );
     check(
@@ -151,35 +151,35 @@ fn tensors_that_do_not_fill_the_file() {
         &two([0, 4], [3, 8]),
         8,
         expect![[r#"
-            error: tensor `b` overlaps the tensor before it: it begins at 3 and should begin at 4
+            error: tensor `b` overlaps the previous tensor: it starts at 3 but should start at 4
         "#]],
     );
     check(
         &two([0, 4], [5, 8]),
         8,
         expect![[r#"
-            error: tensor `b` leaves a gap after the tensor before it: it begins at 5 and should begin at 4
+            error: tensor `b` leaves a gap after the previous tensor: it starts at 5 but should start at 4
         "#]],
     );
     check(
         &two([0, 4], [4, 8]),
         7,
         expect![[r#"
-            error: its header describes 123 bytes but the file has 122; it is truncated or has bytes that belong to no tensor
+            error: its header describes 123 bytes but the file has 122; it is truncated or has bytes that do not belong to any tensor
         "#]],
     );
     check(
         &two([0, 4], [4, 8]),
         9,
         expect![[r#"
-            error: its header describes 123 bytes but the file has 124; it is truncated or has bytes that belong to no tensor
+            error: its header describes 123 bytes but the file has 124; it is truncated or has bytes that do not belong to any tensor
         "#]],
     );
     check(
         r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}"#,
         2,
         expect![[r#"
-            error: tensor `a` is there twice
+            error: tensor `a` occurs twice
         "#]],
     );
 }
@@ -213,7 +213,7 @@ fn too_many_tensors_are_refused() {
     assert!(parse(json(MAX_TENSORS + 1)).unwrap_err().to_string().contains("more than 65536 tensors"));
 }
 
-/// Short ones would take twenty times their own bytes.
+/// Short entries would take twenty times their own size in memory.
 #[test]
 fn too_much_metadata_is_refused() {
     let entries: Vec<String> = (0..=MAX_METADATA).map(|i| format!(r#""{i}":"""#)).collect();
@@ -238,11 +238,11 @@ fn what_is_written_is_aligned_and_deterministic() {
         .assert_eq(std::str::from_utf8(&bytes[8..]).unwrap().trim_end());
 
     let twice = [tensors[0].clone(), tensors[0].clone()];
-    assert_eq!(write_header(&twice).unwrap_err().to_string(), "tensor `w` is there twice");
+    assert_eq!(write_header(&twice).unwrap_err().to_string(), "tensor `w` occurs twice");
     let huge = [NewTensor { name: "w", dtype: Dtype::F32, shape: &[u64::MAX, 2] }];
     assert_eq!(write_header(&huge).unwrap_err().to_string(), "tensor `w` is too large");
     let metadata = [NewTensor { name: METADATA_KEY, dtype: Dtype::F32, shape: &[1] }];
-    assert_eq!(write_header(&metadata).unwrap_err().to_string(), "tensor `__metadata__` is there twice");
+    assert_eq!(write_header(&metadata).unwrap_err().to_string(), "tensor `__metadata__` occurs twice");
 }
 
 fn any_tensor() -> impl Strategy<Value = (String, Dtype, Vec<u64>)> {
@@ -250,7 +250,7 @@ fn any_tensor() -> impl Strategy<Value = (String, Dtype, Vec<u64>)> {
     ("[A-Za-z0-9._/-]{1,20}", dtype, proptest::collection::vec(0_u64..6, 0..=MAX_RANK))
 }
 
-/// What every header that is accepted promises, whoever wrote it.
+/// Checks the invariants of every accepted header.
 fn assert_sound(header: &SafetensorsHeader, json_bytes: u64, file_bytes: u64) -> Result<(), TestCaseError> {
     prop_assert!(header.tensors().len() <= MAX_TENSORS);
     let mut names = BTreeSet::new();
@@ -260,20 +260,20 @@ fn assert_sound(header: &SafetensorsHeader, json_bytes: u64, file_bytes: u64) ->
         prop_assert_eq!(Some(tensor.bytes.end - tensor.bytes.start), size_bytes(tensor.dtype, &tensor.shape));
         prop_assert!(tensor.shape.len() <= MAX_RANK);
         prop_assert!((1..=MAX_NAME_BYTES).contains(&tensor.name.len()) && tensor.name.is_ascii());
-        prop_assert!(names.insert(&tensor.name), "{} is there twice", tensor.name);
+        prop_assert!(names.insert(&tensor.name), "{} occurs twice", tensor.name);
         at = tensor.bytes.end;
     }
     prop_assert_eq!(at, file_bytes);
     Ok(())
 }
 
-/// Mostly small numbers, and those at which arithmetic goes wrong.
+/// Mostly small numbers, and edge cases of arithmetic.
 fn any_number() -> impl Strategy<Value = u64> {
     let edges = vec![u64::MAX, u64::MAX - 1, u64::MAX / 2, 1 << 63, 1 << 32, u64::from(u32::MAX)];
     prop_oneof![8 => 0_u64..9, 1 => proptest::sample::select(edges)]
 }
 
-/// One entry of a header that need not be right.
+/// An entry of a header, valid or not.
 fn any_entry() -> impl Strategy<Value = String> {
     let name = prop_oneof![8 => "[ab]", 1 => "\\PC{0,3}", 1 => Just("n".repeat(MAX_NAME_BYTES + 1)), 1 => Just(METADATA_KEY.to_owned())];
     let dtype =
@@ -316,7 +316,7 @@ proptest! {
         prop_assert_eq!(header.tensors().len(), tensors.len());
     }
 
-    // Whatever the bytes are, the answer is a header of the whole file or an error: no panic.
+    // Any bytes result in a header of the whole file or an error, never in a panic.
     #[test]
     fn damaged_headers_never_panic(cut in 0_usize..160, flips in proptest::collection::vec((0_usize..160, any::<u8>()), 0..6), data in 0_u64..40) {
         let good = br#"{"__metadata__":{"format":"pt"},"b":{"dtype":"F16","shape":[2],"data_offsets":[8,12]},"a.x":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}"#;
@@ -352,7 +352,8 @@ proptest! {
         }
     }
 
-    /// A good header in which one number is another: refused, unless it still describes the file exactly.
+    /// A valid header with one number changed is rejected, unless it still describes the file
+    /// exactly.
     #[test]
     fn one_wrong_number_is_noticed(
         sizes in proptest::collection::vec(0_u64..5, 1..5),

@@ -9,7 +9,7 @@ fn piece(text: &str, kind: i32) -> PieceProto {
     PieceProto { piece: Some(text.to_owned()), score: Some(-1.5), kind: Some(kind) }
 }
 
-/// `<unk>`, `<s>`, `</s>`, a word, and the bytes if there are any.
+/// Returns a model with `<unk>`, `<s>`, `</s>`, a word, and optionally the bytes.
 fn model(byte_fallback: bool) -> ModelProto {
     let mut pieces = vec![piece("<unk>", 2), piece("<s>", 3), piece("</s>", 3), piece("▁word", 1)];
     if byte_fallback {
@@ -59,23 +59,26 @@ fn check(change: impl FnOnce(&mut ModelProto), expected: Expect) {
 
 #[test]
 fn a_bad_field_is_named() {
-    let unusable = "is not a SentencePiece model that can be used: ";
+    let unusable = "is not a usable SentencePiece model: ";
     let field = |change: fn(&mut ModelProto), expected: &str| {
         let mut proto = model(false);
         change(&mut proto);
         assert_eq!(parse(&proto).unwrap_err().to_string(), format!("{unusable}{expected}"));
     };
-    field(|m| m.pieces.clear(), "pieces has 0 entries; 1 to 1048576 are read");
+    field(|m| m.pieces.clear(), "pieces has 0 entries; 1 to 1048576 are supported");
     field(|m| m.pieces[3].piece = None, "pieces[3].piece is empty");
-    field(|m| m.pieces[3].piece = Some("x".repeat(8000)), "pieces[3].piece is 8000 bytes long; at most 7999 are read");
-    field(|m| m.pieces[3].piece = Some("a\0".to_owned()), "pieces[3].piece holds a NUL");
+    field(
+        |m| m.pieces[3].piece = Some("x".repeat(8000)),
+        "pieces[3].piece is 8000 bytes long; at most 7999 are allowed",
+    );
+    field(|m| m.pieces[3].piece = Some("a\0".to_owned()), "pieces[3].piece contains a NUL");
     field(|m| m.pieces[3].score = Some(f32::NAN), "pieces[3].score is NaN");
-    field(|m| m.pieces[3].kind = Some(9), "pieces[3].type is 9, which is not known");
-    field(|m| m.pieces.push(piece("▁word", 4)), "pieces[4].piece `\\u{2581}word` is there twice");
+    field(|m| m.pieces[3].kind = Some(9), "pieces[3].type is 9, which is unknown");
+    field(|m| m.pieces.push(piece("▁word", 4)), "pieces[4].piece `\\u{2581}word` occurs twice");
     field(|m| m.pieces.push(piece("<more>", 2)), "pieces[4].type is a second UNKNOWN");
     field(|m| m.pieces[0].kind = Some(3), "pieces has no entry of type UNKNOWN");
     field(|m| m.pieces.push(piece("<0x41>", 6)), "pieces[4].type is BYTE, but trainer_spec.byte_fallback is false");
-    field(|m| m.pieces.push(piece("<0x4a>", 6)), "pieces[4].piece `<0x4a>` names no byte");
+    field(|m| m.pieces.push(piece("<0x4a>", 6)), "pieces[4].piece `<0x4a>` is not the name of a byte");
     field(
         |m| *m = ModelProto { trainer_spec: model(true).trainer_spec, ..m.clone() },
         "pieces has no <0x00>, but byte_fallback is true",
@@ -84,13 +87,13 @@ fn a_bad_field_is_named() {
     check(
         |m| kind(m, 4),
         expect![
-            "is not a SentencePiece model that can be used: trainer_spec.model_type is 4 (CHAR); UNIGRAM and BPE are read"
+            "is not a usable SentencePiece model: trainer_spec.model_type is 4 (CHAR); only UNIGRAM and BPE are supported"
         ],
     );
     check(
         |m| kind(m, -7),
         expect![
-            "is not a SentencePiece model that can be used: trainer_spec.model_type is -7 (unknown); UNIGRAM and BPE are read"
+            "is not a usable SentencePiece model: trainer_spec.model_type is -7 (unknown); only UNIGRAM and BPE are supported"
         ],
     );
 }
@@ -103,7 +106,7 @@ fn other_files_are_refused() {
         .assert_eq(&refused(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"));
     expect!["is not a SentencePiece model: failed to decode Protobuf message: PieceProto.piece: ModelProto.pieces: invalid string value: data is not UTF-8 encoded"]
         .assert_eq(&refused(b"\x0a\x03\x0a\x01\xff"));
-    expect!["is 16777217 bytes long; a SentencePiece model of at most 16777216 is read"]
+    expect!["is 16777217 bytes long; a SentencePiece model may have at most 16777216 bytes"]
         .assert_eq(&refused(&vec![0; MAX_MODEL_BYTES + 1]));
 }
 
@@ -115,7 +118,7 @@ proptest! {
         let _ = SentencePieceModel::parse(&bytes);
     }
 
-    /// A model that was damaged is read or refused.
+    /// A damaged model is read or rejected, without a panic.
     #[test]
     fn no_damage_makes_it_panic(at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>()) {
         let mut bytes = model(true).encode_to_vec();
@@ -138,11 +141,11 @@ fn a_file_of_another_kind_is_called_by_its_name() {
         problem(b"<!DOCTYPE html><html>"),
     ];
     expect![[r#"
-        is not a SentencePiece model but a tiktoken vocabulary (base64 and ranks), which is not read: let transformers write a tokenizer.json, AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)
-        is not a SentencePiece model but a tiktoken vocabulary (base64 and ranks), which is not read: let transformers write a tokenizer.json, AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)
+        is not a SentencePiece model but a tiktoken vocabulary (base64 and ranks), which is not supported: convert it to a tokenizer.json with transformers, AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)
+        is not a SentencePiece model but a tiktoken vocabulary (base64 and ranks), which is not supported: convert it to a tokenizer.json with transformers, AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)
         is not a SentencePiece model but an empty file
         is not a SentencePiece model but a Git LFS pointer, not the file itself; run `git lfs pull`
-        is not a SentencePiece model but JSON; call it tokenizer.json if it is one of Hugging Face's
+        is not a SentencePiece model but JSON; rename it to tokenizer.json if it is a Hugging Face tokenizer
         is not a SentencePiece model but a web page; download the file itself"#]].assert_eq(&found.join("\n"));
 }
 
@@ -150,6 +153,6 @@ fn a_file_of_another_kind_is_called_by_its_name() {
 fn s2_more_pieces_than_are_read_take_no_memory() {
     let many = [0x0a, 0].repeat(MAX_PIECES + 1);
     let error = SentencePieceModel::parse(&many).unwrap_err().to_string();
-    expect!["is not a SentencePiece model that can be used: pieces has 1048577 entries; 1 to 1048576 are read"]
+    expect!["is not a usable SentencePiece model: pieces has 1048577 entries; 1 to 1048576 are supported"]
         .assert_eq(&error);
 }

@@ -35,7 +35,7 @@ fn a_bad_index() {
     }
     check(
         r#"{"weight_map":{"w":"a.safetensors","w":"b.safetensors"}}"#,
-        expect!["model.safetensors.index.json: tensor `w` is there twice at line 1 column 55"],
+        expect!["model.safetensors.index.json: tensor `w` occurs twice at line 1 column 55"],
     );
     let many: Vec<String> = (0..=MAX_SHARDS).map(|i| format!(r#""w{i}":"{i}.safetensors""#)).collect();
     check(

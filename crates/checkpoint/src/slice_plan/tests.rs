@@ -9,7 +9,7 @@ use super::*;
 use crate::decoder_config::{Architecture, Family};
 use crate::safetensors_header::{NewTensor, SafetensorsHeader, write_header};
 
-/// Name, type and shape of a tensor in a file.
+/// The name, dtype and shape of a tensor in a file.
 type Listed = (String, Dtype, Vec<u64>);
 
 fn architecture(family: Family, layers: u32) -> Architecture {
@@ -37,7 +37,7 @@ fn llama(layers: u32) -> DecoderConfig {
     architecture(Family::Llama, layers).config(32)
 }
 
-/// A header as a file of these tensors would have it.
+/// Returns the header of a file with these tensors.
 fn header(tensors: &[Listed]) -> SafetensorsHeader {
     let new: Vec<NewTensor<'_>> =
         tensors.iter().map(|(name, dtype, shape)| NewTensor { name, dtype: *dtype, shape }).collect();
@@ -46,7 +46,7 @@ fn header(tensors: &[Listed]) -> SafetensorsHeader {
     SafetensorsHeader::parse(&bytes[8..], bytes.len() as u64 + data).unwrap()
 }
 
-/// Names, types and shapes of a complete file of `config`.
+/// Returns the names, dtypes and shapes of a complete file of `config`.
 fn listed(config: &DecoderConfig, dtype: Dtype) -> Vec<Listed> {
     let specs = config.tensors().into_iter().filter(|spec| spec.tied_to.is_none());
     specs.map(|spec| (spec.name, dtype, spec.shape)).collect()
@@ -68,7 +68,7 @@ fn inherit(reference: &Inventory, layers: &LayerMap, inherit: InheritSet) -> Res
     SlicePlan::new(Inheritance { reference, layer_map: layers, inherit, previous: None })
 }
 
-/// Origins of the tensors outside the blocks, and of one tensor a block.
+/// Checks the origins of the tensors outside of the blocks, and of one tensor per block.
 fn check(plan: &SlicePlan, expected: Expect) {
     let mut text = String::new();
     for placement in plan.tensors() {
@@ -183,7 +183,7 @@ fn blocks_alone_and_nothing() {
     );
     let nothing = inherit(&inventory(&llama(2)), &first(1, 2), InheritSet::NOTHING).unwrap();
     assert_eq!((nothing.copied().count(), nothing.copied_bytes()), (0, 0));
-    assert!(nothing.tensors().iter().all(|p| p.dtype == Dtype::F16), "a control has the reference's type");
+    assert!(nothing.tensors().iter().all(|p| p.dtype == Dtype::F16), "a control has the reference's dtype");
     let fresh = SlicePlan::fresh(llama(2));
     assert_eq!(fresh.fresh_tensors().count(), fresh.tensors().len());
     assert_eq!(fresh.size_bytes(), 4 * fresh.config().parameters());
@@ -211,9 +211,9 @@ fn carrying_takes_the_previous_layers_first() {
                 lm_head.weight <- tied to transformer.wte.weight
             "#]],
         );
-        assert_eq!(plan.tensors()[0].dtype, Dtype::F32, "each copy keeps its own type");
+        assert_eq!(plan.tensors()[0].dtype, Dtype::F32, "each copy keeps its own dtype");
     }
-    // Parts say what the new layers take; what was trained is carried over whole.
+    // The parts apply to the new layers only. Trained layers are carried over as a whole.
     let plan = carry(&first(3, 4), InheritSet::of(&[InheritPart::Attention]), &previous).unwrap();
     let fresh: Vec<&str> = plan.fresh_tensors().map(|placement| placement.target.name.as_str()).collect();
     assert!(fresh.iter().all(|name| name.starts_with("transformer.h.2.") && !name.contains("attn")), "{fresh:?}");
@@ -229,7 +229,7 @@ fn carrying_takes_the_previous_layers_first() {
     refused(
         carry(&last, InheritSet::ALL, &previous),
         expect![
-            "the previous candidate cannot be carried over: the layer map is not the first n layers, so which ones come next is not defined"
+            "the previous candidate cannot be carried over: the layer map is not the first n layers, so the next layers are not defined"
         ],
     );
     let wider = DecoderConfig { d_ff: 64, ..gpt2(2) };
@@ -246,12 +246,12 @@ fn a_scaled_block_must_not_move() {
     let reference = inventory(&DecoderConfig { inverse_layer_scale: true, ..gpt2(4) });
     let map = layer_map(&LayerMapRule::FirstAndLast, LayerCount(2), LayerCount(4)).unwrap();
     expect![
-        "layer 3 of the reference would become layer 1 of the target, but the reference sets scale_attn_by_inverse_layer_idx, which divides the attention scores of layer i by i + 1: the copied block would compute something else. Take the first n layers"
+        "layer 3 of the reference would become layer 1 of the target, but the reference sets scale_attn_by_inverse_layer_idx, which divides the attention scores of layer i by i + 1: the copied block would compute something different. Use the first n layers"
     ]
     .assert_eq(&inherit(&reference, &map, InheritSet::ALL).unwrap_err().to_string());
     assert!(inherit(&reference, &map, InheritSet::NOTHING).is_ok(), "fresh blocks do not move");
     let without_attention = InheritSet::of(&[InheritPart::Mlp, InheritPart::Norms, InheritPart::Head]);
-    assert!(inherit(&reference, &map, without_attention).is_ok(), "only attention knows its layer's index");
+    assert!(inherit(&reference, &map, without_attention).is_ok(), "only attention depends on the layer's index");
     assert!(inherit(&reference, &map, InheritSet::of(&[InheritPart::Attention])).is_err());
     assert!(inherit(&reference, &first(2, 4), InheritSet::ALL).is_ok());
     let list = layer_map(&LayerMapRule::List(vec![0, 1]), LayerCount(2), LayerCount(4)).unwrap();
@@ -263,7 +263,7 @@ fn more_layers_than_there_are() {
     for rule in [LayerMapRule::First, LayerMapRule::FirstAndLast] {
         let error = layer_map(&rule, LayerCount(9), LayerCount(8)).unwrap_err();
         assert_eq!(error.to_string(), "the target asks for 9 layers but the reference has only 8");
-        // A number that no memory holds is refused before a list of it is made.
+        // A number too large for memory is rejected before a list is allocated.
         assert!(layer_map(&rule, LayerCount(u32::MAX), LayerCount(8)).is_err());
     }
     expect!["layer_map[1]: layer 8 does not exist: the reference has 8 layers"]
@@ -309,13 +309,13 @@ fn files_that_are_not_a_model() {
     changed(
         |tensors| tensors.retain(|(name, _, _)| name != "model.norm.weight"),
         expect![
-            "tensor `model.norm.weight` is missing: config.json says 2 layers of the llama family, and no file holds it"
+            "tensor `model.norm.weight` is missing: config.json says 2 layers of the llama family, and no file contains it"
         ],
     );
     changed(
         |tensors| tensors.truncate(10),
         expect![
-            "tensor `model.layers.1.input_layernorm.weight` and 10 more are missing: config.json says 2 layers of the llama family, and no file holds them"
+            "tensor `model.layers.1.input_layernorm.weight` and 10 more are missing: config.json says 2 layers of the llama family, and no file contains them"
         ],
     );
     changed(
@@ -327,13 +327,13 @@ fn files_that_are_not_a_model() {
     changed(
         |tensors| tensors[1].2 = vec![4, 2],
         expect![
-            "model.safetensors: tensor `model.layers.0.input_layernorm.weight` has shape [4, 2]; config.json makes it [8]"
+            "model.safetensors: tensor `model.layers.0.input_layernorm.weight` has shape [4, 2]; config.json requires [8]"
         ],
     );
     changed(
         |tensors| tensors[1].1 = Dtype::I8,
         expect![
-            "model.safetensors: tensor `model.layers.0.input_layernorm.weight` has dtype I8; weights must be F32, F16 or BF16. Of quantised ones, name the model that was quantised, or dequantise this one first (transformers: `model = AutoModelForCausalLM.from_pretrained(FOLDER).dequantize()`, then `model.save_pretrained(NEW)`)"
+            "model.safetensors: tensor `model.layers.0.input_layernorm.weight` has dtype I8; weights must be F32, F16 or BF16. If they are quantised, use the original model, or dequantise this one first (transformers: `model = AutoModelForCausalLM.from_pretrained(FOLDER).dequantize()`, then `model.save_pretrained(NEW)`)"
         ],
     );
     changed(
@@ -344,7 +344,7 @@ fn files_that_are_not_a_model() {
     let mut twice = listed(&gpt2, Dtype::F32);
     twice.push(("wte.weight".to_owned(), Dtype::F32, vec![32, 8]));
     expect![
-        "model.safetensors: tensor `wte.weight` is there twice: also as `transformer.wte.weight` in model.safetensors"
+        "model.safetensors: tensor `wte.weight` occurs twice: also as `transformer.wte.weight` in model.safetensors"
     ]
     .assert_eq(&inventory_of(&gpt2, &twice).unwrap_err().to_string());
 }
@@ -369,7 +369,7 @@ fn any_set() -> impl Strategy<Value = InheritSet> {
     proptest::sample::subsequence(InheritPart::ALL.to_vec(), 0..=7).prop_map(|parts| parts.into_iter().collect())
 }
 
-/// The part that a tensor belongs to, by nothing but its name.
+/// Returns the part that a tensor belongs to, from its name alone.
 fn part_by_name(name: &str) -> InheritPart {
     let inside_block = name.split('.').any(|word| word.parse::<u32>().is_ok());
     let any = |words: &[&str]| words.iter().any(|word| name.contains(word));
@@ -402,8 +402,8 @@ fn norms_over_queries_and_keys_are_norms() {
 }
 
 proptest! {
-    /// Every family, any parts: those tensors are copied, from the kept layers, and all others are fresh. A tied head
-    /// is asked for by either of its names.
+    /// For every family and any set of parts, exactly those tensors are copied, from the kept
+    /// layers, and all others are fresh. Either name selects a tied head.
     #[test]
     fn a_set_copies_exactly_its_parts(config in any_config(), set in any_set()) {
         let depth = config.n_layers.0;
@@ -484,7 +484,8 @@ proptest! {
         prop_assert_eq!(plan.copied_bytes() + plan.fresh_tensors().map(Placement::size_bytes).sum::<u64>(), plan.size_bytes());
     }
 
-    /// `Carry`: every tensor once, the previous candidate's layers first, then the reference's next ones.
+    /// With `Carry`, every tensor occurs once: first the previous candidate's layers, then the next
+    /// ones of the reference.
     #[test]
     fn a_carried_target_has_every_tensor_once(config in any_config(), previous in 1_u32..6, layers in 1_u32..6) {
         let depth = config.n_layers.0;
@@ -521,7 +522,7 @@ proptest! {
     }
 }
 
-/// `save_model` of safetensors keeps one name of a tensor that has two.
+/// safetensors' `save_model` keeps one name of a tensor that has two.
 #[test]
 fn a_tied_head_alone_is_the_embedding() {
     let config = gpt2(2);

@@ -10,7 +10,8 @@ fn llama() -> DecoderConfig {
     DecoderConfig::from_hf(&json).unwrap()
 }
 
-/// Every tensor of every family behind wrappers' prefixes, with and without the base model's own.
+/// Tests every tensor of every family with the prefixes of wrappers, with and without the base
+/// model's own prefix.
 #[test]
 fn module_prefix_one_prefix_that_all_names_share_is_taken_off() {
     let families = [
@@ -76,7 +77,7 @@ fn unknown_names_say_what_they_are() {
         ("model.layers.0.mlp.up_proj.weight.quant_state.bitsandbytes__nf4", "quantised"),
         ("model.layers.0.self_attn.q_proj.lora_A.weight", "LoRA adapter"),
         ("model.layers.2.mlp.up_proj.weight", "layer 2, but config.json says that there are 2 layers"),
-        ("tok_embeddings.weight", "Meta's own name"),
+        ("tok_embeddings.weight", "a name of Meta's format"),
         ("house.weight", "is unknown in the llama family with 2 layers"),
     ] {
         assert!(names.unknown(name).contains(words), "{}", names.unknown(name));

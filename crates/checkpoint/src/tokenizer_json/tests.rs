@@ -52,7 +52,7 @@ fn s2_parts_that_cost_too_much_are_refused_by_name() {
         "normalizer",
         nested,
         expect![
-            "normalizer.normalizers[0]: can make a text 200 times as long, with what stands before it; at most 64 times is accepted"
+            "normalizer.normalizers[0]: can make a text 200 times as long, together with the parts before it; at most 64 times is accepted"
         ],
     );
     let nested = json!({"type": "Sequence", "normalizers": [replace("aaaaaaaaaa"), replace("aaaaaaaaaa")]});
@@ -60,7 +60,7 @@ fn s2_parts_that_cost_too_much_are_refused_by_name() {
         "normalizer",
         nested,
         expect![
-            "normalizer.normalizers[1]: can make a text 100 times as long, with what stands before it; at most 64 times is accepted"
+            "normalizer.normalizers[1]: can make a text 100 times as long, together with the parts before it; at most 64 times is accepted"
         ],
     );
     check(
@@ -72,14 +72,14 @@ fn s2_parts_that_cost_too_much_are_refused_by_name() {
         "normalizer",
         json!({"type": "Prepend", "prepend": "a".repeat(200)}),
         expect![
-            "normalizer: can make a text 201 times as long, with what stands before it; at most 64 times is accepted"
+            "normalizer: can make a text 201 times as long, together with the parts before it; at most 64 times is accepted"
         ],
     );
     check(
         "normalizer",
         json!({"type": "Replace", "pattern": {"Regex": ""}, "content": "a".repeat(90)}),
         expect![
-            "normalizer: can make a text 91 times as long, with what stands before it; at most 64 times is accepted"
+            "normalizer: can make a text 91 times as long, together with the parts before it; at most 64 times is accepted"
         ],
     );
     let byte_level = json!({"type": "ByteLevel"});
@@ -87,13 +87,13 @@ fn s2_parts_that_cost_too_much_are_refused_by_name() {
         "normalizer",
         json!({"type": "Sequence", "normalizers": vec![byte_level.clone(); 20]}),
         expect![
-            "normalizer.normalizers[6]: can make a text 128 times as long, with what stands before it; at most 64 times is accepted"
+            "normalizer.normalizers[6]: can make a text 128 times as long, together with the parts before it; at most 64 times is accepted"
         ],
     );
     check(
         "pre_tokenizer",
         json!({"type": "Sequence", "pretokenizers": vec![json!({"type": "Whitespace"}); 100]}),
-        expect!["pre_tokenizer.pretokenizers[63]: is one of more than 64 parts"],
+        expect!["pre_tokenizer.pretokenizers[63]: exceeds the limit of 64 parts"],
     );
     let mut deep = json!({"type": "NFC"});
     for _ in 0..20 {
@@ -103,7 +103,7 @@ fn s2_parts_that_cost_too_much_are_refused_by_name() {
         "normalizer",
         deep,
         expect![
-            "normalizer.normalizers[0].normalizers[0].normalizers[0].normalizers[0].normalizers[0].normalizers[0].normalizers[0].normalizers[0].normalizers[0]: is more than 8 deep"
+            "normalizer.normalizers[0].normalizers[0].normalizers[0].normalizers[0].normalizers[0].normalizers[0].normalizers[0].normalizers[0].normalizers[0]: is nested more than 8 levels deep"
         ],
     );
     let split =
@@ -112,20 +112,16 @@ fn s2_parts_that_cost_too_much_are_refused_by_name() {
         "pre_tokenizer",
         split("(a+)+b"),
         expect![
-            "pre_tokenizer.pattern: the pattern `(a+)+b` repeats a part that can itself match in several ways, which can take for ever"
+            "pre_tokenizer.pattern: the pattern `(a+)+b` repeats a part that can itself match in several ways, which can take exponential time"
         ],
     );
     check(
         "decoder",
         json!({"type": "Replace", "pattern": {"Regex": r"(a)\1"}, "content": ""}),
-        expect![[r#"decoder.pattern: the pattern `(a)\\1` refers back to a group, which is not accepted"#]],
+        expect![[r#"decoder.pattern: the pattern `(a)\\1` has a backreference, which is not supported"#]],
     );
     check("pre_tokenizer", json!({"type": "FixedLength", "length": 0}), expect!["pre_tokenizer.length: is 0"]);
-    check(
-        "model.dropout",
-        json!(0.1),
-        expect!["model.dropout: is 0.1: it leaves out merges at random; set it to null"],
-    );
+    check("model.dropout", json!(0.1), expect!["model.dropout: is 0.1: it skips merges at random; set it to null"]);
     check(
         "model.max_input_chars_per_word",
         json!(1_000_000),
@@ -138,22 +134,22 @@ fn s2_parts_that_cost_too_much_are_refused_by_name() {
     check(
         "post_processor",
         template(json!([bos, text]), json!([3])),
-        expect!["post_processor.special_tokens.<s>: has the id 3, and the highest of the vocabulary is 2"],
+        expect!["post_processor.special_tokens.<s>: has the id 3, but the highest id of the vocabulary is 2"],
     );
     check(
         "post_processor",
         template(json!([bos, text]), json!(vec![0; 1000])),
-        expect!["post_processor: puts 1000 tokens around every text; at most 64 are accepted"],
+        expect!["post_processor: adds 1000 tokens to every text; at most 64 are accepted"],
     );
     check(
         "post_processor",
         template(json!([text, text]), json!([2])),
-        expect!["post_processor.single: takes the text 2 times"],
+        expect!["post_processor.single: uses the text 2 times"],
     );
     check(
         "post_processor",
         json!({"type": "BertProcessing", "sep": ["x", 9], "cls": ["y", 0]}),
-        expect!["post_processor.sep: has the id 9, and the highest of the vocabulary is 2"],
+        expect!["post_processor.sep: has the id 9, but the highest id of the vocabulary is 2"],
     );
     check(
         "normalizer",
@@ -164,7 +160,7 @@ fn s2_parts_that_cost_too_much_are_refused_by_name() {
     check(
         "normalizer",
         json!({"type": "Precompiled", "precompiled_charsmap": long}),
-        expect!["normalizer.precompiled_charsmap: inserts 450 bytes for one place; at most 64 are accepted"],
+        expect!["normalizer.precompiled_charsmap: inserts 450 bytes at one position; at most 64 are accepted"],
     );
     check("normalizer", json!(vec![0; 70_000]), expect!["a part has more than 65536 values at line 1 column 131218"]);
 }
@@ -195,7 +191,7 @@ fn a_file_that_is_none_says_what_it_is() {
         missing field `vocab` at line 1 column 12
         invalid value: integer `-1`, expected u64 at line 1 column 28
         model.vocab: has a token id that does not fit in 32 bits
-        the key `type` is there twice at line 1 column 61
+        the key `type` occurs twice at line 1 column 61
         invalid type: sequence, expected u64 at line 1 column 3"#]]
     .assert_eq(&found.join("\n"));
 }

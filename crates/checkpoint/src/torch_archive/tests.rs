@@ -1,4 +1,4 @@
-//! Files that `scripts/golden/make-pickles.py` made with torch.save, and what may be done to them.
+//! Tests with files that `scripts/golden/make-pickles.py` wrote with torch.save, and with modified copies.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ fn part<'a>(file: &'a [u8], range: &Range<u64>) -> &'a [u8] {
     &file[range.start as usize..range.end as usize]
 }
 
-/// The tensors of a whole file, read as the slicer reads one by ranges.
+/// Reads the tensors of a whole file as the slicer reads them by ranges.
 fn read(file: &[u8]) -> Result<Vec<HeaderTensor>, ArchiveError> {
     TorchArchive::check_start(file)?;
     let tail = &file[file.len().saturating_sub(END_BYTES as usize)..];
@@ -34,7 +34,7 @@ fn read(file: &[u8]) -> Result<Vec<HeaderTensor>, ArchiveError> {
     tensors.located(&storages?)
 }
 
-/// Name, type, shape and bytes of each tensor.
+/// Returns the dtype, shape and bytes of each tensor, by name.
 fn contents(file: &[u8], tensors: &[HeaderTensor]) -> BTreeMap<String, (Dtype, Vec<u64>, Vec<u8>)> {
     let content = |t: &HeaderTensor| (t.name.clone(), (t.dtype, t.shape.clone(), part(file, &t.bytes).to_vec()));
     tensors.iter().map(content).collect()
@@ -60,7 +60,7 @@ fn tensors_are_what_torch_load_gives() {
         let header =
             SafetensorsHeader::parse(part(&expected, &(PREFIX_BYTES..json_end)), expected.len() as u64).unwrap();
         let expected = contents(&expected, header.tensors());
-        // The tied head and buffers are in the files too.
+        // The files also contain the tied head and buffers.
         assert_eq!(found.len(), expected.len() + buffers, "{case}");
         for (name, tensor) in &expected {
             assert_eq!(found.get(name), Some(tensor), "{case}: {name}");
@@ -80,7 +80,7 @@ fn other_files_are_refused() {
     check(
         "legacy.bin",
         expect![[
-            r#"is a pickle of PyTorch before 1.6, which is not read: convert it with `torch.save(torch.load(FILE, map_location="cpu", weights_only=True), FILE)` in a current PyTorch"#
+            r#"is a pickle of PyTorch before 1.6, which is not supported: convert it with `torch.save(torch.load(FILE, map_location="cpu", weights_only=True), FILE)` in a current PyTorch"#
         ]],
     );
     check(
@@ -92,24 +92,24 @@ fn other_files_are_refused() {
     check(
         "complex.bin",
         expect![
-            "its pickle names `torch.ComplexFloatStorage` at byte 73, which is not a known part of a tensor; it is not read, nor run"
+            "its pickle refers to `torch.ComplexFloatStorage` at byte 73, which is not a known part of a tensor; it is neither loaded nor executed"
         ],
     );
     check(
         "float8.bin",
         expect![
-            "its pickle names `torch._utils._rebuild_tensor_v3` at byte 22, which is not a known part of a tensor; it is not read, nor run"
+            "its pickle refers to `torch._utils._rebuild_tensor_v3` at byte 22, which is not a known part of a tensor; it is neither loaded nor executed"
         ],
     );
     check(
         "module.bin",
         expect![
-            "its pickle names `torch.nn.modules.linear.Linear` at byte 2, which is not a known part of a tensor; it is not read, nor run"
+            "its pickle refers to `torch.nn.modules.linear.Linear` at byte 2, which is not a known part of a tensor; it is neither loaded nor executed"
         ],
     );
 }
 
-/// `file` with the first `from` replaced by `to`, of the same length.
+/// Returns `file` with the first occurrence of `from` replaced by `to`, which has the same length.
 fn replaced(file: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
     let at = file.windows(from.len()).position(|window| window == from).unwrap();
@@ -129,13 +129,13 @@ fn edited_files_are_refused() {
     check(
         b"little",
         b"bigger",
-        expect!["is not a checkpoint that torch.save wrote: its byte order is `bigger`; only `little` is read"],
+        expect!["is not a checkpoint that torch.save wrote: its byte order is `bigger`; only `little` is supported"],
     );
     check(
         b"_rebuild_tensor_v2",
         b"_rebuild_tensor_v9",
         expect![
-            "its pickle names `torch._utils._rebuild_tensor_v9` at byte 63, which is not a known part of a tensor; it is not read, nor run"
+            "its pickle refers to `torch._utils._rebuild_tensor_v9` at byte 63, which is not a known part of a tensor; it is neither loaded nor executed"
         ],
     );
     check(
@@ -148,19 +148,19 @@ fn edited_files_are_refused() {
     check(
         b"transformer.wte.weight",
         b"transformer.wpe.weight",
-        expect!["tensor `transformer.wpe.weight` is there twice"],
+        expect!["tensor `transformer.wpe.weight` occurs twice"],
     );
     check(
         b"FloatStorage",
         b"LongsStorage",
         expect![
-            "its pickle names `torch.LongsStorage` at byte 114, which is not a known part of a tensor; it is not read, nor run"
+            "its pickle refers to `torch.LongsStorage` at byte 114, which is not a known part of a tensor; it is neither loaded nor executed"
         ],
     );
     check(
         b"\nByteStorage",
         b"\nLongStorage",
-        expect!["tensor `transformer.h.0.attn.bias` needs a storage of 2048 bytes; its entry has 256"],
+        expect!["tensor `transformer.h.0.attn.bias` needs a storage of 2048 bytes, but its entry has 256"],
     );
 }
 
@@ -171,7 +171,7 @@ fn a_dict_must_hold_tensors_and_counters_only() {
     };
     check(
         b"\x80\x02](K\x01K\x02e.",
-        expect!["is not a checkpoint that torch.save wrote: a dict of tensors is expected where it has a list"],
+        expect!["is not a checkpoint that torch.save wrote: expected a dict of tensors, found a list"],
     );
     check(b"\x80\x02}X\x01\x00\x00\x00w]s.", expect!["tensor `w` is a list, not a tensor"]);
     let counter = StateDict::parse(b"\x80\x02}X\x01\x00\x00\x00wK\x01s.").unwrap();
@@ -188,7 +188,7 @@ proptest! {
         in_pickle in any::<bool>(),
     ) {
         let mut file = views();
-        // The pickle is in the first 1.2 kB.
+        // The pickle is within the first 1.2 kB.
         let length = if in_pickle { 1200 } else { file.len() };
         for (at, byte) in edits {
             file[at.index(length)] = byte;

@@ -40,29 +40,35 @@ fn known_names_win_and_others_count_where_there_is_one() {
 fn another_folder_than_a_models_says_what_it_is() {
     let cases: [(&[&str], &str); 15] = [
         (&["config.json", "tokenizer.json"], "model.safetensors is missing, and so are"),
-        (&["tokenizer.json"], "config.json is missing: a Hugging Face checkpoint folder is expected"),
+        (&["tokenizer.json"], "config.json is missing: expected a Hugging Face checkpoint folder"),
         (&["adapter_config.json", "adapter_model.safetensors"], "is a PEFT adapter"),
         (&["config.json", "adapter_config.json", "adapter_model.bin"], "is a PEFT adapter"),
         (
             &["models--o--n/blobs/0", "models--o--n/snapshots/abc/config.json", "models--o--n/refs/main"],
-            "name a snapshot in it, models--o--n/snapshots/abc",
+            "specify a snapshot in it: models--o--n/snapshots/abc",
         ),
         (
             &["blobs/0", "snapshots/b/config.json", "snapshots/a/x"],
-            "name a snapshot in it, snapshots/a and snapshots/b",
+            "specify a snapshot in it: snapshots/a and snapshots/b",
         ),
-        (&["config.json", "consolidated.safetensors"], "holds consolidated.safetensors, the layout in which Meta"),
-        (&["consolidated.00.pth", "params.json"], "the layout in which Meta"),
+        (
+            &["config.json", "consolidated.safetensors"],
+            "contains consolidated.safetensors, the layout of weights published by Meta",
+        ),
+        (&["consolidated.00.pth", "params.json"], "the layout of weights published by Meta"),
         (&["model-q4.gguf"], "llama.cpp's format"),
         (
             &["checkpoint-10/config.json", "checkpoint-20/config.json", "trainer_state.json"],
-            "name one of checkpoint-10",
+            "specify one of checkpoint-10",
         ),
-        (&["best/config.json"], "name best"),
+        (&["best/config.json"], "specify best"),
         (&["__0_0.distcp", ".metadata"], "a distributed checkpoint of PyTorch"),
         (&["zero_to_fp32.py", "global_step1/mp_rank_00_model_states.pt"], "DeepSpeed"),
-        (&["config.json", "tf_model.h5"], "holds tf_model.h5"),
-        (&["config.json", "a.safetensors", "b.safetensors"], "of a.safetensors and b.safetensors it is not clear"),
+        (&["config.json", "tf_model.h5"], "contains tf_model.h5"),
+        (
+            &["config.json", "a.safetensors", "b.safetensors"],
+            "it is unclear which of a.safetensors and b.safetensors is meant",
+        ),
     ];
     for (files, expected) in cases {
         let error = find(files).unwrap_err().to_string();
@@ -71,7 +77,7 @@ fn another_folder_than_a_models_says_what_it_is() {
     let several = find(&["a.pt", "b.pt"]).unwrap_err().to_string();
     assert!(several.contains("of a.pt and b.pt"), "{several}");
     let part = find(&["config.json", "model-00001-of-00002.safetensors"]).unwrap_err().to_string();
-    assert!(part.contains("not all are there"), "{part}");
+    assert!(part.contains("not all of them exist"), "{part}");
 }
 
 #[test]
@@ -84,6 +90,6 @@ fn two_whole_sets_are_one_too_many() {
     ];
     let error = find(&files).unwrap_err().to_string();
     assert!(error.contains("model-00001-of-00001.safetensors and model-00001-of-00002.safetensors"), "{error}");
-    // Of a set that is not whole, nothing can be meant.
+    // An incomplete set cannot be the one that is meant.
     assert!(find(&files[..3]).is_ok());
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// An archive as a test wants it: `(name, data)`, with the fields that it may lie about.
+/// A writer of test archives: `(name, data)`, with fields that may be false.
 #[derive(Clone)]
 struct Writer {
     entries: Vec<(String, Vec<u8>)>,
@@ -21,7 +21,7 @@ impl Writer {
         Self { entries, method: 0, flags: 0x808, wide: false, comment: Vec::new() }
     }
 
-    /// The archive, and where each entry's data is.
+    /// Returns the archive and the data range of each entry.
     fn write(&self) -> (Vec<u8>, Vec<Range<u64>>) {
         let (mut file, mut directory, mut places) = (Vec::new(), Vec::new(), Vec::new());
         for (name, data) in &self.entries {
@@ -88,7 +88,7 @@ impl Writer {
     }
 }
 
-/// Names and data ranges, as a reader by ranges gets them.
+/// Returns names and data ranges, as a reader that reads by ranges sees them.
 fn read(file: &[u8]) -> Result<Vec<(String, Range<u64>)>, ZipError> {
     let tail = &file[file.len().saturating_sub(END_BYTES as usize)..];
     let end = DirectoryEnd::find(tail, file.len() as u64)?;
@@ -101,7 +101,8 @@ fn refused(file: &[u8], expected: Expect) {
     expected.assert_eq(&read(file).unwrap_err().to_string());
 }
 
-/// `file` with `bytes` written over what follows the `nth` occurrence of `signature`, `at` bytes into the record.
+/// Returns `file` with `bytes` written `at` bytes into the record that starts with the `nth`
+/// occurrence of `signature`.
 fn patched(file: &[u8], (signature, nth): (u32, usize), at: usize, bytes: &[u8]) -> Vec<u8> {
     let found = file.windows(4).enumerate().filter(|(_, window)| *window == signature.to_le_bytes());
     let record = found.map(|(at, _)| at).nth(nth).unwrap();
@@ -133,11 +134,16 @@ fn what_is_no_plain_archive_is_refused() {
     refused(&file[..file.len() - 1], expect!["is not a zip archive, or is truncated: it has no end record"]);
     refused(&file[1..], expect!["has a zip directory that is not valid: it does not end before its end record"]);
     let (deflated, _) = Writer { method: 8, ..two() }.write();
-    refused(&deflated, expect!["entry `m/data.pkl` is compressed (method 8); PyTorch stores, and only that is read"]);
+    refused(
+        &deflated,
+        expect![
+            "entry `m/data.pkl` is compressed (method 8); only stored entries, as PyTorch writes them, are supported"
+        ],
+    );
     let (secret, _) = Writer { flags: 1, ..two() }.write();
     refused(&secret, expect!["entry `m/data.pkl` is encrypted"]);
     let (twice, _) = Writer::new(&[("a", b"1"), ("a", b"2")]).write();
-    refused(&twice, expect!["entry `a` is there twice"]);
+    refused(&twice, expect!["entry `a` occurs twice"]);
     let (nameless, _) = Writer::new(&[("", b"1")]).write();
     refused(
         &nameless,
@@ -151,7 +157,7 @@ fn what_is_no_plain_archive_is_refused() {
 fn lies_are_refused() {
     let (file, _) = two().write();
     let entry = (ENTRY_SIGNATURE, 0);
-    // Overlapping: the second entry's header is put inside the first's data.
+    // Overlapping: the second entry's header is within the first entry's data.
     refused(
         &patched(&file, (ENTRY_SIGNATURE, 1), 42, &10_u32.to_le_bytes()),
         expect!["entry `m/data.pkl` overlaps what follows it, or reaches beyond the file"],
@@ -176,7 +182,7 @@ fn lies_are_refused() {
     );
     refused(
         &patched(&file, (LOCAL_SIGNATURE, 0), 30, b"X"),
-        expect!["entry `m/data.pkl` has another name in its own header"],
+        expect!["entry `m/data.pkl` has a different name in its own header"],
     );
     refused(
         &patched(&file, (LOCAL_SIGNATURE, 0), 28, &u16::MAX.to_le_bytes()),
@@ -189,17 +195,20 @@ fn lies_are_refused() {
     );
     refused(
         &patched(&file, end, 12, &[0xff; 4]),
-        expect!["has a zip directory of 4294967295; at most 16777216 is read"],
+        expect!["has 4294967295 bytes of zip directory; at most 16777216 are allowed"],
     );
     refused(
         &patched(&file, end, 16, &[0xff; 4]),
         expect!["has a zip directory that is not valid: it does not end before its end record"],
     );
-    refused(&patched(&file, end, 4, &[1]), expect!["has a zip directory that is not valid: it is one part of several"]);
+    refused(
+        &patched(&file, end, 4, &[1]),
+        expect!["has a zip directory that is not valid: it is one part of a split archive"],
+    );
     let (wide, _) = Writer { wide: true, ..two() }.write();
     refused(
         &patched(&wide, (END64_SIGNATURE, 0), 24, &[0xff; 16]),
-        expect!["has entries of 18446744073709551615; at most 65600 is read"],
+        expect!["has 18446744073709551615 entries; at most 65600 are allowed"],
     );
     refused(
         &patched(&wide, (END64_SIGNATURE, 0), 48, &[0xff; 8]),

@@ -1,11 +1,13 @@
-//! Changed copies of files, the same in every run: what fuzzing is to `cargo test`. Tests of other crates include it.
+//! Deterministic mutations of files, which are the counterpart of fuzzing in `cargo test`. Tests of
+//! other crates include this module.
 
 #![allow(missing_docs)]
 
-/// Changes of one file, at most.
+/// Maximum number of changes of one file.
 const MAX_CHANGES: u64 = 6;
 
-/// Which file it was, when a check of it panics. To print every name would take memory while it is counted.
+/// Prints the name of the file if its check panics. Printing every name would allocate memory while
+/// memory use is measured.
 pub struct Told(pub String);
 
 impl Drop for Told {
@@ -16,7 +18,7 @@ impl Drop for Told {
     }
 }
 
-/// Makes a few changes in `file`: bytes taken out, repeated, set, or taken from `other`.
+/// Applies a few changes to `file`: removes, repeats or sets bytes, or inserts bytes of `other`.
 pub fn change(file: &mut Vec<u8>, other: &[u8], dice: &mut Dice) {
     for _ in 0..=dice.next() % MAX_CHANGES {
         let at = dice.below(file.len() + 1);
@@ -36,7 +38,7 @@ pub fn change(file: &mut Vec<u8>, other: &[u8], dice: &mut Dice) {
     }
 }
 
-/// Numbers that are the same in every run (xorshift64).
+/// A deterministic random number generator (xorshift64).
 pub struct Dice(pub u64);
 
 impl Dice {

@@ -1,4 +1,5 @@
-//! `config.json`, lit-gpt's `lit_config.json`, and the plan of a checkpoint that has the tensors they ask for.
+//! `config.json`, lit-gpt's `lit_config.json`, and the plan of a checkpoint with the tensors they
+//! describe.
 
 use std::collections::BTreeSet;
 
@@ -17,12 +18,12 @@ use serde_json::Value;
 
 use super::{Heap, refused};
 
-/// Layers up to which a checkpoint is made of a config: more are only slower.
+/// Maximum number of layers for which a checkpoint is planned. More layers only take more time.
 const MAX_PLANNED_LAYERS: u32 = 4;
 
-/// A file of at most a megabyte. A number in a list takes two bytes.
+/// For a file of at most a megabyte. A number in a list takes two bytes.
 const HEAP: Heap = Heap { fixed: 64 << 10, per_byte: 128, most: 128 << 20 };
-/// Tensors of the deepest model.
+/// For the tensors of the deepest model.
 const TENSORS_HEAP: Heap = Heap { fixed: 16 << 20, per_byte: 0, most: 16 << 20 };
 
 pub fn check(json: &[u8]) {
@@ -58,7 +59,8 @@ fn accepted(config: &DecoderConfig, json: &Value) {
     }
 }
 
-/// A file of just the tensors that a model of this shape has makes a plan in which every tensor has its place.
+/// Checks that a file with exactly the tensors of this shape results in a plan in which every
+/// tensor has its place.
 fn planned(config: &DecoderConfig) {
     let specs = config.tensors();
     let stored: Vec<&TensorSpec> = specs.iter().filter(|spec| spec.tied_to.is_none()).collect();

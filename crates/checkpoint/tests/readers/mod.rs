@@ -1,8 +1,9 @@
-//! What must hold for any bytes whatsoever, one function for each kind of file that nobody here wrote.
+//! Properties that hold for arbitrary bytes, with one function per kind of untrusted file.
 //!
-//! `cargo test` runs them over `fuzz/seeds` and over changed copies of those (`hostile_files.rs`); `make fuzz` lets
-//! libFuzzer look for bytes that break them. Every function panics on what must not be: a reader that panics, that
-//! accepts what it should not, that says too much, or that takes more memory than it may.
+//! `cargo test` runs them on `fuzz/seeds` and on mutated copies of the seeds (`hostile_files.rs`).
+//! `make fuzz` lets libFuzzer search for bytes that break them. Every function panics if a property
+//! is violated: a reader that panics, that accepts an invalid file, that returns a message that is
+//! too long, or that uses too much memory.
 
 #![allow(clippy::unwrap_used, dead_code, missing_docs)]
 
@@ -22,15 +23,15 @@ use peak_alloc::PeakAlloc;
 #[global_allocator]
 static HEAP: PeakAlloc = PeakAlloc;
 
-/// Longest message about a file, whatever is in it.
+/// Maximum length of a message about a file, whatever the file contains.
 const MAX_MESSAGE_BYTES: usize = 2048;
 
-/// One kind of file.
+/// A kind of file.
 #[derive(Debug, Clone, Copy)]
 pub struct Reader {
-    /// The fuzz target, the folder of its seeds.
+    /// The name of the fuzz target and of its seeds' folder.
     pub name: &'static str,
-    /// Reads any bytes, and holds what comes of it against what must be so.
+    /// Reads arbitrary bytes and checks the result.
     pub check: fn(&[u8]),
 }
 
@@ -45,8 +46,9 @@ pub const READERS: [Reader; 8] = [
     Reader { name: "vocabulary_pair", check: vocabulary_pair::check },
 ];
 
-/// The most memory that reading a file of n bytes may take, in bytes: `fixed + n * per_byte`, and never more than
-/// `most`. What a vector needs while it grows, old and new, is counted; `fixed` leaves room for the test harness.
+/// The maximum heap memory for reading a file of n bytes, in bytes: `fixed + n * per_byte`, and
+/// never more than `most`. This includes both the old and the new buffer of a growing vector.
+/// `fixed` leaves room for the test harness.
 #[derive(Debug, Clone, Copy)]
 struct Heap {
     fixed: usize,
@@ -55,7 +57,8 @@ struct Heap {
 }
 
 impl Heap {
-    /// What `read` makes of `file`. Nothing else may run meanwhile.
+    /// Returns the result of `read`, and checks its memory use. Nothing else may run at the same
+    /// time.
     fn hold<'a, T>(self, file: &'a [u8], read: impl FnOnce(&'a [u8]) -> T) -> T {
         let before = HEAP.current_usage();
         HEAP.reset_peak_usage();
@@ -67,7 +70,7 @@ impl Heap {
     }
 }
 
-/// A message for a person: neither long nor unprintable, whatever the file holds.
+/// Checks that a message is short and printable, whatever the file contains.
 fn refused(error: &impl Display) {
     let message = error.to_string();
     assert!(message.len() <= MAX_MESSAGE_BYTES, "a message of {} bytes", message.len());

@@ -1,4 +1,4 @@
-//! The pickle of a checkpoint, in each of the three forms.
+//! The pickle of a checkpoint, in each of the three formats.
 
 use std::collections::BTreeMap;
 
@@ -9,13 +9,13 @@ use inheritune_checkpoint::torch_archive::{ArchiveError, StateDict};
 
 use super::{Heap, refused};
 
-/// An empty tuple takes one byte, and one more to be remembered.
+/// An empty tuple takes one byte, and one more in the memo.
 const HEAP: Heap = Heap { fixed: 64 << 10, per_byte: 200, most: 256 << 20 };
 
 pub fn check(pickle: &[u8]) {
     match HEAP.hold(pickle, StateDict::parse) {
         Ok(tensors) => drop(accepted(pickle, &tensors)),
-        // Then it is no pickle of the other forms either.
+        // Then it is not a pickle of the other formats either.
         Err(error @ ArchiveError::Pickle(_)) => return refused(&error),
         Err(error) => refused(&error),
     }
@@ -30,15 +30,16 @@ pub fn check(pickle: &[u8]) {
     }
 }
 
-/// Reads a long one once; whether it is a dict of tensors.
+/// Reads a large pickle once. Returns whether it is a dict of tensors.
 pub fn check_memory(pickle: &[u8]) -> bool {
     HEAP.hold(pickle, StateDict::parse).map_err(|error| refused(&error)).is_ok()
 }
 
-/// The tensors of `tensors`, were its storages one after the other in a file; none if that file is longer than any.
+/// Returns the tensors as if their storages were consecutive in a file, or `None` if the size of
+/// that file does not fit in 64 bits.
 fn accepted(pickle: &[u8], tensors: &StateDict) -> Option<Vec<HeaderTensor>> {
     let storages = storages(&Pickle::parse(pickle).unwrap())?;
-    // A key with two sizes is refused here, or by the archive, where a storage has one size.
+    // A key with two sizes is rejected here, or by the archive, where a storage has one size.
     let located = tensors.located(&storages).ok()?;
     assert!(located.len() <= MAX_TENSORS);
     for HeaderTensor { dtype, shape, bytes, .. } in &located {
@@ -49,7 +50,8 @@ fn accepted(pickle: &[u8], tensors: &StateDict) -> Option<Vec<HeaderTensor>> {
     Some(located)
 }
 
-/// Every storage that a tensor in a dict names, one after the other; of two with one key, the last.
+/// Returns all storages that tensors in a dict refer to, as consecutive ranges. If two have the
+/// same key, the last one counts.
 fn storages(pickle: &Pickle<'_>) -> Option<BTreeMap<String, std::ops::Range<u64>>> {
     let mut dicts = vec![pickle.root()];
     let root = pickle.dict(pickle.root()).unwrap_or_default();

@@ -11,7 +11,7 @@ const HEAP: Heap = Heap { fixed: 64 << 10, per_byte: 24, most: 64 << 20 };
 
 pub fn check(file: &[u8]) {
     let file_bytes = file.len() as u64;
-    // As the slicer reads it.
+    // Read it in the same way as the slicer.
     match SafetensorsHeader::length(file, file_bytes) {
         Ok(json_bytes) => {
             assert!(json_bytes <= MAX_HEADER_BYTES);
@@ -23,7 +23,8 @@ pub fn check(file: &[u8]) {
         }
         Err(error) => refused(&error),
     }
-    // The JSON alone, as that of the file that it describes: a wrong length or size is easy to find and hides the rest.
+    // Read the JSON alone, with the file size that it describes. Otherwise a wrong length or size,
+    // which is easy to detect, would hide the rest.
     let Some(json) = file.get(PREFIX_BYTES as usize..) else { return };
     match HEAP.hold(json, |json| SafetensorsHeader::parse(json, u64::MAX)) {
         Ok(header) => accepted(&header, json, u64::MAX),
@@ -34,7 +35,8 @@ pub fn check(file: &[u8]) {
     }
 }
 
-/// Every byte of the file belongs to one tensor; what is written from it is read back.
+/// Checks that every byte of the file belongs to one tensor, and that the header can be written and
+/// read again.
 fn accepted(header: &SafetensorsHeader, json: &[u8], file_bytes: u64) {
     let data_start = PREFIX_BYTES + json.len() as u64;
     assert!(header.tensors().len() <= MAX_TENSORS);
@@ -54,7 +56,7 @@ fn accepted(header: &SafetensorsHeader, json: &[u8], file_bytes: u64) {
     assert_eq!(again.tensors(), header.tensors().iter().map(moved).collect::<Vec<_>>());
 }
 
-/// One after the other from `at` on; the end of the last.
+/// Checks that the tensors are consecutive, starting at `at`. Returns the end of the last one.
 fn inside(tensors: &[HeaderTensor], mut at: u64) -> u64 {
     for HeaderTensor { dtype, shape, bytes, .. } in tensors {
         assert!(shape.len() <= MAX_RANK);

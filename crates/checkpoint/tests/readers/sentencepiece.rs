@@ -4,7 +4,7 @@ use inheritune_checkpoint::sentencepiece_model::{MAX_PIECE_BYTES, PieceKind, Sen
 
 use super::{Heap, refused};
 
-/// A piece of two bytes is three fields in memory, twice while their list grows.
+/// A piece of two bytes becomes three fields in memory, twice while the list grows.
 const HEAP: Heap = Heap { fixed: 128 << 10, per_byte: 96, most: 512 << 20 };
 
 pub fn check(model: &[u8]) {

@@ -25,7 +25,7 @@ struct Map {
     weight_map: BTreeMap<String, String>,
 }
 
-/// Every file is one in the folder of the index.
+/// Checks that every file is in the folder of the index.
 fn accepted(index: &ShardIndex, json: &[u8]) {
     let files = index.files();
     assert!((1..=MAX_SHARDS).contains(&files.len()));

@@ -11,13 +11,13 @@ use inheritune_checkpoint::zip_directory::{DirectoryEnd, END_BYTES, MAX_ENTRIES,
 
 use super::{Heap, refused};
 
-/// Of a file that is nothing but its pickle.
+/// For a file that consists of its pickle.
 const HEAP: Heap = Heap { fixed: 64 << 10, per_byte: 200, most: 256 << 20 };
 
 pub fn check(file: &[u8]) {
     match HEAP.hold(file, |file| read(file, StateDict::parse, |state_dict| state_dict)) {
         Ok((_, tensors)) => accepted(&tensors, file),
-        // Then it is no archive of the other forms either.
+        // Then it is not an archive of the other formats either.
         Err(error @ (ArchiveError::Legacy | ArchiveError::Zip(_) | ArchiveError::Pickle(_))) => return refused(&error),
         Err(error) => refused(&error),
     }
@@ -32,7 +32,7 @@ pub fn check(file: &[u8]) {
     }
 }
 
-/// Every tensor is inside the file, and as long as its shape says.
+/// Checks that every tensor is within the file, with the size that its shape implies.
 fn accepted(tensors: &[HeaderTensor], file: &[u8]) {
     assert!(tensors.len() <= MAX_TENSORS);
     for HeaderTensor { dtype, shape, bytes, .. } in tensors {
@@ -42,7 +42,8 @@ fn accepted(tensors: &[HeaderTensor], file: &[u8]) {
     }
 }
 
-/// What `inheritune-slicer` does by ranges (`source/archive.rs`), on a file in memory: a range that is not in it panics.
+/// Does the same as `inheritune-slicer` by ranges (`source/archive.rs`), for a file in memory. A
+/// range outside of the file panics.
 fn read<T>(
     file: &[u8],
     parse: fn(&[u8]) -> Result<T, ArchiveError>,
@@ -54,7 +55,7 @@ fn read<T>(
     if let Some(entry) = archive.byte_order().filter(|entry| entry.size_bytes <= MAX_WORD_BYTES) {
         TorchArchive::check_byte_order(content(entry)?)?;
     }
-    assert!((file.len() as u64) < MAX_PICKLE_BYTES, "else the pickle's size is to be looked at first");
+    assert!((file.len() as u64) < MAX_PICKLE_BYTES, "otherwise the pickle's size must be checked first");
     let parsed = parse(content(archive.pickle())?)?;
     let mut storages = BTreeMap::new();
     for (key, entry) in archive.storages(state_dict(&parsed))? {
@@ -69,7 +70,7 @@ fn directory(file: &[u8]) -> Result<ZipDirectory, ArchiveError> {
     let end = DirectoryEnd::find(tail, file.len() as u64)?;
     let directory = ZipDirectory::parse(part(file, &end.directory), &end)?;
     assert!(directory.entries().len() as u64 <= MAX_ENTRIES);
-    // Entries lie one after the other, and none in the directory.
+    // Entries are consecutive, and do not overlap the directory.
     let mut at = directory.entries().first().map_or(0, |first| first.span.start);
     for entry in directory.entries() {
         assert!(entry.span.start == at && entry.local_header().end <= entry.span.end);
@@ -83,7 +84,8 @@ fn part<'a>(file: &'a [u8], range: &Range<u64>) -> &'a [u8] {
     &file[range.start as usize..range.end as usize]
 }
 
-/// The names and the contents of an archive's entries; none where it is not a readable one, or empty.
+/// Returns the names and contents of an archive's entries, or `None` if it is empty or not
+/// readable.
 pub fn entries(file: &[u8]) -> Option<Vec<(String, Vec<u8>)>> {
     let directory = directory(file).ok()?;
     let content = |entry: &ZipEntry| Some(part(file, &entry.data(part(file, &entry.span)).ok()?).to_vec());
@@ -92,7 +94,7 @@ pub fn entries(file: &[u8]) -> Option<Vec<(String, Vec<u8>)>> {
     entries.filter(|entries| !entries.is_empty())
 }
 
-/// An archive of `entries`, aligned as `torch.save` does. Nobody looks at the checksums.
+/// Returns an archive of `entries`, aligned as by `torch.save`. The checksums are never read.
 pub fn archive(entries: &[(String, Vec<u8>)]) -> Vec<u8> {
     let (mut file, mut directory) = (Vec::new(), Vec::new());
     for (name, data) in entries {

@@ -1,10 +1,10 @@
-//! `vocab.json` and `merges.txt`, with a NUL between them.
+//! `vocab.json` and `merges.txt`, separated by a NUL byte.
 
 use inheritune_checkpoint::vocabulary_pair::VocabularyPair;
 
 use super::{Heap, refused};
 
-/// A token is kept, and hashed.
+/// Every token is stored in a hash set.
 const HEAP: Heap = Heap { fixed: 128 << 10, per_byte: 64, most: 512 << 20 };
 
 pub fn check(files: &[u8]) {

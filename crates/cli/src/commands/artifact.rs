@@ -46,7 +46,7 @@ pub(super) async fn run(global: &Global, command: ArtifactCommand) -> Result<(),
             print(global, &reply, "ListArtifactsResponse", |r| page(show::artifacts(&r.artifacts), &r.next_page_token))
         }
         ArtifactCommand::Export { id, to, force } => {
-            // What is there already may be this artifact.
+            // The folder may already contain this artifact.
             check_destination(&to, Existing::Replace)?;
             let client = connect(global).await?;
             let paths = export(&client, id, &to, existing(force), &screen(global)).await?;
@@ -69,17 +69,17 @@ pub(super) async fn run(global: &Global, command: ArtifactCommand) -> Result<(),
         ArtifactCommand::Delete { id } => {
             let request = v1::DeleteArtifactRequest { id: id.to_string() };
             let reply = connect(global).await?.artifacts().delete_artifact(request).await?.into_inner();
-            print(global, &reply, "DeleteArtifactResponse", |_| format!("artifact {id} is deleted"))
+            print(global, &reply, "DeleteArtifactResponse", |_| format!("deleted artifact {id}"))
         }
     }
 }
 
-/// The artifact that a reply must have, without its files.
+/// Prints the artifact of a reply without its files; a reply without an artifact is an error.
 fn print_artifact(global: &Global, artifact: Option<v1::Artifact>) -> Result<(), Failure> {
     print(global, &artifact.ok_or_else(|| absent("artifact"))?, "Artifact", |artifact| show::artifact(artifact, &[]))
 }
 
-/// A slice job of all layers; how many there are is asked first.
+/// Imports a checkpoint with a slice job of all its layers. Asks the server for their number first.
 async fn import(global: &Global, args: ImportCheckpoint) -> Result<(), Failure> {
     let checkpoint = location(&args.checkpoint)?;
     let client = connect(global).await?;
@@ -110,7 +110,7 @@ async fn import(global: &Global, args: ImportCheckpoint) -> Result<(), Failure> 
     print_artifact(global, get(&client, id).await?.artifact)
 }
 
-/// Short enough for a label whatever the location; its end tells most.
+/// A label of bounded length. A long location keeps its end, which tells the most.
 pub(super) fn label(verb: &str, checkpoint: &str) -> String {
     const MAX_CHARS: usize = 150;
     let skipped = checkpoint.chars().count().saturating_sub(MAX_CHARS);
@@ -118,7 +118,7 @@ pub(super) fn label(verb: &str, checkpoint: &str) -> String {
     format!("{verb}{}{end}", if skipped > 0 { "…" } else { "" })
 }
 
-/// What `--force` means.
+/// The meaning of `--force`.
 pub(super) fn existing(force: bool) -> Existing {
     if force { Existing::Replace } else { Existing::Refuse }
 }
@@ -138,7 +138,8 @@ pub(super) async fn export(
     written
 }
 
-/// The newest of every number that was measured of a checkpoint; none where the server cannot say.
+/// The newest score of a checkpoint for each task and metric; empty if the server has none or
+/// fails.
 pub(super) async fn measured(client: &Client, id: Uuid) -> Vec<Measured> {
     let Ok(reply) = client.evaluation().list_model_scores(v1::ListModelScoresRequest::default()).await else {
         return Vec::new();

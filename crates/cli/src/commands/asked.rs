@@ -1,5 +1,5 @@
-//! Pause, resume and cancel: the scheduler takes such a request at once and carries it out a moment later, so the status
-//! is asked for until the request shows in it.
+//! Pause, resume and cancel. The scheduler accepts such a request at once but acts on it a little
+//! later, so the client polls until the status reflects the request.
 
 use std::time::{Duration, Instant};
 
@@ -8,12 +8,12 @@ use inheritune_api::v1::JobStatus;
 use crate::failure::Failure;
 use crate::screen::is_final;
 
-/// Longest wait; what then is printed is the newest status all the same.
+/// Longest wait. After it, the newest status is printed anyway.
 const WAIT_FOR: Duration = Duration::from_secs(5);
-/// Between two looks.
+/// Time between two polls.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// What was asked for.
+/// The request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked {
     Cancel,
@@ -22,7 +22,7 @@ pub(super) enum Asked {
 }
 
 impl Asked {
-    /// Whether a run or job with this status has heard of it; one that has ended never will.
+    /// Whether this status reflects the request, or is final and never will.
     fn shows_in(self, status: i32) -> bool {
         let status_is = |known: &[JobStatus]| known.iter().any(|known| i32::from(*known) == status);
         is_final(status)
@@ -33,7 +33,8 @@ impl Asked {
             }
     }
 
-    /// `first`, or what `look` finds as soon as its status shows the request.
+    /// Polls with `look`, starting from `first`, until the status reflects the request or
+    /// [`WAIT_FOR`] has passed. Returns the newest value.
     pub(super) async fn shown<T>(
         self,
         first: T,

@@ -1,4 +1,5 @@
-//! `certs init`: an authority and a server certificate, for a cluster that has no authority of its own.
+//! `certs init`: a certificate authority and a server certificate, for clusters without their own
+//! authority.
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -14,18 +15,18 @@ use super::{read_file, say, say_text};
 use crate::args::{Global, InitCerts, Output};
 use crate::failure::Failure;
 
-/// How long an authority holds.
+/// Validity of a certificate authority.
 const AUTHORITY_DAYS: i64 = 3650;
-/// Clocks of other machines may be behind.
+/// Certificates are backdated by this much, because clocks of other machines may be behind.
 const BEFORE: Duration = Duration::hours(1);
 
-/// Carries `certs init` out.
+/// Runs `certs init`.
 pub(super) fn init(global: &Global, command: &InitCerts) -> Result<(), Failure> {
     let dir = &command.dir;
     let path = |name: &str| dir.join(name);
     if !command.force && (path("server.pem").exists() || path("server.key").exists()) {
         return Err(Failure::invalid(format!(
-            "{}: holds a server certificate already; --force replaces it",
+            "{}: already contains a server certificate; add --force to replace it",
             dir.display()
         )));
     }
@@ -34,11 +35,11 @@ pub(super) fn init(global: &Global, command: &InitCerts) -> Result<(), Failure> 
         (true, true) => authority_of(&path("ca.pem"), &path("ca.key"))?,
         (false, false) => new_authority(dir)?,
         (true, false) | (false, true) => {
-            let problem = "holds only one of ca.pem and ca.key; put the other one there, or remove it".to_owned();
+            let problem = "contains only one of ca.pem and ca.key; add the other one, or remove it".to_owned();
             return Err(Failure::invalid(format!("{}: {problem}", dir.display())));
         }
     };
-    let made = |e: rcgen::Error| Failure::invalid(format!("the certificate cannot be made: {e}"));
+    let made = |e: rcgen::Error| Failure::invalid(format!("cannot create the certificate: {e}"));
     let mut server = CertificateParams::new(command.hosts.clone()).map_err(made)?;
     server.distinguished_name.push(DnType::CommonName, command.hosts.first().cloned().unwrap_or_default());
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -50,7 +51,7 @@ pub(super) fn init(global: &Global, command: &InitCerts) -> Result<(), Failure> 
     write(&path("server.pem"), &(certificate.pem() + &authority_pem), PUBLIC)?;
     match global.output {
         Output::Table => say_text(&format!(
-            "{}: a certificate for {}, good for {} days\n  services: [security] certificate_file = server.pem, \
+            "{}: a certificate for {}, valid for {} days\n  services: [security] certificate_file = server.pem, \
              key_file = server.key\n  clients:  --ca-file ca.pem",
             dir.display(),
             command.hosts.join(", "),
@@ -69,7 +70,7 @@ pub(super) fn init(global: &Global, command: &InitCerts) -> Result<(), Failure> 
 }
 
 fn new_authority(dir: &Path) -> Result<(String, Issuer<'static, KeyPair>), Failure> {
-    let made = |e: rcgen::Error| Failure::invalid(format!("the authority cannot be made: {e}"));
+    let made = |e: rcgen::Error| Failure::invalid(format!("cannot create the certificate authority: {e}"));
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "Inheritune cluster authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -95,14 +96,14 @@ fn validity(days: i64) -> (OffsetDateTime, OffsetDateTime) {
     (now - BEFORE, now + Duration::days(days))
 }
 
-/// Who may read a file.
+/// File modes: readable by the owner, or by everyone.
 const SECRET: u32 = 0o600;
 const PUBLIC: u32 = 0o644;
 
-/// Readers see the old file or the whole new one.
+/// Replaces a file atomically: readers see the old file or the complete new one.
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
     let part = path.with_extension("part");
-    // One that a killed command left may have another mode.
+    // A part left by a killed command may have a different mode.
     drop(std::fs::remove_file(&part));
     let written = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&part);
     written

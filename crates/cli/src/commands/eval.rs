@@ -56,7 +56,8 @@ pub(super) async fn run(global: &Global, command: EvalCommand) -> Result<(), Fai
             check_destination(&to, artifact::existing(force))?;
             let (spec, evaluated) = evaluation(&client, job).await?;
             let id = evaluated.scores_artifact_id.parse().map_err(|_| absent("scores"))?;
-            let scratch = tempfile::tempdir().map_err(|e| Failure::Local(format!("a temporary folder: {e}")))?;
+            let scratch =
+                tempfile::tempdir().map_err(|e| Failure::Local(format!("cannot create a temporary folder: {e}")))?;
             let existing = artifact::existing(true);
             artifact::export(&client, id, scratch.path(), existing, &screen(global)).await?;
             let paths = harness_format::write(&spec, &evaluated, scratch.path(), &to, artifact::existing(force))?;
@@ -104,7 +105,7 @@ async fn measure(global: &Global, client: &Client, args: RunBenchmarks) -> Resul
     }
 }
 
-/// An evaluate job that has succeeded.
+/// The spec and the outcome of an evaluate job that has succeeded.
 async fn evaluation(client: &Client, id: Uuid) -> Result<(v1::EvaluateSpec, v1::Evaluated), Failure> {
     let reply = client.jobs().get_job(v1::GetJobRequest { id: id.to_string() }).await?.into_inner();
     let job = reply.job.ok_or_else(|| absent("job"))?;
@@ -118,6 +119,6 @@ async fn evaluation(client: &Client, id: Uuid) -> Result<(v1::EvaluateSpec, v1::
 fn outcome(job: &v1::Job) -> Result<v1::Evaluated, Failure> {
     match job.outcome.clone().and_then(|outcome| outcome.outcome) {
         Some(v1::job_outcome::Outcome::Evaluated(evaluated)) => Ok(evaluated),
-        _ => Err(Failure::invalid(format!("job {} is no evaluation that has succeeded", job.id))),
+        _ => Err(Failure::invalid(format!("job {} is not a finished evaluation", job.id))),
     }
 }

@@ -66,7 +66,7 @@ async fn get(client: &Client, id: Uuid) -> Result<v1::Job, Failure> {
     client.jobs().get_job(request).await?.into_inner().job.ok_or_else(|| absent("job"))
 }
 
-/// Prints a job as soon as what was asked of it shows in its status.
+/// Prints a job as soon as its status reflects the request.
 async fn print_asked(global: &Global, client: &Client, asked: Asked, job: Option<v1::Job>) -> Result<(), Failure> {
     let job = job.ok_or_else(|| absent("job"))?;
     let id = job.id.parse().map_err(|_| absent("job id"))?;
@@ -85,19 +85,19 @@ async fn submit(global: &Global, args: SubmitJob) -> Result<(), Failure> {
     follow(global, &client, job.id.parse().map_err(|_| absent("job id"))?).await
 }
 
-/// What hands a job in as is asked for, and whether it is to be followed.
+/// The request that submits a job, and whether to follow the job.
 pub(super) fn request(spec: v1::JobSpec, submission: Submission) -> (v1::SubmitJobRequest, bool) {
     let Submission { label, priority, request_id, watch } = submission;
     let request_id = request_id.unwrap_or_else(Uuid::new_v4).to_string();
     (v1::SubmitJobRequest { label, spec: Some(spec), priority, retry: None, request_id }, watch)
 }
 
-/// Hands a job in.
+/// Submits a job.
 pub(super) async fn submitted(client: &Client, request: v1::SubmitJobRequest) -> Result<v1::Job, Failure> {
     client.jobs().submit_job(request).await?.into_inner().job.ok_or_else(|| absent("job"))
 }
 
-/// Prints a job that nobody follows.
+/// Prints a submitted job and the command that follows it.
 pub(super) fn print_submitted(global: &Global, job: &v1::Job) -> Result<(), Failure> {
     print(global, job, "Job", |job| format!("{}\n\nFollow it with: inheritune job watch {}", show::job(job), job.id))
 }
@@ -108,7 +108,7 @@ async fn follow(global: &Global, client: &Client, id: Uuid) -> Result<(), Failur
     check_succeeded(&job)
 }
 
-/// Follows a job to its end, which must be a good one.
+/// Follows a job until it ends; a job that does not succeed is an error.
 pub(super) async fn followed(global: &Global, client: &Client, id: Uuid) -> Result<v1::Job, Failure> {
     let job = watch::job(client, id, &mut screen(global)).await?;
     check_succeeded(&job)?;

@@ -1,4 +1,4 @@
-//! `inheritune slice …` and `train …`: questions about models that make nothing.
+//! `inheritune slice …` and `train …`: read-only queries about models.
 
 use inheritune_api::v1;
 use inheritune_domain::id::LayerCount;
@@ -111,7 +111,10 @@ fn inspected(reply: &v1::InspectResponse) -> String {
 fn planned(reply: &v1::PlanSliceResponse) -> String {
     if !reply.missing.is_empty() {
         let rows = reply.missing.iter().map(|name| vec![name.clone()]);
-        return format!("It cannot be cut, for the source does not have\n\n{}", show::table(&["tensor"], rows));
+        return format!(
+            "It cannot be sliced. The source does not have these tensors:\n\n{}",
+            show::table(&["tensor"], rows)
+        );
     }
     let rows = reply.tensors.iter().map(|tensor| {
         vec![
@@ -143,16 +146,16 @@ fn planned(reply: &v1::PlanSliceResponse) -> String {
     )
 }
 
-/// What of the source a target does not take over as it is.
+/// The parts of the source that the target does not take over unchanged.
 fn left_out(all: &[v1::LeftOut]) -> String {
     if all.is_empty() {
         return String::new();
     }
     let rows = all.iter().map(|left| vec![show::one_line(&left.name), left.kind.clone(), show::one_line(&left.reason)]);
-    format!("\n\n{}", show::table(&["left out", "kind", "why"], rows))
+    format!("\n\n{}", show::table(&["left out", "kind", "reason"], rows))
 }
 
-/// How many tensors of a kind there are and what they are in the model: ` in 26 tensors: attention, norm`.
+/// The number of tensors of a kind and their roles in the model: ` in 26 tensors: attention, norm`.
 fn roles(tensors: &[v1::PlannedTensor], is_kind: impl Fn(&v1::PlannedTensor) -> bool) -> String {
     let mut roles: Vec<&str> = Vec::new();
     let mut count = 0;
@@ -175,7 +178,7 @@ fn origin(tensor: &v1::PlannedTensor) -> String {
 
 fn estimated(reply: &v1::EstimateResponse) -> String {
     let mut out = format!(
-        "steps        {}\ntokens       {} ({} a step, {:.2} epochs)\nparameters   {}\nmemory       {} ({} weights, \
+        "steps        {}\ntokens       {} ({} per step, {:.2} epochs)\nparameters   {}\nmemory       {} ({} weights, \
          gradients and moments; {} activations)\nflops        {:.3e}\nspeed        {} tokens/s\ntime         {}",
         numbers::count(reply.steps),
         numbers::count(reply.tokens),

@@ -22,7 +22,7 @@ use crate::show;
 use crate::watch;
 use inheritune_report as report;
 
-/// Runs of one recipe that `--request-id-from-recipe` looks through at most.
+/// Maximum number of runs of one recipe that `--request-id-from-recipe` looks through.
 const MAX_RUNS_OF_RECIPE: u32 = 1000;
 
 pub(super) async fn run(global: &Global, command: RunCommand) -> Result<(), Failure> {
@@ -80,7 +80,7 @@ pub(super) async fn run(global: &Global, command: RunCommand) -> Result<(), Fail
     }
 }
 
-/// Prints a run as soon as what was asked of it shows in its status.
+/// Prints a run as soon as its status reflects the request.
 async fn print_asked(global: &Global, client: &Client, asked: Asked, run: Option<v1::Run>) -> Result<(), Failure> {
     let run = run.ok_or_else(|| absent("run"))?;
     let id = run.id.parse().map_err(|_| absent("run id"))?;
@@ -90,7 +90,7 @@ async fn print_asked(global: &Global, client: &Client, asked: Asked, run: Option
 
 async fn create(global: &Global, args: CreateRun) -> Result<(), Failure> {
     let spec = read_recipe_to_run(global, &args.recipe, &args.corpus)?;
-    // A request that was made before may have been exported before, too.
+    // A repeated request may belong to a run that was already exported.
     let is_new = !args.request_id_from_recipe && args.request_id.is_none();
     check_ending(&args.ending, is_new)?;
     let client = connect(global).await?;
@@ -113,14 +113,14 @@ async fn create_once(client: &Client, spec: &RunSpec, request_id: Uuid) -> Resul
     client.runs().create_run(request).await?.into_inner().run.ok_or_else(|| absent("run"))
 }
 
-/// The latest run of exactly this recipe, or a new one where that has failed or been cancelled.
+/// The latest run of exactly this recipe, or a new one if that has failed or was cancelled.
 async fn run_of_recipe(client: &Client, spec: &RunSpec, screen: &Screen) -> Result<v1::Run, Failure> {
     for n in 0..MAX_RUNS_OF_RECIPE {
         let run = create_once(client, spec, request_id_of(spec, n)?).await?;
         match run.status() {
             v1::JobStatus::Failed | v1::JobStatus::Cancelled | v1::JobStatus::Cancelling => {}
             v1::JobStatus::Paused | v1::JobStatus::Pausing => {
-                screen.say(&format!("run {0} is paused; let it go on with: inheritune run resume {0}", run.id))?;
+                screen.say(&format!("run {0} is paused; resume it with: inheritune run resume {0}", run.id))?;
                 return Ok(run);
             }
             v1::JobStatus::Unspecified | v1::JobStatus::Queued | v1::JobStatus::Running | v1::JobStatus::Succeeded => {
@@ -132,9 +132,9 @@ async fn run_of_recipe(client: &Client, spec: &RunSpec, screen: &Screen) -> Resu
     Err(Failure::Unsuccessful(format!("{MAX_RUNS_OF_RECIPE} runs of this recipe have failed or been cancelled")))
 }
 
-/// A UUID that says which recipe it is, and the how many-th run of it.
+/// The request id of the `n`-th run of a recipe: a UUID made from a hash of both.
 fn request_id_of(spec: &RunSpec, n: u32) -> Result<Uuid, Failure> {
-    let json = serde_json::to_vec(spec).map_err(|e| Failure::Local(format!("the recipe cannot be written: {e}")))?;
+    let json = serde_json::to_vec(spec).map_err(|e| Failure::Local(format!("cannot serialize the recipe: {e}")))?;
     let digest = Sha256::new().chain_update(&json).chain_update(n.to_le_bytes()).finalize();
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&digest[..16]);
@@ -146,7 +146,8 @@ async fn get(client: &Client, id: Uuid) -> Result<v1::Run, Failure> {
     client.runs().get_run(request).await?.into_inner().run.ok_or_else(|| absent("run"))
 }
 
-/// Whether what is to be left behind can be written; a run that `is_new` cannot have been exported yet.
+/// Checks that the report and the export can be written. A run that `is_new` cannot have been
+/// exported yet.
 fn check_ending(ending: &Ending, is_new: bool) -> Result<(), Failure> {
     if let Some(dir) = &ending.report {
         check_destination(dir, Existing::Replace)?;
@@ -188,7 +189,7 @@ fn outcome(run: &v1::Run) -> Result<(), Failure> {
     if !is_final(run.status) || run.status() == v1::JobStatus::Succeeded {
         return Ok(());
     }
-    // The state's own words begin with `failed` or `cancelled`.
+    // The text of the state starts with `failed` or `cancelled`.
     Err(Failure::Unsuccessful(format!("run {} {}", run.id, show::one_line(&run.state))))
 }
 
@@ -196,7 +197,9 @@ async fn write_report(client: &Client, id: Uuid, dir: &Path) -> Result<Vec<std::
     let request = v1::GetReportRequest { id: id.to_string() };
     let reply = client.runs().get_report(request).await?.into_inner();
     let data: ReportData = serde_json::from_str(&reply.report_json).map_err(|e| {
-        Failure::Server(format!("the report data cannot be read ({e}); are client and server of one version?"))
+        Failure::Server(format!(
+            "cannot read the report data ({e}); check that client and server have the same version"
+        ))
     })?;
     Ok(report::write(&data, dir)?)
 }

@@ -35,7 +35,7 @@ async fn files_arrive_with_their_folders() {
     assert_eq!(std::fs::read_to_string(to.join("config.json")).unwrap(), "{}");
     assert_eq!(std::fs::read_to_string(to.join("a b/c.bin")).unwrap(), "abc");
     assert!(!to.join(STAGING).exists());
-    // The same again is no conflict.
+    // Exporting the same files again is not a conflict.
     try_export(&files, &to, Existing::Refuse).await.unwrap();
 }
 
@@ -64,8 +64,8 @@ async fn a_wrong_file_leaves_nothing_behind() {
             v1::ArtifactFile { sha256: String::new(), segments: ["wei", "GHTS"].map(segment).to_vec(), ..bad.clone() },
             "model.safetensors is damaged between bytes 3 and 7",
         ),
-        (v1::ArtifactFile { size_bytes: 3, ..bad.clone() }, "longer than its 3 bytes"),
-        (v1::ArtifactFile { size_bytes: 30, ..bad.clone() }, "shorter than its 30 bytes"),
+        (v1::ArtifactFile { size_bytes: 3, ..bad.clone() }, "longer than the expected 3 bytes"),
+        (v1::ArtifactFile { size_bytes: 30, ..bad.clone() }, "shorter than the expected 30 bytes"),
         (v1::ArtifactFile { download_url: "file:///does/not/exist".to_owned(), ..bad.clone() }, "/does/not/exist"),
         (v1::ArtifactFile { download_url: "ftp://example.org/x".to_owned(), ..bad.clone() }, "ftp://"),
     ] {
@@ -84,13 +84,13 @@ async fn names_cannot_leave_the_folder() {
         let to = tempfile::tempdir().unwrap();
         let file = v1::ArtifactFile { name: name.to_owned(), ..good.clone() };
         let refused = try_export(&[file], to.path(), Existing::Refuse).await.unwrap_err();
-        assert!(refused.contains("refused"), "{name}: {refused}");
+        assert!(refused.contains("unsafe file name"), "{name}: {refused}");
     }
     let refused = try_export(&[good.clone(), good], store.path(), Existing::Replace).await.unwrap_err();
     assert!(refused.contains("twice"), "{refused}");
 }
 
-/// A server that gives each connection in turn one of the replies.
+/// A server that answers each connection with the next reply.
 async fn answering(replies: &[&str]) -> (std::net::SocketAddr, impl Future<Output = ()>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -135,7 +135,7 @@ async fn downloads_over_http_are_checked_too() {
     assert!(refused.contains("403") && !refused.contains("secret"), "{refused}");
 }
 
-/// S11: whoever answers in the store's place could send the client on to any host that it can reach.
+/// S11: a server that impersonates the store could redirect the client to any host it can reach.
 #[tokio::test]
 async fn s11_downloads_follow_no_redirects() {
     let elsewhere = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,5 +1,5 @@
-//! What the local sources of a corpus hold, told as the server will tell it: kinds by first bytes, rows counted as far as a
-//! check may take time.
+//! Summarizes the local sources of a corpus in the words of the server. The kind of a file follows
+//! from its first bytes. Rows are counted up to a limit, to keep the check fast.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -13,19 +13,19 @@ use inheritune_domain::spec::{CorpusFacts, CorpusSpec, FilesLeftOut, FilesOfKind
 use inheritune_domain::violation::Violations;
 use url::Url;
 
-/// Text that is read to count documents.
+/// Maximum amount of text that is read to count documents.
 const MAX_READ_BYTES: usize = 64 << 20;
-/// Files of a folder that are looked at.
+/// Maximum number of files that are listed in a folder.
 const MAX_FILES: usize = 10_000;
-/// Folders inside folders.
+/// Maximum depth of nested folders.
 const MAX_DEPTH: usize = 32;
-/// Names of files that are kept for each kind.
+/// Number of example file names that are kept per kind.
 const NAMES_SHOWN: usize = 3;
 
-/// What each source of `spec` that is on this machine holds, one line each.
+/// Describes the contents of each source of `spec` that is on this machine, one line per source.
 ///
 /// # Errors
-/// What the tokenize job would refuse, by its source.
+/// Sources that the tokenize job would reject.
 pub fn describe(spec: &CorpusSpec) -> Result<Vec<String>, Violations> {
     let (mut lines, mut violations) = (Vec::new(), Violations::default());
     let column: Arc<str> = spec.text_column.as_deref().unwrap_or(defaults::text_column()).into();
@@ -47,7 +47,7 @@ pub fn describe(spec: &CorpusSpec) -> Result<Vec<String>, Violations> {
 struct LocalSource {
     files: Vec<(PathBuf, String, Kind)>,
     left_out: BTreeMap<&'static str, FilesLeftOut>,
-    /// There are no more files than were looked at.
+    /// Whether all files were listed.
     is_all: bool,
 }
 
@@ -87,7 +87,8 @@ impl LocalSource {
         Ok(Self { files, left_out, is_all })
     }
 
-    /// Counts documents, reading at most `left` bytes of text.
+    /// Counts documents and returns the summary. Reads at most `left` bytes of text and reduces
+    /// `left` accordingly.
     fn count(self, read_as: ReadAs, left: &mut usize) -> Result<String, String> {
         let tally: Arc<Tally> = read_as.tally.clone();
         let (mut documents, mut is_whole) = (0, self.is_all);
@@ -140,7 +141,7 @@ impl LocalSource {
         };
         let summary = facts.summary(documents);
         if is_whole && documents == 0 && !has_tokens {
-            return Err(format!("holds no text to train on: {summary}"));
+            return Err(format!("contains no text to train on: {summary}"));
         }
         Ok(if is_whole { summary } else { format!("at least {summary}; not read to the end") })
     }
@@ -150,9 +151,9 @@ impl LocalSource {
 #[derive(Default)]
 struct Listing {
     names: Vec<String>,
-    /// Folders by where they really are: links may lead back to one.
+    /// Canonical paths of visited folders, because links may form a cycle.
     seen: HashSet<PathBuf>,
-    /// There is more than is listed.
+    /// Whether the listing is incomplete.
     is_cut: bool,
 }
 
@@ -216,12 +217,12 @@ mod tests {
             "corpus.sources[0]: 3 documents from 2 files (1 text, 1 JSON lines); files left out: 1 documentation (README.md); \
              1 row without text"
         );
-        assert!(check(dir.path(), "c.csv").unwrap_err().contains("CSV or TSV, which is not read"));
-        assert!(check(dir.path(), "d.jsonl").unwrap_err().contains("has no column `text` but body"));
+        assert!(check(dir.path(), "c.csv").unwrap_err().contains("CSV or TSV table, which is not supported"));
+        assert!(check(dir.path(), "d.jsonl").unwrap_err().contains("has no column `text` (found: body)"));
         std::fs::write(dir.path().join("latin1.txt"), b"caf\xe9 au lait\n").unwrap();
         assert!(check(dir.path(), "latin1.txt").unwrap_err().contains("not valid UTF-8"));
         write("null.jsonl", "{\"text\": null}\n");
-        assert!(check(dir.path(), "null.jsonl").unwrap_err().starts_with("holds no text to train on: 0 documents"));
-        assert_eq!(check(dir.path(), "elsewhere").unwrap(), "", "may be the server's");
+        assert!(check(dir.path(), "null.jsonl").unwrap_err().starts_with("contains no text to train on: 0 documents"));
+        assert_eq!(check(dir.path(), "elsewhere").unwrap(), "", "the server may have it");
     }
 }

@@ -1,4 +1,4 @@
-//! What a recipe will do, as far as the recipe itself says it.
+//! Explains what a recipe will do, as far as the recipe alone determines it.
 
 use inheritune_checkpoint::inherit_set::{InheritPart, InheritSet};
 use inheritune_domain::id::LayerCount;
@@ -7,43 +7,43 @@ use serde::Serialize;
 
 use inheritune_report::numbers;
 
-/// The models that a recipe makes, in order.
+/// The models that a recipe trains, in order.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Plan {
     /// The recipe's name.
     pub name: String,
-    /// What happens to the corpus.
+    /// How the corpus is used.
     pub corpus: String,
     /// One per model that may be trained.
     pub models: Vec<PlannedModel>,
-    /// What decides between them.
+    /// The rules that decide between the models.
     pub rules: Vec<String>,
 }
 
 /// One model that may be trained.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PlannedModel {
-    /// Which.
+    /// Name of the model.
     pub name: String,
-    /// Blocks; none where only the reference can tell.
+    /// Number of layers; `None` if it depends on the reference.
     pub layers: Option<u32>,
-    /// What it starts from.
+    /// How the weights are initialized.
     pub initialisation: String,
-    /// Optimizer steps; none where the corpus decides.
+    /// Optimizer steps; `None` if they depend on the corpus.
     pub steps: Option<u64>,
-    /// Passes over its data; none where steps are given.
+    /// Passes over the training data; `None` if steps are given.
     pub epochs: Option<u32>,
-    /// Tokens a step.
+    /// Tokens per step.
     pub tokens_per_step: u64,
-    /// Tokens in all; none where the corpus decides.
+    /// Total tokens; `None` if they depend on the corpus.
     pub tokens: Option<u64>,
-    /// Share of the training tokens.
+    /// Share of the training tokens that are used.
     pub data_fraction: f64,
-    /// Parameters; none where the vocabulary or the shape is not in the recipe.
+    /// Parameters; `None` if the vocabulary or the shape is not in the recipe.
     pub parameters: Option<u64>,
 }
 
-/// What `spec` will do.
+/// Explains what `spec` will do.
 pub fn explain(spec: &RunSpec) -> Plan {
     let mut models = Vec::new();
     let depth = spec.reference_layers();
@@ -51,7 +51,7 @@ pub fn explain(spec: &RunSpec) -> Plan {
         let training = spec.reference.training.as_ref().unwrap_or(&spec.training);
         models.push(model(
             spec,
-            Sketch { name: "reference", layers: depth, initialisation: "random", training, data_fraction: 1.0 },
+            ModelInputs { name: "reference", layers: depth, initialisation: "random", training, data_fraction: 1.0 },
         ));
     }
     let rounds = rounds(spec, depth);
@@ -63,7 +63,7 @@ pub fn explain(spec: &RunSpec) -> Plan {
         let from = initialisation(spec, *layers, i);
         models.push(model(
             spec,
-            Sketch {
+            ModelInputs {
                 name: &name,
                 layers: *layers,
                 initialisation: &from,
@@ -72,7 +72,7 @@ pub fn explain(spec: &RunSpec) -> Plan {
             },
         ));
     }
-    // The winner's depth is known beforehand where there is one candidate.
+    // The winner's depth is only known in advance if there is one candidate.
     let winner = if rounds.len() == 1 { rounds.first().copied().flatten() } else { None };
     for control in &spec.controls {
         let mut training = spec.training.clone();
@@ -80,7 +80,7 @@ pub fn explain(spec: &RunSpec) -> Plan {
         let from = format!("random, {} x the target's steps", control.steps_factor);
         models.push(model(
             spec,
-            Sketch {
+            ModelInputs {
                 name: &control.name,
                 layers: winner,
                 initialisation: &from,
@@ -94,7 +94,7 @@ pub fn explain(spec: &RunSpec) -> Plan {
         let from = initialisation(spec, winner, 0);
         models.push(model(
             spec,
-            Sketch {
+            ModelInputs {
                 name: &arm.name,
                 layers: winner,
                 initialisation: &from,
@@ -107,7 +107,7 @@ pub fn explain(spec: &RunSpec) -> Plan {
 }
 
 impl Plan {
-    /// For people.
+    /// The plan as text, one line per model and rule.
     pub fn text(&self) -> String {
         let mut lines = vec![format!("{}: {}", self.name, self.corpus)];
         for model in &self.models {
@@ -142,7 +142,8 @@ impl Plan {
     }
 }
 
-struct Sketch<'a> {
+/// The inputs of [`model`].
+struct ModelInputs<'a> {
     name: &'a str,
     layers: Option<LayerCount>,
     initialisation: &'a str,
@@ -150,8 +151,8 @@ struct Sketch<'a> {
     data_fraction: f64,
 }
 
-fn model(spec: &RunSpec, sketch: Sketch<'_>) -> PlannedModel {
-    let Sketch { name, layers, initialisation, training, data_fraction } = sketch;
+fn model(spec: &RunSpec, inputs: ModelInputs<'_>) -> PlannedModel {
+    let ModelInputs { name, layers, initialisation, training, data_fraction } = inputs;
     let parameters = match (&spec.reference.architecture, &spec.corpus.tokenizer, layers) {
         (Some(architecture), TokenizerSpec::Train { vocab_size }, Some(layers)) => {
             Some(architecture.config(*vocab_size).with_layers(layers).parameters())
@@ -171,7 +172,7 @@ fn model(spec: &RunSpec, sketch: Sketch<'_>) -> PlannedModel {
     }
 }
 
-/// The depth of each round at most; none where the reference's depth is needed for it.
+/// The depth of each possible round; `None` if it depends on the depth of the reference.
 fn rounds(spec: &RunSpec, depth: Option<LayerCount>) -> Vec<Option<LayerCount>> {
     let target = &spec.target;
     if let LayerMapRule::List(list) = &target.layer_map {
@@ -208,7 +209,7 @@ fn initialisation(spec: &RunSpec, layers: Option<LayerCount>, round: usize) -> S
     inherited(&which, spec.target.inherit)
 }
 
-/// What `set` takes of the layers `which` and of what is around them.
+/// Describes what `set` inherits from the layers `which` and from the parts outside the layers.
 fn inherited(which: &str, set: InheritSet) -> String {
     match set {
         InheritSet::ALL => return format!("{which}, embeddings, final norm and head"),
@@ -238,7 +239,7 @@ fn inherited(which: &str, set: InheritSet) -> String {
 fn corpus(spec: &RunSpec) -> String {
     let tokenizer = match &spec.corpus.tokenizer {
         TokenizerSpec::Reference => "the reference's tokenizer".to_owned(),
-        TokenizerSpec::Train { vocab_size } => format!("a byte-level BPE of {vocab_size} entries trained on it"),
+        TokenizerSpec::Train { vocab_size } => format!("a byte-level BPE with {vocab_size} entries trained on it"),
         TokenizerSpec::Uri(uri) => format!("the tokenizer of {uri}"),
     };
     let n = spec.corpus.sources.len();
@@ -262,28 +263,29 @@ fn rules(spec: &RunSpec, depth: Option<LayerCount>) -> Vec<String> {
         Recipe::FullData => {
             let by = match spec.target.match_by {
                 MatchBy::Mean => "",
-                MatchBy::Interval => " beyond chance (95 %)",
+                MatchBy::Interval => " (upper end of the 95 % interval)",
             };
             rules.push(format!(
-                "Grows by {} until the validation loss is at most the reference's + {} nats{by}, for {} rounds at most{}.",
+                "Grows by {} layers per round until the validation loss is at most the reference's + {} nats{by}, for \
+                 at most {} rounds{}.",
                 spec.target.grow_by,
                 spec.target.tolerance_nats,
                 spec.target.max_rounds,
-                depth.map_or_else(|| ", or to the reference's depth".to_owned(), |n| format!(", or to {n} layers")),
+                depth.map_or_else(|| " or up to the reference's depth".to_owned(), |n| format!(" or up to {n} layers")),
             ));
         }
-        Recipe::LowData => rules.push("One round; nothing grows.".to_owned()),
+        Recipe::LowData => rules.push("One round, without growth.".to_owned()),
     }
     if spec.target.start_layers.is_none() && depth.is_none() {
-        rules.push("Starts at half of the reference's layers, which only the reference can tell.".to_owned());
+        rules.push("Starts at half of the reference's layers; their number is read from the reference.".to_owned());
     }
     if !spec.controls.is_empty() && spec.training.steps.is_none() {
-        rules.push("Controls take their number of steps from the target, once it is trained.".to_owned());
+        rules.push("Controls take their number of steps from the trained target.".to_owned());
     }
     if !spec.evaluation.benchmarks.is_empty() {
         let rows = spec.evaluation.benchmark_limit.map_or_else(String::new, |n| format!(", {n} rows of each"));
         let names = spec.evaluation.benchmarks.join(", ");
-        rules.push(format!("Every model, the reference too, is measured on benchmarks: {names}{rows}."));
+        rules.push(format!("Every model, including the reference, is measured on benchmarks: {names}{rows}."));
     }
     rules
 }

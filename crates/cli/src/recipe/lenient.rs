@@ -1,7 +1,7 @@
-//! Reads a recipe to its end even where fields are wrong, so that all of them can be named at once.
+//! Parses a whole recipe even if fields are invalid, so that all of them can be reported at once.
 //!
-//! serde stops at the first bad field. So a bad field is noted and taken out, a missing one is noted and given a
-//! stand-in, and the rest is read again.
+//! serde stops at the first invalid field. So an invalid field is recorded and removed, a missing
+//! one is recorded and given a stand-in value, and the recipe is parsed again.
 
 use std::ops::Range;
 
@@ -11,10 +11,10 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
-/// Bad fields that are named of one recipe at most.
+/// Maximum number of invalid fields reported for one recipe.
 const MAX_PROBLEMS: usize = 100;
 
-/// Valid values for every field that has no default, by the field's own name.
+/// Valid stand-in values for all fields without a default, by field name.
 const STAND_INS: &str = r#"
 name = "recipe"
 recipe = "full-data"
@@ -36,7 +36,8 @@ data_fraction = 1.0
 epochs = 1
 "#;
 
-/// What could be read of `text`, and every field that could not. None where nothing more can be said.
+/// Parses what is valid in `text` and returns every invalid field. The recipe is `None` if it
+/// cannot be parsed at all.
 pub fn parse(text: &str) -> (Option<RunSpec>, Violations) {
     let mut violations = Violations::default();
     let (mut table, syntax) = DeTable::parse_recoverable(text);
@@ -57,7 +58,7 @@ pub fn parse(text: &str) -> (Option<RunSpec>, Violations) {
         let repaired = match missing {
             Some(field) => {
                 let path = add_stand_in(&mut table, &span, field);
-                // It may be missing because a wrong one was taken out.
+                // The field may be missing because an invalid value was removed.
                 if let Some(path) = &path
                     && !violations.0.iter().any(|v| v.field.starts_with(path.as_str()))
                 {
@@ -90,11 +91,11 @@ fn describe(message: &str, text: &str, span: &Range<usize>) -> String {
     format!("{message} ({})", line(text, Some(span.clone())))
 }
 
-/// Takes the field that `span` points at out of the table, and says its path.
+/// Removes the field at `span` from the table and returns its path.
 fn take_out(table: &mut DeTable<'_>, span: &Range<usize>, prefix: &str) -> Option<String> {
     let inner = table.iter_mut().find_map(|(key, value)| {
         let path = join(prefix, key.get_ref());
-        // A value written as a table may be wrong in a field or as a whole.
+        // A table may be invalid in one field or as a whole.
         take_out_of_value(value, span, &path).map(Found::Inside).or_else(|| {
             let items = value.get_ref().as_array().map(|items| items.iter());
             let item = items.and_then(|mut items| items.position(|item| item.span() == *span));
@@ -131,7 +132,8 @@ fn take_out_of_value(value: &mut Spanned<DeValue<'_>>, span: &Range<usize>, path
     }
 }
 
-/// Puts a valid value where `field` is missing from the table at `span`, and says its path.
+/// Inserts a valid value for `field`, which is missing from the table at `span`, and returns its
+/// path.
 fn add_stand_in(root: &mut Spanned<DeTable<'_>>, span: &Range<usize>, field: &str) -> Option<String> {
     let mut stand_ins = DeTable::parse(STAND_INS).ok()?;
     stand_ins.get_mut().make_owned();
@@ -146,7 +148,7 @@ fn add_stand_in(root: &mut Spanned<DeTable<'_>>, span: &Range<usize>, field: &st
     if table.contains_key(field) {
         return None;
     }
-    // Their spans must match nothing of the file.
+    // The spans must not match anything in the file.
     let nowhere = usize::MAX - 1..usize::MAX;
     let key = Spanned::new(nowhere.clone(), key.into_inner().into_owned().into());
     let value = Spanned::new(nowhere, value.into_inner());
@@ -154,7 +156,7 @@ fn add_stand_in(root: &mut Spanned<DeTable<'_>>, span: &Range<usize>, field: &st
     Some(join(&prefix, field))
 }
 
-/// The path of the innermost table at `span` that has no `field`.
+/// The path of the innermost table at `span` that does not contain `field`.
 fn find_table(table: &DeTable<'_>, span: &Range<usize>, field: &str, prefix: &str) -> Option<String> {
     table.iter().find_map(|(key, value)| {
         let path = join(prefix, key.get_ref());

@@ -121,13 +121,13 @@ name = "random"
 steps_factor = 2.0
 "#,
         expect![[r#"
-            demo: 1 source, a byte-level BPE of 2048 entries trained on it, last 5 % held out for validation
+            demo: 1 source, a byte-level BPE with 2048 entries trained on it, last 5 % held out for validation
               reference: 8 layers (1.86 M parameters), random; 400 steps of 2.05 K tokens = 819 K tokens
               round 1: 4 layers (1.07 M parameters), the reference's first 4 layers, embeddings, final norm and head; 400 steps of 2.05 K tokens = 819 K tokens
               round 2: 7 layers (1.67 M parameters), the reference's first 7 layers, embeddings, final norm and head; 400 steps of 2.05 K tokens = 819 K tokens
               round 3: 8 layers (1.86 M parameters), the reference's first 8 layers, embeddings, final norm and head; 400 steps of 2.05 K tokens = 819 K tokens
               random: as many layers as the target, random, 2 x the target's steps; 800 steps of 2.05 K tokens = 1.64 M tokens
-              Grows by 3 until the validation loss is at most the reference's + 0 nats, for 8 rounds at most, or to 8 layers."#]],
+              Grows by 3 layers per round until the validation loss is at most the reference's + 0 nats, for at most 8 rounds or up to 8 layers."#]],
     );
 }
 
@@ -150,7 +150,7 @@ fn paths_become_absolute_uris() {
     }
 }
 
-/// The paper's ablation takes the blocks apart.
+/// The paper's ablation inherits parts of the blocks.
 #[test]
 fn parts_are_read_and_explained() {
     let recipe = |inherit: &str| {
@@ -202,12 +202,12 @@ lr_max = 1e-3
     check(
         &recipe("[]"),
         expect![[r#"
-        target.inherit: names no part: write "nothing" where nothing is to be inherited (line 8)
+        target.inherit: lists no parts: write "nothing" to inherit nothing (line 8)
     "#]],
     );
 }
 
-/// A recipe that names this source.
+/// A recipe with this source.
 fn naming(source: &str) -> String {
     let training = "block_size = 8\nmicro_batch = 1\nsteps = 10\nlr_max = 1e-3";
     format!(
@@ -263,7 +263,7 @@ fn u7_what_only_a_shell_would_understand_is_refused() {
     }
     assert_eq!(field("s3://bucket/x.jsonl"), "good, 0 missing");
     assert_eq!(field("not here.txt"), "good, 1 missing");
-    // What has such a name is meant.
+    // A file that exists under such a name is accepted.
     for name in ["~", "a*b.txt", "$HOME.txt", "{a}.txt", "s3:x"] {
         std::fs::write(dir.path().join(name), "text").unwrap();
         assert_eq!(field(name), "good, 0 missing", "{name}");
@@ -275,7 +275,7 @@ fn u7_messages_say_what_to_write() {
     let problem = |source| read(&naming(source), &[], Path::new("/here")).unwrap_err().to_string();
     let (glob, home) = (problem("data/*.jsonl"), problem("~/x.jsonl"));
     assert!(glob.contains("`*` is not expanded here; name the folder `data`"), "{glob}");
-    assert!(home.contains("`~` is not expanded here; write the whole path"), "{home}");
+    assert!(home.contains("`~` is not expanded here; write the full path"), "{home}");
 }
 
 #[test]

@@ -1,7 +1,8 @@
-//! What must hold for any recipe, job file or request whatsoever, one function for each.
+//! Invariants of every recipe, job file and request, with one check function for each.
 //!
-//! `cargo test` runs them over `fuzz/seeds` and over changed copies of those (`hostile_specs.rs`); `make fuzz` lets
-//! libFuzzer look for bytes that break them. Every function panics on what must not be.
+//! `cargo test` runs the checks on `fuzz/seeds` and on mutated copies of the seeds
+//! (`hostile_specs.rs`); `make fuzz` runs them under libFuzzer. A check panics if its invariant is
+//! violated.
 
 #![allow(clippy::unwrap_used, dead_code, missing_docs)]
 
@@ -15,12 +16,12 @@ use inheritune_domain::spec::{JobSpec, RunSpec};
 use inheritune_domain::violation::Violations;
 use prost::Message as _;
 
-/// One kind of text or message that somebody else wrote.
+/// One kind of untrusted text or message.
 #[derive(Debug, Clone, Copy)]
 pub struct Reader {
-    /// The fuzz target, the folder of its seeds.
+    /// Name of the fuzz target and of its folder of seeds.
     pub name: &'static str,
-    /// Reads any bytes, and checks what comes of it.
+    /// Reads arbitrary bytes and checks the result.
     pub check: fn(&[u8]),
 }
 
@@ -31,9 +32,10 @@ pub const READERS: [Reader; 4] = [
     Reader { name: "job_request", check: check_job_request },
 ];
 
-/// Where the command that reads a file was started.
+/// The current folder of the command that reads a file.
 const BASE: &str = "/here";
-/// Longest description of one bad field: nobody reads more, and a caller cannot make the server send more.
+/// Longest description of one invalid field, so that a caller cannot make the server send large
+/// errors.
 const MAX_DESCRIPTION_BYTES: usize = 2048;
 
 /// A recipe file, as `recipe check` and `run create` read it.
@@ -73,7 +75,8 @@ pub fn check_job_request(bytes: &[u8]) {
     }
 }
 
-/// A recipe that was accepted is valid, and the same after a call and after the database.
+/// Checks that an accepted recipe is valid and survives a round trip through the API and the
+/// database.
 fn run_is_accepted(spec: &RunSpec) {
     assert_eq!(spec.validate(), Ok(()));
     assert_eq!(RunSpec::try_from(v1::RunSpec::from(spec)).as_ref(), Ok(spec));
@@ -82,7 +85,7 @@ fn run_is_accepted(spec: &RunSpec) {
     assert_eq!(&serde_json::from_str::<RunSpec>(&stored).unwrap(), spec);
 }
 
-/// As [`run_is_accepted`], for a job.
+/// Like [`run_is_accepted`], for a job.
 fn job_is_accepted(spec: &JobSpec) {
     assert_eq!(spec.validate(), Ok(()));
     assert_eq!(JobSpec::try_from(v1::JobSpec::from(spec)).as_ref(), Ok(spec));
@@ -91,7 +94,7 @@ fn job_is_accepted(spec: &JobSpec) {
     assert_eq!(&serde_json::from_str::<JobSpec>(&stored).unwrap(), spec);
 }
 
-/// A refusal names something, in a message of bounded length.
+/// Checks that a rejection names at least one field, with descriptions of bounded length.
 fn refused(violations: &Violations) {
     assert!(!violations.0.is_empty());
     for violation in &violations.0 {

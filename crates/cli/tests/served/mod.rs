@@ -1,5 +1,6 @@
-//! A server that gives every call one reply, whatever is asked: for what the client makes of replies. It knows no service by
-//! name, so that a new call needs nothing here.
+//! A server with a fixed reply for every call, to test how the client handles replies.
+//!
+//! It does not know the services by name, so a new call only needs a reply in [`all`].
 #![allow(dead_code, clippy::unwrap_used, missing_docs, reason = "not every test needs all of it")]
 
 use std::collections::HashMap;
@@ -29,7 +30,7 @@ impl Replies {
         Self(Arc::new(replies))
     }
 
-    /// Serves them; the address.
+    /// Starts the server and returns its address.
     pub async fn served(self) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
@@ -77,7 +78,7 @@ impl Service<Request<Vec<u8>>> for Replied {
     }
 }
 
-/// Messages as they are on the wire.
+/// Passes messages through in their encoded form.
 #[derive(Clone, Copy)]
 struct Plain;
 
@@ -201,7 +202,7 @@ fn difference() -> v1::ScoreDifference {
     }
 }
 
-/// A reply for every call, each with long names in it.
+/// A reply for every call, with long names in each.
 pub fn all(status: v1::JobStatus) -> HashMap<&'static str, Vec<Vec<u8>>> {
     let artifact = v1::Artifact {
         id: ID.to_owned(),

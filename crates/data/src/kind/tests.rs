@@ -67,19 +67,19 @@ fn d1_what_is_not_read_is_called_by_its_name() {
         ("a.json", b"{\n  \"text\": \"one\"\n}\n" as &[u8], "one JSON object over several lines"),
         ("a.txt", b"{\n  \"text\": \"one\"\n}\n", "one JSON object over several lines"),
         ("a.jsonl", b"{\n  \"text\": \"one\"\n}\n{\n  \"text\": \"two\"\n}\n", "objects over several lines"),
-        ("a.json", b"[\"a\", \"b\"]\n[\"c\"]\n", "a list a line"),
-        ("a.json", b"[1, 2, 3]", "something else than objects or strings"),
+        ("a.json", b"[\"a\", \"b\"]\n[\"c\"]\n", "one list per line"),
+        ("a.json", b"[1, 2, 3]", "values other than objects or strings"),
         ("a.json", b"<!DOCTYPE html><html>", "HTML"),
         ("a.csv", b"text\n\"one\"\n", "CSV"),
         ("a.tsv", b"id\tbody\n1\tx\n", "CSV or TSV"),
         ("a.txt", b"id,text\n1,hello\n", "CSV"),
         ("a.txt", b"text\n\"Note 0: copper\"\n", "CSV"),
-        ("a.csv.gz", &gzip(b"text\n\"one\"\n"), "CSV or TSV, which is not read"),
+        ("a.csv.gz", &gzip(b"text\n\"one\"\n"), "CSV or TSV table, which is not supported"),
         ("a.txt", &utf16, "UTF-16"),
         ("a.jsonl", b"\0\0\xfe\xff\0\0\0{", "UTF-32"),
-        ("a.jsonl.gz", &gzip(&gzip(ROWS.as_bytes())), "packed twice"),
-        ("a.parquet", ROWS.as_bytes(), "called .parquet but seems to be JSON"),
-        ("a.parquet.gz", &gzip(b"PAR1\x15\x04\x15"), "packed once more"),
+        ("a.jsonl.gz", &gzip(&gzip(ROWS.as_bytes())), "compressed twice"),
+        ("a.parquet", ROWS.as_bytes(), "named .parquet but seems to be JSON"),
+        ("a.parquet.gz", &gzip(b"PAR1\x15\x04\x15"), "compressed Parquet file"),
         ("a.jsonl", b"PK\x03\x04\x14\0\0\0", "zip archive"),
         ("a.jsonl.bz2", b"BZh91AY&SY\x01\xff\0", "bzip2"),
         ("a.jsonl.xz", b"\xfd7zXZ\0\0\x04", "xz"),
@@ -89,7 +89,7 @@ fn d1_what_is_not_read_is_called_by_its_name() {
         ("a.idx", b"MMIDIDX\0\0\x01\0", "Megatron"),
         ("a.pkl", b"\x80\x04\x95\x10\0\0\0\0\0\0\0", "pickle"),
         ("train.bin", b"PK\x03\x04\x14\0\0\0\0\0\0\0\0\0\0\0", "zip archive"),
-        ("train.bin", b"a text of many words that is no file of tokens at all", "holds text"),
+        ("train.bin", b"a text of many words that is no file of tokens at all", "contains text"),
         ("a.txt", b"\x7fELF\x02\x01\x01\0", "program"),
         ("a.txt", b"%PDF-1.7\n", "PDF"),
         ("a.txt", b"ab\0cd", "zero bytes"),
@@ -107,8 +107,11 @@ fn d1_more_lines_than_the_first_tell_a_table_or_rows() {
     assert_eq!(told("a.txt", rows.as_bytes()), "JSON lines");
     assert_eq!(told("a.txt", format!("# rows\n{rows}").as_bytes()), "JSON lines");
     let table = "id,content,year\n".to_owned() + &"1,\"some, quoted\",1999\n".repeat(6);
-    assert!(told("a.txt", table.as_bytes()).contains("table in CSV"));
-    assert!(told("a.txt", b"id;Text\n1;words\n2;more\n").contains("table in CSV"), "a column by another case");
+    assert!(told("a.txt", table.as_bytes()).contains("CSV or TSV table"));
+    assert!(
+        told("a.txt", b"id;Text\n1;words\n2;more\n").contains("CSV or TSV table"),
+        "a column name in a different case"
+    );
     assert!(told("a.wet", b"WARC/1.0\r\nWARC-Type: warcinfo\r\n").contains("web archive"));
     let prose = ["text, and other stories\n\nOnce, long ago.\n", "Introduction, text\nOnce upon, a time\n"];
     let verses = "Roses, red,\nviolets blue,\nsugar, sweet,\nand so, are you.\n";
@@ -119,7 +122,7 @@ fn d1_more_lines_than_the_first_tell_a_table_or_rows() {
 
 #[test]
 fn d5_a_block_of_zstd_that_is_longer_than_what_is_looked_at_is_read() {
-    // Hardly compressible: a block of 128 KiB stays as long.
+    // Hardly compressible, so a block of 128 KiB keeps its length.
     let mut state = 1_u64;
     let mut letter = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

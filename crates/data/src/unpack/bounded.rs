@@ -1,15 +1,17 @@
-//! Unpacked text that has an end: a few kilobytes of gzip or zstd may unpack to terabytes.
+//! Decompression with a size limit: a few kilobytes of gzip or zstd may decompress to terabytes.
 
 use std::io::{self, Read};
 
-/// Bytes that any file may unpack to: a short file of one repeated line is honest.
+/// Decompressed size allowed for any file. A short file of one repeated line is legitimate.
 const FREE_BYTES: u64 = 1 << 30;
-/// Unpacked bytes for each stored one beyond that. Text packs to a tenth or so, logs and repeated markup to a hundredth.
+/// Decompressed bytes allowed per stored byte beyond that. Text compresses to about a tenth, logs
+/// and repetitive markup to a hundredth.
 const MAX_RATIO: u64 = 256;
-/// Most bytes of any file.
+/// Maximum decompressed size of any file.
 const MAX_BYTES: u64 = 4 << 40;
 
-/// A decoder's output, which fails where there is more of it than the packed file's size makes likely.
+/// A decoder's output, which fails if it is larger than is plausible for the size of the compressed
+/// file.
 #[derive(Debug)]
 pub struct BoundedDecoder<R> {
     unpacked: R,
@@ -19,7 +21,7 @@ pub struct BoundedDecoder<R> {
 }
 
 impl<R> BoundedDecoder<R> {
-    /// Reads what `unpacked` makes of a file of `stored_bytes`.
+    /// Limits `unpacked`, the decoder of a file of `stored_bytes`.
     pub fn new(unpacked: R, stored_bytes: u64) -> Self {
         let most = stored_bytes.saturating_mul(MAX_RATIO).clamp(FREE_BYTES, MAX_BYTES);
         Self { unpacked, stored_bytes, most, left: most }
@@ -34,8 +36,8 @@ impl<R> BoundedDecoder<R> {
             None => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 format!(
-                    "its {} bytes unpack to more than {}, which no text does: it may be made to fill memory; if it is \
-                     honest, unpack it or split it",
+                    "its {} bytes decompress to more than {}, which is not plausible for text: it may be a \
+                     decompression bomb; if it is legitimate, decompress it or split it",
                     self.stored_bytes, self.most
                 ),
             )),
@@ -64,7 +66,7 @@ mod tests {
     fn s7_what_unpacks_without_end_is_an_error() {
         assert_eq!(unpacked(FREE_BYTES, 10), Ok(FREE_BYTES), "a short file of one line");
         let problem = unpacked(FREE_BYTES + 1, 10).err().unwrap_or_default();
-        assert!(problem.starts_with("its 10 bytes unpack to more than 1073741824"), "{problem}");
+        assert!(problem.starts_with("its 10 bytes decompress to more than 1073741824"), "{problem}");
         let stored_bytes = 5 << 20;
         assert_eq!(unpacked(MAX_RATIO * stored_bytes, stored_bytes), Ok(MAX_RATIO * stored_bytes));
         assert!(unpacked(MAX_RATIO * stored_bytes + 1, stored_bytes).is_err());

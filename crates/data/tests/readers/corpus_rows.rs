@@ -1,4 +1,5 @@
-//! JSON lines and arrays: the same documents however the bytes arrive, and those that serde_json finds.
+//! JSON lines and arrays: the documents are the same however the bytes arrive, and the same that
+//! serde_json finds.
 
 use inheritune_data::kind::Content;
 use inheritune_data::unpack::Packing;
@@ -15,16 +16,16 @@ pub fn check(file: &[u8]) {
         for max_bad_rows in [0, u64::MAX] {
             let (documents, error) = read(file, kind, 1 << 16, max_bad_rows);
             let slowly = read(file, kind, 3, max_bad_rows);
-            // How much a decoder gives before it meets a fault is its own affair.
+            // How much a decoder returns before it fails may depend on the size of the reads.
             if kind.packing == Packing::Plain || (error.is_none() && slowly.1.is_none()) {
-                assert_eq!((&documents, &error), (&slowly.0, &slowly.1), "in other steps");
+                assert_eq!((&documents, &error), (&slowly.0, &slowly.1), "with reads of another size");
             }
         }
     }
     check_lines(file);
 }
 
-/// A file whose lines are all objects with one string `text` is read as those strings.
+/// Checks that a file whose lines are all objects with one string `text` is read as those strings.
 fn check_lines(file: &[u8]) {
     let Ok(text) = std::str::from_utf8(file) else { return };
     let Ok(kind) = kind("a.jsonl", file) else { return };

@@ -1,6 +1,6 @@
-//! What must hold for any bytes whatsoever, one function for each kind of data file. `cargo test` runs them over
-//! `fuzz/seeds` and over changed copies of those (`hostile_files.rs`); `make fuzz` lets libFuzzer look for bytes that break
-//! them.
+//! Properties that hold for arbitrary bytes, with one function per kind of data file. `cargo test`
+//! runs them on `fuzz/seeds` and on mutated copies of the seeds (`hostile_files.rs`). `make fuzz`
+//! lets libFuzzer search for bytes that break them.
 
 #![allow(clippy::unwrap_used, dead_code, missing_docs)]
 
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use inheritune_data::kind::{HEAD_BYTES, Head, Kind, tell};
 use inheritune_data::{ChunkReader, DataError, Documents, Length, ReadAs, Tally};
 
-/// Longest message about a file, whatever is in it.
+/// Maximum length of a message about a file, whatever the file contains.
 const MAX_MESSAGE_BYTES: usize = 4096;
 
 /// A file in memory that is read a few bytes at a time.
@@ -29,7 +29,7 @@ impl Length for Stored {
     }
 }
 
-/// Gives at most so many bytes at once.
+/// A reader that returns at most the given number of bytes at a time.
 pub struct Steps(Cursor<Vec<u8>>, usize);
 
 impl Read for Steps {
@@ -55,7 +55,7 @@ impl ChunkReader for Stored {
     }
 }
 
-/// What a file gives: its documents as far as they come, and the error that ends them.
+/// Returns the documents of a file up to the first error, and that error.
 pub fn read(file: &[u8], kind: Kind, step: usize, max_bad_rows: u64) -> (Vec<String>, Option<String>) {
     let read_as = ReadAs { text_column: "text".into(), max_bad_rows, tally: Arc::<Tally>::default() };
     let stored = Stored { bytes: Arc::new(file.to_vec()), step };
@@ -86,7 +86,7 @@ pub fn read(file: &[u8], kind: Kind, step: usize, max_bad_rows: u64) -> (Vec<Str
     }
 }
 
-/// The kind of `file` by its content and this name.
+/// Returns the kind of `file` from its content and this name.
 pub fn kind(name: &str, file: &[u8]) -> Result<Kind, String> {
     let head = &file[..file.len().min(HEAD_BYTES as usize)];
     tell(name, Head { bytes: head, is_whole: head.len() == file.len() }, "text")

@@ -1,4 +1,4 @@
-//! Parquet: any bytes give documents or an error.
+//! Parquet: any bytes result in documents or an error.
 
 use std::sync::Arc;
 

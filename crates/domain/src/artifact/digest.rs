@@ -1,4 +1,4 @@
-//! What a file's bytes hash to, and whether they do.
+//! Digests of files, and checks of files against them.
 
 use std::ops::Range;
 
@@ -7,19 +7,20 @@ use sha2::{Digest as _, Sha256};
 
 use crate::id::Sha256Digest;
 
-/// What the bytes of a file hash to.
+/// The digest of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FileDigest {
-    /// All of them.
+    /// The digest of the whole file.
     #[serde(rename = "sha256")]
     Whole(Sha256Digest),
-    /// One segment after another, from the first byte to the last. A file of weights has one for its header and one for
-    /// each tensor: they are hashed side by side, and who copies a tensor knows its digest without reading it.
+    /// The digests of consecutive segments that cover the whole file. A weights file has one
+    /// segment for its header and one for each tensor: they are hashed in parallel, and a copied
+    /// tensor keeps its known digest without being read.
     #[serde(rename = "segments")]
     Segments(Vec<SegmentDigest>),
 }
 
-/// What a part of a file hashes to.
+/// The digest of a segment of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentDigest {
     /// Its length in bytes.
@@ -29,7 +30,7 @@ pub struct SegmentDigest {
 }
 
 impl FileDigest {
-    /// The digest of the whole file, where that is what is known.
+    /// Returns the digest of the whole file, if it is known.
     pub fn whole(&self) -> Option<Sha256Digest> {
         match self {
             Self::Whole(sha256) => Some(*sha256),
@@ -37,7 +38,7 @@ impl FileDigest {
         }
     }
 
-    /// The digest of exactly the bytes `range` of a file of `size_bytes`, where it is known.
+    /// Returns the digest of exactly the bytes `range` of a file of `size_bytes`, if it is known.
     pub fn of_range(&self, size_bytes: u64, range: &Range<u64>) -> Option<Sha256Digest> {
         match self {
             Self::Whole(sha256) => (*range == (0..size_bytes)).then_some(*sha256),
@@ -57,15 +58,15 @@ impl FileDigest {
     }
 }
 
-/// Bytes that are not what they should be.
+/// Bytes that do not match their digest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("is damaged{}: its SHA-256 is {actual}, {expected} was expected", between(.bytes.as_ref()))]
+#[error("is damaged{}: its SHA-256 is {actual}, expected {expected}", between(.bytes.as_ref()))]
 pub struct Damage {
-    /// Where in the file; none where only the whole has a digest.
+    /// The byte range; `None` if only the whole file has a digest.
     pub bytes: Option<Range<u64>>,
-    /// Their digest.
+    /// The digest of the bytes.
     pub actual: Sha256Digest,
-    /// What it should be.
+    /// The expected digest.
     pub expected: Sha256Digest,
 }
 
@@ -73,11 +74,12 @@ fn between(bytes: Option<&Range<u64>>) -> String {
     bytes.map(|bytes| format!(" between bytes {} and {}", bytes.start, bytes.end)).unwrap_or_default()
 }
 
-/// Holds the bytes of one file, as they come, against its digest. Their number is the caller's to check.
+/// Checks the bytes of one file against its digest, incrementally. The caller must check the number
+/// of bytes.
 #[derive(Debug, Clone)]
 pub struct DigestCheck {
     digest: FileDigest,
-    /// The segment that is being hashed, and where it began.
+    /// The segment that is being hashed; it began at `start`.
     segment: usize,
     start: u64,
     at: u64,
@@ -85,15 +87,15 @@ pub struct DigestCheck {
 }
 
 impl DigestCheck {
-    /// Before the first byte.
+    /// Creates a check before the first byte.
     pub fn new(digest: FileDigest) -> Self {
         Self { digest, segment: 0, start: 0, at: 0, hasher: Sha256::new() }
     }
 
-    /// The next bytes.
+    /// Adds the next bytes.
     ///
     /// # Errors
-    /// A segment that ends among them is not what it should be.
+    /// A segment that ends within these bytes does not match its digest.
     pub fn update(&mut self, mut bytes: &[u8]) -> Result<(), Damage> {
         loop {
             let left = match self.current() {
@@ -112,12 +114,12 @@ impl DigestCheck {
         }
     }
 
-    /// After the last byte.
+    /// Finishes the check after the last byte.
     ///
     /// # Errors
-    /// The file is not what it should be.
+    /// The file, or its last segment, does not match its digest.
     pub fn finish(mut self) -> Result<(), Damage> {
-        // Segments without bytes at the end.
+        // Ends empty segments at the end of the file.
         self.update(&[])?;
         let expected = match (&self.digest, self.current()) {
             (FileDigest::Whole(sha256), _) => *sha256,

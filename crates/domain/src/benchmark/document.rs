@@ -1,4 +1,4 @@
-//! What a benchmark read and asked, as an evaluation's `documents.jsonl.zst` keeps it.
+//! The rows and requests of a benchmark, as stored in the `documents.jsonl.zst` of an evaluation.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -8,17 +8,17 @@ use serde_json::Value;
 pub struct AskedDocument {
     /// The task's name.
     pub task: String,
-    /// The document's place, from 0.
+    /// The index of the document, from 0.
     pub index: u64,
-    /// The row, as the harness hands it on.
+    /// The row, as the harness passes it on.
     pub doc: Value,
-    /// What the harness writes down as its target.
+    /// The target that the harness records.
     pub target: String,
-    /// What was asked.
+    /// The question for the model.
     pub question: Question,
 }
 
-/// What a model is asked: how likely continuations are.
+/// A question for a model: how likely are these continuations?
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Question {
@@ -26,12 +26,12 @@ pub enum Question {
     Continuations {
         /// The context.
         context: String,
-        /// One request each.
+        /// The entries, one request each.
         continuations: Vec<String>,
     },
     /// One continuation of several contexts ("partial evaluation", Trinh and Le 2018).
     Contexts {
-        /// One request each.
+        /// The entries, one request each.
         contexts: Vec<String>,
         /// The continuation.
         continuation: String,
@@ -41,7 +41,7 @@ pub enum Question {
 }
 
 impl Question {
-    /// What the first request begins with.
+    /// Returns the beginning of the first request.
     pub fn prompt(&self) -> &str {
         match self {
             Self::Continuations { context: prompt, .. } | Self::Text(prompt) => prompt,
@@ -49,7 +49,7 @@ impl Question {
         }
     }
 
-    /// The requests, each a context and its continuation; a text has an empty context.
+    /// Returns the requests, each a context and its continuation. A text has an empty context.
     pub fn requests(&self) -> Vec<(&str, &str)> {
         match self {
             Self::Continuations { context, continuations } => {
@@ -62,7 +62,8 @@ impl Question {
         }
     }
 
-    /// What the harness hands to a model for each request: a context and its continuation, or a text alone.
+    /// Returns the arguments that the harness passes to a model for each request: a context and its
+    /// continuation, or a text alone.
     pub fn arguments(&self) -> Vec<Vec<&str>> {
         let has_context = !matches!(self, Self::Text(_));
         let arguments =

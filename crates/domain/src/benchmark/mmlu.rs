@@ -3,7 +3,7 @@
 use self::Category::{Humanities, Other, SocialSciences, Stem};
 use super::{Benchmark, Dataset, Prompt};
 
-/// The subjects' categories, by the harness's groups.
+/// The categories of the subjects, which are the groups of the harness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Category {
     Humanities,
@@ -15,17 +15,17 @@ pub(super) enum Category {
 /// A subject.
 #[derive(Debug)]
 pub(super) struct Subject {
-    /// `mmlu_abstract_algebra`.
+    /// Its name as a task: `mmlu_abstract_algebra`.
     name: &'static str,
-    /// `abstract algebra`.
+    /// Its name as it appears in the prompt: `abstract algebra`.
     written: &'static str,
     pub(super) category: Category,
-    /// Questions of the test split.
+    /// Number of questions in the test split.
     rows: u32,
 }
 
 impl Subject {
-    /// It as a benchmark.
+    /// Returns the subject as a [`Benchmark`].
     pub(super) fn benchmark(&self) -> Benchmark {
         Benchmark {
             name: self.name,
@@ -41,7 +41,7 @@ const fn subject(name: &'static str, written: &'static str, category: Category, 
     Subject { name, written, category, rows }
 }
 
-/// All of them, by name.
+/// All subjects, sorted by name.
 #[rustfmt::skip]
 pub(super) const SUBJECTS: [Subject; 57] = [
     subject("mmlu_abstract_algebra", "abstract algebra", Stem, 100),

@@ -91,7 +91,7 @@ fn check(counts: Counts, expected: Expect) {
     expected.assert_eq(&table);
 }
 
-/// Every (state, event) pair; a pair that is not listed is refused.
+/// Checks every (state, event) pair. A pair that is not listed is rejected.
 #[test]
 fn every_pair() {
     check(
@@ -220,7 +220,8 @@ fn last_attempt() {
     );
 }
 
-/// The tables above leave out what is refused: why it is refused depends on the event alone.
+/// The tables above leave out rejected events: the reason for the rejection depends only on the
+/// event.
 #[test]
 fn refusals_say_whether_the_lease_was_lost() {
     for (state_name, state) in states() {
@@ -248,7 +249,7 @@ fn refusals_say_whether_the_lease_was_lost() {
     }
 }
 
-/// A state or an event that is added fails to compile here, and then fails until the tables have it.
+/// A new state or event does not compile here, and then fails until the tables contain it.
 #[test]
 fn the_tables_leave_nothing_out() {
     let states: BTreeSet<usize> = states()
@@ -364,7 +365,8 @@ proptest! {
     }
 }
 
-/// Claims the job once its wait is over, and lets the attempt end as `event`; says how long the wait was.
+/// Claims the job once its wait is over, and ends the attempt with `event`. Also returns the
+/// duration of the wait.
 fn attempt(life: JobLife, now: &mut OffsetDateTime, event: JobEvent) -> (JobLife, Duration) {
     let JobState::Queued { not_before } = life.state else { panic!("{life:?}") };
     let waited = not_before.max(*now) - *now;
@@ -379,12 +381,12 @@ fn attempt(life: JobLife, now: &mut OffsetDateTime, event: JobEvent) -> (JobLife
 #[test]
 fn r1_thirty_deaths_of_workers_do_not_fail_a_training_that_gets_on() {
     let (mut life, mut now) = (JobLife::new(NOW, RetryPolicy { max_attempts: 1, ..RetryPolicy::default() }), NOW);
-    // Nine of ten before it saved anything.
+    // Nine of ten workers die before saving anything.
     for death in 0..30 {
         life = attempt(life, &mut now, JobEvent::Expire { advanced: death % 10 == 9 }).0;
         assert_eq!((life.state, life.counts.failed), (JobState::Queued { not_before: now }, 0), "death {death}");
     }
-    assert_eq!(life.counts, Counts::default(), "a death after progress counts for nothing");
+    assert_eq!(life.counts, Counts::default(), "a death after progress is not counted");
 }
 
 #[test]
@@ -405,7 +407,7 @@ fn r1_failures_count_only_in_a_row() {
 fn s1_a_job_that_kills_what_runs_it_is_given_up_whatever_its_policy() {
     let retry = RetryPolicy { max_attempts: 100, ..RetryPolicy::default() };
     let ends = |class| JobEvent::Fail { token: TOKEN, class, advanced: false };
-    // Neither a failure nor a wait in between makes it harmless.
+    // Failures and waits in between do not reset the count.
     let crash = [ends(FailureClass::Crashed), ends(FailureClass::Retryable), ends(FailureClass::Unavailable)];
     for (events, deaths) in [
         (vec![crash[0], crash[1], crash[2], crash[0]], MAX_CRASHES),
@@ -435,7 +437,7 @@ fn r2_what_is_missing_outside_is_waited_for_until_the_site_gives_up() {
     assert_eq!(waits[..9], [0, 500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]);
     assert!(now - NOW >= limit && now - NOW < limit + LONGEST_WAIT, "{}", now - NOW);
     assert_eq!((life.counts.failed, life.counts.waits as usize), (0, waits.len()));
-    // Its owner is heard meanwhile, and the time that it stands still is not one that it waits.
+    // The owner can act meanwhile, and time spent paused does not count as waiting.
     let paused = life.advance(now, JobEvent::RequestPause).unwrap();
     let resumed = paused.advance(now, JobEvent::RequestResume).unwrap();
     assert_eq!(resumed.advance(now, JobEvent::GiveUpWaiting { limit }), Err(InvalidJobEvent::WrongState));

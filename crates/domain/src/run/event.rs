@@ -1,4 +1,4 @@
-//! What happens to a run, and what it makes of it.
+//! The events of a run, and the transitions they cause.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,27 +9,27 @@ use crate::spec::{JobOutcome, JobSpec};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum RunEvent {
-    /// It was created.
+    /// The run was created.
     Created,
-    /// Its current job is done.
+    /// The current job succeeded.
     JobSucceeded {
-        /// With this.
+        /// The outcome of the job.
         outcome: JobOutcome,
     },
-    /// Its current job failed for good.
+    /// The current job failed for good.
     JobFailed {
-        /// Which, and why.
+        /// Which job failed, and why.
         message: String,
     },
-    /// Its current job was cancelled, by the run's owner or on its own.
+    /// The current job was cancelled, alone or together with the run.
     JobCancelled,
-    /// Its owner wants it paused.
+    /// The owner asked for a pause.
     PauseRequested,
-    /// Its owner wants it to go on.
+    /// The owner asked to resume.
     ResumeRequested,
-    /// Its owner no longer wants it.
+    /// The owner asked to cancel.
     CancelRequested,
-    /// Its owner wants it to go on from where it failed.
+    /// The owner asked to retry the step that failed.
     RetryRequested {
         /// The step whose job failed.
         step: RunState,
@@ -51,42 +51,42 @@ impl RunEvent {
     }
 }
 
-/// What an event makes of a run. Written in one transaction.
+/// The effect of an event on a run. It is written in one transaction.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Transition {
-    /// The run from now on.
+    /// The run after the event.
     pub run: Run,
     /// A job to submit.
     pub submit: Option<Submission>,
-    /// What its unfinished jobs are told.
+    /// The request to its unfinished jobs.
     pub request: Option<JobsRequest>,
-    /// What was decided, for people; in order.
+    /// The decisions, in order, for people.
     pub notes: Vec<Note>,
 }
 
 /// A job to submit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Submission {
-    /// For people: `round 2: train 6 layers`.
+    /// A label for people: `round 2: train 6 layers`.
     pub label: String,
-    /// The job.
+    /// The spec of the job.
     pub spec: JobSpec,
 }
 
-/// What to do about the run's unfinished jobs.
+/// What to do with the unfinished jobs of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobsRequest {
     /// Pause them.
     Pause,
-    /// Let them go on.
+    /// Resume them.
     Resume,
     /// Cancel them.
     Cancel,
-    /// Put the last one, which failed, back into the queue.
+    /// Put the last job, which failed, back into the queue.
     Retry,
 }
 
-/// An event that cannot happen to a run in its state.
+/// An event that is not possible in the state of the run.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{event} is not possible while {state}")]
 pub struct InvalidRunEvent {

@@ -1,5 +1,5 @@
-//! Which model comes next: the benchmark, then candidates that grow until one matches it, then what the winner is
-//! compared with. Paper: Algorithm 1.
+//! Which model comes next: the reference, whose loss is the benchmark, then candidates that grow
+//! until one matches it, then the models that the winner is compared with. Paper: Algorithm 1.
 
 use super::jobs::parse_location;
 use super::note::Settled;
@@ -10,7 +10,7 @@ use crate::spec::{GrowthSource, LayerMapRule, MatchBy, Recipe, SliceSource};
 use inheritune_checkpoint::inherit_set::InheritSet;
 
 impl Run {
-    /// The last candidate that was measured.
+    /// Returns the last candidate that was measured.
     pub fn winner(&self) -> Option<&ModelRecord> {
         self.last_candidate().filter(|record| record.validation.is_some())
     }
@@ -21,7 +21,7 @@ impl Run {
             self.record_mut(Model::Reference).checkpoint = Some(location);
             return match self.spec.recipe {
                 Recipe::FullData => self.evaluate(Model::Reference, notes),
-                // Nothing is held against its loss, but its scores stand beside the target's.
+                // Its loss decides nothing, but the report compares its scores with the target's.
                 Recipe::LowData if !self.spec.evaluation.benchmarks.is_empty() => {
                     self.evaluate(Model::Reference, notes)
                 }
@@ -33,17 +33,18 @@ impl Run {
                 let source = SliceSource::Architecture { architecture, vocab_size };
                 self.slice(Model::Reference, source, notes)
             }
-            _ => self.fail_after(notes, "a ready token set needs a given reference checkpoint".to_owned()),
+            _ => self.fail_after(notes, "a ready-made token set requires a given reference checkpoint".to_owned()),
         }
     }
 
     pub(super) fn after_measured(mut self, model: Model) -> Transition {
         let record = self.record(model).cloned();
         let Some((record, score)) = record.and_then(|record| Some((record.clone(), record.validation?))) else {
-            let problem = format!("{}: the evaluation brought no validation loss", self.model_name(model));
+            let problem = format!("{}: the evaluation returned no validation loss", self.model_name(model));
             return self.go_on_without(model, &problem);
         };
-        // Nothing is at most NaN: without this a diverged model would grow to the reference's depth for nothing.
+        // No comparison with NaN is true: without this check, a diverged model would grow to the
+        // depth of the reference for nothing.
         if !score.value.is_finite() {
             let problem = format!("{}: the validation loss is {}", self.model_name(model), score.value);
             return self.go_on_without(model, &problem);
@@ -69,11 +70,12 @@ impl Run {
         }
     }
 
-    /// What the target is compared with can be done without; the run fails for lack of anything else.
+    /// Continues without a model that the target is only compared with, or fails the run for any
+    /// other model.
     pub(super) fn go_on_without(mut self, model: Model, problem: &str) -> Transition {
         let is_extra = match model {
             Model::Control { .. } | Model::Arm { .. } => true,
-            // A low-data run measures the reference for the report alone.
+            // A low-data run measures the reference only for the report.
             Model::Reference => self.spec.recipe == Recipe::LowData && self.state == RunState::Evaluating(model),
             Model::Candidate { .. } => false,
         };
@@ -97,8 +99,10 @@ impl Run {
         };
         match start {
             Some(layers) => self.slice_candidate(1, layers, notes),
-            None => self
-                .fail_after(notes, "target.start_layers is needed: the reference's depth is not known yet".to_owned()),
+            None => self.fail_after(
+                notes,
+                "target.start_layers is required: the reference's depth is not known yet".to_owned(),
+            ),
         }
     }
 
@@ -160,7 +164,7 @@ impl Run {
         }
     }
 
-    /// The controls, then the arms, then the end.
+    /// Starts the next control, then the next arm, or finishes the run.
     fn next_extra(self, done: Option<Model>, notes: Vec<Note>) -> Transition {
         let controls = (0..self.spec.controls.len() as u32).map(|index| Model::Control { index });
         let arms = (0..self.spec.arms.len() as u32).map(|index| Model::Arm { index });
@@ -199,8 +203,8 @@ impl Run {
             .find(|record| matches!(record.model, Model::Candidate { .. }) && record.checkpoint.is_some())
     }
 
-    /// Whether a model's loss is at most the reference's and the tolerance: by their difference sequence by sequence, where
-    /// it was measured. None without a benchmark.
+    /// Returns whether the loss of a model exceeds the reference's loss by at most the tolerance,
+    /// or `None` without a benchmark. Uses the difference per sequence if it was measured.
     fn is_matched(&self, record: &ModelRecord) -> Option<bool> {
         let benchmark = self.record(Model::Reference)?.validation.as_ref()?.value;
         let by_means = record.validation.as_ref()?.value - benchmark;

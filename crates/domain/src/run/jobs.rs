@@ -1,4 +1,5 @@
-//! The jobs of a run: what each step of each model submits, taken from the recipe and from what is known by then.
+//! The jobs of a run: what each step of each model submits, based on the recipe and on what is
+//! known so far.
 
 use super::{Model, Note, Run, RunState, Transition};
 use crate::artifact::Location;
@@ -84,7 +85,8 @@ impl Run {
         self.submit(RunState::Evaluating(model), label, spec, notes)
     }
 
-    /// Whether a model's evaluation has the recipe's benchmarks in it: until they have failed once.
+    /// Returns whether the evaluation of a model includes the recipe's benchmarks: until they have
+    /// failed once.
     pub(super) fn measures_benchmarks(&self, model: Model) -> bool {
         let failed = self.record(model).is_some_and(|record| record.benchmarks_problem.is_some());
         !self.spec.evaluation.benchmarks.is_empty() && !failed
@@ -111,8 +113,9 @@ impl Run {
         }
     }
 
-    /// Only then is the loss before the first step known to be far from a random model's: the paper's code leaves out
-    /// positions and the final norm, and its runs start as little as 0.1 nats below one.
+    /// Returns whether the model inherits everything. Only then is the loss before the first step
+    /// known to be far below that of a random model: the paper's code does not inherit positions
+    /// and the final norm, and its runs start as little as 0.1 nats below a random model.
     fn inherits_everything(&self, model: Model) -> bool {
         match model {
             Model::Reference | Model::Control { .. } => false,
@@ -120,7 +123,7 @@ impl Run {
         }
     }
 
-    /// Fresh tensors of different models must not be equal.
+    /// Returns the seed of a model. Fresh tensors of different models must differ.
     fn model_seed(&self, model: Model) -> u64 {
         let offset = match model {
             Model::Reference => 0,
@@ -132,7 +135,8 @@ impl Run {
     }
 }
 
-/// Specs are validated before a run is made; a location that slipped through fails in the job that reads it.
+/// Parses a validated location. An invalid location that slipped through fails in the job that
+/// reads it.
 pub(super) fn parse_location(text: &str) -> Location {
     text.parse().unwrap_or_else(|_| Location::Uri(text.to_owned()))
 }

@@ -1,4 +1,4 @@
-//! What was decided about a run, as data; [`Note`]'s `Display` says it in English.
+//! The decisions of a run, as data. [`Note`]'s `Display` renders them in English.
 
 use std::fmt;
 
@@ -9,22 +9,23 @@ use crate::comparison::Difference;
 use crate::id::LayerCount;
 use crate::spec::Score;
 
-/// Version of a stored note's JSON; grows when a reader of the older one would misunderstand it.
+/// Version of the JSON of a stored note. It increases when readers of the previous version would
+/// misinterpret the JSON.
 pub const NOTE_VERSION: u32 = 1;
 
-/// A decision. Models are named as in [`super::Run::model_name`].
+/// A decision. Models are named as by [`super::Run::model_name`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "note", rename_all = "snake_case")]
 pub enum Note {
-    /// The corpus was read.
+    /// The corpus was tokenized.
     Tokenized {
-        /// Tokens to train on.
+        /// Number of training tokens.
         train_tokens: u64,
-        /// Tokens to measure on.
+        /// Number of validation tokens.
         validation_tokens: u64,
-        /// Entries of the tokenizer.
+        /// Number of entries of the tokenizer.
         vocab_size: u32,
-        /// What the corpus was read as; empty where its job did not say.
+        /// A summary of the corpus; empty if the job did not report it.
         corpus: String,
     },
     /// A round begins.
@@ -33,7 +34,7 @@ pub enum Note {
         round: u32,
         /// Layers of its candidate.
         layers: LayerCount,
-        /// What the candidate inherits.
+        /// The inherited parts.
         inherit: InheritSet,
     },
     /// A model's validation loss is known.
@@ -43,69 +44,69 @@ pub enum Note {
         /// Its loss in nats.
         loss: Score,
     },
-    /// The candidate does not match yet, and the next one is larger.
+    /// The candidate does not match yet; the next one is larger.
     Grown {
-        /// Its difference from the reference in nats, where it was measured by sequence.
+        /// Its difference from the reference in nats, if it was measured per sequence.
         difference: Option<Difference>,
-        /// Layers of the next one.
+        /// Layers of the next candidate.
         layers: LayerCount,
     },
     /// The candidate matches the reference.
     Matched {
         /// Its loss in nats.
         loss_nats: f64,
-        /// The reference's.
+        /// The reference's loss in nats.
         reference_nats: f64,
-        /// How much more it may be.
+        /// How much the candidate's loss may exceed the reference's.
         tolerance_nats: f64,
-        /// Its difference from the reference, where it was measured by sequence.
+        /// Its difference from the reference, if it was measured per sequence.
         difference: Option<Difference>,
     },
     /// Growth ends without a match.
     Settled {
-        /// Why.
+        /// The reason.
         why: Settled,
     },
-    /// The run goes on without a model.
+    /// The run continues without a model.
     GivenUp {
         /// The model.
         model: String,
-        /// Why.
+        /// The reason.
         problem: String,
     },
     /// A model is measured without the recipe's benchmarks.
     WithoutBenchmarks {
         /// The model.
         model: String,
-        /// Why.
+        /// The reason.
         problem: String,
     },
     /// The owner asked for a pause.
     PauseRequested,
-    /// The owner lets it go on.
+    /// The owner resumed the run.
     Resumed,
-    /// The owner no longer wants it.
+    /// The owner asked to cancel the run.
     CancelRequested,
-    /// It is over: no longer wanted.
+    /// The run was cancelled.
     Cancelled {
-        /// Whether anything had begun.
+        /// Whether the run had begun.
         begun: bool,
     },
-    /// It is over, with a target.
+    /// The run finished with a target.
     Finished,
-    /// It is over, without.
+    /// The run failed without a target.
     Failed {
-        /// Why.
+        /// The reason.
         message: String,
     },
-    /// A failed run goes on.
+    /// A failed run was retried.
     Retried {
-        /// From where, in words.
+        /// The state it continues from, for people.
         state: String,
     },
-    /// Something happened that cannot happen in its state.
+    /// An event was ignored because it is not possible in the state of the run.
     Ignored {
-        /// What.
+        /// The problem.
         problem: String,
     },
 }
@@ -123,9 +124,9 @@ pub enum Settled {
         /// Layers of both.
         layers: LayerCount,
     },
-    /// The recipe's `max_rounds`.
+    /// The recipe's `max_rounds` was reached.
     MaxRounds {
-        /// As many.
+        /// The number of rounds.
         rounds: u32,
     },
 }
@@ -153,14 +154,14 @@ impl fmt::Display for Note {
                 write!(f, ": grow to {layers} layers")
             }
             Self::Matched { tolerance_nats, difference: Some(difference), .. } => {
-                write!(f, "matched: {} nats from the reference, at most {tolerance_nats}", with_interval(difference))
+                write!(f, "matched: {} nats from the reference, tolerance {tolerance_nats}", with_interval(difference))
             }
             Self::Matched { loss_nats, reference_nats, tolerance_nats, difference: None } => {
                 write!(f, "matched: {loss_nats:.4} is at most the reference's {reference_nats:.4} + {tolerance_nats}")
             }
             Self::Settled { why } => why.fmt(f),
             Self::GivenUp { model, problem } => {
-                write!(f, "{model}: given up, the run goes on without it: {problem}")
+                write!(f, "{model}: given up, the run continues without it: {problem}")
             }
             Self::WithoutBenchmarks { model, problem } => write!(f, "{model}: measured without benchmarks: {problem}"),
             Self::PauseRequested => f.write_str("pause requested"),
@@ -180,7 +181,7 @@ impl fmt::Display for Settled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OneRound => f.write_str("one round: done growing"),
-            Self::NoReferenceLoss => f.write_str("no benchmark: done growing"),
+            Self::NoReferenceLoss => f.write_str("no reference loss: done growing"),
             Self::ReferenceDepth { layers } => write!(f, "not matched at the reference's own depth of {layers}"),
             Self::MaxRounds { rounds } => write!(f, "not matched after max_rounds = {rounds}"),
         }

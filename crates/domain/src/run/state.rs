@@ -1,4 +1,4 @@
-//! Where a run stands, and what it knows of each of its models.
+//! The state of a run, and what it knows about each of its models.
 
 use inheritune_ids::named;
 use serde::{Deserialize, Serialize};
@@ -8,38 +8,38 @@ use crate::comparison::Difference;
 use crate::id::{ArtifactId, LayerCount};
 use crate::spec::Score;
 
-/// Where a run stands.
+/// The state of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum RunState {
-    /// Created; nothing submitted yet.
+    /// Created; no job submitted yet.
     Created,
-    /// Text becomes tokens.
+    /// The corpus is tokenized.
     Tokenizing,
-    /// A model is cut or made.
+    /// A model is sliced or created.
     Slicing(Model),
     /// A model is trained.
     Training(Model),
-    /// A model is measured; of the reference, the benchmark.
+    /// A model is measured. The loss of the reference is the benchmark.
     Evaluating(Model),
-    /// Over, with a target.
+    /// Finished with a target.
     Finished {
         /// The target.
         winner: Model,
-        /// Whether it matches the reference; none without a benchmark.
+        /// Whether it matches the reference; `None` without a benchmark.
         matched: Option<bool>,
     },
-    /// Over, without.
+    /// Failed without a target.
     Failed {
-        /// Why.
+        /// The reason.
         message: String,
     },
-    /// Over: no longer wanted.
+    /// Cancelled by its owner.
     Cancelled,
 }
 
 impl RunState {
-    /// A job of the run is under way or waits.
+    /// Returns whether a job of the run is queued or running.
     pub fn has_job(&self) -> bool {
         match self {
             Self::Tokenizing | Self::Slicing(_) | Self::Training(_) | Self::Evaluating(_) => true,
@@ -47,7 +47,7 @@ impl RunState {
         }
     }
 
-    /// Nothing happens any more.
+    /// Returns whether the state is final.
     pub fn is_final(&self) -> bool {
         match self {
             Self::Created | Self::Tokenizing | Self::Slicing(_) | Self::Training(_) | Self::Evaluating(_) => false,
@@ -56,39 +56,39 @@ impl RunState {
     }
 }
 
-/// Which of a run's models something is about.
+/// Identifies a model of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "model", rename_all = "snake_case")]
 pub enum Model {
-    /// The model inherited from.
+    /// The model that layers are inherited from.
     Reference,
     /// The target of one round, counted from 1.
     Candidate {
         /// The round.
         round: u32,
-        /// Its depth.
+        /// Its number of layers.
         layers: LayerCount,
     },
     /// `spec.controls[index]`.
     Control {
-        /// Position in the recipe.
+        /// The index in the recipe.
         index: u32,
     },
     /// `spec.arms[index]`.
     Arm {
-        /// Position in the recipe.
+        /// The index in the recipe.
         index: u32,
     },
 }
 
-/// What the run's owner wants.
+/// What the owner of the run wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum Intent {
-    /// Go on.
+    /// Continue.
     #[default]
     Run,
-    /// Wait where it is.
+    /// Wait in the current state.
     Pause,
     /// Stop for good.
     Cancel,
@@ -99,14 +99,14 @@ pub enum Intent {
 pub struct TokenSetRef {
     /// The artifact.
     pub artifact: ArtifactId,
-    /// Training tokens, where a tokenize job of this run counted them.
+    /// Training tokens, if a tokenize job of this run counted them.
     pub train_tokens: Option<u64>,
-    /// Entries of the tokenizer, likewise.
+    /// Entries of the tokenizer, if a tokenize job of this run counted them.
     pub vocab_size: Option<u32>,
 }
 
 named! {
-    /// What followed from a candidate's loss.
+    /// The decision that followed from the loss of a candidate.
     pub enum ModelDecision {
         /// A larger candidate is next.
         Grow = "grow",
@@ -117,47 +117,47 @@ named! {
     }
 }
 
-/// What is known of one model of a run.
+/// What is known about one model of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelRecord {
-    /// Which. Not flattened: a candidate's own `layers` would clash with the field below.
+    /// The model. Not flattened: the `layers` of a candidate would clash with the field below.
     pub model: Model,
-    /// Its depth.
+    /// Its number of layers.
     pub layers: Option<LayerCount>,
-    /// Before training.
+    /// The checkpoint before training.
     pub initial: Option<ArtifactId>,
-    /// What it is now: after training, or the given reference.
+    /// The current checkpoint: after training, or the given reference.
     pub checkpoint: Option<Location>,
     /// Optimizer steps of its training.
     pub steps: Option<u64>,
     /// Tokens of its training.
     pub tokens_seen: Option<u64>,
-    /// Passes over the data.
+    /// Passes over the training tokens.
     pub epochs: Option<f64>,
-    /// Wall time of its training.
+    /// Wall time of its training in seconds.
     pub wall_s: Option<f64>,
-    /// Loss before the first update.
+    /// Loss before the first update in nats.
     pub first_loss_nats: Option<f64>,
-    /// Parameters, tied ones counted once.
+    /// Number of parameters, with tied ones counted once.
     pub parameters: Option<u64>,
     /// Its validation loss in nats.
     pub validation: Option<Score>,
-    /// That loss less the reference's, sequence by sequence; none for the reference.
+    /// That loss minus the reference's loss, paired by sequence; `None` for the reference.
     #[serde(default)]
     pub difference: Option<Difference>,
-    /// What followed from its loss; none for models that are no candidates.
+    /// The decision that followed from its loss; `None` for models other than candidates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<ModelDecision>,
     /// Its scores on the recipe's benchmarks.
     #[serde(default)]
     pub benchmarks: Vec<Score>,
-    /// All that was measured of it.
+    /// The artifact with all of its measurements.
     #[serde(default)]
     pub scores: Option<ArtifactId>,
-    /// Why the recipe's benchmarks were left out of its evaluation; none where they were not.
+    /// Why the recipe's benchmarks were left out of its evaluation, if they were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub benchmarks_problem: Option<String>,
-    /// Why the run went on without it; none for a model that was not given up.
+    /// Why the run continued without this model, if it was given up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given_up: Option<String>,
 }

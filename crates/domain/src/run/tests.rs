@@ -45,7 +45,7 @@ fn config(layers: u32) -> DecoderConfig {
     spec().reference.architecture.unwrap().config(512).with_layers(LayerCount(layers))
 }
 
-/// What a worker would answer to `job`; `loss` is what an evaluation of that many layers brings.
+/// Returns the outcome of `job`; `loss` is the result of an evaluation.
 fn answer(job: &JobSpec, depth: &mut u32, loss: f64) -> JobOutcome {
     match job {
         JobSpec::Tokenize(_) => JobOutcome::Tokenized(Tokenized {
@@ -91,7 +91,8 @@ fn answer(job: &JobSpec, depth: &mut u32, loss: f64) -> JobOutcome {
     }
 }
 
-/// Plays a run to its end: every evaluation answers with the next of `losses`, then with the last one again.
+/// Simulates a run to its end. Each evaluation returns the next of `losses`, and the last one
+/// repeatedly after that.
 fn play(spec: RunSpec, losses: &[f64]) -> (Run, Vec<String>) {
     let mut log = Vec::new();
     let mut depth = 5;
@@ -150,7 +151,7 @@ fn grows_until_it_matches_then_trains_the_controls() {
             round 2: 4 layers inherited: train
             round 2: 4 layers inherited: evaluate
               round 2: 4 layers inherited: validation loss 2.9000 ± 0.0100 nats
-              matched: -0.1000 (95 %: -0.1039 to -0.0961) nats from the reference, at most 0
+              matched: -0.1000 (95 %: -0.1039 to -0.0961) nats from the reference, tolerance 0
             random: slice
             random: train
             random: evaluate
@@ -252,7 +253,7 @@ fn a_given_reference_is_only_benchmarked() {
             round 1: 2 layers inherited: train
             round 1: 2 layers inherited: evaluate
               round 1: 2 layers inherited: validation loss 2.9000 ± 0.0100 nats
-              matched: -0.1000 (95 %: -0.1039 to -0.0961) nats from the reference, at most 0
+              matched: -0.1000 (95 %: -0.1039 to -0.0961) nats from the reference, tolerance 0
               finished
             => finished (round 1: 2 layers inherited, matches the reference)
         "#]],
@@ -321,7 +322,7 @@ fn states() -> Vec<(&'static str, Run)> {
     ]
 }
 
-/// A run that has a reference of loss 3.0 and a candidate of round 1.
+/// Returns a run with a reference of loss 3.0 and a candidate of round 1.
 fn running() -> Run {
     let mut depth = 5;
     let mut transition = Run::new(spec()).advance(&RunEvent::Created).unwrap();
@@ -360,7 +361,7 @@ fn events() -> Vec<(&'static str, RunEvent)> {
     ]
 }
 
-/// Every (state, event) pair; a pair that is not listed is refused.
+/// Checks every (state, event) pair. A pair that is not listed is rejected.
 #[test]
 fn every_pair() {
     let mut table = String::new();
@@ -421,7 +422,7 @@ fn every_pair() {
     "#]].assert_eq(&table);
 }
 
-/// A state or an event that is added fails to compile here, and then fails until the table has it.
+/// A new state or event does not compile here, and then fails until the table contains it.
 #[test]
 fn the_table_leaves_nothing_out() {
     let states: BTreeSet<usize> = states()
@@ -516,7 +517,7 @@ fn a_start_deeper_than_the_reference_is_refused_once_its_depth_is_known() {
     );
 }
 
-/// Any recipe that validates, over a reference of 5 layers.
+/// Any valid recipe, for a reference with 5 layers.
 fn any_spec() -> impl Strategy<Value = RunSpec> {
     let target = (prop::option::of(1u32..=5), 1u32..4, 1u32..6, any::<bool>(), 0.0f64..0.2);
     let extras = (0usize..3, 0usize..3);
@@ -544,8 +545,8 @@ fn any_spec() -> impl Strategy<Value = RunSpec> {
 }
 
 proptest! {
-    /// A run ends within `max_rounds`; layers only grow, by `grow_by`, never above the reference; it stops for a
-    /// reason, and everything that was asked for is there.
+    /// A run ends within `max_rounds`. Layers only grow, by `grow_by`, and never exceed the
+    /// reference. The run stops for a reason, and all requested models exist.
     #[test]
     fn runs_end_and_layers_only_grow(spec in any_spec(), losses in prop::collection::vec(2.0f64..4.0, 1..10)) {
         let (run, log) = play(spec.clone(), &losses);
@@ -569,12 +570,12 @@ proptest! {
         };
         let (last, before) = candidates.split_last().unwrap();
         prop_assert_eq!(&run.state, &RunState::Finished { winner: last.model, matched: matches(last) });
-        prop_assert!(before.iter().all(|r| matches(r) == Some(false)), "it grew on after a match");
+        prop_assert!(before.iter().all(|r| matches(r) == Some(false)), "it continued to grow after a match");
         let reason = spec.recipe == Recipe::LowData
             || matches(last) == Some(true)
             || layers.last() == Some(&5)
             || candidates.len() as u32 == spec.target.max_rounds;
-        prop_assert!(reason, "it stopped at {layers:?} for nothing");
+        prop_assert!(reason, "it stopped at {layers:?} for no reason");
 
         let controls = (0..spec.controls.len() as u32).map(|index| Model::Control { index });
         let arms = (0..spec.arms.len() as u32).map(|index| Model::Arm { index });
@@ -585,7 +586,7 @@ proptest! {
         }
     }
 
-    /// No sequence of events panics, a final state is final, and an event that is refused changes nothing.
+    /// No sequence of events panics, a final state is final, and a rejected event changes nothing.
     #[test]
     fn any_events_in_any_order(picks in prop::collection::vec(any::<prop::sample::Index>(), 0..40)) {
         let events = events();
@@ -605,8 +606,8 @@ proptest! {
         }
     }
 
-    /// An owner who pauses, resumes and cancels at any moment: a paused run's next job waits too, a cancelled run
-    /// starts nothing more, and at every moment the run survives being written down.
+    /// The owner pauses, resumes and cancels at any time. The next job of a paused run waits too, a
+    /// cancelled run starts no further job, and the run can always be serialized and restored.
     #[test]
     fn what_the_owner_wants_holds(
         spec in any_spec(),
@@ -626,7 +627,7 @@ proptest! {
             };
             let ends_job = matches!(event, RunEvent::JobSucceeded { .. });
             let Ok(next) = run.run.advance(&event) else {
-                prop_assert!(!ends_job, "the answer to the run's own job was refused");
+                prop_assert!(!ends_job, "the outcome of the run's own job was rejected");
                 continue;
             };
             if ends_job {

@@ -1,14 +1,15 @@
-//! Validation of a model to be made anew: the bounds of its fields, and what goes with what.
+//! Validation of a new model's architecture: the bounds of its fields, and which fields may be
+//! combined.
 
 use inheritune_checkpoint::decoder_config::Architecture;
 
 use super::limits;
 use crate::violation::Violations;
 
-/// Every bad field of `architecture`.
+/// Checks every field of `architecture`.
 ///
 /// # Errors
-/// The violations, fields named relative to it.
+/// All violations, with fields named relative to `architecture`.
 pub fn validate(architecture: &Architecture) -> Result<(), Violations> {
     let mut v = Violations::default();
     limits::LAYERS.check(&mut v, "n_layers", architecture.n_layers.0);
@@ -27,11 +28,11 @@ pub fn validate(architecture: &Architecture) -> Result<(), Violations> {
     v.into_result()
 }
 
-/// Every bad field of a model of this shape for a tokenizer of `vocab_size` entries, the shape's fields named relative to
-/// `architecture`.
+/// Checks every field of a model of this shape for a tokenizer with `vocab_size` entries. Fields of
+/// the shape are named relative to `architecture`.
 ///
 /// # Errors
-/// The violations.
+/// All violations.
 pub fn validate_with_vocabulary(architecture: &Architecture, vocab_size: u32) -> Result<(), Violations> {
     let mut v = Violations::default();
     if let Err(inner) = validate(architecture) {
@@ -39,7 +40,7 @@ pub fn validate_with_vocabulary(architecture: &Architecture, vocab_size: u32) ->
     }
     limits::VOCAB.check(&mut v, "vocab_size", vocab_size);
     if limits::VOCAB.holds(vocab_size) && architecture.padded_vocab_size(vocab_size).is_none() {
-        let problem = format!("{vocab_size} entries are more than {} once they are rounded up", limits::VOCAB.max);
+        let problem = format!("{vocab_size} entries rounded up are more than {}", limits::VOCAB.max);
         v.add("architecture.pad_vocab_to_multiple_of", problem);
     }
     v.into_result()

@@ -1,5 +1,5 @@
-//! What one service is willing to do: the limits of its machine, set by whoever runs it. A job beyond them is refused
-//! before anything is allocated or written.
+//! The limits of one service: what its machine may be used for, set by its operator. A job beyond
+//! them is rejected before anything is allocated or written.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,30 +7,31 @@ use super::{JobSpec, RunSpec, SliceSource, TokenizerSpec};
 use crate::violation::Violations;
 use inheritune_checkpoint::decoder_config::{Architecture, DecoderConfig};
 
-/// The section `ceilings` of a service's configuration.
+/// The section `ceilings` of the configuration of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Ceilings {
-    /// Parameters of a model that is made, trained or measured.
+    /// Most parameters of a model that is created, trained or measured.
     pub max_parameters: u64,
-    /// Bytes that one job may bring here or write: weights, tokens.
+    /// Most bytes that one job may download or write: weights, tokens.
     pub max_job_bytes: u64,
-    /// Bytes of memory that a training may need by its estimate; the machine's own memory when absent.
+    /// Most bytes of memory that a training may need according to its estimate. Defaults to the
+    /// memory of the machine.
     pub max_memory_bytes: Option<u64>,
 }
 
 impl Default for Ceilings {
     fn default() -> Self {
-        // Twice a model of 70 billion parameters in 32-bit floats, and then some.
+        // More than twice a model of 70 billion parameters in 32-bit floats.
         Self { max_parameters: 200_000_000_000, max_job_bytes: 1_000_000_000_000, max_memory_bytes: None }
     }
 }
 
 impl Ceilings {
-    /// Whether a model of this shape may be worked on.
+    /// Checks that the service accepts a model of this shape.
     ///
     /// # Errors
-    /// What is too much, and the setting.
+    /// The value that is too large, and the setting that limits it.
     pub fn check_model(&self, config: &DecoderConfig) -> Result<(), String> {
         let parameters: u128 = config
             .tensors()
@@ -41,27 +42,27 @@ impl Ceilings {
         check(parameters, self.max_parameters, ("the model has", "parameters", "max_parameters"))
     }
 
-    /// Whether a job may bring or write so many bytes.
+    /// Checks that a job may download or write `bytes` bytes.
     ///
     /// # Errors
-    /// What is too much, and the setting.
+    /// The value that is too large, and the setting that limits it.
     pub fn check_bytes(&self, bytes: u64) -> Result<(), String> {
         check(bytes.into(), self.max_job_bytes, ("the job needs", "bytes of disk", "max_job_bytes"))
     }
 
-    /// Whether a job may need so many bytes of memory on a machine that has `machine_bytes`.
+    /// Checks that a job may need `bytes` bytes of memory on a machine that has `machine_bytes`.
     ///
     /// # Errors
-    /// What is too much, and the setting.
+    /// The value that is too large, and the setting that limits it.
     pub fn check_memory(&self, bytes: u64, machine_bytes: u64) -> Result<(), String> {
         let most = self.max_memory_bytes.unwrap_or(machine_bytes);
-        check(bytes.into(), most, ("the job needs", "bytes of memory by its estimate", "max_memory_bytes"))
+        check(bytes.into(), most, ("the job needs an estimated", "bytes of memory", "max_memory_bytes"))
     }
 
-    /// What of a job is known to be too much before it is worked on: the size of a model that is made anew.
+    /// Checks what is known about a job before it starts: the size of a newly created model.
     ///
     /// # Errors
-    /// The field, named relative to the kind's own spec, and the setting.
+    /// The field, named relative to the spec of the job's kind, and the setting.
     pub fn check_job(&self, spec: &JobSpec) -> Result<(), Violations> {
         match spec {
             JobSpec::Slice(slice) => match &slice.source {
@@ -74,14 +75,14 @@ impl Ceilings {
         }
     }
 
-    /// As [`Ceilings::check_job`], of a recipe.
+    /// Checks a recipe, like [`Ceilings::check_job`].
     ///
     /// # Errors
     /// The field, and the setting.
     pub fn check_run(&self, spec: &RunSpec) -> Result<(), Violations> {
         let vocab_size = match spec.corpus.tokenizer {
             TokenizerSpec::Train { vocab_size } => vocab_size,
-            // The tokenizer will tell; it has one entry at least.
+            // Only the tokenizer has the actual size; it has at least one entry.
             TokenizerSpec::Reference | TokenizerSpec::Uri(_) => 1,
         };
         match &spec.reference.architecture {
@@ -104,7 +105,7 @@ fn check(found: u128, most: u64, (subject, unit, setting): (&str, &str, &str)) -
         return Ok(());
     }
     Err(format!(
-        "{subject} {found} {unit}; this service takes at most {most}: raise `ceilings.{setting}` of its configuration"
+        "{subject} {found} {unit}; this service accepts at most {most}: raise `ceilings.{setting}` in its configuration"
     ))
 }
 
@@ -129,10 +130,11 @@ mod tests {
         let small = Ceilings { max_parameters: 1_000_000_000, ..Ceilings::default() };
         assert_eq!(
             small.check_job(&fresh(llama_2_70b, 32_000)).unwrap_err().to_string(),
-            "source.architecture: the model has 68976648192 parameters; this service takes at most 1000000000: raise \
-             `ceilings.max_parameters` of its configuration"
+            "source.architecture: the model has 68976648192 parameters; this service accepts at most 1000000000: raise \
+             `ceilings.max_parameters` in its configuration"
         );
-        // What validation lets through at most, and what specs of an earlier release may hold.
+        // The largest shape that passes validation, and larger ones that specs of an earlier
+        // release may contain.
         for (d_model, vocab_size) in [(65_536, 1 << 20), (65_536, u32::MAX), (32_768, u32::MAX)] {
             let largest = json!({ "family": "llama", "n_layers": 1024, "d_model": d_model, "n_heads": 1024, "d_ff": 1 << 20,
                 "max_positions": 1 << 20, "pad_vocab_to_multiple_of": 1024 });

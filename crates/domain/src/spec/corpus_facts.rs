@@ -1,26 +1,27 @@
-//! What a tokenize job read, so that people can see whether it is what they meant.
+//! Facts about the corpus that a tokenize job read, so that users can check that it is the one they
+//! meant.
 
 use serde::{Deserialize, Serialize};
 
-/// What a corpus was read as.
+/// How the files of a corpus were read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct CorpusFacts {
     /// Its files by kind.
     pub files: Vec<FilesOfKind>,
-    /// Files of its folders that were left out.
+    /// Files in its folders that were skipped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<FilesLeftOut>,
     /// Rows whose text is null or empty.
     #[serde(default)]
     pub rows_without_text: u64,
-    /// Rows that could not be used and were left out, at most `max_bad_rows`.
+    /// Rows that could not be used and were skipped, at most `max_bad_rows`.
     #[serde(default)]
     pub bad_rows: u64,
-    /// Where the first of them is, and what is wrong with it.
+    /// Where the first bad row is, and what is wrong with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_bad_row: Option<String>,
-    /// Places where a text without any boundary of tokens was cut all the same: ids there may be others than the whole
-    /// text's.
+    /// Places where a text had to be cut without a token boundary. Token ids there may differ from
+    /// those of the whole text.
     #[serde(default)]
     pub forced_cuts: u64,
 }
@@ -28,27 +29,28 @@ pub struct CorpusFacts {
 /// Files of one kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilesOfKind {
-    /// `JSON lines in gzip`.
+    /// The kind: `JSON lines in gzip`.
     pub kind: String,
-    /// How many.
+    /// Number of files.
     pub files: u64,
-    /// The first ones' names.
+    /// Names of the first files.
     pub names: Vec<String>,
 }
 
-/// Files that were left out for one reason.
+/// Files that were skipped for one reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilesLeftOut {
-    /// `documentation`.
+    /// The reason: `documentation`.
     pub reason: String,
-    /// How many.
+    /// Number of files.
     pub files: u64,
-    /// The first ones' names.
+    /// Names of the first files.
     pub names: Vec<String>,
 }
 
 impl CorpusFacts {
-    /// `1234 documents from 3 files (2 JSON lines in gzip, 1 Parquet); left out: 1 documentation (README.md)`
+    /// Returns a one-line summary: `1234 documents from 3 files (2 JSON lines in gzip, 1 Parquet);
+    /// files left out: 1 documentation (README.md)`.
     pub fn summary(&self, documents: u64) -> String {
         let total: u64 = self.files.iter().map(|kind| kind.files).sum();
         let kinds: Vec<String> = self.files.iter().map(|kind| format!("{} {}", kind.files, kind.kind)).collect();
@@ -64,11 +66,11 @@ impl CorpusFacts {
             text.push_str(&format!("; {} without text", count(self.rows_without_text, "row")));
         }
         if let Some(first) = &self.first_bad_row {
-            text.push_str(&format!("; {} left out, the first: {first}", count(self.bad_rows, "bad row")));
+            text.push_str(&format!("; {} left out, first: {first}", count(self.bad_rows, "bad row")));
         }
         if self.forced_cuts > 0 {
             text.push_str(&format!(
-                "; {} without a boundary of words cut, where ids may differ from the whole text's",
+                "; cut {} without a word boundary, where token ids may differ from those of the whole text",
                 count(self.forced_cuts, "stretch")
             ));
         }
@@ -100,12 +102,12 @@ mod tests {
         facts.left_out.push(hidden);
         facts.rows_without_text = 1;
         (facts.bad_rows, facts.first_bad_row, facts.forced_cuts) =
-            (2, Some("a.json.gz: line 3: is no object".to_owned()), 2);
+            (2, Some("a.json.gz: line 3: is not an object".to_owned()), 2);
         assert_eq!(
             facts.summary(70),
             "70 documents from 3 files (1 text, 2 JSON lines in gzip); files left out: 4 hidden (.a, .b, .c, ...); 1 row \
-             without text; 2 bad rows left out, the first: a.json.gz: line 3: is no object; 2 stretches without a boundary of \
-             words cut, where ids may differ from the whole text's"
+             without text; 2 bad rows left out, first: a.json.gz: line 3: is not an object; cut 2 stretches without a word \
+             boundary, where token ids may differ from those of the whole text"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! What one job is to do: the four kinds, each with all that its worker needs to know.
+//! The spec of a job: one of four kinds, each with everything that its worker needs to know.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,22 +16,22 @@ use inheritune_checkpoint::inherit_set::InheritSet;
 use inheritune_checkpoint::layer_map::LayerMapRule;
 use inheritune_ids::named;
 
-/// What a job is to do. Which queue it stands in follows from its variant.
+/// The work of a job. The variant determines the queue.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum JobSpec {
-    /// Text to a token set.
+    /// Turns text into a token set.
     Tokenize(TokenizeSpec),
-    /// A reference, or an architecture, to an untrained target checkpoint.
+    /// Turns a reference or an architecture into an untrained target checkpoint.
     Slice(SliceSpec),
-    /// A checkpoint to a trained checkpoint.
+    /// Trains a checkpoint.
     Train(TrainSpec),
-    /// A checkpoint to scores.
+    /// Measures a checkpoint.
     Evaluate(EvaluateSpec),
 }
 
 impl JobSpec {
-    /// The queue it stands in.
+    /// Returns the queue of the job.
     pub fn kind(&self) -> JobKind {
         match self {
             Self::Tokenize(_) => JobKind::Tokenize,
@@ -41,7 +41,8 @@ impl JobSpec {
         }
     }
 
-    /// Names of the curves that it may write: those of a training, or of an evaluation each score so far, `piqa.acc`.
+    /// Returns the names of the curves that the job may write: the metrics of a training, or the
+    /// running scores of an evaluation, such as `piqa.acc`.
     pub fn curves(&self) -> Vec<String> {
         match self {
             Self::Evaluate(spec) => spec.tasks.iter().flat_map(EvaluationTask::curves).collect(),
@@ -49,10 +50,10 @@ impl JobSpec {
         }
     }
 
-    /// Every bad field.
+    /// Checks every field.
     ///
     /// # Errors
-    /// The violations, fields named relative to the kind's own spec.
+    /// All violations, with fields named relative to the spec of the kind.
     pub fn validate(&self) -> Result<(), Violations> {
         let mut v = Violations::default();
         match self {
@@ -83,34 +84,36 @@ impl JobSpec {
 }
 
 named! {
-    /// The queue a job stands in.
+    /// The queue of a job.
     pub enum JobKind {
-        /// Worked by trainers.
+        /// Run by trainers.
         Tokenize = "tokenize",
-        /// Worked by slicers.
+        /// Run by slicers.
         Slice = "slice",
-        /// Worked by trainers.
+        /// Run by trainers.
         Train = "train",
-        /// Worked by evaluators.
+        /// Run by evaluators.
         Evaluate = "evaluate",
     }
 }
 
-/// Text to a token set.
+/// Turns text into a token set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TokenizeSpec {
-    /// Text, JSON lines or arrays, Parquet, or token files (`train.bin`), told apart by what they hold; all but Parquet plain,
-    /// gzip or zstd; locations, in this order.
+    /// Locations of text, JSON lines or arrays, Parquet, or token files (`train.bin`), in this
+    /// order. Formats are recognized by content. All formats except Parquet may be plain, gzip or
+    /// zstd.
     pub sources: Vec<Location>,
     /// Where the tokenizer comes from.
     pub tokenizer: TokenizerSource,
-    /// Share of the tokens held out at the end of each source.
+    /// Fraction of the tokens held out at the end of each source.
     #[serde(default = "defaults::validation_fraction")]
     pub validation_fraction: f64,
-    /// The column of rows that holds the text, `text` when absent; `a.b` is `b` within `a`.
+    /// The column that contains the text, `text` when absent; `a.b` is `b` within `a`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text_column: Option<String>,
-    /// Rows that cannot be used (no JSON, no such column, no string) and may be left out, in all sources together.
+    /// Number of unusable rows (invalid JSON, missing column, or not a string) that may be skipped,
+    /// over all sources.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub max_bad_rows: u64,
 }
@@ -123,27 +126,28 @@ fn is_zero(n: &u64) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenizerSource {
-    /// Train a byte-level BPE on the sources.
+    /// Train a byte-level BPE tokenizer on the sources.
     Train {
-        /// Entries.
+        /// Number of entries.
         vocab_size: u32,
     },
-    /// A folder or artifact that holds a tokenizer: `tokenizer.json`, else `vocab.json` and `merges.txt`, else
-    /// `tokenizer.model`.
+    /// A folder or artifact that contains a tokenizer: `tokenizer.json`, else `vocab.json` and
+    /// `merges.txt`, else `tokenizer.model`.
     From(Location),
 }
 
-/// A target checkpoint to cut or to make.
+/// A target checkpoint to slice from a reference or to create from an architecture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SliceSpec {
-    /// What the target's shape, and its inherited tensors, come from.
+    /// The source of the target's shape and of its inherited tensors.
     pub source: SliceSource,
-    /// Whose tokenizer files go into the target when the source has none: a token set.
+    /// A token set whose tokenizer files are copied into the target if the source has none.
     pub tokenizer: Option<ArtifactId>,
-    /// Seeds fresh tensors.
+    /// Seed of fresh tensors.
     #[serde(default)]
     pub seed: u64,
-    /// Longest file of weights, where no single tensor is longer; a larger target is sharded.
+    /// Maximum size of a weights file, unless a single tensor is larger. A larger target is
+    /// sharded.
     #[serde(default = "defaults::max_shard_size_bytes")]
     pub max_shard_size_bytes: u64,
 }
@@ -173,30 +177,31 @@ impl SliceSpec {
     }
 }
 
-/// What a target's shape, and its inherited tensors, come from.
+/// The source of a target's shape and of its inherited tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SliceSource {
-    /// Nothing is inherited: a fresh model of this shape.
+    /// A fresh model of this shape, which inherits nothing.
     Architecture {
         /// The shape.
         architecture: Architecture,
-        /// Rows of the embedding.
+        /// Number of rows of the embedding.
         vocab_size: u32,
     },
     /// A reference checkpoint.
     Checkpoint {
         /// The reference.
         checkpoint: Location,
-        /// Layers of the target.
+        /// Number of layers of the target.
         layers: LayerCount,
-        /// Which source layers they are.
+        /// Which layers of the reference they are.
         #[serde(default)]
         layer_map: LayerMapRule,
-        /// Which parts are inherited; [`InheritSet::NOTHING`] makes a control of the reference's shape.
+        /// Which parts are inherited; [`InheritSet::NOTHING`] creates a control of the reference's
+        /// shape.
         #[serde(default)]
         inherit: InheritSet,
-        /// `Carry` growth: the previous candidate, whose layers come first.
+        /// With `Carry` growth, the previous candidate, whose layers come first.
         previous: Option<ArtifactId>,
     },
 }
@@ -204,31 +209,33 @@ pub enum SliceSource {
 /// A checkpoint to train.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainSpec {
-    /// Where the weights start.
+    /// The checkpoint with the initial weights.
     pub checkpoint: Location,
     /// The token set.
     pub tokens: ArtifactId,
-    /// How.
+    /// How to train.
     pub training: TrainingSpec,
-    /// Share of the training tokens that is used: the first so many.
+    /// Fraction of the training tokens to use, taken from the start.
     #[serde(default = "defaults::data_fraction")]
     pub data_fraction: f64,
-    /// Seeds the data order.
+    /// Seed of the data order.
     #[serde(default)]
     pub seed: u64,
-    /// The weights were inherited: a first loss near ln(vocabulary) then fails the job.
+    /// Whether the weights were inherited. If so, a first loss near ln(vocabulary) fails the job.
     #[serde(default)]
     pub expect_inherited: bool,
 }
 
 impl TrainSpec {
-    /// What a training is recognised by: a state of another one is never resumed.
+    /// Returns the digest that identifies a training. A training state from a different training is
+    /// never resumed.
     ///
-    /// It is the digest of the spec's JSON, whose fields stand in the order of their declaration. A field that was added after
-    /// the first release is therefore not written where it has its default (`skip_serializing_if`): a state that was saved
-    /// before the field existed is still that of the same training.
+    /// It is the digest of the JSON of the spec, whose fields appear in declaration order. A field
+    /// that was added after the first release is therefore not serialized at its default
+    /// (`skip_serializing_if`): a state that was saved before the field existed still belongs to
+    /// the same training.
     pub fn digest(&self) -> Sha256Digest {
-        // Serialising to memory cannot fail: a spec has no maps with keys that are not strings.
+        // Serializing to memory cannot fail: a spec has no maps with non-string keys.
         Sha256Digest::of(&serde_json::to_vec(self).unwrap_or_default())
     }
 }
@@ -240,29 +247,34 @@ pub struct EvaluateSpec {
     pub checkpoint: Location,
     /// What to measure.
     pub tasks: Vec<EvaluationTask>,
-    /// Sequences of a text a forward pass.
+    /// Sequences per forward pass, for tasks on text.
     #[serde(default = "defaults::batch_size")]
     pub batch_size: u32,
-    /// Tokens a forward pass of a benchmark at most, but for a single longer sequence: bounds the memory.
+    /// Maximum number of tokens per forward pass of a benchmark, which bounds the memory. A single
+    /// longer sequence is still evaluated.
     #[serde(default = "defaults::max_batch_tokens")]
     pub max_batch_tokens: u32,
-    /// Whether benchmarks are tokenized with the tokenizer's own special tokens; whatever it does by itself when absent.
+    /// Whether benchmarks are tokenized with the tokenizer's own special tokens; the tokenizer's
+    /// default when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub add_bos_token: Option<bool>,
-    /// Reads every request of a benchmark by itself, as lm-evaluation-harness does with a batch size of 1: slow, and what
-    /// sharing beginnings is held against.
+    /// Whether to evaluate every request of a benchmark separately, as lm-evaluation-harness does
+    /// with a batch size of 1. This is slow; it is the baseline for evaluation with shared
+    /// prefixes.
     #[serde(default)]
     pub one_by_one: bool,
-    /// Scores of another model: sequences and documents that both were measured on are compared pair by pair.
+    /// Scores of another model. Sequences and documents that both models were measured on are
+    /// compared in pairs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<ArtifactId>,
-    /// Another evaluate job whose units this one helps with; everything else is as in that job.
+    /// Another evaluate job whose units this job helps to measure. Everything else is as in that
+    /// job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub helps: Option<JobId>,
 }
 
 impl EvaluateSpec {
-    /// Measures `checkpoint`, the rest by default.
+    /// Creates a spec that measures `checkpoint`, with defaults for everything else.
     pub fn new(checkpoint: Location, tasks: Vec<EvaluationTask>) -> Self {
         Self {
             checkpoint,
@@ -306,7 +318,8 @@ impl EvaluateSpec {
     }
 }
 
-/// Checks the names of benchmarks and groups, each with its field: they are known, and no benchmark comes twice.
+/// Checks that the names of benchmarks and groups are known, and that no benchmark is listed twice.
+/// Each name comes with its field.
 pub(super) fn validate_benchmarks<'a>(named: impl IntoIterator<Item = (String, &'a str)>, v: &mut Violations) {
     let mut known = HashSet::new();
     for (field, name) in named {
@@ -318,7 +331,7 @@ pub(super) fn validate_benchmarks<'a>(named: impl IntoIterator<Item = (String, &
             Ok(benchmarks) => {
                 if let Some(twice) = benchmarks.iter().find(|benchmark| !known.insert(benchmark.name)) {
                     let through = if twice.name == name { String::new() } else { format!("{name}: ") };
-                    v.add(field, format!("{through}{} is asked for twice", twice.name));
+                    v.add(field, format!("{through}{} is listed twice", twice.name));
                 }
             }
             Err(problem) => v.add(field, problem),
@@ -326,7 +339,8 @@ pub(super) fn validate_benchmarks<'a>(named: impl IntoIterator<Item = (String, &
     }
 }
 
-/// Checks what was not read from text, which [`Location`]'s own reading has checked.
+/// Checks a location that was deserialized from JSON. A location parsed from text has already been
+/// checked by [`Location`]'s `FromStr`.
 fn validate_location(location: &Location, field: &str, v: &mut Violations) {
     if let Location::Uri(uri) = location
         && let Err(problem) = uri.parse::<Location>()
@@ -335,7 +349,7 @@ fn validate_location(location: &Location, field: &str, v: &mut Violations) {
     }
 }
 
-/// Checks the number of sources, each of them, and that none comes twice.
+/// Checks the number of sources, each source, and that none is listed twice.
 fn validate_sources(sources: &[Location], field: &str, v: &mut Violations) {
     limits::SOURCES.check(v, field, sources.len());
     if !limits::SOURCES.holds(sources.len()) {
@@ -351,7 +365,8 @@ fn validate_sources(sources: &[Location], field: &str, v: &mut Violations) {
     }
 }
 
-/// Notes a source that an earlier one was already: its text would count twice, and be held out and trained on at once.
+/// Reports a source that repeats an earlier one: its text would count twice, and could be both held
+/// out and trained on.
 pub(super) fn validate_once<'a, T: Eq + std::hash::Hash>(
     source: &'a T,
     (at, first): (usize, &mut HashMap<&'a T, usize>),
@@ -362,11 +377,11 @@ pub(super) fn validate_once<'a, T: Eq + std::hash::Hash>(
     v.check(
         earlier == at,
         field,
-        format!("is source {earlier} once more: name it once; training.source_weights says how often a source comes"),
+        format!("repeats source {earlier}: list it once; training.source_weights sets how often a source is used"),
     );
 }
 
-/// Checks a layer map's length and its layers, whatever the reference has.
+/// Checks the length of a layer map and its layers, independently of the reference.
 pub(super) fn validate_layer_list(list: &[u32], field: &str, v: &mut Violations) {
     limits::LAYER_LIST.check(v, field, list.len());
     if limits::LAYER_LIST.holds(list.len()) {
@@ -394,31 +409,31 @@ impl EvaluationTask {
     }
 }
 
-/// One measurement.
+/// One measurement of an evaluation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "task", rename_all = "snake_case")]
 pub enum EvaluationTask {
-    /// Mean cross-entropy over a token set's validation tokens, every position once.
+    /// Mean cross-entropy over the validation tokens of a token set, counting every position once.
     ValidationLoss {
         /// The token set.
         tokens: ArtifactId,
-        /// Tokens a sequence.
+        /// Tokens per sequence.
         block_size: u32,
-        /// Sequences at most; all of them when absent.
+        /// Maximum number of sequences; all when absent.
         max_sequences: Option<u64>,
     },
-    /// WikiText-style rolling perplexity of a text file, one document a file or JSONL row.
+    /// WikiText-style rolling perplexity of a text file, one document per file or JSONL row.
     RollingPerplexity {
         /// The text.
         source: Location,
     },
     /// A benchmark of lm-evaluation-harness, or a group of them ([`benchmark::select`]).
     Benchmark {
-        /// The harness's name: `piqa`, `mmlu`.
+        /// The name in the harness: `piqa`, `mmlu`.
         name: String,
-        /// A folder with the benchmarks' data sets, each in a folder of its own.
+        /// A folder with the data sets of the benchmarks, one subfolder per data set.
         data: Location,
-        /// The first so many rows of each benchmark; all of them when absent.
+        /// Number of rows to use from the start of each benchmark; all when absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<u32>,
     },

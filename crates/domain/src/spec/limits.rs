@@ -1,32 +1,32 @@
-//! What a caller may say: the one table of every number, text and list of a recipe, a job and a call, each with its
-//! bounds. Validation takes its bounds from here; a test walks every field of every request against it, so that a new
-//! field without a limit fails.
+//! The limits of every number, text and list in a recipe, a job and a request, in one table.
+//! Validation takes its bounds from here. A test checks every field of every request against this
+//! table, so a new field without a limit fails.
 //!
-//! A limit here says what makes sense anywhere. What one machine is willing to do is its service's configuration:
-//! [`Ceilings`](super::Ceilings).
+//! These limits bound what makes sense on any machine. What one machine accepts is part of the
+//! configuration of its service: [`Ceilings`](super::Ceilings).
 
 use crate::violation::Violations;
 use inheritune_checkpoint::decoder_config::{MAX_DIMENSION, MAX_LAYERS};
 
-/// Shortest that may be asked for: less is a slip, such as 5 for 5 GB.
+/// Smallest `max_shard_size_bytes`. A smaller value is a mistake, such as 5 for 5 GB.
 pub const MIN_MAX_SHARD_SIZE_BYTES: u64 = 1 << 20;
 /// Fewest entries of a trained tokenizer: 256 bytes and the end-of-text token.
 const MIN_VOCAB: u32 = 257;
-/// Most entries of a trained tokenizer: ids then fit in 16 bits.
+/// Most entries of a trained tokenizer, so that ids fit in 16 bits.
 const MAX_VOCAB: u32 = 65_536;
 /// Most optimizer steps, and the longest interval in steps.
 const MAX_STEPS: u64 = 1_000_000_000;
-/// A day in milliseconds.
+/// One day in milliseconds.
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-/// Whole numbers up to this one are exact in JSON, too.
+/// Largest count. Integers up to this value are exact in JSON.
 const MAX_COUNT: u64 = 1 << 53;
 
-/// The bounds of some fields.
+/// The bounds of one or more fields.
 #[derive(Debug, Clone, Copy)]
 pub enum Limit {
-    /// A whole number.
+    /// An integer.
     Whole(Whole),
-    /// A number.
+    /// A floating-point number.
     Real(Real),
     /// A text.
     Text(Text),
@@ -35,7 +35,8 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// The fields that are bounded so: `Message.field` of the gRPC API. Recipes and job files have the same ones.
+    /// Returns the fields with these bounds, as `Message.field` of the gRPC API. Recipes and job
+    /// files have the same fields.
     pub fn fields(&self) -> &'static [&'static str] {
         match self {
             Self::Whole(limit) => limit.fields,
@@ -46,25 +47,25 @@ impl Limit {
     }
 }
 
-/// Bounds of a whole number, both of which are allowed.
+/// Inclusive bounds of an integer.
 #[derive(Debug, Clone, Copy)]
 pub struct Whole {
     fields: &'static [&'static str],
-    /// The least.
+    /// The smallest allowed value.
     pub min: i128,
-    /// The most.
+    /// The largest allowed value.
     pub max: i128,
-    /// What is counted; none where the field's name says it.
+    /// The unit; empty if the field name implies it.
     pub unit: &'static str,
 }
 
 impl Whole {
-    /// Whether `value` is within.
+    /// Returns whether `value` is within the bounds.
     pub fn holds(&self, value: impl Into<i128>) -> bool {
         (self.min..=self.max).contains(&value.into())
     }
 
-    /// What a value must be.
+    /// Returns a message that describes the bounds.
     pub fn description(&self) -> String {
         let unit = if self.unit.is_empty() { String::new() } else { format!(" {}", self.unit) };
         if self.max == u64::MAX.into() {
@@ -73,14 +74,14 @@ impl Whole {
         format!("must be {} to {}{unit}", self.min, self.max)
     }
 
-    /// Notes a `value` out of bounds.
+    /// Adds a violation if `value` is out of bounds.
     pub fn check(&self, v: &mut Violations, field: impl Into<String>, value: impl Into<i128>) {
         if !self.holds(value) {
             v.add(field, self.description());
         }
     }
 
-    /// As [`Whole::check`], where there is a value.
+    /// Like [`Whole::check`], if there is a value.
     pub fn check_optional(&self, v: &mut Violations, field: impl Into<String>, value: Option<impl Into<i128>>) {
         if let Some(value) = value {
             self.check(v, field, value);
@@ -88,36 +89,36 @@ impl Whole {
     }
 }
 
-/// Bounds of a number that need not be whole. Infinities and NaN are never within.
+/// Bounds of a floating-point number. Infinities and NaN are always out of bounds.
 #[derive(Debug, Clone, Copy)]
 pub struct Real {
     fields: &'static [&'static str],
-    /// Its lower end.
+    /// The lower bound.
     pub min: f64,
-    /// Whether the lower end itself is allowed.
+    /// Whether the lower bound itself is allowed.
     pub includes_min: bool,
-    /// Its upper end.
+    /// The upper bound.
     pub max: f64,
-    /// Whether the upper end itself is allowed.
+    /// Whether the upper bound itself is allowed.
     pub includes_max: bool,
 }
 
 impl Real {
-    /// Whether `value` is within.
+    /// Returns whether `value` is within the bounds.
     pub fn holds(&self, value: f64) -> bool {
         let above = value > self.min || (self.includes_min && value == self.min);
         let below = value < self.max || (self.includes_max && value == self.max);
         value.is_finite() && above && below
     }
 
-    /// What a value must be.
+    /// Returns a message that describes the bounds.
     pub fn description(&self) -> String {
         let lower = if self.includes_min { "at least" } else { "above" };
         let upper = if self.includes_max { "at most" } else { "below" };
         format!("must be {lower} {} and {upper} {}", self.min, self.max)
     }
 
-    /// Notes a `value` out of bounds.
+    /// Adds a violation if `value` is out of bounds.
     pub fn check(&self, v: &mut Violations, field: impl Into<String>, value: f64) {
         if !self.holds(value) {
             v.add(field, self.description());
@@ -129,16 +130,16 @@ impl Real {
 #[derive(Debug, Clone, Copy)]
 pub struct Text {
     fields: &'static [&'static str],
-    /// The fewest bytes.
+    /// The minimum length in bytes.
     pub min_bytes: usize,
-    /// The most bytes.
+    /// The maximum length in bytes.
     pub max_bytes: usize,
-    /// Whether line feeds and tabs are allowed. U+0000 never is: Postgres cannot hold it.
+    /// Whether line breaks and tabs are allowed. U+0000 is never allowed: Postgres cannot store it.
     pub is_multiline: bool,
 }
 
 impl Text {
-    /// What is wrong with `text`, if anything is.
+    /// Returns what is wrong with `text`, if anything.
     pub fn problem(&self, text: &str) -> Option<String> {
         let allowed = |c: char| !c.is_control() || (self.is_multiline && matches!(c, '\n' | '\r' | '\t'));
         let blank = self.min_bytes > 0 && text.trim().is_empty();
@@ -146,7 +147,7 @@ impl Text {
         (!good).then(|| self.description())
     }
 
-    /// What a text must be.
+    /// Returns a message that describes the bounds.
     pub fn description(&self) -> String {
         let (min, max) = (self.min_bytes, self.max_bytes);
         let least = if min == 0 { "at most".to_owned() } else { format!("{min} to") };
@@ -154,14 +155,14 @@ impl Text {
         format!("must be {least} {max} bytes without {characters}{}", if min == 0 { "" } else { ", and not blank" })
     }
 
-    /// Notes a `text` out of bounds.
+    /// Adds a violation if `text` is out of bounds.
     pub fn check(&self, v: &mut Violations, field: impl Into<String>, text: &str) {
         if let Some(problem) = self.problem(text) {
             v.add(field, problem);
         }
     }
 
-    /// As [`Text::check`], where there is a text.
+    /// Like [`Text::check`], if there is a text.
     pub fn check_optional(&self, v: &mut Violations, field: impl Into<String>, text: Option<&str>) {
         if let Some(text) = text {
             self.check(v, field, text);
@@ -173,21 +174,21 @@ impl Text {
 #[derive(Debug, Clone, Copy)]
 pub struct List {
     fields: &'static [&'static str],
-    /// The fewest entries.
+    /// The minimum number of entries.
     pub min: usize,
-    /// The most entries.
+    /// The maximum number of entries.
     pub max: usize,
-    /// What they are.
+    /// What the entries are.
     pub unit: &'static str,
 }
 
 impl List {
-    /// Whether a list may be so long.
+    /// Returns whether a list may have `length` entries.
     pub fn holds(&self, length: usize) -> bool {
         (self.min..=self.max).contains(&length)
     }
 
-    /// What a list must be.
+    /// Returns a message that describes the bounds.
     pub fn description(&self) -> String {
         match self.min {
             0 => format!("must be at most {} {}", self.max, self.unit),
@@ -195,7 +196,7 @@ impl List {
         }
     }
 
-    /// Notes a list of a `length` out of bounds.
+    /// Adds a violation if `length` is out of bounds.
     pub fn check(&self, v: &mut Violations, field: impl Into<String>, length: usize) {
         if !self.holds(length) {
             v.add(field, self.description());
@@ -207,7 +208,7 @@ const fn whole(fields: &'static [&'static str], min: i128, max: i128, unit: &'st
     Whole { fields, min, max, unit }
 }
 
-/// From `min` to `max`, both allowed.
+/// From `min` to `max`, inclusive.
 const fn from_to(fields: &'static [&'static str], min: f64, max: f64) -> Real {
     Real { fields, min, includes_min: true, max, includes_max: true }
 }
@@ -235,9 +236,9 @@ macro_rules! limits {
 }
 
 limits! {
-    // Every kind of call.
+    // All requests.
 
-    /// An id: a UUID in any of its spellings. Empty where none need be given.
+    /// An id: a UUID in any of its spellings. An optional id may be empty.
     ID: Text = text(
         &[
             "GetRunRequest.id", "CancelRunRequest.id", "PauseRunRequest.id", "ResumeRunRequest.id",
@@ -263,7 +264,8 @@ limits! {
         ],
         1, 4096,
     );
-    /// Entries of a page. Zero is the default, and more than a page holds is a full page.
+    /// Entries of a page. Zero means the default size; larger values are reduced to the maximum
+    /// size.
     PAGE_SIZE: Whole = whole(
         &[
             "ListRunsRequest.page_size", "ListJobsRequest.page_size", "ListArtifactsRequest.page_size",
@@ -271,7 +273,7 @@ limits! {
         ],
         0, i32::MAX as i128, "",
     );
-    /// Where a page begins, in words of the service's own.
+    /// Where a page begins, as an opaque token of the service.
     PAGE_TOKEN: Text = text(
         &[
             "ListRunsRequest.page_token", "ListJobsRequest.page_token", "ListArtifactsRequest.page_token",
@@ -279,15 +281,15 @@ limits! {
         ],
         0, 64,
     );
-    /// The number of a run's note, or the step of a point, after which a watch begins.
+    /// The sequence number of a run's note, or the step of a point, after which a watch begins.
     AFTER: Whole = whole(
         &["WatchRunRequest.after_note_seq", "WatchJobRequest.after_step"], i64::MIN as i128, u64::MAX as i128, "",
     );
-    /// Curves that a watch asks for.
+    /// Curves requested by a watch.
     WATCHED_METRICS: List = list(&["WatchJobRequest.metrics"], 0, 32, "metrics");
-    /// A curve's name.
+    /// The name of a curve.
     METRIC_NAME: Text = text(&["WatchJobRequest.metrics"], 1, 128);
-    /// What is kept with a registered artifact: a JSON object.
+    /// The metadata of a registered artifact: a JSON object.
     METADATA_JSON: Text = Text {
         fields: &["RegisterArtifactRequest.metadata_json"], min_bytes: 0, max_bytes: 64 << 10, is_multiline: true,
     };
@@ -296,23 +298,24 @@ limits! {
 
     /// A name for people.
     NAME: Text = text(&["RunSpec.name", "ControlSpec.name", "ArmSpec.name"], 1, 128);
-    /// What seeds fresh tensors and the order of the data.
+    /// Seed of fresh tensors and of the data order.
     SEED: Whole = whole(&["RunSpec.seed", "SliceSpec.seed", "TrainSpec.seed"], 0, u64::MAX as i128, "");
-    /// Higher first.
+    /// Priority; higher values run first.
     PRIORITY: Whole = whole(&["RunSpec.priority", "SubmitJobRequest.priority"], -100, 100, "");
     /// Sources of a corpus.
     SOURCES: List = list(&["CorpusSpec.sources", "TokenizeSpec.sources"], 1, 1024, "sources");
-    /// Bytes of all sources' locations: a list of runs shows them all.
-    SOURCES_BYTES: Whole = whole(&[], 0, 256 << 10, "bytes in all");
-    /// The column of rows that holds the text.
+    /// Total bytes of the locations of all sources: a list of runs includes them all.
+    SOURCES_BYTES: Whole = whole(&[], 0, 256 << 10, "bytes in total");
+    /// The column that contains the text.
     COLUMN: Text = text(&["CorpusSpec.text_column", "TokenizeSpec.text_column"], 1, 256);
-    /// Rows that may be left out.
+    /// Bad rows that may be skipped.
     BAD_ROWS: Whole = whole(
         &["CorpusSpec.max_bad_rows", "TokenizeSpec.max_bad_rows"], 0, MAX_COUNT as i128, "rows",
     );
-    /// Share of the tokens that is held out.
+    /// Fraction of the tokens that is held out.
     VALIDATION_FRACTION: Real = positive(&["CorpusSpec.validation_fraction", "TokenizeSpec.validation_fraction"], 0.5);
-    /// Entries of a tokenizer that is trained: 256 bytes and the end-of-text token, to what 16 bits hold.
+    /// Entries of a trained tokenizer: at least 256 bytes and the end-of-text token, at most what
+    /// fits in 16 bits.
     TRAINED_VOCAB: Whole = whole(
         &["TrainTokenizer.vocab_size"], MIN_VOCAB as i128, MAX_VOCAB as i128, "entries",
     );
@@ -323,9 +326,9 @@ limits! {
     );
     /// Rounds of growth.
     ROUNDS: Whole = whole(&["TargetSpec.max_rounds"], 1, 64, "rounds");
-    /// What a candidate's loss may be above the reference's.
+    /// How much a candidate's loss may exceed the reference's loss.
     TOLERANCE_NATS: Real = from_to(&["TargetSpec.tolerance_nats"], 0.0, 1000.0);
-    /// Share of the training tokens that is used.
+    /// Fraction of the training tokens that is used.
     DATA_FRACTION: Real = positive(
         &[
             "TargetSpec.data_fraction", "ArmSpec.data_fraction", "TrainSpec.data_fraction", "EstimateRequest.data_fraction",
@@ -338,18 +341,18 @@ limits! {
     SOURCE_LAYER: Whole = whole(&["LayerMap.list"], 0, MAX_LAYERS as i128 - 1, "");
     /// Parts that are inherited.
     INHERIT_PARTS: List = list(&["TargetSpec.inherit_parts", "CheckpointSource.inherit_parts"], 0, 16, "parts");
-    /// Controls, and arms, of a run.
+    /// Controls or arms of a run.
     ARMS: List = list(&["RunSpec.controls", "RunSpec.arms"], 0, 16, "entries");
-    /// A control's steps as a multiple of the winner's.
+    /// Steps of a control as a multiple of the winner's steps.
     STEPS_FACTOR: Real = from_to(&["ControlSpec.steps_factor"], 0.1, 10.0);
-    /// Passes over an arm's share of the data.
+    /// Passes over an arm's fraction of the data.
     ARM_EPOCHS: Whole = whole(&["ArmSpec.epochs"], 1, 1000, "");
 
-    // Shapes of models, and slices.
+    // Model shapes and slices.
 
     /// Width of the residual stream.
     D_MODEL: Whole = whole(&["Architecture.d_model"], 1, 65_536, "");
-    /// Heads of an attention.
+    /// Attention heads.
     HEADS: Whole = whole(&["Architecture.n_heads", "Architecture.n_kv_heads"], 1, 1024, "");
     /// Width of an MLP.
     D_FF: Whole = whole(&["Architecture.d_ff"], 1, MAX_DIMENSION as i128, "");
@@ -357,28 +360,30 @@ limits! {
     POSITIONS: Whole = whole(&["Architecture.max_positions"], 1, MAX_DIMENSION as i128, "");
     /// RoPE's base.
     ROPE_THETA: Real = positive(&["Architecture.rope_theta"], 1e12);
-    /// What the rows of an embedding are rounded up to a multiple of.
+    /// The multiple that the rows of an embedding are rounded up to.
     PAD_VOCAB: Whole = whole(&["Architecture.pad_vocab_to_multiple_of"], 1, 1024, "");
-    /// Rows of the embedding of a model that is made, after padding too: what is read of a `config.json`.
+    /// Rows of the embedding of a new model, also after padding: the same limit as for a
+    /// `config.json`.
     VOCAB: Whole = whole(&["FreshSource.vocab_size"], 1, MAX_DIMENSION as i128, "");
-    /// Longest file of weights.
+    /// Maximum size of a weights file.
     SHARD_SIZE_BYTES: Whole = whole(
         &["SliceSpec.max_shard_size_bytes"], MIN_MAX_SHARD_SIZE_BYTES as i128, u64::MAX as i128, "bytes",
     );
 
     // Trainings.
 
-    /// Tokens a sequence.
+    /// Tokens per sequence.
     BLOCK_SIZE: Whole = whole(
         &["TrainingSpec.block_size", "ValidationLossTask.block_size"], 1, MAX_DIMENSION as i128, "tokens",
     );
-    /// Sequences a forward pass.
+    /// Sequences per forward pass.
     MICRO_BATCH: Whole = whole(&["TrainingSpec.micro_batch"], 1, 1 << 16, "sequences");
-    /// Micro-batches a step.
+    /// Micro-batches per optimizer step.
     GRADIENT_ACCUMULATION: Whole = whole(&["TrainingSpec.gradient_accumulation"], 1, 1 << 16, "micro-batches");
-    /// Tokens a forward pass: block_size x micro_batch.
+    /// Tokens per forward pass: block_size x micro_batch.
     MICRO_BATCH_TOKENS: Whole = whole(&[], 1, 1 << 24, "tokens");
-    /// Tokens a step: block_size x micro_batch x gradient_accumulation. With the most steps this still fits in 64 bits.
+    /// Tokens per step: block_size x micro_batch x gradient_accumulation. Multiplied by the maximum
+    /// number of steps, this still fits in 64 bits.
     STEP_TOKENS: Whole = whole(&[], 1, 1 << 32, "tokens");
     /// Optimizer steps.
     STEPS: Whole = whole(&["TrainingSpec.steps"], 1, MAX_STEPS as i128, "steps");
@@ -386,26 +391,26 @@ limits! {
     EPOCHS: Whole = whole(&["TrainingSpec.epochs"], 1, 1_000_000, "passes");
     /// An interval in steps.
     EVERY_STEPS: Whole = whole(&["TrainingSpec.log_every_steps"], 1, MAX_STEPS as i128, "steps");
-    /// An interval or a length in steps; 0 is none.
+    /// An interval or a length in steps; 0 means none.
     MAYBE_STEPS: Whole = whole(
         &["TrainingSpec.warmup_steps", "TrainingSpec.evaluate_every_steps", "TrainingSpec.checkpoint_every_steps"],
         0, MAX_STEPS as i128, "steps",
     );
-    /// Validation sequences of a quick loss.
+    /// Validation sequences of the quick loss during training.
     QUICK_SEQUENCES: Whole = whole(&["TrainingSpec.evaluate_sequences"], 1, 1 << 24, "sequences");
-    /// Newest training states that are kept.
+    /// Number of newest training states to keep.
     KEEP_NEWEST: Whole = whole(&["TrainingSpec.keep_newest"], 1, 1_000_000, "");
-    /// Weights of the sources, one for each.
+    /// Sampling weights, one per source.
     SOURCE_WEIGHTS: List = list(&["TrainingSpec.source_weights"], 0, 1024, "weights");
-    /// How often a source comes, relative to the others.
+    /// Sampling weight of a source, relative to the others.
     SOURCE_WEIGHT: Real = positive(&["TrainingSpec.source_weights"], 1e9);
     /// Learning rate after the warm-up.
     LR_MAX: Real = positive(&["TrainingSpec.lr_max"], 10.0);
     /// Learning rate at the end.
     LR_MIN: Real = from_to(&["TrainingSpec.lr_min"], 0.0, 10.0);
-    /// AdamW's weight decay, and the global norm that gradients are scaled down to.
+    /// AdamW's weight decay, and the global norm that gradients are clipped to.
     DECAY_OR_NORM: Real = from_to(&["TrainingSpec.weight_decay", "TrainingSpec.clip_norm"], 0.0, 1e6);
-    /// AdamW's factors.
+    /// AdamW's moment factors.
     BETA: Real = Real {
         fields: &["TrainingSpec.beta1", "TrainingSpec.beta2"],
         min: 0.0, includes_min: true, max: 1.0, includes_max: false,
@@ -417,15 +422,15 @@ limits! {
 
     // Evaluations.
 
-    /// Tasks of an evaluation, and benchmarks of a run.
+    /// Tasks of an evaluation.
     TASKS: List = list(&["EvaluateSpec.tasks"], 1, 256, "tasks");
     /// Benchmarks of a run.
     BENCHMARKS: List = list(&["EvaluationSpec.benchmarks"], 0, 256, "benchmarks");
-    /// A benchmark's name, or a group's.
+    /// The name of a benchmark or a group.
     BENCHMARK_NAME: Text = text(&["EvaluationSpec.benchmarks", "BenchmarkTask.name"], 1, 128);
-    /// Sequences a forward pass of an evaluation.
+    /// Sequences per forward pass of an evaluation.
     BATCH_SIZE: Whole = whole(&["EvaluationSpec.batch_size", "EvaluateSpec.batch_size"], 1, 1 << 16, "sequences");
-    /// Tokens a forward pass of a benchmark.
+    /// Tokens per forward pass of a benchmark.
     BATCH_TOKENS: Whole = whole(&["EvaluateSpec.max_batch_tokens"], 1, 1 << 24, "tokens");
     /// Validation sequences that are measured.
     MAX_SEQUENCES: Whole = whole(
@@ -438,7 +443,7 @@ limits! {
 
     // Jobs.
 
-    /// What people call a job.
+    /// The label of a job, for people.
     LABEL: Text = text(&["SubmitJobRequest.label"], 0, 256);
     /// Attempts of a job.
     ATTEMPTS: Whole = whole(&["RetryPolicy.max_attempts"], 1, 100, "attempts");

@@ -1,4 +1,4 @@
-//! What one job made: the four kinds, as the next step of a run and the report read them.
+//! The outcome of a job, as read by the next step of a run and by the report.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use crate::comparison::Difference;
 use crate::id::{ArtifactId, LayerCount};
 use inheritune_checkpoint::decoder_config::DecoderConfig;
 
-/// What a job made.
+/// The outcome of a job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum JobOutcome {
@@ -20,7 +20,7 @@ pub enum JobOutcome {
     Trained(Trained),
     /// Scores.
     Evaluated(Evaluated),
-    /// Parts of another job's scores.
+    /// Some units of another job's scores.
     Helped(Helped),
 }
 
@@ -29,17 +29,17 @@ pub enum JobOutcome {
 pub struct Tokenized {
     /// The artifact.
     pub tokens: ArtifactId,
-    /// Training tokens.
+    /// Number of training tokens.
     pub train_tokens: u64,
-    /// Validation tokens.
+    /// Number of validation tokens.
     pub validation_tokens: u64,
-    /// Entries of the tokenizer.
+    /// Number of entries of the tokenizer.
     pub vocab_size: u32,
-    /// Documents.
+    /// Number of documents.
     pub documents: u64,
-    /// Bytes of text.
+    /// Size of the text in bytes.
     pub text_bytes: u64,
-    /// What the corpus was read as; jobs of earlier releases did not say.
+    /// How the corpus was read; absent for jobs of earlier releases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corpus: Option<CorpusFacts>,
 }
@@ -51,15 +51,15 @@ pub struct Sliced {
     pub checkpoint: ArtifactId,
     /// Its shape.
     pub config: DecoderConfig,
-    /// Layers of the checkpoint it was cut from; its own for a fresh one.
+    /// Number of layers of the source checkpoint; its own number of layers for a fresh model.
     pub reference_layers: LayerCount,
-    /// Parameters, tied ones counted once.
+    /// Number of parameters, with tied ones counted once.
     pub parameters: u64,
-    /// Tensors copied from the reference or the previous candidate.
+    /// Number of tensors copied from the reference or the previous candidate.
     pub copied_tensors: u32,
-    /// Tensors made fresh.
+    /// Number of freshly initialized tensors.
     pub fresh_tensors: u32,
-    /// Bytes copied.
+    /// Number of bytes copied.
     pub copied_bytes: u64,
 }
 
@@ -68,9 +68,9 @@ pub struct Sliced {
 pub struct Trained {
     /// The artifact.
     pub checkpoint: ArtifactId,
-    /// Optimizer steps.
+    /// Number of optimizer steps.
     pub steps: u64,
-    /// Tokens seen.
+    /// Number of tokens seen.
     pub tokens_seen: u64,
     /// Passes over the training tokens.
     pub epochs: f64,
@@ -78,7 +78,7 @@ pub struct Trained {
     pub first_loss_nats: f64,
     /// Training loss of the last logged step, in nats.
     pub last_loss_nats: f64,
-    /// Time spent training, over all attempts.
+    /// Seconds spent training, over all attempts.
     pub wall_s: f64,
 }
 
@@ -91,55 +91,56 @@ pub struct Evaluated {
     pub scores: Vec<Score>,
     /// The shape of the model that was measured.
     pub config: DecoderConfig,
-    /// Parameters, tied ones counted once.
+    /// Number of parameters, with tied ones counted once.
     pub parameters: u64,
-    /// How the scores differ from those of the spec's baseline, on what both were measured on.
+    /// Differences from the scores of the baseline, over the sequences or documents that both
+    /// models were measured on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub differences: Vec<ScoreDifference>,
 }
 
-/// How one score differs from another model's, pair by pair.
+/// The paired difference of one score from another model's score.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScoreDifference {
     /// The task's name.
     pub task: String,
-    /// What differs: `acc`, `loss_nats`, `bits_per_byte`; for a perplexity, whose differences have no mean, its logarithm,
-    /// `nats`.
+    /// The metric that differs: `acc`, `loss_nats`, `bits_per_byte`. A perplexity has no mean
+    /// difference, so its logarithm is compared instead: `nats`.
     pub metric: String,
-    /// This model's less the other's.
+    /// This model's value minus the other model's.
     #[serde(flatten)]
     pub difference: Difference,
 }
 
-/// What a job did that helped another.
+/// The outcome of a job that helped another job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Helped {
-    /// Parts that it measured.
+    /// Number of units that it measured.
     pub units: u32,
 }
 
-/// The task that growing goes by.
+/// The task that decides about growth.
 const VALIDATION_LOSS: &str = "validation_loss";
 
 impl Evaluated {
-    /// The validation loss, when it was among the tasks.
+    /// Returns the validation loss, if it was among the tasks.
     pub fn validation_loss(&self) -> Option<&Score> {
         self.scores.iter().find(|score| score.task == VALIDATION_LOSS)
     }
 
-    /// How the validation loss differs from the baseline's.
+    /// Returns the difference of the validation loss from that of the baseline.
     pub fn validation_difference(&self) -> Option<Difference> {
         self.differences.iter().find(|found| found.task == VALIDATION_LOSS).map(|found| found.difference)
     }
 
-    /// The scores on benchmarks and their groups.
+    /// Returns the scores on benchmarks and groups of benchmarks.
     pub fn benchmark_scores(&self) -> Vec<Score> {
         let is_benchmark = |score: &&Score| benchmark::select(&score.task).is_ok();
         self.scores.iter().filter(is_benchmark).cloned().collect()
     }
 }
 
-/// One number with its error.
+/// One score with its standard error.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Score {
     /// The task's name.
@@ -150,21 +151,21 @@ pub struct Score {
     pub value: f64,
     /// Standard error of the mean over sequences or documents, where it is defined.
     pub stderr: Option<f64>,
-    /// Sequences or documents.
+    /// Number of sequences or documents.
     pub n: u64,
-    /// What guessing among the choices brings, where there are choices.
+    /// Expected score of guessing among the choices, if the task has choices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chance: Option<f64>,
-    /// What the best answer brings that is always the same, where every document has the same choices.
+    /// Score of the best constant answer, if every document has the same choices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub majority: Option<f64>,
-    /// How likely guessing is to come out at least so far from `chance`, on either side.
+    /// Probability that guessing deviates from `chance` at least this much, in either direction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chance_p_value: Option<f64>,
 }
 
 impl Score {
-    /// A mean or a perplexity, which knows no chance.
+    /// Creates a score without a chance level, such as a mean or a perplexity.
     pub fn plain(task: &str, metric: &str, (value, stderr): (f64, Option<f64>), n: u64) -> Self {
         let (task, metric) = (task.to_owned(), metric.to_owned());
         Self { task, metric, value, stderr, n, chance: None, majority: None, chance_p_value: None }

@@ -1,4 +1,5 @@
-//! A recipe as a user writes it: what to inherit from, what to derive, and how it is measured.
+//! A recipe as a user writes it: the model to inherit from, the model to derive, and how models are
+//! measured.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +13,7 @@ use inheritune_checkpoint::layer_map::LayerMapRule;
 use inheritune_ids::named;
 
 named! {
-    /// Which of the paper's two recipes (poster §2 and §3).
+    /// One of the paper's two recipes (poster §2 and §3).
     pub enum Recipe {
         /// Benchmark the reference, inherit n layers, train, grow until the target matches.
         FullData = "full-data",
@@ -21,18 +22,18 @@ named! {
     }
 }
 
-/// A whole run, as a recipe file says it.
+/// A whole run, as described by a recipe file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunSpec {
-    /// A name for people; runs are told apart by id.
+    /// A name for people. Runs are identified by id.
     pub name: String,
     /// Full-data or low-data.
     pub recipe: Recipe,
-    /// Seeds fresh tensors and the data order.
+    /// Seed of fresh tensors and of the data order.
     #[serde(default = "defaults::seed")]
     pub seed: u64,
-    /// Higher runs first, -100 to 100.
+    /// Priority, -100 to 100. Higher values run first.
     #[serde(default)]
     pub priority: i32,
     /// The text, and how it becomes tokens.
@@ -41,21 +42,21 @@ pub struct RunSpec {
     pub reference: ReferenceSpec,
     /// The model to derive.
     pub target: TargetSpec,
-    /// How every target and control is trained.
+    /// How targets and controls are trained.
     pub training: TrainingSpec,
     /// How models are measured.
     #[serde(default)]
     pub evaluation: EvaluationSpec,
-    /// Models trained beside the winner for comparison (paper, Table 4).
+    /// Models trained for comparison with the winner (paper, Table 4).
     #[serde(default)]
     pub controls: Vec<ControlSpec>,
-    /// Low-data only: further passes over other fractions of the data (paper, Table 3).
+    /// Low-data only: additional trainings on other fractions of the data (paper, Table 3).
     #[serde(default)]
     pub arms: Vec<ArmSpec>,
 }
 
 impl RunSpec {
-    /// The reference's depth, where the recipe itself says it.
+    /// Returns the number of layers of the reference, if the recipe itself defines it.
     pub fn reference_layers(&self) -> Option<LayerCount> {
         self.reference.architecture.as_ref().map(|a| a.n_layers)
     }
@@ -65,20 +66,22 @@ impl RunSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CorpusSpec {
-    /// Text, JSON lines or arrays, Parquet, or token files (nanoGPT's `train.bin`), told apart by what they hold; all but
-    /// Parquet plain, gzip or zstd; or one `artifact://` token set. Of a folder, hidden files and documentation are left out.
-    /// A text file is one document, and so is a row. Special tokens that are written out in a text, such as
-    /// `<|endoftext|>`, become those tokens, as in transformers, in files of every kind: a row that holds one is two
-    /// documents to the model. (SentencePiece's own never do.)
+    /// Text, JSON lines or arrays, Parquet, or token files (nanoGPT's `train.bin`), recognized by
+    /// their content; or one `artifact://` token set. All formats except Parquet may be plain, gzip
+    /// or zstd. Hidden files and documentation in a folder are skipped. A text file is one
+    /// document, and so is a row. Special tokens that are spelled out in a text, such as
+    /// `<|endoftext|>`, become those tokens, as in transformers, in files of every kind: a row that
+    /// contains one is two documents to the model. (SentencePiece's own special tokens never do.)
     pub sources: Vec<String>,
-    /// The column of rows that holds the text, `text` when absent; `a.b` is `b` within `a`.
+    /// The column that contains the text, `text` when absent; `a.b` is `b` within `a`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text_column: Option<String>,
-    /// Rows that cannot be used (no JSON, no such column, no string) and may be left out, in all sources together; 0 when
-    /// absent. A null or empty text is no bad row.
+    /// Number of unusable rows (invalid JSON, missing column, or not a string) that may be skipped,
+    /// over all sources; 0 when absent. A row with a null or empty text is not a bad row.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub max_bad_rows: u64,
-    /// Share of the tokens held out at the end of each source for validation; above 0, at most 0.5.
+    /// Fraction of the tokens held out at the end of each source for validation; above 0, at most
+    /// 0.5.
     #[serde(default = "defaults::validation_fraction")]
     pub validation_fraction: f64,
     /// Where the tokenizer comes from.
@@ -87,7 +90,7 @@ pub struct CorpusSpec {
 }
 
 impl CorpusSpec {
-    /// The ready token set, when the corpus is one.
+    /// Returns the token set, if the corpus is a ready-made one.
     pub fn token_set(&self) -> Option<ArtifactId> {
         match self.sources.as_slice() {
             [one] => match one.parse() {
@@ -103,16 +106,16 @@ impl CorpusSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum TokenizerSpec {
-    /// The tokenizer beside the reference's weights: `tokenizer.json`, else `vocab.json` and `merges.txt`, else
-    /// `tokenizer.model`.
+    /// The tokenizer next to the reference's weights: `tokenizer.json`, else `vocab.json` and
+    /// `merges.txt`, else `tokenizer.model`.
     #[default]
     Reference,
-    /// A byte-level BPE of this many entries, trained on the corpus.
+    /// A byte-level BPE tokenizer, trained on the corpus.
     Train {
-        /// Entries, 257 to 65536.
+        /// Number of entries, 257 to 65536.
         vocab_size: u32,
     },
-    /// A folder that holds a tokenizer.
+    /// A folder that contains a tokenizer.
     Uri(String),
 }
 
@@ -123,10 +126,10 @@ pub struct ReferenceSpec {
     /// A Hugging Face checkpoint folder, or an `artifact://` checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<String>,
-    /// Train one from scratch, of this shape.
+    /// The architecture of a reference that the run trains from scratch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<Architecture>,
-    /// How to train it; the run's own `training` when absent.
+    /// How to train it; defaults to the `training` of the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<TrainingSpec>,
 }
@@ -135,44 +138,47 @@ pub struct ReferenceSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TargetSpec {
-    /// Layers of the first candidate; half of the reference's when absent (paper §4).
+    /// Layers of the first candidate; defaults to half of the reference's layers (paper §4).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_layers: Option<LayerCount>,
-    /// Layers added by each round; 2 in the paper.
+    /// Layers added per round; 2 in the paper.
     #[serde(default = "defaults::grow_by")]
     pub grow_by: u32,
-    /// Rounds at most; growth also ends at the reference's own depth.
+    /// Maximum number of rounds. Growth also ends at the depth of the reference.
     #[serde(default = "defaults::max_rounds")]
     pub max_rounds: u32,
-    /// A candidate matches when its loss is at most the reference's plus this many nats.
+    /// A candidate matches if its loss exceeds the reference's loss by at most this many nats.
     #[serde(default)]
     pub tolerance_nats: f64,
-    /// What of the difference must be at most so much: its mean, or all of its 95 % interval.
+    /// Which bound must not exceed the tolerance: the mean difference, or the upper end of its 95 %
+    /// confidence interval.
     #[serde(default)]
     pub match_by: MatchBy,
     /// What a grown candidate starts from.
     #[serde(default)]
     pub growth_source: GrowthSource,
-    /// Which parts of the reference are inherited: `all`, `official-code`, `blocks`, `nothing`, or a list of
-    /// `token_embedding`, `position_embedding`, `attention`, `mlp`, `norms`, `final_norm` and `head`.
+    /// Which parts of the reference are inherited: `all`, `official-code`, `blocks`, `nothing`, or
+    /// a list of `token_embedding`, `position_embedding`, `attention`, `mlp`, `norms`, `final_norm`
+    /// and `head`.
     #[serde(default)]
     pub inherit: InheritSet,
-    /// Which layers are taken.
+    /// Which layers of the reference are used.
     #[serde(default)]
     pub layer_map: LayerMapRule,
-    /// Share of the training tokens the target sees, above 0 to 1.
+    /// Fraction of the training tokens that the target sees; above 0, at most 1.
     #[serde(default = "defaults::data_fraction")]
     pub data_fraction: f64,
 }
 
 named! {
-    /// How a candidate's difference from the reference is read, sequence by sequence.
+    /// Which bound of a candidate's per-sequence difference from the reference decides a match.
     #[derive(Default)]
     pub enum MatchBy {
-        /// By its mean (the paper's rule).
+        /// The mean (the paper's rule).
         #[default]
         Mean = "mean",
-        /// By the upper end of its 95 % interval: grows on until chance is ruled out.
+        /// The upper end of the 95 % confidence interval: growth continues until chance is ruled
+        /// out.
         Interval = "interval",
     }
 }
@@ -181,10 +187,11 @@ named! {
     /// What a grown candidate starts from.
     #[derive(Default)]
     pub enum GrowthSource {
-        /// All layers anew from the reference (what the paper's logs show was run).
+        /// All layers from the reference again. The paper's logs show that its runs did this.
         #[default]
         Reference = "reference",
-        /// The previous candidate's trained layers, then the reference's next ones.
+        /// The trained layers of the previous candidate, followed by the next layers of the
+        /// reference.
         Carry = "carry",
     }
 }
@@ -193,19 +200,20 @@ named! {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationSpec {
-    /// Validation sequences at most; all of them when absent.
+    /// Maximum number of validation sequences; all when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_sequences: Option<u64>,
-    /// Sequences a forward pass.
+    /// Sequences per forward pass.
     #[serde(default = "defaults::batch_size")]
     pub batch_size: u32,
-    /// Benchmarks of lm-evaluation-harness, and groups of them (`poster`), that every model is measured on besides.
+    /// Benchmarks of lm-evaluation-harness, and groups of them (`poster`), that every model is also
+    /// measured on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub benchmarks: Vec<String>,
-    /// The folder with the benchmarks' data sets, each in a folder of its own.
+    /// The folder with the data sets of the benchmarks, one subfolder per data set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub benchmark_data: Option<String>,
-    /// The first so many rows of each benchmark; all of them when absent.
+    /// Number of rows to use from the start of each benchmark; all when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub benchmark_limit: Option<u32>,
 }
@@ -222,38 +230,38 @@ impl Default for EvaluationSpec {
     }
 }
 
-/// A model trained beside the winner: random initialisation at the winner's depth.
+/// A model trained for comparison with the winner: random initialization at the winner's depth.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ControlSpec {
     /// A name for the report; unique among controls and arms.
     pub name: String,
-    /// Steps as a multiple of the winner's (1 and 2 in the paper), 0.1 to 10.
+    /// Steps as a multiple of the winner's steps (1 and 2 in the paper), 0.1 to 10.
     #[serde(default = "defaults::steps_factor")]
     pub steps_factor: f64,
 }
 
-/// A further training of the inherited target on another amount of data (paper, Table 3).
+/// An additional training of the inherited target on a different amount of data (paper, Table 3).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArmSpec {
     /// A name for the report; unique among controls and arms.
     pub name: String,
-    /// Share of the training tokens, above 0 to 1.
+    /// Fraction of the training tokens; above 0, at most 1.
     pub data_fraction: f64,
-    /// Passes over that share.
+    /// Passes over that fraction of the data.
     pub epochs: u32,
 }
 
 impl ControlSpec {
-    /// Its steps, of a target that was trained for `target_steps`.
+    /// Returns the steps of the control, given the steps of the target.
     pub fn steps(&self, target_steps: u64) -> u64 {
         ((target_steps as f64 * self.steps_factor).round() as u64).max(1)
     }
 }
 
 impl ArmSpec {
-    /// How it is trained, where the target is trained as `training` says.
+    /// Returns how the arm is trained, given the `training` of the target.
     pub fn training(&self, training: &TrainingSpec) -> TrainingSpec {
         TrainingSpec { steps: None, epochs: Some(self.epochs), ..training.clone() }
     }

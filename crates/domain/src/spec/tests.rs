@@ -107,7 +107,8 @@ fn layer_lists_are_checked_against_the_reference() {
 fn total_steps_of_epochs_are_whole_steps() {
     let spec: RunSpec = toml::from_str(FULL_DATA).unwrap();
     let training = TrainingSpec { steps: None, epochs: Some(3), ..spec.training };
-    // 1000 tokens hold 15 sequences of 64 with a next token each; 45 sequences are 11 steps of 4.
+    // 1000 tokens contain 15 sequences of 64 with a next token each; 45 sequences are 11 steps of
+    // 4.
     assert_eq!(training.total_steps(1000), 11);
     assert_eq!(training.total_steps(3), 1);
 }
@@ -118,12 +119,12 @@ fn source_weights_are_one_a_source() {
         &[("lr_max = 1e-3", "lr_max = 1e-3\nsource_weights = [67, 0, 15]")],
         expect![[r#"
             training.source_weights[1]: must be above 0 and at most 1000000000
-            training.source_weights: must be one for each of the 1 corpus.sources
+            training.source_weights: must contain one weight for each of the 1 corpus.sources
         "#]],
     );
 }
 
-/// States of trainings carry the digest of this text: no field that is added may appear in it.
+/// Training states store the digest of this text, so a newly added field must not appear in it.
 #[test]
 fn a_training_is_recognised_whatever_fields_were_added() {
     let id = "01900000-0000-7000-8000-000000000000";
@@ -160,7 +161,7 @@ fn a_token_set_needs_a_given_reference() {
     check(
         &[("file:///corpus.txt", set)],
         expect![[r#"
-            corpus.sources: a ready token set needs a given reference: name text, or give reference.checkpoint
+            corpus.sources: a ready-made token set requires a given reference: use text sources, or give reference.checkpoint
         "#]],
     );
 }
@@ -194,7 +195,7 @@ fn what_is_inherited_is_a_preset_or_a_list_of_parts() {
             "unknown variant `everything`, expected one of `token_embedding`, `position_embedding`, `attention`, `mlp`, `norms`, `final_norm`, `head`"
         ],
     );
-    read("[]", expect![[r#"names no part: write "nothing" where nothing is to be inherited"#]]);
+    read("[]", expect![[r#"lists no parts: write "nothing" to inherit nothing"#]]);
     let spec = |inherit: &str| {
         let text = FULL_DATA.replace("grow_by = 2", &format!("inherit = {inherit}"));
         toml::from_str::<RunSpec>(&text).unwrap().target.inherit
@@ -210,7 +211,7 @@ fn a_slice_s_files_are_not_too_short() {
     assert_eq!(
         spec.max_shard_size_bytes,
         defaults::max_shard_size_bytes(),
-        "specs written before it was one have none"
+        "specs written before this field existed lack it"
     );
     let check = |max_shard_size_bytes, expected: Expect| {
         let spec = JobSpec::Slice(SliceSpec { max_shard_size_bytes, ..spec.clone() });

@@ -1,4 +1,5 @@
-//! How a model is trained: the knobs of the paper (§4 and appendix) and of the released code.
+//! How a model is trained: the hyperparameters of the paper (§4 and appendix) and of its released
+//! code.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,49 +7,51 @@ use super::{defaults, limits};
 use crate::violation::Violations;
 use inheritune_ids::named;
 
-/// How a model is trained (paper §4 and appendix; knobs of the released code).
+/// How a model is trained (paper §4 and appendix, and its released code).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingSpec {
-    /// Tokens a sequence.
+    /// Tokens per sequence.
     pub block_size: u32,
-    /// Sequences a forward pass.
+    /// Sequences per forward pass.
     pub micro_batch: u32,
-    /// Micro-batches a step: tokens a step = block_size x micro_batch x gradient_accumulation.
+    /// Micro-batches per optimizer step: tokens per step = block_size x micro_batch x
+    /// gradient_accumulation.
     #[serde(default = "defaults::gradient_accumulation")]
     pub gradient_accumulation: u32,
-    /// What weights, activations and optimizer are kept and computed in.
+    /// The precision of weights, activations and optimizer.
     #[serde(default, skip_serializing_if = "is_default")]
     pub precision: Precision,
-    /// Keeps of the forward pass only what each block begins with, and computes the rest once more on the way back: less
-    /// memory, a third more work (Chen et al. 2016).
+    /// Store only each block's input in the forward pass and recompute the rest in the backward
+    /// pass (activation checkpointing). Uses less memory and a third more compute (Chen et al.
+    /// 2016).
     #[serde(default, skip_serializing_if = "is_default")]
     pub activation_checkpointing: bool,
     /// Which blocks of the training tokens each step trains on.
     #[serde(default, skip_serializing_if = "is_default")]
     pub sampling: Sampling,
-    /// How often sequences come from each source of the token set, in its order and relative to each other; by their
+    /// Relative sampling weights of the sources of the token set, in order; proportional to their
     /// numbers of tokens when absent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub source_weights: Vec<f64>,
-    /// Attention stays inside of a document. Positions go on through the block, as without it.
+    /// Restrict attention to the same document. Positions still count through the whole block.
     #[serde(default, skip_serializing_if = "is_default")]
     pub document_mask: bool,
-    /// Optimizer steps; or give `epochs`.
+    /// Optimizer steps. Give either `steps` or `epochs`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
-    /// Passes over the training tokens; or give `steps`.
+    /// Passes over the training tokens. Give either `steps` or `epochs`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epochs: Option<u32>,
     /// Learning rate after the warm-up.
     pub lr_max: f64,
-    /// Learning rate at the end of a cosine.
+    /// Learning rate at the end of the cosine schedule.
     #[serde(default)]
     pub lr_min: f64,
-    /// Steps of linear warm-up from 0.
+    /// Number of steps of linear warm-up from 0.
     #[serde(default)]
     pub warmup_steps: u64,
-    /// What follows the warm-up.
+    /// The schedule after the warm-up.
     #[serde(default)]
     pub schedule: Schedule,
     /// AdamW's decoupled weight decay.
@@ -69,38 +72,40 @@ pub struct TrainingSpec {
     /// Gradients are scaled down to this global norm; 0 turns clipping off.
     #[serde(default = "defaults::clip_norm")]
     pub clip_norm: f64,
-    /// A metric point every so many steps.
+    /// Log metrics every N steps.
     #[serde(default = "defaults::log_every_steps")]
     pub log_every_steps: u64,
-    /// A quick validation loss for the curves every so many steps; 0 turns it off.
+    /// Measure a quick validation loss for the curves every N steps; 0 turns it off.
     #[serde(default)]
     pub evaluate_every_steps: u64,
-    /// Validation sequences of that quick loss.
+    /// Number of validation sequences of the quick loss.
     #[serde(default = "defaults::evaluate_sequences")]
     pub evaluate_sequences: u32,
-    /// A resumable checkpoint every so many steps; 0 keeps only those made on stopping.
+    /// Save a training state every N steps; with 0, one is saved only when the training is stopped.
     #[serde(default = "defaults::checkpoint_every_steps")]
     pub checkpoint_every_steps: u64,
-    /// Newest resumable checkpoints that are kept while the training goes on.
+    /// Number of newest training states to keep during the training.
     #[serde(default = "defaults::keep_newest", skip_serializing_if = "is_default_keep_newest")]
     pub keep_newest: u32,
-    /// A resumable checkpoint at every new lowest validation loss (of `evaluate_every_steps`); the last of them stays when
-    /// the training has ended.
+    /// Save a training state at every new lowest validation loss (see `evaluate_every_steps`). The
+    /// last of them is kept after the training has ended.
     #[serde(default, skip_serializing_if = "is_default")]
     pub keep_best: bool,
 }
 
 named! {
-    /// What a model is trained in.
+    /// The precision that a model is trained in.
     #[derive(Default)]
     pub enum Precision {
         /// Everything in 32-bit floats.
         #[default]
         Fp32 = "fp32",
-        /// Matrix products and attention in bfloat16; weights, gradients, moments, norms, the residual stream and the loss
-        /// in 32-bit floats (PyTorch's autocast; the paper's GPT-2 runs).
+        /// Matrix products and attention in bfloat16; weights, gradients, moments, norms, the
+        /// residual stream and the loss in 32-bit floats (PyTorch's autocast; the paper's GPT-2
+        /// runs).
         Bf16Mixed = "bf16-mixed",
-        /// Everything but the loss in bfloat16 (Lightning's `bf16-true`, in the paper's released Llama code).
+        /// Everything but the loss in bfloat16 (Lightning's `bf16-true`, in the paper's released
+        /// Llama code).
         Bf16 = "bf16",
     }
 }
@@ -109,10 +114,10 @@ named! {
     /// Which blocks of the training tokens each step trains on.
     #[derive(Default)]
     pub enum Sampling {
-        /// Every aligned block once a pass, in an order of the seed's.
+        /// Every aligned block once per pass, in an order derived from the seed.
         #[default]
         Permutation = "permutation",
-        /// Blocks that start anywhere, with replacement (nanoGPT, and the released GPT-2 code).
+        /// Blocks at random offsets, with replacement (nanoGPT and the released GPT-2 code).
         RandomOffsets = "random-offsets",
     }
 }
@@ -124,7 +129,7 @@ named! {
         /// Half a cosine from `lr_max` to `lr_min`.
         #[default]
         Cosine = "cosine",
-        /// `lr_max` to the end.
+        /// `lr_max` until the end.
         Constant = "constant",
     }
 }
@@ -141,24 +146,24 @@ named! {
     }
 }
 
-/// The first `fraction` of `train_tokens` tokens, in whole tokens; all of them at 1.
+/// Returns `fraction` of `train_tokens`, rounded down to whole tokens: all of them at 1.
 pub fn used_tokens(train_tokens: u64, fraction: f64) -> u64 {
     ((train_tokens as f64 * fraction).floor() as u64).min(train_tokens)
 }
 
 impl TrainingSpec {
-    /// Tokens an optimizer step sees.
+    /// Returns the number of tokens per optimizer step.
     pub fn tokens_per_step(&self) -> u64 {
         self.micro_batch_tokens().saturating_mul(self.gradient_accumulation.into())
     }
 
-    /// Tokens a forward pass sees.
+    /// Returns the number of tokens per forward pass.
     fn micro_batch_tokens(&self) -> u64 {
         u64::from(self.block_size) * u64::from(self.micro_batch)
     }
 
-    /// Optimizer steps over `train_tokens` tokens: `steps`, or as many whole steps as `epochs` passes hold,
-    /// at least one.
+    /// Returns the optimizer steps over `train_tokens` tokens: `steps`, or the number of whole
+    /// steps in `epochs` passes, at least one.
     pub fn total_steps(&self, train_tokens: u64) -> u64 {
         match (self.steps, self.epochs) {
             (Some(steps), _) => steps,
@@ -172,10 +177,11 @@ impl TrainingSpec {
         }
     }
 
-    /// What does not fit a training on `tokens` tokens, which are known only once they are counted.
+    /// Checks that the training fits `tokens` tokens, a number that is only known once they are
+    /// counted.
     ///
     /// # Errors
-    /// The violations, fields named relative to this spec.
+    /// All violations, with fields named relative to this spec.
     pub fn check_tokens(&self, tokens: u64) -> Result<(), Violations> {
         let mut v = Violations::default();
         let blocks = tokens.saturating_sub(1) / u64::from(self.block_size).max(1);
@@ -183,7 +189,7 @@ impl TrainingSpec {
             let needed = u64::from(self.block_size) + 1;
             v.add(
                 "block_size",
-                format!("one block needs {needed} tokens and there are {tokens}: use more text, a larger data_fraction or a \
+                format!("one block needs {needed} tokens, but there are only {tokens}: use more text, a larger data_fraction or a \
                          smaller block_size"),
             );
             return v.into_result();
@@ -211,10 +217,10 @@ impl TrainingSpec {
         v.into_result()
     }
 
-    /// Every bad field.
+    /// Checks every field.
     ///
     /// # Errors
-    /// The violations, fields named relative to this spec.
+    /// All violations, with fields named relative to this spec.
     pub fn validate(&self) -> Result<(), Violations> {
         let mut v = Violations::default();
         limits::BLOCK_SIZE.check(&mut v, "block_size", self.block_size);
@@ -251,18 +257,19 @@ impl TrainingSpec {
         v.check(
             !self.keep_best || self.evaluate_every_steps >= 1,
             "keep_best",
-            "needs evaluate_every_steps, which says when the validation loss is measured",
+            "requires evaluate_every_steps, which sets when the validation loss is measured",
         );
         limits::QUICK_SEQUENCES.check(&mut v, "evaluate_sequences", self.evaluate_sequences);
         v.into_result()
     }
 
-    /// Each factor may be large, but not all of them at once.
+    /// Checks the products of the batch sizes: each factor may be large, but not all of them at
+    /// once.
     fn validate_products(&self, v: &mut Violations) {
         let (batch, step) = (limits::MICRO_BATCH_TOKENS, limits::STEP_TOKENS);
         if limits::MICRO_BATCH.holds(self.micro_batch) && self.micro_batch_tokens() as i128 > batch.max {
             let problem = format!(
-                "times block_size is {} tokens a forward pass; at most {}",
+                "times block_size is {} tokens per forward pass; the limit is {}",
                 self.micro_batch_tokens(),
                 batch.max
             );
@@ -271,7 +278,7 @@ impl TrainingSpec {
             && self.tokens_per_step() as i128 > step.max
         {
             let problem = format!(
-                "times block_size x micro_batch is {} tokens a step; at most {}",
+                "times block_size x micro_batch is {} tokens per step; the limit is {}",
                 self.tokens_per_step(),
                 step.max
             );

@@ -1,4 +1,4 @@
-//! Whether a recipe can be carried out: every bad field, named as in the recipe file, all at once.
+//! Validation of a recipe: reports every bad field at once, named as in the recipe file.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,10 +11,10 @@ use crate::violation::Violations;
 use inheritune_checkpoint::layer_map::LayerMapRule;
 
 impl RunSpec {
-    /// Every bad field of the recipe, without looking at the reference itself.
+    /// Checks every field of the recipe, without reading the reference itself.
     ///
     /// # Errors
-    /// The violations, fields named as in the recipe file.
+    /// All violations, with fields named as in the recipe file.
     pub fn validate(&self) -> Result<(), Violations> {
         let mut v = Violations::default();
         limits::NAME.check(&mut v, "name", &self.name);
@@ -35,10 +35,11 @@ impl RunSpec {
         v.into_result()
     }
 
-    /// What does not fit the recipe's trainings once its training tokens are counted: to be found before the first of them.
+    /// Checks the trainings of the recipe against the number of training tokens. Called once the
+    /// tokens are counted, before the first training.
     ///
     /// # Errors
-    /// The violations, fields named as in the recipe file.
+    /// All violations, with fields named as in the recipe file.
     pub fn check_tokens(&self, train_tokens: u64) -> Result<(), Violations> {
         let mut v = Violations::default();
         let mut check = |field: &str, training: &TrainingSpec, fraction: f64| {
@@ -59,15 +60,15 @@ impl RunSpec {
         if self.training.epochs.is_some() {
             self.check_controls(self.training.total_steps(used_tokens(train_tokens, fraction)), &mut v);
         }
-        // What does not fit the reference does not fit the target either, with the same numbers.
+        // The reference and the target may violate the same limit with the same numbers.
         v.0.dedup();
         v.into_result()
     }
 
-    /// A control trains for a share of the target's steps.
+    /// Checks the controls, whose steps are a multiple of the target's steps.
     fn check_controls(&self, target_steps: u64, v: &mut Violations) {
         if self.training.warmup_steps > target_steps {
-            // Said already, of the target.
+            // Already reported for the target.
             return;
         }
         for (i, control) in self.controls.iter().enumerate() {
@@ -80,7 +81,8 @@ impl RunSpec {
         }
     }
 
-    /// A ready token set knows its sources itself.
+    /// Checks the number of source weights. For a ready-made token set, the sources are not known
+    /// here.
     fn validate_source_weights(&self, v: &mut Violations) {
         if self.corpus.token_set().is_some() {
             return;
@@ -91,7 +93,7 @@ impl RunSpec {
             v.check(
                 weights == 0 || weights == sources,
                 format!("{field}.source_weights"),
-                format!("must be one for each of the {sources} corpus.sources"),
+                format!("must contain one weight for each of the {sources} corpus.sources"),
             );
         }
     }
@@ -110,7 +112,7 @@ impl RunSpec {
             v.check(
                 target.start_layers.is_some(),
                 "target.start_layers",
-                "is needed with recipe low-data and a given checkpoint",
+                "is required with recipe low-data and a given checkpoint",
             );
         }
         if let (Some(start), Some(reference)) = (target.start_layers, self.reference_layers()) {
@@ -158,7 +160,8 @@ impl RunSpec {
         }
     }
 
-    /// No sequence may be longer than the positions that a model made here has.
+    /// Checks that no sequence is longer than the maximum positions of a model created by the
+    /// recipe.
     fn validate_block_sizes(&self, v: &mut Violations) {
         if let Some(architecture) = &self.reference.architecture {
             for (field, training) in
@@ -177,7 +180,11 @@ impl RunSpec {
     fn validate_extras(&self, v: &mut Violations) {
         limits::ARMS.check(v, "controls", self.controls.len());
         limits::ARMS.check(v, "arms", self.arms.len());
-        v.check(self.arms.is_empty() || self.recipe == Recipe::LowData, "arms", "belong to recipe low-data only");
+        v.check(
+            self.arms.is_empty() || self.recipe == Recipe::LowData,
+            "arms",
+            "are only allowed with recipe low-data",
+        );
         let mut names = HashSet::new();
         let mut check_name = |name: &'_ str, field: &str, v: &mut Violations| {
             limits::NAME.check(v, format!("{field}.name"), name);
@@ -242,18 +249,18 @@ impl CorpusSpec {
         }
         limits::COLUMN.check_optional(v, "corpus.text_column", self.text_column.as_deref());
         limits::BAD_ROWS.check(v, "corpus.max_bad_rows", self.max_bad_rows);
-        // Only a tokenize job of the run tells how many rows the embedding of a new model needs.
+        // Only a tokenize job of the run reports how many rows the embedding of a new model needs.
         v.check(
             self.token_set().is_none() || reference.checkpoint.is_some(),
             "corpus.sources",
-            "a ready token set needs a given reference: name text, or give reference.checkpoint",
+            "a ready-made token set requires a given reference: use text sources, or give reference.checkpoint",
         );
         limits::VALIDATION_FRACTION.check(v, "corpus.validation_fraction", self.validation_fraction);
         match &self.tokenizer {
             TokenizerSpec::Reference => v.check(
                 reference.checkpoint.is_some() || self.token_set().is_some(),
                 "corpus.tokenizer",
-                "a reference trained from scratch brings no tokenizer: use train = { vocab_size = N } or uri",
+                "a reference trained from scratch has no tokenizer: use train = { vocab_size = N } or uri",
             ),
             TokenizerSpec::Train { vocab_size } => {
                 limits::TRAINED_VOCAB.check(v, "corpus.tokenizer.train.vocab_size", *vocab_size);

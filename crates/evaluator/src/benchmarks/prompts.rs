@@ -1,4 +1,5 @@
-//! What each benchmark makes of a row. The harness's file is named at each; its templates are Jinja's or Python's.
+//! How each benchmark turns a row into a question. Comments name the harness's file, whose
+//! templates are Jinja or Python.
 
 use inheritune_domain::benchmark::{Prompt, Question};
 use serde_json::Value;
@@ -12,7 +13,7 @@ type Asked = (Question, Target);
 
 const LETTERS: [&str; 4] = ["A", "B", "C", "D"];
 
-/// What stands before every question, made of the rows `shots`.
+/// Returns the text before every question, from the rows `shots`.
 pub(super) fn preamble(prompt: Prompt, shots: &[Value]) -> Result<String, (usize, String)> {
     match prompt {
         Prompt::Mmlu { subject } => {
@@ -29,7 +30,7 @@ pub(super) fn preamble(prompt: Prompt, shots: &[Value]) -> Result<String, (usize
     }
 }
 
-/// A row as the harness hands it on: what its `process_docs` makes of it.
+/// Returns a row after the harness's `process_docs`.
 pub(super) fn document(prompt: Prompt, row: Value) -> Result<Value, String> {
     match prompt {
         Prompt::Wsc273 => wsc273_document(row),
@@ -38,7 +39,7 @@ pub(super) fn document(prompt: Prompt, row: Value) -> Result<Value, String> {
     }
 }
 
-/// What is asked about a document, and what would be right.
+/// Returns the question about a document and its target.
 pub(super) fn asked(prompt: Prompt, preamble: &str, row: Row) -> Result<Asked, String> {
     match prompt {
         Prompt::Wsc273 => wsc273(row),
@@ -49,7 +50,7 @@ pub(super) fn asked(prompt: Prompt, preamble: &str, row: Row) -> Result<Asked, S
         }
         Prompt::Boolq => {
             let context = format!("{}\nQuestion: {}?\nAnswer:", row.text("passage")?, row.text("question")?);
-            // `google/boolq` has true and false in `answer`.
+            // `google/boolq` has a boolean column `answer` instead.
             let label = if row.has("label") { "label" } else { "answer" };
             Ok(labelled(context, &["no", "yes"], row.label(label, 2)?))
         }
@@ -90,14 +91,15 @@ pub(super) fn asked(prompt: Prompt, preamble: &str, row: Row) -> Result<Asked, S
     }
 }
 
-/// `target_delimiter` before each choice; the likeliest is the answer.
+/// Puts `target_delimiter` before each choice. The most likely choice is the answer.
 fn labelled(context: String, choices: &[&str], gold: usize) -> Asked {
     let continuations = choices.iter().map(|choice| format!(" {choice}")).collect();
     let question = Question::Continuations { context, continuations };
     (question, Target::Choice { gold, choices: choices.len(), lengths: None })
 }
 
-/// The same, for benchmarks with `acc_norm`: by Python's `len` of the choice without the delimiter.
+/// Like [`labelled`], for benchmarks with `acc_norm`, which divides by Python's `len` of the choice
+/// without the delimiter.
 fn by_length(context: String, choices: &[&str], gold: usize) -> Asked {
     let lengths = Some(choices.iter().map(|choice| choice.chars().count()).collect());
     (labelled(context, choices, gold).0, Target::Choice { gold, choices: choices.len(), lengths })
@@ -107,12 +109,13 @@ fn within(column: &'static str) -> impl Fn(String) -> String {
     move |problem| format!("column `{column}`: {problem}")
 }
 
-/// Pronouns whose noun gets `'s` (`tasks/wsc273/utils.py`).
+/// Pronouns whose replacement gets `'s` (`tasks/wsc273/utils.py`).
 const POSSESSIVE: [&str; 5] = ["my", "his", "her", "our", "their"];
-/// First words of an option that are written small within a sentence.
+/// First words of an option that are in lower case within a sentence.
 const CAPITALISED: [&str; 11] = ["A", "An", "The", "She", "He", "It", "They", "My", "His", "Her", "Their"];
 
-/// `process_doc` of `tasks/wsc273/utils.py`: the options as they read in the pronoun's place. Positions count characters.
+/// `process_doc` of `tasks/wsc273/utils.py`: adapts the options to the pronoun's place. Positions
+/// count characters.
 fn wsc273_document(mut row: Value) -> Result<Value, String> {
     let text = Row(&row).text("text")?.replace("  ", " ");
     let options = {
@@ -138,17 +141,17 @@ fn wsc273_document(mut row: Value) -> Result<Value, String> {
     Ok(row)
 }
 
-/// The pronoun, and the place of its first character in `text`.
+/// Returns the pronoun and the position of its first character in `text`.
 fn wsc273_pronoun<'a>(row: Row<'a>, text: &str) -> Result<(&'a str, usize), String> {
     let (pronoun, at) = (row.text("pronoun")?, row.number("pronoun_loc")?);
     let length = text.chars().count();
     if length == 0 || at.saturating_add(pronoun.chars().count()) > length {
-        return Err(format!("column `pronoun_loc` is {at}, where no `{pronoun}` stands"));
+        return Err(format!("column `pronoun_loc` is {at}, where `{pronoun}` does not fit into the text"));
     }
     Ok((pronoun, at))
 }
 
-/// `tasks/wsc273`. The continuation begins with two spaces: its delimiter, and its own.
+/// `tasks/wsc273`. The continuation starts with two spaces: the delimiter, and its own.
 fn wsc273(row: Row) -> Result<Asked, String> {
     let text = row.text("text")?;
     let (pronoun, at) = wsc273_pronoun(row, text)?;
@@ -210,7 +213,7 @@ fn logiqa(row: Row) -> Result<Asked, String> {
     let label = row.text("label")?;
     let gold = ["a", "b", "c", "d"].iter().position(|letter| *letter == label);
     let gold =
-        gold.ok_or_else(|| format!("column `label` is \"{label}\", which is none of \"a\", \"b\", \"c\", \"d\""))?;
+        gold.ok_or_else(|| format!("column `label` is \"{label}\", which is not one of \"a\", \"b\", \"c\", \"d\""))?;
     Ok(by_length(context, &options, gold))
 }
 
@@ -238,7 +241,8 @@ fn truthfulqa(preamble: &str, row: Row) -> Result<String, String> {
     Ok(format!("{preamble}Q: {}\nA:", row.text("question")?))
 }
 
-/// `tasks/truthfulqa/utils.py`, `process_results_mc2` of version 3: by the labels, wherever they stand.
+/// `tasks/truthfulqa/utils.py`, `process_results_mc2` of version 3: the labels define which choices
+/// are true, in any order.
 fn truthfulqa_mc2(preamble: &str, row: Row) -> Result<Asked, String> {
     let targets = row.inner("mc2_targets")?;
     let choices = targets.texts("choices").map_err(within("mc2_targets"))?;
@@ -250,7 +254,7 @@ fn truthfulqa_mc2(preamble: &str, row: Row) -> Result<Asked, String> {
     Ok((question, Target::Mass { is_true }))
 }
 
-/// `tasks/lambada/lambada_openai.yaml`: cut at single spaces.
+/// `tasks/lambada/lambada_openai.yaml`: the last word after a single space is the continuation.
 fn lambada(row: Row) -> Result<Asked, String> {
     let text = row.text("text")?;
     let (context, word) = text.rsplit_once(' ').unwrap_or(("", text));
@@ -265,11 +269,12 @@ fn arc(row: Row) -> Result<Asked, String> {
         (choices.texts("text").map_err(within("choices"))?, choices.texts("label").map_err(within("choices"))?);
     let key = row.word("answerKey")?;
     let gold = labels.iter().position(|label| *label == key).filter(|gold| *gold < texts.len());
-    let gold = gold.ok_or_else(|| format!("column `answerKey` is \"{key}\", which is none of the choices' labels"))?;
+    let gold =
+        gold.ok_or_else(|| format!("column `answerKey` is \"{key}\", which is not one of the choices' labels"))?;
     Ok(by_length(format!("Question: {}\nAnswer:", row.text("question")?), &texts, gold))
 }
 
-/// `tasks/sciq/sciq.yaml`: the right answer comes last.
+/// `tasks/sciq/sciq.yaml`: the correct answer is the last choice.
 fn sciq(row: Row) -> Result<Asked, String> {
     let support = row.text("support")?.trim_start_matches(is_python_space);
     let context = format!("{support}\nQuestion: {}\nAnswer:", row.text("question")?);
@@ -306,12 +311,12 @@ fn hellaswag(row: Row) -> Result<Asked, String> {
     Ok(by_length(row.text("query")?.to_owned(), &choices, row.label("gold", choices.len())?))
 }
 
-/// Takes WikiHow's marks out: titles, and whatever stands in brackets on one line.
+/// Removes WikiHow's markup: title marks, and everything in brackets within one line.
 fn hellaswag_text(text: &str) -> String {
     let text = text.trim_matches(is_python_space).replace(" [title]", ". ");
     let mut kept = String::with_capacity(text.len());
     let mut rest = text.as_str();
-    // Python: re.sub("\\[.*?\\]", "", text), whose dot matches no line feed.
+    // Python: re.sub("\\[.*?\\]", "", text). The dot does not match a line feed.
     while let Some(open) = rest.find('[') {
         match rest[open..].find([']', '\n']).filter(|end| rest.as_bytes()[open + end] == b']') {
             Some(end) => {

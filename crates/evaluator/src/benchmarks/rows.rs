@@ -1,8 +1,9 @@
-//! Where a benchmark's rows are in a folder of data sets, and how they are read.
+//! Finds and reads a benchmark's rows in a folder of data sets.
 //!
-//! The folder may hold a folder of each benchmark's own (`piqa/validation.jsonl`), repositories of the Hugging Face hub as
-//! `hf download` or its cache lays them out (`super_glue/boolq/validation-00000-of-00001.parquet`), their Parquet revisions
-//! (`piqa/plain_text/validation/0000.parquet`), or be one of those itself.
+//! The folder may contain one folder per benchmark (`piqa/validation.jsonl`), repositories of the
+//! Hugging Face hub in the layout of `hf download` or of its cache
+//! (`super_glue/boolq/validation-00000-of-00001.parquet`), or their Parquet revisions
+//! (`piqa/plain_text/validation/0000.parquet`). It may also be one of these itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -15,22 +16,22 @@ use serde_json::Value;
 
 use crate::documents::io_error;
 
-/// The split that examples are taken from.
+/// The split with the rows for few-shot examples.
 pub const SHOTS_SPLIT: &str = "dev";
-/// Endings of files of rows, the first that is there counts.
+/// Extensions of files with rows, in order of preference.
 const ENDINGS: [&str; 9] =
     [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".json", ".json.gz", ".json.zst", ".ndjson", ".csv"];
-/// What the hub calls a configuration that has no name, or the folder of the only one.
+/// Names that the hub uses for an unnamed configuration or for the folder of the only one.
 const UNNAMED: [&str; 4] = ["", "plain_text", "default", "data"];
 
-/// Why there are no rows.
+/// Why the files with the rows could not be determined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NoRows {
-    /// None of the files is them.
+    /// No file matches.
     Absent,
-    /// Several may be.
+    /// Several files match.
     Ambiguous(Vec<String>),
-    /// Only these of their parts are there.
+    /// Only these parts of the table exist.
     Incomplete(Vec<String>),
 }
 
@@ -43,33 +44,34 @@ impl NoRows {
         };
         JobError::Permanent(match self {
             Self::Absent => format!(
-                "{name}: there is no {stem}.jsonl and no {stem}.parquet, and no folder as `hf download` makes it; they are \
-                 the rows of {hub} on the Hugging Face hub, with its columns"
+                "{name}: found neither {stem}.jsonl nor {stem}.parquet nor a folder in the layout of `hf download`; \
+                 provide the rows and columns of {hub} from the Hugging Face hub"
             ),
             Self::Incomplete(files) => {
-                format!("{name}: of its {split} split only {} is there; fetch the other parts", files.join(", "))
+                format!("{name}: its {split} split has only {}; fetch the other parts", files.join(", "))
             }
             Self::Ambiguous(files) => format!(
-                "{name}: several files may be its {split} split: {}; keep one, or call it {stem} with its own ending",
+                "{name}: several files match its {split} split: {}; keep one, or rename it to {stem} and its extension",
                 files.join(", ")
             ),
         })
     }
 }
 
-/// The files of a benchmark's scored rows among `files`, in order, by their names below the folder of data sets.
+/// Returns the files in `files` with a benchmark's scored rows, in order. Names are relative to the
+/// folder of data sets.
 ///
 /// # Errors
-/// There are none, or it is not clear which they are; the message names what was looked for or found.
+/// No file matches, or the choice is ambiguous; the message names the expected or matching files.
 pub fn scored_files(benchmark: &Benchmark, files: &[String]) -> Result<Vec<String>, JobError> {
     let split = benchmark.dataset.split;
     find(benchmark, split, files).map_err(|none| none.error(benchmark, split))
 }
 
-/// The files that examples are taken from, for a benchmark that shows some; none for the others.
+/// Returns the files with the rows for few-shot examples; empty if the benchmark has no examples.
 ///
 /// # Errors
-/// As [`scored_files`].
+/// See [`scored_files`].
 pub fn shots_files(benchmark: &Benchmark, files: &[String]) -> Result<Vec<String>, JobError> {
     if benchmark.prompt.shots() == 0 {
         return Ok(Vec::new());
@@ -77,7 +79,8 @@ pub fn shots_files(benchmark: &Benchmark, files: &[String]) -> Result<Vec<String
     find(benchmark, SHOTS_SPLIT, files).map_err(|none| none.error(benchmark, SHOTS_SPLIT))
 }
 
-/// What has to be fetched to measure `benchmark`: its files, or all among which it is not clear which are.
+/// Returns the files to fetch for `benchmark`: its own, or all matching files if the choice is
+/// ambiguous.
 pub fn needed(benchmark: &Benchmark, files: &[String]) -> Vec<String> {
     let splits = [Some(benchmark.dataset.split), (benchmark.prompt.shots() > 0).then_some(SHOTS_SPLIT)];
     let found = splits.into_iter().flatten().map(|split| match find(benchmark, split, files) {
@@ -93,7 +96,7 @@ fn find(benchmark: &Benchmark, split: &str, files: &[String]) -> Result<Vec<Stri
     let subject = benchmark.name.strip_prefix("mmlu_");
     let config = subject.unwrap_or(config);
     let visible = |name: &&String| names::why_left_out(name).is_none_or(|why| why != "hidden");
-    // Ours first: it is what the documents say.
+    // The documented layout has precedence.
     let own = match subject {
         Some(subject) => format!("{folder}/{split}/{subject}"),
         None => format!("{folder}/{split}"),
@@ -111,12 +114,13 @@ fn find(benchmark: &Benchmark, split: &str, files: &[String]) -> Result<Vec<Stri
         }
         let configs: &[&[&str]] = match (config, subject) {
             ("", _) => &[&UNNAMED],
-            // One folder for all subjects would have to say which.
+            // A folder with all subjects would need a column with the subject.
             (config, Some(_)) => &[&[config]],
             (config, None) => &[&[config], &UNNAMED],
         };
         for names in configs {
-            // What belongs to no benchmark in particular is only taken where a folder says which one it is of.
+            // Files in the top folder are only accepted if a folder names the benchmark's
+            // configuration.
             if place.is_empty() && !names.contains(&config) {
                 continue;
             }
@@ -139,12 +143,12 @@ fn find(benchmark: &Benchmark, split: &str, files: &[String]) -> Result<Vec<Stri
     Err(NoRows::Absent)
 }
 
-/// A file below a repository's folder.
+/// A file in a repository's folder.
 struct Inside<'a> {
     name: &'a str,
-    /// Its path there, without the snapshot of the hub's cache.
+    /// The path in the repository, without the snapshot of the hub's cache.
     path: &'a str,
-    /// That snapshot.
+    /// The snapshot's revision.
     revision: Option<&'a str>,
 }
 
@@ -162,12 +166,12 @@ impl<'a> Inside<'a> {
     }
 }
 
-/// The tables that may be `split` in one of the folders `configs`, each as its files in order.
+/// Returns the tables in the folders `configs` that match `split`, each as its files in order.
 fn tables(inside: &[Inside<'_>], configs: &[&str], split: &str) -> BTreeMap<String, Vec<String>> {
     let mut tables: BTreeMap<String, BTreeMap<u32, String>> = BTreeMap::new();
     for file in inside {
         for config in configs {
-            // `data/` may stand before a configuration's own folder as well.
+            // A configuration's folder may also be in `data/`.
             let below = [config.to_string(), format!("data/{config}")];
             let path = below.iter().find_map(|config| match config.as_str() {
                 "" => Some(file.path),
@@ -182,7 +186,8 @@ fn tables(inside: &[Inside<'_>], configs: &[&str], split: &str) -> BTreeMap<Stri
     tables.into_iter().map(|(table, shards)| (table, shards.into_values().collect())).collect()
 }
 
-/// Which table of `split` the file at `path` below a configuration is of, and its place in it.
+/// Returns the table of `split` that the file at `path` in a configuration belongs to, and the
+/// file's index in that table.
 fn table_of(path: &str, config: &str, split: &str) -> Option<(String, u32)> {
     let stem = ENDINGS.iter().filter_map(|ending| path.strip_suffix(ending)).min_by_key(|stem| stem.len())?;
     let ending = &path[stem.len()..];
@@ -206,12 +211,12 @@ fn table_of(path: &str, config: &str, split: &str) -> Option<(String, u32)> {
     named.then(|| (format!("{stem}{ending}"), 0))
 }
 
-/// How many files a name says that its table has: `-of-00002`.
+/// Returns the number of files of a table, from a name with `-of-00002`.
 fn parts_of(name: &str) -> Option<usize> {
     name.rsplit_once("-of-")?.1.split('.').next()?.parse().ok()
 }
 
-/// Whether `name` means `split`.
+/// Whether `name` is a name of `split`.
 fn is_split(name: &str, split: &str) -> bool {
     match split {
         "validation" => matches!(name, "validation" | "val" | "valid" | "dev"),
@@ -220,12 +225,14 @@ fn is_split(name: &str, split: &str) -> bool {
     }
 }
 
-/// Whether a word of `stem`, `lambada_test_en`, means `split`, which is one word.
+/// Whether a word of `stem`, such as `lambada_test_en`, is a name of `split`. False if `split` has
+/// several words.
 fn ends_in_split(stem: &str, split: &str) -> bool {
     !split.contains('_') && stem.split(['-', '_', '.']).any(|word| is_split(word, split))
 }
 
-/// Of several tables, the one whose file is called after nothing but the split, or is a number in a folder called so.
+/// Chooses among several tables the only one whose file is named after the split alone, or is a
+/// number in a folder named after the split.
 fn preferred(names: &[String]) -> Option<Vec<String>> {
     let plain = |name: &&String| {
         let file = name.rsplit('/').next().unwrap_or(name);
@@ -240,10 +247,11 @@ fn preferred(names: &[String]) -> Option<Vec<String>> {
     }
 }
 
-/// The first `limit` rows of `files` below the folder `data`, one after the other: JSON lines or arrays, or Parquet.
+/// Reads the first `limit` rows of `files` in the folder `data`, in order. Files are JSON lines,
+/// JSON arrays or Parquet.
 ///
 /// # Errors
-/// A file cannot be read; the message names it and the row.
+/// A file cannot be read; the message names the file and the row.
 pub fn read(data: &Path, files: &[String], limit: usize) -> Result<Vec<Value>, JobError> {
     let mut rows = Vec::new();
     for name in files {
@@ -271,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn d8_hub_layouts_are_found_as_they_are() {
+    fn d8_hub_layouts_are_found() {
         let shard = "-00000-of-00001.parquet";
         for (benchmark, file) in [
             ("piqa", "piqa/validation.jsonl".to_owned()),
@@ -316,7 +324,7 @@ mod tests {
             ("mmlu_anatomy", "mmlu/test/anatomy.jsonl".to_owned()),
             ("mmlu_anatomy", format!("anatomy/test{shard}")),
         ] {
-            // Beside what a download has as well: other splits, other configurations, other data sets.
+            // A download also contains other splits, configurations and data sets.
             let others = [
                 "README.md",
                 "piqa/README.md",
@@ -340,13 +348,13 @@ mod tests {
     }
 
     #[test]
-    fn d8_what_may_be_several_is_refused_by_names() {
+    fn d8_ambiguous_and_incomplete_files_are_named() {
         for (benchmark, files, words) in [
             (
                 "piqa",
                 &["piqa/plain_text/validation/0000.parquet", "piqa/data/validation-00000-of-00001.parquet"]
                     as &[&str],
-                "several files",
+                "several files match",
             ),
             (
                 "lambada_openai",
@@ -356,15 +364,15 @@ mod tests {
             (
                 "mnli",
                 &["mnli/validation_matched-00000-of-00002.parquet"],
-                "only mnli/validation_matched-00000-of-00002.parquet",
+                "has only mnli/validation_matched-00000-of-00002.parquet",
             ),
             (
                 "winogrande",
                 &["winogrande/winogrande_l/validation-00000-of-00001.parquet"],
-                "there is no winogrande/validation.jsonl",
+                "found neither winogrande/validation.jsonl",
             ),
-            ("wsc", &["validation-00000-of-00001.parquet"], "there is no wsc/validation.jsonl"),
-            ("mmlu_anatomy", &["mmlu/all/test-00000-of-00001.parquet"], "there is no mmlu/test/anatomy.jsonl"),
+            ("wsc", &["validation-00000-of-00001.parquet"], "found neither wsc/validation.jsonl"),
+            ("mmlu_anatomy", &["mmlu/all/test-00000-of-00001.parquet"], "found neither mmlu/test/anatomy.jsonl"),
         ] {
             let problem = found(benchmark, files).unwrap_err();
             assert!(problem.contains(words), "{problem}");

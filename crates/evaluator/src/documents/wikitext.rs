@@ -1,4 +1,4 @@
-//! WikiText's own tokenization undone, as lm-evaluation-harness does it before it scores a page.
+//! Undoes WikiText's tokenization, as lm-evaluation-harness does before it scores a page.
 
 /// Plain replacements before the brackets, in order.
 const BEFORE: [(&str, &str); 10] = [
@@ -14,7 +14,7 @@ const BEFORE: [(&str, &str); 10] = [
     (" , ", ", "),
 ];
 
-/// Pairs whose content loses its white space at both ends, in order.
+/// Pairs whose content is trimmed at both ends, in order.
 const BRACKETS: [(char, char); 5] = [('(', ')'), ('[', ']'), ('{', '}'), ('"', '"'), ('\'', '\'')];
 
 /// Plain replacements after the brackets, in order.
@@ -29,8 +29,9 @@ const AFTER: [(&str, &str); 8] = [
     (" 's", "'s"),
 ];
 
-/// `wikitext_detokenizer` of lm-evaluation-harness 0.4.13 (`tasks/wikitext/preprocess_wikitext.py`). Its second rule,
-/// the pattern `/' [0-9]/`, is left out: it has the slashes of another language in it and matches nothing.
+/// `wikitext_detokenizer` of lm-evaluation-harness 0.4.13
+/// (`tasks/wikitext/preprocess_wikitext.py`). Its second rule, the pattern `/' [0-9]/`, is omitted:
+/// its slashes are the delimiters of another language, so it matches nothing.
 pub fn detokenize(page: &str) -> String {
     let mut text = page.to_owned();
     for (from, to) in BEFORE {
@@ -45,7 +46,7 @@ pub fn detokenize(page: &str) -> String {
     text
 }
 
-/// The pattern `open\s*(shortest run without close)\s*close`, its match replaced by `open\1close`.
+/// Replaces matches of the pattern `open\s*(shortest run without close)\s*close` by `open\1close`.
 fn trim_inside(text: &str, open: char, close: char) -> String {
     let mut trimmed = String::with_capacity(text.len());
     let mut rest = text;

@@ -1,5 +1,5 @@
-//! From answers to a benchmark's scores: lm-evaluation-harness 0.4.13's metrics and standard errors, and what they are to be
-//! held against.
+//! Computes a benchmark's scores from answers: the metrics and standard errors of
+//! lm-evaluation-harness 0.4.13, and the baselines of guessing to compare them with.
 
 use inheritune_domain::benchmark::{Benchmark, Prompt};
 use inheritune_domain::comparison::two_sided;
@@ -10,11 +10,12 @@ use super::{TextLength, TextPerplexity};
 use crate::answer::Answer;
 use crate::benchmarks::Target;
 
-/// One item's share in each of its benchmark's metrics, in the order of [`Prompt::metrics`]: `acc` and `acc_norm` 0 or 1 (for
-/// [`Target::Mass`] a probability), a perplexity the log-likelihood that goes into it.
+/// Returns an item's value in each of its benchmark's metrics, in the order of [`Prompt::metrics`]:
+/// 0 or 1 for `acc` and `acc_norm` (a probability for [`Target::Mass`]), and the log-likelihood
+/// that enters a perplexity.
 ///
 /// # Panics
-/// Without an answer for each of the item's requests.
+/// If a request of the item has no answer.
 pub fn shares(target: &Target, answers: &[Answer]) -> Vec<f64> {
     let first = answers[0];
     let log_likelihoods = answers.iter().map(|answer| answer.log_likelihood);
@@ -27,7 +28,7 @@ pub fn shares(target: &Target, answers: &[Answer]) -> Vec<f64> {
             [acc].into_iter().chain(lengths.as_ref().map(by_length)).collect()
         }
         Target::Mass { is_true } => {
-            // Less the largest, which cancels, so that they do not all vanish.
+            // Subtracting the largest one cancels out and avoids underflow.
             let largest = log_likelihoods.clone().fold(f64::NEG_INFINITY, f64::max);
             let likelihoods: Vec<f64> = log_likelihoods.map(|sum| (sum - largest).exp()).collect();
             let all: f64 = likelihoods.iter().sum();
@@ -38,7 +39,7 @@ pub fn shares(target: &Target, answers: &[Answer]) -> Vec<f64> {
     }
 }
 
-/// 1 where the first of the largest values is at `gold`, as by NumPy's argmax.
+/// Returns 1 if the first of the largest values (NumPy's argmax) is at `gold`, else 0.
 fn right(gold: usize, values: impl Iterator<Item = f64>) -> f64 {
     let mut best = (0, f64::NEG_INFINITY);
     for (place, value) in values.enumerate() {
@@ -49,8 +50,8 @@ fn right(gold: usize, values: impl Iterator<Item = f64>) -> f64 {
     f64::from(u8::from(best.0 == gold))
 }
 
-/// The scores of a benchmark's items, from their [`shares`]: one for each of its metrics. Standard errors of perplexities are
-/// made of `resamples`.
+/// Returns a benchmark's scores, one per metric, from the [`shares`] of its items. Standard errors
+/// of perplexities use `resamples` resamples.
 pub fn scores(benchmark: &Benchmark, targets: &[Target], shares: &[Vec<f64>], resamples: u32) -> Vec<Score> {
     let metrics = benchmark.prompt.metrics().iter().enumerate();
     metrics
@@ -80,15 +81,15 @@ fn score(benchmark: &Benchmark, (metric, resamples): (&str, u32), values: &[f64]
     }
 }
 
-/// The score, and what guessing would bring.
+/// Adds the expected results of guessing to a score.
 fn accuracy(prompt: Prompt, score: Score, values: &[f64], targets: &[Target]) -> Score {
     let chances: Vec<f64> = targets.iter().filter_map(chance).collect();
     if chances.len() != values.len() {
         return score;
     }
     let excess: f64 = values.iter().zip(&chances).map(|(value, chance)| value - chance).sum();
-    // Under guessing, a right choice is a coin that falls so with its chance; a share of probability has no such law, and its
-    // own spread has to do.
+    // When guessing, a correct choice is a Bernoulli variable. A share of probability has no known
+    // distribution, so its sample variance is used.
     let variance = if targets.iter().all(|target| matches!(target, Target::Choice { .. })) {
         chances.iter().map(|chance| chance * (1.0 - chance)).sum::<f64>()
     } else {
@@ -103,7 +104,7 @@ fn accuracy(prompt: Prompt, score: Score, values: &[f64], targets: &[Target]) ->
     }
 }
 
-/// What guessing brings on an item.
+/// Returns the expected value of guessing on an item.
 fn chance(target: &Target) -> Option<f64> {
     match target {
         Target::Choice { choices, .. } => Some(1.0 / *choices as f64),
@@ -114,7 +115,8 @@ fn chance(target: &Target) -> Option<f64> {
     }
 }
 
-/// How often the most frequent answer is right, where the same answers are offered each time.
+/// Returns the accuracy of always giving the most frequent correct answer, if every item offers the
+/// same answers.
 fn majority(prompt: Prompt, targets: &[Target]) -> Option<f64> {
     let has_same_answers = match prompt {
         Prompt::Wsc | Prompt::Boolq | Prompt::Mmlu { .. } | Prompt::Wnli | Prompt::Qnli | Prompt::Mnli => true,
@@ -140,8 +142,9 @@ fn majority(prompt: Prompt, targets: &[Target]) -> Option<f64> {
     has_same_answers.then_some(most as f64 / targets.len() as f64)
 }
 
-/// The score of a group whose members are weighted by their items, as `mmlu` is in the harness: the mean, and the pooled
-/// standard error (`pooled_sample_stderr`). None unless all are accuracies.
+/// Returns the score of a group whose members are weighted by their items, like `mmlu` in the
+/// harness: the mean, and the pooled standard error (`pooled_sample_stderr`). `None` unless all
+/// members are accuracies.
 pub fn group_score(name: &str, members: &[Score]) -> Option<Score> {
     let n: u64 = members.iter().map(|score| score.n).sum();
     let metric = &members.first()?.metric;
@@ -165,12 +168,12 @@ pub fn group_score(name: &str, members: &[Score]) -> Option<Score> {
     })
 }
 
-/// Python's left-to-right mean.
+/// The mean, summed from left to right as in Python.
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// The sample deviation of the mean; none for a single value.
+/// The standard error of the mean; `None` for a single value.
 fn mean_stderr(values: &[f64]) -> Option<f64> {
     let mean = mean(values);
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
@@ -193,12 +196,12 @@ mod tests {
         let said = answers(&[-4.0, -2.0, -2.0]);
         assert_eq!(shares(&choice(1, None), &said), [1.0]);
         assert_eq!(shares(&choice(2, None), &said), [0.0]);
-        // -4/8, -2/2, -2/5: by the character the third is the likeliest.
+        // -4/8, -2/2, -2/5: the third is the most likely per character.
         assert_eq!(shares(&choice(2, Some(vec![8, 2, 5])), &said), [0.0, 1.0]);
     }
 
     #[test]
-    fn probability_is_shared_among_the_true_ones() {
+    fn mass_is_the_share_of_probability_on_true_choices() {
         let mass = Target::Mass { is_true: vec![true, false, true] };
         // Python: p = [math.exp(x) for x in (-1, -2, -3)]; (p[0] + p[2]) / sum(p)
         assert!((shares(&mass, &answers(&[-1.0, -2.0, -3.0]))[0] - 0.755_271_52).abs() < 1e-8);
@@ -206,14 +209,14 @@ mod tests {
     }
 
     #[test]
-    fn accuracies_come_with_chance_and_majority() {
+    fn accuracies_have_chance_and_majority() {
         let boolq = inheritune_domain::benchmark::find("boolq").unwrap();
         let targets: Vec<Target> =
             [0, 1, 1, 1].iter().map(|gold| Target::Choice { gold: *gold, choices: 2, lengths: None }).collect();
         let [score] = &scores(&boolq, &targets, &[vec![1.0], vec![1.0], vec![0.0], vec![1.0]], 0)[..] else { panic!() };
         assert_eq!((score.value, score.chance, score.majority), (0.75, Some(0.5), Some(0.75)));
         assert!((score.stderr.unwrap() - 0.25).abs() < 1e-15);
-        // One more than 2 of 4 by coins: z = 1.
+        // One more than the expected 2 of 4 coin flips: z = 1.
         assert!((score.chance_p_value.unwrap() - 0.317_310_507_862_914_1).abs() < 1e-12);
     }
 

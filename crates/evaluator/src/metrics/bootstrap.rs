@@ -1,32 +1,35 @@
-//! The standard error of perplexity that lm-evaluation-harness reports, to the bit. Pure.
+//! The standard error of perplexity that lm-evaluation-harness reports, bit for bit. Pure.
 //!
-//! The harness bootstraps it (`bootstrap_stderr` in `lm_eval/api/metrics.py` of version 0.4.13) from Python's random
-//! numbers under fixed seeds, so its value is a pure function of the documents' log-likelihoods. To get the same one
-//! this module draws the same numbers and rounds every operation as CPython does.
+//! The harness bootstraps it (`bootstrap_stderr` in `lm_eval/api/metrics.py` of version 0.4.13)
+//! with Python's random numbers and fixed seeds, so its value is a pure function of the documents'
+//! log-likelihoods. To reproduce it, this module draws the same numbers and rounds every operation
+//! as CPython does.
 //!
-//! The bits are those of CPython 3.11 and earlier, where `sum()` of floats adds from left to right. Since 3.12 it is
-//! a compensated sum (Neumaier), and the last digits may differ. `exp` and `pow` are the platform's libm in both
-//! programs: the same bits with the same libm.
+//! The bits are those of CPython 3.11 and earlier, where `sum()` of floats adds from left to right.
+//! Since 3.12 it is a compensated sum (Neumaier), and the last digits may differ. Both programs use
+//! `exp` and `pow` of the platform's libm, so the same libm gives the same bits.
 
 use std::hint::black_box;
 
 use rayon::prelude::*;
 
-/// How many resamples the harness takes unless told otherwise (`bootstrap_iters` in `lm_eval/evaluator.py`).
+/// The harness's default number of resamples (`bootstrap_iters` in `lm_eval/evaluator.py`).
 pub const HARNESS_RESAMPLES: u32 = 100_000;
 
-/// How many resamples come from one seed, at most (`chunk_size` in `bootstrap_stderr`).
+/// Maximum number of resamples per seed (`chunk_size` in `bootstrap_stderr`).
 const CHUNK: u32 = 1000;
 
-/// The standard error of `exp(-mean(log_likelihoods))`: the sample deviation of that perplexity over `resamples`
-/// draws, with replacement, of as many values as there are (at most 2³²).
+/// Returns the standard error of `exp(-mean(log_likelihoods))`: the sample deviation of that
+/// perplexity over `resamples` draws, with replacement, of as many values as there are (at most
+/// 2³²).
 ///
-/// Resamples come in chunks of 1000, and the harness leaves out those of an incomplete last chunk, unless it is the
-/// only one. Chunks run in parallel on rayon's current pool; the result does not depend on its threads.
+/// Resamples are drawn in chunks of 1000. Like the harness, this omits an incomplete last chunk,
+/// unless it is the only one. Chunks run in parallel on rayon's current pool; the result does not
+/// depend on its number of threads.
 ///
-/// None for fewer than two values (the harness reports "N/A") or fewer than two resamples (it reports "N/A" for none
-/// and divides by zero for one). Infinite or NaN if a perplexity or a square is too large for an `f64`, for which the
-/// harness dies of an `OverflowError`.
+/// Returns `None` for fewer than two values (the harness reports "N/A") or fewer than two resamples
+/// (it reports "N/A" for none and divides by zero for one). Returns infinity or NaN if a perplexity
+/// or a square is too large for an `f64`; the harness then raises an `OverflowError`.
 pub fn perplexity_stderr(log_likelihoods: &[f64], resamples: u32) -> Option<f64> {
     if log_likelihoods.len() < 2 || resamples < 2 {
         return None;
@@ -40,7 +43,8 @@ pub fn perplexity_stderr(log_likelihoods: &[f64], resamples: u32) -> Option<f64>
     Some(sample_stddev(&perplexities))
 }
 
-/// Fills `perplexities` with those of resamples of `population` (the harness's `_bootstrap_internal`).
+/// Fills `perplexities` with the perplexities of resamples of `population` (the harness's
+/// `_bootstrap_internal`).
 fn resample(population: &[f64], seed: u32, perplexities: &mut [f64]) {
     let count = population.len();
     let mut choices = Choices::new(seed, count);
@@ -60,8 +64,9 @@ fn resample(population: &[f64], seed: u32, perplexities: &mut [f64]) {
 
 /// The harness's `sample_stddev`.
 ///
-/// Python's `x ** 2` is libm's `pow(x, 2.0)`, which is not always the nearest to the square (glibc's differs from
-/// `x * x` in one of 1200 numbers); the compiler must not see the exponent, or it would multiply instead.
+/// Python's `x ** 2` is libm's `pow(x, 2.0)`, which is not always correctly rounded (glibc's
+/// differs from `x * x` for one in 1200 numbers). The compiler must not see the exponent, or it
+/// would multiply instead.
 fn sample_stddev(values: &[f64]) -> f64 {
     let two = black_box(2.0);
     let count = values.len() as f64;
@@ -74,27 +79,27 @@ fn sum(values: impl Iterator<Item = f64>) -> f64 {
     values.fold(0.0, |sum, value| sum + value)
 }
 
-/// The indices that Python's `random.Random(seed).choices(population)` picks: `floor(random() * n)` each
-/// (`Lib/random.py`).
+/// The indices that Python's `random.Random(seed).choices(population)` picks: `floor(random() * n)`
+/// for each (`Lib/random.py`).
 struct Choices {
     twister: MersenneTwister,
-    /// `n / 2⁵³`. `random()` is `k / 2⁵³`, and as powers of two scale exactly, `k * (n / 2⁵³)` is `random() * n` with
-    /// the same one rounding.
+    /// `n / 2⁵³`. `random()` is `k / 2⁵³`. Powers of two scale exactly, so `k * (n / 2⁵³)` equals
+    /// `random() * n`, with the same single rounding.
     scale: f64,
-    /// Those that one block of the generator gives.
+    /// The indices from one block of the generator.
     indices: [u32; WORDS / 2],
-    /// How many of them are taken.
+    /// Number of indices already taken.
     taken: usize,
 }
 
 impl Choices {
-    /// Choices among `count` items.
+    /// Creates the choices among `count` items.
     fn new(seed: u32, count: usize) -> Self {
         let scale = count as f64 / (1_u64 << 53) as f64;
         Self { twister: MersenneTwister::new(seed), scale, indices: [0; WORDS / 2], taken: WORDS / 2 }
     }
 
-    /// The next indices: at least one, and no more than `most`.
+    /// Returns the next indices: at least one, at most `most`.
     fn at_most(&mut self, most: usize) -> &[u32] {
         if self.taken == self.indices.len() {
             self.refill();
@@ -104,7 +109,7 @@ impl Choices {
         &self.indices[start..self.taken]
     }
 
-    /// The indices of the next block.
+    /// Computes the indices of the next block.
     fn refill(&mut self) {
         let scale = self.scale;
         let words = self.twister.block();
@@ -116,16 +121,18 @@ impl Choices {
     }
 }
 
-/// `random() * 2⁵³` of the two words that a call of `random()` consumes: the upper 27 bits of one, then the upper 26
-/// of the other (`_random_Random_random_impl` in CPython's `Modules/_randommodule.c`).
+/// `random() * 2⁵³`, from the two words that a call of `random()` consumes: the upper 27 bits of
+/// the first, then the upper 26 of the second (`_random_Random_random_impl` in CPython's
+/// `Modules/_randommodule.c`).
 fn mantissa([high, low]: [u32; 2]) -> f64 {
     f64::from(high >> 5) * 67_108_864.0 + f64::from(low >> 6)
 }
 
-/// The floor of a value in 0..2³². The same as `value as u32`, but in operations that have vector instructions.
+/// The floor of a value in 0..2³². Equals `value as u32`, but uses operations that have vector
+/// instructions.
 ///
-/// From 2⁵² to 2⁵³ the doubles are the integers. So `value + 2⁵²` has in its low bits the integer nearest to the
-/// value, which is the floor or, if it lies above the value, one more.
+/// From 2⁵² to 2⁵³ the doubles are the integers. So the low bits of `value + 2⁵²` are the integer
+/// nearest to the value. This is the floor, or one more if it is above the value.
 fn floor(value: f64) -> u32 {
     const SHIFT: f64 = (1_u64 << 52) as f64;
     let shifted = value + SHIFT;
@@ -135,18 +142,19 @@ fn floor(value: f64) -> u32 {
 /// Words of the generator's state (`n` in the paper).
 const WORDS: usize = 624;
 
-/// Distance of the words that the recurrence joins (`m` in the paper).
+/// Distance between the words that the recurrence combines (`m` in the paper).
 const DISTANCE: usize = 397;
 
-/// The generator of Python's `random`: MT19937 of Matsumoto and Nishimura, "Mersenne Twister" (ACM TOMACS 8, 1998)
-/// and their `mt19937ar.c`. It works by whole blocks, in loops that the compiler can vectorise.
+/// The generator of Python's `random`: MT19937 of Matsumoto and Nishimura, "Mersenne Twister" (ACM
+/// TOMACS 8, 1998), and their `mt19937ar.c`. It computes whole blocks, in loops that the compiler
+/// can vectorise.
 struct MersenneTwister {
     state: [u32; WORDS],
 }
 
 impl MersenneTwister {
-    /// `random.Random(seed)`: `init_by_array` with `seed` as the only word of the key, as CPython seeds with a
-    /// non-negative integer.
+    /// `random.Random(seed)`: `init_by_array` with `seed` as the only word of the key, which is how
+    /// CPython seeds with a non-negative integer.
     fn new(seed: u32) -> Self {
         let mut state = [0; WORDS];
         state[0] = 19_650_218;
@@ -163,7 +171,7 @@ impl MersenneTwister {
         Self { state }
     }
 
-    /// The next 624 words.
+    /// Returns the next 624 words.
     fn block(&mut self) -> [u32; WORDS] {
         self.advance();
         let mut words = self.state;
@@ -173,7 +181,7 @@ impl MersenneTwister {
         words
     }
 
-    /// Replaces each word of the state by the one that follows it 624 words later.
+    /// Replaces each word of the state with the word 624 positions later in the sequence.
     fn advance(&mut self) {
         let state = &mut self.state;
         for i in 0..WORDS - DISTANCE {
@@ -186,7 +194,7 @@ impl MersenneTwister {
     }
 }
 
-/// The step of the initialisations.
+/// One step of the initialisation.
 fn scrambled(word: u32, factor: u32) -> u32 {
     (word ^ (word >> 30)).wrapping_mul(factor)
 }
@@ -197,7 +205,7 @@ fn twisted(word: u32, next: u32) -> u32 {
     (joined >> 1) ^ ((joined & 1).wrapping_neg() & 0x9908_b0df)
 }
 
-/// The output of a word of the state.
+/// The output for a word of the state.
 fn tempered(word: u32) -> u32 {
     let word = word ^ (word >> 11);
     let word = word ^ ((word << 7) & 0x9d2c_5680);
@@ -213,7 +221,7 @@ mod tests {
     const FIVE: [f64; 5] = [-0.125, -3.7, -1.1, -0.02, -6.3];
     const SEVEN: [f64; 7] = [-2.0, -0.1, -0.3, -4.4, -1.7, -0.9, -12.5];
 
-    /// The first thousand of `random.Random(seed).random()`: two blocks, and a part of a third and a fourth.
+    /// The first thousand values of `random.Random(seed).random()`, from four blocks.
     fn thousand_randoms(seed: u32) -> Vec<f64> {
         let mut twister = MersenneTwister::new(seed);
         let words: Vec<u32> = (0..4).flat_map(|_| twister.block()).collect();
@@ -252,8 +260,8 @@ mod tests {
         }
     }
 
-    /// The values are those of `bootstrap_stderr(perplexity, xs, iters)` of lm-eval 0.4.13 under CPython 3.11.7 and
-    /// glibc 2.36.
+    /// The values are those of `bootstrap_stderr(perplexity, xs, iters)` of lm-eval 0.4.13 with
+    /// CPython 3.11.7 and glibc 2.36.
     #[test]
     fn standard_errors_equal_those_of_the_harness() {
         assert_eq!(perplexity_stderr(&[-0.5, -2.25], 1000), Some(2.7993922701564373));
@@ -264,13 +272,13 @@ mod tests {
     }
 
     #[test]
-    fn an_incomplete_last_chunk_is_left_out() {
+    fn an_incomplete_last_chunk_is_omitted() {
         assert_eq!(perplexity_stderr(&FIVE, 2999), perplexity_stderr(&FIVE, 2000));
         assert_ne!(perplexity_stderr(&FIVE, 3000), perplexity_stderr(&FIVE, 2000));
     }
 
     #[test]
-    fn too_few_have_no_error() {
+    fn too_few_values_have_no_standard_error() {
         assert_eq!(perplexity_stderr(&[], HARNESS_RESAMPLES), None);
         assert_eq!(perplexity_stderr(&[-1.0], HARNESS_RESAMPLES), None);
         assert_eq!(perplexity_stderr(&SEVEN, 0), None);
@@ -278,7 +286,7 @@ mod tests {
         assert_eq!(perplexity_stderr(&[-1.0, -1.0], 2), Some(0.0));
     }
 
-    /// `sample_stddev([8.4507, 0.0])`; the products' would be 5.975547275773156.
+    /// `sample_stddev([8.4507, 0.0])`; multiplication would give 5.975547275773156.
     #[test]
     #[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
     fn squares_are_libms_powers() {

@@ -1,4 +1,4 @@
-//! A benchmark of lm-evaluation-harness, on its own rows.
+//! A benchmark of lm-evaluation-harness, on the rows of its data set.
 
 use std::ops::Range;
 use std::path::Path;
@@ -17,15 +17,16 @@ use super::{Found, ModelFacts, Row, TaskResult, cut};
 use crate::answer::{Answer, Part};
 use crate::benchmarks::{self, Item, Target, rows};
 use crate::documents::relative_files;
-use crate::encoding::{Encoder, EncodingError, Memory, Sequence};
+use crate::encoding::{Encoder, EncodingCache, EncodingError, Sequence};
 use crate::metrics::benchmark::{scores, shares};
 use crate::prefix_tree::Plan;
-use crate::scorer::{Scorer, Stretch, lm_error};
+use crate::scorer::{ProgressSpan, Scorer, lm_error};
 
-/// Characters of a unit at least: enough that starting one costs nothing, few enough that little is lost with one.
+/// Minimum number of characters in a unit: large enough that the overhead per unit is negligible,
+/// small enough that little work is lost with one unit.
 const UNIT_CHARACTERS: usize = 1 << 18;
 
-/// A benchmark's items, and what asking a model takes.
+/// A benchmark's items, and the settings for scoring them.
 pub struct BenchmarkTask {
     benchmark: Benchmark,
     items: Vec<Item>,
@@ -36,27 +37,28 @@ pub struct BenchmarkTask {
     one_by_one: bool,
 }
 
-/// What was found of one item.
+/// The result for one item.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BenchmarkRow {
     /// Digest of the first request's context, or of the text.
     pub prompt_sha256: Sha256Digest,
-    /// The right choice, where there is one.
+    /// Index of the correct choice, if the item has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gold: Option<usize>,
     /// Log-likelihood of each request.
     pub log_likelihoods: Vec<f64>,
-    /// Whether each is what the model would say itself.
+    /// Whether each request's continuation is the model's greedy choice.
     pub is_greedy: Vec<bool>,
     /// Words and bytes of a text.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub length: Option<crate::metrics::TextLength>,
-    /// The item's share in each metric: 0 or 1, a probability, or the log-likelihood that goes into a perplexity.
+    /// The item's value in each metric: 0 or 1, a probability, or the log-likelihood that enters a
+    /// perplexity.
     pub metrics: serde_json::Map<String, serde_json::Value>,
 }
 
 impl BenchmarkTask {
-    /// Reads the rows of `benchmark` below the folder `data`, and makes items of the first `limit`.
+    /// Reads the rows of `benchmark` in the folder `data`, and makes items from the first `limit`.
     pub(super) fn prepare(
         benchmark: Benchmark,
         (data, limit): (&Path, Option<u32>),
@@ -76,7 +78,11 @@ impl BenchmarkTask {
             return problem(format!("its {} split has no rows", benchmark.dataset.split));
         }
         if shots.len() < benchmark.prompt.shots() {
-            return problem(format!("{} examples are needed and {} are there", benchmark.prompt.shots(), shots.len()));
+            return problem(format!(
+                "{} examples are needed, but there are only {}",
+                benchmark.prompt.shots(),
+                shots.len()
+            ));
         }
         let items = benchmarks::items(&benchmark, scored, &shots)
             .map_err(|error| named(JobError::Permanent(error.to_string())))?;
@@ -91,17 +97,18 @@ impl BenchmarkTask {
         })
     }
 
-    /// Which one it is.
+    /// The benchmark.
     pub fn benchmark(&self) -> &Benchmark {
         &self.benchmark
     }
 
-    /// Whether its rows are the whole split as it was published; not known of every benchmark.
+    /// Whether the rows are the complete published split. Always `false` for benchmarks whose
+    /// digest is not known.
     pub fn is_known_data(&self) -> bool {
         self.benchmark.sha256() == Some(self.digest(&(0..self.items())))
     }
 
-    /// What was read, and asked about it, by row.
+    /// The documents and their requests, by row.
     pub(super) fn documents(&self) -> impl Iterator<Item = AskedDocument> {
         self.items.iter().enumerate().map(|(place, item)| AskedDocument {
             task: self.benchmark.name.to_owned(),
@@ -112,12 +119,12 @@ impl BenchmarkTask {
         })
     }
 
-    /// Rows.
+    /// Number of rows.
     pub(super) fn items(&self) -> usize {
         self.items.len()
     }
 
-    /// By the characters that are not also those of the item before.
+    /// Units sized by characters, not counting the prefix shared with the previous item.
     pub(super) fn units(&self) -> Vec<Range<usize>> {
         let mut before = "";
         let sizes = self.items.iter().map(|item| {
@@ -131,7 +138,7 @@ impl BenchmarkTask {
         cut(sizes, UNIT_CHARACTERS)
     }
 
-    /// Of every request's context and continuation.
+    /// Digest of every request's context and continuation.
     pub(super) fn digest(&self, range: &Range<usize>) -> Sha256Digest {
         let mut digest = Sha256::new();
         for (context, continuation) in self.items[range.clone()].iter().flat_map(|item| item.question.requests()) {
@@ -143,17 +150,18 @@ impl BenchmarkTask {
         Sha256Digest(digest.finalize().into())
     }
 
-    /// Token ids of every request of every item: a context and its continuation, or a text's windows.
+    /// Returns the sequences of every request of every item: one for a context and its
+    /// continuation, or one per window of a text.
     ///
     /// # Errors
-    /// The first request that cannot be tokenized, by its row.
+    /// A request cannot be tokenized; the message names its row.
     pub fn sequences(&self, range: Range<usize>) -> Result<Vec<Vec<Vec<Sequence>>>, JobError> {
         let encoder = Encoder::new(&self.tokenizer, self.max_length, self.add_bos_token).map_err(lm_error)?;
         self.items[range.clone()]
             .par_iter()
             .enumerate()
-            .map_init(Memory::new, |memory, (place, item)| {
-                encode(&encoder, &item.question, memory).map_err(|error| {
+            .map_init(EncodingCache::new, |cache, (place, item)| {
+                encode(&encoder, &item.question, cache).map_err(|error| {
                     let row = self.row_name(range.start + place);
                     match error {
                         EncodingError::Tokenizer(error) => lm_error(error).about(&row),
@@ -167,11 +175,11 @@ impl BenchmarkTask {
     pub(super) fn measure(
         &self,
         range: Range<usize>,
-        stretch: &dyn Fn(u64) -> Stretch,
+        span: &dyn Fn(u64) -> ProgressSpan,
         scorer: &mut Scorer,
     ) -> Result<Vec<Answer>, JobError> {
         let requests = self.sequences(range.clone())?;
-        // Flat, and where each sequence comes from.
+        // All sequences in one list, and the request and item of each.
         let (mut sequences, mut owners, mut request) = (Vec::new(), Vec::new(), 0_usize);
         for (place, item) in requests.into_iter().enumerate() {
             for windows in item {
@@ -184,7 +192,7 @@ impl BenchmarkTask {
         }
         let plan =
             if self.one_by_one { Plan::one_by_one(&sequences) } else { Plan::new(&sequences, self.max_batch_tokens) };
-        scorer.expect(stretch(plan.tokens()));
+        scorer.expect(span(plan.tokens()));
         let found = scorer.follow(&plan, sequences.len(), &|sequence| self.row_name(owners[sequence].1))?;
         let mut answers = vec![Answer { log_likelihood: 0.0, tokens: 0, is_greedy: true }; request];
         for ((request, _), found) in owners.iter().zip(found) {
@@ -242,18 +250,18 @@ impl BenchmarkTask {
 fn encode(
     encoder: &Encoder<'_>,
     question: &Question,
-    memory: &mut Memory,
+    cache: &mut EncodingCache,
 ) -> Result<Vec<Vec<Sequence>>, EncodingError> {
     let pairs = match question {
         Question::Continuations { context, continuations } => {
             let continuations: Vec<&str> = continuations.iter().map(String::as_str).collect();
-            encoder.pairs(context, &continuations, memory)?
+            encoder.pairs(context, &continuations, cache)?
         }
         Question::Contexts { contexts, continuation } => {
-            let pairs = contexts.iter().map(|context| encoder.pairs(context, &[continuation], memory));
+            let pairs = contexts.iter().map(|context| encoder.pairs(context, &[continuation], cache));
             pairs.collect::<Result<Vec<_>, _>>()?.concat()
         }
-        Question::Text(text) => return Ok(vec![encoder.windows(text, memory)?]),
+        Question::Text(text) => return Ok(vec![encoder.windows(text, cache)?]),
     };
     pairs.iter().map(|pair| Ok(vec![encoder.sequence(pair)?])).collect()
 }

@@ -11,23 +11,24 @@ use super::{LossRow, ModelFacts, TaskDescription, TaskResult, cut, loss_row, los
 use crate::answer::{Answer, Part};
 use crate::documents::for_each_document;
 use crate::metrics::{SequenceLoss, TextLength, TextPerplexity, mean_loss};
-use crate::scorer::{Scorer, Stretch, lm_error};
+use crate::scorer::{ProgressSpan, Scorer, lm_error};
 use crate::windows::rolling;
 
-/// Its name in specs and scores.
+/// The task's name in specs and scores.
 pub(super) const NAME: &str = "rolling_perplexity";
-/// Tokens of a unit at least.
+/// Minimum number of tokens in a unit.
 const UNIT_TOKENS: usize = 1 << 16;
 
-/// How it is listed.
+/// The task's entry in the catalogue.
 pub(super) fn description() -> TaskDescription {
     TaskDescription {
         name: NAME,
-        description: "Perplexity of whole documents of your own as lm-evaluation-harness measures WikiText: rolling windows \
-                      of the model's longest sequence, every token predicted once, the first of a document from the \
-                      end-of-text token. A text file is one document, a JSONL row with `text` or `page` another. \
-                      word_perplexity and the other two do not depend on the tokenizer; loss_nats is the mean over tokens, \
-                      with the standard error of the token-weighted mean over documents."
+        description: "Perplexity of your own documents, measured as lm-evaluation-harness measures WikiText: rolling \
+                      windows of the model's longest sequence, with every token predicted once and the first token \
+                      of a document predicted from the end-of-text token. Each text file is one document, and each \
+                      JSONL row with `text` or `page` is one document. word_perplexity, byte_perplexity and \
+                      bits_per_byte do not depend on the tokenizer. loss_nats is the mean over tokens, with the \
+                      standard error of the token-weighted mean over documents."
             .to_owned(),
         input: "a text or JSONL file, plain, gzip or zstd".to_owned(),
         metrics: &["word_perplexity", "byte_perplexity", "bits_per_byte", "loss_nats"],
@@ -54,8 +55,8 @@ impl RollingPerplexity {
         let tokenizer = model.tokenizer()?;
         let prefix = tokenizer.end_of_text_id().ok_or_else(|| {
             JobError::Permanent(
-                "the model's tokenizer has no end-of-text token, which the first token of a document is predicted \
-                 from; name it as eos_token in tokenizer_config.json"
+                "the model's tokenizer has no end-of-text token to predict the first token of a document from; set \
+                 eos_token in tokenizer_config.json"
                     .to_owned(),
             )
         })?;
@@ -72,7 +73,7 @@ impl RollingPerplexity {
             Ok(())
         })?;
         if documents.is_empty() {
-            return Err(JobError::Permanent("the text is empty: there is no document with a token in it".to_owned()));
+            return Err(JobError::Permanent("the text is empty: no document has any tokens".to_owned()));
         }
         Ok(Self { documents, prefix, max_length: model.max_positions as usize })
     }
@@ -85,7 +86,7 @@ impl RollingPerplexity {
         cut(self.documents.iter().map(|document| document.tokens.len()), UNIT_TOKENS)
     }
 
-    /// Of the documents' texts.
+    /// Digest of the documents' texts.
     pub(super) fn digest(&self, range: &Range<usize>) -> Sha256Digest {
         let digests: Vec<u8> = self.documents[range.clone()].iter().flat_map(|document| document.sha256.0).collect();
         Sha256Digest::of(&digests)
@@ -94,11 +95,11 @@ impl RollingPerplexity {
     pub(super) fn measure(
         &self,
         range: Range<usize>,
-        stretch: &dyn Fn(u64) -> Stretch,
+        span: &dyn Fn(u64) -> ProgressSpan,
         scorer: &mut Scorer,
     ) -> Result<Vec<Answer>, JobError> {
         let documents = &self.documents[range.clone()];
-        scorer.expect(stretch(documents.iter().map(|document| document.tokens.len() as u64).sum()));
+        scorer.expect(span(documents.iter().map(|document| document.tokens.len() as u64).sum()));
         let windows = documents.iter().enumerate().flat_map(|(unit, document)| {
             let tokens: Vec<i64> = document.tokens.iter().copied().map(i64::from).collect();
             rolling(unit, &tokens, i64::from(self.prefix), self.max_length).into_iter().map(Ok)

@@ -12,24 +12,24 @@ use inheritune_runtime::worker::JobError;
 use super::{LossRow, ModelFacts, TaskDescription, TaskResult, cut, loss_row, losses, places};
 use crate::answer::{Answer, Part};
 use crate::metrics::{SequenceLoss, mean_loss};
-use crate::scorer::{Scorer, Stretch, lm_error};
+use crate::scorer::{ProgressSpan, Scorer, lm_error};
 use crate::windows::{block, block_count, block_range};
 
-/// Its name in specs and scores.
+/// The task's name in specs and scores.
 pub(super) const NAME: &str = "validation_loss";
-/// Tokens of a unit at least.
+/// Minimum number of tokens in a unit.
 const UNIT_TOKENS: u64 = 1 << 16;
 
-/// How it is listed.
+/// The task's entry in the catalogue.
 pub(super) fn description() -> TaskDescription {
     TaskDescription {
         name: NAME,
-        description:
-            "Mean cross-entropy over the validation tokens of a token set. The tokens are cut into windows of \
-                      block_size inputs that do not overlap; every token but the first is predicted exactly once, from \
-                      the tokens of its window before it; the last window may be shorter. loss_nats is the mean over \
-                      tokens, with the standard error of the token-weighted mean over windows; perplexity is e to it."
-                .to_owned(),
+        description: "Mean cross-entropy over the validation tokens of a token set. The tokens are cut into \
+                      non-overlapping windows of block_size inputs; the last window may be shorter. Every token except \
+                      the first is predicted exactly once, from the preceding tokens of its window. loss_nats is the \
+                      mean over tokens, with the standard error of the token-weighted mean over windows; perplexity \
+                      is exp(loss_nats)."
+            .to_owned(),
         input: "a token set".to_owned(),
         metrics: &["loss_nats", "perplexity"],
     }
@@ -43,7 +43,7 @@ pub struct ValidationLoss {
 }
 
 impl ValidationLoss {
-    /// Opens the token set in `input`; of its windows the first `max_sequences` count.
+    /// Opens the token set in `input`. Only its first `max_sequences` windows are measured.
     pub(super) fn prepare(
         input: &Path,
         block_size: u32,
@@ -60,15 +60,15 @@ impl ValidationLoss {
         }
         if block_size == 0 || block_size > model.max_positions {
             return permanent(format!(
-                "block_size {block_size} must be 1 to {}, the longest sequence that the model takes",
+                "block_size {block_size} must be 1 to {}, the longest sequence that the model supports",
                 model.max_positions
             ));
         }
         let tokens = set.validation().len();
         if tokens < 2 {
             return permanent(format!(
-                "the validation part holds {tokens} tokens, and at least 2 are needed to predict one; raise \
-                 validation_fraction or use a longer corpus"
+                "the validation part has {tokens} tokens, but at least 2 are needed; raise validation_fraction or use \
+                 a longer corpus"
             ));
         }
         let block_size = u64::from(block_size);
@@ -85,7 +85,8 @@ impl ValidationLoss {
         cut(sizes, UNIT_TOKENS as usize)
     }
 
-    /// Of the tokens, which are what they are: an artifact does not change.
+    /// Digest of the token set and the range. The tokens need not be read, because an artifact
+    /// never changes.
     pub(super) fn digest(&self, range: &Range<usize>) -> Sha256Digest {
         Sha256Digest::of(format!("{NAME} {:?} {} {range:?}", self.set.meta(), self.block_size).as_bytes())
     }
@@ -93,12 +94,12 @@ impl ValidationLoss {
     pub(super) fn measure(
         &self,
         range: Range<usize>,
-        stretch: &dyn Fn(u64) -> Stretch,
+        span: &dyn Fn(u64) -> ProgressSpan,
         scorer: &mut Scorer,
     ) -> Result<Vec<Answer>, JobError> {
         let validation = self.set.validation();
         let tokens = |index: usize| block_range(index as u64, validation.len(), self.block_size);
-        scorer.expect(stretch(range.clone().map(tokens).map(|range| range.end - range.start - 1).sum()));
+        scorer.expect(span(range.clone().map(tokens).map(|range| range.end - range.start - 1).sum()));
         let windows = range
             .clone()
             .map(|index| Ok(block(index - range.start, validation.read(tokens(index)).map_err(lm_error)?)));

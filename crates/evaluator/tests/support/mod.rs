@@ -16,12 +16,12 @@ use inheritune_runtime::worker::{JobError, ProgressSender, StopSignal};
 use serde_json::json;
 use uuid::Uuid;
 
-/// Rows of the tiny model's embedding.
+/// Number of rows of the tiny model's embedding.
 pub const VOCAB_SIZE: u32 = 300;
-/// Longest sequence of the tiny model.
+/// Longest sequence of the tiny model, in tokens.
 pub const MAX_POSITIONS: u32 = 32;
 
-/// Numbers without a pattern, the same every time.
+/// Deterministic pseudo-random numbers.
 pub fn numbers(seed: u64) -> impl FnMut() -> u64 {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     move || {
@@ -32,7 +32,7 @@ pub fn numbers(seed: u64) -> impl FnMut() -> u64 {
     }
 }
 
-/// Writes a GPT-2 of 2 layers with random weights; `weight` may change each.
+/// Writes a GPT-2 of 2 layers with random weights; `weight` may change each tensor.
 pub fn write_model(dir: &Path, weight: impl Fn(&str, Tensor) -> Tensor) {
     let config = json!({
         "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": 2, "n_head": 2, "n_embd": 16,
@@ -58,13 +58,13 @@ pub fn write_model(dir: &Path, weight: impl Fn(&str, Tensor) -> Tensor) {
     Tensor::write_safetensors(&tensors, dir.join("model.safetensors")).unwrap();
 }
 
-/// Writes a token set whose validation part is the last `validation` of its tokens; gives back those.
+/// Writes a token set whose validation part is its last `validation` tokens. Returns these.
 pub fn write_tokens(dir: &Path, vocab_size: u32, validation: usize) -> Vec<i64> {
     std::fs::create_dir_all(dir).unwrap();
     let new = NewTokenSet { vocab_size, end_of_text_id: None, tokenizer_sha256: None };
     let mut writer = TokenSetWriter::create(dir, new).unwrap();
     let mut next = numbers(99);
-    // One document, so that the cut is exactly where the fraction says.
+    // One document, so that the split is exactly at the fraction.
     let total = 2 * validation;
     let tokens: Vec<u32> = (0..total).map(|_| (next() % u64::from(vocab_size)) as u32).collect();
     writer.push_document(&tokens, total as u64).unwrap();
@@ -73,13 +73,13 @@ pub fn write_tokens(dir: &Path, vocab_size: u32, validation: usize) -> Vec<i64> 
     tokens[validation..].iter().copied().map(i64::from).collect()
 }
 
-/// What was measured.
+/// The results of a measurement.
 pub struct Measured {
     pub results: Vec<TaskResult>,
     pub parameters: u64,
 }
 
-/// Measures without a store, unit after unit.
+/// Measures without a store, one unit after the other.
 pub fn measure(
     checkpoint: &Path,
     tasks: &[(EvaluationTask, PathBuf)],
@@ -91,7 +91,7 @@ pub fn measure(
     measure_as(checkpoint, inputs, spec, stop, ProgressSender::default())
 }
 
-/// The same, of a whole spec.
+/// Like [`measure`], with a complete spec.
 pub fn measure_as(
     checkpoint: &Path,
     inputs: Vec<PathBuf>,
@@ -122,7 +122,7 @@ pub fn measure_as(
 pub fn loss(row: &Row) -> &LossRow {
     match &row.found {
         Found::Loss(loss) => loss,
-        Found::Answers(_) => panic!("{row:?} is of a benchmark"),
+        Found::Answers(_) => panic!("{row:?} is a row of a benchmark"),
     }
 }
 
@@ -130,7 +130,7 @@ pub fn loss(row: &Row) -> &LossRow {
 pub fn answers(row: &Row) -> &BenchmarkRow {
     match &row.found {
         Found::Answers(answers) => answers,
-        Found::Loss(_) => panic!("{row:?} is of a text"),
+        Found::Loss(_) => panic!("{row:?} is a row of a text"),
     }
 }
 
@@ -139,7 +139,7 @@ pub fn validation_loss(block_size: u32, max_sequences: Option<u64>) -> Evaluatio
     EvaluationTask::ValidationLoss { tokens: ArtifactId(Uuid::nil()), block_size, max_sequences }
 }
 
-/// Nats of the target after each input token, from the logits, in f64.
+/// The cross-entropy of the target after each input token in nats, computed from the logits in f64.
 pub fn oracle(checkpoint: &Path, input: &[i64], targets: &[i64]) -> Vec<f64> {
     let decoder = inheritune_lm::Decoder::load(checkpoint, Device::Cpu).unwrap();
     let input = Tensor::from_slice(input).view([1, -1]);
@@ -148,7 +148,7 @@ pub fn oracle(checkpoint: &Path, input: &[i64], targets: &[i64]) -> Vec<f64> {
     targets.iter().enumerate().map(|(place, target)| -rows.double_value(&[place as i64, *target])).collect()
 }
 
-/// Equal to 1e-5 of the greater.
+/// Asserts that `found` equals `expected` within 1e-5 relative to `expected`.
 pub fn assert_close(found: f64, expected: f64) {
     assert!((found - expected).abs() <= 1e-5 * expected.abs().max(1e-9), "{found} is not {expected}");
 }

@@ -1,4 +1,4 @@
-//! Byte-level BPE: GPT-2's older pair of files read, and new vocabularies trained.
+//! Byte-level BPE: reads GPT-2's older pair of files, and trains new vocabularies.
 
 use std::path::Path;
 
@@ -12,16 +12,16 @@ use super::settings::Settings;
 use super::{END_OF_TEXT, SMALLEST_VOCABULARY};
 use crate::error::LmError;
 
-/// A pair that is seen once teaches nothing.
+/// Merging a pair that occurs once has no benefit.
 const MIN_PAIR_FREQUENCY: u64 = 2;
 
-/// The tokens of transformers' `GPT2Tokenizer` for parts that no file speaks of.
+/// The default tokens of transformers' `GPT2Tokenizer` for roles that no file sets.
 pub(super) const ROLES: [(&str, &str); 3] =
     [("bos_token", END_OF_TEXT), ("eos_token", END_OF_TEXT), ("unk_token", END_OF_TEXT)];
 
 type ByteLevelBpe<P> = TokenizerImpl<BPE, NormalizerWrapper, ByteLevel, P, ByteLevel>;
 
-/// `tokenizer.json` of a vocabulary that is trained on `texts`.
+/// Trains a vocabulary on `texts` and returns its `tokenizer.json`.
 pub(super) fn train<I, S>(texts: I, vocab_size: u32) -> Result<String, LmError>
 where
     I: Iterator<Item = S> + Send,
@@ -29,7 +29,7 @@ where
 {
     if vocab_size < SMALLEST_VOCABULARY {
         let problem =
-            format!("a vocabulary of {vocab_size} cannot hold every byte; at least {SMALLEST_VOCABULARY} is needed");
+            format!("vocab_size {vocab_size} is too small to contain every byte; the minimum is {SMALLEST_VOCABULARY}");
         return Err(LmError::Tokenizer(problem));
     }
     let mut trainer = BpeTrainerBuilder::new()
@@ -45,7 +45,7 @@ where
     tokenizer.to_string(true).map_err(|error| LmError::Tokenizer(error.to_string()))
 }
 
-/// GPT-2's way to split text around `model`.
+/// Adds GPT-2's text splitting to `model`.
 fn byte_level<P: PostProcessor>(model: BPE, add_prefix_space: bool) -> ByteLevelBpe<P> {
     let mut tokenizer = ByteLevelBpe::new(model);
     tokenizer
@@ -54,14 +54,14 @@ fn byte_level<P: PostProcessor>(model: BPE, add_prefix_space: bool) -> ByteLevel
     tokenizer
 }
 
-/// The tokenizer that transformers' `GPT2Tokenizer`, which OPT has as well, makes of `vocab.json`, `merges.txt` and what
-/// stands beside them.
+/// The tokenizer that transformers' `GPT2Tokenizer`, which OPT also uses, builds from `vocab.json`,
+/// `merges.txt` and the files next to them.
 pub(super) fn from_pair(dir: &Path, settings: &Settings) -> Result<tokenizers::Tokenizer, String> {
     let (vocab, merges) = (dir.join("vocab.json"), dir.join("merges.txt"));
     let failed = |error: tokenizers::Error| error.to_string();
     let model = BPE::from_file(&vocab.to_string_lossy(), &merges.to_string_lossy()).build().map_err(failed)?;
     let mut tokenizer = byte_level::<PostProcessorWrapper>(model, settings.flag("add_prefix_space").unwrap_or(false));
-    // A vocabulary of another kind does without the class's own.
+    // The class's default tokens are not added to other vocabularies.
     let has_end = tokenizer.token_to_id(END_OF_TEXT).is_some();
     tokenizer.add_tokens(&settings.tokens_to_add(&[], if has_end { &ROLES } else { &[] }));
     if let Some(around) = around(&tokenizer, settings)? {
@@ -70,7 +70,8 @@ pub(super) fn from_pair(dir: &Path, settings: &Settings) -> Result<tokenizers::T
     Ok(tokenizer.into())
 }
 
-/// What is put around a text: `bos_token` and `eos_token` where `tokenizer_config.json` wants them.
+/// Builds the template that adds `bos_token` and `eos_token` around a text, if
+/// `tokenizer_config.json` requests them.
 fn around(
     tokenizer: &ByteLevelBpe<PostProcessorWrapper>,
     settings: &Settings,

@@ -1,18 +1,19 @@
-//! Whether a text may be cut at a place: tried on the text around it.
+//! Tests whether a text can be cut at a position, by encoding the text around it.
 
 use super::Tokenizer;
 
-/// How the two parts of a text that is cut have the ids of the whole.
+/// How to encode the second part of a cut text so that the ids equal those of the whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Join {
-    /// As they are.
+    /// Encode it unchanged.
     Keep,
-    /// Without the space that the second begins with: the tokenizer puts one before every text.
+    /// Encode it without its leading space: the tokenizer adds one before every text.
     DropSpace,
 }
 
 impl Tokenizer {
-    /// Whether `left` and `right`, encoded each for itself, have the ids of both together; `None` where they have not.
+    /// Returns how `left` and `right` can be encoded separately with the same ids as both together;
+    /// `None` if they cannot.
     pub fn join_at(&self, left: &str, right: &str) -> Option<Join> {
         let whole = self.encode(&[left, right].concat()).ok()?;
         let start = self.encode(left).ok()?;

@@ -1,7 +1,8 @@
-//! What keeps a tokenizer of others from taking the process with it: panics become errors, time and memory have limits.
+//! Protects the process from third-party tokenizers: panics become errors, and time and memory are
+//! limited.
 //!
-//! [`inheritune_checkpoint::tokenizer_json`] refuses what a file says in so many words; here is what only running
-//! it can tell.
+//! [`inheritune_checkpoint::tokenizer_json`] rejects what can be seen in the file. This module
+//! covers what only shows when the tokenizer runs.
 
 use std::ffi::{c_int, c_ulong};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,27 +11,27 @@ use std::time::{Duration, Instant};
 
 use tokenizers::{NormalizedString, Normalizer, Tokenizer};
 
-/// Steps that a pattern may go back at one place of a text, and in the search for one match. A run of so many spaces is
-/// the longest that the usual patterns can take.
+/// Backtracking steps of a pattern at one position of a text, and in the search for one match. The
+/// limits bound the longest run of spaces that the usual patterns can handle.
 const MAX_STEPS_AT_ONE_PLACE: c_ulong = 5_000_000;
 const MAX_STEPS_OF_A_SEARCH: c_ulong = 50_000_000;
-/// Bytes of a text, as long as the tokenizer may make them, that are encoded at once.
+/// Bytes of text that are encoded at a time, counted at their maximum length after normalisation.
 const MAX_BYTES_AT_ONCE: u64 = 8 << 20;
-/// A text longer than this may grow on the way by no more than the factor.
+/// Maximum growth of texts that are too long for [`MAX_BYTES_AT_ONCE`].
 const MAX_GROWTH_OF_LONG_TEXTS: u64 = 4;
 const SLICE_BYTES: usize = 16 << 10;
-/// Processor time for one text, and for each megabyte of it more.
+/// Processor time for one text, and in addition per megabyte.
 const MAX_TIME: Duration = Duration::from_secs(5);
 const MAX_TIME_OF_A_MEGABYTE: Duration = Duration::from_secs(60);
-/// Texts shorter than this are not timed: it would cost more than they do.
+/// Shorter texts are not timed: the timing would cost more than the encoding.
 const MIN_TIMED_BYTES: usize = 1024;
-/// Length and processor time of the texts that a new tokenizer is tried on.
+/// Length and processor time of the texts that a new tokenizer is tested on.
 const TRIAL_CHARS: usize = 600;
 const MAX_TRIAL_TIME: Duration = Duration::from_millis(100);
-/// Characters that patterns tell apart.
+/// Characters that patterns distinguish.
 const TRIAL_CHARACTERS: [&str; 14] = [" ", "\n", "\t", "a", "A", "x", "1", ".", "'", "é", "日", "ab", "\r\n", " a"];
 
-/// Runs what a library does with bytes of others: what it panics with becomes an error.
+/// Runs a library on untrusted data and turns panics into errors.
 pub(super) fn caught<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     limit_patterns();
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
@@ -44,26 +45,28 @@ pub(super) fn caught<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, S
     })
 }
 
-// Of Oniguruma, which the tokenizers library runs patterns with and links.
+// Functions of Oniguruma, the regex library of the tokenizers library.
 #[allow(unsafe_code)]
 unsafe extern "C" {
     fn onig_set_retry_limit_in_match(steps: c_ulong) -> c_int;
     fn onig_set_retry_limit_in_search(steps: c_ulong) -> c_int;
 }
 
-/// Oniguruma would go back ten million steps at each place of a text, however many places there are.
+/// By default, Oniguruma backtracks up to ten million steps at each position of a text, without a
+/// limit on the whole search.
 #[allow(unsafe_code)]
 fn limit_patterns() {
     static ONCE: Once = Once::new();
-    // SAFETY: both store one number in a variable of the library that each search reads. No search runs yet: every use
-    // of the library in this process goes through `caught`, which waits for this.
+    // SAFETY: both store one number in a variable of the library that each search reads. No search
+    // is running yet: every use of the library in this process goes through `caught`, which waits
+    // for this.
     ONCE.call_once(|| unsafe {
         onig_set_retry_limit_in_match(MAX_STEPS_AT_ONE_PLACE);
         onig_set_retry_limit_in_search(MAX_STEPS_OF_A_SEARCH);
     });
 }
 
-/// Tries a tokenizer on runs of the characters that patterns tell apart, and of `more`.
+/// Tests a tokenizer on runs of the characters that patterns distinguish, and of `more`.
 pub(super) fn tried(tokenizer: &Tokenizer, more: &[char]) -> Result<(), String> {
     let more: Vec<String> = more.iter().map(char::to_string).collect();
     for unit in TRIAL_CHARACTERS.iter().copied().chain(more.iter().map(String::as_str)) {
@@ -74,11 +77,11 @@ pub(super) fn tried(tokenizer: &Tokenizer, more: &[char]) -> Result<(), String> 
                 caught(|| tokenizer.encode_fast(text.as_str(), false).map(|_| ()).map_err(|error| error.to_string()))?;
                 Ok(started.elapsed())
             };
-            // Of two, since another process may have been in the way.
+            // Measured twice, since another process may have interfered.
             if time()? > MAX_TRIAL_TIME && time()? > MAX_TRIAL_TIME {
                 let shown: String = unit.escape_debug().collect();
                 return Err(format!(
-                    "its normalizer or pre_tokenizer takes {} ms and more for {TRIAL_CHARS} characters of `{shown}`",
+                    "its normalizer or pre_tokenizer takes more than {} ms for {TRIAL_CHARS} characters of `{shown}`",
                     MAX_TRIAL_TIME.as_millis()
                 ));
             }
@@ -87,7 +90,8 @@ pub(super) fn tried(tokenizer: &Tokenizer, more: &[char]) -> Result<(), String> 
     Ok(())
 }
 
-/// Texts in groups that may be encoded at once, where each may become `growth` times as long.
+/// Splits texts into groups that can be encoded at a time, if each may become `growth` times as
+/// long.
 pub(super) fn groups<S: AsRef<str>>(texts: &[S], growth: u64) -> Vec<&[S]> {
     let mut groups = Vec::new();
     let (mut start, mut bytes) = (0, 0u64);
@@ -103,7 +107,7 @@ pub(super) fn groups<S: AsRef<str>>(texts: &[S], growth: u64) -> Vec<&[S]> {
     groups
 }
 
-/// Encodes one text, within limits of memory and time.
+/// Encodes one text, within memory and time limits.
 pub(super) fn encode(tokenizer: &Tokenizer, growth: u64, (text, with_added): (&str, bool)) -> Result<Vec<u32>, String> {
     if growth > MAX_GROWTH_OF_LONG_TEXTS && (text.len() as u64).saturating_mul(growth) > MAX_BYTES_AT_ONCE {
         check_growth(tokenizer, text)?;
@@ -118,7 +122,7 @@ pub(super) fn encode(tokenizer: &Tokenizer, growth: u64, (text, with_added): (&s
         let took = clock.elapsed();
         if took > allowed {
             return Err(format!(
-                "takes {:.1} s for a text of {} bytes; at most {:.1} s are accepted",
+                "takes {:.1} s for a text of {} bytes; the limit is {:.1} s",
                 took.as_secs_f64(),
                 text.len(),
                 allowed.as_secs_f64()
@@ -128,7 +132,7 @@ pub(super) fn encode(tokenizer: &Tokenizer, growth: u64, (text, with_added): (&s
     Ok(ids)
 }
 
-/// How long a long text becomes, found out in slices.
+/// Measures in slices how long a long text becomes.
 fn check_growth(tokenizer: &Tokenizer, text: &str) -> Result<(), String> {
     let Some(normalizer) = tokenizer.get_normalizer() else { return Ok(()) };
     let most = (text.len() as u64).saturating_mul(MAX_GROWTH_OF_LONG_TEXTS);
@@ -141,7 +145,7 @@ fn check_growth(tokenizer: &Tokenizer, text: &str) -> Result<(), String> {
         bytes += normalized.get().len() as u64;
         if bytes > most {
             return Err(format!(
-                "makes a text of {} bytes more than {MAX_GROWTH_OF_LONG_TEXTS} times as long by its normalizer",
+                "its normalizer makes a text of {} bytes more than {MAX_GROWTH_OF_LONG_TEXTS} times as long",
                 text.len()
             ));
         }
@@ -149,7 +153,7 @@ fn check_growth(tokenizer: &Tokenizer, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Processor time of this thread where the system tells it: a busy machine makes a text no slower to encode.
+/// Processor time of this thread, if the system reports it: a busy machine does not slow it down.
 struct Clock {
     processor: Option<Duration>,
     wall: Instant,
@@ -167,7 +171,7 @@ impl Clock {
     }
 }
 
-/// Linux tells the nanoseconds as the first number of a file.
+/// On Linux the nanoseconds are the first number of this file.
 fn processor_time() -> Option<Duration> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     text.split(' ').next()?.parse().ok().map(Duration::from_nanos)

@@ -1,9 +1,11 @@
-//! SentencePiece: the ids of google/sentencepiece 0.2.3 (`SentencePieceProcessor.encode` and `decode`), exactly.
+//! SentencePiece: exactly the ids of google/sentencepiece 0.2.3 (`SentencePieceProcessor.encode`
+//! and `decode`).
 //!
-//! Hugging Face's converted tokenizers are not exact: they merge by an order made up from the scores, drop what
-//! `normalizer_spec` says of spaces, or know no unused and user-defined pieces. So the library's own steps are followed
-//! here, file by file: [`normalizer`] with [`charsmap`], then [`bpe`] or [`unigram`], then what no piece holds. As in
-//! the library, pieces such as `</s>` are not looked for in text.
+//! Hugging Face's converted tokenizers are not exact: they derive a merge order from the scores,
+//! ignore `normalizer_spec`'s rules for spaces, or do not support unused and user-defined pieces.
+//! This module therefore follows the library's own steps, file by file: [`normalizer`] with
+//! [`charsmap`], then [`bpe`] or [`unigram`], then text that no piece covers. As in the library,
+//! pieces such as `</s>` are not recognised in text.
 
 mod bpe;
 mod charsmap;
@@ -21,12 +23,13 @@ use self::normalizer::{Normalizer, Prefix};
 use self::trie::Trie;
 use self::unigram::Unigram;
 
-/// What a space is in pieces.
+/// The representation of a space in pieces.
 const SPACE: &str = "\u{2581}";
-/// No id: a run of text that no piece holds, until it becomes the unknown piece. There are fewer pieces than this.
+/// Placeholder id of a run of text that no piece covers, until it is replaced by the unknown piece.
+/// The number of pieces is always smaller.
 const UNKNOWN: u32 = u32::MAX;
 
-/// A model, ready to encode.
+/// A model that is ready to encode.
 #[derive(Debug, Clone)]
 pub(super) struct SentencePiece {
     normalizer: Normalizer,
@@ -35,20 +38,20 @@ pub(super) struct SentencePiece {
     rest: Rest,
     pieces: Vec<Piece>,
     unknown_surface: String,
-    /// How the spaces at the start of a decoded text came about.
+    /// The origin of the spaces at the start of a decoded text.
     spaces: LeadingSpaces,
     beside: Beside,
-    /// The texts of `beside`, and their places in it.
+    /// The texts of `beside`, with their indexes in it.
     found: Trie,
 }
 
-/// Tokens beside the pieces, which are found in text. Their ids follow on those of the pieces; one without text has an id
-/// and is not looked for.
+/// Added tokens, which are recognised in text. Their ids follow those of the pieces. A token
+/// without text has an id but is never recognised.
 #[derive(Debug, Clone)]
 pub(super) struct Beside {
     pub(super) tokens: Vec<AddedToken>,
-    /// What stands after such a token is a text of its own, with a space put before it: transformers' `legacy`. Otherwise
-    /// only the start of a text gets one, where it has none.
+    /// Whether text after such a token is treated as a separate text, with a space added before it
+    /// (transformers' `legacy`). Otherwise only the start of a text gets a space, if it has none.
     pub(super) is_legacy: bool,
 }
 
@@ -58,7 +61,7 @@ enum Encoder {
     Unigram(Unigram),
 }
 
-/// What both encoders need besides pieces that training found.
+/// What both encoders need besides the learned pieces.
 #[derive(Debug, Clone)]
 struct Rest {
     user_defined: Option<Trie>,
@@ -67,20 +70,20 @@ struct Rest {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LeadingSpaces {
-    /// They are the text's own.
+    /// They belong to the text.
     Kept,
-    /// The first was put there.
+    /// The first one was added.
     FirstAdded,
-    /// The text's own were dropped.
+    /// The text's own spaces were dropped.
     AllDropped,
 }
 
-/// What is worth keeping from one text to the next.
+/// Memory and results that are reused from one text to the next.
 #[derive(Debug, Default)]
 pub(super) struct Scratch(Words);
 
 impl SentencePiece {
-    /// Of a model that was read; an error starts with the field.
+    /// Prepares a parsed model. An error starts with the field's name.
     pub(super) fn new(model: &SentencePieceModel, beside: Beside) -> Result<Self, String> {
         let pieces = model.pieces();
         let encoder = match model.algorithm() {
@@ -132,7 +135,7 @@ impl SentencePiece {
         }
     }
 
-    /// Appends the ids of a stretch between tokens beside the pieces.
+    /// Appends the ids of a range between added tokens.
     fn encode_stretch(
         &self,
         text: &str,
@@ -156,7 +159,8 @@ impl SentencePiece {
         Ok(())
     }
 
-    /// The next token beside the pieces from `start` on: where it stands, with the white space that it takes, and which.
+    /// The next added token from `start` on: its range, including the white space that it absorbs,
+    /// and its index.
     fn next_beside(&self, text: &str, start: usize) -> Option<(Range<usize>, u32)> {
         if self.beside.tokens.is_empty() {
             return None;
@@ -177,7 +181,8 @@ impl SentencePiece {
         None
     }
 
-    /// The text of `ids` (`DecodeOptimized`): control pieces have none, bytes that are no character are U+FFFD.
+    /// The text of `ids` (`DecodeOptimized`). Control pieces have no text; bytes that do not form a
+    /// character become U+FFFD.
     pub(super) fn decode(&self, ids: &[u32]) -> Result<String, String> {
         let (mut text, mut bytes) = (String::new(), Vec::new());
         let mut at_start = true;
@@ -189,7 +194,7 @@ impl SentencePiece {
                 at_start = false;
                 continue;
             }
-            let piece = self.pieces.get(*id as usize).ok_or_else(|| format!("there is no piece {id}"))?;
+            let piece = self.pieces.get(*id as usize).ok_or_else(|| format!("unknown piece id {id}"))?;
             if let PieceKind::Byte(byte) = piece.kind {
                 bytes.push(byte);
                 continue;
@@ -226,7 +231,7 @@ impl SentencePiece {
 }
 
 impl Beside {
-    /// Texts, and places in the list.
+    /// Texts and their indexes in the list.
     fn contents(&self) -> impl Iterator<Item = (&[u8], u32)> {
         let contents = self.tokens.iter().map(|token| token.content.as_bytes()).zip(0..);
         contents.filter(|(content, _)| !content.is_empty())
@@ -234,7 +239,7 @@ impl Beside {
 }
 
 impl Rest {
-    /// Appends the ids of text that no piece holds.
+    /// Appends the ids of text that no piece covers.
     fn push_unknown(&self, text: &[u8], ids: &mut Vec<u32>) {
         match &self.unknown {
             UnknownText::Bytes(of_byte) => ids.extend(text.iter().map(|byte| of_byte[usize::from(*byte)])),
@@ -243,7 +248,7 @@ impl Rest {
     }
 }
 
-/// Appends `bytes`, and empties them; each byte that is part of no character is U+FFFD.
+/// Appends `bytes` and clears them. Each byte that is not part of a character becomes U+FFFD.
 fn push_bytes(text: &mut String, bytes: &mut Vec<u8>) {
     let mut rest = bytes.as_slice();
     while !rest.is_empty() {

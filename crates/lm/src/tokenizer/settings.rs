@@ -1,8 +1,9 @@
-//! What stands beside a vocabulary: which tokens there are besides it, which are special, and what is put around a text.
+//! The settings files next to a vocabulary: additional tokens, special tokens, and tokens that are
+//! added around a text.
 //!
-//! The rules are those of transformers 5 (`PreTrainedTokenizerBase._from_pretrained`, `TokenizersBackend.__init__`). Where
-//! `tokenizer_config.json` has an `added_tokens_decoder`, the two older files say nothing; where it has none,
-//! `special_tokens_map.json` wins over it.
+//! The rules are those of transformers 5 (`PreTrainedTokenizerBase._from_pretrained`,
+//! `TokenizersBackend.__init__`). If `tokenizer_config.json` has an `added_tokens_decoder`, the two
+//! older files are ignored. Otherwise `special_tokens_map.json` takes precedence over it.
 
 use std::path::Path;
 
@@ -14,19 +15,20 @@ use crate::error::LmError;
 use crate::files;
 
 const ADDED_TOKENS_FILE: &str = "added_tokens.json";
-/// Longest of these files; the longest known have some 2 MB.
+/// Size limit of these files; the largest known ones have about 2 MB.
 const MAX_BYTES: u64 = 8 << 20;
-/// Parts that a token can have in a text, in the order in which transformers adds their tokens.
+/// Roles of special tokens, in the order in which transformers adds them.
 const ROLES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
-/// Special tokens that have no part, by their newer and their older name.
+/// Keys of special tokens without a role: the newer and the older one.
 const EXTRA: &str = "extra_special_tokens";
 const ADDITIONAL: &str = "additional_special_tokens";
 const DECODER: &str = "added_tokens_decoder";
 
-/// `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`, so far as a folder has them.
+/// `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`, as far as they
+/// exist.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Settings {
-    /// Their names and contents.
+    /// Names and contents of the existing files.
     pub(super) files: Vec<(&'static str, Vec<u8>)>,
     config: Value,
     special_tokens: Value,
@@ -34,7 +36,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// Reads the files that are in `dir`.
+    /// Reads the files that exist in `dir`.
     pub(super) fn read(dir: &Path) -> Result<Self, LmError> {
         let mut read = Vec::new();
         let mut parse = |name: &'static str| -> Result<Value, LmError> {
@@ -64,12 +66,13 @@ impl Settings {
         self.config.is_object()
     }
 
-    /// A switch of `tokenizer_config.json`.
+    /// A flag in `tokenizer_config.json`.
     pub(super) fn flag(&self, name: &str) -> Option<bool> {
         self.config.get(name)?.as_bool()
     }
 
-    /// Whether transformers reads the folder with a class of this name, or of its older name with `Fast` behind it.
+    /// Whether transformers reads the folder with the class `name`, or with its older name, which
+    /// ends in `Fast`.
     pub(super) fn is_of_class(&self, name: &str) -> bool {
         self.config["tokenizer_class"].as_str().is_some_and(|class| class.strip_suffix("Fast").unwrap_or(class) == name)
     }
@@ -78,25 +81,25 @@ impl Settings {
         self.config.get(DECODER).is_some()
     }
 
-    /// The file that says something of `key`, and what it says.
+    /// The file that sets `key`, and the value.
     fn said(&self, key: &str) -> Option<(&'static str, &Value)> {
         let older = (!self.has_decoder()).then_some((SPECIAL_TOKENS_FILE, &self.special_tokens));
         let files = older.into_iter().chain([(TOKENIZER_CONFIG_FILE, &self.config)]);
         files.into_iter().find_map(|(file, values)| Some((file, values.get(key)?)))
     }
 
-    /// The token that plays a part such as `eos_token`.
+    /// The token with a role such as `eos_token`.
     pub(super) fn token(&self, role: &str) -> Option<AddedToken> {
         self.said(role).and_then(|(_, value)| added_token(value, true))
     }
 
-    /// Whether a file names no token for this part, so that the class's own would play it.
+    /// Whether no file sets this role, so that the class's default applies.
     pub(super) fn leaves_open(&self, role: &str) -> bool {
         self.said(role).is_none()
     }
 
-    /// Tokens besides those of the vocabulary that a file lists with ids, in the order of these; the ids themselves are not
-    /// looked at, as in transformers: a new token gets the next one.
+    /// Tokens that a file lists with ids, besides those of the vocabulary, in the order of the ids.
+    /// As in transformers the ids themselves are ignored: a new token gets the next free id.
     fn listed(&self) -> Vec<AddedToken> {
         let mut tokens: Vec<(u64, AddedToken)> = if let Some(decoder) = self.config[DECODER].as_object() {
             let entry = |(id, token): (&String, &Value)| Some((id.parse().ok()?, added_token(token, false)?));
@@ -113,7 +116,7 @@ impl Settings {
         tokens.into_iter().map(|(_, token)| token).collect()
     }
 
-    /// Tokens that play a part: the usual ones, then those of a model's own (`image_token`).
+    /// Tokens with a role: the usual roles, then model-specific ones (`image_token`).
     fn named(&self) -> Vec<AddedToken> {
         let own = self.config.as_object().into_iter().flatten();
         let own = own.filter(|(key, _)| key.ends_with("_token") && !ROLES.contains(&key.as_str()));
@@ -123,7 +126,7 @@ impl Settings {
         ROLES.iter().filter_map(|role| self.token(role)).chain(own).chain(of_dictionary).collect()
     }
 
-    /// Special tokens that play no part.
+    /// Special tokens without a role.
     fn extra(&self) -> Vec<AddedToken> {
         let is_said = |value: &&Value| value.as_array().is_some_and(|list| !list.is_empty());
         let config = self.config.get(EXTRA).filter(is_said).or_else(|| self.config.get(ADDITIONAL));
@@ -134,8 +137,9 @@ impl Settings {
         lists.flatten().filter_map(|token| added_token(token, true)).collect()
     }
 
-    /// The tokens that are added to a vocabulary which has `known` tokens beside it already, in the order in which
-    /// transformers adds them. `defaults` are a class's own tokens for parts that no file speaks of.
+    /// The tokens to add to a vocabulary that already has the added tokens `known`, in the order in
+    /// which transformers adds them. `defaults` are the class's own tokens for roles that no file
+    /// sets.
     pub(super) fn tokens_to_add(&self, known: &[String], defaults: &[(&str, &str)]) -> Vec<AddedToken> {
         let mut named = self.named();
         let open = defaults.iter().filter(|(role, _)| self.leaves_open(role));
@@ -153,13 +157,14 @@ impl Settings {
         tokens
     }
 
-    /// Whether a token begins or ends texts: it has to have a row in a model, whatever the texts hold.
+    /// Whether a token begins or ends texts. Such a token needs a row in the model, whatever the
+    /// texts contain.
     pub(super) fn is_boundary(&self, content: &str) -> bool {
         ["bos_token", "eos_token"].iter().any(|role| self.token(role).is_some_and(|token| token.content == content))
     }
 }
 
-/// A token as the files write one: its text alone, or an object. Old files name no token by an empty text.
+/// Parses a token: either its text, or an object. Old files use an empty text for no token.
 fn added_token(value: &Value, is_special: bool) -> Option<AddedToken> {
     let content = value.get("content").unwrap_or(value).as_str().filter(|content| !content.is_empty())?;
     let flag = |name: &str, default: bool| value.get(name).and_then(Value::as_bool).unwrap_or(default);

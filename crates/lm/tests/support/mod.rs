@@ -1,4 +1,5 @@
-//! What the tests of this package share: the golden checkpoints, and larger ones made on the spot.
+//! Helpers that the tests of this package share: the golden checkpoints, and larger ones made on
+//! demand.
 // Each test binary compiles this module and uses a part of it.
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -22,7 +23,7 @@ pub const LR: f64 = 3e-3;
 /// Must match scripts/golden/make-golden.py.
 pub const MAX_NORM: f64 = 1.0;
 
-/// What scripts/golden/make-golden.py wrote.
+/// The folder that scripts/golden/make-golden.py wrote.
 pub fn golden_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
@@ -40,19 +41,19 @@ pub fn load(dir: &Path) -> Decoder {
     Decoder::load(dir, Device::Cpu).unwrap()
 }
 
-/// The tensors of a safetensors file as tch itself reads them, by name.
+/// The tensors of a safetensors file, read by tch itself, by name.
 pub fn tensors(path: &Path) -> BTreeMap<String, Tensor> {
     Tensor::read_safetensors(path).unwrap().into_iter().collect()
 }
 
-/// Largest |a - b| over all elements; infinite where either is not a number.
+/// The largest |a - b| over all elements; infinite if either is not a number.
 pub fn max_difference(a: &Tensor, b: &Tensor) -> f64 {
     assert_eq!(a.size(), b.size());
     let difference = no_grad(|| (a.to_kind(Kind::Double) - b.to_kind(Kind::Double)).abs().max().double_value(&[]));
     if difference.is_nan() { f64::INFINITY } else { difference }
 }
 
-/// Copies the files of a folder without folders.
+/// Copies the files of a folder that has no subfolders.
 pub fn copy(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
@@ -60,8 +61,8 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Writes into `to` the model that has these layers of the one in `from`: domain's plan carried out, as the slicer
-/// does with a store.
+/// Writes into `to` the model with these layers of the one in `from`. Executes the checkpoint
+/// crate's plan, as the slicer does with a store.
 pub fn slice(from: &Path, layers: &[u32], to: &Path) {
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(from.join("config.json")).unwrap()).unwrap();
     let config = DecoderConfig::from_hf(&json).unwrap();
@@ -99,7 +100,7 @@ pub fn slice(from: &Path, layers: &[u32], to: &Path) {
     std::fs::write(to.join("config.json"), json.to_string()).unwrap();
 }
 
-/// Numbers from -1 to 1 that look random and are always the same.
+/// A reproducible sequence of pseudo-random numbers from -1 to 1.
 pub fn noise(seed: u64) -> impl FnMut() -> f32 {
     let mut state = seed;
     move || {

@@ -1,5 +1,6 @@
-//! An object in a local folder: several threads each write a segment where it belongs, so that copying and hashing fill
-//! the machine, and every byte is still in the processor's cache when it is hashed.
+//! Assembly of an object in a local folder. Each of several threads writes whole segments at their
+//! offsets, so that copying and hashing use all cores. Buffers are small enough that bytes are
+//! still in the CPU cache when they are hashed.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -15,42 +16,45 @@ use tempfile::NamedTempFile;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-use super::super::folder::Stretch;
+use super::super::folder::ObjectRange;
 use super::super::on_disk;
 use super::super::source::open_local;
 use super::{Chunk, Digesting, Making, Segment, WrittenBytes};
 use crate::ObjectError;
 use crate::error::corrupt;
 
-/// Bytes read, hashed and written at once: they fit into a core's cache.
+/// Bytes that are read, hashed and written together; they fit into the cache of one core.
 const BUFFER_BYTES: usize = 256 << 10;
-/// Bytes of one read from another store.
+/// Bytes per read from a remote store.
 const REMOTE_BYTES: u64 = 4 << 20;
-/// Threads at most; beyond it the disk is what is slow.
+/// Most threads; with more, the disk is the bottleneck.
 const MAX_THREADS: usize = 8;
-/// Threads where bytes come over a network: more than cores, since they mostly wait.
+/// Threads if bytes come over a network. This may exceed the number of cores, because the threads
+/// mostly wait.
 const REMOTE_THREADS: usize = 6;
-/// Bytes after which what is written is sent to the disk, and the wait before they are counted again.
+/// Written bytes after which the file is synced to disk.
 const SYNC_BYTES: u64 = 64 << 20;
+/// Time between two checks of the number of written bytes.
 const SYNC_WAIT: Duration = Duration::from_millis(5);
 /// Permissions of an object, before the umask.
 const MODE: u32 = 0o666;
-/// Tries to make a file in a folder that others may be removing.
+/// Retries of creating a file in a folder that other processes may be removing.
 const CREATE_TRIES: u32 = 5;
 
-/// A file to be made.
+/// A local file to be assembled.
 pub struct LocalFile {
     /// Where it will be.
     pub path: PathBuf,
-    /// Whether it must be on disk before it is there.
+    /// Whether the file is synced to disk before it appears under its name.
     pub durable: bool,
 }
 
 impl LocalFile {
-    /// Makes it of `segments`; says their digests. It is there when it is whole.
+    /// Writes the file from `segments` and returns their digests. The file appears under its name
+    /// when it is complete.
     ///
     /// # Errors
-    /// A source's; [`ObjectError::File`].
+    /// Errors of a source; [`ObjectError::File`].
     pub async fn assemble(
         self,
         segments: Vec<Segment>,
@@ -63,7 +67,7 @@ impl LocalFile {
         let target = path.clone();
         let file = on_disk(&path, move || Target::create(target, durable)).await?;
         let work = Arc::new(Work::new(file, segments, written.clone()));
-        // Threads cannot be aborted: whoever gives up on this future tells them.
+        // Threads cannot be aborted. If this future is dropped, the guard tells them to stop.
         let stop = StopOnDrop(work.clone());
         let mut workers = JoinSet::new();
         for _ in 0..threads {
@@ -72,7 +76,7 @@ impl LocalFile {
         }
         if durable {
             let work = work.clone();
-            // Its errors come again when the whole file is synced.
+            // Errors are ignored, because they recur when the whole file is synced.
             drop(tokio::task::spawn_blocking(move || work.sync_along()));
         }
         let mut digests = BTreeMap::new();
@@ -87,9 +91,10 @@ impl LocalFile {
 
 struct Work {
     target: Target,
-    /// Shortest first: the longest are taken first, so that all threads end together.
+    /// Segments to be written, shortest first. Threads take the longest ones first from the end, so
+    /// that they all finish at about the same time.
     left: Mutex<Vec<Placed>>,
-    /// Held by whoever makes a large tensor: one is in memory at a time.
+    /// Held while a large tensor is computed, so that only one is in memory at a time.
     large: Mutex<()>,
     stopped: AtomicBool,
     written: WrittenBytes,
@@ -124,7 +129,7 @@ impl Work {
         Self { target, left, large, stopped, written, runtime: Handle::current() }
     }
 
-    /// Sends what is written to the disk meanwhile, so that the disk works while bytes are copied and hashed.
+    /// Syncs the file to disk at intervals, in parallel with copying and hashing.
     fn sync_along(&self) {
         let mut synced = self.written.get();
         while !self.stopped.load(Ordering::Relaxed) {
@@ -140,7 +145,7 @@ impl Work {
         }
     }
 
-    /// Writes segments until none is left; says their digests by number.
+    /// Writes segments until none is left. Returns their digests with the numbers of the segments.
     fn run(&self) -> Result<Vec<(usize, SegmentDigest)>, ObjectError> {
         let mut buffer = vec![0; BUFFER_BYTES];
         let mut digests = Vec::new();
@@ -152,7 +157,7 @@ impl Work {
             let mut in_order = segment.chunks.in_order;
             let written = in_order.try_for_each(|chunk| writer.chunk(chunk, &mut buffer));
             if let Err(error) = written {
-                // The others need not go on.
+                // Stop the other threads.
                 self.stopped.store(true, Ordering::Relaxed);
                 return Err(error);
             }
@@ -190,7 +195,7 @@ impl SegmentWriter<'_> {
         bytes.chunks(BUFFER_BYTES).try_for_each(|piece| self.write(piece))
     }
 
-    fn copy(&mut self, path: &Path, stretch: &Stretch, buffer: &mut [u8]) -> Result<(), ObjectError> {
+    fn copy(&mut self, path: &Path, stretch: &ObjectRange, buffer: &mut [u8]) -> Result<(), ObjectError> {
         let failed = |error| stretch.expected.io_error(path, error);
         let file = open_local(path, &stretch.expected)?;
         let (mut from, end) = (stretch.range.start, stretch.range.end);
@@ -201,7 +206,7 @@ impl SegmentWriter<'_> {
             self.write(piece)?;
             from += length as u64;
         }
-        // What was written to it meanwhile may be among the bytes.
+        // The copied bytes may include modifications made during the copy.
         stretch.expected.check_file(&file.metadata().map_err(failed)?)
     }
 
@@ -218,7 +223,7 @@ impl SegmentWriter<'_> {
     }
 }
 
-/// The file in the making, under a name of its own; gone when dropped.
+/// The unfinished file under a temporary name. Dropping it removes the file.
 struct Target {
     path: PathBuf,
     durable: bool,
@@ -241,7 +246,7 @@ impl Target {
                 .permissions(fs::Permissions::from_mode(MODE))
                 .tempfile_in(parent);
             match file {
-                // Whoever removes what another attempt left there takes folders that look empty along.
+                // Cleanup of another attempt also removes folders that look empty.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && tries < CREATE_TRIES => tries += 1,
                 file => return Ok(Self { file: file?, path, durable }),
             }
@@ -256,7 +261,7 @@ impl Target {
         ObjectError::File { path: self.path.display().to_string(), source }
     }
 
-    /// Gives the file its name; where it is to be durable, once it is on disk.
+    /// Renames the file to its final name. Syncs a durable file to disk first.
     fn keep(&self) -> io::Result<()> {
         if self.durable {
             self.file().sync_all()?;
@@ -269,7 +274,7 @@ impl Target {
     }
 }
 
-/// Makes `dir` and those above it that are not there, so that they stay.
+/// Creates `dir` and its missing parents, and syncs each of them to disk.
 fn create_dirs_durably(dir: &Path) -> io::Result<()> {
     if dir.as_os_str().is_empty() || dir.is_dir() {
         return Ok(());

@@ -1,15 +1,15 @@
-//! A server for tests, and what is left of it.
-#![allow(dead_code, clippy::unwrap_used)] // every test file uses a part of it
+//! Helpers for tests with a private Postgres.
+#![allow(dead_code, clippy::unwrap_used)] // every test file uses only some of the helpers
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// Where the server's programs are, when somebody says so.
+/// Returns the folder of the server's programs from `INHERITUNE_PG_BIN`, if it is set.
 pub fn pg_bin() -> Option<PathBuf> {
     std::env::var_os("INHERITUNE_PG_BIN").map(PathBuf::from)
 }
 
-/// Stops the servers below a folder and removes it once this process is gone, however it ended.
+/// Stops the servers below a folder and removes the folder when this process exits for any reason.
 pub struct Sweeper(Child);
 
 impl Sweeper {

@@ -1,4 +1,4 @@
-//! Loss of all models while they are trained: the whole of it, and its end.
+//! The loss of all models during training: the whole training, and its end enlarged.
 
 use super::Plot;
 use super::svg::{Anchor, Axis, Frame, GLYPH, Svg};
@@ -11,19 +11,19 @@ const PANEL_HEIGHT: f64 = 300.0;
 const LEFT: (f64, f64) = (62.0, 456.0);
 const RIGHT: (f64, f64) = (546.0, 936.0);
 const LEGEND_ROW: f64 = 22.0;
-/// Points of one faint line at most.
+/// Maximum number of points per faint line.
 const MAX_POINTS: usize = 400;
-/// The right panel begins at this share of the shortest training.
+/// The right panel starts at this share of the shortest training.
 const END_FROM: f64 = 0.4;
-/// Room for the last dots.
+/// Extends the x axis to make room for the last dots.
 const RIGHT_MARGIN: f64 = 1.03;
 
-/// What stands on the x axis.
+/// The quantity on the x axis.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Horizontal {
-    /// Steps; every model sees as many tokens a step, which a second scale shows.
+    /// Steps. All models see the same number of tokens per step, so a second scale shows tokens.
     Steps { tokens_per_step: f64 },
-    /// Tokens: models differ in tokens a step.
+    /// Tokens, because models differ in tokens per step.
     Tokens,
 }
 
@@ -73,7 +73,7 @@ struct Series<'a> {
     end: Option<(f64, f64)>,
 }
 
-/// The curves; none while there are no points.
+/// The loss curves; `None` as long as there are no points.
 pub fn plot(view: &View) -> Option<Plot> {
     let horizontal = Horizontal::of(view);
     let series: Vec<Series> = view
@@ -114,16 +114,16 @@ pub fn plot(view: &View) -> Option<Plot> {
             x: Axis::new((from, from + (everything.x.1 - from) * RIGHT_MARGIN), RIGHT),
             y: Axis::new(padded(near_end.y, 0.12), pixels_y),
         };
-        panel(&mut svg, &end, "Its end, enlarged", horizontal);
+        panel(&mut svg, &end, "End of training, enlarged", horizontal);
         svg.clipped("loss-end", &end, |svg| draw(svg, &end, &series));
     }
     draw_legend(&mut svg, &legend, TOP + PANEL_HEIGHT + 66.0);
     Some(Plot {
         file: "loss-curves.svg",
         title: "Loss of every model during training",
-        caption: "Strong lines: validation loss on a fixed part of the validation text, taken while training. Faint \
-                  lines: training loss. Dots: the final measurement over the whole validation text with ±1 standard \
-                  error, which is what the table shows; it may lie a little off its line, being taken on more text."
+        caption: "Bold lines: validation loss during training, on a fixed part of the validation text. Faint lines: \
+                  training loss. Dots: the final loss on the whole validation text with ±1 standard error, as in the \
+                  table. A dot can lie slightly off its line, because it is measured on more text."
             .to_owned(),
         drawing: svg,
     })
@@ -132,7 +132,7 @@ pub fn plot(view: &View) -> Option<Plot> {
 fn points(curve: &[(u64, u64, f64)], horizontal: Horizontal) -> Vec<(f64, f64)> {
     let finite: Vec<(f64, f64)> =
         curve.iter().filter(|p| p.2.is_finite()).map(|p| (horizontal.of_point(p), p.2)).collect();
-    // Means of neighbours: a picture has no more room, and every point counts.
+    // Average neighbouring points: the plot has no room for more, and no point is dropped.
     let group = finite.len().div_ceil(MAX_POINTS).max(1);
     finite
         .chunks(group)

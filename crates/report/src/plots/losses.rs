@@ -1,4 +1,4 @@
-//! Every model's final validation loss with its error: what can be told apart, and what cannot.
+//! The final validation loss of every model with its error, which shows which models differ.
 
 use super::Plot;
 use super::svg::{Anchor, Axis, Frame, Svg, fit};
@@ -9,7 +9,7 @@ const X: (f64, f64) = (320.0, 800.0);
 const TOP: f64 = 16.0;
 const ROW: f64 = 30.0;
 
-/// One line a model; none while nothing is measured.
+/// One line per model; `None` as long as nothing is measured.
 pub fn plot(view: &View) -> Option<Plot> {
     let measured: Vec<(&Row, Measured)> = view.rows.iter().filter_map(|row| Some((row, row.validation?))).collect();
     if measured.is_empty() {
@@ -54,14 +54,13 @@ pub fn plot(view: &View) -> Option<Plot> {
         "quiet small",
         ((X.0 + X.1) / 2.0, foot + 36.0),
         Anchor::Middle,
-        "validation loss (nats per token); left is better",
+        "validation loss (nats per token); lower is better",
     );
     Some(Plot {
         file: "losses.svg",
         title: "Final validation loss with its error",
-        caption:
-            "Strong whiskers: ±1 standard error over the validation sequences; thin ones: ±2. Grey: the reference, \
-                  ±1."
+        caption: "Bold whiskers: ±1 standard error over the validation sequences. Thin whiskers: ±2. Grey band: the \
+                  reference, ±1."
             .to_owned(),
         drawing: svg,
     })

@@ -1,4 +1,4 @@
-//! How large the reference and the candidates are.
+//! The sizes of the reference and the candidates.
 
 use super::Plot;
 use super::svg::{Anchor, Svg, fit};
@@ -11,7 +11,7 @@ const X: (f64, f64) = (320.0, 760.0);
 const TOP: f64 = 14.0;
 const ROW: f64 = 34.0;
 
-/// One bar a size; none while fewer than two are known.
+/// One bar per size; `None` as long as fewer than two are known.
 pub fn plot(view: &View) -> Option<Plot> {
     let sizes: Vec<(&Row, u64)> = view
         .rows
@@ -41,7 +41,7 @@ pub fn plot(view: &View) -> Option<Plot> {
     Some(Plot {
         file: "parameters.svg",
         title: "Parameters",
-        caption: "All learned numbers, embeddings included, tied ones counted once.".to_owned(),
+        caption: "All trainable parameters, including embeddings. Tied parameters are counted once.".to_owned(),
         drawing: svg,
     })
 }

@@ -1,4 +1,4 @@
-//! Validation loss over size: how deep a target has to be.
+//! Validation loss over model size, which shows how deep a target has to be.
 
 use super::Plot;
 use super::svg::{Anchor, Axis, Frame, Svg, fit};
@@ -11,7 +11,7 @@ const X: (f64, f64) = (70.0, 930.0);
 const Y: (f64, f64) = (322.0, 24.0);
 const LABEL_GAP: f64 = 16.0;
 
-/// One dot a model, where sizes and losses of at least two are known.
+/// One dot per model; `None` unless sizes and losses of at least two models are known.
 pub fn plot(view: &View) -> Option<Plot> {
     let models: Vec<(&Row, f64, Measured)> =
         view.rows.iter().filter_map(|row| Some((row, row.parameters? as f64, row.validation?))).collect();
@@ -52,10 +52,9 @@ pub fn plot(view: &View) -> Option<Plot> {
     Some(Plot {
         file: "size-vs-loss.svg",
         title: "Validation loss over size",
-        caption:
-            "Whiskers: ±1 standard error. Dashed: the reference's loss, grey ±1 standard error. Joined: the rounds \
-                  of growth."
-                .to_owned(),
+        caption: "Whiskers: ±1 standard error. Dashed line and grey band: the reference's loss, ±1 standard error. \
+                  Connected dots: the rounds of growth."
+            .to_owned(),
         drawing: svg,
     })
 }
@@ -66,7 +65,7 @@ fn bounds(values: impl Iterator<Item = (f64, f64)>) -> (f64, f64) {
     })
 }
 
-/// Names beside their dots, pushed down where they would overlap.
+/// Draws names beside their dots, moved down to avoid overlaps.
 fn draw_labels(svg: &mut Svg, frame: &Frame, models: &[(&Row, f64, Measured)]) {
     let middle = (X.0 + X.1) / 2.0;
     let mut labels: Vec<(f64, f64, &Row)> =
@@ -75,7 +74,7 @@ fn draw_labels(svg: &mut Svg, frame: &Frame, models: &[(&Row, f64, Measured)]) {
     let mut placed: Vec<(bool, f64)> = Vec::new();
     for (x, y, row) in labels {
         let on_right = x < middle;
-        // The line of growth reaches a dot from the upper left.
+        // The line of growth reaches a dot from the upper left, so labels avoid that side.
         let mut y = if on_right { y - 6.0 } else { y + 16.0 };
         while let Some((_, other)) =
             placed.iter().find(|(side, other)| *side == on_right && (y - other).abs() < LABEL_GAP)

@@ -1,10 +1,10 @@
-//! A few shapes, axes, and the colours of every picture.
+//! Shapes, axes and the colours of all plots.
 
 use std::fmt::Write as _;
 
 use crate::escape;
 
-/// (class, on light, on dark): colours that stay apart for most colour-blind readers.
+/// Colours that most colour-blind readers can distinguish: class, on light, on dark.
 const SERIES: [(&str, &str, &str); 13] = [
     ("s-ref", "#3f4854", "#d4dae3"),
     ("s-win", "#0b61d8", "#5aa2ff"),
@@ -21,7 +21,7 @@ const SERIES: [(&str, &str, &str); 13] = [
     ("s-arm-3", "#5d3fb0", "#a68cf0"),
 ];
 
-/// (selector, declaration with `$` for the colour, on light, on dark)
+/// Colours of everything else: selector, declaration with `$` for the colour, on light, on dark.
 const INKS: [(&str, &str, &str, &str); 6] = [
     (".plot .paper", "fill:$", "#ffffff", "#14181f"),
     (".plot text", "fill:$", "#1c232d", "#e4e9f0"),
@@ -45,7 +45,7 @@ const SHAPES: &str = "\
 .plot .line.thin{stroke-width:1;stroke-opacity:.55}\
 ";
 
-/// The style sheet of all pictures; only plain colours, so that every SVG reader can follow it.
+/// The style sheet of all plots. It only uses plain colours, which every SVG reader supports.
 pub fn style() -> String {
     let mut css = SHAPES.to_owned();
     let mut dark = String::new();
@@ -64,7 +64,7 @@ pub fn style() -> String {
     format!("{css}@media (prefers-color-scheme:dark){{{dark}}}")
 }
 
-/// The style of the coloured marks that stand before model names in the page's tables.
+/// The style of the coloured marks before model names in the page's tables.
 pub fn chip_style() -> String {
     let mut css = String::new();
     let mut dark = String::new();
@@ -83,24 +83,24 @@ pub struct Svg {
     body: String,
 }
 
-/// Where text stands about its point.
+/// Position of text relative to its point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Anchor {
-    /// To its right.
+    /// Right of the point.
     Start,
-    /// Around it.
+    /// Centred on the point.
     Middle,
-    /// To its left.
+    /// Left of the point.
     End,
 }
 
 impl Svg {
-    /// An empty sheet.
+    /// An empty drawing.
     pub fn new(width: f64, height: f64) -> Self {
         Self { width, height, body: String::new() }
     }
 
-    /// The element, with `head` as its first child.
+    /// The SVG element, with `head` after its title.
     pub fn text(&self, title: &str, head: &str) -> String {
         let (w, h) = (self.width, self.height);
         format!(
@@ -112,7 +112,7 @@ impl Svg {
         )
     }
 
-    /// A straight line.
+    /// Draws a straight line.
     pub fn line(&mut self, class: &str, from: (f64, f64), to: (f64, f64)) {
         let _ = writeln!(
             self.body,
@@ -121,7 +121,7 @@ impl Svg {
         );
     }
 
-    /// A line through points.
+    /// Draws a line through points.
     pub fn path(&mut self, class: &str, points: &[(f64, f64)]) {
         if points.len() < 2 {
             return;
@@ -133,7 +133,7 @@ impl Svg {
         let _ = writeln!(self.body, "<path class=\"{class}\" d=\"{d}\"/>");
     }
 
-    /// A dot; the title is what a reader sees who points at it.
+    /// Draws a dot. Browsers show `title` as a tooltip.
     pub fn dot(&mut self, class: &str, at: (f64, f64), radius: f64, title: &str) {
         let _ = writeln!(
             self.body,
@@ -144,7 +144,7 @@ impl Svg {
         );
     }
 
-    /// A rectangle from its upper left corner.
+    /// Draws a rectangle with its upper left corner at `at`.
     pub fn rect(&mut self, class: &str, at: (f64, f64), size: (f64, f64)) {
         let _ = writeln!(
             self.body,
@@ -156,7 +156,7 @@ impl Svg {
         );
     }
 
-    /// One line of text on its base line.
+    /// Draws one line of text on its baseline.
     pub fn label(&mut self, class: &str, at: (f64, f64), anchor: Anchor, text: &str) {
         let anchor = match anchor {
             Anchor::Start => "start",
@@ -172,7 +172,7 @@ impl Svg {
         );
     }
 
-    /// One line of text, turned to read upwards, around its point.
+    /// Draws one line of text that reads upwards, centred on its point.
     pub fn label_upwards(&mut self, at: (f64, f64), text: &str) {
         let _ = writeln!(
             self.body,
@@ -183,7 +183,7 @@ impl Svg {
         );
     }
 
-    /// All that `draw` draws is cut off at the frame; `id` must be unique in the page.
+    /// Clips everything that `draw` draws to the frame. `id` must be unique in the page.
     pub fn clipped(&mut self, id: &str, frame: &Frame, draw: impl FnOnce(&mut Self)) {
         let _ = writeln!(
             self.body,
@@ -199,17 +199,17 @@ impl Svg {
     }
 }
 
-/// A linear axis: values to pixels.
+/// A linear axis, which maps values to pixels.
 #[derive(Debug, Clone, Copy)]
 pub struct Axis {
     /// First and last value.
     pub values: (f64, f64),
-    /// Where they are.
+    /// Pixels of the first and last value.
     pub pixels: (f64, f64),
 }
 
 impl Axis {
-    /// An axis over `values`, made a little wider where they are all the same.
+    /// An axis over `values`, widened if they are all equal.
     pub fn new(values: (f64, f64), pixels: (f64, f64)) -> Self {
         let (low, high) = values;
         let values = if high > low { values } else { (low - 0.5, low + 0.5) };
@@ -222,7 +222,7 @@ impl Axis {
         self.pixels.0 + share * (self.pixels.1 - self.pixels.0)
     }
 
-    /// Round values, about `n` of them, with the decimals they need.
+    /// About `n` round values, and the number of decimals they need.
     pub fn ticks(&self, n: usize) -> (Vec<f64>, usize) {
         let (low, high) = self.values;
         let raw = (high - low) / n.max(1) as f64;
@@ -235,22 +235,22 @@ impl Axis {
     }
 }
 
-/// Two axes.
+/// A pair of axes.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame {
-    /// Left to right.
+    /// The horizontal axis, left to right.
     pub x: Axis,
-    /// Bottom to top.
+    /// The vertical axis, bottom to top.
     pub y: Axis,
 }
 
 impl Frame {
-    /// Where a point is.
+    /// The pixels of a point.
     pub fn at(&self, x: f64, y: f64) -> (f64, f64) {
         (self.x.at(x), self.y.at(y))
     }
 
-    /// Grid lines and tick labels of the y axis, and the line at its foot.
+    /// Draws grid lines and tick labels of the y axis, and the line at its foot.
     pub fn draw_y(&self, svg: &mut Svg, n: usize) {
         let (left, right) = self.x.pixels;
         let (ticks, decimals) = self.y.ticks(n);
@@ -262,7 +262,7 @@ impl Frame {
         svg.line("axis", (left, self.y.pixels.0), (right, self.y.pixels.0));
     }
 
-    /// Tick labels under the x axis.
+    /// Draws ticks and their labels under the x axis.
     pub fn draw_x(&self, svg: &mut Svg, n: usize, name: impl Fn(f64, usize) -> String) {
         let foot = self.y.pixels.0;
         let (ticks, decimals) = self.x.ticks(n);
@@ -274,7 +274,7 @@ impl Frame {
     }
 }
 
-/// `text` cut to about `pixels` at the plots' font size.
+/// Cuts `text` to about `pixels` at the plots' font size.
 pub fn fit(text: &str, pixels: f64) -> String {
     let most = (pixels / GLYPH) as usize;
     if text.chars().count() <= most {
@@ -285,7 +285,7 @@ pub fn fit(text: &str, pixels: f64) -> String {
     cut
 }
 
-/// Width of an average glyph at 12 px, generously.
+/// Generous estimate of the average glyph width at 12 px.
 pub const GLYPH: f64 = 6.6;
 
 #[cfg(test)]

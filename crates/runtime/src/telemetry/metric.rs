@@ -1,4 +1,4 @@
-//! The metrics that services offer to Prometheus: their names, which dashboards and alerts rely on.
+//! The Prometheus metrics of the services. Dashboards and alerts rely on their names.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -45,43 +45,47 @@ pub const RUN_STEPS: &str = "inheritune_run_steps_total";
 /// Counter.
 pub const TRAINING_TOKENS: &str = "inheritune_training_tokens_total";
 
-/// Every metric, and what it says.
+/// Every metric with its description.
 pub const METRICS: [(&str, &str); 20] = [
     (BUILD_INFO, "1; the version is a label"),
     (GRPC_REQUESTS, "gRPC calls answered, by method and status code"),
     (GRPC_REQUEST_SECONDS, "Time to the first answer of a gRPC call in seconds"),
-    (CONNECTIONS, "Connections that are open, by listener: grpc, operations"),
-    (CONNECTIONS_ACCEPTED, "Connections that were let in"),
-    (CONNECTIONS_REFUSED, "Connections that were not let in: calls run on all that there may be"),
+    (CONNECTIONS, "Open connections, by listener: grpc, operations"),
+    (CONNECTIONS_ACCEPTED, "Accepted connections"),
+    (CONNECTIONS_REFUSED, "Refused connections: the limit was reached and all open connections had calls in progress"),
     (
         CONNECTIONS_CLOSED,
         "Connections that the service closed: no first_call in time, idle too long, or to make room for a new one",
     ),
-    (JOBS_CLAIMED, "Jobs that this worker took"),
-    (JOB_ATTEMPTS, "Attempts of this worker that ended: succeeded, failed, released (given back) or lost (its lease)"),
-    (JOB_ATTEMPT_SECONDS, "Length of attempts in seconds"),
-    (JOBS_RUNNING, "Jobs in this worker's hands"),
-    (CLAIM_FAILURES, "Looks at the queue that failed: the database did not answer"),
-    (HEARTBEAT_FAILURES, "Heartbeats that did not get through"),
-    (JOBS, "Jobs that are not over, in the whole database"),
+    (JOBS_CLAIMED, "Jobs that this worker claimed"),
+    (
+        JOB_ATTEMPTS,
+        "Finished attempts of this worker: succeeded, failed, released (returned to the queue) or lost (lease)",
+    ),
+    (JOB_ATTEMPT_SECONDS, "Duration of attempts in seconds"),
+    (JOBS_RUNNING, "Jobs that this worker is running"),
+    (CLAIM_FAILURES, "Failed attempts to claim jobs: the database did not answer"),
+    (HEARTBEAT_FAILURES, "Failed heartbeats"),
+    (JOBS, "Unfinished jobs, in the whole database"),
     (QUEUE_OLDEST, "Age in seconds of the oldest job that may be claimed, in the whole database; 0 when there is none"),
     (RUNS, "Runs, in the whole database"),
-    (LEASES_EXPIRED, "Leases that this scheduler found run out: their workers are dead or cut off"),
-    (RUN_STEPS, "Steps that this scheduler moved runs on by"),
+    (LEASES_EXPIRED, "Leases that this scheduler found expired: their workers are dead or disconnected"),
+    (RUN_STEPS, "Steps by which this scheduler advanced runs"),
     (TRAINING_TOKENS, "Tokens that this worker trained on"),
     (PUBLISHED_BYTES, "Bytes of artifacts that this service published"),
 ];
 
-/// Bounds of the buckets for calls.
+/// Upper bounds of the buckets for calls, in seconds.
 const CALL_SECONDS: [f64; 8] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0];
-/// Bounds of the buckets for attempts.
+/// Upper bounds of the buckets for attempts, in seconds.
 const ATTEMPT_SECONDS: [f64; 8] = [0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 6.0 * 3600.0, 24.0 * 3600.0];
-/// Samples of histograms are folded into their buckets so often, whether anyone asks for them or not.
+/// How often samples of histograms are folded into their buckets, whether or not they are scraped.
 pub(crate) const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
 
-/// Starts to count; a process calls it once, further calls change nothing. Without it, nothing is kept.
+/// Starts collecting metrics. A process calls this once; further calls have no effect. Without it,
+/// nothing is collected.
 pub(super) fn install() -> Result<(), BuildError> {
     if are_kept() {
         return Ok(());
@@ -91,7 +95,7 @@ pub(super) fn install() -> Result<(), BuildError> {
         .set_buckets_for_metric(Matcher::Full(JOB_ATTEMPT_SECONDS.to_owned()), &ATTEMPT_SECONDS)?
         .install_recorder()?;
     for (name, help) in METRICS {
-        // The kind of a metric is that of its first use; descriptions are kept by name.
+        // The first use of a metric decides its kind; descriptions are stored by name.
         match name {
             GRPC_REQUEST_SECONDS | JOB_ATTEMPT_SECONDS => metrics::describe_histogram!(name, help),
             BUILD_INFO | CONNECTIONS | JOBS_RUNNING | JOBS | QUEUE_OLDEST | RUNS => {
@@ -105,13 +109,13 @@ pub(super) fn install() -> Result<(), BuildError> {
     Ok(())
 }
 
-/// Whether values are kept: what is set only for them need not be found out otherwise.
+/// Returns whether metrics are collected. If not, values that only metrics need can be skipped.
 #[must_use]
 pub fn are_kept() -> bool {
     HANDLE.get().is_some()
 }
 
-/// All values as Prometheus reads them; empty when nothing is counted.
+/// Returns all values in Prometheus's text format; empty if nothing is collected.
 pub(crate) fn render() -> String {
     HANDLE.get().map(PrometheusHandle::render).unwrap_or_default()
 }

@@ -1,7 +1,8 @@
-//! OpenTelemetry traces: spans leave over OTLP, and a trace goes on from the caller through the tables to the worker.
+//! OpenTelemetry traces: spans are exported over OTLP, and a trace continues from the caller
+//! through the database to the worker.
 //!
-//! What crosses a process is a W3C `traceparent`: in the header of a call, in the row of a run or a job. Where no
-//! endpoint is set there are no spans to go on from, and none of these do anything.
+//! A W3C `traceparent` carries the trace across processes: in the header of a call, and in the row
+//! of a run or a job. Without an endpoint there are no spans, and these functions do nothing.
 
 use std::collections::HashMap;
 
@@ -14,10 +15,11 @@ use opentelemetry_sdk::trace::{SdkTracerProvider, Tracer};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-/// The header, and the key, of a trace's context.
+/// The header, and the propagator's key, of a trace context.
 pub const HEADER: &str = "traceparent";
 
-/// Sends spans of `service` to `endpoint`. Must be called inside a tokio runtime.
+/// Returns a provider that exports the spans of `service` to `endpoint`. Must be called inside a
+/// tokio runtime.
 pub(super) fn provider(service: &str, endpoint: &str) -> Result<SdkTracerProvider, ExporterBuildError> {
     let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
     let resource = Resource::builder().with_service_name(service.to_owned()).build();
@@ -28,16 +30,18 @@ pub(super) fn tracer(provider: &SdkTracerProvider) -> Tracer {
     provider.tracer("inheritune")
 }
 
-/// Makes `span`, which was not entered yet, a part of the caller's trace; one that makes no sense is passed over.
+/// Makes `span` a part of the caller's trace. The span must not have been entered yet. Ignores an
+/// invalid `traceparent`.
 pub fn continue_from(span: &Span, traceparent: Option<&str>) {
     if let Some(traceparent) = traceparent {
         let carrier = HashMap::from([(HEADER.to_owned(), traceparent.to_owned())]);
-        // An error says that there are no traces here.
+        // An error means that tracing is off.
         let _no_traces = span.set_parent(TraceContextPropagator::new().extract(&carrier));
     }
 }
 
-/// What the current span's part of the trace is called, for whoever goes on with it; none without traces.
+/// Returns the `traceparent` of the current span, so that another process can continue its trace.
+/// Returns `None` if tracing is off.
 #[must_use]
 pub fn current() -> Option<String> {
     let mut carrier = HashMap::new();

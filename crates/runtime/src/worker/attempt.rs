@@ -1,4 +1,4 @@
-//! One attempt at one job: the handler, its heartbeat beside it, and the report at the end.
+//! One attempt at a job: runs the handler, sends heartbeats meanwhile, and reports the result.
 
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -20,14 +20,14 @@ use super::context::panic_error;
 use super::heartbeat::Heartbeat;
 use super::{JobContext, JobError, JobHandler, ProgressSender, StopReason, StopSignal, Worker};
 
-/// First wait between two tries to report; doubles with each.
+/// First wait before the report is retried; doubles with each retry.
 const REPORT_RETRY: Duration = Duration::from_millis(100);
-/// Longest wait between two tries to report.
+/// Longest wait before the report is retried.
 const REPORT_RETRY_MAX: Duration = Duration::from_secs(1);
-/// Longest error text that is kept with an attempt.
+/// Longest error text that is stored with an attempt.
 const MAX_ERROR_BYTES: usize = 8 * 1024;
 
-/// Does one job, from its claim (requested at `claimed_at`) to its report.
+/// Runs one job, from its claim (requested at `claimed_at`) to its report.
 pub(super) async fn run<H: JobHandler>(worker: &Worker<H>, lease: Lease, claimed_at: Instant) {
     let span = span(&lease, lease.trace_parent.as_deref(), "consumer");
     Attempt { worker, key: lease.key, stop: StopSignal::default(), progress: ProgressSender::default() }
@@ -36,7 +36,8 @@ pub(super) async fn run<H: JobHandler>(worker: &Worker<H>, lease: Lease, claimed
         .await;
 }
 
-/// The span of a job, in its worker or in its own process, as a part of the trace `trace_parent`.
+/// Returns the span of a job, in its worker or in its own process, as a part of the trace
+/// `trace_parent`.
 pub(super) fn span(lease: &Lease, trace_parent: Option<&str>, kind: &'static str) -> tracing::Span {
     let span = tracing::info_span!(
         "job",
@@ -70,7 +71,8 @@ impl<H: JobHandler> Attempt<'_, H> {
             progress: self.progress.clone(),
             lease_until,
         };
-        // Goes on through the report, so that the lease lasts for it; dropped, and thereby ended, after it.
+        // Heartbeats continue during the report, so that the lease does not expire. They end when
+        // the set is dropped.
         let mut heartbeats = JoinSet::new();
         heartbeats.spawn(heartbeat.keep_alive(self.worker.config.clone(), claimed_at).in_current_span());
         tracing::info!(label = lease.label, "job started");
@@ -86,7 +88,7 @@ impl<H: JobHandler> Attempt<'_, H> {
             .record(claimed_at.elapsed().as_secs_f64());
     }
 
-    /// Runs the handler; gives it up when it has not stopped within the grace of a shutdown.
+    /// Runs the handler. Abandons it if it does not stop within the grace period of a shutdown.
     async fn work(&self, lease: Lease, lease_until: watch::Receiver<Instant>) -> Result<JobOutcome, JobError> {
         if self.worker.stop.is_cancelled() {
             self.stop.request(StopReason::Shutdown);
@@ -119,24 +121,25 @@ impl<H: JobHandler> Attempt<'_, H> {
                 let last = self.progress.newest().map_or_else(String::new, |progress| format!(" after {}", progress.message));
                 let limit_s = self.worker.config.stall_ms as f64 / 1000.0;
                 self.stop.request(StopReason::Shutdown);
-                Err(JobError::Retryable(format!("no progress for {limit_s} s{last} (worker.stall_ms): it was ended")))
+                Err(JobError::Retryable(format!("no progress for {limit_s} s{last} (worker.stall_ms); stopped the job")))
             }
             () = grace_over => {
-                tracing::warn!(grace_ms = grace.as_millis() as u64, "the job did not stop in time; giving it up");
+                tracing::warn!(grace_ms = grace.as_millis() as u64, "the job did not stop in time; abandoning it");
                 Err(JobError::Stopped)
             }
         };
-        // A process that was killed a moment ago may still write.
+        // A process that was just killed may still be writing files.
         if tokio::fs::remove_dir_all(&cache_dir).await.is_err() {
             tokio::time::sleep(REPORT_RETRY_MAX).await;
             if let Err(error) = tokio::fs::remove_dir_all(&cache_dir).await {
-                tracing::warn!(path = %cache_dir.display(), %error, "the job's folder cannot be removed");
+                tracing::warn!(path = %cache_dir.display(), %error, "cannot remove the job's folder");
             }
         }
         result
     }
 
-    /// Tells the database how it went; says how the attempt ended: succeeded, released, lost, or how it failed.
+    /// Reports the result to the database. Returns how the attempt ended: succeeded, released,
+    /// lost, or how it failed.
     async fn report(&self, result: Result<JobOutcome, JobError>) -> &'static str {
         let report = match result {
             Ok(outcome) => {
@@ -146,14 +149,15 @@ impl<H: JobHandler> Attempt<'_, H> {
             Err(error) => match (error.failure(), self.stop.requested()) {
                 (Some((class, error)), _) => Report::Fail(class, shorten(error)),
                 (None, Some(StopReason::Shutdown)) => Report::Release("worker is shutting down"),
-                (None, Some(StopReason::Pause)) => Report::Release("pause was asked for"),
-                (None, Some(StopReason::Cancel)) => Report::Release("cancel was asked for"),
+                (None, Some(StopReason::Pause)) => Report::Release("pause was requested"),
+                (None, Some(StopReason::Cancel)) => Report::Release("cancel was requested"),
                 (None, Some(StopReason::LeaseLost)) => {
                     tracing::warn!("job stopped: its lease was lost");
                     return LOST;
                 }
-                // Most likely a write was refused before a heartbeat was: then this report is refused, too.
-                (None, None) => Report::Fail(FailureClass::Retryable, "stopped without being told to".to_owned()),
+                // Most likely the lease was lost and a write was rejected before a heartbeat was.
+                // Then this report is rejected too.
+                (None, None) => Report::Fail(FailureClass::Retryable, "stopped without a request to stop".to_owned()),
             },
         };
         match self.send(&report).await {
@@ -166,16 +170,16 @@ impl<H: JobHandler> Attempt<'_, H> {
                 LOST
             }
             Err(error) if error.is_retryable() => {
-                tracing::error!(%error, "the report did not get through");
+                tracing::error!(%error, "cannot report the result");
                 LOST
             }
             Err(error) => {
-                tracing::error!(%error, "the report was refused; failing the job");
-                let refused = Report::Fail(FailureClass::Permanent, shorten(format!("report refused: {error}")));
+                tracing::error!(%error, "the report was rejected; failing the job");
+                let refused = Report::Fail(FailureClass::Permanent, shorten(format!("report rejected: {error}")));
                 match self.send(&refused).await {
                     Ok(()) => refused.ended(),
                     Err(error) => {
-                        tracing::error!(%error, "the job could not be failed; its lease will run out");
+                        tracing::error!(%error, "cannot fail the job; its lease will expire");
                         LOST
                     }
                 }
@@ -183,17 +187,18 @@ impl<H: JobHandler> Attempt<'_, H> {
         }
     }
 
-    /// So that a finished job does not stand at the progress of its last heartbeat. Only for show: not repeated.
+    /// Sends the final progress, so that a finished job does not show that of its last heartbeat.
+    /// It is only informational, so it is not retried.
     async fn send_last_progress(&self) {
         if let Some(progress) = self.progress.newest() {
             let sent = self.worker.store.heartbeat(self.key, Some(&progress), self.worker.config.lease());
             if let Ok(Err(error)) = tokio::time::timeout(REPORT_RETRY_MAX, sent).await {
-                tracing::debug!(%error, "the last progress did not get through");
+                tracing::debug!(%error, "cannot send the last progress");
             }
         }
     }
 
-    /// Sends a report, again and again while the lease lasts: the heartbeat beside it says when it does not.
+    /// Sends a report, and retries until the heartbeat finds that the lease is lost.
     async fn send(&self, report: &Report) -> Result<(), StoreError> {
         let store = &self.worker.store;
         let mut wait = REPORT_RETRY;
@@ -210,7 +215,7 @@ impl<H: JobHandler> Attempt<'_, H> {
                 () = self.lease_lost() => return Err(StoreError::LeaseLost(self.key.job)),
             };
             match sent {
-                Err(error) if error.is_retryable() => tracing::warn!(%error, "reporting failed; trying on"),
+                Err(error) if error.is_retryable() => tracing::warn!(%error, "cannot report the result; retrying"),
                 sent => return sent,
             }
             tokio::select! {
@@ -228,7 +233,7 @@ impl<H: JobHandler> Attempt<'_, H> {
     }
 }
 
-/// How an attempt ended that could not say how.
+/// How an attempt ended whose result could not be reported.
 const LOST: &str = "lost";
 
 enum Report {
@@ -253,10 +258,12 @@ impl Report {
         match self {
             Self::Complete(_) => tracing::info!("job succeeded"),
             Self::Fail(FailureClass::Retryable, error) => tracing::warn!(error, "attempt failed"),
-            Self::Fail(FailureClass::Unavailable, error) => tracing::warn!(error, "attempt given up; it is waited for"),
+            Self::Fail(FailureClass::Unavailable, error) => {
+                tracing::warn!(error, "attempt failed: a resource is unavailable; the job waits for it");
+            }
             Self::Fail(FailureClass::Crashed | FailureClass::Killed, error) => tracing::error!(error, "attempt died"),
             Self::Fail(FailureClass::Permanent, error) => tracing::error!(error, "job failed"),
-            Self::Release(reason) => tracing::info!(reason, "job given back"),
+            Self::Release(reason) => tracing::info!(reason, "job released"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a handler is given: the store, its lease, a stop signal, a progress sender, a folder.
+//! The context of a handler: the store, its lease, a stop signal, a progress sender, a folder.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -24,35 +24,37 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Longest file of settings.
+/// Largest `config.json` that is read.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// Why an attempt ended without an outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum JobError {
-    /// Another attempt may do better.
+    /// Another attempt may succeed.
     #[error("{0}")]
     Retryable(String),
-    /// No attempt can: bad input.
+    /// No attempt can succeed, for example because the input is bad.
     #[error("{0}")]
     Permanent(String),
-    /// What the job needs from outside is missing for now: a full disk, an object store or a database that does not answer.
+    /// An external resource is temporarily unavailable: a full disk, or an object store or database
+    /// that does not answer.
     #[error("{0}")]
     Unavailable(String),
-    /// The process that ran the job died by its own doing.
+    /// The process that ran the job crashed.
     #[error("{0}")]
     Crashed(String),
     /// The process that ran the job was killed from outside.
     #[error("{0}")]
     Killed(String),
-    /// The handler was told to stop, and did; the job goes back to the queue without a lost attempt.
+    /// The handler was told to stop, and did. The job returns to the queue without losing an
+    /// attempt.
     #[error("stopped")]
     Stopped,
 }
 
 impl JobError {
-    /// The error of a class.
+    /// Creates an error of the given class.
     pub fn new(class: FailureClass, message: String) -> Self {
         match class {
             FailureClass::Retryable => Self::Retryable(message),
@@ -63,12 +65,12 @@ impl JobError {
         }
     }
 
-    /// What an error of the system at `place`, a file or whatever was asked for, means for the job.
+    /// Classifies an I/O error. `place` names the file or the operation that failed.
     pub fn io(place: impl std::fmt::Display, error: &std::io::Error) -> Self {
         Self::new(FailureClass::of_io(error), format!("{place}: {error}"))
     }
 
-    /// Its class and message; none when the handler was told to stop.
+    /// Returns the class and the message, or `None` if the handler was told to stop.
     pub fn failure(self) -> Option<(FailureClass, String)> {
         match self {
             Self::Retryable(message) => Some((FailureClass::Retryable, message)),
@@ -80,7 +82,7 @@ impl JobError {
         }
     }
 
-    /// The same error, with what it is about before its message, unless that says so already.
+    /// Prefixes the message with `subject`, unless it already starts with it.
     #[must_use]
     pub fn about(self, subject: &str) -> Self {
         let named = |message: String| match message.strip_prefix(subject) {
@@ -109,17 +111,17 @@ impl From<ObjectError> for JobError {
     }
 }
 
-/// Why a handler is to stop; the graver one wins.
+/// Why a handler must stop, in order of severity. The more severe reason wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StopReason {
-    /// The process ends: save, another worker goes on.
+    /// The process ends: save, so that another worker can resume the job.
     Shutdown,
-    /// The owner wants it paused: save.
+    /// The owner paused the job: save.
     Pause,
-    /// The owner no longer wants it: nothing needs saving.
+    /// The owner cancelled the job: nothing needs saving.
     Cancel,
-    /// Another worker may have the job: whatever is written from here on is refused.
+    /// Another worker may have claimed the job: all further writes are rejected.
     LeaseLost,
 }
 
@@ -127,16 +129,17 @@ impl StopReason {
     const ALL: [Self; 4] = [Self::Shutdown, Self::Pause, Self::Cancel, Self::LeaseLost];
 }
 
-/// Tells a handler to stop. Clones share one state; every method may be called from any thread.
+/// Tells a handler to stop. Clones share one state. All methods may be called from any thread.
 #[derive(Debug, Clone, Default)]
 pub struct StopSignal {
-    // 0: go on; else 1 + the reason's place in `StopReason::ALL`, which is ordered by gravity.
+    // 0 if there is no reason to stop; otherwise 1 + the reason's index in `StopReason::ALL`, which
+    // is ordered by severity.
     reason: Arc<AtomicU8>,
     raised: CancellationToken,
 }
 
 impl StopSignal {
-    /// The reason to stop, if there is one. Costs an atomic load.
+    /// Returns the reason to stop, if there is one. Costs one atomic load.
     pub fn requested(&self) -> Option<StopReason> {
         let place = usize::from(self.reason.load(Ordering::Acquire)).checked_sub(1)?;
         StopReason::ALL.get(place).copied()
@@ -145,18 +148,18 @@ impl StopSignal {
     /// Waits until there is a reason to stop.
     pub async fn wait(&self) -> StopReason {
         self.raised.cancelled().await;
-        // Raised only after a reason was stored.
+        // The token is cancelled only after a reason was stored.
         self.requested().unwrap_or(StopReason::LeaseLost)
     }
 
-    /// Asks to stop. A graver reason replaces a lighter one.
+    /// Requests a stop. A more severe reason replaces a less severe one.
     pub fn request(&self, reason: StopReason) {
         self.reason.fetch_max(reason as u8 + 1, Ordering::AcqRel);
         self.raised.cancel();
     }
 }
 
-/// Takes a handler's progress to the next heartbeat. Clones share one state; never blocks.
+/// Passes a handler's progress on to the next heartbeat. Clones share one state. Never blocks.
 #[derive(Debug, Clone)]
 pub struct ProgressSender {
     newest: watch::Sender<Option<Progress>>,
@@ -174,57 +177,59 @@ impl ProgressSender {
         self.newest.send_replace(Some(progress));
     }
 
-    /// Waits until there was none for so long.
+    /// Waits until there was no progress for `limit`.
     pub(super) async fn stalled(&self, limit: Duration) {
         let mut changes = self.newest.subscribe();
         while tokio::time::timeout(limit, changes.changed()).await.is_ok() {}
     }
 
-    /// The newest progress.
+    /// Returns the latest progress.
     pub fn newest(&self) -> Option<Progress> {
         self.newest.borrow().clone()
     }
 }
 
-/// What a handler is given for one attempt.
+/// The context of one attempt, as passed to the handler.
 #[derive(Clone)]
 pub struct JobContext {
-    /// The tables and the objects.
+    /// The database and the object store.
     pub store: Store,
-    /// The attempt's lease: what it writes carries it.
+    /// The attempt's lease, which must accompany every write.
     pub lease: LeaseKey,
-    /// Look at it often.
+    /// Check it often.
     pub stop: StopSignal,
-    /// Tell it often.
+    /// Update it often.
     pub progress: ProgressSender,
-    /// An empty folder for this attempt, removed after it.
+    /// An empty folder for this attempt, removed afterwards.
     pub cache_dir: PathBuf,
-    /// What this and other attempts fetched.
+    /// Cache of the files that this and other attempts fetched.
     pub fetched: FileCache,
-    /// Threads of the computation; the library's own choice when absent.
+    /// Number of threads of the computation. If absent, the library decides.
     pub threads: Option<usize>,
-    /// How long the lease lasts at least, as far as is known: it grows with each heartbeat.
+    /// Time until which the lease is known to last. Each successful heartbeat extends it.
     pub lease_until: watch::Receiver<Instant>,
-    /// What a job may be at most on this machine.
+    /// Maximum size of a job on this machine.
     pub ceilings: Ceilings,
 }
 
 impl JobContext {
-    /// Brings the files of `location` into the folder `name` of [`Self::cache_dir`], digests verified where known,
-    /// and gives back its path. The files are not to be written to.
+    /// Fetches the files of `location` into the folder `name` of [`Self::cache_dir`] and returns
+    /// its path. Verifies digests where they are known. The files must not be written to.
     ///
     /// # Errors
-    /// The location is not readable or not allowed, or a file is not what its manifest says;
-    /// [`JobError::Stopped`] when told to stop meanwhile.
+    /// The location is not readable or not allowed, or a file does not match its manifest;
+    /// [`JobError::Stopped`] if told to stop meanwhile.
     pub async fn fetch(&self, location: &Location, name: &str) -> Result<PathBuf, JobError> {
         self.unless_stopped(async { self.fetch_folder(&self.store.open(location).await?, name).await }).await
     }
 
-    /// As [`Self::fetch`], of a model: its `config.json` is read and checked against the ceilings first, and of its folder
-    /// only what a model is loaded from comes here. Gives back its shape as well.
+    /// Fetches a model like [`Self::fetch`], and also returns its shape. First reads `config.json`
+    /// and checks it against the ceilings. Fetches only the files that are needed to load the
+    /// model.
     ///
     /// # Errors
-    /// As [`Self::fetch`]; it is no model that is known, or more than this machine's ceilings allow.
+    /// As for [`Self::fetch`]; also if the model is not supported or exceeds this machine's
+    /// ceilings.
     pub async fn fetch_checkpoint(
         &self,
         location: &Location,
@@ -234,7 +239,7 @@ impl JobContext {
         let fetched = async {
             let folder = self.store.open(location).await?;
             if !folder.has(CONFIG_FILE) {
-                return Err(bad(format!("{CONFIG_FILE} is missing: a Hugging Face model folder is expected")));
+                return Err(bad(format!("{CONFIG_FILE} is missing; expected a Hugging Face model folder")));
             }
             let config = folder.read(CONFIG_FILE, MAX_CONFIG_BYTES).await?;
             let config = config_json::parse(&config).map_err(|e| bad(format!("{CONFIG_FILE}: {e}")))?;
@@ -267,11 +272,12 @@ impl JobContext {
         }
     }
 
-    /// Runs `work` on an operating-system thread of its own, called `name`, so that nothing else of the process
-    /// waits for it. Dropping the future does not end the thread: `work` has to look at [`Self::stop`].
+    /// Runs `work` on its own operating-system thread, named `name`, so that it does not block
+    /// anything else in the process. Dropping the future does not end the thread:
+    /// `work` must check [`Self::stop`].
     ///
     /// # Errors
-    /// What `work` returns; a panic in it is [`JobError::Retryable`].
+    /// Returns the error of `work`; a panic in it becomes [`JobError::Retryable`].
     pub async fn run_blocking<T, F>(&self, name: &str, work: F) -> Result<T, JobError>
     where
         T: Send + 'static,
@@ -285,7 +291,7 @@ impl JobContext {
                 let _entered = span.enter();
                 let result = std::panic::catch_unwind(AssertUnwindSafe(work))
                     .unwrap_or_else(|panic| Err(panic_error(panic.as_ref())));
-                // The receiver is gone when the attempt was given up: nobody wants the result.
+                // The receiver is gone if the attempt was abandoned; then the result is not needed.
                 let _unwanted = sender.send(result);
             })
             .map_err(|e| JobError::io(format!("thread {name}"), &e))?;
@@ -293,8 +299,8 @@ impl JobContext {
     }
 }
 
-/// The error that a panic becomes. Retryable: a second attempt may meet another moment; a true bug uses up the
-/// attempts and then fails the job.
+/// Converts a panic to an error. It is retryable because the panic may depend on timing. A bug that
+/// always panics uses up the attempts and then fails the job.
 pub(super) fn panic_error(panic: &(dyn Any + Send)) -> JobError {
     let message = panic
         .downcast_ref::<&str>()

@@ -1,4 +1,4 @@
-//! Keeps one lease alive, whatever its handler does.
+//! Renews one lease, independently of its handler.
 
 use std::time::Duration;
 
@@ -12,18 +12,19 @@ use crate::telemetry::metric;
 
 use super::{ProgressSender, StopReason, StopSignal, WorkerConfig};
 
-/// Times that follow from the configuration.
+/// Durations derived from the configuration.
 #[derive(Debug, Clone, Copy)]
 struct Timing {
-    /// Length of the lease, from the moment the database has the request.
+    /// Duration of the lease, from the time the database receives the request.
     lease: Duration,
-    /// Between two heartbeats that worked.
+    /// Time between two successful heartbeats.
     interval: Duration,
-    /// After one that did not.
+    /// Time after a failed heartbeat.
     retry: Duration,
-    /// What the last try gets, and what is left of the lease when it has failed: time for the job to stop in.
+    /// Time for the last try, and also the time that is left of the lease when that has failed, in
+    /// which the job must stop.
     margin: Duration,
-    /// Longest wait for one answer: a lost connection must leave time for a second try.
+    /// Longest wait for one response: a lost connection must leave time for a second try.
     answer_limit: Duration,
 }
 
@@ -35,20 +36,21 @@ impl Timing {
     }
 }
 
-/// One lease, and who has to know about it.
+/// One lease, and everything that depends on it.
 pub(super) struct Heartbeat {
     pub(super) store: Store,
     pub(super) lease: LeaseKey,
     pub(super) stop: StopSignal,
     pub(super) progress: ProgressSender,
-    /// Until when the lease lasts, for a job that does not take this process's word for it.
+    /// Time until which the lease lasts, for a job that tracks the lease itself.
     pub(super) lease_until: watch::Sender<Instant>,
 }
 
 impl Heartbeat {
-    /// Sends heartbeats until dropped. Ends by itself, with [`StopReason::LeaseLost`], when the database says that the
-    /// lease is lost, or when none got through until shortly before the lease would end: measured by this machine's
-    /// monotonic clock from before the last good request was sent, hence never later than the database's own count.
+    /// Sends heartbeats until dropped. Returns early, with [`StopReason::LeaseLost`], if the
+    /// database reports that the lease is lost, or if no heartbeat succeeded until shortly before
+    /// the lease would expire. That time is measured by this machine's monotonic clock, from before
+    /// the last successful request was sent, so it is never later than the expiry in the database.
     pub(super) async fn keep_alive(self, config: WorkerConfig, claimed_at: Instant) {
         let timing = Timing::new(&config);
         let mut last_try = claimed_at + timing.lease - 2 * timing.margin;
@@ -63,7 +65,7 @@ impl Heartbeat {
             let problem = match tokio::time::timeout(limit, beat).await {
                 Ok(Ok(directive)) => {
                     if failures > 0 {
-                        tracing::info!(failures, "heartbeats get through again");
+                        tracing::info!(failures, "heartbeats succeed again");
                     }
                     failures = 0;
                     last_try = sent + timing.lease - 2 * timing.margin;
@@ -82,12 +84,12 @@ impl Heartbeat {
             };
             metrics::counter!(metric::HEARTBEAT_FAILURES).increment(1);
             if Instant::now() >= last_try {
-                tracing::warn!(problem, "no heartbeat got through before the lease's end; stopping the job");
+                tracing::warn!(problem, "no heartbeat succeeded before the lease expires; stopping the job");
                 self.stop.request(StopReason::LeaseLost);
                 return;
             }
             if failures == 0 {
-                tracing::warn!(problem, "a heartbeat failed; trying on while the lease lasts");
+                tracing::warn!(problem, "a heartbeat failed; retrying while the lease lasts");
             }
             failures += 1;
             next = Instant::now() + timing.retry;

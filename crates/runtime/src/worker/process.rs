@@ -1,13 +1,14 @@
-//! A job in a process of its own: whatever it dies of, its worker lives.
+//! Runs each job in its own process, so that the worker survives however the job dies.
 //!
 //! ```text
-//!  worker: claim, lease, heartbeat, report            run-job: the handler
-//!    supervisor ── order, stop reasons, the lease ──► inside ─┬─ watches the lease and the worker's end
-//!               ◄── progress, counters, the end ─────         └─ JobHandler::run
+//!  worker: claim, lease, heartbeat, report              run-job: the handler
+//!    supervisor ── request, stop reasons, the lease ──► inside ─┬─ watches the lease and the worker
+//!               ◄── progress, counters, the result ────         └─ JobHandler::run
 //! ```
-//! The process is this very program again, with a hidden subcommand. What it is to do comes over its standard input, since
-//! that has secrets in it; its log goes where the worker's does. It ends with its worker, and all that it started ends
-//! with it ([ADR 15](../../../../docs/adr/0015-jobs-are-processes.md)).
+//! The process runs the same program with a hidden subcommand. It receives its request over
+//! standard input, because the request contains secrets. Its log goes where the worker's log goes.
+//! The process ends with its worker, and everything that it started ends with it ([ADR
+//! 15](../../../../docs/adr/0015-jobs-are-processes.md)).
 
 mod counted;
 mod inside;
@@ -27,26 +28,26 @@ use crate::telemetry::TelemetryConfig;
 pub use inside::{be_part_of_a_job, run_job};
 pub(super) use limits::MIN_MEMORY_BYTES;
 
-/// A handler that has each job done by a process of its own, which calls [`run_job`].
+/// A handler that runs each job in its own process, which calls [`run_job`].
 #[derive(Debug, Clone)]
 pub struct JobProcesses {
-    /// The jobs it takes.
+    /// The kinds of jobs that it runs.
     pub kinds: Vec<JobKind>,
-    /// What the program is started with: `run-job`.
+    /// Arguments of the program: `run-job` and any options.
     pub arguments: Vec<String>,
-    /// Where the process finds tables and objects.
+    /// How the process connects to the database and the object store.
     pub store: StoreConfig,
-    /// The same as the worker's.
+    /// The configuration of the worker.
     pub worker: WorkerConfig,
-    /// Names the process in traces.
+    /// Name of the process in traces.
     pub service: String,
-    /// How it logs, and where its traces go.
+    /// How the process logs, and where its traces go.
     pub telemetry: TelemetryConfig,
-    /// What its limits are called where they are set.
+    /// How messages name the limits of the process.
     pub settings: Settings,
 }
 
-/// This very program, also after its file was replaced.
+/// Returns the path of the running program, which also works after its file was replaced.
 #[must_use]
 pub fn this_program() -> PathBuf {
     let running = PathBuf::from("/proc/self/exe");

@@ -1,8 +1,9 @@
-//! Folders for jobs' files: one a worker, one in it an attempt. Those of dead workers are removed at the next start.
+//! Folders for jobs' files: one per worker, with one subfolder per attempt. The folders of dead
+//! workers are removed when a worker starts.
 //!
-//! A worker holds a lock on `{worker}-{pid}.lock` as long as its process lives, and the kernel lets go of it whatever
-//! the process dies of: a folder whose lock can be had belongs to nobody. Pids alone would not do: containers use the
-//! same ones again and again.
+//! A worker holds a lock on `{worker}-{pid}.lock` as long as its process lives, and the kernel
+//! releases it however the process dies. A folder whose lock can be acquired is therefore unused.
+//! PIDs alone are not enough, because containers reuse the same ones.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -18,12 +19,13 @@ use super::WorkerError;
 pub(super) struct Scratch {
     dir: PathBuf,
     lock_path: PathBuf,
-    // Held, not read.
+    // Never read: it holds the lock.
     _lock: File,
 }
 
 impl Scratch {
-    /// Makes and locks the folder of `worker` below `cache_dir`, and removes those of dead workers.
+    /// Creates and locks the folder of `worker` below `cache_dir`, and removes those of dead
+    /// workers.
     pub(super) fn open(cache_dir: &Path, worker: WorkerId) -> Result<Self, WorkerError> {
         let error = |path: &Path, source| WorkerError::CacheDir { path: path.to_owned(), source };
         std::fs::create_dir_all(cache_dir).map_err(|e| error(cache_dir, e))?;
@@ -31,7 +33,8 @@ impl Scratch {
         let name = format!("{worker}-{}", std::process::id());
         let dir = cache_dir.join(&name);
         let lock_path = cache_dir.join(format!("{name}.lock"));
-        // Locked under another name first: a lock file that anyone else sees is never unlocked while its worker lives.
+        // Lock it under a temporary name first. A visible lock file is then always locked while its
+        // worker lives.
         let new_path = cache_dir.join(format!("{name}.new"));
         let lock = File::create(&new_path).map_err(|e| error(&new_path, e))?;
         lock.lock().map_err(|e| error(&new_path, e))?;
@@ -40,7 +43,7 @@ impl Scratch {
         Ok(Self { dir, lock_path, _lock: lock })
     }
 
-    /// The folder of one attempt; not made here.
+    /// Returns the folder of one attempt, without creating it.
     pub(super) fn attempt_dir(&self, key: LeaseKey) -> PathBuf {
         self.dir.join(format!("{}-{}", key.job, key.token))
     }
@@ -48,7 +51,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Fails where a job that was given up still has files there; the next worker removes them then.
+        // Fails if an abandoned job still has files there. Then the next worker removes them.
         if std::fs::remove_dir(&self.dir).is_ok() {
             let _left_for_the_next = std::fs::remove_file(&self.lock_path);
         }
@@ -61,7 +64,7 @@ fn remove_dead(cache_dir: &Path) -> io::Result<()> {
         if lock_path.extension().is_some_and(|extension| extension == "lock")
             && let Err(error) = remove_if_dead(&lock_path)
         {
-            tracing::warn!(path = %lock_path.display(), %error, "the files of a dead worker cannot be removed");
+            tracing::warn!(path = %lock_path.display(), %error, "cannot remove the files of a dead worker");
         }
     }
     Ok(())
@@ -70,7 +73,7 @@ fn remove_dead(cache_dir: &Path) -> io::Result<()> {
 fn remove_if_dead(lock_path: &Path) -> io::Result<()> {
     let lock = match File::open(lock_path) {
         Ok(lock) => lock,
-        // Another worker that starts at this moment removed it.
+        // Another worker that is starting has already removed it.
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(e),
     };
@@ -104,7 +107,7 @@ mod tests {
     #[test]
     fn only_the_files_of_dead_workers_are_removed() {
         let cache = tempfile::tempdir().unwrap();
-        // A worker that was killed: its folder and its lock file, which nobody holds.
+        // The folder and the unlocked lock file of a worker that was killed.
         std::fs::create_dir_all(cache.path().join("dead-1/job-1")).unwrap();
         std::fs::write(cache.path().join("dead-1/job-1/weights"), "x").unwrap();
         std::fs::write(cache.path().join("dead-1.lock"), "").unwrap();
@@ -116,7 +119,7 @@ mod tests {
         drop(second);
         std::fs::write(first.dir.join("left"), "").unwrap();
         drop(first);
-        // The folder that was not empty stays for the next worker to remove.
+        // The folder is not empty, so it stays until the next worker removes it.
         assert_eq!(names(cache.path()).len(), 3, "{:?}", names(cache.path()));
         drop(Scratch::open(cache.path(), WorkerId(Uuid::now_v7())).unwrap());
         assert_eq!(names(cache.path()), ["not-ours"]);

@@ -16,7 +16,7 @@ use super::rounds::{JobWatch, Round};
 use super::watch::{Look, Watched, stream};
 use super::{Shared, fitting, page, store_status};
 
-/// Metric points of one response.
+/// Maximum number of metric points per response.
 const MAX_POINTS: usize = 10_000;
 
 /// `JobService` over the store.
@@ -106,7 +106,7 @@ impl JobService for Jobs {
     async fn watch_job(&self, request: Request<v1::WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
         let convert::job::WatchedJob { id, metrics, after_step } =
             request.into_inner().try_into().map_err(|e| status::invalid_argument(&e))?;
-        // An id that does not exist fails the call, not its stream.
+        // An unknown id fails the call itself instead of its stream.
         let job = self.shared.store.job(id).await.map_err(|e| store_status(&e))?;
         let names = if metrics.is_empty() { job.spec.curves() } else { metrics };
         let grant = self.shared.watch().await?;
@@ -118,7 +118,8 @@ impl JobService for Jobs {
 
 struct WatchedJob {
     id: JobId,
-    /// The last step sent, by metric: they are written at different steps, and at different times.
+    /// The last step that was sent for each metric. Metrics are written at different steps and
+    /// times.
     after: BTreeMap<String, Option<u64>>,
     sent: Option<v1::Job>,
     _watch: JobWatch,
@@ -136,7 +137,8 @@ impl Watched for WatchedJob {
             return Ok(Look::Same);
         }
         let mut points = self.new_points(round).await?;
-        // More than fits: the rest comes with the next look, before the last word.
+        // Points that do not fit are sent with the next look. The response is not the last one
+        // then.
         let more = points.len() > MAX_POINTS;
         points.truncate(MAX_POINTS);
         for point in &points {
@@ -155,10 +157,11 @@ impl Watched for WatchedJob {
 }
 
 impl WatchedJob {
-    /// Points that were not sent, by step.
+    /// Returns the points that were not sent yet, ordered by step.
     async fn new_points(&self, round: &Round) -> Result<Vec<RecordedPoint>, Status> {
         let names: Vec<String> = self.after.keys().cloned().collect();
-        // The metric that is furthest behind decides what is read; what others had already is dropped.
+        // Read from the step of the metric that is furthest behind, and drop points of other
+        // metrics that were already sent.
         let oldest = self.after.values().min().copied().flatten();
         let points = round.points(self.id, names, oldest).await?;
         let is_new =

@@ -1,5 +1,6 @@
-//! Watches look together: in rounds. Whatever several watches of one round ask for is read once, and all jobs that are
-//! watched are one query. A round begins after a change was announced, or when nothing was for a while.
+//! Rounds let watches share their reads. Data that several watches of one round need is read once,
+//! and all watched jobs are read with one query. A round begins after a change was announced, or
+//! after a while without one.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -19,12 +20,12 @@ use tonic::Status;
 
 use super::{recent_jobs, store_status};
 
-/// Longest wait between two rounds: a notification is only a hint.
+/// Longest wait between two rounds, because notifications may be lost.
 const POLL: Duration = Duration::from_secs(1);
-/// Shortest wait between two rounds, however many changes there are.
+/// Shortest wait between two rounds, regardless of the number of changes.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The rounds of this process. They end with `stop`, or with the last clone.
+/// The rounds of this process. They end on `stop`, or when the last clone is dropped.
 #[derive(Clone)]
 pub(super) struct Rounds {
     newest: watch::Receiver<Arc<Round>>,
@@ -32,7 +33,7 @@ pub(super) struct Rounds {
     _task: Arc<JoinSet<()>>,
 }
 
-/// How many watches each job has.
+/// The number of watches per job.
 type WatchedJobs = Arc<Mutex<HashMap<JobId, usize>>>;
 
 impl Rounds {
@@ -55,21 +56,22 @@ impl Rounds {
         Self { newest: receiver, watched, _task: Arc::new(task) }
     }
 
-    /// A round that has begun already may have read what is older than what was read since: it is not waited for.
+    /// Skips a round that has already begun: its data may be older than what this clone has read
+    /// since.
     pub(super) fn skip(&mut self) {
         self.newest.mark_unchanged();
     }
 
-    /// Waits for a round that this clone has neither had nor skipped.
+    /// Waits for a round that this clone has neither seen nor skipped.
     pub(super) async fn next(&mut self) -> Arc<Round> {
-        // Without the task there is no next round, and the service is stopping.
+        // If the task has ended, the service is stopping and there is no next round.
         if self.newest.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
         Arc::clone(&self.newest.borrow_and_update())
     }
 
-    /// Counts a watch of `job`, as long as the answer lasts.
+    /// Counts a watch of `job` until the returned value is dropped.
     pub(super) fn watch_job(&self, job: JobId) -> JobWatch {
         *self.watched.lock().unwrap_or_else(PoisonError::into_inner).entry(job).or_default() += 1;
         JobWatch { job, watched: Arc::clone(&self.watched) }
@@ -94,10 +96,10 @@ impl Drop for JobWatch {
     }
 }
 
-/// Metrics of a job, after a step.
+/// The metrics of a job after a step.
 type Curves = (JobId, Vec<String>, Option<u64>);
 
-/// What is read in one round, each thing at the first watch that asks.
+/// The data of one round. Each item is read when the first watch needs it.
 pub(super) struct Round {
     store: Store,
     watched: Vec<JobId>,
@@ -110,7 +112,7 @@ pub(super) struct Round {
 }
 
 impl Round {
-    /// A round in which the jobs `watched` are read together.
+    /// Creates a round that reads the jobs `watched` with one query.
     pub(super) fn new(store: &Store, watched: Vec<JobId>) -> Self {
         Self {
             store: store.clone(),
@@ -135,7 +137,7 @@ impl Round {
         if let Some(job) = together.await.as_ref().map_err(Status::clone)?.get(&id) {
             return Ok(Arc::clone(job));
         }
-        // Its watch is younger than the round.
+        // The watch of this job started after the round.
         self.others.get(id, async { self.store.job(id).await.map(Arc::new) }).await
     }
 
@@ -160,7 +162,7 @@ impl Round {
         self.notes.get((run, after), async { self.store.run_notes(run, after).await.map(Arc::new) }).await
     }
 
-    /// The run's newest jobs, oldest first.
+    /// Returns the run's newest jobs, oldest first.
     pub(super) async fn recent_jobs(&self, run: RunId) -> Result<Arc<Vec<inheritune_api::v1::Job>>, Status> {
         self.jobs_of_runs.get(run, async { recent_jobs(&self.store, run).await.map(Arc::new) }).await
     }
@@ -168,7 +170,7 @@ impl Round {
 
 type Cell<V> = OnceCell<Result<V, Status>>;
 
-/// Values that are read once each; so are errors.
+/// Reads each value once. Errors are kept too.
 struct Once<K, V> {
     cells: Mutex<HashMap<K, Arc<Cell<V>>>>,
 }

@@ -33,7 +33,7 @@ impl Runs {
         self.detailed(&record).await
     }
 
-    /// The run with its notes and unfinished jobs.
+    /// Returns the run with its notes and unfinished jobs.
     async fn detailed(&self, record: &RunRecord) -> Result<v1::Run, Status> {
         let store = &self.shared.store;
         let notes = store.run_notes(record.id, 0).await.map_err(|e| store_status(&e))?;
@@ -111,7 +111,7 @@ impl RunService for Runs {
     async fn watch_run(&self, request: Request<v1::WatchRunRequest>) -> Result<Response<Self::WatchRunStream>, Status> {
         let request = request.into_inner();
         let id: RunId = convert::id("id", &request.id).map_err(|e| status::invalid_argument(&e))?;
-        // An id that does not exist fails the call, not its stream.
+        // An unknown id fails the call itself instead of its stream.
         self.shared.store.run(id).await.map_err(|e| store_status(&e))?;
         let grant = self.shared.watch().await?;
         let watched =
@@ -141,7 +141,8 @@ impl Watched for WatchedRun {
     type Response = v1::WatchRunResponse;
 
     async fn look(&mut self, round: &Round) -> Result<Look<v1::WatchRunResponse>, Status> {
-        // In this order: when the run is final, its notes and jobs, read later, are final too.
+        // The order matters: if the run is final, its notes and jobs, which are read later, are
+        // final too.
         let record = round.run(self.id).await?;
         let notes = round.notes(self.id, self.last_note).await?;
         let jobs = round.recent_jobs(self.id).await?;
@@ -149,14 +150,15 @@ impl Watched for WatchedRun {
 
         let first = self.sent_run.is_none();
         if first {
-            // What had ended before is no news.
+            // Jobs that ended before the watch began are not reported.
             self.sent_jobs = jobs.iter().filter(|job| is_final(job)).map(|job| (job.id.clone(), job.clone())).collect();
         }
         let changed: Vec<&v1::Job> = jobs.iter().filter(|job| self.sent_jobs.get(&job.id) != Some(job)).collect();
         if self.sent_run.as_ref() == Some(&run) && notes.is_empty() && changed.is_empty() {
             return Ok(Look::Same);
         }
-        // What does not fit into this response comes with the next look, before the last word.
+        // Entries that do not fit are sent with the next look. The response is not the last one
+        // then.
         let mut room = Room::after(run.encoded_len());
         let new_notes: Vec<v1::RunNote> = notes.iter().map(note).take_while(|note| room.takes(note)).collect();
         let fit = if new_notes.len() < notes.len() { 0 } else { changed.len() };

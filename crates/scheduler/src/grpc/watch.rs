@@ -1,5 +1,6 @@
-//! How any watch goes: look, send what is new, wait for the next round, look again. Nothing is buffered: the next look is
-//! made when the client has taken the last response, and never when it has gone.
+//! The loop of every watch: look, send what is new, wait for the next round, look again. Nothing is
+//! buffered: the next look starts when the client has taken the last response, and never after it
+//! has disconnected.
 
 use std::sync::Arc;
 
@@ -11,29 +12,29 @@ use tonic::Status;
 use super::WatchGrant;
 use super::rounds::Round;
 
-/// What a look has found.
+/// The result of one look.
 pub(super) enum Look<T> {
-    /// Nothing that was not sent before.
+    /// Nothing has changed since the last response.
     Same,
-    /// Something to send.
+    /// A response to send.
     New(T),
-    /// Something to send, and nothing will ever follow.
+    /// The last response, after which nothing can change.
     Last(T),
 }
 
-/// Something that can be looked at again and again.
+/// A resource that can be watched.
 pub(super) trait Watched: Send + 'static {
-    /// What is sent.
+    /// The message of the stream.
     type Response: Send + 'static;
 
-    /// Looks once, with the eyes of a round.
+    /// Looks once, with the data of a round.
     fn look(&mut self, round: &Round) -> impl Future<Output = Result<Look<Self::Response>, Status>> + Send;
 }
 
-/// The stream of what `watched` has to say. It ends after its last word, with an error, or with UNAVAILABLE when the
-/// service stops.
+/// Returns the stream of responses of `watched`. It ends after the last response, with an error, or
+/// with UNAVAILABLE when the service stops.
 pub(super) fn stream<W: Watched>(watched: W, grant: WatchGrant) -> BoxStream<'static, Result<W::Response, Status>> {
-    // The first look is its own: what the client did just before is in it.
+    // The first look uses its own round, so that it includes what the client did just before.
     let round = Arc::new(Round::new(&grant.store, Vec::new()));
     let state = State { watched, grant, next: Next::Look(round) };
     Box::pin(futures::stream::unfold(state, |mut state| async move {

@@ -1,5 +1,5 @@
-//! The directory and the pickle of an archive that `torch.save` wrote. What they mean is
-//! `inheritune_checkpoint::torch_archive`'s to say; nothing is executed.
+//! The directory and the pickle of an archive that `torch.save` wrote.
+//! `inheritune_checkpoint::torch_archive` interprets them; nothing is executed.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,15 +16,16 @@ use inheritune_checkpoint::zip_directory::{
 use super::WeightsSource;
 use crate::error::{BadCheckpoint, SlicerError};
 
-/// First bytes of a file that tell what it is.
+/// Number of first bytes that identify a file's format.
 const START_BYTES: u64 = 16;
-/// Header and padding of an entry; PyTorch aligns to 64 bytes, so a kilobyte is plenty.
+/// Longest header and padding of an entry; PyTorch aligns to 64 bytes, so a kilobyte is plenty.
 const MAX_ENTRY_HEADER_BYTES: u64 = LOCAL_HEADER_BYTES + MAX_NAME_BYTES as u64 + 1024;
-/// Local headers of storages read at once.
+/// Local headers of storages read concurrently.
 const STORAGES_AT_ONCE: usize = 16;
 
-/// What `parse` makes of the pickle of one file, and the tensors of the state dict in it where they are: the file's
-/// end, its directory, its pickle, and one small read for each storage.
+/// Returns what `parse` makes of the pickle of one file, and the tensors of the state dict in it
+/// with their positions. Reads the file's end, its directory, its pickle, and one small range per
+/// storage.
 pub(super) async fn read<T: Send + 'static>(
     file: &WeightsSource,
     parse: fn(&[u8]) -> Result<T, ArchiveError>,
@@ -43,7 +44,7 @@ pub(super) async fn read<T: Send + 'static>(
         return Err(bad(file, PickleError::TooLong { bytes: pickle.size_bytes }));
     }
     let pickle = entry_bytes(file, pickle, MAX_PICKLE_BYTES).await?;
-    // Reading millions of opcodes takes longer than a task may hold its thread.
+    // Parsing millions of opcodes would block the executor's thread.
     let parsed = tokio::task::spawn_blocking(move || parse(&pickle)).await?;
     let parsed = parsed.map_err(|e| bad(file, e))?;
     let tensors = state_dict(&parsed);
@@ -79,7 +80,7 @@ async fn entry_bytes(file: &WeightsSource, entry: &ZipEntry, max_bytes: u64) -> 
     match (data.start.checked_sub(start), data.end.checked_sub(start)) {
         (Some(from), Some(to)) if to <= span.len() as u64 => Ok(span.slice(from as usize..to as usize)),
         _ => {
-            let problem = format!("entry `{}` is longer than the {max_bytes} bytes that are read", entry.name);
+            let problem = format!("entry `{}` is longer than the limit of {max_bytes} bytes", entry.name);
             Err(bad(file, ArchiveError::NotCheckpoint { problem }))
         }
     }
@@ -90,7 +91,7 @@ async fn storage(file: WeightsSource, key: String, entry: ZipEntry) -> Result<(S
     Ok((key, entry.data(&header).map_err(|e| bad(&file, e))?))
 }
 
-/// An empty range is no request that a store understands.
+/// Object stores reject requests for an empty range.
 async fn read_range(file: &WeightsSource, range: Range<u64>) -> Result<Bytes, SlicerError> {
     if range.is_empty() { Ok(Bytes::new()) } else { file.read(range).await }
 }

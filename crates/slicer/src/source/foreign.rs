@@ -12,7 +12,7 @@ use inheritune_objects::Folder;
 use super::{Checkpoint, WeightsSource, archive, small_file};
 use crate::error::{BadCheckpoint, SlicerError};
 
-/// `ckpt.pt` or one like it, which has its settings in it.
+/// Opens `ckpt.pt` or a similar file, which contains its own settings.
 pub(super) async fn nanogpt(location: Location, folder: Arc<Folder>, name: &str) -> Result<Checkpoint, SlicerError> {
     let file = WeightsSource { location, folder, name: name.to_owned() };
     file.refuse_pointer().await?;
@@ -22,7 +22,7 @@ pub(super) async fn nanogpt(location: Location, folder: Arc<Folder>, name: &str)
     Ok(Checkpoint { config_json: model.config_json(), inventory, location, folder, unwritable: Vec::new() })
 }
 
-/// `lit_model.pth` and its settings, JSON or YAML.
+/// Opens `lit_model.pth` and its settings file, JSON or YAML.
 pub(super) async fn litgpt(
     location: Location,
     folder: Arc<Folder>,

@@ -1,5 +1,5 @@
-//! A head that is stored beside the token embedding which it should be: a copy of it, or a head of its own. Only their
-//! numbers tell.
+//! A head that is stored next to the token embedding that it should be tied to. It is either a copy
+//! of the embedding or a separate head; only the numbers tell which.
 
 use std::borrow::Cow;
 
@@ -14,8 +14,8 @@ use crate::error::{BadCheckpoint, SlicerError};
 /// Numbers compared at a time.
 const PIECE: u64 = 2 << 20;
 
-/// What `config.json` says of the head, in the families whose head is always the token embedding. There, an untied head
-/// is the same model where its numbers are the embedding's.
+/// What `config.json` says about the head, in the families whose head is always the token
+/// embedding. In these, an untied head is equivalent if its numbers equal the embedding's.
 pub(super) struct Claim<'a> {
     json: Cow<'a, Value>,
     untied: bool,
@@ -38,7 +38,8 @@ impl<'a> Claim<'a> {
         &self.json
     }
 
-    /// Without a head that can be compared, the model has one that nobody has trained.
+    /// An untied head that is not stored cannot be compared with the embedding: the head is
+    /// missing.
     pub(super) fn check(&self, inventory: &Inventory) -> Result<(), BadCheckpoint> {
         if !self.untied || inventory.second_head().is_some() {
             return Ok(());
@@ -49,7 +50,7 @@ impl<'a> Claim<'a> {
     }
 }
 
-/// The checkpoint, now that its head is known to be a copy or not.
+/// Resolves whether the stored head is a copy of the embedding or a separate head.
 pub(super) async fn decided(checkpoint: Checkpoint) -> Result<Checkpoint, SlicerError> {
     let Some(second) = checkpoint.inventory.second_head() else { return Ok(checkpoint) };
     let same = same_numbers(&checkpoint, second.head, second.tied_to).await?;
@@ -89,7 +90,7 @@ async fn read(
     numbers: std::ops::Range<u64>,
     checkpoint: &Checkpoint,
 ) -> Result<bytes::Bytes, SlicerError> {
-    // No family fuses or turns its embedding or its head.
+    // No family fuses or transposes its embedding or its head.
     debug_assert_eq!(tensor.reading, Reading::Whole);
     let size = tensor.dtype.size_bytes();
     let range = tensor.bytes.start + numbers.start * size..tensor.bytes.start + numbers.end * size;
@@ -102,7 +103,7 @@ async fn read(
     Err(SlicerError::checkpoint(&checkpoint.location, problem))
 }
 
-/// The numbers in fp32, which holds those of the narrower types exactly.
+/// The numbers in fp32, which represents those of the narrower types exactly.
 fn floats(bytes: &[u8], dtype: Dtype) -> Box<dyn Iterator<Item = f32> + '_> {
     let halves = || bytes.chunks_exact(2).map(|two| u16::from_le_bytes([two[0], two[1]]));
     match dtype {
@@ -112,7 +113,7 @@ fn floats(bytes: &[u8], dtype: Dtype) -> Box<dyn Iterator<Item = f32> + '_> {
     }
 }
 
-/// IEEE half precision.
+/// Decodes IEEE half precision.
 fn half(bits: u16) -> f32 {
     let (sign, exponent, fraction) = (bits >> 15, (bits >> 10) & 0x1f, bits & 0x3ff);
     let size = match exponent {

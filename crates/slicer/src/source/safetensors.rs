@@ -6,13 +6,13 @@ use inheritune_checkpoint::safetensors_header::{HeaderTensor, PREFIX_BYTES, Safe
 use super::WeightsSource;
 use crate::error::{BadCheckpoint, SlicerError};
 
-/// First read of a file: most headers end within it.
+/// Size of the first read of a file: most headers fit.
 const FIRST_READ_BYTES: u64 = 128 << 10;
 
-/// The tensors of one file, in two reads at most.
+/// The tensors of one file, in at most two reads.
 pub(super) async fn tensors(file: WeightsSource) -> Result<(String, Vec<HeaderTensor>), SlicerError> {
     let bad = |problem| file.bad(BadCheckpoint::Header { file: file.name.clone(), problem });
-    // An empty range is no request that a store understands.
+    // Object stores reject requests for an empty range.
     let first = match file.size_bytes() {
         0 => Bytes::new(),
         size => file.read(0..size.min(FIRST_READ_BYTES)).await?,

@@ -1,4 +1,5 @@
-//! Checkpoint folders that are made here and read by the `safetensors` crate, and a real store to slice them in.
+//! Writes checkpoint folders, slices them in a real store, and reads the results with the
+//! `safetensors` crate.
 #![allow(clippy::unwrap_used, dead_code)]
 
 use std::collections::BTreeMap;
@@ -27,13 +28,13 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-/// A client of the slicer's gRPC.
+/// A gRPC client of the slicer.
 pub type Client = SlicingServiceClient<tonic::transport::Channel>;
 
-/// Longest wait for a job of these sizes.
+/// Time limit of a job of these sizes.
 const JOB_LIMIT: Duration = Duration::from_secs(60);
 
-/// A Postgres of its own, an object folder and a place for checkpoints.
+/// A private Postgres, an object folder and a folder for checkpoints.
 pub struct House {
     pub store: Store,
     pub dir: TempDir,
@@ -59,23 +60,23 @@ impl House {
         self.postgres.take().unwrap().stop().await.unwrap();
     }
 
-    /// Where the folder `name` is, for a job.
+    /// The location of the folder `name`, for a job.
     pub fn location(&self, name: &str) -> Location {
         Location::Uri(format!("file://{}", self.dir.path().join(name).display()))
     }
 
-    /// The folder `name` as an artifact.
+    /// Registers the folder `name` as an artifact.
     pub async fn registered(&self, kind: ArtifactKind, name: &str) -> ArtifactId {
         let Location::Uri(uri) = self.location(name) else { unreachable!() };
         self.store.register_artifact(kind, &uri, json!({}), None).await.unwrap().id
     }
 
-    /// Submits a slice job of at most two attempts, works it, and gives back how it ended.
+    /// Submits a slice job with at most two attempts, runs it, and returns its final record.
     pub async fn job(&self, handler: SliceHandler, spec: SliceSpec) -> JobRecord {
         self.work(handler, spec, 2).await
     }
 
-    /// The same with one attempt only.
+    /// Like [`Self::job`], with a single attempt.
     pub async fn job_once(&self, handler: SliceHandler, spec: SliceSpec) -> JobRecord {
         self.work(handler, spec, 1).await
     }
@@ -107,7 +108,7 @@ impl House {
         record
     }
 
-    /// A slice that must succeed.
+    /// Runs a slice that must succeed.
     pub async fn slice(&self, spec: SliceSpec) -> Sliced {
         let record = self.job(inheritune_slicer::handler(&self.store), spec).await;
         match record.outcome {
@@ -116,7 +117,8 @@ impl House {
         }
     }
 
-    /// A slice of each folder must fail at its first attempt, and name the folder and what is expected.
+    /// Checks that slicing each folder fails at the first attempt, with an error that names the
+    /// folder and contains the expected text.
     pub async fn fails_for_good(&self, cases: &[(&str, &str)]) {
         for (name, expected) in cases {
             let record = self.job(inheritune_slicer::handler(&self.store), first(self.location(name), 1)).await;
@@ -126,7 +128,7 @@ impl House {
         }
     }
 
-    /// Serves the slicer's gRPC while `calls` are made of it.
+    /// Serves the slicer's gRPC while `calls` runs.
     pub async fn serve(&self, calls: impl AsyncFnOnce(&mut Client)) {
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -142,13 +144,13 @@ impl House {
         served.unwrap();
     }
 
-    /// One file of an artifact.
+    /// Reads one file of an artifact.
     pub async fn file(&self, artifact: ArtifactId, name: &str) -> Bytes {
         let folder = self.store.open(&Location::Artifact(artifact)).await.unwrap();
         folder.read(name, 1 << 30).await.unwrap()
     }
 
-    /// Names of an artifact's files.
+    /// The names of an artifact's files.
     pub async fn names(&self, artifact: ArtifactId) -> Vec<String> {
         let folder = self.store.open(&Location::Artifact(artifact)).await.unwrap();
         folder.files().iter().map(|file| file.name.clone()).collect()
@@ -159,7 +161,7 @@ impl House {
     }
 }
 
-/// A slice of the first `layers`.
+/// A slice of the first `layers` layers.
 pub fn first(checkpoint: Location, layers: u32) -> SliceSpec {
     sliced(checkpoint, layers, (LayerMapRule::First, InheritSet::ALL))
 }
@@ -185,8 +187,8 @@ pub fn llama_json(layers: u32) -> Value {
 /// One tensor of a source file.
 pub type Tensor = (String, Dtype, Vec<usize>, Vec<u8>);
 
-/// The tensors of a model of the shape `config`, under the names that `name` makes of the canonical ones; their
-/// bytes tell them apart, and one `flavour` from another.
+/// The tensors of a model of the shape `config`. `name` maps the canonical names to the stored
+/// ones. Every tensor has different bytes, and so has every `flavour`.
 pub fn tensors(config: &Value, dtype: Dtype, flavour: u8, name: impl Fn(&str) -> String) -> Vec<Tensor> {
     let specs = DecoderConfig::from_hf(config).unwrap().tensors();
     let stored = specs.into_iter().filter(|spec| spec.tied_to.is_none());
@@ -199,7 +201,7 @@ pub fn tensors(config: &Value, dtype: Dtype, flavour: u8, name: impl Fn(&str) ->
     stored.enumerate().map(tensor).collect()
 }
 
-/// Hub names of GPT-2: no prefix.
+/// GPT-2's names on the hub, which have no prefix.
 pub fn bare(name: &str) -> String {
     name.trim_start_matches("transformer.").to_owned()
 }
@@ -211,14 +213,14 @@ pub fn write_tensors(path: &Path, tensors: &[Tensor]) {
     std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
 }
 
-/// A checkpoint folder with one file of weights.
+/// Writes a checkpoint folder with one weights file.
 pub fn write_checkpoint(dir: &Path, config: &Value, tensors: &[Tensor]) {
     std::fs::create_dir_all(dir).unwrap();
     std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
     write_tensors(&dir.join("model.safetensors"), tensors);
 }
 
-/// A checkpoint folder with `shards` files of weights and their index.
+/// Writes a checkpoint folder with `shards` weights files and their index.
 pub fn write_sharded(dir: &Path, config: &Value, tensors: &[Tensor], shards: usize) {
     std::fs::create_dir_all(dir).unwrap();
     std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
@@ -232,7 +234,7 @@ pub fn write_sharded(dir: &Path, config: &Value, tensors: &[Tensor], shards: usi
     std::fs::write(dir.join("model.safetensors.index.json"), index.to_string()).unwrap();
 }
 
-/// A token set as far as a slice reads it.
+/// Writes the parts of a token set that a slice reads.
 pub fn write_token_set(dir: &Path, vocab_size: u32) {
     std::fs::create_dir_all(dir).unwrap();
     let meta = json!({"vocab_size": vocab_size, "end_of_text_id": 5, "train_tokens": 10, "validation_tokens": 2});
@@ -248,7 +250,7 @@ pub fn tokenizer_json(entries: u32) -> String {
     json!({"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": vocab, "merges": []}}).to_string()
 }
 
-/// Every tensor of a file, by name: shape and bytes.
+/// Every tensor of a file, by name: type, shape and bytes.
 pub fn read_tensors(bytes: &[u8]) -> BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> {
     let file = SafeTensors::deserialize(bytes).unwrap();
     let tensor =

@@ -1,4 +1,4 @@
-//! The services as processes of their own, on one private Postgres and one object store: what a deployment is.
+//! A deployment: the services as separate processes, on one private Postgres and one object store.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt as _;
@@ -17,10 +17,10 @@ use uuid::Uuid;
 
 use crate::support::{LIMIT, free_address, program, root, show, tail, write_recipe};
 
-/// What all tests' runs are to make.
+/// The expected result of the runs of all tests.
 static CALM: OnceCell<Finished> = OnceCell::const_new();
 
-/// The same recipe's run with nothing in its way; made once, on a folder.
+/// The result of the same recipe without faults. It is computed once, on a folder.
 pub async fn calm() -> &'static Finished {
     CALM.get_or_init(async || {
         let mut cluster = Cluster::start(Setup::default()).await;
@@ -30,24 +30,24 @@ pub async fn calm() -> &'static Finished {
     .await
 }
 
-/// A deployment; its processes are killed when dropped.
+/// A deployment. Its processes are killed on drop.
 pub struct Cluster {
     services: BTreeMap<String, Service>,
-    /// What tests look through: the same tables and files, by a way of its own.
+    /// A separate connection to the same database and object store, for the tests.
     pub store: Store,
     postgres: Option<LocalPostgres>,
     pub objects: PathBuf,
     pub dir: TempDir,
 }
 
-/// What is not as usual.
+/// Settings that differ between tests.
 pub struct Setup {
-    /// `NAME` or `NAME-N`, where there are several.
+    /// `NAME`, or `NAME-N` if there are several.
     pub services: Vec<&'static str>,
-    /// `[objects.storage]`, and where its files are; a folder when absent.
+    /// `[objects.storage]`, and the folder with its files. A local folder if absent.
     pub storage: Option<(String, PathBuf)>,
     pub env: Vec<(&'static str, String)>,
-    /// Further lines of `[worker]`.
+    /// Additional lines of `[worker]`.
     pub worker: &'static str,
 }
 
@@ -58,12 +58,12 @@ impl Default for Setup {
     }
 }
 
-/// One process that can be started again.
+/// A process that can be restarted.
 pub struct Service {
     command: Vec<String>,
     env: Vec<(&'static str, String)>,
     log: PathBuf,
-    /// Where it takes calls.
+    /// Address of its gRPC server.
     address: String,
     child: Option<Child>,
 }
@@ -71,7 +71,7 @@ pub struct Service {
 impl Cluster {
     pub async fn start(setup: Setup) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        // Root's Postgres runs as nobody, who must reach it.
+        // For root, Postgres runs as `nobody`, which must be able to access the folder.
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let postgres = LocalPostgres::start(&dir.path().join("postgres"), None).await.unwrap();
         let (storage, objects) = setup.storage.unwrap_or_else(|| {
@@ -93,7 +93,7 @@ impl Cluster {
 
     fn configure(&self, name: &str, (storage, worker): (&str, &str), env: &[(&'static str, String)]) -> Service {
         let kind = name.split('-').next().unwrap();
-        // Nobody else asks for this port before the service does, or hardly ever.
+        // It is very unlikely that another process takes this port before the service does.
         let address = free_address();
         let worker = match kind {
             "scheduler" => String::new(),
@@ -125,11 +125,11 @@ impl Cluster {
         self.postgres.as_ref().unwrap().url()
     }
 
-    /// Where Postgres listens.
     pub fn database_password(&self) -> &str {
         self.database_url().split('@').next().and_then(|start| start.rsplit(':').next()).unwrap()
     }
 
+    /// The socket on which Postgres listens.
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("postgres/socket/.s.PGSQL.5432")
     }
@@ -138,7 +138,7 @@ impl Cluster {
         self.start_within(name, &[]);
     }
 
-    /// Starts a service as the last argument of another command.
+    /// Starts a service through a wrapper command, which gets the service's command as arguments.
     pub fn start_within(&mut self, name: &str, wrapper: &[&str]) {
         let service = self.services.get_mut(name).unwrap();
         service.start(wrapper);
@@ -148,17 +148,17 @@ impl Cluster {
     }
 
     pub fn kill_9(&mut self, name: &str) {
-        let mut child = self.services.get_mut(name).unwrap().child.take().expect("it runs");
+        let mut child = self.services.get_mut(name).unwrap().child.take().expect("the service is running");
         child.kill().unwrap();
         child.wait().unwrap();
     }
 
-    /// The process of a running service.
+    /// The process id of a running service.
     pub fn pid(&self, name: &str) -> u32 {
-        self.services[name].child.as_ref().expect("it runs").id()
+        self.services[name].child.as_ref().expect("the service is running").id()
     }
 
-    /// Puts lines after one of a service's configuration, for its next start.
+    /// Inserts lines after a line of a service's configuration, for its next start.
     pub fn add_to_config(&self, name: &str, after: &str, lines: &str) {
         let path = self.dir.path().join(format!("{name}.toml"));
         let text = std::fs::read_to_string(&path).unwrap();
@@ -170,8 +170,8 @@ impl Cluster {
         self.services.get_mut(name).unwrap().command.push(argument.to_owned());
     }
 
-    /// The most addresses that the processes of a service's jobs have had so far, in KiB; none where there are none, or the
-    /// system does not tell.
+    /// The peak size of the address space of a service's job processes so far, in KiB. `None` if
+    /// there are none, or if the system does not report it.
     pub fn peak_addresses_kib(&self, name: &str) -> Option<u64> {
         let peak = |pid: u32| -> Option<u64> {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -180,12 +180,12 @@ impl Cluster {
         below(self.pid(name)).into_iter().filter_map(peak).max()
     }
 
-    /// What a service has logged.
+    /// The log of a service.
     pub fn log(&self, name: &str) -> String {
         std::fs::read_to_string(&self.services[name].log).unwrap()
     }
 
-    /// Panics when a process has ended that nobody killed.
+    /// Panics if a process has ended that was not killed by the test.
     pub fn check_all_run(&mut self) {
         for (name, service) in &mut self.services {
             if let Some(child) = &mut service.child {
@@ -195,25 +195,27 @@ impl Cluster {
         }
     }
 
-    /// kill -9 (`KILL`) or an immediate stop (`QUIT`) of the database; all its processes are gone then.
+    /// Kills the database with SIGKILL (`KILL`) or stops it immediately (`QUIT`). Waits until all
+    /// its processes are gone.
     pub async fn kill_postgres(&mut self, signal: &str) {
         let pid_file = self.dir.path().join("postgres/cluster/postmaster.pid");
         let pid = std::fs::read_to_string(pid_file).unwrap();
         send(pid.lines().next().unwrap().trim().parse().unwrap(), signal);
         let started = Instant::now();
         while tokio::net::UnixStream::connect(self.socket()).await.is_ok() {
-            assert!(started.elapsed() < LIMIT, "Postgres does not die");
+            assert!(started.elapsed() < LIMIT, "Postgres does not end");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         drop(self.postgres.take());
     }
 
-    /// Starts it again on the same folder.
+    /// Restarts Postgres on the same folder.
     pub async fn start_postgres(&mut self) {
         self.postgres = Some(LocalPostgres::start(&self.dir.path().join("postgres"), None).await.unwrap());
     }
 
-    /// Runs the client against any scheduler that answers, until it says yes.
+    /// Runs the client against any running scheduler until it succeeds, and returns its JSON
+    /// output.
     pub async fn json(&self, arguments: &[&str]) -> serde_json::Value {
         let started = Instant::now();
         loop {
@@ -234,20 +236,20 @@ impl Cluster {
         }
     }
 
-    /// Starts a run of the one small recipe.
+    /// Starts a run of the small recipe.
     pub async fn create_run(&self) -> Uuid {
         let (recipe, request_id) = (write_recipe(self.dir.path(), "small"), Uuid::new_v4().to_string());
         let run = self.json(&["run", "create", recipe.to_str().unwrap(), "--request-id", &request_id]).await;
         run["id"].as_str().unwrap().parse().unwrap()
     }
 
-    /// Its status; none while the database does not answer.
+    /// The status of a run. `None` while the database does not answer.
     pub async fn status(&self, run: Uuid) -> Option<String> {
         let found = sqlx::query_scalar("SELECT status FROM runs WHERE id = $1").bind(run).fetch_one(self.store.pool());
         tokio::time::timeout(Duration::from_secs(2), found).await.ok()?.ok()
     }
 
-    /// Waits for its end, which is a good one.
+    /// Waits until a run has succeeded, and returns its result.
     pub async fn finish(&mut self, run: Uuid) -> Finished {
         let started = Instant::now();
         loop {
@@ -269,7 +271,7 @@ impl Cluster {
         Finished { weights, jobs }
     }
 
-    /// What happened to a run's jobs, for messages.
+    /// The history of a run's jobs, for messages.
     async fn story(&self, run: Uuid) -> String {
         let query = "SELECT format('%s attempt %s %s %s', j.label, a.attempt, a.ended, a.error)
                      FROM job_attempts a JOIN jobs j ON j.id = a.job_id WHERE j.run_id = $1 ORDER BY a.started_at";
@@ -278,8 +280,8 @@ impl Cluster {
         lines.join("\n")
     }
 
-    /// Once no job is left: no job has two accepted results, every artifact that a row names is there and whole, and after
-    /// a sweep nothing else is.
+    /// Waits until no jobs are left. Then checks that no job has two accepted results, that every
+    /// artifact of a row exists and is intact, and that a sweep removes all other files.
     pub async fn check_nothing_is_lost_or_left(&self) {
         let started = Instant::now();
         while self.count("SELECT count(*) FROM job_queue").await > 0 {
@@ -291,13 +293,13 @@ impl Cluster {
         assert_eq!(self.count(twice).await, 0, "a job has two accepted results");
         let without = "SELECT count(*) FROM jobs j WHERE final_status = 'SUCCEEDED' AND NOT EXISTS
                        (SELECT FROM job_attempts a WHERE a.job_id = j.id AND a.ended = 'succeeded')";
-        assert_eq!(self.count(without).await, 0, "a job has a result of no attempt");
+        assert_eq!(self.count(without).await, 0, "a job has a result without a successful attempt");
 
         let rows = "SELECT id, location FROM artifacts WHERE deleted_at IS NULL AND job_id IS NOT NULL";
         let rows: Vec<(Uuid, String)> = sqlx::query_as(rows).fetch_all(self.store.pool()).await.unwrap();
         let mut named = BTreeSet::new();
         for (id, location) in &rows {
-            // Reads the manifest, and each file with its digest.
+            // Read the manifest, and each file with its digest.
             let folder = self.store.open(&Location::Artifact(ArtifactId(*id))).await.unwrap();
             named.insert(format!("{location}/manifest.json"));
             for file in folder.files() {
@@ -308,8 +310,8 @@ impl Cluster {
         let swept = self.store.sweep_orphans(Duration::ZERO).await.unwrap();
         let mut found = BTreeSet::new();
         walk(&self.objects, &self.objects, &mut found);
-        assert_eq!(found, named, "files without a row (left), or the other way round (right)");
-        eprintln!("{} artifacts, {} files, all whole; {swept} orphans swept", rows.len(), named.len());
+        assert_eq!(found, named, "files without a row (left), or rows without a file (right)");
+        eprintln!("{} artifacts, {} files, all intact; {swept} orphans swept", rows.len(), named.len());
     }
 
     pub async fn count(&self, query: &'static str) -> i64 {
@@ -317,19 +319,19 @@ impl Cluster {
     }
 }
 
-/// What a run made.
+/// The result of a run.
 #[derive(PartialEq)]
 pub struct Finished {
-    /// The winner's file.
+    /// The winner's weights file.
     pub weights: Vec<u8>,
-    /// Labels of its jobs.
+    /// The labels of the run's jobs.
     pub jobs: Vec<String>,
 }
 
 impl Finished {
     pub async fn check_equals_calm(&self) {
         let calm = calm().await;
-        assert_eq!(self.jobs, calm.jobs, "other jobs than in the calm run");
+        assert_eq!(self.jobs, calm.jobs, "the jobs differ from those of a run without faults");
         assert!(self.weights == calm.weights, "the winner's weights differ");
     }
 }
@@ -341,13 +343,13 @@ impl Service {
         let mut command = Command::new(words.next().unwrap());
         command.args(words).env_remove("DATABASE_URL").envs(self.env.iter().map(|(name, value)| (*name, value)));
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        assert!(self.child.replace(child).is_none(), "it runs already");
+        assert!(self.child.replace(child).is_none(), "the service is already running");
     }
 
     fn wait_until_it_listens(&self) {
         let started = Instant::now();
         while std::net::TcpStream::connect(self.address.trim_start_matches("http://")).is_err() {
-            assert!(started.elapsed() < LIMIT, "it does not listen:\n{}", tail(&self.log));
+            assert!(started.elapsed() < LIMIT, "the service does not listen:\n{}", tail(&self.log));
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -362,7 +364,7 @@ impl Drop for Service {
     }
 }
 
-/// The children of a process, and theirs.
+/// All descendants of a process.
 pub fn below(pid: u32) -> Vec<u32> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let of_task = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
@@ -371,13 +373,13 @@ pub fn below(pid: u32) -> Vec<u32> {
     children.iter().copied().chain(children.iter().flat_map(|child| below(*child))).collect()
 }
 
-/// `kill -SIGNAL`.
+/// Sends a signal with `kill -SIGNAL`.
 pub fn send(pid: u32, signal: &str) {
     let told = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status().unwrap();
     assert!(told.success());
 }
 
-/// Seconds since 1970: the database is on this machine and has the same clock.
+/// Seconds since 1970. The database runs on this machine and has the same clock.
 pub fn now_s() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64()
 }

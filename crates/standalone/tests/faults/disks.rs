@@ -1,4 +1,5 @@
-//! A full disk, a damaged file, a missing one: the error names file and cause, and is tried again where that may help.
+//! A full disk, a damaged file, a missing file: the error names the file and the cause, and the job
+//! is retried if that may help.
 
 use std::path::Path;
 use std::process::Command;
@@ -29,7 +30,7 @@ async fn damaged_and_missing_files_fail_a_job_at_once_by_name() {
     let mut flipped = whole.clone();
     flipped[whole.len() / 2] ^= 1;
     let cases: [(&str, Option<&[u8]>); 3] =
-        [("SHA-256", Some(&flipped)), ("bytes, not the", Some(&whole[1..])), ("is missing", None)];
+        [("SHA-256", Some(&flipped)), ("bytes, but the manifest lists", Some(&whole[1..])), ("is missing", None)];
     for (cause, found) in cases {
         std::fs::remove_file(&path).unwrap();
         if let Some(bytes) = found {
@@ -40,7 +41,7 @@ async fn damaged_and_missing_files_fail_a_job_at_once_by_name() {
         let error = record.error.unwrap();
         eprintln!("{error}");
         assert!(error.contains(&name) && error.contains(cause), "{name}, {cause}: {error}");
-        assert_eq!(record.attempts, 1, "it was tried again, though it is as damaged as before");
+        assert_eq!(record.attempts, 1, "it was retried, although the file is still damaged");
         std::fs::write(&path, &whole).unwrap();
     }
     let job = submit(&cluster, validation_loss(tokens)).await;
@@ -66,15 +67,15 @@ async fn a_full_disk_is_named_and_tried_again() {
     let error = record.error.unwrap();
     eprintln!("{error}");
     assert!(error.contains(cache.to_str().unwrap()) && error.contains("No space left on device"), "{error}");
-    assert_eq!(record.status, JobStatus::Queued, "a full disk is worth another try");
-    // Nothing of the attempt is left on the disk.
+    assert_eq!(record.status, JobStatus::Queued, "a full disk is worth a retry");
+    // The attempt has left no files on the disk.
     cluster.kill_9("evaluator");
     cluster.start_service("evaluator");
     let record = wait(&mut cluster, job, |job| job.status == JobStatus::Succeeded).await;
     assert_eq!(record.attempts, 2);
 }
 
-/// Whether small disks may be mounted here.
+/// Returns whether this process may mount small disks.
 fn may_mount() -> bool {
     let mounts = Command::new("unshare").args(["-m", "true"]).output();
     let may = mounts.is_ok_and(|output| output.status.success());
@@ -84,7 +85,7 @@ fn may_mount() -> bool {
     may
 }
 
-/// Starts a service anew with a disk of its own at `path`, which is nearly full.
+/// Restarts a service with its own, nearly full disk at `path`.
 fn start_on_a_small_disk(cluster: &mut Cluster, service: &str, path: &Path) {
     cluster.kill_9(service);
     std::fs::create_dir_all(path).unwrap();
@@ -92,7 +93,7 @@ fn start_on_a_small_disk(cluster: &mut Cluster, service: &str, path: &Path) {
     cluster.start_within(service, &["unshare", "-m", "sh", "-c", &mount]);
 }
 
-/// Somebody makes room.
+/// Enlarges the disk of a service.
 fn make_room(cluster: &Cluster, service: &str, path: &Path) {
     let pid = cluster.pid(service).to_string();
     let grown = Command::new("nsenter")
@@ -103,7 +104,8 @@ fn make_room(cluster: &Cluster, service: &str, path: &Path) {
     assert!(grown.status.success(), "{grown:?}");
 }
 
-/// Jobs of every kind, on full disks of their caches and of the object store, which fail for good at their first failure.
+/// Jobs of every kind wait for space on full disks, of their caches and of the object store. They
+/// have only one attempt, so any failure would be final.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r2_a_full_disk_is_waited_for_by_every_kind_of_job() {
     if !may_mount() {

@@ -1,4 +1,4 @@
-//! kill -9 of the evaluator in the middle of benchmarks: what is measured is not measured again.
+//! kill -9 of the evaluator in the middle of benchmarks: finished units are not measured again.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ async fn submit(cluster: &Cluster) -> JobId {
     cluster.store.submit_job(&job, None).await.unwrap().id
 }
 
-/// Waits for its end; what it found, line by line, and its attempts.
+/// Waits until a job has ended. Returns the lines of its scores and the number of its attempts.
 async fn scores(cluster: &mut Cluster, job: JobId) -> (Vec<u8>, u32) {
     let started = std::time::Instant::now();
     let record = loop {
@@ -50,7 +50,7 @@ async fn scores(cluster: &mut Cluster, job: JobId) -> (Vec<u8>, u32) {
     (folder.read("scores.jsonl", 1 << 24).await.unwrap().to_vec(), record.attempts)
 }
 
-/// Units that are finished: which, and by whom and when.
+/// Returns the finished units, and which worker finished them and when.
 async fn finished_units(cluster: &Cluster, job: JobId) -> Vec<(i32, String)> {
     let query = "SELECT unit, format('%s %s %s %s', worker_id, claimed_at, finished_at, md5(answers)) AS how
                  FROM evaluation_units WHERE job_id = $1 AND finished_at IS NOT NULL ORDER BY unit";
@@ -67,7 +67,7 @@ async fn a_killed_evaluator_goes_on_where_it_was() {
     let (calm, _) = scores(&mut cluster, job).await;
     let all = finished_units(&cluster, job).await.len();
     assert!(all > 3, "only {all} units");
-    // Where the machine is so fast that the evaluation ends before it can be killed, it is tried again.
+    // Repeat if the machine is so fast that the evaluation ends before it is killed.
     for _ in 0..20 {
         let job = submit(&cluster).await;
         while finished_units(&cluster, job).await.is_empty() {
@@ -92,5 +92,5 @@ async fn a_killed_evaluator_goes_on_where_it_was() {
         );
         return;
     }
-    panic!("it always ended before it was killed");
+    panic!("the evaluation always ended before the evaluator was killed");
 }

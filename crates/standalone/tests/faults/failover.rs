@@ -1,7 +1,8 @@
-//! A dead worker's job runs elsewhere within seconds; one that is only slow, or alone, keeps its job.
+//! A dead worker's job runs elsewhere within seconds. A worker that is only slow, or has no
+//! scheduler, keeps its job.
 //!
-//! The workers are processes whose one job lasts until they are told to stop: this test's own binary, see
-//! [`be_a_worker`].
+//! The workers are processes whose only job lasts until they are told to stop. They run this test
+//! binary, see [`be_a_worker`].
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -26,12 +27,13 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::{Cluster, Setup, now_s, send};
 use crate::support::LIMIT;
 
-/// From a worker's death to its job's next start, for 99 of 100.
+/// Limit for the time from a worker's death to its job's next start (99th percentile).
 const FAILOVER_P99_LIMIT_S: f64 = 6.0;
 const DATABASE: &str = "FAULTS_WORKER_DATABASE";
 const NOTES: &str = "FAULTS_WORKER_NOTES";
 
-/// Holds each job until it is told to stop; notes who holds it, and when it was told.
+/// Holds each job until it is told to stop. Notes which process holds it, and when it was told to
+/// stop.
 struct Holder(PathBuf);
 
 impl JobHandler for Holder {
@@ -48,7 +50,7 @@ impl JobHandler for Holder {
     }
 }
 
-/// A file that is whole when it is seen.
+/// Writes a file atomically, so that it is complete when it appears.
 fn note(path: &Path, text: &str) {
     let part = path.with_extension("part");
     std::fs::write(&part, text).unwrap();
@@ -59,7 +61,7 @@ fn noted<T: std::str::FromStr>(path: &Path) -> Option<T> {
     std::fs::read_to_string(path).ok()?.parse().ok()
 }
 
-/// Not a test by itself: what the workers of the others run.
+/// Not a test of its own: the workers of the other tests run it.
 #[test]
 fn be_a_worker() {
     let (Ok(database_url), Some(notes)) = (std::env::var(DATABASE), std::env::var_os(NOTES)) else { return };
@@ -73,7 +75,7 @@ fn be_a_worker() {
     });
 }
 
-/// A worker process; killed when dropped.
+/// A worker process, killed on drop.
 struct Worker(Child);
 
 impl Worker {
@@ -95,7 +97,7 @@ impl Drop for Worker {
     }
 }
 
-/// Schedulers and tables without the services, and a folder for the workers' notes.
+/// A database and a scheduler without the other services, and a folder for the workers' notes.
 struct House {
     cluster: Cluster,
     notes: PathBuf,
@@ -113,7 +115,7 @@ impl House {
         Worker::start(self.cluster.database_url(), &self.notes)
     }
 
-    /// With everything as it is by default.
+    /// Submits a job with default settings.
     async fn submit(&self) -> JobId {
         let spec = JobSpec::Tokenize(TokenizeSpec {
             sources: vec![Location::Uri("file:///nowhere".to_owned())],
@@ -126,27 +128,27 @@ impl House {
         self.cluster.store.submit_job(&job, None).await.unwrap().id
     }
 
-    /// Waits until a living process holds the job; says which.
+    /// Waits until a process holds the job, and returns its id.
     async fn holder(&self, job: JobId) -> u32 {
         let path = self.notes.join(format!("holder-{job}"));
-        until(async || noted(&path), "nobody takes the job").await
+        until(async || noted(&path), "no worker claims the job").await
     }
 
-    /// When an attempt was started, in seconds since 1970; none yet.
+    /// When an attempt was started, in seconds since 1970. `None` if it was not started yet.
     async fn attempt(&self, job: JobId, attempt: i32) -> Option<f64> {
         let query =
             "SELECT extract(epoch FROM started_at)::float8 FROM job_attempts WHERE job_id = $1 AND attempt = $2";
         sqlx::query_scalar(query).bind(job.0).bind(attempt).fetch_optional(self.cluster.store.pool()).await.unwrap()
     }
 
-    /// When its lease ends, in seconds since 1970.
+    /// When the job's lease ends, in seconds since 1970.
     async fn lease_end(&self, job: JobId) -> Option<f64> {
         let query = "SELECT extract(epoch FROM lease_until)::float8 FROM job_queue WHERE job_id = $1";
         sqlx::query_scalar(query).bind(job.0).fetch_one(self.cluster.store.pool()).await.unwrap()
     }
 }
 
-/// Looks until there is something.
+/// Calls `look` until it returns something.
 async fn until<T>(mut look: impl AsyncFnMut() -> Option<T>, problem: &str) -> T {
     let started = Instant::now();
     loop {
@@ -158,8 +160,8 @@ async fn until<T>(mut look: impl AsyncFnMut() -> Option<T>, problem: &str) -> T 
     }
 }
 
-/// Kills workers that hold a job, `at_once` of them in the same few seconds, until there were `kills`; seconds from each
-/// death to the job's next start, in order.
+/// Kills `kills` workers that hold a job, `at_once` of them within a few seconds. Returns the
+/// seconds from each death to the job's next start, sorted.
 async fn failovers(kills: usize, at_once: usize, seed: u64) -> Vec<f64> {
     let house = House::build().await;
     let mut random = StdRng::seed_from_u64(seed);
@@ -176,7 +178,7 @@ async fn failovers(kills: usize, at_once: usize, seed: u64) -> Vec<f64> {
         let mut deaths = Vec::new();
         for job in &jobs {
             let holder = house.holder(*job).await;
-            // At any moment between two heartbeats.
+            // At a random time between two heartbeats.
             tokio::time::sleep(Duration::from_millis(random.random_range(0..1000))).await;
             let at = workers.iter().position(|worker| worker.pid() == holder).unwrap();
             let died_s = now_s();
@@ -184,7 +186,7 @@ async fn failovers(kills: usize, at_once: usize, seed: u64) -> Vec<f64> {
             deaths.push(died_s);
         }
         for (job, died_s) in jobs.iter().zip(deaths) {
-            let started_s = until(async || house.attempt(*job, 2).await, "nobody takes over").await;
+            let started_s = until(async || house.attempt(*job, 2).await, "no worker takes over").await;
             waits.push(started_s - died_s);
         }
         for job in jobs {
@@ -211,7 +213,7 @@ fn show_distribution(waits: &[f64]) -> f64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_workers_jobs_run_elsewhere() {
-    // How soon is for the long version: here other tests run beside it.
+    // The long version checks the time; here, other tests run concurrently.
     show_distribution(&failovers(6, 6, 1).await);
 }
 
@@ -228,17 +230,17 @@ async fn a_worker_that_is_slow_or_without_a_scheduler_keeps_its_job() {
     let (first, job) = (house.worker(), house.submit().await);
     assert_eq!(house.holder(job).await, first.pid());
     let _second = house.worker();
-    // It freezes for less than a lease.
+    // The worker freezes for less than a lease.
     send(first.pid(), "STOP");
     tokio::time::sleep(Duration::from_millis(3000)).await;
     send(first.pid(), "CONT");
-    // Nobody schedules for longer than a lease: the worker has to do with the database alone.
+    // There is no scheduler for longer than a lease: the worker only has the database.
     house.cluster.kill_9("scheduler");
     tokio::time::sleep(Duration::from_secs(7)).await;
     house.cluster.start_service("scheduler");
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert!(house.lease_end(job).await.unwrap() > now_s(), "the lease was not kept");
-    assert_eq!(house.attempt(job, 2).await, None, "the job was given away");
+    assert!(house.lease_end(job).await.unwrap() > now_s(), "the lease was not renewed");
+    assert_eq!(house.attempt(job, 2).await, None, "another worker claimed the job");
     assert!(!house.notes.join(format!("stopped-{}", first.pid())).exists(), "the worker was told to stop");
 }
 
@@ -252,22 +254,22 @@ async fn a_worker_without_a_database_stops_before_its_lease_ends() {
     let _second = house.worker();
     tokio::time::sleep(Duration::from_millis(1300)).await;
     line.cut.send_replace(true);
-    // What was on its way has arrived by now.
+    // Requests that were in flight have arrived by now.
     tokio::time::sleep(Duration::from_millis(200)).await;
     let lease_end_s = house.lease_end(job).await.unwrap();
     let stopped = house.notes.join(format!("stopped-{}", first.pid()));
-    let stopped_s: f64 = until(async || noted(&stopped), "it does not stop").await;
-    let next_s = until(async || house.attempt(job, 2).await, "nobody takes over").await;
+    let stopped_s: f64 = until(async || noted(&stopped), "the worker does not stop").await;
+    let next_s = until(async || house.attempt(job, 2).await, "no worker takes over").await;
     eprintln!(
-        "cut off from the database: stopped {:.2} s before its lease ended; the job ran elsewhere {:.2} s after that end",
+        "cut off from the database: stopped {:.2} s before the lease ended; the job ran elsewhere {:.2} s after that",
         lease_end_s - stopped_s,
         next_s - lease_end_s
     );
-    assert!(stopped_s < lease_end_s, "it went on for {:.3} s after its lease", stopped_s - lease_end_s);
+    assert!(stopped_s < lease_end_s, "the job continued for {:.3} s after its lease ended", stopped_s - lease_end_s);
     assert!(stopped_s < next_s);
 }
 
-/// A line to a database that can be cut: then nothing passes, and nobody is told.
+/// A connection to a database that can be cut: then no data passes, and neither side is notified.
 struct Line {
     database_url: String,
     cut: watch::Sender<bool>,

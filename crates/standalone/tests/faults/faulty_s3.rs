@@ -1,4 +1,5 @@
-//! An S3 server that fails as servers do: with statuses, slowly, by hanging up before, amid and after the work.
+//! An S3 server that fails like real servers: with error statuses, with delays, and by closing the
+//! connection before, during or after a request.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,7 +27,7 @@ const SECRET_KEY: &str = "not-a-secret";
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Serves until dropped. Keeps each object as a file.
+/// An S3 server that runs until it is dropped. It stores each object as a file.
 pub struct FaultyS3 {
     endpoint: String,
     root: TempDir,
@@ -34,12 +35,12 @@ pub struct FaultyS3 {
     _connections: JoinSet<()>,
 }
 
-/// What goes wrong.
+/// The injected faults.
 pub struct Faults {
     random: Mutex<StdRng>,
-    /// Share of the requests that something happens to.
+    /// Fraction of the requests that get a fault.
     share: f64,
-    /// Nothing is answered at all.
+    /// If set, no request is answered.
     pub outage: AtomicBool,
     pub requests: AtomicU64,
     /// How often each of [`Fault::ALL`] happened.
@@ -83,7 +84,7 @@ impl FaultyS3 {
             loop {
                 let (socket, _) = listener.accept().await.unwrap();
                 socket.set_nodelay(true).unwrap();
-                // Who hangs up resets the connection.
+                // Closing the connection resets it.
                 socket.set_zero_linger().unwrap();
                 let (service, faults) = (service.clone(), happens.clone());
                 accepted.spawn(async move {
@@ -96,7 +97,7 @@ impl FaultyS3 {
         Self { endpoint, root, faults, _connections: connections }
     }
 
-    /// `[objects.storage]`, and where the objects are.
+    /// `[objects.storage]`, and the folder with the objects.
     pub fn storage(&self) -> (String, PathBuf) {
         let endpoint = &self.endpoint;
         let storage = format!(

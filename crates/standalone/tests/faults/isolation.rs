@@ -1,5 +1,6 @@
-//! Jobs' processes that are killed or frozen, or have too little memory, and workers that are frozen or killed with a job in
-//! hand: the service is up, and what is made is what is made undisturbed.
+//! Job processes that are killed, frozen or run out of memory, and workers that are frozen or
+//! killed while they run a job: the service stays up, and the results are the same as without
+//! faults.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -41,7 +42,7 @@ async fn until(what: &str, reached: impl Fn() -> bool) {
     }
 }
 
-/// The process of the one job that a worker is at.
+/// Returns the process of the only job that a worker is running.
 async fn job_process(cluster: &Cluster, worker: &str) -> u32 {
     let pid = cluster.pid(worker);
     until("no process of a job", || below(pid).len() == 1).await;
@@ -70,35 +71,37 @@ async fn s1_a_job_that_is_killed_or_frozen_leaves_the_trainer_up() {
         let process = job_process(&cluster, "trainer").await;
         send(process, signal);
         if signal == "SEGV" && lives(process) {
-            // Rust's handler, which looks for a full stack, takes the first one; a true fault comes back by itself.
+            // Rust's own handler, which checks for a stack overflow, handles the first signal. A
+            // real fault would be raised again by itself.
             let _gone = std::process::Command::new("kill").args(["-SEGV", &process.to_string()]).status();
         }
         let record = wait(&mut cluster, job, |job| job.error.is_some()).await;
         let error = record.error.unwrap();
         eprintln!("{error}");
-        assert!(error.starts_with("the job's process was ended by signal") && error.contains(signal), "{error}");
+        assert!(error.starts_with("the job's process was terminated by signal") && error.contains(signal), "{error}");
         cluster.check_all_run();
-        until("it lives on", || !lives(process)).await;
-        // It goes on from where it was, with the same worker.
+        until("the process is still alive", || !lives(process)).await;
+        // The same worker resumes the job.
         let (attempts, steps) = trained(&mut cluster, job).await;
         assert_eq!((attempts, steps), (2, 400));
     }
-    // A worker that is frozen cannot say that the lease lasts: its job stops by itself, before another worker has it for long.
+    // A frozen worker cannot extend the lease. Its job stops by itself, soon after another worker
+    // may have claimed it.
     let job = submit(&cluster, training(tokens, 100_000, 8)).await;
     has_trained(&mut cluster, job).await;
     let process = job_process(&cluster, "trainer").await;
     send(cluster.pid("trainer"), "STOP");
     let frozen = Instant::now();
-    // A zombie: the one that would reap it is frozen.
-    until("the job of a frozen worker goes on", || !lives(process)).await;
-    eprintln!("the worker frozen, its job ended itself after {:.1} s", frozen.elapsed().as_secs_f64());
+    // It becomes a zombie, because the worker that would reap it is frozen.
+    until("the job of a frozen worker continues", || !lives(process)).await;
+    eprintln!("the job of the frozen worker ended after {:.1} s", frozen.elapsed().as_secs_f64());
     assert!(frozen.elapsed() < Duration::from_secs(30));
     send(cluster.pid("trainer"), "CONT");
     has_trained(&mut cluster, job).await;
-    // And one that is killed takes its job's process with it.
+    // The job's process ends when its worker is killed.
     let process = job_process(&cluster, "trainer").await;
     cluster.kill_9("trainer");
-    until("the job of a killed worker goes on", || !lives(process)).await;
+    until("the job of a killed worker continues", || !lives(process)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -109,7 +112,7 @@ async fn s1_a_job_beyond_its_memory_fails_alone() {
     cluster.kill_9("trainer");
     cluster.add_to_config("trainer", "[worker]\n", "job_memory_max_bytes = 400000000\n");
     cluster.start_service("trainer");
-    // Activations of several GiB, whatever the micro-batches are halved to.
+    // Several GiB of activations, even after the micro-batches are halved.
     let job = submit(&cluster, training(tokens, 1, 65_536)).await;
     let record = wait(&mut cluster, job, |job| job.error.is_some()).await;
     let error = record.error.unwrap();
@@ -140,9 +143,9 @@ async fn s1_ranks_end_with_the_process_of_their_job() {
         assert!(Path::new(&format!("/proc/{process}")).exists());
     }
     send(processes[0], "KILL");
-    until("a rank lives on", || processes.iter().all(|process| !lives(*process))).await;
+    until("a rank is still alive", || processes.iter().all(|process| !lives(*process))).await;
     has_trained(&mut cluster, job).await;
     let processes = below(cluster.pid("trainer"));
     cluster.kill_9("trainer");
-    until("a rank of a killed trainer lives on", || processes.iter().all(|process| !lives(*process))).await;
+    until("a rank of a killed trainer is still alive", || processes.iter().all(|process| !lives(*process))).await;
 }

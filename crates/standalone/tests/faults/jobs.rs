@@ -1,4 +1,4 @@
-//! Jobs that are submitted by themselves.
+//! Jobs that are submitted without a run.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -18,14 +18,14 @@ pub async fn submit(cluster: &Cluster, spec: JobSpec) -> JobId {
     cluster.store.submit_job(&job, None).await.unwrap().id
 }
 
-/// As [`submit`], of a job that fails for good at its first failure.
+/// Like [`submit`], but with only one attempt, so that the first failure is final.
 pub async fn submit_for_one_failure(cluster: &Cluster, spec: JobSpec) -> JobId {
     let retry = RetryPolicy { max_attempts: 1, ..RetryPolicy::default() };
     let job = NewJob { label: "fault".to_owned(), spec, priority: 0, retry, run: None };
     cluster.store.submit_job(&job, None).await.unwrap().id
 }
 
-/// Waits until `reached`, which comes before the job's end or with it.
+/// Waits until `reached`. Panics if the job ends before that.
 pub async fn wait(cluster: &mut Cluster, job: JobId, reached: impl Fn(&JobRecord) -> bool) -> JobRecord {
     let started = Instant::now();
     loop {
@@ -45,7 +45,7 @@ pub fn model() -> Location {
     Location::Uri(format!("file://{}", path.display()))
 }
 
-/// What makes a token set of the small corpus.
+/// A tokenize job for the small corpus.
 pub fn tokenize(cluster: &Cluster) -> JobSpec {
     let corpus = write_corpus(cluster.dir.path());
     JobSpec::Tokenize(TokenizeSpec {
@@ -57,7 +57,7 @@ pub fn tokenize(cluster: &Cluster) -> JobSpec {
     })
 }
 
-/// A token set that a trainer of the cluster makes, and the largest of its files.
+/// Lets a trainer of the cluster create a token set. Returns it and the path of its largest file.
 pub async fn token_set(cluster: &mut Cluster) -> (ArtifactId, PathBuf) {
     let spec = tokenize(cluster);
     let job = submit(cluster, spec).await;

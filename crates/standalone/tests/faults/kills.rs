@@ -1,4 +1,4 @@
-//! kill -9 of any service at any moment.
+//! kill -9 of any service at any time.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::cluster::{Cluster, Setup};
 use crate::jobs::{model, submit_for_one_failure, token_set, wait};
 
 const SERVICES: [&str; 4] = ["scheduler", "slicer", "trainer", "evaluator"];
-/// A job is given up after ten deaths of its worker with nothing saved in between; no storm is to get there.
+/// A job fails after ten deaths of its worker without progress in between. No test must reach that.
 const KILLS_OF_A_SERVICE: usize = 3;
 
-/// Kills one service after the other during runs of one recipe, until there were `kills`.
+/// Kills random services during runs of one recipe, until there were `kills`.
 async fn storm(kills: usize, kills_a_run: usize, seed: u64) {
-    // A shorter lease than by default: more kills in the time.
+    // A shorter lease than the default allows more kills in the same time.
     let mut cluster = Cluster::start(Setup { worker: "heartbeat_ms = 500\nlease_ms = 2500", ..Setup::default() }).await;
     let mut random = StdRng::seed_from_u64(seed);
     let (mut killed, mut runs) = (0, 0);
@@ -49,7 +49,7 @@ async fn killed_services_change_nothing() {
     storm(6, 6, 6).await;
 }
 
-/// A training of its own on a token set, that saves a state every few steps.
+/// Submits a training without a run, which saves a training state every few steps.
 async fn training(cluster: &mut Cluster, steps: u64) -> JobId {
     let (tokens, _) = token_set(cluster).await;
     let training = serde_json::json!({
@@ -66,7 +66,7 @@ async fn training(cluster: &mut Cluster, steps: u64) -> JobId {
     submit_for_one_failure(cluster, spec).await
 }
 
-/// Kills the trainer as often, mostly after progress, at times again right after its start.
+/// Kills the trainer `kills` times, mostly after progress, sometimes right after its start.
 async fn kill_a_training(kills: u32, steps: u64) {
     let services = vec!["scheduler", "trainer"];
     let worker = "heartbeat_ms = 300\nlease_ms = 1500";

@@ -1,5 +1,6 @@
-//! What a deployment survives: services, workers, the database, the object store and disks that fail while it works. The
-//! services are processes; what fails is killed, cut off or full. The long versions run under `make test-slow`.
+//! Fault injection: a deployment survives failures of services, workers, the database, the object
+//! store and disks. The services are real processes, which are killed, cut off or run out of space.
+//! The long versions run under `make test-slow`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 #[path = "../support/mod.rs"]

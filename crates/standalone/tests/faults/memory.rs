@@ -1,4 +1,5 @@
-//! A trainer that has less memory than its job asks for: it takes smaller micro-batches, and makes the same model.
+//! A trainer with less memory than its job needs uses smaller micro-batches and produces the same
+//! model.
 
 use std::time::Duration;
 
@@ -11,10 +12,11 @@ use serde_json::json;
 use crate::cluster::{Cluster, Setup};
 use crate::jobs::{model, submit, token_set, wait};
 
-/// Sequences of a step.
+/// Sequences per optimizer step.
 const SEQUENCES: u32 = 4096;
 
-/// Trains in micro-batches of so many sequences, at the first try; gives the weights, and the most addresses that took.
+/// Trains with micro-batches of `micro_batch` sequences, which must succeed in one attempt. Returns
+/// the weights and the peak size of the address space in KiB.
 async fn train(cluster: &mut Cluster, tokens: ArtifactId, micro_batch: u32) -> (Vec<u8>, Option<u64>) {
     let training = json!({
         "block_size": 128, "micro_batch": micro_batch, "gradient_accumulation": SEQUENCES / micro_batch, "steps": 1,
@@ -49,18 +51,19 @@ async fn too_large_micro_batches_are_halved_and_make_the_same_model() {
     let tokens = token_set(&mut cluster).await.0;
     let (halves, halves_kib) = train(&mut cluster, tokens, SEQUENCES / 2).await;
     let Some(halves_kib) = halves_kib else {
-        return eprintln!("skipped: this system has no /proc that tells how many addresses a process has had");
+        return eprintln!("skipped: this system has no /proc that reports the peak address space of a process");
     };
     let whole_kib = train(&mut cluster, tokens, SEQUENCES).await.1.unwrap();
-    eprintln!("addresses: {halves_kib} KiB with halves, {whole_kib} KiB with whole micro-batches");
+    eprintln!("address space: {halves_kib} KiB with half-size, {whole_kib} KiB with full-size micro-batches");
     assert!(!cluster.log("trainer").contains("out of memory"));
 
     cluster.kill_9("trainer");
-    // Whole ones could do with less than they took, and halves after a failed try need some more than in a fresh process.
+    // Full-size micro-batches could run with less than their peak, and half-size ones need more
+    // after a failed try than in a fresh process. The limit is therefore between both peaks.
     let limit = format!("ulimit -v {} && exec \"$0\" \"$@\"", halves_kib + (whole_kib - halves_kib) / 3);
     cluster.start_within("trainer", &["sh", "-c", &limit]);
     let weights = train(&mut cluster, tokens, SEQUENCES).await.0;
     let log = cluster.log("trainer");
     assert_eq!(log.matches("out of memory: trying once with smaller micro-batches").count(), 1, "{log}");
-    assert!(weights == halves, "the weights differ from those of a training with such micro-batches");
+    assert!(weights == halves, "the weights differ from those of a training with half-size micro-batches");
 }

@@ -1,4 +1,4 @@
-//! An object store that fails now and then, or is away.
+//! An object store that fails occasionally, or is unavailable.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::cluster::{Cluster, Setup};
 use crate::faulty_s3::FaultyS3;
 
-/// A run on a server that fails one request in ten, and is `away` once: no job fails for it.
+/// A run on a server that fails one request in ten, and is unavailable once for `away`. No job
+/// fails because of it.
 async fn storm(away: Duration, seed: u64) {
     let s3 = FaultyS3::start(0.1, seed).await;
     let setup = Setup { storage: Some(s3.storage()), env: FaultyS3::env(), ..Setup::default() };
@@ -20,12 +21,12 @@ async fn storm(away: Duration, seed: u64) {
     tokio::time::sleep(away).await;
     s3.faults.outage.store(false, Ordering::Relaxed);
     cluster.finish(run).await.check_equals_calm().await;
-    eprintln!("{} s away; {}", away.as_secs(), s3.faults.show());
+    eprintln!("{} s unavailable; {}", away.as_secs(), s3.faults.show());
     assert!(s3.faults.total() >= 10, "hardly any faults");
     let failed = "SELECT format('%s attempt %s %s: %s', j.label, a.attempt, a.ended, a.error)
                   FROM job_attempts a JOIN jobs j ON j.id = a.job_id WHERE a.ended IS DISTINCT FROM 'succeeded'";
     let failed: Vec<String> = sqlx::query_scalar(failed).fetch_all(cluster.store.pool()).await.unwrap();
-    assert_eq!(failed, Vec::<String>::new(), "attempts failed or were lost for it");
+    assert_eq!(failed, Vec::<String>::new(), "attempts failed or were lost because of it");
     cluster.check_nothing_is_lost_or_left().await;
 }
 

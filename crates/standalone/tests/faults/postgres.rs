@@ -1,4 +1,4 @@
-//! A database that restarts, loses its connections, or is away.
+//! A database that restarts, loses its connections, or is unavailable.
 
 use std::time::{Duration, Instant};
 
@@ -7,12 +7,12 @@ use uuid::Uuid;
 use crate::cluster::{Cluster, Setup, now_s};
 use crate::support::LIMIT;
 
-/// Longest time from the database's return to the first work after it, in seconds.
+/// Longest time from the database's return to the first work, in seconds.
 const RETURN_LIMIT_S: f64 = 5.0;
 
-/// Waits until something was done after `since_s`; says how long after.
+/// Waits until some work was done after `since_s`. Returns how many seconds after.
 async fn first_work(cluster: &Cluster, since_s: f64) -> f64 {
-    // Leases taken and kept, points of curves, jobs made and ended.
+    // Leases claimed and renewed, metric points written, jobs created and finished.
     let done = "SELECT min(extract(epoch FROM at))::float8 FROM (
                     SELECT heartbeat_at AS at FROM job_queue UNION ALL SELECT created_at FROM metric_points
                     UNION ALL SELECT started_at FROM job_attempts UNION ALL SELECT finished_at FROM jobs
@@ -23,12 +23,12 @@ async fn first_work(cluster: &Cluster, since_s: f64) -> f64 {
         if let Ok(Some(at_s)) = found {
             return at_s - since_s;
         }
-        assert!(started.elapsed() < LIMIT, "nothing goes on");
+        assert!(started.elapsed() < LIMIT, "no work is done");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// The run, or, where it is over already as on a fast machine, the next one.
+/// Returns the run, or a new one if it has already finished, as on a fast machine.
 async fn underway(cluster: &mut Cluster, run: Uuid) -> Uuid {
     if cluster.status(run).await.as_deref() != Some("SUCCEEDED") {
         return run;
@@ -37,7 +37,7 @@ async fn underway(cluster: &mut Cluster, run: Uuid) -> Uuid {
     cluster.create_run().await
 }
 
-/// Runs during which the database is lost once in each of these ways, the last time for `away`.
+/// Runs during which the database fails once in each of several ways, the last time for `away`.
 async fn storm(away: Duration) {
     let mut cluster = Cluster::start(Setup::default()).await;
     let mut run = cluster.create_run().await;
@@ -66,7 +66,7 @@ async fn storm(away: Duration) {
         let back_s = now_s();
         run = underway(&mut cluster, run).await;
         let wait_s = first_work(&cluster, back_s).await;
-        story.push(format!("{what} ({} s): work goes on after {wait_s:.2} s", away.as_secs()));
+        story.push(format!("{what} ({} s): work resumed after {wait_s:.2} s", away.as_secs()));
         assert!(wait_s <= RETURN_LIMIT_S, "{story:#?}");
     }
     eprintln!("{story:#?}");

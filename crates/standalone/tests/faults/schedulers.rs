@@ -10,7 +10,8 @@ use crate::cluster::{Cluster, Setup};
 /// Longest wait of a run for its next job, in seconds.
 const FAILOVER_LIMIT_S: f64 = 5.0;
 
-/// Both drive, and one after the other is killed; with one killed mid-step the other goes on.
+/// Two schedulers drive runs, and one of them is killed at a time. If one is killed in the middle
+/// of a step, the other continues.
 async fn storm(runs: usize, seed: u64) {
     let services = vec!["scheduler-1", "scheduler-2", "slicer", "trainer", "evaluator"];
     let mut cluster = Cluster::start(Setup { services, ..Setup::default() }).await;
@@ -28,7 +29,7 @@ async fn storm(runs: usize, seed: u64) {
         }
         cluster.finish(run).await.check_equals_calm().await;
     }
-    // From what a run was told to the job that it made of it.
+    // The time from the end of a run's job to the creation of its next job.
     let gap = "SELECT coalesce(max(extract(epoch FROM next.created_at - last.finished_at)), 0)::float8
                FROM jobs next, LATERAL (SELECT max(finished_at) AS finished_at FROM jobs j
                                         WHERE j.run_id = next.run_id AND j.finished_at <= next.created_at) last

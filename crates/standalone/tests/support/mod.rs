@@ -1,31 +1,32 @@
-//! A real server process, the real command line client, and a recipe small enough for a test.
+//! A real server process, the real command-line client, and a recipe that is small enough for a
+//! test.
 #![allow(dead_code, clippy::unwrap_used, missing_docs)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// Everything here ends well within this, or something hangs.
+/// Much longer than any of these tests take: only a hanging test reaches it.
 pub const LIMIT: Duration = Duration::from_secs(300);
 
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
 }
 
-/// A program of another package, built beside this test's own.
+/// Returns the path of a program of another package, which is built into the same folder.
 pub fn program(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_inheritune-standalone")).with_file_name(name);
     assert!(path.exists(), "{} is not built: cargo build --workspace --bins", path.display());
     path
 }
 
-/// `inheritune-standalone` on a folder; killed when dropped.
+/// `inheritune-standalone` on a folder, killed on drop.
 pub struct Server {
     child: Child,
     pub address: String,
 }
 
-/// An address of this machine that nobody listens on.
+/// Returns a local address that no process listens on.
 pub fn free_address() -> std::net::SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
@@ -35,12 +36,13 @@ impl Server {
         Self::start_with(dir, |command| command)
     }
 
-    /// With more arguments or variables. Jobs may read every file: recipes of tests lie where they like.
+    /// Starts a server with additional arguments or variables. Jobs may read every file, because
+    /// tests put their recipes anywhere.
     pub fn start_with(dir: &Path, set_up: impl FnOnce(&mut Command) -> &mut Command) -> Self {
         Self::start_as_users_do(dir, |command| set_up(command.args(["--allow-uri", "file:///"])))
     }
 
-    /// With nothing that users do not say.
+    /// Starts a server with only the arguments of `set_up`, as users do.
     pub fn start_as_users_do(dir: &Path, set_up: impl FnOnce(&mut Command) -> &mut Command) -> Self {
         Self::start_on(dir, "127.0.0.1:0", set_up)
     }
@@ -75,7 +77,7 @@ impl Server {
         }
     }
 
-    /// SIGKILL: what a power cut looks like to everyone else.
+    /// Sends SIGKILL, which looks like a power failure to everyone else.
     pub fn kill_9(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -85,19 +87,19 @@ impl Server {
         self.child.id()
     }
 
-    /// Waits for its end, which nobody asks for.
+    /// Waits until the server ends by itself.
     pub fn wait(mut self, limit: Duration) -> std::process::ExitStatus {
         let started = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(started.elapsed() < limit, "it does not end");
+            assert!(started.elapsed() < limit, "the server does not end");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// SIGTERM; true when it ended by itself within 10 s.
+    /// Sends SIGTERM. Returns whether the server ended within 10 s.
     pub fn terminate(mut self) -> bool {
         let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
         assert!(told.success());
@@ -116,21 +118,21 @@ impl Server {
         self.client(arguments).output().unwrap()
     }
 
-    /// The client, not started yet.
+    /// Returns a client command that is not started yet.
     pub fn client(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(program("inheritune"));
         command.args(arguments).env("INHERITUNE_SERVER", &self.address).current_dir(root()).stdin(Stdio::null());
         command
     }
 
-    /// Runs the client and wants exit code 0.
+    /// Runs the client, which must exit with code 0, and returns its output.
     pub fn ok(&self, arguments: &[&str]) -> String {
         let output = self.inheritune(arguments);
         assert!(output.status.success(), "{arguments:?}: {}\n{}", output.status, show(&output));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Runs the client with `--output json`.
+    /// Runs the client with `--output json`, and returns the parsed output.
     pub fn json(&self, arguments: &[&str]) -> serde_json::Value {
         let text = self.ok(&[&["--output", "json"], arguments].concat());
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{arguments:?}: {e}\n{text}"))
@@ -154,7 +156,8 @@ pub fn tail(path: &Path) -> String {
     lines[lines.len().saturating_sub(30)..].join("\n")
 }
 
-/// Text that people wrote, that is always there and never changes: what a run of it comes to does not, either.
+/// Writes a corpus of files of this repository that never change, so that runs on it have fixed
+/// results.
 pub fn write_corpus(dir: &Path) -> PathBuf {
     let path = dir.join("corpus.txt");
     let migrations = ["0001_create_schema", "0002_create_ops_views", "0003_describe_metrics", "0004_share_evaluations"];
@@ -166,7 +169,8 @@ pub fn write_corpus(dir: &Path) -> PathBuf {
     path
 }
 
-/// A full-data run of a three-layer GPT-2, seconds long; its loss cannot match, so it grows to the reference's depth.
+/// Writes a full-data recipe for a three-layer GPT-2, which runs for seconds. Its loss cannot
+/// match, so it grows to the reference's depth.
 pub fn write_recipe(dir: &Path, name: &str) -> PathBuf {
     let corpus = write_corpus(dir);
     let recipe = format!(
@@ -204,7 +208,7 @@ grow_by = 1
 block_size = 32
 micro_batch = 8
 steps = 30
-# So low that a candidate cannot catch up with the reference: growth must happen.
+# Too low for a candidate to match the reference, so that the target must grow.
 lr_max = 1e-7
 evaluate_every_steps = 10
 checkpoint_every_steps = 10

@@ -1,13 +1,14 @@
-//! What an attempt of a job has finished of its files, noted beside them, so that the next attempt goes on from there.
+//! A record of what an attempt has finished, saved beside its files, so that the next attempt can
+//! resume from there.
 //!
 //! ```text
-//!  attempt 1: parts of an upload ──► journal.json beside them, every second          then it dies
-//!  attempt 2: reads the journal, makes a readable object of those parts, and copies from it: what is known has a
-//!             digest already, and the store can copy it itself
+//!  attempt 1: uploads parts and saves journal.json beside them every second; then it dies
+//!  attempt 2: reads the journal, completes the upload from those parts, and copies from the
+//!             object: finished segments have a digest, so the store can copy them itself
 //! ```
-//! Each attempt writes in a place of its own, so an attempt that only seemed dead cannot spoil the next one's files: to
-//! make an object of its parts ends its upload. A journal is gone before its artifact's row is written: files beside
-//! a journal belong to no row.
+//! Each attempt writes to a separate location. An attempt that only seemed dead therefore cannot
+//! damage the next one's files: completing an object from its parts ends its upload. A journal is
+//! deleted before its artifact's row is written, so files beside a journal do not belong to a row.
 
 use std::time::Duration;
 
@@ -20,30 +21,30 @@ use crate::StoreError;
 use crate::rows::corrupt;
 use inheritune_objects::{Chunk, Finished, Objects, Segment};
 
-/// Its name; no file of an artifact may be called so.
+/// Name of the journal. The name is reserved.
 pub(super) const JOURNAL_FILE: &str = "journal.json";
-/// Largest one that is read.
+/// Size limit of a journal.
 const MAX_JOURNAL_BYTES: u64 = 64 << 20;
-/// A kill costs what was done since the last save.
+/// Interval between saves. If the process is killed, the work since the last save is lost.
 pub(super) const SAVE_EVERY: Duration = Duration::from_secs(1);
 
-/// What an attempt has finished.
+/// The files of an attempt, as far as they are finished.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Journal {
     files: Vec<JournalFile>,
 }
 
-/// What is finished of one file.
+/// One file, as far as it is finished.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct JournalFile {
     name: String,
-    /// Digest of what it is made of.
+    /// Plan digest: a digest of the sources of the file.
     plan: Sha256Digest,
-    /// Has parts while they are not an object yet; a file that can be read under its name has none.
+    /// Has parts while the upload is incomplete. A complete object has no parts.
     finished: Finished,
 }
 
-/// The journal of an attempt that is over, or should be.
+/// The journal of an attempt that is over or has lost its lease.
 #[derive(Debug)]
 pub(super) struct EarlierAttempt {
     location: String,
@@ -55,13 +56,13 @@ impl Journal {
         self.files.is_empty()
     }
 
-    /// Notes what is finished of a file. The last file noted is the one in the making.
+    /// Records what is finished of a file. The file recorded last is the unfinished one.
     pub(super) fn note(&mut self, name: &str, plan: Sha256Digest, finished: Finished) {
         self.files.retain(|file| file.name != name);
         self.files.push(JournalFile { name: name.to_owned(), plan, finished });
     }
 
-    /// Whether it tells of an upload of the file `name`.
+    /// Returns whether the journal contains the file `name`.
     pub(super) fn has(&self, name: &str) -> bool {
         self.files.iter().any(|file| file.name == name)
     }
@@ -87,7 +88,7 @@ impl JournalFile {
     }
 }
 
-/// The journals that other attempts of `job` left, `own` place aside.
+/// Returns the journals that other attempts of `job` left. Skips the caller's location `own`.
 pub(super) async fn earlier_attempts(
     objects: &Objects,
     (kind, job): (ArtifactKind, JobId),
@@ -102,7 +103,9 @@ pub(super) async fn earlier_attempts(
         match Journal::load(objects, location).await {
             Ok(Some(journal)) => found.push(EarlierAttempt { location: location.to_owned(), journal }),
             Ok(None) => {}
-            Err(error) => tracing::warn!(location, %error, "what an earlier attempt finished is done again"),
+            Err(error) => {
+                tracing::warn!(location, %error, "cannot read the journal of an earlier attempt; repeating its work")
+            }
         }
     }
     Ok(found)
@@ -118,8 +121,9 @@ impl EarlierAttempt {
     }
 }
 
-/// The segments of the file `name`, those that an earlier attempt finished taken from there, with the number of their
-/// bytes. Made by the same plan they are the same, byte for byte.
+/// Replaces the segments of the file `name` that an earlier attempt finished with copies from
+/// there. Returns all segments and the number of replaced bytes. Files with the same plan digest
+/// are equal, byte for byte.
 pub(super) async fn reuse(
     objects: &Objects,
     earlier: &[EarlierAttempt],
@@ -146,26 +150,26 @@ pub(super) async fn reuse(
     Ok((segments, at))
 }
 
-/// Deletes all that an attempt left, parts of broken-off uploads that its journal tells of included.
+/// Deletes all files of an attempt, including the parts of interrupted uploads in its journal.
 pub(super) async fn delete_place(objects: &Objects, location: &str) -> Result<(), StoreError> {
     let journal = Journal::load(objects, location).await.unwrap_or_else(|error| {
-        tracing::warn!(location, %error, "parts of an upload may stay until the bucket's lifecycle rule");
+        tracing::warn!(location, %error, "cannot read a journal; parts of uploads may remain in the bucket");
         None
     });
     for file in journal.iter().flat_map(|journal| &journal.files) {
         if let Some(parts) = &file.finished.parts
             && let Err(error) = objects.abort(location, &file.name, parts).await
         {
-            // Most likely it is over: another attempt made an object of it.
-            tracing::debug!(location, file = file.name, %error, "an upload was not aborted");
+            // Most likely another attempt has already completed the upload.
+            tracing::debug!(location, file = file.name, %error, "cannot abort an upload");
         }
     }
     Ok(objects.delete(location).await?)
 }
 
-/// As [`delete_place`], by a caller to whom it does not matter: the sweep will have what is left.
+/// Deletes like [`delete_place`], but only logs errors, because the sweep deletes what is left.
 pub(super) async fn try_delete_place(objects: &Objects, location: &str) {
     if let Err(error) = delete_place(objects, location).await {
-        tracing::warn!(location, %error, "files that belong to no artifact were not deleted; the sweep will");
+        tracing::warn!(location, %error, "cannot delete orphaned files; the sweep will delete them");
     }
 }

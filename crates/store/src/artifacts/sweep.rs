@@ -1,4 +1,5 @@
-//! Removing files that no row will ever name: of workers that died while they wrote, of deletions that broke off.
+//! Removal of orphaned files, which no row refers to: those of workers that died during a write and
+//! of interrupted deletions.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,25 +12,25 @@ use super::journal::delete_place;
 use crate::rows;
 use crate::{Store, StoreError};
 
-/// Places that one statement looks at.
+/// Locations that one statement checks.
 const BATCH: usize = 1_000;
 
-/// Where one attempt wrote, or writes, one artifact.
+/// The location of one artifact of one attempt.
 struct Place {
     location: String,
     job: JobId,
     token: i64,
-    /// When its newest file was written, in seconds since 1970.
+    /// Modification time of the newest file, in seconds since 1970.
     written_s: f64,
 }
 
 impl Store {
-    /// Deletes the files of artifacts that have no row, or a deleted one, and cannot get one: their job is known here, the
-    /// lease they were written under is over, and for `older_than` nothing was added. Says how many artifacts they
-    /// were. Safe to call from several processes.
+    /// Deletes the files of artifacts that have no row or a deleted one, and that can no longer get
+    /// a row: the job is in this database, the lease is over, and no file was added for
+    /// `older_than`. Returns the number of such artifacts. Safe to call from several processes.
     ///
     /// # Errors
-    /// The database's; the object store's.
+    /// Errors of the database or the object store.
     pub async fn sweep_orphans(&self, older_than: Duration) -> Result<u64, StoreError> {
         let mut places: BTreeMap<String, Place> = BTreeMap::new();
         for (key, written_s) in self.objects.written(ROOT).await? {
@@ -49,8 +50,8 @@ impl Store {
         Ok(swept)
     }
 
-    /// A token never comes back once it has left the queue, and whoever publishes holds its row: what this finds
-    /// stays an orphan.
+    /// Returns the orphaned locations. They remain orphans, because a lease token that has left the
+    /// queue is never used again, and publishing locks the token's row.
     async fn orphans(&self, places: &[Place], older_than: Duration) -> Result<Vec<String>, StoreError> {
         let locations: Vec<String> = places.iter().map(|place| place.location.clone()).collect();
         let jobs: Vec<uuid::Uuid> = places.iter().map(|place| place.job.0).collect();
@@ -77,7 +78,7 @@ impl Store {
     }
 }
 
-/// Reads `artifacts/{kind}/{job}/{token}-{n}/…`; whatever else lies there is left alone.
+/// Parses a key of the form `artifacts/{kind}/{job}/{token}-{n}/…`. Other keys are ignored.
 fn read_place(key: &str) -> Option<(String, JobId, i64)> {
     let mut parts = key.splitn(5, '/');
     let (root, kind, job, attempt) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);

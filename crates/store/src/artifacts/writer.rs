@@ -1,4 +1,4 @@
-//! Making an artifact: files, then the manifest, then the row.
+//! Creation of an artifact: first the files, then the manifest, then the row.
 
 mod file;
 mod names;
@@ -24,15 +24,16 @@ use inheritune_objects::{Finished, Objects, Segment, Upload, WrittenBytes, plan_
 pub use file::FileWriter;
 use names::check_name;
 
-/// Bytes of a local file read at once.
+/// Bytes per read of a local file.
 const READ_BYTES: usize = 4 << 20;
-/// Cleaning up after a writer that was dropped takes no longer.
+/// Timeout of the cleanup after a dropped writer.
 const CLEANUP_LIMIT: Duration = Duration::from_secs(60);
 
-/// An artifact in the making. Nobody sees it before [`ArtifactWriter::publish`]. One that is dropped is cleaned up in the
-/// background, as far as the process lives on, unless parts of it were assembled, with which the job's next attempt
-/// goes on; the rest is left to [`Store::sweep_orphans`]. (Parts of other broken-off uploads to S3 cannot be listed:
-/// give the bucket a lifecycle rule that aborts incomplete uploads.)
+/// An unfinished artifact. It is not visible before [`ArtifactWriter::publish`]. Dropping the
+/// writer deletes its files in the background while the process runs, except assembled parts, from
+/// which the job's next attempt resumes. [`Store::sweep_orphans`] deletes the rest. Other parts of
+/// interrupted uploads to S3 cannot be listed, so the bucket needs a lifecycle rule that aborts
+/// incomplete uploads.
 pub struct ArtifactWriter {
     store: Store,
     lease: LeaseKey,
@@ -40,15 +41,15 @@ pub struct ArtifactWriter {
     id: ArtifactId,
     location: String,
     files: Vec<ManifestFile>,
-    /// Names promised to a [`FileWriter`], whether it finished or not: a key is written once.
+    /// Names that a [`FileWriter`] has used, finished or not, because a key is written only once.
     names: Vec<String>,
-    /// Files whose uploads were dropped before their end.
+    /// Files whose writers were dropped before they finished.
     broken_off: Vec<(String, Upload)>,
-    /// What is finished of assembled files, as it is saved beside them.
+    /// What is finished of assembled files, as saved beside them.
     journal: Journal,
-    /// What other attempts of the job have finished; none before anyone looked.
+    /// What other attempts of the job have finished; `None` before it is loaded.
     earlier: Option<Vec<EarlierAttempt>>,
-    /// Whether the files now belong to a row, or are gone.
+    /// Whether the drop has nothing to clean up: the artifact is published, abandoned or suspended.
     settled: bool,
 }
 
@@ -56,7 +57,7 @@ impl Store {
     /// Starts an artifact. Nothing is written yet.
     pub fn begin_artifact(&self, kind: ArtifactKind, lease: LeaseKey) -> ArtifactWriter {
         let id = Uuid::now_v7();
-        // The random end of the id: one lease may make several artifacts of a kind.
+        // The random end of the id, because one lease may create several artifacts of a kind.
         let n = &id.simple().to_string()[24..];
         ArtifactWriter {
             store: self.clone(),
@@ -73,10 +74,11 @@ impl Store {
         }
     }
 
-    /// Writes the row, if `lease` still holds. The writer stays out of it: it cannot be shared between threads.
+    /// Writes the row, if `lease` still holds. This is not a method of the writer, because the
+    /// writer cannot be shared between threads.
     async fn publish_row(&self, lease: LeaseKey, mut artifact: Artifact, files: i32) -> Result<Artifact, StoreError> {
         let mut tx = self.pool.begin().await?;
-        // The share lock keeps the reaper out until the row is committed.
+        // The share lock blocks the reaper until the row is committed.
         let held = sqlx::query!(
             "-- artifacts.fence
              SELECT j.run_id
@@ -120,7 +122,7 @@ impl ArtifactWriter {
     /// Adds a small file.
     ///
     /// # Errors
-    /// The name is not allowed or taken ([`StoreError::Location`]); the object store's.
+    /// [`StoreError::Location`] if the name is invalid or already used; errors of the object store.
     pub async fn put_bytes(&mut self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
         let mut file = self.create(name).await?;
         file.write(bytes).await?;
@@ -131,7 +133,8 @@ impl ArtifactWriter {
     /// Adds a local file of any size.
     ///
     /// # Errors
-    /// The name is not allowed or taken ([`StoreError::Location`]); [`StoreError::File`]; the object store's.
+    /// [`StoreError::Location`] if the name is invalid or already used; [`StoreError::File`];
+    /// errors of the object store.
     pub async fn put_file(&mut self, name: &str, path: &Path) -> Result<(), StoreError> {
         let failed = |source| StoreError::File { path: path.display().to_string(), source };
         let mut local = tokio::fs::File::open(path).await.map_err(failed)?;
@@ -148,13 +151,14 @@ impl ArtifactWriter {
         Ok(())
     }
 
-    /// Adds a file made of `segments`, in this order: parts of other files mostly, which are copied in the fastest way
-    /// that their store and ours allow. `written` counts along. Says the segments' digests. What an earlier attempt of the
-    /// job had finished of the same file is not done again.
+    /// Adds a file assembled from `segments`, in this order, and returns their digests. Most
+    /// segments are ranges of other files, which are copied in the fastest way that both stores
+    /// allow. `written` counts the bytes. Work on the same file that an earlier attempt of the job
+    /// finished is reused.
     ///
     /// # Errors
-    /// The name is not allowed or taken ([`StoreError::Location`]); a source that ended early or changed meanwhile
-    /// ([`StoreError::Corrupt`]); the object store's.
+    /// [`StoreError::Location`] if the name is invalid or already used; [`StoreError::Corrupt`] if
+    /// a source is too short or changes; errors of the object store.
     pub async fn assemble(
         &mut self,
         name: &str,
@@ -179,13 +183,13 @@ impl ArtifactWriter {
     /// Starts a file that is written piece by piece.
     ///
     /// # Errors
-    /// The name is not allowed or taken: [`StoreError::Location`].
+    /// [`StoreError::Location`] if the name is invalid or already used.
     pub async fn create(&mut self, name: &str) -> Result<FileWriter<'_>, StoreError> {
         self.take_name(name)?;
         FileWriter::new(self, name)
     }
 
-    /// The segments of a file, those that an earlier attempt has finished taken from there.
+    /// Replaces the segments that an earlier attempt has finished with copies from there.
     async fn reuse_earlier(
         &mut self,
         (name, plan): (&str, Sha256Digest),
@@ -200,19 +204,20 @@ impl ArtifactWriter {
         };
         let (segments, bytes) = reuse(&self.store.objects, earlier, (name, plan), segments).await?;
         if bytes > 0 {
-            tracing::info!(file = name, bytes, "going on from what an earlier attempt finished");
+            tracing::info!(file = name, bytes, "resuming from the work of an earlier attempt");
         }
         Ok(segments)
     }
 
-    /// Nothing fails for want of a journal: the next attempt does more then.
+    /// Saves the journal. Only logs errors, because without a journal the next attempt just repeats
+    /// more work.
     async fn save_journal(&mut self) {
         if let Err(error) = self.journal.save(self.objects(), &self.location).await {
-            tracing::warn!(location = self.location, %error, "what is finished was not noted");
+            tracing::warn!(location = self.location, %error, "cannot save the journal");
         }
     }
 
-    /// A key is written once.
+    /// Checks and reserves a file name, because a key is written only once.
     fn take_name(&mut self, name: &str) -> Result<(), StoreError> {
         check_name(name, &self.names)
             .map_err(|problem| StoreError::Location { location: format!("{}/{name}", self.location), problem })?;
@@ -220,11 +225,12 @@ impl ArtifactWriter {
         Ok(())
     }
 
-    /// Uploads the manifest, then writes the row, if the lease still holds: from then on the artifact is there for
-    /// everyone.
+    /// Uploads the manifest and then writes the row if the lease still holds, which makes the
+    /// artifact visible.
     ///
     /// # Errors
-    /// [`StoreError::LeaseLost`]: no row was written and the files are deleted.
+    /// [`StoreError::LeaseLost`]: no row was written and the files are deleted. Other errors of the
+    /// database or the object store.
     pub async fn publish(mut self, step: Option<u64>, metadata: serde_json::Value) -> Result<Artifact, StoreError> {
         self.abort_broken_off().await;
         self.files.sort_by(|a, b| a.name.cmp(&b.name));
@@ -233,7 +239,7 @@ impl ArtifactWriter {
         let manifest_sha256 = Sha256Digest::of(&bytes);
         self.objects().put(&self.location, MANIFEST_FILE, bytes.into()).await?;
         if !self.journal.is_empty() {
-            // Files beside a journal belong to no row.
+            // Files beside a journal must not belong to a row.
             self.objects().delete_file(&self.location, JOURNAL_FILE).await?;
             self.journal = Journal::default();
         }
@@ -254,24 +260,25 @@ impl ArtifactWriter {
         let inserted = store.publish_row(self.lease, artifact, file_count(manifest.files.len())).await;
         match &inserted {
             Err(StoreError::LeaseLost(_)) => try_delete_place(&self.store.objects, &self.location).await,
-            // Only the holder of the lease, which this was, may say that the others are over.
+            // This attempt held the lease, so all earlier attempts are over.
             Ok(artifact) => {
                 metrics::counter!(PUBLISHED_BYTES, "kind" => artifact.kind.as_str()).increment(artifact.size_bytes);
                 for earlier in self.earlier.iter().flatten() {
                     try_delete_place(&self.store.objects, earlier.location()).await;
                 }
             }
-            // A commit whose reply was lost may have happened: the files stay, and if it did not, the sweep has them.
+            // If the reply was lost, the commit may have succeeded. Keep the files; if it failed,
+            // the sweep deletes them.
             Err(_) => {}
         }
         self.settled = true;
         inserted
     }
 
-    /// Deletes what was uploaded.
+    /// Deletes everything that was uploaded.
     ///
     /// # Errors
-    /// The object store's.
+    /// Errors of the object store.
     pub async fn abandon(mut self) -> Result<(), StoreError> {
         self.abort_broken_off().await;
         self.objects().delete(&self.location).await?;
@@ -279,10 +286,11 @@ impl ArtifactWriter {
         Ok(())
     }
 
-    /// Leaves what is finished of assembled files to the job's next attempt; deletes all where that is nothing.
+    /// Leaves the finished parts of assembled files to the job's next attempt. If there are none,
+    /// deletes everything that was uploaded.
     ///
     /// # Errors
-    /// The object store's.
+    /// Errors of the object store.
     pub async fn suspend(mut self) -> Result<(), StoreError> {
         if self.journal.is_empty() {
             return self.abandon().await;
@@ -293,7 +301,7 @@ impl ArtifactWriter {
         Ok(())
     }
 
-    /// Leaves the uploads that the journal tells of as they are.
+    /// Excludes the uploads in the journal from the cleanup.
     fn keep_journaled(&mut self) {
         self.broken_off.retain(|(name, _)| !self.journal.has(name));
     }
@@ -310,7 +318,7 @@ impl ArtifactWriter {
 async fn abort(uploads: Vec<(String, Upload)>, location: &str) {
     for (name, upload) in uploads {
         if let Err(error) = upload.abort().await {
-            tracing::warn!(location, name, %error, "an upload was not aborted; its parts stay until the bucket's lifecycle rule");
+            tracing::warn!(location, name, %error, "cannot abort an upload; the bucket's lifecycle rule will");
         }
     }
 }
@@ -318,7 +326,7 @@ async fn abort(uploads: Vec<(String, Upload)>, location: &str) {
 impl Drop for ArtifactWriter {
     fn drop(&mut self) {
         let Ok(runtime) = Handle::try_current() else { return };
-        // Nothing was begun, or nothing is left.
+        // Nothing was started, or nothing is left to clean up.
         if self.settled || self.names.is_empty() {
             return;
         }
@@ -329,13 +337,14 @@ impl Drop for ArtifactWriter {
             let objects = Arc::clone(&objects);
             async move {
                 abort(broken_off, &location).await;
-                // What the journal tells of is the next attempt's.
+                // Keep the files in the journal for the next attempt.
                 if !left {
                     try_delete_place(&objects, &location).await;
                 }
             }
         };
-        // The artifact has no row and this writer was its only way to one. Nobody waits: it ends by its limit.
+        // Without this writer the artifact can never get a row. The cleanup has a timeout, because
+        // nothing waits for it.
         objects.cleanups().spawn_on(tokio::time::timeout(CLEANUP_LIMIT, cleanup), &runtime);
     }
 }

@@ -1,4 +1,4 @@
-//! Taking jobs: one statement, whose cost does not depend on how many jobs wait.
+//! Claiming jobs with one statement, whose cost does not depend on the number of waiting jobs.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,11 @@ use crate::rows;
 use crate::{Store, StoreError};
 
 impl Store {
-    /// Takes up to `limit` jobs: highest priority first, then the oldest. Two callers never get the same job.
+    /// Claims up to `limit` jobs, those with the highest priority first, then the oldest. Two
+    /// callers never get the same job.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn claim_jobs(
         &self,
         worker: WorkerId,
@@ -27,7 +28,7 @@ impl Store {
         if !claimed.is_empty() || kinds.len() < 2 {
             return Ok(claimed);
         }
-        // Whatever was first in line of all kinds, others may have been quicker: what of each kind is left?
+        // Other workers may have claimed the first jobs of all kinds, so try each kind separately.
         for kind in kinds {
             let claimed = self.claim(worker, &[*kind], limit, lease).await?;
             if !claimed.is_empty() {
@@ -37,9 +38,11 @@ impl Store {
         Ok(Vec::new())
     }
 
-    /// An index gives the jobs of one kind in order, and no more of them than are wanted. Of several kinds it says first
-    /// how many of each are among the first in line. Postgres takes an array for short, and looks its rows up one by one;
-    /// from a join with an unknown limit it would make a scan of all jobs.
+    /// Claims jobs of `kinds` with one statement. An index returns the jobs of one kind in order,
+    /// and only as many as needed. For several kinds, the statement first counts how many jobs of
+    /// each kind are among the first `limit`. It passes the claimed ids as an array, because
+    /// Postgres assumes that an array is short and looks its rows up one by one. It would plan a
+    /// join with an unknown limit as a scan of all jobs.
     async fn claim(
         &self,
         worker: WorkerId,
@@ -140,7 +143,7 @@ impl Store {
         Ok(leases)
     }
 
-    /// Now and then: how many dead rows the queue has, by Postgres's own statistics.
+    /// At intervals, reads the number of dead rows in the queue from Postgres's statistics.
     async fn count_dead_rows(&self) -> Result<(), StoreError> {
         if self.claim_starts.is_count_due() {
             let dead = sqlx::query_scalar!(

@@ -1,10 +1,11 @@
-//! Where claims begin to look.
+//! Where claims start to search the queue.
 //!
-//! A claimed job leaves a dead entry at the front of the index of claimable jobs, which every later claim has to pass
-//! until Postgres may remove it, and it may not as long as any transaction (a dashboard, a dump) has a snapshot from
-//! before. Where many are dead, a process therefore remembers how far the front was dead, begins there, and looks from
-//! the very front for a small part of its time only. What is put back at the front waits for that, some seconds at
-//! most. Where few are dead, as mostly, every claim begins at the front.
+//! A claimed job leaves a dead entry at the front of the index of claimable jobs. Every later claim
+//! has to skip it until Postgres removes it, which is impossible while any transaction, such as a
+//! dashboard or a dump, has an older snapshot. If there are many dead entries, a process remembers
+//! how far they reach and starts there. It searches from the very front only for a small share of
+//! its time, so a job that returns to the front may wait for a few seconds. Usually there are few
+//! dead entries, and every claim starts at the front.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -12,22 +13,22 @@ use std::time::{Duration, Instant};
 
 use inheritune_domain::spec::JobKind;
 
-/// Dead rows of the queue from which on its front is avoided.
+/// Number of dead rows in the queue from which claims avoid its front.
 const CROWDED: i64 = 20_000;
 /// Time between two counts of dead rows.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
-/// After a look from the front, this many times what it took goes by before the next.
+/// Time between two searches from the front, as a multiple of the duration of the first.
 const SPARE: u32 = 20;
-/// Longest time without a look from the front.
+/// Longest time between two searches from the front.
 const MAX_SPARE: Duration = Duration::from_secs(5);
 
-/// A place in the order of claims: negated priority, then sequence.
+/// A position in the order of claims: negated priority, then sequence number.
 pub(super) type Place = (i32, i64);
 
-/// The front.
+/// The front of the queue.
 pub(super) const FRONT: Place = (i32::MIN, i64::MIN);
 
-/// What this process knows; all of it may be forgotten.
+/// The start positions that this process remembers. They are only an optimization.
 #[derive(Default)]
 pub(crate) struct ClaimStarts(Mutex<Known>);
 
@@ -40,13 +41,14 @@ struct Known {
 
 struct Start {
     place: Place,
-    /// When a claim last looked from the front, and how long it took.
+    /// When a claim last searched from the front.
     looked: Instant,
+    /// How long that claim took.
     took: Duration,
 }
 
 impl ClaimStarts {
-    /// Whether it is time to count the dead rows; says yes to one caller.
+    /// Returns whether it is time to count the dead rows. Returns `true` to only one caller.
     pub(super) fn is_count_due(&self) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let due = known.counted.is_none_or(|counted| counted.elapsed() >= COUNT_EVERY);
@@ -64,7 +66,7 @@ impl ClaimStarts {
         }
     }
 
-    /// Where a claim of `kind` is to begin.
+    /// Returns the position at which a claim of `kind` starts.
     pub(super) fn begin(&self, kind: JobKind) -> Place {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !known.crowded {
@@ -73,7 +75,7 @@ impl ClaimStarts {
         match known.kinds.get_mut(&kind) {
             Some(start) if start.looked.elapsed() < (start.took * SPARE).min(MAX_SPARE) => start.place,
             Some(start) => {
-                // The others go on as before while this one looks.
+                // Other callers keep using the old position during this search.
                 start.looked = Instant::now();
                 FRONT
             }
@@ -81,7 +83,7 @@ impl ClaimStarts {
         }
     }
 
-    /// A claim of `kind` that began at `from` found its first job at `first`.
+    /// Records that a claim of `kind` that started at `from` found its first job at `first`.
     pub(super) fn found(&self, kind: JobKind, from: Place, (first, took): (Place, Duration)) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !known.crowded {
@@ -120,16 +122,16 @@ mod tests {
         let starts = ClaimStarts::default();
         starts.counted(CROWDED);
         assert_eq!(starts.begin(KIND), FRONT);
-        // A look that takes no time may be had at any time.
+        // A search that took no time may be repeated at any time.
         found(&starts, FRONT, (0, 7), Duration::ZERO);
         assert_eq!(starts.begin(KIND), FRONT);
         found(&starts, FRONT, (0, 7), Duration::from_secs(60));
         assert_eq!(starts.begin(KIND), (0, 7));
-        // Claims go on from there, whichever answers first.
+        // Later claims start at the greatest position, in whichever order their results arrive.
         found(&starts, (0, 7), (0, 9), Duration::ZERO);
         found(&starts, (0, 7), (0, 8), Duration::ZERO);
         assert_eq!(starts.begin(KIND), (0, 9));
-        // A look from the front finds what was put back there.
+        // A search from the front finds a job that returned there.
         found(&starts, FRONT, (-1, 3), Duration::from_secs(60));
         assert_eq!(starts.begin(KIND), (-1, 3));
         assert_eq!(starts.begin(JobKind::Slice), FRONT);
@@ -143,7 +145,7 @@ mod tests {
         let starts = ClaimStarts::default();
         starts.counted(CROWDED);
         found(&starts, FRONT, (0, 7), Duration::from_millis(1));
-        // The spare time of so short a look is over soon.
+        // The wait after such a short search is over soon.
         std::thread::sleep(Duration::from_millis(1) * (SPARE + 5));
         assert_eq!(starts.begin(KIND), FRONT);
         found(&starts, FRONT, (0, 8), Duration::from_secs(60));

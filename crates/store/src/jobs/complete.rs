@@ -1,5 +1,6 @@
-//! Ending jobs well, the most frequent end: one statement, however many jobs. It is `JobLife::advance` for a completion, as
-//! tests of many histories hold it to be: whoever holds the lease, and while it lasts, is done.
+//! Completing jobs. This is the most frequent way in which a job ends, so one statement completes
+//! any number of jobs. The statement is equivalent to `JobLife::advance` for a completion: it
+//! succeeds while the caller holds the lease. Tests compare the two over many random histories.
 
 use std::collections::HashSet;
 
@@ -14,19 +15,21 @@ use crate::rows;
 use crate::{Store, StoreError};
 
 impl Store {
-    /// Ends a job well. If it belongs to a run, the run is told in the same transaction.
+    /// Completes a job. If it belongs to a run, the same transaction adds an event to the run's
+    /// inbox.
     ///
     /// # Errors
-    /// [`StoreError::LeaseLost`]; [`StoreError::Corrupt`] for an outcome that could not be read back.
+    /// [`StoreError::LeaseLost`]; [`StoreError::Corrupt`] for an outcome that cannot be stored as
+    /// JSON.
     pub async fn complete_job(&self, lease: LeaseKey, outcome: &JobOutcome) -> Result<(), StoreError> {
         self.complete_jobs(&[(lease, outcome)]).await?.into_iter().collect()
     }
 
-    /// Ends jobs well, each for itself, as [`Self::complete_job`] does but in one transaction; says of each in turn
-    /// whether it ended.
+    /// Completes jobs like [`Self::complete_job`], but in one transaction. Each job succeeds or
+    /// fails separately. Returns their results in order.
     ///
     /// # Errors
-    /// The database's: then none of them ended.
+    /// Errors of the database: none of the jobs was completed.
     pub async fn complete_jobs(
         &self,
         done: &[(LeaseKey, &JobOutcome)],
@@ -34,7 +37,7 @@ impl Store {
         let (mut jobs, mut tokens) = (Vec::new(), Vec::new());
         let (mut outcomes, mut events): (Vec<Value>, Vec<Value>) = (Vec::new(), Vec::new());
         let mut answers = Vec::with_capacity(done.len());
-        // Which of `done` each row is of.
+        // The index into `done` for each row.
         let mut places = Vec::new();
         for (place, (lease, outcome)) in done.iter().enumerate() {
             match json(*lease, outcome) {
@@ -56,7 +59,7 @@ impl Store {
         Ok(answers)
     }
 
-    /// Which of the rows were the ends of jobs.
+    /// Writes the completions and returns the indexes of the rows whose lease held.
     async fn complete(
         &self,
         jobs: &[Uuid],
@@ -105,8 +108,8 @@ impl Store {
     }
 }
 
-/// The outcome, and what the job's run is told. JSON has no NaN: an outcome that could not be read back is refused while
-/// its worker can still be told.
+/// Returns the outcome and the event for the job's run as JSON. JSON has no NaN, so an outcome that
+/// cannot be read back is rejected here, while the worker can still handle the error.
 fn json(lease: LeaseKey, outcome: &JobOutcome) -> Result<(Value, Value), StoreError> {
     let name = format!("outcome of job {}", lease.job);
     let written = rows::to_json(outcome, &name)?;

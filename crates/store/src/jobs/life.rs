@@ -1,9 +1,9 @@
-//! Events of jobs: lock the jobs' rows, ask the domain, write the answers.
+//! Events of jobs: lock the rows of the jobs, ask the domain for the next states, and write them.
 //!
-//! The rows stay locked from the reading of the lease to the writing of the new state, so a fence that holds in
-//! `JobLife::advance` still holds when the transaction commits. However many jobs there are, one statement locks them
-//! all and one writes each kind of answer ([`writes`](super::writes)). Lock order everywhere: `job_queue` by `seq`,
-//! each row before its row in `jobs`.
+//! The rows stay locked from the read of the lease to the write of the new state, so a fence that
+//! is valid in `JobLife::advance` is still valid at the commit. One statement locks all jobs, and
+//! one statement writes each kind of result ([`writes`](super::writes)). The lock order is the same
+//! everywhere: rows of `job_queue` by `seq`, each before its row in `jobs`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,20 +18,20 @@ use super::writes::Writes;
 use crate::StoreError;
 use crate::rows;
 
-/// An event on its way to a job: any but claims, heartbeats and completions.
+/// An event for a job, except claims, heartbeats and completions.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Change<'a> {
     pub(super) job: JobId,
     pub(super) event: JobEvent,
-    /// The worker's error, or its reason.
+    /// The worker's error or reason.
     pub(super) text: Option<&'a str>,
 }
 
-/// Carries out what can be carried out, and says of each change whether it was. Of several changes to one job at most
-/// one may be possible.
+/// Applies the changes that are valid, and returns the result of each change. If several changes
+/// refer to one job, at most one of them may be valid.
 ///
 /// # Errors
-/// The database's; nothing was carried out then.
+/// Errors of the database: no change was applied.
 pub(super) async fn advance(
     conn: &mut PgConnection,
     changes: &[Change<'_>],
@@ -55,7 +55,7 @@ pub(super) async fn advance(
     Ok(answers)
 }
 
-/// What an owner's request is called.
+/// Returns the event for an owner's directive.
 pub(super) fn request(directive: Directive) -> JobEvent {
     match directive {
         Directive::Run => JobEvent::RequestResume,
@@ -64,7 +64,7 @@ pub(super) fn request(directive: Directive) -> JobEvent {
     }
 }
 
-/// Tells all of a run's unfinished jobs; those that cannot any more are left alone.
+/// Applies a request to all unfinished jobs of a run. Skips jobs whose state no longer allows it.
 pub(crate) async fn request_of_run(
     conn: &mut PgConnection,
     run: RunId,
@@ -104,7 +104,7 @@ async fn retry_last(conn: &mut PgConnection, run: RunId) -> Result<(), StoreErro
     retry(conn, JobId(last)).await
 }
 
-/// The directive called `name`.
+/// Parses the name of a directive.
 pub(super) fn directive(name: &str) -> Option<Directive> {
     match name {
         "run" => Some(Directive::Run),
@@ -114,7 +114,7 @@ pub(super) fn directive(name: &str) -> Option<Directive> {
     }
 }
 
-/// Puts a job that is over and has not succeeded back into the queue, after all that came after it.
+/// Returns a failed or cancelled job to the queue at its old position, with its counters reset.
 ///
 /// # Errors
 /// [`StoreError::NotFound`]; [`StoreError::WrongState`].
@@ -132,9 +132,9 @@ pub(crate) async fn retry(conn: &mut PgConnection, id: JobId) -> Result<(), Stor
     let state = match found.final_status.as_deref() {
         Some("FAILED") => JobState::Failed,
         Some("CANCELLED") => JobState::Cancelled,
-        Some("SUCCEEDED") => return Err(change.wrong_state(JobStatus::Succeeded, "retried: it is done")),
+        Some("SUCCEEDED") => return Err(change.wrong_state(JobStatus::Succeeded, "retried")),
         _ => {
-            let problem = format!("job {id} is not over: only a job that failed or was cancelled can be retried");
+            let problem = format!("job {id} has not ended: only a failed or cancelled job can be retried");
             return Err(StoreError::WrongState(problem));
         }
     };
@@ -160,7 +160,7 @@ pub(crate) async fn retry(conn: &mut PgConnection, id: JobId) -> Result<(), Stor
 }
 
 impl Change<'_> {
-    /// The event, with what the tables say about the attempt that it ends.
+    /// Returns the event, completed with whether the attempt that it ends made progress.
     fn event_of(&self, advanced: bool) -> JobEvent {
         match self.event {
             JobEvent::Fail { token, class, .. } => JobEvent::Fail { token, class, advanced },
@@ -170,7 +170,8 @@ impl Change<'_> {
         }
     }
 
-    /// What the event does, as a participle, if it is an owner's; none for a worker's or the reaper's.
+    /// Returns the participle for an owner's request, or `None` for an event of a worker or the
+    /// reaper.
     fn of_owner(&self) -> Option<&'static str> {
         match self.event {
             JobEvent::RequestPause => Some("paused"),
@@ -187,7 +188,8 @@ impl Change<'_> {
         }
     }
 
-    /// The answer for a job that is over, with what it ended as, or that never was.
+    /// Returns the result for a job without a queue row. `over` is its final status, or `None` if
+    /// the job does not exist.
     fn without_queue_row(&self, over: Option<JobStatus>) -> Result<(), StoreError> {
         match (self.of_owner(), over) {
             (None, _) => Err(StoreError::LeaseLost(self.job)),
@@ -205,11 +207,11 @@ impl Change<'_> {
     }
 
     fn wrong_state(&self, status: JobStatus, done: &str) -> StoreError {
-        StoreError::WrongState(format!("job {} is {}: it cannot be {done}", self.job, status.as_str()))
+        StoreError::WrongState(format!("job {} is {} and cannot be {done}", self.job, status.as_str()))
     }
 }
 
-/// A job whose rows this transaction has locked.
+/// A job whose rows are locked by this transaction.
 pub(super) struct LockedJob {
     pub(super) id: JobId,
     pub(super) now: OffsetDateTime,
@@ -221,7 +223,8 @@ pub(super) struct LockedJob {
     pub(super) attempts: i32,
 }
 
-/// Locks the jobs that are not over. Where a lock was waited for, Postgres gives each row as its last holder left it.
+/// Locks the unfinished jobs. After a wait for a lock, Postgres returns the row as its last holder
+/// left it.
 async fn lock(conn: &mut PgConnection, ids: &[Uuid]) -> Result<HashMap<JobId, LockedJob>, StoreError> {
     let locked = sqlx::query_as!(
         LockedRow,
@@ -242,9 +245,9 @@ async fn lock(conn: &mut PgConnection, ids: &[Uuid]) -> Result<HashMap<JobId, Lo
     locked.into_iter().map(|row| row.job().map(|job| (job.id, job))).collect()
 }
 
-/// The jobs whose attempts, which end now, made durable progress: published a training state that is newer than all before, or
-/// finished a unit of an evaluation, theirs or one that they help. Asked once the rows are locked: what a holder publishes
-/// locks them too.
+/// Returns the jobs whose ending attempts made durable progress: they published a training state
+/// that is newer than all previous ones, or finished a unit of their own evaluation or of one that
+/// they help. The rows must already be locked, because publishing locks them too.
 async fn advanced(
     conn: &mut PgConnection,
     changes: &[Change<'_>],
@@ -294,7 +297,8 @@ fn policy((max_attempts, backoff_ms, backoff_max_ms): (i32, i64, i64)) -> RetryP
     }
 }
 
-/// What the jobs that an owner asks something of, and that are not in the queue any more, ended as.
+/// Returns the final statuses of the jobs that have left the queue and that an owner's request
+/// refers to.
 async fn over(
     conn: &mut PgConnection,
     changes: &[Change<'_>],

@@ -1,4 +1,4 @@
-//! Jobs on their way into the tables.
+//! Inserting jobs into the tables.
 
 use inheritune_domain::id::JobId;
 use serde_json::Value;
@@ -13,13 +13,13 @@ use crate::rows;
 pub(crate) struct QueuedJob<'a> {
     pub(crate) id: JobId,
     pub(crate) job: &'a NewJob,
-    /// Which of the run's models it is about, and that model's name.
+    /// The model of the run that it works on, and that model's name.
     pub(crate) model: Option<(Value, String)>,
-    /// The trace that it is a part of.
+    /// W3C `traceparent` of the trace that it belongs to.
     pub(crate) trace_parent: Option<&'a str>,
 }
 
-/// The rows of jobs, by column.
+/// Rows of jobs as columns.
 #[derive(Default)]
 struct Columns {
     ids: Vec<Uuid>,
@@ -36,7 +36,7 @@ struct Columns {
     trace_parents: Vec<Option<String>>,
 }
 
-/// Inserts jobs and their queue rows, in this order.
+/// Inserts jobs and their queue rows, in the order of `jobs`.
 ///
 /// # Errors
 /// [`StoreError::NotFound`] for an unknown run.

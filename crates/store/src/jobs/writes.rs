@@ -1,4 +1,4 @@
-//! What events made of jobs, on its way into the tables: columns of rows, one statement for each kind of answer.
+//! Writes the new states of jobs to the tables, with one statement for each kind of result.
 
 use inheritune_domain::job::{Counts, Directive, FailureClass, JobEvent, JobLife, JobState};
 use inheritune_domain::run::RunEvent;
@@ -11,7 +11,7 @@ use super::life::{Change, LockedJob};
 use crate::StoreError;
 use crate::rows;
 
-/// Answers of one transaction, collected.
+/// The collected results of one transaction.
 #[derive(Default)]
 pub(super) struct Writes {
     directed: Directed,
@@ -19,14 +19,14 @@ pub(super) struct Writes {
     finished: Finished,
 }
 
-/// Jobs whose holders are to be told something.
+/// Jobs whose holders get a new directive.
 #[derive(Default)]
 struct Directed {
     jobs: Vec<Uuid>,
     directives: Vec<String>,
 }
 
-/// Jobs that are in nobody's hands (any more).
+/// Unfinished jobs that no worker holds.
 #[derive(Default)]
 struct Waiting {
     jobs: Vec<Uuid>,
@@ -37,7 +37,7 @@ struct Waiting {
     ended: Ended,
 }
 
-/// Jobs that are over, and what their runs are told.
+/// Jobs that are over, and the events for their runs.
 #[derive(Default)]
 struct Finished {
     jobs: Vec<Uuid>,
@@ -49,7 +49,7 @@ struct Finished {
     events: Vec<Option<Value>>,
 }
 
-/// What the jobs' attempts came to.
+/// Counters of the jobs as columns.
 #[derive(Default)]
 struct CountColumns {
     failed: Vec<i32>,
@@ -70,7 +70,7 @@ impl CountColumns {
     }
 }
 
-/// The attempts that ended with it, if there were any.
+/// The attempts that ended, if any.
 #[derive(Default)]
 struct Ended {
     tokens: Vec<Option<i64>>,
@@ -79,10 +79,10 @@ struct Ended {
 }
 
 impl Writes {
-    /// Adds what `change` made of a job.
+    /// Adds the state `next` of a job after `change`.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] for what JSON cannot say.
+    /// [`StoreError::Corrupt`] for a value that JSON cannot represent.
     pub(super) fn add(&mut self, job: &LockedJob, next: JobLife, change: &Change<'_>) -> Result<(), StoreError> {
         let error = error(job, next, change);
         let kept = match change.event {
@@ -110,7 +110,7 @@ impl Writes {
         Ok(())
     }
 
-    /// Writes it all.
+    /// Writes all results.
     pub(super) async fn write(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
         if !self.directed.jobs.is_empty() {
             self.directed.write(conn).await?;
@@ -217,7 +217,7 @@ impl Finished {
         Ok(())
     }
 
-    /// Takes the jobs off the queue and tells their runs.
+    /// Removes the jobs from the queue and adds events to the inboxes of their runs.
     async fn write(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
         sqlx::query!(
             "-- jobs.finish
@@ -308,18 +308,18 @@ fn directive_name(directive: Directive) -> &'static str {
     }
 }
 
-/// What is written beside the attempt that ends, and kept with the job.
+/// Returns the error message for the attempt that ends and for the job.
 fn error(job: &LockedJob, next: JobLife, change: &Change<'_>) -> Option<String> {
     let counts = next.counts;
     let error = match (change.event, change.text) {
         (JobEvent::Expire { .. }, _) => {
             let worker = job.worker.map_or_else(|| "?".to_owned(), |worker| worker.to_string());
-            format!("worker {worker} fell silent in attempt {}: its lease ran out", job.attempts)
+            format!("worker {worker} stopped responding in attempt {}: its lease expired", job.attempts)
         }
         (JobEvent::GiveUpWaiting { limit }, _) => {
-            let last = job.error.as_deref().unwrap_or("something outside was missing");
+            let last = job.error.as_deref().unwrap_or("a dependency was unavailable");
             return Some(format!(
-                "given up after {} s of waiting, {} times (scheduler.wait_limit_s): {last}",
+                "gave up after {} s of waiting and {} attempts (scheduler.wait_limit_s): {last}",
                 limit.whole_seconds(),
                 counts.waits
             ));
@@ -336,14 +336,14 @@ fn error(job: &LockedJob, next: JobLife, change: &Change<'_>) -> Option<String> 
                 None => format!("inheritune job retry {}", job.id),
             };
             format!(
-                "killed its worker {} times in a row and got no further in between, so it is not tried again. Make it need less \
-                 memory (micro_batch, block_size, batch_size, layers), give workers more, or save more often \
-                 (checkpoint_every_steps); then: {retry}. The last time: {error}",
+                "killed its worker {} times in a row without progress, so it is not retried. Reduce its memory use \
+                 (micro_batch, block_size, batch_size, layers), give workers more memory, or save more often \
+                 (checkpoint_every_steps), then run `{retry}`. The last error: {error}",
                 counts.deaths()
             )
         }
         _ if counts.failed >= job.life.retry.max_attempts && counts.failed > 1 => {
-            format!("{error} (given up after {} failed attempts)", counts.failed)
+            format!("{error} (gave up after {} failed attempts)", counts.failed)
         }
         _ => error,
     })

@@ -1,5 +1,5 @@
 //! One private Postgres per test process, one migrated database per test.
-#![allow(dead_code, clippy::unwrap_used)] // every test file uses a part of it
+#![allow(dead_code, clippy::unwrap_used)] // every test file uses only some of the helpers
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,7 +21,7 @@ use serde_json::json;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
-/// Long enough for any test.
+/// Lease duration that is long enough for any test.
 pub const LEASE: Duration = Duration::from_secs(60);
 
 #[path = "../../../postgres/tests/support/mod.rs"]
@@ -37,25 +37,25 @@ struct Server {
 static SERVER: OnceCell<Server> = OnceCell::const_new();
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
-/// A store on a database of its own, migrated; objects in memory.
+/// Returns a store on a new, migrated database, with objects in memory.
 pub async fn store() -> Store {
     store_with(ObjectsConfig { storage: StorageConfig::Memory, allowed_uris: Vec::new() }).await
 }
 
-/// A store on a database of its own, migrated; objects as given.
+/// Returns a store on a new, migrated database, with the given object store.
 pub async fn store_with(objects: ObjectsConfig) -> Store {
     let store = connect(&database().await, objects).await;
     store.migrate().await.unwrap();
     store
 }
 
-/// A further store on `database_url`, as another process would open it.
+/// Returns another store on `database_url`, as another process would open it.
 pub async fn connect(database_url: &str, objects: ObjectsConfig) -> Store {
     let config = StoreConfig { database_url: database_url.to_owned(), max_connections: 8, objects };
     Store::connect(&config).await.unwrap()
 }
 
-/// The URL of a new, empty database.
+/// Creates an empty database and returns its URL.
 pub async fn database() -> String {
     let server = SERVER.get_or_init(start).await;
     let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
@@ -63,10 +63,10 @@ pub async fn database() -> String {
 }
 
 async fn start() -> Server {
-    // Statics are never dropped, and a test process may be killed: a child of ours tidies up when we are gone.
+    // Statics are never dropped, and a test process may be killed, so a child process cleans up.
     let dir = tempfile::tempdir().unwrap().keep();
     let sweeper = Sweeper::new(&dir);
-    // Root's server runs as nobody, who must reach it.
+    // Root's server runs as `nobody`, which needs access to the folder.
     std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
     let postgres = LocalPostgres::start(&dir.join("postgres"), pg_bin().as_deref()).await.unwrap();
     let connection = sqlx::PgPool::connect(postgres.url()).await.unwrap();
@@ -76,7 +76,8 @@ async fn start() -> Server {
     Server { postgres, _sweeper: sweeper }
 }
 
-/// A small valid recipe: a reference of five layers made from scratch, candidates of two, four and five.
+/// Returns a small valid recipe: a new reference with five layers, and candidates with two, four
+/// and five.
 pub fn run_spec(name: &str) -> RunSpec {
     let spec: RunSpec = serde_json::from_value(json!({
         "name": name,
@@ -93,12 +94,12 @@ pub fn run_spec(name: &str) -> RunSpec {
     spec
 }
 
-/// The shape of a model of `layers` layers.
+/// Returns the configuration of a model with `layers` layers.
 pub fn config(layers: u32) -> DecoderConfig {
     run_spec("shape").reference.architecture.unwrap().config(512).with_layers(LayerCount(layers))
 }
 
-/// A valid spec of `kind`.
+/// Returns a valid spec of `kind`.
 pub fn job_spec(kind: JobKind) -> JobSpec {
     let checkpoint = Location::Uri("file:///model".to_owned());
     match kind {
@@ -133,7 +134,7 @@ pub fn job_spec(kind: JobKind) -> JobSpec {
     }
 }
 
-/// What a worker would answer to a job of `kind`; an evaluation brings `loss`.
+/// Returns a worker's outcome for a job of `kind`. The score of an evaluation is `loss`.
 pub fn outcome(kind: JobKind, loss: f64) -> JobOutcome {
     match kind {
         JobKind::Tokenize => JobOutcome::Tokenized(Tokenized {
@@ -173,7 +174,7 @@ pub fn outcome(kind: JobKind, loss: f64) -> JobOutcome {
     }
 }
 
-/// A job of `kind` that is tried three times without any wait.
+/// Returns a job of `kind` with three attempts and no backoff.
 pub fn new_job(kind: JobKind) -> NewJob {
     NewJob {
         label: format!("test {}", kind.as_str()),
@@ -184,12 +185,12 @@ pub fn new_job(kind: JobKind) -> NewJob {
     }
 }
 
-/// A new worker.
+/// Returns the id of a new worker.
 pub fn worker() -> WorkerId {
     WorkerId(Uuid::new_v4())
 }
 
-/// Claims the next job of any kind; panics when there is none.
+/// Claims the next job of any kind. Panics if there is none.
 pub async fn claim(store: &Store) -> Lease {
     try_claim(store).await.expect("no job to claim")
 }
@@ -207,7 +208,7 @@ pub async fn submit_and_claim(store: &Store, kind: JobKind) -> Lease {
     lease
 }
 
-/// Puts the end of a job's lease into the past, as if its worker had fallen silent.
+/// Moves the end of a job's lease into the past, as if its worker had stopped responding.
 pub async fn let_lease_run_out(store: &Store, lease: &Lease) {
     sqlx::query(
         "UPDATE job_queue SET lease_until = now() - interval '1 millisecond' WHERE job_id = $1 AND state = 'leased'",

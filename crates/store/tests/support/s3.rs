@@ -1,5 +1,5 @@
 //! An S3 server in this process that checks signatures and keeps each object as a file.
-#![allow(dead_code, clippy::unwrap_used)] // every test file uses a part of it
+#![allow(dead_code, clippy::unwrap_used)] // every test file uses only some of the helpers
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -25,7 +25,7 @@ pub const BUCKET: &str = "inheritune-test";
 const ACCESS_KEY: &str = "AKIDINHERITUNETEST";
 const SECRET_KEY: &str = "not-a-secret";
 
-/// Serves until dropped.
+/// A server that runs until it is dropped.
 pub struct S3Server {
     pub endpoint: String,
     root: TempDir,
@@ -33,21 +33,23 @@ pub struct S3Server {
     _connections: JoinSet<()>,
 }
 
-/// What the server saw, and whether it is one of those that cannot copy parts.
+/// Counters of the server, and settings of its faults.
 #[derive(Default)]
 pub struct Traffic {
-    /// Bytes of bodies that it was asked for or given.
+    /// Bytes of request and response bodies.
     pub passed_bytes: AtomicU64,
-    /// Parts that it copied itself.
+    /// Parts that the server copied itself.
     pub copied_parts: AtomicU64,
+    /// Whether the server rejects copies of parts.
     pub refuses_copies: AtomicBool,
-    /// Whether it does what it is asked to, but resets the connection instead of answering: once for each kind of request.
+    /// Whether the server executes the first request of each kind, but resets the connection
+    /// instead of responding.
     pub hangs_up: AtomicBool,
     hung_up_on: Mutex<BTreeSet<String>>,
 }
 
 impl Traffic {
-    /// Notes a request; none when it is refused.
+    /// Counts a request. Returns `None` if it is rejected.
     fn note(&self, request: &Request<Incoming>) -> Option<()> {
         if request.headers().contains_key("x-amz-copy-source") {
             if self.refuses_copies.load(Ordering::Relaxed) {
@@ -59,14 +61,14 @@ impl Traffic {
         Some(())
     }
 
-    /// Whether this request's answer gets lost.
+    /// Returns whether the response to this request is lost.
     fn loses_answer_to(&self, request: &Request<Incoming>) -> bool {
         let names = request.uri().query().unwrap_or_default().split('&').map(|pair| pair.split('=').next().unwrap());
         let kind = format!("{} {}", request.method(), names.collect::<Vec<_>>().join(" "));
         self.hangs_up.load(Ordering::Relaxed) && self.hung_up_on.lock().unwrap().insert(kind)
     }
 
-    /// Kinds of requests whose answer was lost: method and names of the query.
+    /// Returns the kinds of requests whose response was lost: method and names of query parameters.
     pub fn hung_up_on(&self) -> Vec<String> {
         self.hung_up_on.lock().unwrap().iter().cloned().collect()
     }
@@ -79,7 +81,7 @@ impl S3Server {
         let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
         service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let service = service.build();
-        // The first server of a process is where the environment says that S3 is.
+        // The first server of a process uses the address in the environment.
         let address = std::env::var("AWS_ENDPOINT_URL").unwrap_or_default().replace("http://", "");
         let listener = match TcpListener::bind(&address).await {
             Ok(listener) => listener,
@@ -129,19 +131,19 @@ impl S3Server {
         &self.traffic
     }
 
-    /// Another client, which writes what the store finds.
+    /// Returns a separate client, to write objects that the store reads.
     pub fn client(&self) -> AmazonS3 {
         let client =
             AmazonS3Builder::new().with_bucket_name(BUCKET).with_endpoint(&self.endpoint).with_allow_http(true);
         client.with_access_key_id(ACCESS_KEY).with_secret_access_key(SECRET_KEY).build().unwrap()
     }
 
-    /// Where the object `key` is kept.
+    /// Returns the file of the object `key`.
     pub fn path(&self, key: &str) -> PathBuf {
         self.root.path().join(BUCKET).join(key)
     }
 
-    /// Parts of uploads that were neither completed nor aborted.
+    /// Returns the parts of uploads that were neither completed nor aborted.
     pub fn parts(&self) -> Vec<PathBuf> {
         let entries = self.root.path().read_dir().unwrap().map(|entry| entry.unwrap().path());
         entries.filter(|path| path.to_str().unwrap().contains(".part-")).collect()
@@ -152,7 +154,7 @@ impl S3Server {
             bucket: BUCKET.to_owned(),
             prefix: prefix.to_owned(),
             endpoint: Some(self.endpoint.clone()),
-            // The same server by another name.
+            // The same server under another name.
             public_endpoint: Some(self.endpoint.replace("127.0.0.1", "localhost")),
             region: Some("eu-test-1".to_owned()),
             allow_http: true,
@@ -165,8 +167,9 @@ fn length(headers: &HeaderMap) -> u64 {
     headers.get("content-length").map_or(0, |length| length.to_str().unwrap().parse().unwrap())
 }
 
-/// Runs `body` where the environment holds the server's credentials: in this process when it does already, else the test
-/// called `test` once more in a process of its own. (Changing the environment of a running process is unsafe.)
+/// Runs `body` with the server's credentials in the environment. If they are not set in this
+/// process, runs the test `test` again in a child process, because changing the environment of a
+/// running process is unsafe.
 pub fn with_credentials(test: &str, body: impl Future<Output = ()>) {
     if std::env::var("AWS_ACCESS_KEY_ID").as_deref() == Ok(ACCESS_KEY) {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(body);

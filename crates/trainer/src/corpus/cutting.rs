@@ -1,56 +1,60 @@
-//! Where a long document is cut, so that its pieces have together the ids of the whole.
+//! Cuts a long document into pieces whose token ids, concatenated, are those of the whole document.
 //!
-//! A cut stands where words end: before a single space, after a single line feed, or before a mark that follows a letter or
-//! a digit. GPT-2's pattern never joins text across such a place, and neither does a vocabulary whose pieces begin with
-//! their space. For a tokenizer that is given, each place is tried: the text around it must have the same ids in two parts
-//! as in one, with the space before the second part or, where the tokenizer puts one there itself, without it. A stretch of
-//! [`MAX_UNCUT_BYTES`] without such a place is cut all the same, and counted.
+//! A document is cut where a word ends: before a single space, after a single line feed, or before
+//! a punctuation mark that follows a letter or digit. GPT-2's pattern never joins text across such
+//! a place, and neither does a vocabulary whose pieces begin with their space. With a given
+//! tokenizer, each place is verified: the surrounding text must have the same ids in two parts as
+//! in one. The second part keeps its leading space, or loses it if the tokenizer adds one itself.
+//! Text with no such place within [`MAX_UNCUT_BYTES`] is cut anyway, and the cut is counted.
 
 use inheritune_lm::tokenizer::{Join, Tokenizer};
 
 use super::Piece;
 
-/// Of a piece: what one thread encodes at once, at some 160 bytes of memory for each.
+/// Target size of a piece. One thread encodes a piece at once and needs about 160 bytes of memory
+/// per byte of text.
 pub const PIECE_BYTES: usize = 64 * 1024;
-/// Longest stretch without a place to cut it that stays whole.
+/// Maximum size of a piece: longer text is cut even where there is no valid place.
 pub const MAX_UNCUT_BYTES: usize = 512 * 1024;
-/// Text on either side by which a place is tried.
+/// Size of the text on each side that is used to verify a place.
 const CONTEXT_BYTES: usize = 512;
-/// Places of one piece that are tried one after the other; from then on they lie [`STRIDE_BYTES`] apart.
+/// Number of consecutive places tried per piece; after that, places are tried [`STRIDE_BYTES`]
+/// apart.
 const CLOSE_TRIES: usize = 64;
 const STRIDE_BYTES: usize = 4096;
 
-/// What decides where a document may be cut.
+/// What determines where a document may be cut.
 #[derive(Debug, Clone, Copy)]
 pub enum Cutting<'a> {
-    /// GPT-2's pattern, by which byte-level tokenizers are trained here.
+    /// GPT-2's pattern, which is used to train byte-level tokenizers.
     Gpt2,
     /// This tokenizer.
     By(&'a Tokenizer),
 }
 
-/// Cuts documents that come in parts.
+/// Cuts documents that arrive in parts.
 pub struct Cutter<'a> {
     cutting: Cutting<'a>,
     buffer: String,
-    /// From where on the buffer was not looked at.
+    /// Offset in the buffer of the next place to try.
     searched: usize,
     tries: usize,
     forced: u64,
 }
 
 impl<'a> Cutter<'a> {
-    /// One that has seen nothing.
+    /// Returns a cutter with an empty buffer.
     pub fn new(cutting: Cutting<'a>) -> Self {
         Self { cutting, buffer: String::new(), searched: PIECE_BYTES, tries: 0, forced: 0 }
     }
 
-    /// Places without a boundary where a text had to be cut so far.
+    /// The number of cuts so far that had to be made where there is no valid place.
     pub fn forced(&self) -> u64 {
         self.forced
     }
 
-    /// The pieces that are known once `text` has come, all of the document's when it ends.
+    /// Adds `text` and returns the pieces that are complete. When the document ends, returns all
+    /// that remain.
     pub fn push(&mut self, text: &str, ends_document: bool) -> Vec<Piece> {
         self.buffer.push_str(text);
         let mut pieces = Vec::new();
@@ -73,13 +77,13 @@ impl<'a> Cutter<'a> {
         pieces
     }
 
-    /// The first place at which the buffer is cut, if it is known yet.
+    /// The first place where the buffer is cut, if it can be determined yet.
     fn next_cut(&mut self, ends_document: bool) -> Option<(usize, Join)> {
-        // Every place but the document's end needs the text behind it.
+        // To verify a place, the text after it must be known, unless the document ends.
         let known = if ends_document { self.buffer.len() } else { self.buffer.len().saturating_sub(CONTEXT_BYTES) };
         let most = self.buffer.floor_char_boundary(MAX_UNCUT_BYTES);
         loop {
-            // The next place to look at may lie behind what has come so far: it is kept as it is.
+            // The next place to try may lie beyond the text so far, so it is not clamped.
             let at = self.buffer.ceil_char_boundary(self.searched);
             if at >= known.min(most) {
                 break;
@@ -115,7 +119,7 @@ impl<'a> Cutter<'a> {
     }
 }
 
-/// Whether a word may end at `at`, which is inside of `text` and between two characters.
+/// Whether a word may end at `at`, a character boundary inside of `text`.
 fn is_place(text: &str, at: usize) -> bool {
     let (mut before, mut after) = (text[..at].chars().rev(), text[at..].chars());
     let (Some(last), Some(first)) = (before.next(), after.next()) else { return false };
@@ -127,13 +131,13 @@ fn is_place(text: &str, at: usize) -> bool {
     }
 }
 
-/// A letter or digit in everybody's tables.
+/// Whether every tokenizer's Unicode tables classify `c` as a letter or digit.
 fn is_letter(c: char) -> bool {
     c.is_ascii_alphanumeric()
         || matches!(c, '\u{4e00}'..='\u{9fff}' | '\u{ac00}'..='\u{d7a3}' | 'ぁ'..='ん' | 'а'..='я')
 }
 
-/// No letter, digit or white space in anybody's tables.
+/// Whether no tokenizer's Unicode tables classify `c` as a letter, digit or white space.
 fn is_mark(c: char) -> bool {
     c.is_ascii_punctuation() || matches!(c, '、' | '。' | '，' | '！' | '？' | '：' | '；' | '「' | '」' | '…')
 }

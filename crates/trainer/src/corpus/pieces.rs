@@ -1,4 +1,4 @@
-//! One pass over a source: its documents in pieces, its tokens in parts.
+//! One pass over a source, which yields its documents in pieces and its tokens in parts.
 
 use std::collections::VecDeque;
 use std::io::{BufReader, Read};
@@ -12,29 +12,29 @@ use super::cutting::{Cutter, Cutting};
 use super::stored::{Reader, Stored};
 use super::{CorpusError, CorpusFile};
 
-/// Part of a source.
+/// A part of a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
-    /// Part of a document.
+    /// A part of a document.
     Text {
-        /// Its text; empty only where a document ends with it.
+        /// The text; only the last piece of a document may be empty.
         text: String,
-        /// It is the document's last.
+        /// Whether this is the document's last piece.
         ends_document: bool,
-        /// It is for validation.
+        /// Whether it is for validation.
         held_out: bool,
     },
-    /// Tokens of documents, their ends among them.
+    /// Tokens of documents, including their end-of-text tokens.
     Tokens {
-        /// Their ids.
+        /// The token ids.
         ids: Vec<u32>,
-        /// They are for validation.
+        /// Whether they are for validation.
         held_out: bool,
     },
 }
 
 impl Piece {
-    /// The same of a file that is held out, or not.
+    /// Returns the piece with `held_out` set to `is`.
     fn held_out(mut self, is: bool) -> Self {
         match &mut self {
             Self::Text { held_out, .. } | Self::Tokens { held_out, .. } => *held_out = is,
@@ -46,11 +46,11 @@ impl Piece {
 /// How a source is read.
 #[derive(Clone)]
 pub struct Reading<'a> {
-    /// Where long documents are cut.
+    /// What determines where long documents are cut.
     pub cutting: Cutting<'a>,
-    /// How rows are read.
+    /// How rows of structured files are read.
     pub read_as: ReadAs,
-    /// What ids of token files are below.
+    /// Exclusive upper bound of the ids in token files.
     pub vocab_size: u32,
 }
 
@@ -75,7 +75,7 @@ impl<'a> Pieces<'a> {
         Self { files: files.into_iter(), reading, reader, cutter, open: None, ready: VecDeque::new() }
     }
 
-    /// Places without a boundary where a text had to be cut so far.
+    /// The number of cuts so far that had to be made where there is no token boundary.
     pub fn forced_cuts(&self) -> u64 {
         self.cutter.forced()
     }
@@ -131,7 +131,7 @@ impl Iterator for Pieces<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         let next = self.advance().transpose();
         if matches!(next, Some(Err(_))) {
-            // Nothing sensible follows an error.
+            // After an error the iterator is exhausted.
             (self.open, self.files) = (None, Vec::new().into_iter());
             self.ready.clear();
         }

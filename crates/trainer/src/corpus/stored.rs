@@ -1,4 +1,5 @@
-//! A stored file as what [`inheritune_data`] reads: from its start, or at any place. Reading ends when the job is to stop.
+//! Adapts a stored file to the readers of [`inheritune_data`], sequentially or at any offset. Reads
+//! fail once the job is asked to stop.
 
 use std::io::{self, Read};
 use std::ops::Range;
@@ -17,10 +18,10 @@ use tokio::runtime::Handle;
 
 use super::CorpusFile;
 
-/// Fetched around a place that is read out of order: Parquet is read page by page.
+/// Number of bytes fetched at once in a random-access read; Parquet is read page by page.
 const WINDOW_BYTES: u64 = 4 << 20;
 
-/// What reading takes beside the file.
+/// What reading needs besides the file.
 #[derive(Clone)]
 pub(super) struct Reader {
     pub(super) bytes_read: Arc<AtomicU64>,
@@ -28,7 +29,7 @@ pub(super) struct Reader {
     pub(super) stop: StopSignal,
 }
 
-/// Why the bytes did not come.
+/// The cause of a failed read other than the file's content.
 pub(super) enum Cause {
     Store(ObjectError),
     Stopped,
@@ -38,7 +39,8 @@ pub(super) enum Cause {
 #[error("stopped")]
 struct Stopped;
 
-/// What `error` was before it passed through decoders; or `error` itself, which is theirs.
+/// Recovers the original cause of an `error` that passed through decoders. Returns `error` itself
+/// if it comes from a decoder.
 pub(super) fn cause(error: io::Error) -> Result<Cause, io::Error> {
     match error.downcast::<ObjectError>() {
         Ok(error) => Ok(Cause::Store(error)),
@@ -51,7 +53,7 @@ pub(super) fn cause(error: io::Error) -> Result<Cause, io::Error> {
 pub(super) struct Stored {
     file: Arc<CorpusFile>,
     reader: Reader,
-    /// The window that was fetched last, and where it starts.
+    /// The offset and bytes of the most recently fetched window.
     window: Arc<Mutex<(u64, Bytes)>>,
 }
 
@@ -66,7 +68,7 @@ impl Stored {
         self.reader.runtime.block_on(read).map_err(io::Error::other)
     }
 
-    /// All of the file, from its start.
+    /// Returns a sequential reader of the whole file.
     pub(super) fn whole(&self) -> io::Result<StoredBytes> {
         let range = 0..self.file.size_bytes;
         let stream = self.reader.runtime.block_on(self.file.folder.stream(&self.file.name, range));
@@ -97,14 +99,15 @@ impl ChunkReader for Stored {
         if self.file.kind.content == Content::Parquet {
             return Ok(StoredBytes::Places { stored: self.clone(), at: start });
         }
-        debug_assert_eq!(start, 0, "only Parquet is read out of order");
+        debug_assert_eq!(start, 0, "only Parquet is read at an offset");
         Ok(self.whole()?)
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
         let end = start.saturating_add(length as u64);
         if end > self.file.size_bytes {
-            let problem = format!("bytes {start} to {end} are wanted of {}", self.file.size_bytes);
+            let problem =
+                format!("bytes {start} to {end} are out of bounds: the file has {} bytes", self.file.size_bytes);
             return Err(ParquetError::EOF(problem));
         }
         let bytes = self.fetch(start..end)?;
@@ -113,7 +116,7 @@ impl ChunkReader for Stored {
     }
 }
 
-/// A stretch of a stored file as a blocking reader.
+/// A blocking reader of a stored file.
 pub(super) enum StoredBytes {
     Stream { stream: BoxStream<'static, Result<Bytes, ObjectError>>, rest: Bytes, reader: Reader },
     Places { stored: Stored, at: u64 },

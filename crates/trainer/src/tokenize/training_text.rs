@@ -1,19 +1,22 @@
-//! How much of a corpus a tokenizer is trained on: training holds every different word, at many times its length.
+//! Limits how much of a corpus a tokenizer is trained on, because training keeps every distinct
+//! word in memory at many times its length.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
-/// Text at most: word counts settle long before.
+/// Maximum amount of text; word frequencies settle long before that.
 const MAX_BYTES: usize = 1024 * 1024 * 1024;
-/// What different words may cost at most: a byte of a short word is one, for which training holds some 120 bytes, and of a
-/// long one three, with nearly 150.
+/// Maximum total cost of distinct words. A byte of a short word costs 1, a byte of a long word
+/// costs 3. Per unit of cost, training keeps about 120 bytes for short words and nearly 150 for
+/// long ones.
 const MAX_COST: usize = 7 * 1024 * 1024;
-/// Bytes of a short word.
+/// Maximum length of a short word in bytes.
 const SHORT_WORD: usize = 16;
-/// Longer words teach nothing but their own pieces, and are left out.
+/// Maximum length of a word in bytes. Longer words teach the tokenizer only their own pieces, so
+/// they are dropped.
 const MAX_WORD_LEN: usize = 4096;
 
-/// What was taken so far.
+/// The text taken so far.
 #[derive(Debug, Default)]
 pub(super) struct TrainingText {
     bytes: usize,
@@ -23,17 +26,17 @@ pub(super) struct TrainingText {
 }
 
 impl TrainingText {
-    /// Text taken so far.
+    /// Number of bytes taken so far.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether no more is wanted.
+    /// Whether enough text has been taken.
     pub(super) fn is_reached(&self) -> bool {
         self.bytes >= MAX_BYTES || self.cost >= MAX_COST
     }
 
-    /// Counts `text`, and gives what of it is trained on.
+    /// Counts `text` and returns the part of it to train on.
     pub(super) fn take(&mut self, text: String) -> String {
         self.bytes += text.len();
         let mut is_long = false;

@@ -1,4 +1,5 @@
-//! A real store, a real worker, tiny real models and texts for the trainer's tests.
+//! Fixtures of the trainer's tests: a real store, a real worker, and tiny real models and token
+//! sets.
 
 #![allow(clippy::unwrap_used, dead_code)]
 
@@ -17,24 +18,24 @@ use inheritune_postgres::LocalPostgres;
 use inheritune_runtime::worker::{WorkerConfig, WorkerError, run_worker};
 use inheritune_store::jobs::NewJob;
 use inheritune_store::{Store, StoreConfig};
-use inheritune_trainer::gang::Ranks;
+use inheritune_trainer::process_group::Ranks;
 use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Far beyond what any of this takes: only a hanging test meets it.
+/// Timeout far above what any test needs; only a hanging test reaches it.
 pub const LIMIT: Duration = Duration::from_secs(120);
-/// Rows of the tiny model's embedding.
+/// Number of rows in the tiny model's embedding.
 pub const VOCAB_SIZE: u32 = 300;
-/// Longest sequence of the tiny model.
+/// Maximum sequence length of the tiny model.
 pub const MAX_POSITIONS: u32 = 32;
 
 pub struct Bench {
-    // In this order: Postgres stops before its folder goes.
+    // Fields drop in this order: Postgres stops before its folder is deleted.
     pub postgres: LocalPostgres,
     pub dir: tempfile::TempDir,
     pub store: Store,
-    /// Of the workers that are started from now on.
+    /// Used by workers that are started from now on.
     pub ranks: Ranks,
 }
 
@@ -44,7 +45,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// As SIGTERM does.
+    /// Stops the worker as SIGTERM does.
     pub async fn stop(self) {
         self.stop.cancel();
         self.task.await.unwrap().unwrap();
@@ -115,10 +116,10 @@ impl Bench {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(LIMIT, wait).await.expect("the job does not get there")
+        tokio::time::timeout(LIMIT, wait).await.expect("the job did not reach the expected state")
     }
 
-    /// Waits until a point of `step` or later is written.
+    /// Waits until a metric point of `step` or later is written.
     pub async fn until_step(&self, job: JobId, step: u64) {
         let wait = async {
             while self.store.metrics(job, &["train_loss"], Some(step - 1)).await.unwrap().is_empty() {
@@ -127,10 +128,10 @@ impl Bench {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(LIMIT, wait).await.expect("the training does not get there");
+        tokio::time::timeout(LIMIT, wait).await.expect("the training did not reach the step");
     }
 
-    /// Works one job from beginning to end.
+    /// Runs one job from start to end.
     pub async fn work(&self, spec: JobSpec) -> JobRecord {
         let worker = self.worker(1);
         let record = self.ended(self.submit(spec).await).await;
@@ -138,7 +139,7 @@ impl Bench {
         record
     }
 
-    /// The error of a job that must fail in its first attempt.
+    /// Runs a job that must fail in its first attempt, and returns its error.
     pub async fn permanent_error(&self, spec: JobSpec) -> String {
         let record = self.work(spec).await;
         assert_eq!((record.status, record.attempts), (JobStatus::Failed, 1), "{:?}", record.error);
@@ -163,7 +164,7 @@ pub fn trained(record: JobRecord) -> Trained {
     }
 }
 
-/// Numbers without a pattern, the same every time.
+/// A deterministic sequence of pseudo-random numbers.
 pub fn numbers(seed: u64) -> impl FnMut() -> u64 {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     move || {
@@ -174,7 +175,8 @@ pub fn numbers(seed: u64) -> impl FnMut() -> u64 {
     }
 }
 
-/// Writes a GPT-2 of 2 layers with random weights of this size; `weight` may change each tensor.
+/// Writes a GPT-2 of 2 layers with random weights up to `size` in magnitude; `weight` may change
+/// each tensor.
 pub fn write_model(dir: &Path, size: f64, weight: impl Fn(&str, Tensor) -> Tensor) {
     let config = json!({
         "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": 2, "n_head": 2, "n_embd": 16,
@@ -202,7 +204,8 @@ pub fn write_model(dir: &Path, size: f64, weight: impl Fn(&str, Tensor) -> Tenso
     Tensor::write_safetensors(&tensors, dir.join("model.safetensors")).unwrap();
 }
 
-/// Writes a token set with a pattern that can be learned: every token but each fifth follows from the one before.
+/// Writes a token set with a learnable pattern: each token follows from the previous one, except
+/// every fifth token, which is random.
 pub fn write_tokens(dir: &Path, vocab_size: u32, total: u64) {
     std::fs::create_dir_all(dir).unwrap();
     let new = NewTokenSet { vocab_size, end_of_text_id: None, tokenizer_sha256: None };
@@ -219,7 +222,7 @@ pub fn write_tokens(dir: &Path, vocab_size: u32, total: u64) {
     writer.finish(0.1).unwrap();
 }
 
-/// A training of `steps` steps; `change` may set more.
+/// The spec of a training of `steps` steps; `change` may modify it.
 pub fn train_spec(checkpoint: Location, tokens: ArtifactId, steps: u64, change: impl Fn(&mut TrainSpec)) -> JobSpec {
     let training: TrainingSpec = serde_json::from_value(json!({
         "block_size": 16, "micro_batch": 4, "steps": steps, "lr_max": 3e-3, "lr_min": 1e-4, "warmup_steps": 3,

@@ -1,8 +1,9 @@
-//! Failed jobs of a run: what ends it, what is only noted, and how it goes on.
+//! Failed jobs of a run: which ones fail the run, which ones are only noted, and how the run
+//! continues.
 
 use super::*;
 
-/// Plays a run to its end; a job whose label `fails` fails.
+/// Simulates a run to its end. Jobs for which `fails` returns true fail.
 fn play_with_failures(spec: RunSpec, fails: impl Fn(&Submission) -> bool) -> (Run, Vec<String>) {
     let mut depth = 5;
     let mut notes = Vec::new();
@@ -39,14 +40,14 @@ fn r3_a_finished_target_is_not_lost_to_what_it_is_compared_with() {
             let model = [Model::Control { index: 0 }, Model::Arm { index: 0 }];
             assert_eq!(run.record(model[index]).unwrap().given_up, Some(format!("{failing}: broken")));
             assert_eq!(run.record(model[1 - index]).unwrap().given_up, None);
-            let note = format!("{extra}: given up, the run goes on without it: {failing}: broken");
+            let note = format!("{extra}: given up, the run continues without it: {failing}: broken");
             assert!(notes.contains(&note), "{notes:?}");
         }
     }
     let (run, _) = play_with_failures(with_extras(), |job| job.label.contains("control") || job.label.contains("arm"));
     assert_eq!(run.status(), JobStatus::Succeeded);
     let (run, _) = play_with_failures(with_extras(), |job| job.label.contains("inherited: train"));
-    assert_eq!(run.status(), JobStatus::Failed, "a target that is not there cannot be had");
+    assert_eq!(run.status(), JobStatus::Failed, "a run without a target cannot succeed");
 }
 
 #[test]
@@ -68,7 +69,7 @@ fn r3_benchmarks_that_cannot_be_measured_are_noted() {
         let noted = notes.iter().filter(|note| note.contains("measured without benchmarks")).count();
         assert_eq!((measured, noted), (run.models.len(), run.models.len()), "{notes:?}");
     }
-    // A given reference that a low-data run measures for the report alone.
+    // A given reference that a low-data run measures only for the report.
     let mut spec = with_extras();
     spec.reference.architecture = None;
     spec.reference.checkpoint = Some("file:///m".into());
@@ -93,7 +94,7 @@ fn r3_what_does_not_fit_the_tokens_is_refused_once_they_are_counted() {
         .assert_eq(&failure(|spec| spec.training.warmup_steps = 38));
     expect!["failed: training.warmup_steps: 39 do not fit: 1 epochs of 10000 tokens are 39 steps of 256 tokens, and lr_max would never be reached. Lower warmup_steps, or give more epochs, more text, a larger data_fraction or smaller steps"].assert_eq(&failure(|spec| spec.training.warmup_steps = 39));
     expect!["failed: training.epochs: 1 epochs of 10000 tokens do not fill one step of 10240: give more epochs, more text, a larger data_fraction, or a smaller micro_batch or gradient_accumulation"].assert_eq(&failure(|spec| spec.training.gradient_accumulation = 40));
-    expect!["failed: training.block_size: one block needs 65 tokens and there are 60: use more text, a larger data_fraction or a smaller block_size"].assert_eq(&failure(|spec| spec.target.data_fraction = 0.006));
+    expect!["failed: training.block_size: one block needs 65 tokens, but there are only 60: use more text, a larger data_fraction or a smaller block_size"].assert_eq(&failure(|spec| spec.target.data_fraction = 0.006));
     expect![
         "failed: controls[0].steps_factor: leaves 20 of the target's 39 steps, fewer than training.warmup_steps (30)"
     ]
@@ -110,7 +111,7 @@ fn r3_what_does_not_fit_the_tokens_is_refused_once_they_are_counted() {
         let training = TrainingSpec { epochs: Some(2), warmup_steps: 500, ..spec.training.clone() };
         spec.reference.training = Some(training);
     }));
-    // Where the steps are given, it is known before anything is made.
+    // With explicit steps, the problem is known before any job runs.
     let mut spec = spec();
     spec.training.warmup_steps = 60;
     spec.controls = vec![ControlSpec { name: "half".into(), steps_factor: 0.5 }];

@@ -1,5 +1,5 @@
-// libtorch has gloo inside, and ProcessGroupGloo.hpp names a few of its classes, but the headers are not delivered. c10d.cpp
-// only passes pointers to them: these declarations are all that it takes.
+// libtorch contains gloo, and ProcessGroupGloo.hpp refers to a few of its classes, but its headers
+// are not shipped. c10d.cpp only passes pointers to them, so these declarations are sufficient.
 #pragma once
 
 #include <chrono>

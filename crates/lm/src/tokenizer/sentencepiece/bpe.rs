@@ -1,5 +1,6 @@
-//! Byte-pair encoding as SentencePiece does it (`bpe_model.cc`): characters become symbols, and the two neighbours
-//! whose piece has the highest score are joined, the first of several, until no two make a piece.
+//! Byte-pair encoding as SentencePiece implements it (`bpe_model.cc`). Characters become symbols.
+//! The two neighbours whose piece has the highest score are merged, leftmost first on a tie, until
+//! no two neighbours form a piece.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
@@ -10,9 +11,9 @@ use super::normalizer::{char_length, longest_user_defined};
 use super::trie::Trie;
 use super::{Rest, SPACE};
 
-/// An unused piece is taken apart into its parts, and these again, no deeper than this (`kMaxBpeResegmentDepth`).
+/// Maximum recursion depth when an unused piece is split into its parts (`kMaxBpeResegmentDepth`).
 const MAX_RESEGMENT_DEPTH: usize = 100;
-/// Words that are remembered at most, and the longest of them.
+/// Maximum number of cached words, and the length of the longest one.
 const MAX_WORDS: usize = 1 << 16;
 const MAX_WORD_BYTES: usize = 64;
 const NONE: u32 = u32::MAX;
@@ -22,19 +23,19 @@ const NONE: u32 = u32::MAX;
 pub(super) struct Bpe {
     pieces: HashMap<Box<[u8]>, Entry>,
     longest_piece: usize,
-    /// No piece reaches from one word over the space before the next: words can be encoded one by one.
+    /// Whether no piece spans the space between two words, so that words can be encoded one by one.
     by_words: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     id: u32,
-    /// Grows with the score.
+    /// Increases with the score.
     rank: u32,
     unused: bool,
 }
 
-/// Words that were encoded, and room to encode others in.
+/// A cache of encoded words, and buffers for encoding.
 #[derive(Debug, Default)]
 pub(super) struct Words {
     ids: HashMap<Box<[u8]>, Box<[u32]>>,
@@ -42,18 +43,18 @@ pub(super) struct Words {
     agenda: BinaryHeap<Join>,
 }
 
-/// A part of the text; one that was joined to the symbol before it is empty.
+/// A part of the text; empty once it is merged into the previous symbol.
 #[derive(Debug, Clone, Copy)]
 struct Symbol {
     start: u32,
     length: u32,
     previous: u32,
     next: u32,
-    /// A user-defined piece, which is never joined.
+    /// Whether it is a user-defined piece, which is never merged.
     frozen: bool,
 }
 
-/// Two neighbours that make a piece.
+/// Two neighbours that form a piece.
 #[derive(Debug, PartialEq, Eq)]
 struct Join {
     rank: u32,
@@ -74,14 +75,14 @@ impl PartialOrd for Join {
     }
 }
 
-/// How unused pieces came about: the length of the left part, by the piece.
+/// How unused pieces were formed: the length of the left part, by piece.
 type Splits<'a> = HashMap<&'a [u8], u32>;
 
 impl Bpe {
     pub(super) fn new(pieces: &[Piece]) -> Self {
         let in_text =
             |piece: &Piece| matches!(piece.kind, PieceKind::Normal | PieceKind::UserDefined | PieceKind::Unused);
-        // How an unused piece is taken apart depends on where else in the text it came about.
+        // How an unused piece is split depends on where else in the text it was formed.
         let of_one_word =
             |piece: &Piece| piece.kind != PieceKind::Unused && !piece.text.trim_start_matches(SPACE).contains(SPACE);
         let by_words = pieces.iter().filter(|piece| in_text(piece)).all(of_one_word);
@@ -144,7 +145,7 @@ impl Bpe {
         }
     }
 
-    /// Two neighbours that make a piece.
+    /// Returns the merge of two neighbours, if they form a piece.
     fn join<'a>(
         &self,
         text: &'a [u8],
@@ -165,7 +166,7 @@ impl Bpe {
         Some(Join { rank: entry.rank, left, right, length })
     }
 
-    /// Appends the ids of a symbol that is joined to nothing any more.
+    /// Appends the ids of a symbol that cannot be merged any further.
     fn finish(&self, piece: &[u8], rest: &Rest, (splits, depth): (&Splits<'_>, usize), ids: &mut Vec<u32>) {
         let entry = self.pieces.get(piece);
         if let Some(entry) = entry
@@ -184,7 +185,7 @@ impl Bpe {
     }
 }
 
-/// The characters and user-defined pieces of `text`.
+/// Splits `text` into characters and user-defined pieces.
 fn split(text: &[u8], user_defined: Option<&Trie>, symbols: &mut Vec<Symbol>) {
     symbols.clear();
     let mut start = 0;
@@ -204,7 +205,7 @@ fn split(text: &[u8], user_defined: Option<&Trie>, symbols: &mut Vec<Symbol>) {
     }
 }
 
-/// Bytes up to the first space after something that is none.
+/// Number of bytes up to the first space that follows something other than a space.
 fn word_length(text: &[u8]) -> usize {
     let space = SPACE.as_bytes();
     let mut at = 0;
@@ -222,7 +223,7 @@ fn word_length(text: &[u8]) -> usize {
     text.len()
 }
 
-/// A number that grows with `score`.
+/// An integer that increases with `score`.
 fn rank(score: f32) -> u32 {
     let bits = score.to_bits();
     if score.is_sign_negative() { !bits } else { bits | 1 << 31 }

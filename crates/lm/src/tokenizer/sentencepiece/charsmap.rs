@@ -1,21 +1,23 @@
-//! The replacements that a model makes in text before it looks for pieces: `precompiled_charsmap`.
+//! The replacements that a model applies to text before it looks for pieces:
+//! `precompiled_charsmap`.
 //!
 //! ```text
 //! 4 bytes   length of the double array, little endian
-//! n bytes   the double array (darts-clone): units of 4 bytes; a leaf holds an offset into the texts
-//! the rest  the texts that replace, each ended by a NUL
+//! n bytes   the double array (darts-clone): units of 4 bytes; a leaf is an offset into the texts
+//! the rest  the replacement texts, each terminated by a NUL
 //! ```
-//! A unit of darts-clone: bits 0-7 the label, bit 8 whether a leaf follows, bit 9 whether the offset is shifted by 8
-//! more, bits 10-31 the offset; in a leaf, bit 31 is set and the others are the value.
+//! A unit of darts-clone: bits 0-7 are the label, bit 8 is set if a leaf follows, bit 9 if the
+//! offset is shifted by 8 more bits, and bits 10-31 are the offset. In a leaf, bit 31 is set and
+//! the others are the value.
 
 const UNIT_BYTES: usize = 4;
-/// Units come in blocks.
+/// Units are allocated in blocks.
 const BLOCK_UNITS: usize = 256;
 const LEAF: u32 = 1 << 31;
-/// The library looks at no more rules than this for one place in a text (`kMaxTrieResultsSize`).
+/// The library considers at most this many rules per position in a text (`kMaxTrieResultsSize`).
 const MAX_RULES: usize = 32;
 
-/// Replacements of byte strings, the longest first.
+/// Replacements of byte strings; the longest match wins.
 #[derive(Debug, Clone)]
 pub(super) struct Charsmap {
     units: Vec<u32>,
@@ -23,15 +25,15 @@ pub(super) struct Charsmap {
 }
 
 impl Charsmap {
-    /// Of the bytes in a model.
+    /// Parses the bytes in a model.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let (length, rest) = bytes.split_first_chunk::<UNIT_BYTES>().ok_or("has no length")?;
         let length = u32::from_le_bytes(*length) as usize;
         let (array, texts) = rest
             .split_at_checked(length)
-            .ok_or_else(|| format!("has a double array of {length} bytes, and {} are there", rest.len()))?;
+            .ok_or_else(|| format!("has a double array of {length} bytes, but only {} bytes follow", rest.len()))?;
         if length == 0 || !length.is_multiple_of(BLOCK_UNITS * UNIT_BYTES) {
-            return Err(format!("has a double array of {length} bytes, which is no multiple of 1024"));
+            return Err(format!("has a double array of {length} bytes, which is not a multiple of 1024"));
         }
         if texts.last() != Some(&0) {
             return Err("does not end with a NUL".to_owned());
@@ -43,27 +45,27 @@ impl Charsmap {
         Ok(map)
     }
 
-    /// Every unit that a text can lead to must be there, and so must the texts.
+    /// Checks that every unit and every text that a lookup can reach exists.
     fn check(&self) -> Result<(), String> {
         let size = self.units.len();
         for (at, &unit) in self.units.iter().enumerate() {
             let problem = if label(unit) > 0xff {
-                (at == 0 || value(unit) >= self.texts.len()).then_some("a leaf that points nowhere")
+                (at == 0 || value(unit) >= self.texts.len()).then_some("a leaf with an invalid value")
             } else if (at ^ offset(unit)) | 0xff >= size {
-                Some("an offset out of the array")
+                Some("a node with an offset outside the array")
             } else if at == 0 {
-                (unit & 0xff != 0 || has_leaf(unit) || offset(unit) == 0).then_some("no root")
+                (unit & 0xff != 0 || has_leaf(unit) || offset(unit) == 0).then_some("not a root")
             } else {
-                (has_leaf(unit) && label(self.units[at ^ offset(unit)]) <= 0xff).then_some("a leaf that is none")
+                (has_leaf(unit) && label(self.units[at ^ offset(unit)]) <= 0xff).then_some("a node without its leaf")
             };
             if let Some(problem) = problem {
-                return Err(format!("has a double array that is not valid: unit {at} is {problem}"));
+                return Err(format!("has an invalid double array: unit {at} is {problem}"));
             }
         }
         Ok(())
     }
 
-    /// The longest rule for what `input` begins with: how long it is, and what replaces it.
+    /// The longest rule that matches the start of `input`: its length and its replacement.
     pub(super) fn longest(&self, input: &[u8]) -> Option<(usize, &[u8])> {
         let mut at = offset(*self.units.first()?);
         let (mut found, mut rules) = (None, 0);
@@ -88,7 +90,7 @@ impl Charsmap {
     }
 }
 
-/// Of a leaf, a label that no byte has.
+/// For a leaf, a label that no byte has.
 fn label(unit: u32) -> u32 {
     unit & (LEAF | 0xff)
 }
@@ -114,7 +116,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Whatever passes the checks can be asked anything.
+        /// A map that passes the checks never panics.
         #[test]
         fn no_bytes_make_it_panic(
             unit in prop::collection::vec(any::<u32>(), 256),

@@ -1,4 +1,4 @@
-//! From a text to the bytes in which pieces are looked for (`normalizer.cc`).
+//! Converts a text to the bytes in which pieces are searched (`normalizer.cc`).
 
 use inheritune_checkpoint::sentencepiece_model::NormalizerRules;
 
@@ -6,15 +6,17 @@ use super::SPACE;
 use super::charsmap::Charsmap;
 use super::trie::Trie;
 
-/// Longest text after normalisation: positions are 32 bits wide, in the library as well.
+/// Longest text after normalisation: positions are 32 bits wide, as in the library.
 const MAX_BYTES: usize = i32::MAX as usize;
-/// The library looks at no more user-defined pieces than this for one place in a text (`kResultSize`).
+/// The library considers at most this many user-defined pieces per position in a text
+/// (`kResultSize`).
 const MAX_USER_DEFINED: usize = 64;
-/// A text may become so many times as long: of all of NFKC, one character makes eleven times its bytes, and spaces grow too.
+/// Maximum growth factor of a text: in all of NFKC, one character grows to at most eleven times its
+/// bytes, and spaces grow too.
 const MAX_GROWTH: usize = 16;
 const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
 
-/// Whether a space is put before or after a text.
+/// Whether a space is added before or after a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Prefix {
     AsTheModelSays,
@@ -28,12 +30,12 @@ pub(super) struct Normalizer {
     add_dummy_prefix: bool,
     remove_extra_whitespaces: bool,
     treat_whitespace_as_suffix: bool,
-    /// What a space becomes.
+    /// The representation of a space.
     space: &'static [u8],
 }
 
 impl Normalizer {
-    /// After `rules`.
+    /// Creates a normalizer with these `rules`.
     pub(super) fn new(rules: &NormalizerRules) -> Result<Self, String> {
         let charsmap = match rules.precompiled_charsmap.as_slice() {
             [] => None,
@@ -48,7 +50,7 @@ impl Normalizer {
         })
     }
 
-    /// The normalised text. `user_defined` pieces stay as they are.
+    /// Returns the normalised text. `user_defined` pieces are unchanged.
     pub(super) fn normalize(&self, text: &str, user_defined: Option<&Trie>, prefix: Prefix) -> Result<Vec<u8>, String> {
         let add_dummy_prefix = self.add_dummy_prefix && prefix == Prefix::AsTheModelSays;
         let mut input = text.as_bytes();
@@ -84,7 +86,7 @@ impl Normalizer {
                 ));
             }
             if output.len() > MAX_BYTES {
-                return Err(format!("a text is longer than {MAX_BYTES} bytes when it is normalised"));
+                return Err(format!("a text is longer than {MAX_BYTES} bytes after normalisation"));
             }
             if let Some(last) = piece.last() {
                 after_space = self.remove_extra_whitespaces && *last == b' ';
@@ -101,7 +103,8 @@ impl Normalizer {
         Ok(output)
     }
 
-    /// What `input` begins with, normalised, and how much of `input` that was: nothing only of nothing.
+    /// The normalised start of `input`, and how many bytes of `input` it covers. Only an empty
+    /// input gives an empty result.
     fn next<'a>(&'a self, input: &'a [u8], user_defined: Option<&Trie>) -> (&'a [u8], usize) {
         if let Some(trie) = user_defined
             && let Some(length) = longest_user_defined(trie, input)
@@ -121,7 +124,8 @@ pub(super) fn longest_user_defined(trie: &Trie, input: &[u8]) -> Option<usize> {
     trie.prefixes(input).take(MAX_USER_DEFINED).last().map(|(length, _)| length)
 }
 
-/// Bytes of the character that `input` begins with, by its first byte (`OneCharLen`).
+/// Length in bytes of the character that `input` begins with, according to its first byte
+/// (`OneCharLen`).
 pub(super) fn char_length(input: &[u8]) -> usize {
     let length = match input.first() {
         None => 0,

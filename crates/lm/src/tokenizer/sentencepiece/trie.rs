@@ -1,6 +1,6 @@
-//! Which of many keys a text begins with.
+//! Finds the keys that a text begins with.
 
-/// Keys by their bytes. A node's children lie side by side, in the order of their bytes.
+/// Keys by their bytes. A node's children are adjacent and sorted by their bytes.
 #[derive(Debug, Clone)]
 pub(super) struct Trie {
     nodes: Vec<Node>,
@@ -15,15 +15,16 @@ struct Node {
     value: Option<u32>,
 }
 
-/// Above this many children, halving finds one faster than looking at each.
+/// With more children than this, binary search is faster than a linear scan.
 const MAX_SCANNED: usize = 8;
 
 impl Trie {
-    /// Of distinct keys, none of them empty.
+    /// Builds a trie of distinct, non-empty keys.
     pub(super) fn new(mut keys: Vec<(&[u8], u32)>) -> Self {
         keys.sort_unstable();
         let mut trie = Self { nodes: Vec::new(), edges: Vec::new() };
-        // Keys that share their first `depth` bytes become one node; nodes are made in the order of this list.
+        // Keys that share their first `depth` bytes become one node; nodes are created in the order
+        // of this list.
         let mut spans = vec![(0..keys.len(), 0)];
         let mut made = 0;
         while let Some((mut span, depth)) = spans.get(made).cloned() {
@@ -48,7 +49,7 @@ impl Trie {
         trie
     }
 
-    /// The keys that `text` begins with, shortest first: their lengths and values.
+    /// The keys that are prefixes of `text`, shortest first: their lengths and values.
     pub(super) fn prefixes<'a>(&'a self, text: &'a [u8]) -> impl Iterator<Item = (usize, u32)> + 'a {
         let (mut node, mut length) = (0, 0);
         std::iter::from_fn(move || {

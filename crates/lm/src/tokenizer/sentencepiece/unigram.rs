@@ -1,5 +1,6 @@
-//! The unigram language model (`EncodeOptimized` of `unigram_model.cc`): of all ways to cut a text into pieces, the one
-//! whose scores have the highest sum. Sums are f32 and taken from left to right, as in the library: ties depend on it.
+//! The unigram language model (`EncodeOptimized` of `unigram_model.cc`): the segmentation of a text
+//! into pieces whose scores have the highest sum. Sums are f32 and computed from left to right, as
+//! in the library, because ties depend on it.
 
 use inheritune_checkpoint::sentencepiece_model::{Piece, PieceKind};
 
@@ -7,16 +8,16 @@ use super::normalizer::char_length;
 use super::trie::Trie;
 use super::{Rest, UNKNOWN};
 
-/// A character that no piece holds costs this much more than the worst piece.
+/// Penalty for a character that no piece covers, relative to the worst piece.
 const UNKNOWN_PENALTY: f32 = 10.0;
-/// Sums start anew where they come to this, so that long texts lose no digits.
+/// Sums restart at this value, so that long texts do not lose precision.
 const MAX_SUM: f32 = 100_000.0;
 
 /// The pieces that text can become.
 #[derive(Debug, Clone)]
 pub(super) struct Unigram {
     pieces: Trie,
-    /// By id.
+    /// Indexed by id.
     scores: Vec<Score>,
     unknown_score: f32,
 }
@@ -24,21 +25,21 @@ pub(super) struct Unigram {
 #[derive(Debug, Clone, Copy)]
 enum Score {
     Fixed(f32),
-    /// Grows with the length, so that the longest wins over all that it is made of.
+    /// Increases with the length, so that the longest piece wins over all of its parts.
     UserDefined,
 }
 
-/// The best way to the place where it ends.
+/// The best segmentation up to a position.
 #[derive(Debug, Clone, Copy)]
 struct Best {
     sum: f32,
-    /// Where its last piece starts.
+    /// Start of its last piece.
     start: u32,
     /// Its last piece, or [`UNKNOWN`].
     id: u32,
 }
 
-/// There is no way yet.
+/// No segmentation found yet.
 const NO_WAY: Best = Best { sum: 0.0, start: u32::MAX, id: UNKNOWN };
 
 impl Unigram {
@@ -77,7 +78,8 @@ impl Unigram {
         }
     }
 
-    /// By place in `text`: the best way there. A character is at least unknown, so there is a way to the end of each.
+    /// The best segmentation up to each position in `text`. A character is at least unknown, so
+    /// every character boundary is reachable.
     fn best_ways(&self, text: &[u8]) -> Vec<Best> {
         let mut best = vec![NO_WAY; text.len() + 1];
         let mut furthest = 0;

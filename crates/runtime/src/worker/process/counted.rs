@@ -1,4 +1,5 @@
-//! Counters of a job's process, taken over into its worker's: that is where Prometheus asks.
+//! Collects the counters of a job's process and adds them to those of its worker, which Prometheus
+//! scrapes.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,14 +10,14 @@ use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, R
 use super::wire::Count;
 use crate::telemetry::metric::METRICS;
 
-/// What was counted since it was last asked. Jobs set no gauges and no histograms.
+/// A recorder for counter increments. It ignores gauges and histograms, which jobs do not use.
 #[derive(Debug, Default)]
 pub(super) struct Counted {
     counters: Mutex<HashMap<Key, Arc<AtomicU64>>>,
 }
 
 impl Counted {
-    /// What was added since the last call.
+    /// Returns the increments since the last call.
     pub(super) fn take(&self) -> Vec<Count> {
         let counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         let grown = counters.iter().filter_map(|(key, counter)| {
@@ -49,7 +50,7 @@ impl Recorder for Counted {
     }
 }
 
-/// Adds what a job's process has counted to this process's counters; names that no service has are passed over.
+/// Adds the increments of a job's process to this process's counters. Ignores unknown metric names.
 pub(super) fn add(counts: Vec<Count>) {
     for count in counts.into_iter().filter(|count| METRICS.iter().any(|(name, _)| *name == count.name)) {
         let labels: Vec<Label> = count.labels.into_iter().map(|(key, value)| Label::new(key, value)).collect();

@@ -1,4 +1,4 @@
-//! The process of a job, from inside.
+//! The code that runs inside the process of a job.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, Write as _};
@@ -20,30 +20,32 @@ use super::super::context::panic_error;
 use super::super::{JobContext, JobError, JobHandler, ProgressSender, StopReason, StopSignal, attempt};
 use super::counted::Counted;
 use super::limits;
-use super::wire::{FromJob, Order, ToJob};
+use super::wire::{FromJob, MonotonicTime, Order, ToJob};
 use crate::{shutdown, telemetry};
 
-/// How often progress and counters are told.
+/// How often progress and counters are reported.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
-/// Threads that still run when all is told get so long.
+/// How long remaining threads may take to finish after the result was reported.
 const THREADS_LIMIT: Duration = Duration::from_millis(200);
 
 type Ended = Result<JobOutcome, JobError>;
 
-/// Does the one job that standard input names, with the handler that `build` makes; blocks. The process must have nothing else
-/// to do: it is confined, ends with the worker that started it, and leaves signals to that.
+/// Runs the one job that is described on standard input, with the handler that `build` returns.
+/// Blocks until the job has ended. The process must do nothing else: its resources are limited, it
+/// ends with the worker that started it, and it ignores stop signals, which the worker handles.
 pub fn run_job<H: JobHandler>(build: impl FnOnce(&Store) -> H) -> ExitCode {
     limits::end_with_parent();
     match begin() {
         Ok((order, pipe)) => work(order, pipe, build),
         Err(error) => {
-            eprintln!("error: run-job is what a worker starts for a job, which it names on standard input: {error}");
+            eprintln!("error: run-job is started by a worker, which describes the job on standard input: {error}");
             ExitCode::from(2)
         }
     }
 }
 
-/// For a process that a job's process starts: ends with that, and leaves signals to it.
+/// Sets up a process that is started by a job's process: it ends with its parent, and ignores stop
+/// signals, which the parent handles.
 pub fn be_part_of_a_job() {
     limits::end_with_parent();
     if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -52,7 +54,8 @@ pub fn be_part_of_a_job() {
     }
 }
 
-/// Reads the order. From here on only messages go to standard output's pipe: what a library prints goes to the log.
+/// Reads the request. From here on, only messages go to the pipe of standard output: anything that
+/// a library prints goes to the log.
 fn begin() -> io::Result<(Order, File)> {
     let pipe = File::from(rustix::io::fcntl_dupfd_cloexec(io::stdout(), 3)?);
     rustix::stdio::dup2_stdout(io::stderr())?;
@@ -65,7 +68,7 @@ fn work<H: JobHandler>(order: Order, pipe: File, build: impl FnOnce(&Store) -> H
     let (stop, progress, counted) = (StopSignal::default(), ProgressSender::default(), Arc::new(Counted::default()));
     let reporter = Reporter::start(pipe, progress.clone(), counted.clone());
     if let Err(error) = limits::confine(order.memory_max_bytes) {
-        return reporter.end(Err(JobError::Retryable(format!("worker.job_memory_max_bytes cannot be set: {error}"))));
+        return reporter.end(Err(JobError::Retryable(format!("cannot apply worker.job_memory_max_bytes: {error}"))));
     }
     let messages = listen();
     let (lease_until, grace) = (order.lease_until, Duration::from_millis(order.grace_ms));
@@ -73,7 +76,7 @@ fn work<H: JobHandler>(order: Order, pipe: File, build: impl FnOnce(&Store) -> H
         Ok(runtime) => runtime,
         Err(error) => return reporter.end(Err(JobError::io("threads of the job's process", &error))),
     };
-    // An error says that a recorder is there already: a test's.
+    // An error means that a test has already set a recorder.
     let _already_set = metrics::set_global_recorder(counted);
     let code = runtime.block_on(async {
         shutdown::leave_signals_to_parent();
@@ -83,7 +86,7 @@ fn work<H: JobHandler>(order: Order, pipe: File, build: impl FnOnce(&Store) -> H
         let span = attempt::span(&order.lease, order.trace_parent.as_deref(), "internal");
         let done = attempt(order, build, (stop, progress)).instrument(span);
         let ended = AssertUnwindSafe(done).catch_unwind().await;
-        // Told before the last traces leave, which may take a moment.
+        // Report the result before the last traces are exported, which may take a while.
         reporter.end(ended.unwrap_or_else(|panic| Err(panic_error(panic.as_ref()))))
     });
     runtime.shutdown_timeout(THREADS_LIMIT);
@@ -106,13 +109,13 @@ async fn attempt<H: JobHandler>(
         fetched: order.fetched,
         threads: order.threads,
         ceilings: order.ceilings,
-        // Watched by a thread of its own, whatever the handler does.
+        // A separate thread watches the lease, independently of the handler.
         lease_until: watch::Sender::new(tokio::time::Instant::now() + order.lease_until.remaining()).subscribe(),
     };
     handler.run(order.lease, context).await
 }
 
-/// Reads the worker's messages, on a thread of its own. They end with the worker.
+/// Reads the worker's messages on a separate thread. The channel closes when the worker ends.
 fn listen() -> Receiver<ToJob> {
     let (sender, messages) = mpsc::channel();
     std::thread::spawn(move || {
@@ -121,7 +124,7 @@ fn listen() -> Receiver<ToJob> {
             let message = match serde_json::from_str(&line) {
                 Ok(message) => message,
                 Err(error) => {
-                    tracing::warn!(%error, "a message of the worker makes no sense");
+                    tracing::warn!(%error, "cannot parse a message from the worker");
                     continue;
                 }
             };
@@ -133,32 +136,33 @@ fn listen() -> Receiver<ToJob> {
     messages
 }
 
-/// Stops the job as the worker says, and when it no longer says that the lease lasts: it may be frozen. Ends the process with
-/// the worker, and when the job does not stop in time.
-fn keep_watch(messages: &Receiver<ToJob>, stop: &StopSignal, mut lease_until: super::wire::Moment, grace: Duration) {
+/// Stops the job when the worker requests it, or when the worker has not extended the lease in
+/// time, for example because the worker is frozen. Kills the process when the worker ends, or when
+/// the job does not stop in time.
+fn keep_watch(messages: &Receiver<ToJob>, stop: &StopSignal, mut lease_until: MonotonicTime, grace: Duration) {
     loop {
         match messages.recv_timeout(lease_until.remaining()) {
             Ok(ToJob::Stop(reason)) => stop.request(reason),
-            Ok(ToJob::LeaseUntil(moment)) => lease_until = moment,
+            Ok(ToJob::LeaseUntil(until)) => lease_until = until,
             Err(RecvTimeoutError::Disconnected) => end_at_once(),
             Err(RecvTimeoutError::Timeout) => break,
         }
     }
-    tracing::warn!("the worker has not said in time that the lease lasts; stopping the job");
+    tracing::warn!("the worker did not extend the lease in time; stopping the job");
     stop.request(StopReason::LeaseLost);
     let deadline = Instant::now() + grace;
     while let Ok(_too_late) = messages.recv_timeout(deadline.saturating_duration_since(Instant::now())) {}
     end_at_once()
 }
 
-/// Nothing of a job is worth keeping that nobody will report. Not by `exit`: that would run libraries' clean-up while threads
-/// compute.
+/// Kills this process: a result that cannot be reported is not worth keeping. It does not use
+/// `exit`, which would run the cleanup of libraries while threads are computing.
 fn end_at_once() -> ! {
     let _ = kill_process(getpid(), Signal::KILL);
     std::process::abort()
 }
 
-/// Tells the worker how the job is doing, from a thread that may wait for it.
+/// Reports to the worker from a separate thread, which may block.
 struct Reporter {
     end: Sender<Ended>,
     thread: JoinHandle<io::Result<()>>,
@@ -171,7 +175,7 @@ impl Reporter {
     }
 
     fn end(self, ended: Ended) -> ExitCode {
-        // Fails only where the thread has ended, which it says itself.
+        // Fails only if the thread has already ended; `join` returns its error.
         let _ = self.end.send(ended);
         match self.thread.join() {
             Ok(Ok(())) => ExitCode::SUCCESS,

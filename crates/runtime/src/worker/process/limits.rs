@@ -1,4 +1,4 @@
-//! What the process of a job may take of the machine, and what it has taken.
+//! Resource limits of a job's process, and measurements of its usage.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -6,19 +6,21 @@ use std::path::Path;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// With less, no process of ours gets as far as its job.
+/// With less memory, a process cannot even start its job.
 pub(in super::super) const MIN_MEMORY_BYTES: u64 = 16 << 20;
-/// Beside others' 0: where memory is short, the kernel ends the job and not its worker, database or neighbours.
+/// Other processes have 0. If memory runs out, the kernel kills the job instead of its worker, the
+/// database or other processes.
 const OOM_SCORE: &str = "500";
 
-/// Confines this process. The limit is on its private writable memory: mapped weights and address space that was only
-/// reserved, as CUDA does, do not count. Nothing of a job is worth a core file, which would be as large as that.
+/// Limits the resources of this process. The memory limit applies to private writable memory:
+/// mapped weights and address space that is only reserved (as CUDA does) do not count. Core files
+/// are disabled, because they would be as large as the memory of the job.
 ///
 /// # Errors
-/// The system refuses.
+/// The system rejects a limit.
 pub(super) fn confine(memory_max_bytes: Option<u64>) -> io::Result<()> {
     let set = |resource, bytes: u64| {
-        // Nobody but root gets beyond the limit there was.
+        // Only root may exceed the previous hard limit.
         let maximum = getrlimit(resource).maximum.map_or(bytes, |maximum| maximum.min(bytes));
         setrlimit(resource, Rlimit { current: Some(maximum), maximum: Some(maximum) })
     };
@@ -27,31 +29,34 @@ pub(super) fn confine(memory_max_bytes: Option<u64>) -> io::Result<()> {
         set(Resource::Data, bytes)?;
     }
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE) {
-        tracing::debug!(%error, "the kernel may end another process than the job's where memory is short");
+        tracing::debug!(%error, "the kernel may kill another process instead of the job's when memory runs out");
     }
     Ok(())
 }
 
-/// Ends this process when the thread that started it ends. Not every system can; closed standard input is the other sign.
+/// Ends this process when the thread that started it ends. Not every system supports this; the
+/// other signal is that standard input is closed.
 pub(super) fn end_with_parent() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)) {
-        tracing::debug!(%error, "this process is not told of its parent's end");
+        tracing::debug!(%error, "this process cannot be notified when its parent ends");
     }
 }
 
-/// The most memory that process `pid` ever had in its hands.
+/// Returns the peak resident memory of process `pid`, in bytes.
 pub(super) fn peak_memory(pid: u32) -> Option<u64> {
     field_kib(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmHWM:")
 }
 
-/// How many processes the kernel has killed because it was out of memory since it started.
+/// Returns the number of processes that the kernel has killed since boot because it was out of
+/// memory.
 pub(super) fn out_of_memory_kills() -> Option<u64> {
     let counts = std::fs::read_to_string("/proc/vmstat").ok()?;
     counts.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
 }
 
-/// What the files below `dir` take on the disk. One that disappears meanwhile takes nothing.
+/// Returns the disk usage of the files below `dir`, in bytes. Files that disappear meanwhile count
+/// as 0.
 pub(super) fn disk_bytes(dir: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
     let bytes_of = |entry: std::fs::DirEntry| match entry.metadata() {

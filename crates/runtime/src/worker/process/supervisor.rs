@@ -1,4 +1,4 @@
-//! The process of a job, from its worker's side: started, told, listened to, and waited for.
+//! The worker's side of a job's process: starts it, exchanges messages with it, and waits for it.
 
 use std::io;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -18,24 +18,25 @@ use tokio_stream::StreamExt as _;
 use tokio_util::codec::{FramedRead, LinesCodec};
 
 use super::super::{JobContext, JobError, JobHandler, StopReason};
-use super::wire::{FromJob, Moment, Order, ToJob};
+use super::wire::{FromJob, MonotonicTime, Order, ToJob};
 use super::{JobProcesses, counted, limits, this_program};
 use crate::machine::memory_bytes;
 use crate::telemetry::traces;
 
-/// How often a process is looked at, and is told what has changed.
+/// How often a process is checked and sent updates.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Every so many looks, its folder is measured.
+/// Its folder is measured on every Nth check.
 const LOOKS_PER_MEASURE: u32 = 10;
-/// Longest wait for a process to read what it is told; its order first, which it reads once it has started.
+/// Longest wait for a process to read a message. The first message is its request, which it reads
+/// once it has started.
 const TELL_LIMIT: Duration = Duration::from_secs(60);
-/// After its last word a process gets so long to end.
+/// How long a process may take to end after its last message.
 const END_LIMIT: Duration = Duration::from_secs(5);
 /// Longest message: the outcome of an evaluation of many tasks.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
-/// A process that was killed had used up the memory if it ever held this much of it.
+/// A killed process counts as out of memory if its peak was at least this fraction of the limit.
 const NEARLY_ALL: f64 = 0.9;
-/// OpenMP's own variable for how threads wait for each other.
+/// OpenMP's environment variable for how threads wait for each other.
 const WAIT_POLICY: &str = "OMP_WAIT_POLICY";
 
 impl JobHandler for JobProcesses {
@@ -48,7 +49,7 @@ impl JobHandler for JobProcesses {
             Some(self.worker.job_memory_max_bytes.unwrap_or_else(memory_bytes)).filter(|bytes| *bytes < u64::MAX);
         let order = Order {
             lease: job,
-            lease_until: Moment::of(context.lease_until.borrow_and_update().into_std()),
+            lease_until: MonotonicTime::of(context.lease_until.borrow_and_update().into_std()),
             store: self.store.clone(),
             cache_dir: context.cache_dir.clone(),
             fetched: context.fetched.clone(),
@@ -68,7 +69,7 @@ impl JobHandler for JobProcesses {
             peak_bytes: 0,
         };
         let mut process = Process::start(&self.arguments).await?;
-        tracing::debug!(pid = process.pid, "the job has a process");
+        tracing::debug!(pid = process.pid, "job process started");
         process.tell(&order).await?;
         let ended = process.follow(&mut context, &mut evidence, self.disk_limit()).await?;
         let status = process.end().await?;
@@ -80,7 +81,7 @@ impl JobHandler for JobProcesses {
     }
 }
 
-/// A running process. Dropped, it is killed, with all that it started.
+/// A running process. Dropping it kills the process and everything that it started.
 struct Process {
     pid: u32,
     input: ChildStdin,
@@ -89,13 +90,13 @@ struct Process {
     ended: oneshot::Receiver<io::Result<ExitStatus>>,
 }
 
-/// The process group of a job; none once its number may be somebody else's.
+/// The process group of a job; `None` once its id may have been reused.
 struct Group(Mutex<Option<Pid>>);
 
 impl Group {
     fn kill(&self) {
         if let Some(group) = *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            // Gone already is as good.
+            // An error means that the group has already ended.
             let _ = kill_process_group(group, Signal::KILL);
         }
     }
@@ -112,16 +113,17 @@ impl Drop for Process {
 }
 
 impl Process {
-    /// Starts this program again, on a thread that lives as long as the process: the kernel ends a child with the thread that
-    /// started it.
+    /// Starts this program again, on a thread that lives as long as the process: the kernel kills a
+    /// child when the thread that started it ends.
     async fn start(arguments: &[String]) -> Result<Self, JobError> {
-        let failed = |error: io::Error| JobError::io("the job's process cannot be started", &error);
+        let failed = |error: io::Error| JobError::io("cannot start the job's process", &error);
         let program = this_program();
         let mut command = Command::new(&program);
         if let Some(name) = std::env::args_os().next() {
             command.arg0(name);
         }
-        // A group of its own: Ctrl-C in a terminal is for the worker, which tells the job to save.
+        // A separate process group, so that Ctrl-C in a terminal reaches only the worker, which
+        // then tells the job to save.
         command.args(arguments).process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
         wait_passively(&mut command, |name| std::env::var_os(name).is_some());
         let (sender, started) = oneshot::channel();
@@ -130,7 +132,7 @@ impl Process {
             .name("job-process".to_owned())
             .spawn(move || supervise(command, sender, end_sender))
             .map_err(failed)?;
-        let gone = |_| io::Error::other("the thread that starts it is gone");
+        let gone = |_| io::Error::other("the thread that starts it has ended");
         let (pid, input, output, group) = started.await.map_err(gone).and_then(|started| started).map_err(failed)?;
         let process = Self {
             pid,
@@ -145,22 +147,25 @@ impl Process {
         Ok(process)
     }
 
-    /// Tells the process something. One that has ended hears nothing, which its end will show.
+    /// Sends a message to the process. Ignores write errors: if the process has ended, that is
+    /// noticed when it is waited for.
     async fn tell(&mut self, message: &impl Serialize) -> Result<(), JobError> {
-        let mut line = serde_json::to_vec(message)
-            .map_err(|error| JobError::Permanent(format!("what the job is to do cannot be written down: {error}")))?;
+        let mut line = serde_json::to_vec(message).map_err(|error| {
+            JobError::Permanent(format!("cannot serialize a message to the job's process: {error}"))
+        })?;
         line.push(b'\n');
         match tokio::time::timeout(TELL_LIMIT, self.input.write_all(&line)).await {
             Ok(Ok(()) | Err(_)) => Ok(()),
             Err(_) => Err(JobError::Retryable(format!(
-                "the job's process (pid {}) has not read what it was told in {} s; it was ended",
+                "the job's process (pid {}) did not read a message within {} s; killed it",
                 self.pid,
                 TELL_LIMIT.as_secs()
             ))),
         }
     }
 
-    /// Listens until the process has told how the job ended, or has ended without a word: then none.
+    /// Handles messages until the process has reported how the job ended. Returns `None` if the
+    /// process ended without a report.
     async fn follow(
         &mut self,
         context: &mut JobContext,
@@ -182,17 +187,17 @@ impl Process {
                         None => {}
                     },
                     Some(Err(error)) => {
-                        return Err(JobError::Permanent(format!("what the job's process said cannot be read: {error}")));
+                        return Err(JobError::Permanent(format!("cannot read a message of the job's process: {error}")));
                     }
                     None => return Ok(None),
                 },
                 _ = stop.wait(), if told.is_none() => told = self.pass_on(stop.requested(), told).await?,
                 Ok(()) = context.lease_until.changed() => {
-                    let until = Moment::of(context.lease_until.borrow_and_update().into_std());
+                    let until = MonotonicTime::of(context.lease_until.borrow_and_update().into_std());
                     self.tell(&ToJob::LeaseUntil(until)).await?;
                 }
                 _ = looks.tick() => {
-                    // A graver reason than before.
+                    // There may be a more severe reason than before.
                     told = self.pass_on(stop.requested(), told).await?;
                     evidence.peak_bytes = limits::peak_memory(self.pid).unwrap_or(0).max(evidence.peak_bytes);
                     looked = looked.wrapping_add(1);
@@ -215,13 +220,16 @@ impl Process {
         Ok(reason)
     }
 
-    /// Waits for its end, and kills it where that takes too long.
+    /// Waits for the process to end, and kills it if that takes too long.
     async fn end(mut self) -> Result<ExitStatus, JobError> {
-        let lost = |error: String| JobError::Retryable(format!("the job's process cannot be waited for: {error}"));
+        let lost = |error: String| JobError::Retryable(format!("cannot wait for the job's process: {error}"));
         let ended = match tokio::time::timeout(END_LIMIT, &mut self.ended).await {
             Ok(ended) => ended,
             Err(_) => {
-                tracing::warn!(pid = self.pid, "the job's process has told its end but does not end; killing it");
+                tracing::warn!(
+                    pid = self.pid,
+                    "the job's process has reported its result but is still running; killing it"
+                );
                 self.group.kill();
                 (&mut self.ended).await
             }
@@ -239,7 +247,7 @@ impl JobProcesses {
 
 type Started = (u32, std::process::ChildStdin, std::process::ChildStdout, Arc<Group>);
 
-/// The life of a process, on one thread.
+/// Starts a process and waits for it, on one thread.
 fn supervise(
     mut command: Command,
     started: oneshot::Sender<io::Result<Started>>,
@@ -248,7 +256,7 @@ fn supervise(
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) => {
-            // The receiver is gone where the attempt was given up.
+            // The receiver is gone if the attempt was abandoned.
             let _ = started.send(Err(error));
             return;
         }
@@ -261,7 +269,8 @@ fn supervise(
         group.kill();
     }
     if let Some(pid) = pid {
-        // Not reaped yet, so that the number of its group is still its own when what it has started is ended.
+        // The process is not reaped yet, so the id of its group cannot be reused before the group
+        // is killed.
         while let Err(rustix::io::Errno::INTR) = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
         {
         }
@@ -271,8 +280,8 @@ fn supervise(
     let _ = ended.send(child.wait());
 }
 
-/// Threads that wait for others are to sleep: spinning ones keep them from a processor that they share. libgomp asks the
-/// environment once, when it is loaded. What the user says of it stands.
+/// Makes waiting OpenMP threads sleep: spinning threads would block others on a shared processor.
+/// libgomp reads the environment once, when it is loaded. Variables that the user has set are kept.
 fn wait_passively(command: &mut Command, is_set: impl Fn(&str) -> bool) {
     const SPINNING: [&str; 3] = [WAIT_POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME"];
     if !SPINNING.into_iter().any(is_set) {
@@ -280,18 +289,19 @@ fn wait_passively(command: &mut Command, is_set: impl Fn(&str) -> bool) {
     }
 }
 
-/// A line of a process; none for what was printed by somebody else.
+/// Parses a line from a process. Returns `None` if it is not a message, for example because a
+/// library printed it.
 fn understand(line: &str) -> Option<FromJob> {
     match serde_json::from_str(line) {
         Ok(message) => Some(message),
         Err(error) => {
-            tracing::debug!(%error, "the job's process printed something that is no message");
+            tracing::debug!(%error, "the job's process printed a line that is not a message");
             None
         }
     }
 }
 
-/// How much a job's files may take, and what that is called.
+/// The limit on the size of a job's files, and the name of its setting.
 struct DiskLimit {
     max_bytes: u64,
     setting: String,
@@ -305,16 +315,16 @@ impl DiskLimit {
             return Ok(());
         }
         Err(JobError::Permanent(format!(
-            "the job's files take {bytes} bytes of disk, more than the {} of {}; it was ended",
+            "the job's files use {bytes} bytes of disk, more than the {} of {}; stopped the job",
             self.max_bytes, self.setting
         )))
     }
 }
 
-/// What is known of the memory of a process that has died.
+/// What is known about the memory usage of a process that has died.
 struct Evidence {
     memory_max_bytes: Option<u64>,
-    /// What that limit is called.
+    /// Name of that setting.
     memory_setting: String,
     kills_before: Option<u64>,
     kills_after: Option<u64>,
@@ -329,10 +339,10 @@ impl Evidence {
     }
 
     fn memory(&self) -> String {
-        // None was seen of one that died at once.
+        // A process that died immediately was never measured.
         let seen = match self.peak_bytes >> 20 {
             0 => String::new(),
-            mib => format!("; it was seen with {mib} MiB of memory at most"),
+            mib => format!("; its measured peak memory was {mib} MiB"),
         };
         match self.memory_max_bytes {
             Some(max) => format!("{seen}; {} allows {} MiB", self.memory_setting, max >> 20),
@@ -341,7 +351,7 @@ impl Evidence {
     }
 }
 
-const ENDED: &str = "the job's process was ended by signal";
+const ENDED: &str = "the job's process was terminated by signal";
 const SIGNALS: [(Signal, &str); 13] = [
     (Signal::KILL, "SIGKILL"),
     (Signal::TERM, "SIGTERM"),
@@ -358,12 +368,12 @@ const SIGNALS: [(Signal, &str); 13] = [
     (Signal::XFSZ, "SIGXFSZ"),
 ];
 
-/// What it means that a process ended without saying how its job did.
+/// Returns the error for a process that ended without reporting a result.
 fn death(status: ExitStatus, evidence: &Evidence, told: Option<StopReason>) -> JobError {
     let Some(signal) = status.signal() else {
         let code = status.code().unwrap_or_default();
         return JobError::Crashed(format!(
-            "the job's process ended with exit status {code} and no result; its log says why"
+            "the job's process ended with exit status {code} and no result; see its log"
         ));
     };
     let signal = SIGNALS.into_iter().find(|(named, _)| named.as_raw() == signal).ok_or(signal);
@@ -372,17 +382,15 @@ fn death(status: ExitStatus, evidence: &Evidence, told: Option<StopReason>) -> J
         Ok((Signal::KILL, _)) if evidence.memory_ran_out() => {
             JobError::Crashed(format!("{ENDED} 9 (SIGKILL): out of memory{memory}"))
         }
-        // Somebody had reasons to end it: no fault of the job's.
+        // It was told to stop and then killed from outside, which is not a fault of the job.
         Ok((Signal::KILL | Signal::TERM | Signal::INT | Signal::HUP | Signal::QUIT, _)) if told.is_some() => {
             JobError::Stopped
         }
         Ok((signal @ (Signal::KILL | Signal::TERM | Signal::INT | Signal::HUP | Signal::QUIT), name)) => {
             JobError::Killed(format!("{ENDED} {} ({name}) from outside{memory}", signal.as_raw()))
         }
-        Ok((signal, name)) => {
-            JobError::Crashed(format!("{ENDED} {} ({name}){memory}; its log says why", signal.as_raw()))
-        }
-        Err(number) => JobError::Crashed(format!("{ENDED} {number}{memory}; its log says why")),
+        Ok((signal, name)) => JobError::Crashed(format!("{ENDED} {} ({name}){memory}; see its log", signal.as_raw())),
+        Err(number) => JobError::Crashed(format!("{ENDED} {number}{memory}; see its log")),
     }
 }
 

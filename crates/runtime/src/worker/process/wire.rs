@@ -1,4 +1,4 @@
-//! What a worker and the process of a job tell each other: JSON, a message a line.
+//! The messages between a worker and the process of a job: one JSON object per line.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -14,33 +14,34 @@ use serde::{Deserialize, Serialize};
 use super::super::{JobError, StopReason};
 use crate::telemetry::TelemetryConfig;
 
-/// The first line to a process: all that it needs to know. It holds secrets: it has no `Debug`.
+/// The first line to a process: everything it needs to run its job. It contains secrets, so it does
+/// not implement `Debug`.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Order {
     pub(super) lease: Lease,
-    pub(super) lease_until: Moment,
+    pub(super) lease_until: MonotonicTime,
     pub(super) store: StoreConfig,
     pub(super) cache_dir: PathBuf,
     pub(super) fetched: FileCache,
     pub(super) threads: Option<usize>,
     pub(super) ceilings: Ceilings,
     pub(super) memory_max_bytes: Option<u64>,
-    /// Time to end in, once the lease has run out.
+    /// How long the job may take to stop once the lease has expired.
     pub(super) grace_ms: u64,
     pub(super) trace_parent: Option<String>,
     pub(super) service: String,
     pub(super) telemetry: TelemetryConfig,
 }
 
-/// Every other line to it.
+/// Every other line to a process.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum ToJob {
     Stop(StopReason),
-    LeaseUntil(Moment),
+    LeaseUntil(MonotonicTime),
 }
 
-/// Every line from it; the end is the last.
+/// Every line from a process. `Ended` is the last.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum FromJob {
@@ -49,7 +50,7 @@ pub(super) enum FromJob {
     Ended(Result<JobOutcome, JobError>),
 }
 
-/// What a counter grew by.
+/// The increment of a counter.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Count {
     pub(super) name: String,
@@ -57,14 +58,14 @@ pub(super) struct Count {
     pub(super) by: u64,
 }
 
-/// A moment by the machine's monotonic clock, which is the same in all of its processes: a message that waited in a pipe
-/// while both were frozen still means the same.
+/// A time on the machine's monotonic clock, which all its processes share. A message therefore
+/// stays valid even if it waited in a pipe while both processes were frozen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Moment {
+pub(super) struct MonotonicTime {
     monotonic_ns: u64,
 }
 
-impl Moment {
+impl MonotonicTime {
     pub(super) fn of(instant: Instant) -> Self {
         let (now, clock) = (Instant::now(), monotonic());
         let at = match instant.checked_duration_since(now) {
@@ -74,7 +75,7 @@ impl Moment {
         Self { monotonic_ns: u64::try_from(at.as_nanos()).unwrap_or(u64::MAX) }
     }
 
-    /// Time until then; none when it has passed.
+    /// Returns the time left until then; zero if it has passed.
     pub(super) fn remaining(self) -> Duration {
         Duration::from_nanos(self.monotonic_ns).saturating_sub(monotonic())
     }
@@ -91,13 +92,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_is_the_same_after_the_way_through_a_pipe() {
-        let ahead = Moment::of(Instant::now() + Duration::from_secs(60));
-        let read: Moment = serde_json::from_str(&serde_json::to_string(&ahead).unwrap()).unwrap();
+    fn a_time_is_the_same_after_passing_through_a_pipe() {
+        let ahead = MonotonicTime::of(Instant::now() + Duration::from_secs(60));
+        let read: MonotonicTime = serde_json::from_str(&serde_json::to_string(&ahead).unwrap()).unwrap();
         assert_eq!(read, ahead);
         let remaining = read.remaining();
         assert!(remaining > Duration::from_secs(50) && remaining <= Duration::from_secs(60), "{remaining:?}");
-        assert_eq!(Moment::of(Instant::now() - Duration::from_millis(1)).remaining(), Duration::ZERO);
+        assert_eq!(MonotonicTime::of(Instant::now() - Duration::from_millis(1)).remaining(), Duration::ZERO);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One file of an artifact in the making.
+//! One file of an unfinished artifact.
 
 use bytes::Bytes;
 use inheritune_domain::artifact::{FileDigest, ManifestFile, SegmentDigest};
@@ -10,7 +10,7 @@ use super::ArtifactWriter;
 use crate::StoreError;
 use inheritune_objects::{Segment, Upload, WrittenBytes, assemble_in_order};
 
-/// One file of an artifact in the making. Dropped before [`FileWriter::finish`], it leaves no file.
+/// One file of an unfinished artifact. Dropping it before [`FileWriter::finish`] discards the file.
 pub struct FileWriter<'a> {
     artifact: &'a mut ArtifactWriter,
     name: String,
@@ -20,16 +20,16 @@ pub struct FileWriter<'a> {
 }
 
 impl<'a> FileWriter<'a> {
-    /// Starts the file `name`, which is nobody else's.
+    /// Starts the file `name`, which the caller has reserved.
     pub(super) fn new(artifact: &'a mut ArtifactWriter, name: &str) -> Result<Self, StoreError> {
         let upload = Some(artifact.objects().upload(&artifact.location, name)?);
         Ok(Self { artifact, name: name.to_owned(), upload, hasher: Sha256::new(), size_bytes: 0 })
     }
 
-    /// Adds bytes; waits while too many are on their way.
+    /// Appends bytes. Waits while too many are in flight.
     ///
     /// # Errors
-    /// The object store's; the file cannot be finished then.
+    /// Errors of the object store. The file cannot be finished afterwards.
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         let upload = self.upload.as_mut().ok_or_else(|| broken(&self.name))?;
         self.hasher.update(&bytes);
@@ -41,8 +41,8 @@ impl<'a> FileWriter<'a> {
         Ok(written?)
     }
 
-    /// The whole file out of `segments`, by the plan `plan`. The artifact has the upload should this be given up, and the
-    /// journal what is finished of it.
+    /// Assembles the whole file from `segments` with the plan digest `plan`. If the future is
+    /// dropped, the artifact keeps the upload, and the journal records what is finished.
     pub(super) async fn assemble(
         mut self,
         segments: Vec<Segment>,
@@ -75,10 +75,10 @@ impl<'a> FileWriter<'a> {
         self.artifact.broken_off.extend(self.upload.take().map(|upload| (self.name.clone(), upload)));
     }
 
-    /// Ends the file.
+    /// Finishes the file and adds it to the artifact.
     ///
     /// # Errors
-    /// The object store's.
+    /// Errors of the object store.
     pub async fn finish(mut self) -> Result<ManifestFile, StoreError> {
         let upload = self.upload.take().ok_or_else(|| broken(&self.name))?;
         upload.finish().await?;
@@ -97,5 +97,5 @@ impl Drop for FileWriter<'_> {
 }
 
 fn broken(name: &str) -> StoreError {
-    StoreError::WrongState(format!("{name} cannot go on: a part of it was not written"))
+    StoreError::WrongState(format!("{name} cannot be continued: an earlier write failed"))
 }

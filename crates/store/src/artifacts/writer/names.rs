@@ -1,15 +1,15 @@
-//! Names of an artifact's files.
+//! Validation of the file names of an artifact.
 
 use super::super::MANIFEST_FILE;
 use super::super::journal::JOURNAL_FILE;
 
-/// Longest name of a file.
+/// Longest file name in bytes.
 const MAX_NAME_BYTES: usize = 512;
-/// Files of one artifact at most.
+/// Most files of one artifact.
 const MAX_FILES: usize = 10_000;
 
-/// Names are such that every store can keep them: a local folder cannot hold both `a` and `a/b`, some servers mangle
-/// what is not plain ASCII.
+/// Checks that every kind of store supports the name. A local folder cannot contain both `a` and
+/// `a/b`, and some servers mangle characters other than plain ASCII.
 pub(super) fn check_name(name: &str, taken: &[String]) -> Result<(), String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '+' | '=' | ' ');
     if name.len() > MAX_NAME_BYTES {
@@ -19,7 +19,7 @@ pub(super) fn check_name(name: &str, taken: &[String]) -> Result<(), String> {
         return Err("must be relative, with no empty part and no `..`".to_owned());
     }
     if let Some(odd) = name.chars().find(|c| !plain(*c) && *c != '/') {
-        return Err(format!("holds {odd:?}; letters, digits, space and . _ - + = / are allowed"));
+        return Err(format!("contains {odd:?}; letters, digits, space and . _ - + = / are allowed"));
     }
     if name == MANIFEST_FILE {
         return Err("is the name of the manifest itself".to_owned());
@@ -28,15 +28,15 @@ pub(super) fn check_name(name: &str, taken: &[String]) -> Result<(), String> {
         return Err("is the name of the journal of unfinished files".to_owned());
     }
     if taken.len() >= MAX_FILES {
-        return Err(format!("is one file too many: an artifact holds at most {MAX_FILES}"));
+        return Err(format!("exceeds the limit of {MAX_FILES} files per artifact"));
     }
     let inside = |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));
     for other in taken.iter().map(String::as_str).chain([MANIFEST_FILE, JOURNAL_FILE]) {
         if other == name {
-            return Err("was written already; files are written once".to_owned());
+            return Err("already exists; a file is written only once".to_owned());
         }
         if inside(other, name) || inside(name, other) {
-            return Err(format!("cannot be beside `{other}`: one would be a file and a folder"));
+            return Err(format!("conflicts with `{other}`: one of them would be both a file and a folder"));
         }
     }
     Ok(())

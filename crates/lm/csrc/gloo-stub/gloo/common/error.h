@@ -1,1 +1,1 @@
-// Empty: nothing of it is needed. See context.h.
+// Empty: none of it is needed. See context.h.

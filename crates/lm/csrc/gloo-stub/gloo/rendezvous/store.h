@@ -1,4 +1,4 @@
-// See ../context.h. Nothing here is called: c10d's own store is wrapped inside of libtorch.
+// See ../context.h. Nothing here is called: libtorch wraps c10d's own store internally.
 #pragma once
 
 #include <chrono>

@@ -1,4 +1,8 @@
-//! One worker's time with an evaluation: which units it takes, and when it is over. Runs on the thread that measures.
+//! Sharing an evaluation between workers: claiming units, and collecting what every worker
+//! measured. Runs on the thread that measures.
+//!
+//! The coordinator is the worker that holds the evaluate job. It registers the units, measures some
+//! of them, and submits helper jobs. The workers that claim these measure units as well.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -18,49 +22,49 @@ use crate::harness::{Prepared, Unit};
 use crate::metrics::bootstrap::HARNESS_RESAMPLES;
 use crate::tasks::TaskResult;
 
-/// Time between two looks at units that other workers still measure.
+/// Interval between two checks for units that other workers finish.
 const POLL: Duration = Duration::from_millis(200);
-/// Time between two reports of partial scores at least.
+/// Minimum time between two reports of partial scores.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-/// No standard error that takes resampling: for scores that are not final.
+/// Skips standard errors that need resampling: for partial scores.
 const NO_RESAMPLES: u32 = 0;
-/// Jobs that help one evaluation at most.
+/// Maximum number of helper jobs per evaluation.
 const MAX_HELPERS: usize = 64;
 
-/// A worker and the evaluate job that it holds.
-pub(crate) struct Shift {
+/// A worker that measures units under the lease of its job.
+pub(crate) struct UnitWorker {
     pub(crate) spec: EvaluateSpec,
     pub(crate) context: JobContext,
     pub(crate) runtime: Handle,
 }
 
-/// What came of an evaluation.
+/// The results of an evaluation.
 pub struct Measured {
     /// The model and its tasks.
     pub prepared: Prepared,
-    /// One for each of its tasks; without scores where a part of the task is missing.
+    /// One result per task, without scores if a unit of the task failed.
     pub results: Vec<TaskResult>,
-    /// What could not be measured.
+    /// Errors of tasks and units that could not be measured.
     pub problems: Vec<String>,
 }
 
-/// What was found so far, by unit.
+/// The units finished so far, by number.
 #[derive(Default)]
-struct Found {
+struct FinishedUnits {
     answers: BTreeMap<u32, Vec<Answer>>,
     errors: BTreeMap<u32, String>,
 }
 
-impl Found {
+impl FinishedUnits {
     fn known(&self) -> Vec<u32> {
         self.answers.keys().chain(self.errors.keys()).copied().collect()
     }
 
-    fn units(&self) -> usize {
+    fn count(&self) -> usize {
         self.answers.len() + self.errors.len()
     }
 
-    /// The answered units of a task.
+    /// The answered units of a task, in order.
     fn of_task<'a>(&'a self, units: &'a [Unit], task: usize) -> Vec<(&'a Unit, &'a [Answer])> {
         let unit =
             |(number, answers): (&u32, &'a Vec<Answer>)| Some((units.get(*number as usize)?, answers.as_slice()));
@@ -68,9 +72,10 @@ impl Found {
     }
 }
 
-impl Shift {
-    /// Measures all that nobody else does, until everything is measured.
-    pub(crate) fn lead(&self, mut prepared: Prepared, label: &str) -> Result<Measured, JobError> {
+impl UnitWorker {
+    /// Registers the units of the leased job and measures those that no helper claims. Returns when
+    /// all units are finished.
+    pub(crate) fn coordinate(&self, mut prepared: Prepared, label: &str) -> Result<Measured, JobError> {
         let (store, lease) = (&self.context.store, self.context.lease);
         let units = prepared.units();
         let new = |unit: &Unit| NewUnit {
@@ -80,49 +85,57 @@ impl Shift {
         };
         let new: Vec<NewUnit> = units.iter().map(new).collect();
         self.wait(store.register_units(lease, &new))?;
-        let mut helpers = Helpers { shift: self, label, waiting: None, called: 0 };
-        let mut found = Found::default();
+        let mut helpers = HelperJobs { worker: self, label, waiting: None, submitted: 0 };
+        let mut finished = FinishedUnits::default();
         let mut reports = Reports { at: Instant::now(), units: vec![0; prepared.tasks.len()] };
         loop {
-            self.collect(&mut found)?;
-            self.report(&prepared, &units, &found, &mut reports)?;
-            let left = units.len() - found.units();
+            self.collect(&mut finished)?;
+            self.report(&prepared, &units, &finished, &mut reports)?;
+            let left = units.len() - finished.count();
             if left == 0 {
                 break;
             }
-            helpers.call(left)?;
-            let done = found.answers.keys().filter_map(|number| units.get(*number as usize));
+            helpers.submit_if_useful(left)?;
+            let done = finished.answers.keys().filter_map(|number| units.get(*number as usize));
             let done: usize = done.map(|unit| unit.items.len()).sum();
-            if self.take_one(&mut prepared, lease.job, &units, done as u64)?.is_none() {
+            if self.measure_next(&mut prepared, lease.job, &units, done as u64)?.is_none() {
                 std::thread::sleep(POLL);
                 if self.context.stop.requested().is_some() {
                     return Err(JobError::Stopped);
                 }
             }
         }
-        helpers.dismiss()?;
-        Ok(measured(prepared, &units, found))
+        helpers.withdraw()?;
+        Ok(measured(prepared, &units, finished))
     }
 
-    /// Measures units of the job `of` until none is left to take; gives their number.
-    pub(crate) fn help(&self, mut prepared: Prepared, of: JobId) -> Result<u32, JobError> {
+    /// Measures units of the job `of` until none is free. Returns how many it measured.
+    pub(crate) fn assist(&self, mut prepared: Prepared, of: JobId) -> Result<u32, JobError> {
         let units = prepared.units();
-        let (mut helped, mut items) = (0, 0);
-        while let Some(more) = self.take_one(&mut prepared, of, &units, items)? {
-            helped += 1;
+        let (mut measured, mut items) = (0, 0);
+        while let Some(more) = self.measure_next(&mut prepared, of, &units, items)? {
+            measured += 1;
             items += more;
         }
-        Ok(helped)
+        Ok(measured)
     }
 
-    /// Takes a unit of the job `of`, after `done` items, and measures it; gives its items, if there was one.
-    fn take_one(&self, prepared: &mut Prepared, of: JobId, units: &[Unit], done: u64) -> Result<Option<u64>, JobError> {
+    /// Claims the next free unit of the job `of` and measures it. `done` is the number of items
+    /// finished before, for the progress. Returns the unit's number of items, or `None` if no unit
+    /// is free.
+    fn measure_next(
+        &self,
+        prepared: &mut Prepared,
+        of: JobId,
+        units: &[Unit],
+        done: u64,
+    ) -> Result<Option<u64>, JobError> {
         let (store, lease) = (&self.context.store, self.context.lease);
         let Some((number, digest)) = self.wait(store.claim_unit(lease, of))? else { return Ok(None) };
         let is_same = |unit: &&Unit| prepared.tasks[unit.task].digest(&unit.items) == digest;
         let Some(unit) = units.get(number as usize).filter(is_same) else {
             return Err(JobError::Permanent(format!(
-                "unit {number} of job {of} asks something else here: its data, or this release, changed meanwhile"
+                "unit {number} of job {of} has different requests on this worker: its data or the release has changed"
             )));
         };
         match prepared.measure(unit, done) {
@@ -133,41 +146,41 @@ impl Shift {
         Ok(Some(unit.items.len() as u64))
     }
 
-    /// Brings what was found since, by whomever.
-    fn collect(&self, found: &mut Found) -> Result<(), JobError> {
+    /// Adds the units that any worker finished since the last call.
+    fn collect(&self, finished: &mut FinishedUnits) -> Result<(), JobError> {
         let job = self.context.lease.job;
-        for finished in self.wait(self.context.store.finished_units(job, &found.known()))? {
-            match finished.found.map(|bytes| from_bytes(&bytes)) {
+        for unit in self.wait(self.context.store.finished_units(job, &finished.known()))? {
+            match unit.found.map(|bytes| from_bytes(&bytes)) {
                 Ok(Some(answers)) => {
-                    found.answers.insert(finished.unit, answers);
+                    finished.answers.insert(unit.unit, answers);
                 }
                 Ok(None) => {
-                    let problem = format!("the answers of unit {} of job {job} cannot be read", finished.unit);
+                    let problem = format!("the stored answers of unit {} of job {job} are malformed", unit.unit);
                     return Err(JobError::Permanent(problem));
                 }
                 Err(problem) => {
-                    found.errors.insert(finished.unit, problem);
+                    finished.errors.insert(unit.unit, problem);
                 }
             }
         }
         Ok(())
     }
 
-    /// Adds scores that changed to the job's curves, `piqa.acc` over documents.
+    /// Appends the scores that changed to the job's metrics, such as `piqa.acc` over documents.
     fn report(
         &self,
         prepared: &Prepared,
         units: &[Unit],
-        found: &Found,
+        finished: &FinishedUnits,
         reports: &mut Reports,
     ) -> Result<(), JobError> {
-        if reports.at.elapsed() < REPORT_INTERVAL && found.units() < units.len() {
+        if reports.at.elapsed() < REPORT_INTERVAL && finished.count() < units.len() {
             return Ok(());
         }
         reports.at = Instant::now();
         let mut points = Vec::new();
         for (task, reported) in reports.units.iter_mut().enumerate() {
-            let answered = found.of_task(units, task);
+            let answered = finished.of_task(units, task);
             if answered.len() > std::mem::replace(reported, answered.len()) {
                 let scores = prepared.result(task, answered, NO_RESAMPLES).scores;
                 points.extend(scores.into_iter().map(|score| MetricPoint {
@@ -186,67 +199,67 @@ impl Shift {
     }
 }
 
-/// What the curves say by now.
+/// What has been reported so far.
 struct Reports {
     at: Instant,
-    /// Units of each task.
+    /// Reported units of each task.
     units: Vec<usize>,
 }
 
-fn measured(prepared: Prepared, units: &[Unit], found: Found) -> Measured {
+fn measured(prepared: Prepared, units: &[Unit], finished: FinishedUnits) -> Measured {
     let result = |task| {
         let all = units.iter().filter(|unit| unit.task == task).count();
-        let answered = found.of_task(units, task);
+        let answered = finished.of_task(units, task);
         if answered.len() == all {
             return prepared.result(task, answered, HARNESS_RESAMPLES);
         }
         TaskResult { scores: Vec::new(), ..prepared.result(task, answered, NO_RESAMPLES) }
     };
     let results = (0..prepared.tasks.len()).map(result).collect();
-    let problems = prepared.problems.iter().cloned().chain(found.errors.into_values()).collect();
+    let problems = prepared.problems.iter().cloned().chain(finished.errors.into_values()).collect();
     Measured { prepared, results, problems }
 }
 
-/// Jobs that bring other workers here: one waits for a worker as long as there is something to do, the next one as soon as it
-/// has found one.
-struct Helpers<'a> {
-    shift: &'a Shift,
+/// The jobs through which other workers find this evaluation. At most one of them waits in the
+/// queue; once a worker claims it, the next one is submitted.
+struct HelperJobs<'a> {
+    worker: &'a UnitWorker,
     label: &'a str,
     waiting: Option<JobId>,
-    called: usize,
+    submitted: usize,
 }
 
-impl Helpers<'_> {
-    /// Calls one where none waits, and the units that are left would keep it busy.
-    fn call(&mut self, left: usize) -> Result<(), JobError> {
-        let Shift { spec, context, .. } = self.shift;
+impl HelperJobs<'_> {
+    /// Submits a helper job if none is waiting and enough units are left for another worker.
+    fn submit_if_useful(&mut self, left: usize) -> Result<(), JobError> {
+        let UnitWorker { spec, context, .. } = self.worker;
         if let Some(waiting) = self.waiting
-            && self.shift.wait(context.store.is_unclaimed(waiting))?
+            && self.worker.wait(context.store.is_unclaimed(waiting))?
         {
             return Ok(());
         }
         self.waiting = None;
-        // One that is left is this worker's own.
-        if left < 2 || self.called == MAX_HELPERS {
+        // The coordinator measures the last unit itself.
+        if left < 2 || self.submitted == MAX_HELPERS {
             return Ok(());
         }
         let job = context.lease.job;
         let new = NewJob {
             label: format!("{}: help", self.label),
             spec: JobSpec::Evaluate(EvaluateSpec { helps: Some(job), ..spec.clone() }),
-            priority: self.shift.wait(context.store.job(job))?.priority,
+            priority: self.worker.wait(context.store.job(job))?.priority,
             retry: RetryPolicy::default(),
             run: None,
         };
-        self.waiting = Some(self.shift.wait(context.store.submit_job(&new, None))?.id);
-        self.called += 1;
+        self.waiting = Some(self.worker.wait(context.store.submit_job(&new, None))?.id);
+        self.submitted += 1;
         Ok(())
     }
 
-    /// Takes back the call that nobody answered.
-    fn dismiss(self) -> Result<(), JobError> {
+    /// Withdraws the job that no worker has claimed.
+    fn withdraw(self) -> Result<(), JobError> {
         match self.waiting {
-            Some(waiting) => self.shift.wait(self.shift.context.store.withdraw_job(waiting)).map(|_| ()),
+            Some(waiting) => self.worker.wait(self.worker.context.store.withdraw_job(waiting)).map(|_| ()),
             None => Ok(()),
         }
     }
