@@ -1,8 +1,8 @@
-# `make demo` and `make test` do all the set-up themselves. See README.md.
+# `make demo` and `make test` set up everything themselves. See README.md.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 CARGO ?= cargo
-# docker-compose 1.29 where docker has no plugin for it.
+# docker-compose 1.29 if docker has no compose plugin.
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 .PHONY: help setup build build-demo check test test-slow test-cluster cluster-up cluster-down docs fuzz bench sbom install uninstall demo demo-low-data golden pickles sqlx clean-demo
@@ -10,13 +10,13 @@ COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-setup: ## Fetch libtorch and, where the system has none, Postgres binaries; name what is missing.
+setup: ## Fetch libtorch and, if the system has none, Postgres binaries; name missing packages.
 	@sh scripts/setup/setup.sh
 
 build: setup ## Build every service and the CLI in release mode.
 	$(CARGO) build --release --locked --bins
 
-check: setup ## Formatting, lints, licenses and sources of dependencies, spelling, links, shell syntax, a few seconds of every fuzz target.
+check: setup ## Check formatting, lints, dependencies' licenses and sources, spelling, links, shell syntax, and every fuzz target for a few seconds.
 	$(CARGO) fmt --all --check
 	cd fuzz && $(CARGO) fmt --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
@@ -25,61 +25,61 @@ check: setup ## Formatting, lints, licenses and sources of dependencies, spellin
 	@for script in scripts/*/*.sh deploy/*/*.sh .ci/run; do bash -n $$script || exit 1; done
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-5} sh scripts/check/fuzz.sh
 
-test: setup ## All tests that fit in CI; real Postgres, real files, real models.
+test: setup ## Run all tests that fit in CI; real Postgres, real files, real models.
 	sh scripts/test/test.sh
 
-test-slow: setup ## Long tests: kills, outages and failovers by the hundred, kill -9 in every phase of the demo.
+test-slow: setup ## Run the long tests: hundreds of kills, outages and failovers, kill -9 in every phase of the demo.
 	sh scripts/test/test-slow.sh
 
-test-cluster: setup ## The cluster of docker-compose.yml, end to end, on this machine's docker; needs no registry.
+test-cluster: setup ## Test the cluster of docker-compose.yml end to end, on this machine's docker; needs no registry.
 	CARGO="$(CARGO)" sh scripts/cluster/test-cluster.sh
 
-cluster-up: ## Start the cluster of docker-compose.yml; makes its secrets and images where there are none.
+cluster-up: ## Start the cluster of docker-compose.yml; creates missing secrets and images.
 	@test -s .env || sh deploy/compose/init.sh
 	$(COMPOSE) up -d
 
-cluster-down: ## Stop it; its data stay in volumes.
+cluster-down: ## Stop the cluster; its data stays in volumes.
 	$(COMPOSE) down
 
-fuzz: ## Look for files that break a reader: every target for FUZZ_SECONDS=60, or only FUZZ_TARGET=pickle.
+fuzz: ## Run every fuzz target for FUZZ_SECONDS=60, or only FUZZ_TARGET=pickle.
 	sh scripts/check/fuzz.sh
 
-docs: setup ## Build the documentation as a book, target/book, and that of the crates, target/doc.
+docs: setup ## Build the documentation as a book (target/book) and the crates' API documentation (target/doc).
 	sh scripts/docs/book.sh
 
-sbom: ## Say what the programs are made of: sbom.cdx.json, CycloneDX 1.5, from Cargo.lock and scripts/setup/requirements.
+sbom: ## Write a bill of materials, sbom.cdx.json (CycloneDX 1.5), from Cargo.lock and scripts/setup/requirements.
 	python3 scripts/check/sbom.py sbom.cdx.json
 
-bench: build ## Measurements against named peers.
+bench: build ## Measure speed and memory against named peers.
 	sh scripts/bench/bench.sh
 
-# For one user where that is not root, else for all.
+# For all users as root, otherwise only for the current one.
 PREFIX ?= $(if $(filter 0,$(shell id -u)),/usr/local,$(HOME)/.local)
 
-install: setup ## Install the client and the server into PREFIX (~/.local; as root /usr/local); SERVICES=1: the four services too.
+install: setup ## Install the client and the server into PREFIX (~/.local; as root /usr/local); SERVICES=1 adds the four services.
 	$(CARGO) build --release --locked --bin inheritune --bin inheritune-standalone $(if $(SERVICES),--bins)
 	sh scripts/setup/install.sh "$(PREFIX)"
 
 uninstall: ## Remove what `make install` put into PREFIX.
 	sh scripts/setup/install.sh --uninstall "$(PREFIX)"
 
-build-demo: setup ## Build the two programs of the demo: the client and the server with every service in it.
+build-demo: setup ## Build the demo's two programs: the client and the standalone server.
 	$(CARGO) build --release --locked --bin inheritune --bin inheritune-standalone
 
 demo: build-demo ## Derive a small model from a reference, end to end, on real text (full-data recipe).
 	sh scripts/demo/demo.sh deploy/recipes/demo-full-data.toml
 
-demo-low-data: build-demo ## The low-data recipe and the paper's repetition experiment.
+demo-low-data: build-demo ## Run the low-data recipe and the paper's repetition experiment.
 	sh scripts/demo/demo.sh deploy/recipes/demo-low-data.toml
 
-golden: ## Make the golden files of crates/lm anew (needs torch, transformers and safetensors for Python).
+golden: ## Regenerate the golden files of crates/lm (needs torch, transformers and safetensors for Python).
 	python3 scripts/golden/make-golden.py
 
-pickles: ## Make the pickled checkpoints of crates/slicer/tests anew (needs torch, transformers and safetensors for Python).
+pickles: ## Regenerate the pickled checkpoints of crates/slicer/tests (needs torch, transformers and safetensors for Python).
 	python3 scripts/golden/make-pickles.py
 
 sqlx: setup ## Regenerate .sqlx, the offline cache of the checked queries.
 	sh scripts/check/prepare-sqlx.sh
 
-clean-demo: ## Remove what the demo made.
+clean-demo: ## Remove the demo's files and report.
 	rm -rf demo report

@@ -5,8 +5,8 @@
     python3 inheritune_client.py --address 127.0.0.1:7600 submit ../../deploy/recipes/demo-full-data.toml --watch
 
 Stubs are generated from ../../proto into a temporary folder at start; nothing generated is kept.
-Exit codes: 0 the run succeeded (or the command did), 1 it failed or was cancelled, 2 bad input, 3 the service cannot
-be reached.
+Exit codes: 0 the run succeeded (or the command did), 1 it failed or was cancelled, 2 bad input, 3
+the service cannot be reached.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from google.protobuf import json_format
 
 try:
     from google.rpc import error_details_pb2, status_pb2
-except ImportError:  # googleapis-common-protos is not there: errors are shown without their details.
+except ImportError:  # Without googleapis-common-protos, errors are shown without their details.
     error_details_pb2 = status_pb2 = None
 
 PROTO_DIR = pathlib.Path(__file__).resolve().parents[2] / "proto"
@@ -32,18 +32,19 @@ RECONNECT_WAIT_S = 1.0
 
 
 def load_stubs(proto_dir):
-    """Generates and imports the modules of package inheritune.v1; returns what this client uses of them."""
+    """Generates and imports the modules of package inheritune.v1; returns those that this client
+    uses."""
     import grpc_tools
     from grpc_tools import protoc
 
     well_known = pathlib.Path(grpc_tools.__file__).parent / "_proto"
     files = sorted(str(path.relative_to(proto_dir)) for path in proto_dir.glob("inheritune/v1/*.proto"))
     if not files:
-        raise SystemExit(f"{proto_dir}: holds no inheritune/v1/*.proto; use --proto")
+        raise SystemExit(f"{proto_dir}: contains no inheritune/v1/*.proto; use --proto")
     with tempfile.TemporaryDirectory(prefix="inheritune-stubs-") as out:
         arguments = ["protoc", f"-I{proto_dir}", f"-I{well_known}", f"--python_out={out}", f"--grpc_python_out={out}"]
         if protoc.main(arguments + files) != 0:
-            raise SystemExit("the stubs could not be generated")
+            raise SystemExit("could not generate the stubs")
         sys.path.insert(0, out)
         try:
             from inheritune.v1 import run_pb2, run_pb2_grpc, job_pb2
@@ -52,9 +53,10 @@ def load_stubs(proto_dir):
     return run_pb2, run_pb2_grpc, job_pb2
 
 
-# A recipe file (TOML) has the fields of RunSpec. These are written differently: paths, enum values and choices.
+# A recipe file (TOML) has the fields of RunSpec, except that paths, enum values and choices are
+# written differently.
 def run_spec(recipe, run_pb2):
-    """A recipe as a RunSpec message; unknown fields are refused."""
+    """Converts a recipe to a RunSpec message; rejects unknown fields."""
     spec = dict(recipe)
     rename_enum(spec, "recipe", "RECIPE")
     corpus = spec["corpus"] = dict(spec.get("corpus", {}))
@@ -81,7 +83,8 @@ def run_spec(recipe, run_pb2):
 
 
 def absolute(location):
-    """A location as recipes may write it: `demo/corpus.txt` and `file:demo/corpus.txt` are taken from this folder."""
+    """Makes a recipe's location absolute: `demo/corpus.txt` and `file:demo/corpus.txt` are relative
+    to the current folder."""
     if "://" in location:
         return location
     return pathlib.Path(location.removeprefix("file:")).absolute().as_uri()
@@ -140,7 +143,8 @@ class Client:
         return self.runs.CancelRun(self.run_pb2.CancelRunRequest(id=run_id), timeout=30).run
 
     def watch(self, run_id, show):
-        """Calls `show(response)` for every change until the run has ended; returns the run. Reconnects."""
+        """Calls `show(response)` for every change until the run ends; returns the run. Reconnects
+        if the service restarts."""
         run, last_note, failures = None, 0, 0
         while True:
             request = self.run_pb2.WatchRunRequest(id=run_id, after_note_seq=last_note)
@@ -163,7 +167,8 @@ class Client:
 
 
 class Printer:
-    """Prints what changed: notes as they come, and progress of jobs at every whole percent or new state."""
+    """Prints changes: notes as they arrive, and the progress of jobs at every whole percent or new
+    state."""
 
     def __init__(self, client):
         self.client = client
@@ -217,7 +222,7 @@ def print_run(client, run):
 
 
 def explain(error):
-    """Prints a failed call with every field that was not accepted."""
+    """Prints a failed call with every rejected field."""
     print(f"{error.code().name}: {error.details()}", file=sys.stderr)
     for key, value in error.trailing_metadata() or ():
         if key != "grpc-status-details-bin" or status_pb2 is None:
@@ -232,12 +237,12 @@ def explain(error):
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--address", default="127.0.0.1:7600", help="host:port of the service (%(default)s)")
-    parser.add_argument("--proto", type=pathlib.Path, default=PROTO_DIR, help="folder that holds inheritune/v1")
+    parser.add_argument("--proto", type=pathlib.Path, default=PROTO_DIR, help="folder that contains inheritune/v1")
     commands = parser.add_subparsers(dest="command", required=True)
     submit = commands.add_parser("submit", help="start a run from a recipe file")
     submit.add_argument("recipe", type=pathlib.Path)
     submit.add_argument("--watch", action="store_true", help="watch it to the end")
-    submit.add_argument("--request-id", default=None, help="a UUID: the same request again gives the same run")
+    submit.add_argument("--request-id", default=None, help="a UUID; repeating the request returns the same run")
     for name, text in [("watch", "watch a run to its end"), ("get", "show a run"), ("cancel", "stop a run for good")]:
         commands.add_parser(name, help=text).add_argument("run_id")
     commands.add_parser("list", help="list runs, newest first")

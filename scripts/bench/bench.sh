@@ -1,5 +1,6 @@
 #!/bin/sh
-# Measurements against named peers, on a throw-away server. Every line is a ratio of medians of interleaved runs.
+# Measures against named peers, on a temporary server. Every line is a ratio of medians of
+# alternating runs.
 set -eu
 cd "$(dirname "$0")/../.."
 PATH="$PWD/.deps/postgres/pginstall/bin:$PATH"
@@ -22,7 +23,7 @@ if [ "$(cat .deps/lm-eval/packages 2>/dev/null)" != "$harness" ]; then
   echo "$harness" > .deps/lm-eval/packages
 fi
 sh scripts/setup/setup-garage.sh "$PWD/.deps/garage"
-# The rival of the job queue, a workspace of its own.
+# The job queue's peer is a separate workspace.
 cargo build --release --locked --manifest-path bench/rival-queue/Cargo.toml --target-dir .deps/rival-queue
 cargo build --release --locked -p inheritune-store --example download_upload
 cargo build --release --locked -p inheritune-lm --example steps

@@ -1,10 +1,11 @@
-"""What evaluating costs, beside lm-evaluation-harness on the same model, documents and threads: wall seconds from start to
-scores, tokenizing included.
+"""Compares evaluation with lm-evaluation-harness on the same model, documents and threads: wall
+seconds from start to scores, tokenizing included.
 
-Ours is an evaluate job of one worker, from its claim to its end by the database's clock: fetching and loading the model,
-reading the data, scoring, standard errors, publishing. Theirs is harness_scores.py, from the start of its process; its imports
-are given beside that. They run in turns, and their scores must agree. Models are random, of the shapes that are named; where a
-task is cut, it is cut to whole subjects or to its first documents.
+Ours is an evaluate job of one worker, from its claim to its end by the database's clock: fetching
+and loading the model, reading the data, scoring, standard errors, publishing. Theirs is
+harness_scores.py, from the start of its process; its imports are reported separately. They run
+alternately, and their scores must agree. Models are random, of the named shapes. A shortened task
+is limited to whole subjects or to its first documents.
 """
 
 import os
@@ -19,11 +20,11 @@ SCRIPTS = Path(__file__).resolve().parent
 SINGLE = ["wsc", "piqa", "boolq", "winogrande", "logiqa", "truthfulqa_mc2", "mnli", "qnli", "wnli", "wikitext", "lambada_openai"]
 TEXT_CHARACTERS = 1_000_000
 TRUTHFULQA = ["truthfulqa_mc1", "truthfulqa_mc2"]
-# Of MMLU's 14,042 questions one in sixty, in two whole subjects whose questions and examples are about as long as its mean
-# (409 and 1,983 characters; 466 and 2,467 over all).
+# One in sixty of MMLU's 14,042 questions, in two whole subjects whose questions and examples are
+# about as long as the mean (409 and 1,983 characters; 466 and 2,467 over all).
 MMLU_SAMPLE = ["mmlu_econometrics", "mmlu_international_law"]
-# A suite is what one run of the harness measures: of each task the first so many documents, all (None), or one in so many
-# ("/60").
+# A suite is what one run of the harness measures: the first N documents of each task, all (None),
+# or one in N ("/60").
 SHAPES = {
     "tiny: 4 layers, d 64, vocabulary 8192": {
         "architecture": {
@@ -32,9 +33,9 @@ SHAPES = {
         },
         "vocab_size": 8192,
         "suites": {
-            "MMLU, 30 questions a subject": {"mmlu": 30},
+            "MMLU, 30 questions per subject": {"mmlu": 30},
             "TruthfulQA, all": dict.fromkeys(TRUTHFULQA),
-            "the poster's, 400 documents a task": {"mmlu": 30} | dict.fromkeys(SINGLE, 400),
+            "the poster's, 400 documents per task": {"mmlu": 30} | dict.fromkeys(SINGLE, 400),
         },
     },
     "SmolLM2-135M: 30 layers, d 576, vocabulary 49152": {
@@ -53,8 +54,9 @@ SHAPES = {
 
 
 def bench(directory, rounds, python, data):
-    """On the data sets below `data`."""
-    # A tokenizer trained on other text would cut words up, and prompts would not fit into the models' positions.
+    """Measures on the data sets below `data`."""
+    # A tokenizer trained on other text would split words, and prompts would exceed the models'
+    # positions.
     text = directory / "models" / "evaluation.txt"
     with text.open("w") as file:
         for rows in sorted(data.rglob("*.jsonl")):
@@ -67,7 +69,7 @@ def bench(directory, rounds, python, data):
         environment = {"RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
         with services.Cluster(place, ["slicer", "trainer", "evaluator"], allowed, environment=environment) as cluster:
             checkpoint, model = random_model(cluster, text, shape)
-            print(f"  {name}, medians of {rounds} rounds in turns:", flush=True)
+            print(f"  {name}, medians of {rounds} alternating rounds:", flush=True)
             for suite, shares in shape["suites"].items():
                 tasks = {task: documents(data, task, share) for task, share in shares.items()}
                 ours, theirs, imports = [], [], []
@@ -81,14 +83,14 @@ def bench(directory, rounds, python, data):
                 mine, peer, start = map(statistics.median, (ours, theirs, imports))
                 print(
                     f"    {suite:<44} {mine:7.1f} s    lm_eval {peer:7.1f} s ({start:.1f} s imports)    "
-                    f"we: {peer / mine:5.1f} x the speed",
+                    f"ours: {peer / mine:5.1f} x the speed",
                     flush=True,
                 )
             print(f"    peak memory of the evaluator {cluster.peak_mib('evaluator'):.0f} MiB", flush=True)
 
 
 def random_model(cluster, text, shape):
-    """A checkpoint with a tokenizer of its own, by its location and by its folder."""
+    """Returns the location and the folder of a random checkpoint with its own tokenizer."""
     tokenizer = {"train": {"vocab_size": min(shape["vocab_size"], 32768)}}
     tokens = cluster.submit({
         "kind": "tokenize", "sources": [f"file://{text}"], "tokenizer": tokenizer, "validation_fraction": 0.1,
@@ -97,14 +99,14 @@ def random_model(cluster, text, shape):
     made = cluster.submit({"kind": "slice", "seed": 1, "source": source, "tokenizer": tokens})
     checkpoint = made["outcome"]["sliced"]["checkpoint_artifact_id"]
     location = cluster.inheritune("artifact", "get", checkpoint)["artifact"]["location"]
-    # The harness wants nothing else in the folder.
+    # The harness accepts no other files in the folder.
     model = cluster.directory / "model"
     shutil.copytree(cluster.objects / location, model)
     return f"artifact://{checkpoint}", model
 
 
 def documents(data, task, share):
-    """How many documents of `task` a share is; None for all."""
+    """Returns the number of documents in a share of `task`; None for all."""
     if task not in harness.TASKS or share is None:
         return share
     _, dataset, split = harness.TASKS[task]
@@ -113,7 +115,7 @@ def documents(data, task, share):
 
 
 def job(cluster, checkpoint, data, tasks):
-    """Seconds of an evaluate job, and its scores by task and metric."""
+    """Runs an evaluate job; returns its seconds, and its scores by task and metric."""
     tasks = [{"task": "benchmark", "name": task, "data": f"file://{data}", "limit": limit} for task, limit in tasks.items()]
     done = cluster.submit({"kind": "evaluate", "checkpoint": checkpoint, "batch_size": 8, "tasks": tasks})
     scores = done["outcome"]["evaluated"]["scores"]
@@ -127,8 +129,8 @@ def lm_eval(python, place, model, data, tasks, threads):
 
 
 def check(scores, results):
-    """Stops where a score is not the harness's."""
+    """Exits if a score differs from the harness's."""
     for (task, metric), value in scores.items():
         theirs = results[task][metric]
         if abs(value - theirs) > 1e-3 * abs(theirs):
-            raise SystemExit(f"bench: {task} {metric} is {value}, and {theirs} by lm_eval")
+            raise SystemExit(f"bench: {task} {metric} is {value}, but lm_eval says {theirs}")

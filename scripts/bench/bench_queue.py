@@ -1,7 +1,9 @@
-"""The job queue beside awa, a queue of its own kind (Rust, Postgres), in turns on one server; and many watches at once.
+"""Compares the job queue with awa, a similar queue (Rust, Postgres), alternately on one server; and
+measures many simultaneous watches.
 
-The server is the one `postgres` that is found, with its own defaults but for larger buffers (fsync is on). Both have eight
-connections. Ours are jobs of runs on the real schema: with fences, attempts, history and events in the runs' inboxes.
+The server is the installed `postgres`, with its own defaults except larger buffers (fsync is on).
+Both have eight connections. Ours are jobs of runs on the real schema: with fences, attempts,
+history and events in the runs' inboxes.
 """
 
 import os
@@ -23,13 +25,13 @@ STREAMS = 1_000
 
 
 def bench(directory, rounds, rival, snapshot_s=SNAPSHOT_S):
-    """Prints one line for each figure. `rival` is the program of bench/rival-queue, or None."""
+    """Prints one line per figure. `rival` is the program of bench/rival-queue, or None."""
     folder = directory / "queue"
     folder.mkdir()
     with services.Cluster(folder, [], []) as cluster:
         queues = [Queue(cluster, "ours", services.BIN / "examples" / "bench_queue")]
         if rival is None:
-            print("  awa is not there: give --rival-queue to measure it")
+            print("  awa is not measured: give --rival-queue")
         else:
             queues.append(Queue(cluster, "awa", rival))
         print(f"  load average at the start {os.getloadavg()[0]:.1f}")
@@ -41,14 +43,14 @@ def bench(directory, rounds, rival, snapshot_s=SNAPSHOT_S):
 
 
 class Queue:
-    """One of the programs, with a database of its own."""
+    """One of the programs, with its own database."""
 
     def __init__(self, cluster, name, program):
         self.cluster, self.name, self.program = cluster, name, program
         self.database = cluster.database.rsplit("/", 1)[0] + f"/queue_{name}"
 
     def fresh(self, jobs=0):
-        """A new database with so many jobs in it."""
+        """Creates a new database with `jobs` jobs in it."""
         self.cluster.sql(f"DROP DATABASE IF EXISTS queue_{self.name} WITH (FORCE)")
         self.cluster.sql(f"CREATE DATABASE queue_{self.name}")
         self.run("prepare")
@@ -99,7 +101,8 @@ def depth(queues, rounds):
 
 
 def snapshot(queues, seconds):
-    """What a transaction that keeps a snapshot costs: the last third of the time it is held, beside as long without it."""
+    """Measures the cost of a transaction that holds a snapshot: the last third of the time it is
+    held, compared with the same time without it."""
     third = seconds / 3
     for queue in queues:
         queue.fresh(SMALL_BACKLOG)
@@ -124,9 +127,9 @@ def watches(cluster):
         used = cluster.cpu_s("scheduler") - cpu
         delay = said["delay_ms"]
         print(
-            f"  {STREAMS} watches of {jobs} job(s): {said['news']} pieces of news, p50 {delay['p50']:.0f} ms,"
+            f"  {STREAMS} watches of {jobs} job(s): {said['news']} updates, p50 {delay['p50']:.0f} ms,"
             f" p95 {delay['p95']:.0f} ms; scheduler {used:.1f} s of processor time in {time.monotonic() - started:.1f} s,"
-            f" {memory:.0f} MiB before and {cluster.peak_mib('scheduler'):.0f} MiB at most"
+            f" {memory:.0f} MiB before and at most {cluster.peak_mib('scheduler'):.0f} MiB"
         )
 
 

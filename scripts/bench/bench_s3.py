@@ -1,8 +1,9 @@
-"""What a slice from S3 to S3 costs, beside a download and upload of the same bytes with the same client.
+"""Compares a slice from S3 to S3 with a download and upload of the same bytes by the same client.
 
-The server is Garage, a process of its own, and so are the slicer and the client. In turns: the client's copy of an
-object of the output's size, the slice with every tensor hashed (all bytes pass through the slicer), and the slice of
-an imported model, whose digests are known: Garage copies the parts itself.
+The server (Garage), the slicer and the client are separate processes. These run alternately: the
+client's copy of an object of the output's size, the slice with every tensor hashed (all bytes pass
+through the slicer), and the slice of an imported model, whose digests are known, so that Garage
+copies the parts itself.
 """
 
 import os
@@ -82,7 +83,7 @@ def bench(directory, model, rounds, garage):
 
 
 def loopback_bytes():
-    """Bytes that processes of this machine have sent each other so far."""
+    """Returns the bytes that processes of this machine have sent each other so far."""
     return services.proc_number("net/dev", "lo")
 
 
@@ -92,7 +93,7 @@ def beside_client(cluster, model, server, rounds):
     folder = cluster.inheritune("artifact", "get", imported)["artifact"]["location"]
     kept, _, _ = slicer.slice(f"artifact://{imported}", bench_slice.KEPT)
     location = cluster.inheritune("artifact", "get", kept)["artifact"]["location"]
-    # The same bytes, but found as a folder of somebody else's: no digest is known.
+    # The same bytes, but as a foreign folder, so no digest is known.
     sources = {"slice, every tensor hashed": f"s3://{BUCKET}/{folder}", "slice, digests known": f"artifact://{imported}"}
     times, passed, client = {name: [] for name in sources}, {}, []
     copy = [services.BIN / "examples" / "download_upload", BUCKET, f"{location}/model.safetensors"]
@@ -107,7 +108,7 @@ def beside_client(cluster, model, server, rounds):
             times[name].append(seconds)
             passed[name] = loopback_bytes() - before
     base = statistics.median(client)
-    print(f"  S3 to S3 on Garage: first {bench_slice.KEPT} layers, medians of {rounds} rounds in turns:")
+    print(f"  S3 to S3 on Garage: first {bench_slice.KEPT} layers, medians of {rounds} alternating rounds:")
     print(f"    {'download and upload':27} {base:.2f} s")
     for name, taken in times.items():
         ours = statistics.median(taken)

@@ -1,11 +1,13 @@
-"""What a slice costs: time beside `cp` and mergekit, memory, and bytes that pass through the slicer.
+"""Measures a slice: time compared with `cp` and mergekit, memory, and bytes that pass through the
+slicer.
 
-A Llama checkpoint of 26 layers (2.9 GB, fp16, three shards, random bits) is sliced to its first 13 layers by the slicer
-service: one process with a scheduler and a Postgres of its own. In turns with it, coreutils' cp copies a file of the
-output's size, and mergekit makes the same slice with its passthrough method.
+The slicer service, one process with its own scheduler and Postgres, slices a Llama checkpoint of 26
+layers (2.9 GB, fp16, three shards, random bits) to its first 13 layers. Alternately with it,
+coreutils' cp copies a file of the output's size, and mergekit makes the same slice with its
+passthrough method.
 
-Ours, from claim to end by the database's clock: plan, copy, hash, publish; with `durable` the object store syncs every
-file before that, and cp is followed by sync.
+Ours, from claim to end by the database's clock: plan, copy, hash, publish; with `durable` the
+object store syncs every file before that, and cp is followed by sync.
 """
 
 import json
@@ -26,7 +28,7 @@ SHARDS = 3
 
 
 def checkpoint(folder):
-    """A Llama checkpoint in the layout that save_pretrained writes."""
+    """Writes a Llama checkpoint in the layout of save_pretrained."""
     folder.mkdir(parents=True)
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN, "intermediate_size": FF,
@@ -66,7 +68,7 @@ def checkpoint(folder):
 
 
 def timed(command, **kwargs):
-    os.sync()  # what others wrote is not ours to wait for
+    os.sync()  # do not wait for the writes of others
     started = time.monotonic()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **kwargs)
     return time.monotonic() - started
@@ -77,7 +79,8 @@ class Slicer:
         self.cluster = cluster
 
     def slice(self, uri, layers):
-        """A slice: its artifact, its seconds in the service, and its seconds from the command to its end."""
+        """Runs a slice; returns its artifact, its seconds in the service, and its seconds from the
+        command to its end."""
         source = {"checkpoint": uri, "layers": layers, "layer_map": "first", "inherit": "all"}
         os.sync()
         started = time.monotonic()
@@ -90,7 +93,7 @@ class Slicer:
         return self.cluster.objects / location / "model.safetensors"
 
     def forget(self, artifact):
-        """Gives the disk back."""
+        """Frees the disk space."""
         shutil.rmtree(self.weights(artifact).parent)
 
 
@@ -111,7 +114,7 @@ class Mergekit:
 
 
 def same_tensors(a, b):
-    """Whether each tensor of the target `a` has the bytes that it has in the folder `b`."""
+    """Returns whether each tensor of the target `a` has the same bytes as in the folder `b`."""
     def header(path):
         with open(path, "rb") as file:
             size = struct.unpack("<Q", file.read(8))[0]
@@ -135,7 +138,7 @@ def same_tensors(a, b):
 
 
 def bench(directory, rounds, mergekit_python):
-    """Says where the checkpoint is that was sliced."""
+    """Measures slices; returns the location of the checkpoint that was sliced."""
     model = directory / "models" / "llama"
     checkpoint(model)
     total = sum(file.stat().st_size for file in model.glob("*.safetensors"))
@@ -149,7 +152,7 @@ def bench(directory, rounds, mergekit_python):
             beside_cp(cluster, model, durable, rounds)
             if not durable:
                 if mergekit_python is None:
-                    print("  mergekit is not there: give --mergekit-python to measure it")
+                    print("  mergekit is not measured: give --mergekit-python")
                 else:
                     beside_mergekit(cluster, model, Mergekit(mergekit_python, model, directory), rounds)
         shutil.rmtree(objects)
@@ -158,7 +161,7 @@ def bench(directory, rounds, mergekit_python):
     return model
 
 
-# Its shards as torch.save writes them, one pickled file for each.
+# The shards as torch.save writes them, one pickled file each.
 TO_PICKLES = """
 import json, sys
 from pathlib import Path
@@ -178,7 +181,8 @@ index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
 
 
 def pickled(directory, model, python):
-    """A slice of the same model in pickled files: one pass over the kept bytes, in little memory."""
+    """Measures a slice of the same model in pickled files: one pass over the kept bytes, in little
+    memory."""
     source = directory / "models" / "pickled"
     subprocess.run([python, "-c", TO_PICKLES, model, source], check=True)
     place = directory / "pickled"
@@ -190,7 +194,7 @@ def pickled(directory, model, python):
         read = cluster.bytes_read("slicer") - before
         weights = slicer.weights(artifact)
         if not same_tensors(weights, model):
-            sys.exit("bench: the slice of the pickled files is not the reference's bytes")
+            sys.exit("bench: the slice of the pickled files differs from the reference's bytes")
         size = weights.stat().st_size
         print(
             f"  from pytorch_model.bin, synced: first {KEPT} layers, {size / 1e9:.2f} GB in {seconds:.2f} s; "
@@ -208,7 +212,7 @@ def beside_cp(cluster, model, durable, rounds):
     weights = slicer.weights(first)
     size = weights.stat().st_size
     if not same_tensors(weights, model):
-        sys.exit("bench: the slice is not the reference's bytes")
+        sys.exit("bench: the slice differs from the reference's bytes")
     copy = cluster.directory / "copy"
     hashed, known, cp = [], [], []
     for _ in range(rounds):
@@ -221,7 +225,7 @@ def beside_cp(cluster, model, durable, rounds):
             slicer.forget(artifact)
     base = statistics.median(cp)
     peer = "cp and sync" if durable else "cp"
-    print(f"  {'on disk' if durable else 'not synced'}: first {KEPT} layers, {size / 1e9:.2f} GB, medians of {rounds} rounds in turns:")
+    print(f"  {'on disk' if durable else 'not synced'}: first {KEPT} layers, {size / 1e9:.2f} GB, medians of {rounds} alternating rounds:")
     print(f"    {peer:27} {base:.2f} s")
     for name, times in (("slice, every tensor hashed", hashed), ("slice, digests known", known)):
         ours = statistics.median(times)
@@ -247,7 +251,7 @@ def beside_mergekit(cluster, model, mergekit, rounds):
     known = {layers: statistics.median(times) for layers, times in known.items()}
     theirs = {layers: statistics.median(times) for layers, times in theirs.items()}
     ours = {layers: statistics.median(times) for layers, times in ours.items()}
-    print(f"  beside mergekit's passthrough, not synced, from command to end, medians of {rounds} rounds in turns:")
+    print(f"  compared with mergekit's passthrough, not synced, from command to end, medians of {rounds} alternating rounds:")
     for layers in theirs:
         print(
             f"    {layers:2} layers, {sizes[layers] / 1e9:.2f} GB: slice, hashed {ours[layers]:.2f} s    "
@@ -260,6 +264,6 @@ def beside_mergekit(cluster, model, mergekit, rounds):
         for name, times in (("every tensor hashed", ours), ("digests known", known)):
             our_cost, their_cost = per_gb(times, layers), per_gb(theirs, layers)
             print(
-                f"    at the margin, 1 to {layers} layers: slice, {name}, {our_cost:.2f} s/GB    mergekit, which does not "
+                f"    per additional GB, 1 to {layers} layers: slice, {name}, {our_cost:.2f} s/GB    mergekit, which does not "
                 f"hash, {their_cost:.2f} s/GB    {their_cost / our_cost:.1f} x"
             )

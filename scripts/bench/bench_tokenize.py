@@ -1,8 +1,10 @@
-"""What tokenizing costs, beside the Hugging Face tokenizers library on the same file, tokenizer and threads: MB/s.
+"""Compares tokenizing with the Hugging Face tokenizers library on the same file, tokenizer and
+threads: MB/s.
 
-Ours is a tokenize job, from claim to end by the database's clock: reading JSONL, encoding, writing the ids, publishing.
-Theirs is a plain script: the same rows in batches, encode_batch_fast, 16-bit ids to a file (hf_tokenize.py), from its first
-read on, Python's imports left out. They run in turns.
+Ours is a tokenize job, from claim to end by the database's clock: reading JSONL, encoding, writing
+the ids, publishing. Theirs is a plain script (hf_tokenize.py): the same rows in batches,
+encode_batch_fast, 16-bit ids to a file, from its first read, without Python's imports. They run
+alternately.
 """
 
 import itertools
@@ -18,7 +20,7 @@ TEXT_BYTES = 64_000_000
 
 
 def bench(directory, rounds, python):
-    """Documents of real text and code: this repository's own, again and again."""
+    """Measures on documents of real text and code: this repository's own, repeated."""
     root, kinds = services.ROOT, ("*.md", "crates/*/src/*.rs", "docs/*.md", "docs/adr/*.md", "migrations/*.sql")
     documents = [path.read_text() for kind in kinds for path in sorted(root.glob(kind))]
     corpus, size = directory / "models" / "corpus.jsonl", 0
@@ -44,16 +46,16 @@ def bench(directory, rounds, python):
             measured = services.peer(python, script, corpus, tokenizer, place / "theirs.bin", environment=threads)
             theirs.append(measured["seconds"])
             if measured["tokens"] != tokens:
-                raise SystemExit(f"bench: {tokens} tokens, {measured['tokens']} by the library alone")
+                raise SystemExit(f"bench: {tokens} tokens, but the library makes {measured['tokens']}")
         memory = cluster.peak_mib("trainer")
     mine, peer = statistics.median(ours), statistics.median(theirs)
-    print(f"  tokenizing {size / 1e6:.0f} MB of text, medians of {rounds} rounds in turns:")
+    print(f"  tokenizing {size / 1e6:.0f} MB of text, medians of {rounds} alternating rounds:")
     print(f"    tokenize job                 {size / 1e6 / mine:6.1f} MB/s    peak memory {memory:.0f} MiB")
-    print(f"    Hugging Face tokenizers      {size / 1e6 / peer:6.1f} MB/s    we: {peer / mine:.2f} x the speed", flush=True)
+    print(f"    Hugging Face tokenizers      {size / 1e6 / peer:6.1f} MB/s    ours: {peer / mine:.2f} x the speed", flush=True)
 
 
 def job(cluster, corpus, tokenizer):
-    """The token set of a job, its seconds in the service, and its tokens."""
+    """Runs a tokenize job; returns its token set, its seconds in the service, and its tokens."""
     done = cluster.submit({
         "kind": "tokenize", "sources": [f"file://{corpus}"], "tokenizer": tokenizer, "validation_fraction": 0.1,
     })

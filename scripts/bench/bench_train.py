@@ -1,9 +1,11 @@
-"""What a training step costs, beside PyTorch on the same shape, batch, precision and threads: tokens a second, peak memory.
+"""Compares training steps with PyTorch on the same shape, batch, precision and threads: tokens per
+second, peak memory.
 
-Ours is a train job in the trainer service, a process of its own; PyTorch's a plain loop over the same transformers
-model with fused AdamW, clipping and batches from memory (torch_steps.py), a process of its own as well. They run in turns.
-Both speeds are from running means of the step's time, in which the last steps weigh most; bf16 is fp32 weights under
-autocast. PyTorch runs eager, and compiled by torch.compile where asked for (its first step, the compiling, is left out).
+Ours is a train job in the trainer service. PyTorch's is a plain loop over the same transformers
+model with fused AdamW, clipping and batches from memory (torch_steps.py). Both are separate
+processes and run alternately. Both speeds are running means of the step time, in which the last
+steps weigh most. bf16 is fp32 weights under autocast. PyTorch runs eager, and compiled by
+torch.compile on request (without its first step, the compilation).
 """
 
 import itertools
@@ -15,7 +17,7 @@ from pathlib import Path
 import services
 
 SCRIPTS = Path(__file__).resolve().parent
-# Beside each shape what one run of it does.
+# Each shape with the work of one run.
 SHAPES = {
     "GPT-2, 6 layers, d 384, block 256": {
         "architecture": {"family": "gpt2", "n_layers": 6, "d_model": 384, "n_heads": 6, "max_positions": 256},
@@ -47,16 +49,16 @@ def bench(directory, rounds, python, compiled=False):
             runs["trainer"].append(train(place, text, shape))
             for label, compile in peers.items():
                 runs[label].append(torch_steps(python, shape | {"compile": compile}))
-        print(f"  {name}, {shape['micro_batch']} sequences, {precision}, medians of {rounds} rounds in turns:", flush=True)
+        print(f"  {name}, {shape['micro_batch']} sequences, {precision}, medians of {rounds} alternating rounds:", flush=True)
         medians = {label: [statistics.median(values) for values in zip(*run)] for label, run in runs.items()}
         ours, ours_memory = medians["trainer"]
         for label, (speed, memory) in medians.items():
-            ratio = "" if label == "trainer" else f"    we: {ours / speed:.2f} x the speed, {ours_memory / memory:.2f} x the memory"
+            ratio = "" if label == "trainer" else f"    ours: {ours / speed:.2f} x the speed, {ours_memory / memory:.2f} x the memory"
             print(f"    {label:14} {speed:7.0f} tokens/s    peak memory {memory:5.0f} MiB{ratio}", flush=True)
 
 
 def train(place, text, shape):
-    """Tokens a second and the peak memory of a trainer that does nothing else."""
+    """Returns tokens per second and the peak memory of a trainer that does nothing else."""
     threads = {"OMP_NUM_THREADS": str(os.cpu_count())}
     with services.Cluster(place, ["slicer", "trainer"], [f"file://{text}"], environment=threads) as cluster:
         tokens = cluster.submit({

@@ -1,9 +1,11 @@
-"""lm_eval 0.4.13 on local files: the harness's own prompts and metrics, with JSON lines where it reads data sets of the hub.
+"""Runs lm_eval 0.4.13 on local files: the harness's own prompts and metrics, with JSON lines
+instead of data sets from the hub.
 
     python3 -m venv .deps/lm-eval && .deps/lm-eval/bin/pip install torch==2.11.0 'lm_eval[hf]==0.4.13'
 
-DATA is a folder of DATASET/SPLIT.jsonl, MMLU's of mmlu/SPLIT/SUBJECT.jsonl, each with the columns that the data set has
-on the hub. Tasks have the harness's names; MMLU is 5-shot, all others are as their tasks say.
+DATA is a folder of DATASET/SPLIT.jsonl, for MMLU of mmlu/SPLIT/SUBJECT.jsonl, each with the columns
+of the data set on the hub. Tasks have the harness's names; MMLU is 5-shot, all others follow their
+task definitions.
 """
 
 import importlib.util
@@ -37,20 +39,21 @@ MMLU_SHOTS = 5
 
 
 def process_seconds():
-    """How long this process has lived."""
+    """Returns the seconds since this process started."""
     ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 def prepare(cache, threads):
-    """What has to be set before lm_eval is imported: nothing is fetched, and `cache` is where data sets are converted to."""
+    """Sets what lm_eval needs before its import: nothing is fetched, and data sets are converted
+    into `cache`."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(cache), "OMP_NUM_THREADS": str(threads)}
     if threads == 1:
         os.environ |= {"DISABLE_MULTIPROC": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def write_tasks(data, folder):
-    """Writes the definitions of all tasks whose data are there; returns the tasks' names."""
+    """Writes the definitions of all tasks whose data exist; returns the tasks' names."""
     definitions = Path(importlib.util.find_spec("lm_eval").origin).parent / "tasks"
     data, folder = Path(data).resolve(), Path(folder)
     shutil.rmtree(folder, ignore_errors=True)
@@ -59,7 +62,7 @@ def write_tasks(data, folder):
     for name, (definition, dataset, split) in TASKS.items():
         file = data / dataset / f"{split}.jsonl"
         if file.exists():
-            # Splits that are not there and that no task's score needs.
+            # Missing splits that no task's score needs.
             unused = [key for key, value in SPLITS.items() if not split.startswith(value)]
             write_task(folder, name, definitions / definition, {split: file}, unused)
             names.append(name)
@@ -67,7 +70,7 @@ def write_tasks(data, folder):
     for subject in subjects:
         files = {split: data / "mmlu" / split / f"{subject}.jsonl" for split in ("dev", "test")}
         definition = definitions / "mmlu" / "default" / f"mmlu_{subject}.yaml"
-        # The harness looks for a group's members in each file alone.
+        # The harness looks for a group's members only within each file.
         tag = next(line for line in definition.read_text().splitlines() if line.startswith('"tag"'))
         write_task(folder, f"mmlu_{subject}", definition, files, [], tag)
     if subjects:
@@ -85,10 +88,11 @@ def write_task(folder, name, definition, files, unused, *more):
 
 
 def evaluate(lm, tasks, folder, index=False, limit=None, mmlu_limit=None, limits={}, **options):
-    """What the harness reports of `tasks` that write_tasks has defined in `folder`, MMLU and the others in a run each.
+    """Returns the harness's report on `tasks`, which write_tasks has defined in `folder`; MMLU and
+    the others are separate runs.
 
-    Of each task `limits` takes the first so many documents, `limit` and `mmlu_limit` of all alike. With `index` it looks
-    through its own tasks first, as it does when a person starts it.
+    `limits` sets the number of first documents per task, `limit` and `mmlu_limit` for all of them.
+    With `index` the harness first indexes its own tasks, as on its command line.
     """
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager

@@ -1,13 +1,14 @@
-"""Scoring as a user of lm_eval has it: what the evaluator is held against.
+"""Scores as a user of lm_eval would: the evaluator is compared with this.
 
     .deps/lm-eval/bin/python scripts/bench/harness_scores.py MODEL DATA OUT --tasks a=20,b,c [--threads T] [--batch-size B]
 
-Runs lm_eval 0.4.13 on CPU in float32 with the local data of DATA, of task a the first 20 documents, and keeps in OUT what it made of them, so that a second
-run has the data sets converted already, and the report. Prints a line of JSON:
+Runs lm_eval 0.4.13 on the CPU in float32 with the local data in DATA, on the first 20 documents of
+task a. Keeps the report in OUT, and the converted data sets for a second run. Prints a line of
+JSON:
     seconds              from the start of the process to the scores
-    import_seconds       of these, the imports'
+    import_seconds       the imports' share of these
     results              {task: {metric: value}}
-With --index the harness looks through its own tasks first, as its command line does: some ten seconds.
+With --index the harness first indexes its own tasks, as its command line does: about ten seconds.
 """
 
 import argparse
@@ -40,7 +41,7 @@ def main():
     tasks = [task.partition("=") for task in arguments.tasks.split(",")]
     limits = {name: int(limit) for name, _, limit in tasks if limit}
     harness.write_tasks(arguments.data, folder)
-    # The harness prints, and this script's output is one line.
+    # The harness prints, but this script's output must be one line.
     with contextlib.redirect_stdout(sys.stderr):
         lm = HFLM(pretrained=str(arguments.model), device="cpu", dtype="float32", batch_size=arguments.batch_size)
         report = harness.evaluate(

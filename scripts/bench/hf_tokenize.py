@@ -1,4 +1,5 @@
-"""Tokenizing as a user of the tokenizers library writes it: what bench_tokenize.py holds the tokenize job against."""
+"""Tokenizes as a user of the tokenizers library would: bench_tokenize.py compares the tokenize job
+with this."""
 
 import itertools
 import json

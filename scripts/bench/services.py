@@ -1,4 +1,4 @@
-"""Services as processes of their own on a throw-away Postgres, for measurements."""
+"""Services as separate processes on a temporary Postgres, for measurements."""
 
 import json
 import os
@@ -16,11 +16,12 @@ BIN = ROOT / "target" / "release"
 
 
 class Cluster:
-    """A Postgres, a scheduler and `workers` (slicer, trainer, evaluator) under `directory`, until the block ends."""
+    """A Postgres, a scheduler and `workers` (slicer, trainer, evaluator) under `directory`, until
+    the block ends."""
 
     def __init__(self, directory, workers, allowed_uris, objects=None, storage=None, environment=None):
         self.directory, self.workers, self.allowed = Path(directory), workers, allowed_uris
-        # Where each object is a file, whatever the store.
+        # The folder in which each object is a file, whatever the store.
         self.objects = objects or self.directory / "objects"
         self.storage = storage or {"kind": "folder", "path": str(self.objects)}
         self.environment = {**os.environ, **(environment or {})}
@@ -40,7 +41,7 @@ class Cluster:
             process.wait()
 
     def inheritune(self, *arguments):
-        """What a command of the CLI answers."""
+        """Runs a command of the CLI; returns its output."""
         command = [BIN / "inheritune", "--server", self.address, "--output", "json", "--no-progress", *arguments]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode != 0:
@@ -48,30 +49,30 @@ class Cluster:
         return json.loads(done.stdout) if done.stdout.strip() else None
 
     def submit(self, spec):
-        """Submits a job and waits for its end: what `job submit` answers."""
+        """Submits a job and waits for its end; returns the output of `job submit`."""
         path = self.directory / "job.json"
         path.write_text(json.dumps(spec))
         return self.inheritune("job", "submit", path, "--watch")
 
     def sql(self, query):
-        """The one value that a query of the database gives."""
+        """Returns the single value of a database query."""
         command = ["psql", self.database, "-X", "-A", "-t", "-c", query]
         return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
     def peak_mib(self, name):
-        """Most memory that a service had resident so far."""
+        """Returns the peak resident memory of a service."""
         return proc_number(f"{self.processes[name].pid}/status", "VmHWM") / 1024
 
     def resident_mib(self, name):
-        """Memory that a service has resident now."""
+        """Returns the current resident memory of a service."""
         return proc_number(f"{self.processes[name].pid}/status", "VmRSS") / 1024
 
     def bytes_read(self, name):
-        """Bytes of files that a service has read so far."""
+        """Returns the file bytes that a service has read so far."""
         return proc_number(f"{self.processes[name].pid}/io", "rchar")
 
     def cpu_s(self, name):
-        """Processor time of a service so far."""
+        """Returns the processor time of a service so far."""
         fields = Path(f"/proc/{self.processes[name].pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -110,7 +111,7 @@ class Cluster:
             sys.exit("bench: no Postgres server found; run: make setup")
         folder, as_user = self.directory / "postgres", []
         folder.mkdir()
-        if os.getuid() == 0:  # Postgres refuses to be root
+        if os.getuid() == 0:  # Postgres refuses to run as root
             os.chown(folder, 65534, 65534)
             as_user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
         initdb = [
@@ -143,13 +144,14 @@ class Cluster:
 
 
 def seconds(job):
-    """How long an ended job took, from its claim to its end, by the database's clock."""
+    """Returns how long an ended job took, from its claim to its end, by the database's clock."""
     times = [datetime.fromisoformat(job[key].replace("Z", "+00:00")) for key in ("started_at", "finished_at")]
     return (times[1] - times[0]).total_seconds()
 
 
 def peer(*command, environment=None, quiet=False):
-    """What a peer's script measured of itself: the JSON in its last line. What it says meanwhile is not shown if `quiet`."""
+    """Returns a peer script's own measurements: the JSON in its last line. Its other output is
+    hidden if `quiet`."""
     environment = {**os.environ, **(environment or {})}
     errors = subprocess.DEVNULL if quiet else None
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, text=True, check=True, env=environment)
@@ -157,7 +159,7 @@ def peer(*command, environment=None, quiet=False):
 
 
 def proc_number(path, name):
-    """The number behind `name:` in a file of /proc."""
+    """Returns the number after `name:` in a file of /proc."""
     lines = (line.split() for line in Path("/proc", path).read_text().splitlines())
     return int(next(words[1] for words in lines if words[0] == f"{name}:"))
 

@@ -1,4 +1,4 @@
-"""Training steps as a PyTorch user writes them: what bench_train.py holds the trainer against."""
+"""Trains as a PyTorch user would: bench_train.py compares the trainer with this."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import time
 import torch
 import transformers
 
-SPEED_WEIGHT = 0.2  # of the newest step in the running mean, as the trainer's
+SPEED_WEIGHT = 0.2  # of the newest step in the running mean, as in the trainer
 
 
 def model(shape):

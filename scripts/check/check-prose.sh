@@ -1,5 +1,5 @@
 #!/bin/sh
-# Spelling of what people read, and the links of the documentation.
+# Checks the spelling of code and documentation, and the links of the documentation.
 set -eu
 cd "$(dirname "$0")/../.."
 if ! typos --version >/dev/null 2>&1; then

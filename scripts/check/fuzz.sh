@@ -1,8 +1,8 @@
 #!/bin/sh
-# Lets libFuzzer look for files that break what fuzz/src/bin reads: every target, or the one FUZZ_TARGET, for
-# FUZZ_SECONDS (60) or until FUZZ_RUNS inputs were read.
-# What it learns is kept in target/fuzz/corpus; an input that breaks something is in target/fuzz/found, and belongs in
-# fuzz/seeds/TARGET/found-NAME with the repair, where `cargo test` reads it from then on.
+# Runs the fuzz targets in fuzz/src/bin with libFuzzer: all of them, or only FUZZ_TARGET, for
+# FUZZ_SECONDS (60) or FUZZ_RUNS inputs. The corpus is kept in target/fuzz/corpus. An input that
+# breaks something is written to target/fuzz/found. Add it as fuzz/seeds/TARGET/found-NAME with the
+# fix, so that `cargo test` reads it.
 set -eu
 cd "$(dirname "$0")/../.."
 (cd fuzz && cargo build --release --locked)

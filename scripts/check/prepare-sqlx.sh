@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes .sqlx anew, the offline cache of the checked queries: a throw-away Postgres, the migrations, one `cargo check`.
+# Regenerates .sqlx, the offline cache of the checked queries: starts a temporary Postgres, applies
+# the migrations and runs `cargo check`.
 set -eu
 cd "$(dirname "$0")/../.."
 for bin in "${INHERITUNE_PG_BIN:-}" "$(pg_config --bindir 2>/dev/null || true)" /usr/lib/postgresql/*/bin \
@@ -10,7 +11,7 @@ done
 [ -n "$bin" ] || { echo "sqlx: no Postgres server found; run: make setup" >&2; exit 1; }
 dir=$(mktemp -d /tmp/inheritune-sqlx.XXXXXX)
 as=
-if [ "$(id -u)" = 0 ]; then # Postgres refuses to be root
+if [ "$(id -u)" = 0 ]; then # Postgres refuses to run as root
   chown 65534:65534 "$dir"
   as="setpriv --reuid=65534 --regid=65534 --clear-groups"
   # shellcheck disable=SC2086

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""What the programs are made of, as CycloneDX 1.5: every crate that Cargo.lock pins and links on Linux, with its digest and
-licence, who depends on whom, and the wheels and programs that the set-up scripts fetch.
+"""Writes the components of the programs as CycloneDX 1.5: every crate that Cargo.lock pins and that
+is linked on Linux, with its digest, license and dependencies, and the wheels and programs that the
+setup scripts fetch.
 
-    python3 scripts/check/sbom.py [FILE]      sbom.cdx.json when absent
+    python3 scripts/check/sbom.py [FILE]      FILE is sbom.cdx.json by default
 """
 
 import hashlib
@@ -19,7 +20,8 @@ TARGET = "x86_64-unknown-linux-gnu"
 
 
 def crates():
-    """Packages and edges of the resolved graph, build and run time; what only tests need is no part of a program."""
+    """Returns packages and edges of the resolved graph, for build and run time, without what only
+    tests need."""
     cargo = os.environ.get("CARGO", "cargo")
     command = [cargo, "metadata", "--format-version", "1", "--locked", "--filter-platform", TARGET]
     metadata = json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
@@ -46,7 +48,8 @@ def checksums():
 
 
 def wheels():
-    """What `pip --require-hashes` takes: name, version, digests of all its files."""
+    """Yields the wheels in scripts/setup/requirements: file, name, version, digests of all their
+    files."""
     for path in sorted((ROOT / "scripts/setup/requirements").glob("*.txt")):
         text = path.read_text().replace("\\\n", " ")
         for line in text.splitlines():
@@ -84,7 +87,8 @@ def main():
         if purl not in seen:
             seen.add(purl)
             properties = [{"name": "inheritune:requirements", "value": f"scripts/setup/requirements/{file}"}]
-            # A component's digest is that of one file; a version on PyPI has one for each platform.
+            # A component has the digest of one file, but a version on PyPI has one file per
+            # platform.
             properties += [{"name": "inheritune:sha256", "value": digest} for digest in hashes]
             components.append({
                 "type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl, "properties": properties,
@@ -92,7 +96,7 @@ def main():
     purl = f"pkg:cargo/garage@{garage()}"
     components.append({
         "type": "application", "bom-ref": purl, "name": "garage", "version": garage(), "purl": purl,
-        "description": "S3 server of the cluster and the benchmarks; a program of its own, never linked",
+        "description": "S3 server of the cluster and the benchmarks; a separate program, never linked",
     })
     members = [key for key in packages if packages[key]["source"] is None]
     root = "inheritune"

@@ -1,4 +1,5 @@
-"""A cluster of docker-compose.yml under a name and ports of its own, and a standalone server to hold it against."""
+"""A cluster of docker-compose.yml with its own name and ports, and a standalone server to compare
+it with."""
 
 import json
 import os
@@ -20,11 +21,12 @@ THREADS = 1
 
 
 class Failed(Exception):
-    """What a check found, in words."""
+    """A failed check, with its description."""
 
 
 class Cluster:
-    """Started by `up`; gone with its containers, networks and volumes when the block ends."""
+    """A cluster that `up` starts; its containers, networks and volumes are removed when the block
+    ends."""
 
     def __init__(self, programs, scale):
         self.programs, self.scale = Path(programs).resolve(), scale
@@ -47,7 +49,7 @@ class Cluster:
         shutil.rmtree(self.work)
 
     def init(self, *options):
-        """Secrets, configuration and settings, as a user makes them."""
+        """Creates secrets, configuration and settings, as a user would."""
         environment = {
             **os.environ, **self.ports, "ENV_FILE": str(self.work / "env"), "CLUSTER_DIR": str(self.secrets),
             "CLUSTER_DATA": str(self.data), "CLUSTER_THREADS": str(THREADS), "INHERITUNE": str(self.programs / "inheritune"),
@@ -62,7 +64,8 @@ class Cluster:
             self.client += ["--ca-file", str(self.secrets / "tls/ca.pem"), "--token-file", str(self.secrets / "bearer_token")]
 
     def up(self, *options):
-        """Starts it, and waits until every service says that it is ready; how long that took."""
+        """Starts the cluster, waits until every service is ready, and returns how long that
+        took."""
         began = time.monotonic()
         scale = [f"--scale={service}={count}" for service, count in self.scale.items()]
         self.compose("up", "-d", "--no-build", *scale, *options)
@@ -83,18 +86,18 @@ class Cluster:
         return done.stdout
 
     def containers(self, service=None):
-        """Ids; of one service, or all."""
+        """Returns the ids of the containers of one service, or of all."""
         filters = [f"label=com.docker.compose.project={self.project}"]
         filters += [f"label=com.docker.compose.service={service}"] if service else []
         return docker("ps", "-aq", "--no-trunc", *(f"--filter={f}" for f in filters)).split()
 
     def inheritune(self, *arguments):
-        """A started client."""
+        """Starts a client."""
         command = [self.programs / "inheritune", *self.client, "--no-progress", *arguments]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.data)
 
     def sql(self, query, role="dashboard"):
-        """What psql says, as one of the roles; none while the database is away."""
+        """Returns psql's output, as one of the roles; None while the database is unreachable."""
         password = (self.secrets / f"{role}_password").read_text()
         container, = self.containers("postgres")
         return docker(
@@ -103,7 +106,8 @@ class Cluster:
         ).strip()
 
     def worker_container(self, service, worker_id):
-        """Which of a service's containers holds the worker with this id: a worker has a new one at every boot."""
+        """Returns the container of a service that runs the worker with this id; ids are new at
+        every start."""
         for container in self.containers(service):
             ids = [line["worker"] for line in self.log(container) if line.get("message") == "worker started"]
             if ids and ids[-1] == worker_id:
@@ -111,7 +115,7 @@ class Cluster:
         raise Failed(f"no container of {service} is worker {worker_id}")
 
     def log(self, container):
-        """The lines of a service's log."""
+        """Returns the lines of a service's log."""
         text = subprocess.run([DOCKER, "logs", container], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
         return [json.loads(line) for line in text.stdout.splitlines() if line.startswith("{")]
 
@@ -122,13 +126,13 @@ class Cluster:
         return [*self.compose_command, "--env-file", str(self.work / "env"), "-p", self.project, *arguments]
 
     def _environment(self):
-        # The environment wins over the file of settings.
+        # The environment takes precedence over the settings file.
         others = {k: v for k, v in os.environ.items() if not k.startswith(("CLUSTER_", "COMPOSE_")) and k not in self.ports}
         return {**others, **IMAGES}
 
 
 def standalone(programs, work, recipe, to):
-    """What one process makes of the same recipe with as many threads."""
+    """Runs the same recipe in one standalone process with the same number of threads."""
     work.mkdir()
     address = work / "address"
     command = [
@@ -161,15 +165,16 @@ def inspect(container):
 
 
 def compose_command():
-    """The plugin, else the program of its own."""
+    """Returns the docker plugin, otherwise the separate program."""
     plugin = subprocess.run([DOCKER, "compose", "version"], capture_output=True, check=False).returncode == 0
     if not plugin and shutil.which("docker-compose") is None:
-        raise SystemExit("test-cluster: neither `docker compose` nor docker-compose is there")
+        raise SystemExit("test-cluster: found neither `docker compose` nor docker-compose")
     return [DOCKER, "compose"] if plugin else ["docker-compose"]
 
 
 def wait_for(condition, limit_s, what):
-    """What `condition` says as soon as that is something; errors of the database on its way down or up are waited out."""
+    """Waits until `condition` returns something and returns it; ignores errors of the database
+    while it stops or starts."""
     began = time.monotonic()
     while True:
         try:

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Gathers what the images hold from a build: programs without their debug information, and libtorch's libraries.
+# Collects the contents of the images from a build: programs without debug information, and
+# libtorch's libraries.
 # usage: stage-images.sh PROFILE DEST    -> DEST/{bin,torch/bin,torch/lib}
 set -eu
 cd "$(dirname "$0")/../.."

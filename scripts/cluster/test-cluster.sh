@@ -1,15 +1,16 @@
 #!/bin/sh
-# The cluster of docker-compose.yml, end to end, on this machine's docker and without a registry: base images from Debian packages,
-# our own from what was built here, a run with two trainers and two evaluators, faults, roles, TLS. Leaves images behind, nothing else.
+# Tests the cluster of docker-compose.yml end to end, on this machine's docker and without a
+# registry: base images from Debian packages, our own images from the local build, a run with two
+# trainers and two evaluators, faults, roles, TLS. Leaves only images behind.
 #
 # CLUSTER_PROFILE  dev or release (dev)
-# CLUSTER_DEMO=1   the demo's recipe, too: with release in some 15 minutes
-# DOCKER, COMPOSE  what to call (docker; `docker compose`, else docker-compose)
+# CLUSTER_DEMO=1   also run the demo's recipe (about 15 minutes in release)
+# DOCKER, COMPOSE  commands to use (docker; `docker compose`, otherwise docker-compose)
 set -eu
 cd "$(dirname "$0")/../.."
 profile=${CLUSTER_PROFILE:-dev}
 docker=${DOCKER:-docker}
-"$docker" info >/dev/null 2>&1 || { echo "test-cluster: docker does not answer; is it running, and may you use it?" >&2; exit 1; }
+"$docker" info >/dev/null 2>&1 || { echo "test-cluster: docker does not respond; check that it is running and that you may use it" >&2; exit 1; }
 PATH="$PWD/.deps/postgres/pginstall/bin:$PATH"
 export PATH
 
@@ -22,8 +23,8 @@ sh scripts/cluster/stage-images.sh "$profile" "$stage/context"
 build() { # IMAGE OPTIONS...
   image=$1
   shift
-  echo "test-cluster: making $image"
-  # The builder that every engine has; it says each time that it is old.
+  echo "test-cluster: building $image"
+  # The classic builder, which every engine has; it prints a deprecation warning each time.
   DOCKER_BUILDKIT=0 "$docker" build -t "$image" "$@" > "$stage/log" 2>&1 || { cat "$stage/log" >&2; exit 1; }
 }
 debian="--build-arg DEBIAN_IMAGE=inheritune-debian:bookworm --build-arg S3_IMAGE=inheritune-garage:debian"

@@ -1,4 +1,5 @@
-"""Checks a cluster of docker-compose.yml from outside, as its users and its operators meet it. See test-cluster.sh."""
+"""Tests a cluster of docker-compose.yml from outside, as users and operators see it. See
+test-cluster.sh."""
 
 import argparse
 import filecmp
@@ -10,7 +11,7 @@ import time
 
 from cluster import ROOT, Cluster, Failed, docker, inspect, standalone, wait_for
 
-# Seconds of training, with states often enough that every fault meets some.
+# A few seconds of training, with states frequent enough for every fault.
 RECIPE = """
 name = "cluster"
 recipe = "full-data"
@@ -53,10 +54,11 @@ checkpoint_every_steps = 10
 [[controls]]
 name = "random initialisation, same depth"
 """
-# A recipe's end, at worst.
+# Upper bound for a run.
 RUN_LIMIT_S = 900
 DEMO_LIMIT_S = 3600
-# From a kill to another worker with the job: a lease of 5 s, a sweep and a poll of 1 s, and what a busy machine adds.
+# From a kill until another worker has the job: a lease of 5 s, a sweep and a poll of 1 s, plus the
+# delays of a busy machine.
 TAKEOVER_LIMIT_S = 20
 # The files of a model that do not name the run that made it.
 MODEL_FILES = ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
@@ -77,7 +79,7 @@ def write_inputs(cluster):
 
 
 def check_containers(cluster):
-    """Who they run as, what they may write to, and who can reach them."""
+    """Checks which users the containers run as, what they may write to, and who can reach them."""
     roots, writable, open_ports, published = [], [], [], 0
     for container in cluster.containers():
         found = inspect(container)
@@ -111,7 +113,7 @@ def finish(client, limit_s):
 
 def check_same(what, model, expected):
     different = [name for name in MODEL_FILES if not filecmp.cmp(model / name, expected / name, shallow=False)]
-    check(f"{what}: the model is the standalone process's, byte for byte", not different, different)
+    check(f"{what}: the model equals the standalone process's, byte for byte", not different, different)
 
 
 def run_undisturbed(cluster, recipe, expected):
@@ -122,7 +124,7 @@ def run_undisturbed(cluster, recipe, expected):
 
 
 def training(cluster, past_percent=0.0):
-    """Job and worker of the reference's training, once it is so far."""
+    """Returns job and worker of the reference's training, once it has passed this percentage."""
     query = f"""SELECT job_id, worker_id FROM ops.jobs WHERE kind = 'train' AND status = 'RUNNING'
         AND progress_percentage >= {past_percent} AND lease_until > now() ORDER BY created_at DESC LIMIT 1"""
     return cluster.sql(query).split("|") if cluster.sql(query) else None
@@ -141,7 +143,7 @@ def run_with_faults(cluster, recipe, expected):
         finish(client, RUN_LIMIT_S)
     finally:
         client.kill()
-    check_same("a run through all of that", model, expected)
+    check_same("a run through all of these faults", model, expected)
     ended = cluster.sql(f"SELECT string_agg(ended, ', ' ORDER BY attempt) FROM ops.job_attempts WHERE job_id = '{job}'")
     print(f"      attempts of that training: {ended}")
 
@@ -162,8 +164,8 @@ def kill_trainer(cluster, job, worker):
     def resumed():
         return [line["step"] for line in cluster.log(survivor) if line.get("message") == "resuming from a training state"]
 
-    steps = wait_for(resumed, 30, "a training state to go on from")
-    check(f"it went on from step {steps[-1]}", steps[-1] > 0, steps)
+    steps = wait_for(resumed, 30, "a training state to resume from")
+    check(f"it resumed from step {steps[-1]}", steps[-1] > 0, steps)
     docker("start", container)
 
 
@@ -179,7 +181,7 @@ def kill_postgres(cluster):
             found = inspect(other)
             if found["RestartCount"] or not found["State"]["Running"]:
                 restarts[found["Name"]] = found["State"]
-    check("Postgres was killed and started again: no service exited", not restarts, restarts)
+    check("Postgres was killed and restarted: no service exited", not restarts, restarts)
 
 
 def stop_trainers(cluster, job):
@@ -190,9 +192,9 @@ def stop_trainers(cluster, job):
     log = [line.get("message", "") for line in cluster.log(held)]
     stopping = max((i for i, message in enumerate(log) if message.startswith("stopping")), default=len(log))
     said = log[stopping:]
-    check("the one with the job saved, and gave it back", "training state saved" in said and "job released" in said, log[-8:])
+    check("the one with the job saved, and released it", "training state saved" in said and "job released" in said, log[-8:])
     queued = cluster.sql(f"SELECT status FROM ops.jobs WHERE job_id = '{job}'")
-    check("the job waits for another", queued == "QUEUED", queued)
+    check("the job waits for another worker", queued == "QUEUED", queued)
     cluster.compose("start", "trainer")
 
 
@@ -207,10 +209,10 @@ def check_roles(cluster):
         ("service", "DROP TABLE runs", "must be owner"),
     ]:
         try:
-            problem = f"it may: {cluster.sql(query, role)}"
+            problem = f"it is allowed: {cluster.sql(query, role)}"
         except Failed as failed:
             problem = str(failed)
-        check(f"role {role} is refused: {query}", told in problem, problem)
+        check(f"role {role} is denied: {query}", told in problem, problem)
 
 
 def check_secrets(cluster):
@@ -245,28 +247,28 @@ def check_tls(cluster):
     cluster.init("--tls")
     cluster.up("--force-recreate")
     finish(cluster.inheritune("run", "list"), 30)
-    check("with TLS and a bearer token: the client is answered", True)
+    check("with TLS and a bearer token: the call succeeds", True)
     with_token = cluster.client
     cluster.client = with_token[:4]
     refused = cluster.inheritune("run", "list")
     text, _ = refused.communicate(timeout=30)
-    check("a call without the token is refused", refused.returncode != 0 and "token" in text.lower(), text)
+    check("a call without the token is rejected", refused.returncode != 0 and "token" in text.lower(), text)
     cluster.client = ["--server", with_token[1].replace("https:", "http:")]
     refused = cluster.inheritune("run", "list")
     text, _ = refused.communicate(timeout=30)
-    check("a call without TLS is refused", refused.returncode != 0, text)
+    check("a call without TLS is rejected", refused.returncode != 0, text)
     cluster.client = with_token
 
 
 def demo(cluster):
-    """The recipe of `make demo`, as the README has it."""
+    """Runs the recipe of `make demo`, as in the README."""
     place = cluster.data / "demo"
     place.mkdir()
     corpus = ROOT / "demo/corpus.jsonl"
     if not corpus.exists():
         subprocess.run(["sh", "scripts/demo/fetch-demo-corpus.sh", corpus], cwd=ROOT, check=True)
     shutil.copy(corpus, place)
-    # Where the recipe's relative paths start from.
+    # The folder that the recipe's relative paths refer to.
     recipe = cluster.data / "demo-full-data.toml"
     shutil.copy(ROOT / "deploy/recipes/demo-full-data.toml", recipe)
     began = time.monotonic()
@@ -309,7 +311,7 @@ def main():
             if cluster.client:
                 print("\n".join(cluster.everything_logged().splitlines()[-80:]), file=sys.stderr)
             return 1
-    print("test-cluster: all good")
+    print("test-cluster: all checks passed")
     return 0
 
 

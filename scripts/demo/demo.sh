@@ -1,10 +1,11 @@
 #!/bin/sh
-# Runs a recipe on a standalone server: an embedded Postgres, a local folder, every service in one process.
-# usage: demo.sh RECIPE.toml      Interrupt it and start it again as you like: finished work is kept.
+# Runs a recipe on a standalone server: an embedded Postgres, a local folder, every service in one
+# process.
+# usage: demo.sh RECIPE.toml      You may interrupt and restart it at any time: finished work is kept.
 #
-# DEMO_DIR    where data, log and address file live      (demo)
+# DEMO_DIR    folder for data, log and address file      (demo)
 # DEMO_TEXT   a text, JSONL, .gz or .zst file to use instead of the King James Bible
-# REPORT_DIR  where the report goes                      (report)
+# REPORT_DIR  folder for the report                      (report)
 set -eu
 cd "$(dirname "$0")/../.."
 recipe=${1:?usage: $0 RECIPE.toml}
@@ -24,12 +25,12 @@ elif [ ! -s "$corpus" ]; then
   sh scripts/demo/fetch-demo-corpus.sh "$corpus"
 fi
 
-# A demo that was killed leaves its server, which still holds the folder: it saves and goes.
+# A killed demo leaves its server running, which still holds the folder: let it save and stop.
 runs() { [ -r "/proc/$1/cmdline" ] && tr '\0' ' ' < "/proc/$1/cmdline" | grep -q "$2"; }
 shell= left=
 [ ! -r "$dir/running" ] || read -r shell left < "$dir/running"
 if [ -n "$left" ] && runs "$left" "inheritune-standalone --data-dir $dir/data "; then
-  runs "$shell" demo.sh && { echo "demo: process $shell runs a demo in $dir already; DEMO_DIR=other takes another folder" >&2; exit 1; }
+  runs "$shell" demo.sh && { echo "demo: process $shell already runs a demo in $dir; use another folder with DEMO_DIR=other" >&2; exit 1; }
   echo "demo: stopping the server that a killed demo left running"
   kill -TERM "$left" 2>/dev/null || true
   waited=0
@@ -53,7 +54,7 @@ stop() {
   rm -f "$dir/running" "$dir/address"
 }
 trap stop EXIT
-trap 'echo; echo "demo: stopping; run the same command again to go on"; stop; exit 130' INT TERM
+trap 'echo; echo "demo: stopping; run the same command again to continue"; stop; exit 130' INT TERM
 waited=0
 until [ -s "$dir/address" ]; do
   kill -0 "$server" 2>/dev/null || { echo "demo: the server did not start:" >&2; tail -n 5 "$dir/standalone.log" >&2; exit 1; }
@@ -68,6 +69,6 @@ echo "demo: server at $INHERITUNE_SERVER, log in $dir/standalone.log"
 target/release/inheritune run create "$recipe" --corpus "$corpus" --request-id-from-recipe --watch \
   --report "$report" --export "$dir/models/$name" --force || {
   code=$?
-  kill -0 "$server" 2>/dev/null || echo "demo: the server is gone; run the same command again to go on" >&2
+  kill -0 "$server" 2>/dev/null || echo "demo: the server is gone; run the same command again to continue" >&2
   exit "$code"
 }

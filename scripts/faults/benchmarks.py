@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Makes folders of benchmark data as the Hugging Face hub lays them out, and with the types that it has.
+"""Makes folders of benchmark data in the layouts and with the types of the Hugging Face hub.
 
-    pip install pyarrow==26.0.1                              # for Parquet; without, those are skipped
+    pip install pyarrow==26.0.1                              # for Parquet; without it, those are skipped
     python3 scripts/faults/benchmarks.py OUT                 # OUT/NAME
-    python3 scripts/faults/benchmarks.py OUT --compare DIR   # and holds names and columns of OUT's files against DIR's
+    python3 scripts/faults/benchmarks.py OUT --compare DIR   # also compares names and columns of OUT's files with DIR's
 """
 
 import argparse
@@ -43,7 +43,7 @@ FILES = {
     "mmlu_cais_layout/mmlu/anatomy/test-00000-of-00001.parquet": mmlu(8),
     "piqa_bom/piqa/validation.jsonl": piqa(8),
     "winogrande_int/winogrande/validation.jsonl": winogrande(8),
-    # Layouts beside those that were seen.
+    # Layouts similar to those that occurred.
     "piqa_revision/piqa/plain_text/validation/0000.parquet": piqa(8),
     "winogrande_configs/winogrande/winogrande_xl/validation-00000-of-00001.parquet": winogrande(8),
     "winogrande_configs/winogrande/winogrande_l/validation-00000-of-00001.parquet": winogrande(2),

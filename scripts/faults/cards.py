@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Holds model cards up to huggingface_hub (pip install huggingface_hub), without the network.
+"""Validates model cards with huggingface_hub (pip install huggingface_hub), without the network.
 
-usage: cards.py [CARD.md ...]      crates/domain/tests/golden/model-card.md when absent; exit code 1 where one is not valid
+usage: cards.py [CARD.md ...]      crates/domain/tests/golden/model-card.md by default; exit code 1 if one is not valid
 """
 
 import sys
@@ -26,7 +26,7 @@ def check(path):
     assert name == raw["model-index"][0]["name"] and results
     for result in results:
         assert isinstance(result.metric_value, float) and result.dataset_name and result.metric_type, result
-    # Once through and back: nothing is lost.
+    # A round trip loses nothing.
     again = model_index_to_eval_results(eval_results_to_model_index(name, results))
     assert again == (name, results), again
     assert data.eval_results == results and data.model_name == name

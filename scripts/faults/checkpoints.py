@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Checkpoint folders that were read wrongly or refused once, and the plain models that they are made of.
+"""Checkpoint folders that were once read wrongly or rejected, and the plain models that they are
+made from.
 
-    checkpoints.py OUT [NAME...]           writes OUT/NAME, all of them when none is named
-    checkpoints.py --list                  their names
-    checkpoints.py --compare DIR OUT       holds OUT/NAME against DIR/NAME: files, config keys, names, shapes and types of tensors
+    checkpoints.py OUT [NAME...]           writes OUT/NAME; all of them if none is named
+    checkpoints.py --list                  prints the names
+    checkpoints.py --compare DIR OUT       compares OUT/NAME with DIR/NAME: files, config keys, names, shapes and types of tensors
 
-Python's standard library alone: numbers are random, files of PyTorch are written opcode by opcode.
+Needs only Python's standard library: numbers are random, files of PyTorch are written opcode by
+opcode.
 """
 
 import argparse
@@ -225,7 +227,8 @@ class Storage:
 
 
 def torch_modules():
-    """Stand-ins for what a pickle of PyTorch names, which Python's own pickler must be able to find."""
+    """Stand-ins for the names in a pickle of PyTorch, which Python's own pickler must be able to
+    find."""
     found = {}
     for path, names in {"torch": ["FloatStorage", "HalfStorage", "BFloat16Storage"], "torch._utils": ["_rebuild_tensor_v2"]}.items():
         module = types.ModuleType(path)
@@ -237,7 +240,7 @@ def torch_modules():
 
 
 def torch_file(path, root):
-    """What `torch.save(root, path)` writes; every Tensor in `root` becomes one."""
+    """Writes what `torch.save(root, path)` writes; every Tensor in `root` becomes one."""
     modules = torch_modules()
     kinds = {"F32": "FloatStorage", "F16": "HalfStorage", "BF16": "BFloat16Storage"}
     storages = []
@@ -313,7 +316,7 @@ def tokenizer(folder):
 
 
 def folder_of(folder, config, tensors=None, file="model.safetensors"):
-    """A checkpoint folder with a tokenizer; `tensors` go into `file`."""
+    """Writes a checkpoint folder with a tokenizer; `tensors` go into `file`."""
     os.makedirs(folder, exist_ok=True)
     if config is not None:
         write_json(os.path.join(folder, "config.json"), config)
@@ -393,7 +396,7 @@ attention_logit_softcapping:\x20
 
 
 def nano(tensors):
-    """nanoGPT's names and layout of a GPT-2."""
+    """Returns a GPT-2 in nanoGPT's names and layout."""
     out = collections.OrderedDict()
     for name, tensor in tensors.items():
         if any(name.endswith(end) for end in ("c_attn.weight", "c_proj.weight", "c_fc.weight")):
@@ -412,7 +415,7 @@ def training_of(weights, model_args):
     }
 
 
-# The folders, by name: each writes `at`.
+# The folders by name: each function writes `at`.
 
 
 def config_bom(at):
@@ -614,7 +617,7 @@ FAULTS = [
     symlink_broken_readme, tied_flag_but_own_head, v5_as_saved, v_head, wrapped_state_dict,
 ]
 
-# Others of the same kinds.
+# Further cases of the same kinds.
 
 
 def in_type(tensors, dtype):
@@ -630,7 +633,7 @@ def plain(make, dtype="F32", /, file="model.safetensors", change=lambda tensors:
 
 
 def with_head(name, of):
-    """The head once more: a copy of the embedding `of`."""
+    """Returns a function that adds a head, a copy of the embedding `of`."""
     def add(tensors):
         return {**tensors, name: tensors[of]}
 
@@ -691,7 +694,7 @@ MORE = {
     "mpt_both_names": plain(mpt, num_hidden_layers=LAYERS, hidden_size=WIDTH, num_attention_heads=HEADS, torch_dtype="float32"),
     "llama_lists": plain(llama, layer_types=["full_attention", "sliding_attention"] * 2, attention_types=[[["global", "local"], 2]],
                          num_heads_per_layer=[4, 4, 4, 4]),
-    # What transformers warns of.
+    # Cases that transformers warns about.
     "llama_ids_without_rows": plain(llama, eos_token_id=[0, 128001], bos_token_id=128000, pad_token_id=32000),
     "gpt2_default_ids": plain(gpt2, bos_token_id=..., eos_token_id=...),
     "llama_how_to_run": plain(llama, gradient_checkpointing=True, use_cache=False, is_causal=True, max_length=50),
@@ -717,7 +720,7 @@ FOLDERS = {**{write.__name__: write for write in FAULTS}, **MORE}
 
 
 def described(folder):
-    """File names, config keys, and names, shapes and types of tensors."""
+    """Returns file names, config keys, and names, shapes and types of tensors."""
     found = {"files": sorted(os.path.relpath(os.path.join(at, file), folder) for at, _, files in os.walk(folder) for file in files)}
     found["files"] = [name for name in found["files"] if "/blobs/" not in f"/{name}"]
     for name in found["files"]:
@@ -727,7 +730,7 @@ def described(folder):
         if name.endswith("config.json") and not name.startswith(("tokenizer", "generation")):
             with open(path, encoding="utf-8-sig") as file:
                 text = file.read()
-            # A link that was copied as a text.
+            # A link that was copied as text.
             found[name] = json.loads(text) if text.startswith("{") else None
         if name.endswith(".safetensors"):
             with open(path, "rb") as file:
@@ -739,7 +742,7 @@ def described(folder):
 
 
 def compare(there, here):
-    """Prints what differs; index files name other shards where the tensors come in another order."""
+    """Prints differences; index files name other shards if the tensors are in a different order."""
     differing = 0
     for name in (write.__name__ for write in FAULTS):
         if not os.path.isdir(os.path.join(there, name)):

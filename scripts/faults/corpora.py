@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Makes corpora and token files as the world has them: misnamed, packed, marked, damaged.
+"""Makes corpora and token files as they occur in practice: misnamed, compressed, with byte order
+marks, damaged.
 
     python3 scripts/faults/corpora.py OUT                 # OUT/corpora/NAME, OUT/token-files/NAME
-    python3 scripts/faults/corpora.py OUT --compare DIR   # and holds names and content of OUT's files against DIR's
+    python3 scripts/faults/corpora.py OUT --compare DIR   # also compares names and content of OUT's files with DIR's
 
-Python's standard library alone, but for what needs `zstd` on the PATH (skipped without) or pyarrow: Parquet is made by
-scripts/golden/make-parquet.py.
+Needs only Python's standard library, and `zstd` on the PATH for some files (skipped without it).
+Parquet files are made by scripts/golden/make-parquet.py, with pyarrow.
 """
 
 import argparse
@@ -65,7 +66,7 @@ def corpora():
         "hidden_files/.a.jsonl.crc": b"crc\0\1",
         "hidden_files/.ipynb_checkpoints/a-checkpoint.jsonl": plain,
         "zst_long28/a.jsonl.zst": ("zstd", plain),
-        # Kinds beside those that were seen.
+        # Kinds similar to those that occurred.
         "json_array/a.json": json.dumps([{"text": text} for text in texts()], indent=1).encode(),
         "json_columns/a.json": json.dumps({"text": texts()}).encode(),
         "pretty_object/a.json": json.dumps({"text": texts()[0]}, indent=2).encode(),
@@ -83,7 +84,7 @@ def token_files():
     return {
         "bin_u32/train.bin": four,
         "bin_llmc_short/train.bin": header(20240520, 1, len(ids) + 500) + two,
-        # Kinds beside those that were seen.
+        # Kinds similar to those that occurred.
         "bin_u16/train.bin": two,
         "bin_llmc_u32/train.bin": header(20240801, 7, len(ids)) + four,
         "bin_llmc_version/train.bin": header(20240520, 2, len(ids)) + two,
@@ -106,7 +107,7 @@ def write(out, files):
 
 
 def compare(out, other):
-    """Same names, and the same first bytes: what a kind is told by."""
+    """Compares names and first bytes, which determine a file's kind."""
     wrong = []
     for folder in ("corpora", "token-files"):
         for path in sorted((other / folder).rglob("*")):

@@ -1,12 +1,14 @@
-"""Writes folders with tokenizers that were once read wrong, refused without help, or harmful, and their neighbours.
+"""Writes folders with tokenizers that were once read wrongly, rejected without help, or harmful,
+and similar ones.
 
     python3 scripts/faults/tokenizers.py FOLDER [NAME...]
     python3 scripts/faults/tokenizers.py --compare FOLDER
     venv/bin/python scripts/faults/tokenizers.py --judge
 
-The first writes them all, or those named. The second holds those that FOLDER has too against it: the same files, the same keys, the
-same tensors. The third asks the installed transformers what it makes of each (version 4.57.6 or 5.24.0, with sentencepiece
-0.2.3 and protobuf) and writes that into crates/lm/tests/tokenizers-made.json. The standard library is enough for the first two.
+The first form writes all of them, or the named ones. The second compares them with those in FOLDER:
+the same files, keys and tensors. The third runs the installed transformers on each (version 4.57.6
+or 5.24.0, with sentencepiece 0.2.3 and protobuf) and writes the results into
+crates/lm/tests/tokenizers-made.json. The first two need only the standard library.
 """
 
 import base64
@@ -22,7 +24,7 @@ TEXT = (
     "the first layers of the reference model are inherited by the target model. the target model is trained on, and the "
     "layers that were inherited are trained with it. The quick brown fox jumps over the lazy dog. "
 ) * 3
-# What every tokenizer is asked to encode.
+# The texts that every tokenizer encodes.
 LINES = [
     "", " ", "the target model", "The quick  brown fox.\n\nnew line", "  two spaces before", "trailing space ", "naïve café 日本 🦀",
     "<|im_start|>user\nhello<|im_end|>", "a <|im_start|> b  <|im_start|>  c", "x<|im_start|>y", "<|endoftext|>the<|endoftext|>",
@@ -32,14 +34,14 @@ LINES = [
 
 
 def byte_characters():
-    """How byte-level tokenizers write a byte."""
+    """Returns how byte-level tokenizers write each byte."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     other = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + at) for at, byte in enumerate(other)}
 
 
 def merges_of(words, count):
-    """The merges that byte-pair encoding learns, most frequent first."""
+    """Returns the merges that byte-pair encoding learns, most frequent first."""
     words = [list(word) for word in words]
     merges = []
     while len(merges) < count:
@@ -61,7 +63,7 @@ def merges_of(words, count):
 
 
 def byte_level(special, merges=70):
-    """A vocabulary and its merges; the special tokens come first."""
+    """Returns a vocabulary and its merges; the special tokens come first."""
     letters = byte_characters()
     words = ["".join(letters[byte] for byte in word.encode()) for word in TEXT.replace(" ", "\n ").split("\n")]
     learned = merges_of(words, merges)
@@ -98,7 +100,8 @@ def tokenizer_json(vocabulary, merges, tokens, **parts):
 
 
 def llama_3(**parts):
-    """As Llama 3 has it: three special tokens behind the vocabulary, and the first of them before every text."""
+    """Like Llama 3: three special tokens after the vocabulary, and the first of them before every
+    text."""
     vocabulary, merges = byte_level([])
     names = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"]
     ids = {name: len(vocabulary) + at for at, name in enumerate(names)}
@@ -161,7 +164,7 @@ def decoder_of(*tokens, first=None):
     return {"added_tokens_decoder": {str(first + at): token for at, token in enumerate(tokens)}}
 
 
-# C7: tokens that stand beside the vocabulary.
+# C7: tokens that are defined outside the vocabulary.
 START, END = added("<|im_start|>"), added("<|im_end|>")
 json_case("added_only_in_config", llama_3, fast(**decoder_of(START)))
 json_case("added_several_in_config", llama_3, fast(**decoder_of(START, END, added("<extra>", special=False, normalized=True))))
@@ -192,7 +195,7 @@ json_case("split_special_tokens", llama_3, fast(split_special_tokens=True, **dec
 json_case("no_tokenizer_config", llama_3, None)
 json_case("empty_roles", llama_3, fast(pad_token="", unk_token=None))
 
-# What tokenizer.json can say.
+# Variants of tokenizer.json.
 json_case("json_truncation_padding", lambda: gpt_2(
     truncation={"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0},
     padding={"strategy": {"Fixed": 40}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "<|endoftext|>"},
@@ -252,7 +255,7 @@ json_case("json_dropout_zero", without_padding, PLAIN)
 
 
 def pieces():
-    """Llama 2's kind of vocabulary: what SentencePiece calls its pieces, with their scores and types."""
+    """Returns a vocabulary like Llama 2's: SentencePiece's pieces with their scores and types."""
     words = ["▁" + word for word in TEXT.split()]
     learned = merges_of(words, 60)
     tokens = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), *((f"<0x{byte:02X}>", 0.0, 6) for byte in range(256))]
@@ -284,7 +287,7 @@ json_case("json_of_llama_chat", llama_2_json, {"tokenizer_class": "LlamaTokenize
 
 
 def field(number, value):
-    """One field of a protobuf message."""
+    """Encodes one field of a protobuf message."""
     if isinstance(value, float):
         return bytes([number << 3 | 5]) + struct.pack("<f", value)
     if isinstance(value, bytes):
@@ -417,7 +420,7 @@ def gpt2_weights(vocabulary, positions, width, layers):
     return struct.pack("<Q", len(text)) + text + data
 
 
-# S2: what costs more than it is worth.
+# S2: parts of excessive cost.
 def replacing(*contents):
     return {"type": "Sequence", "normalizers": [{"type": "Replace", "pattern": {"String": "a"}, "content": content} for content in contents]}
 
@@ -450,20 +453,20 @@ for name, tokenizer in HARMFUL.items():
 
 
 def ids_of(folder):
-    """What the installed transformers makes of a folder."""
+    """Returns the installed transformers' results for a folder."""
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         plain = [tokenizer(line, add_special_tokens=False)["input_ids"] for line in LINES]
         whole = [tokenizer(line)["input_ids"] for line in LINES]
-    except BaseException as error:  # whatever a library of another language throws
+    except BaseException as error:  # native libraries may raise anything
         return {"refused": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:120].replace(str(folder), "FOLDER")}
     return {"class": type(tokenizer).__name__, "length": len(tokenizer), "eos": tokenizer.eos_token_id, "ids": plain, "with_added": whole}
 
 
 def judge():
-    # This file has the name of a library that transformers needs.
+    # This file shadows a library that transformers needs.
     sys.path.pop(0)
     import transformers
 
@@ -481,7 +484,7 @@ def judge():
 
 
 def compare(other):
-    """Says where a folder of the same name differs in its files, in their keys or in their tensors."""
+    """Prints where a folder of the same name differs in its files, their keys or their tensors."""
     differences = 0
     with tempfile.TemporaryDirectory() as folder:
         for name in sorted(set(CASES) & {path.name for path in other.iterdir()}):
@@ -489,7 +492,7 @@ def compare(other):
             CASES[name](mine)
             for path in sorted({p.name for p in mine.iterdir()} | {p.name for p in theirs.iterdir()}):
                 if not (mine / path).exists() or not (theirs / path).exists():
-                    print(f"{name}: {path} is in one of them only")
+                    print(f"{name}: {path} is in only one of them")
                     differences += 1
                 elif shape_of(mine / path) != shape_of(theirs / path):
                     print(f"{name}: {path}: {shape_of(mine / path)} and {shape_of(theirs / path)}")

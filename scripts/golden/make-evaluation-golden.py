@@ -1,26 +1,30 @@
 #!/usr/bin/env python3
-"""Makes crates/evaluator/tests/golden anew: what lm_eval 0.4.13 computes for tiny models on the data sets in its data/.
+"""Regenerates crates/evaluator/tests/golden: what lm_eval 0.4.13 computes for tiny models on the
+data sets in data/.
 
-    .deps/lm-eval/bin/python scripts/golden/make-evaluation-golden.py      # see harness.py for what it needs
+    .deps/lm-eval/bin/python scripts/golden/make-evaluation-golden.py      # harness.py says what it needs
     .deps/lm-eval/bin/python scripts/golden/make-evaluation-golden.py --data DIR --model DIR --out DIR [--tasks a,b] [--limit N] [--batch-size B]
 
-The data sets are made up, with the hard cases that the benchmarks have; the models are made here:
+The data sets are invented and contain the hard cases of the benchmarks. The models are made here:
     models/tiny-gpt2     random; a byte-level tokenizer that adds nothing
-    models/tiny-llama    trained on the data for a while, so that some answers are what it would say; grouped-query attention,
-                         a head of its own, and a tokenizer that adds <s>
-Of each model M:
-    M.jsonl              a line per request, with the token ids before anything is cut off:
-                         task, doc_id, idx, n_ctx, ctx_sha256, cont_ids, ll, greedy; of a page of wikitext
+    models/tiny-llama    briefly trained on the data, so that it would give some of the answers; grouped-query attention,
+                         an untied head, and a tokenizer that adds <s>
+For each model M:
+    M.jsonl              a line per request, with the token ids before truncation:
+                         task, doc_id, idx, n_ctx, ctx_sha256, cont_ids, ll, greedy; for a page of wikitext
                          task, doc_id, n_tokens, tokens_sha256, windows, ll. Digests are over ids of 4 bytes, little-endian.
-    M.results.json       what the harness reports: metrics and their errors of tasks and groups, versions, shots, counts
-samples.jsonl            a line per document, of the harness's own log, whatever the model: task, doc_id, doc_hash, prompt_hash,
-                         target_hash, and arguments_sha256, the digest of all its requests' texts, each and a zero byte
-parquet/                 some of the data sets as the hub has them, under its names of files
+    M.results.json       the harness's report: metrics and errors of tasks and groups, versions, shots, counts
+samples.jsonl            a line per document from the harness's own log, independent of the model: task, doc_id, doc_hash,
+                         prompt_hash, target_hash, and arguments_sha256, the digest of the texts of all its requests, each
+                         followed by a zero byte
+parquet/                 some of the data sets as on the hub, with its file names
 bootstrap.json           values, and the harness's error of their perplexity from 100,000 resamples
 
-Everything is float32 on one thread, and one sequence a batch unless said otherwise. The second form does the same for
-another model on other data, of all tasks or some; --limit takes the first documents of each, --mmlu-limit of each subject.
-Same versions and machine, same files; another machine may differ in the last bits, which training carries into the weights.
+Everything is float32 on one thread, with one sequence per batch unless specified otherwise. The
+second form does the same for another model on other data, for all tasks or some; --limit uses the
+first documents of each task, --mmlu-limit of each subject. The same versions on the same machine
+give the same files. Another machine may differ in the last bits, which training carries into the
+weights.
 """
 
 import argparse
@@ -43,7 +47,7 @@ POSITIONS = 128
 
 
 def texts():
-    """Every string of the data, file by file."""
+    """Yields every string of the data, file by file."""
 
     def strings(value):
         if isinstance(value, str):
@@ -58,7 +62,7 @@ def texts():
 
 
 def train_tokenizer(folder, special, bos, eos):
-    """A byte-level tokenizer; `bos` is put first where it is not `eos` as well."""
+    """Makes a byte-level tokenizer; `bos` is put first unless it equals `eos`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -83,7 +87,7 @@ def save_model(model, folder):
     (folder / "generation_config.json").unlink(missing_ok=True)
     file = folder / "config.json"
     config = json.loads(file.read_text())
-    # Who wrote a file is no part of the case.
+    # The writer of a file is not part of the case.
     config.pop("transformers_version", None)
     write_json(file, config)
 
@@ -125,7 +129,7 @@ def make_tiny_llama(folder):
 
 
 def write_parquet():
-    """Rows of text, of numbers, of lists, and of lists within a struct."""
+    """Writes rows of text, of numbers, of lists, and of lists within a struct."""
     import pyarrow
     from pyarrow import parquet
 
@@ -145,7 +149,7 @@ def digest(ids):
 
 
 def recorder(model, batch_size):
-    """The harness's model, which keeps what it was asked and what it answered in `records`."""
+    """The harness's model, which stores requests and answers in `records`."""
     from lm_eval.models.huggingface import HFLM
 
     class Recorder(HFLM):

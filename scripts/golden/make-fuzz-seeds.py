@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Makes fuzz/seeds anew from crates/slicer/tests/golden and scripts/faults: small files of every kind that the fuzz
-targets read.
+"""Regenerates fuzz/seeds from crates/slicer/tests/golden and scripts/faults: small files of every
+kind that the fuzz targets read.
 
     python3 scripts/golden/make-fuzz-seeds.py
 
-Files named found-* are inputs that a fuzzer found; they are left alone.
+Files named found-* are inputs that a fuzzer found; they are not touched.
 """
 
 import importlib.util
@@ -96,7 +96,7 @@ def text(word):
 
 
 def one_tensor(before, after, keys=("w",)):
-    """A pickle of a dict of tensors of 2 x 3 numbers, all in storage 0."""
+    """Returns a pickle of a dict of tensors of 2 x 3 numbers, all in storage 0."""
     storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x06tQ"
     tensor = (b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00K\x02K\x03\x86K\x03K\x01\x86"
               b"\x89ccollections\nOrderedDict\n)RtR")
@@ -114,7 +114,7 @@ def pickles():
         write("pickle", case, parts["data.pkl"])
         if case in ("gpt2-views", "transposed", "module", "llama-from-type"):
             write("torch_archive", case, file.read_bytes())
-        # zipfile's own form: no padding, nothing of 64 bits.
+        # zipfile's own form: no padding, no 64-bit fields.
         if case in ("nanogpt-no-bias", "litgpt"):
             write("torch_archive", case, small_archive(parts))
     metadata = b"}" + text("_metadata") + b"}sb"
@@ -147,7 +147,7 @@ def configs():
 
 
 def tokenizers():
-    """Those of scripts/faults/tokenizers.py, with a vocabulary of a few tokens."""
+    """Writes the tokenizers of scripts/faults/tokenizers.py, with a vocabulary of a few tokens."""
     spec = importlib.util.spec_from_file_location("faults", Path(__file__).resolve().parents[1] / "faults" / "tokenizers.py")
     faults = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(faults)

@@ -1,31 +1,33 @@
 #!/usr/bin/env python3
-"""Makes crates/lm/tests/golden anew: what Hugging Face transformers computes for tiny random checkpoints.
+"""Regenerates crates/lm/tests/golden: what Hugging Face transformers computes for tiny random
+checkpoints.
 
     pip install torch==2.11.0 transformers==5.23.0 safetensors      # bf16 and curve files: 2.15.0 and 5.24.0
     make golden            # or: python3 scripts/golden/make-golden.py [DIRECTORY]
 
-One folder a case: a checkpoint as `save_pretrained` writes it (config.json, model*.safetensors) and
-expected.safetensors with
+One folder per case: a checkpoint as `save_pretrained` writes it (config.json, model*.safetensors)
+and expected.safetensors with
     inputs, targets      int64 [B, T]
     logits               fp32 [B, T, V]
     losses               fp32 [B, T], nats; loss: their mean
-    gradient.NAME        the gradient of the mean loss by every parameter
+    gradient.NAME        the gradient of the mean loss with respect to every parameter
     gradient_norm        their global 2-norm
     adamw.losses         fp32 [20]: the loss before each of 20 AdamW steps on that batch
     adamw.norms          fp32 [20]: the global gradient norm before clipping at each step
     sliced.layers        int64 [N]: source layers of a model cut from this one
     sliced.logits, sliced.losses    what that model computes for the same inputs and targets
-One case of each family has bf16.safetensors besides, for the same batch, with PREFIX `mixed.` (fp32 weights under
-torch.autocast) and `pure.` (everything in bf16):
+One case of each family also has bf16.safetensors, for the same batch, with PREFIX `mixed.` (fp32
+weights under torch.autocast) and `pure.` (everything in bf16):
     PREFIX.loss                     the mean loss
-    PREFIX.gradient.NAME            its gradient by every parameter, fp32
-and two cases have curve.safetensors, of a training on a fresh batch each step:
+    PREFIX.gradient.NAME            its gradient with respect to every parameter, fp32
+and two cases have curve.safetensors, from a training with a new batch at each step:
     tokens               int32 [200, B, T + 1]
     losses               fp32 [200]: the loss before each AdamW step
-Unless it says otherwise, everything is computed in fp32 with eager attention from the file as it was saved. The shapes are odd on
-purpose: widths that are no multiple of 8, head widths of 100, 11, 9, 7, 5 and 3, grouped heads, heads that are no
-power of two, shards, half precision, names without their prefix. transformers has no mosaic_gpt: MosaicGpt below
-is that model. Same versions and machine, same files; another machine may differ in the last bits.
+Unless stated otherwise, everything is computed in fp32 with eager attention from the saved file.
+The shapes are deliberately odd: widths that are not a multiple of 8, head widths of 100, 11, 9, 7,
+5 and 3, grouped heads, head counts that are not a power of two, shards, half precision, names
+without their prefix. transformers has no mosaic_gpt, so MosaicGpt below implements it. The same
+versions on the same machine give the same files; another machine may differ in the last bits.
 """
 
 import copy
@@ -66,7 +68,8 @@ def gpt_neox(**keys):
 
 
 def opt(**keys):
-    # The padding token's row gets no gradient as an input in transformers; no case has that token in its text.
+    # transformers gives the padding token's row no gradient as an input; no case has that token in
+    # its text.
     shared = {"vocab_size": 53, "max_position_embeddings": 17, "dropout": 0.0, "pad_token_id": 1}
     return OPTConfig(**shared, init_std=0.2, bos_token_id=2, eos_token_id=2, **keys)
 
@@ -76,7 +79,7 @@ def mpt(**keys):
 
 
 def mosaic_gpt(**keys):
-    """Keys as MPT-1.3B's config.json has them."""
+    """The keys of MPT-1.3B's config.json."""
     shared = {"model_type": "mosaic_gpt", "architectures": ["MosaicGPT"], "vocab_size": 51, "max_seq_len": 18, "alibi": True,
               "alibi_bias_max": 8, "attn_clip_qkv": None, "attn_impl": "torch", "attn_pdrop": 0, "attn_qk_ln": True,
               "attn_uses_sequence_id": False, "emb_pdrop": 0, "embedding_fraction": 1.0, "init_std": 0.2, "logit_scale": None,
@@ -86,8 +89,9 @@ def mosaic_gpt(**keys):
 
 
 class MosaicGpt(torch.nn.Module):
-    """mosaic_gpt as MPT-1.3B was published with it, in fp32: pre-norm blocks, ALiBi, a norm over the whole width of queries
-    and keys, no biases, the head tied to the embedding. Written after its definition in MosaicML's llm-foundry."""
+    """mosaic_gpt as published with MPT-1.3B, in fp32: pre-norm blocks, ALiBi, a norm over the whole
+    width of queries and keys, no biases, the head tied to the embedding. Follows its definition in
+    MosaicML's llm-foundry."""
 
     class Block(torch.nn.Module):
         def __init__(self, config):
@@ -128,7 +132,8 @@ class MosaicGpt(torch.nn.Module):
                 torch.nn.init.normal_(parameter, std=config.init_std)
 
     def bias(self, time):
-        """ALiBi over causality: head h of H subtracts 2^(-max (h+1)/H) times the distance."""
+        """Returns the causal mask with ALiBi: head h of H subtracts 2^(-max (h+1)/H) times the
+        distance."""
         heads, steepness = self.config.n_heads, self.config.alibi_bias_max
         slopes = torch.tensor([2.0 ** (-steepness * (head + 1) / heads) for head in range(heads)])
         at = torch.arange(time)
@@ -220,13 +225,14 @@ CASES = {
 }
 
 
-# One of each family.
+# One case of each family.
 BF16_CASES = {"gpt2-inner", "llama-tied-sharded", "gpt_neox-pythia", "opt-sharded", "mpt-5-heads", "mosaic_gpt-qk-norm"}
 CURVE_CASES = {"gpt2-inner", "llama-tied-sharded"}
 
 
 def save_checkpoint(folder, config, options):
-    """Writes a random checkpoint whose biases and norms are random too, so that none goes untested."""
+    """Writes a random checkpoint whose biases and norms are random too, so that all of them are
+    tested."""
     if config.model_type == "mosaic_gpt":
         model = MosaicGpt(config)
     else:
@@ -243,7 +249,7 @@ def save_checkpoint(folder, config, options):
         index = json.loads(index_file.read_text())
         index["weight_map"] = {name: file for name, file in index["weight_map"].items() if not name.endswith(".bias")}
         index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
-    # Who wrote a file is no part of the case.
+    # The writer of a file is not part of the case.
     config_file = folder / "config.json"
     keys = json.loads(config_file.read_text())
     keys.pop("transformers_version", None)
@@ -253,7 +259,8 @@ def save_checkpoint(folder, config, options):
 
 
 def rename(tensors, config, options):
-    """A file's tensors as the case has them: other names, buffers beside them, biases left out."""
+    """Returns a file's tensors as the case needs them: other names, additional buffers, biases left
+    out."""
     prefix = "transformer." if options.get("hub_names") else options.get("prefix", "")
     tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     if options.get("no_bias"):
@@ -263,7 +270,7 @@ def rename(tensors, config, options):
         positions = config.n_positions
         tensors["h.0.attn.bias"] = torch.tril(torch.ones(positions, positions)).view(1, 1, positions, positions)
     if options.get("neox_buffers"):
-        # As Pythia's files have them.
+        # As in Pythia's files.
         positions = config.max_position_embeddings
         mask = torch.tril(torch.ones(positions, positions, dtype=torch.uint8)).view(1, 1, positions, positions)
         tensors["gpt_neox.layers.0.attention.bias"] = mask
@@ -283,7 +290,7 @@ def load(folder, config, options):
         return MosaicGpt.load(folder, config)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     if options.get("no_bias"):
-        # transformers makes the biases that the file does not have zeros; nothing here may teach them otherwise.
+        # transformers sets biases that the file lacks to zero; they must not be trained here.
         for name, parameter in model.named_parameters():
             if name.endswith(".bias"):
                 assert not parameter.any(), name
@@ -292,12 +299,12 @@ def load(folder, config, options):
 
 
 def name_in_files(config, name):
-    """transformers 5 calls GPT-NeoX's head by another name than its files do."""
+    """Returns the name of a parameter in files; transformers 5 uses another one for GPT-NeoX's head."""
     return "embed_out.weight" if config.model_type == "gpt_neox" and name == "lm_head.weight" else name
 
 
 def sliced(model, layers):
-    """A copy of `model` whose blocks are these of its own, in this order."""
+    """Returns a copy of `model` with only these of its blocks, in this order."""
     model = copy.deepcopy(model)
     for module in model.modules():
         for name, blocks in module.named_children():
@@ -309,7 +316,7 @@ def sliced(model, layers):
 
 
 def default_slice(config):
-    """Skips a layer and repeats one, as far as there are layers."""
+    """Skips one layer and repeats another, if there are enough layers."""
     depth = getattr(config, "num_hidden_layers", None) or config.n_layers
     return {1: [0, 0], 2: [1, 0, 1], 3: [0, 2, 2]}[depth]
 
@@ -367,7 +374,7 @@ def adamw(model):
 
 
 def train_step(model, learned, optimizer, inputs, targets):
-    """The loss before the step and the gradient's norm before clipping."""
+    """Makes a step; returns the loss before it and the gradient's norm before clipping."""
     optimizer.zero_grad()
     loss = position_losses(model, inputs, targets)[1].mean()
     loss.backward()
@@ -377,7 +384,8 @@ def train_step(model, learned, optimizer, inputs, targets):
 
 
 def curve(folder, config, options):
-    """Text in which three of four tokens follow from the one before: there is something to learn."""
+    """Trains on text in which three of four tokens follow from the previous one, so that there is
+    something to learn."""
     model = load(folder, config, options)
     shape = (CURVE_STEPS, BATCH, TIME + 1)
     tokens, follows = torch.randint(0, config.vocab_size, shape), torch.rand(shape) < 0.75

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Makes crates/trainer/tests/parquet anew: the same rows as pyarrow packs them, several row groups and data pages a file.
+"""Regenerates crates/trainer/tests/parquet: the same rows in each codec, as pyarrow writes
+them, with several row groups and data pages per file.
 
     pip install pyarrow==26.0.1
     python3 scripts/golden/make-parquet.py
@@ -11,7 +12,7 @@ import pyarrow
 from pyarrow import parquet
 
 DIRECTORY = Path(__file__).resolve().parents[2] / "crates" / "trainer" / "tests" / "parquet"
-# A row without text, an empty one, characters of every length, one of several pages.
+# A row without text, an empty one, characters of every length, and one over several pages.
 TEXTS = ["first row", None, "", "zwölf Wörter\nund 漢字 🦀", "no more\n\n" * 300, *(f"row {i}" for i in range(40))]
 
 
@@ -22,7 +23,7 @@ def main():
     for packing in ("none", "snappy", "gzip", "zstd", "lz4", "brotli"):
         options = {"compression": packing, "row_group_size": 17, "data_page_size": 256, "use_dictionary": packing == "snappy"}
         parquet.write_table(table, DIRECTORY / f"{packing}.parquet", **options)
-    # Text as other writers type it: bytes, long strings, a dictionary, within a group.
+    # The column types of other writers: bytes, long strings, a dictionary, within a group.
     for name, column in {
         "binary": pyarrow.array([text and text.encode() if text is not None else None for text in TEXTS], pyarrow.binary()),
         "large": pyarrow.array(TEXTS, pyarrow.large_string()),

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Makes crates/slicer/tests/golden anew: tiny checkpoints as torch.save writes them, in every variant that is read.
+"""Regenerates crates/slicer/tests/golden: tiny checkpoints as torch.save writes them, in every
+supported variant.
 
     pip install torch==2.11.0 transformers==5.23.0 safetensors tokenizers
     make pickles           # or: python3 scripts/golden/make-pickles.py [DIRECTORY]
 
-One folder a case: config.json, the pickled weights, and expected.safetensors: what torch.load gives for the same
-files, without buffers and without the second name of a tied tensor, under the names in the file. For nanoGPT and
-lit-gpt expected.safetensors is the Hugging Face model, which is checked here to compute what nanoGPT's code computes.
-Same versions, same files, but for legacy.bin, which holds addresses.
+One folder per case: config.json, the pickled weights, and expected.safetensors, the result of
+torch.load for the same files, without buffers and without the second name of a tied tensor, under
+the names in the file. For nanoGPT and lit-gpt, expected.safetensors is the Hugging Face model; this
+script checks that it computes the same as nanoGPT's code. The same versions give the same files,
+except legacy.bin, which contains addresses.
 """
 
 import json
@@ -80,7 +82,8 @@ def write_expected(folder, tensors):
 
 
 def gpt2_tied(folder):
-    """Hub names, f32, causal masks as buffers, the head a second name of the embedding's storage, _metadata set."""
+    """Hub names, f32, causal masks as buffers, the head as a second name of the embedding's
+    storage, _metadata set."""
     tensors = random(gpt2_shapes(2), torch.float32)
     saved = OrderedDict((f"transformer.{name}", tensor) for name, tensor in tensors.items())
     for i in range(2):
@@ -94,7 +97,7 @@ def gpt2_tied(folder):
 
 
 def llama_f16_inv_freq(folder):
-    """As OpenLLaMA: one file, F16, with F32 rotary buffers."""
+    """Like OpenLLaMA: one file, F16, with F32 rotary buffers."""
     tensors = random(llama_shapes(2), torch.float16)
     saved = OrderedDict(tensors)
     for i in range(2):
@@ -105,7 +108,8 @@ def llama_f16_inv_freq(folder):
 
 
 def llama_bf16_sharded(folder):
-    """Two shards and an index, bf16, as save_pretrained(safe_serialization=False) of transformers 4 wrote them."""
+    """Two shards and an index, bf16, as save_pretrained(safe_serialization=False) of transformers 4
+    wrote them."""
     tensors = random(llama_shapes(2), torch.bfloat16)
     names = list(tensors)
     weight_map = {}
@@ -120,7 +124,8 @@ def llama_bf16_sharded(folder):
 
 
 def llama_from_type(folder):
-    """As TinyLlama: tensors with attributes, which pickle as _rebuild_from_type_v2; and plain parameters."""
+    """Like TinyLlama: tensors with attributes, which pickle as _rebuild_from_type_v2, and plain
+    parameters."""
     tensors = random(llama_shapes(1), torch.float32)
     saved = {}
     for i, (name, tensor) in enumerate(tensors.items()):
@@ -138,7 +143,8 @@ def llama_from_type(folder):
 
 
 def gpt2_views(folder):
-    """Contiguous parts of one storage at offsets, pickle protocol 5, no byteorder trouble."""
+    """Contiguous parts of one storage at offsets, pickle protocol 5, without a byte order
+    problem."""
     shapes = gpt2_shapes(1)
     sizes = {name: torch.Size(shape).numel() for name, shape in shapes.items()}
     flat = torch.randn(sum(sizes.values()) + 5).to(torch.float16)
@@ -152,7 +158,8 @@ def gpt2_views(folder):
 
 
 def nanogpt_forward(weights, tokens, heads):
-    """What nanoGPT's model.py computes, from its own state dict: nn.Linear weights, optional biases, exact GELU."""
+    """Computes what nanoGPT's model.py does, from its own state dict: nn.Linear weights, optional
+    biases, exact GELU."""
     get = lambda name: weights.get(f"transformer.{name}")
     linear = lambda x, name: torch.nn.functional.linear(x, get(f"{name}.weight"), get(f"{name}.bias"))
     norm = lambda x, name: torch.nn.functional.layer_norm(x, x.shape[-1:], get(f"{name}.weight"), get(f"{name}.bias"), 1e-5)
@@ -200,7 +207,7 @@ def nanogpt(folder, bias):
         tensor = weights[f"transformer.{name}"]
         expected[f"transformer.{name}"] = tensor.t() if name.endswith(projections) else tensor
     write_expected(folder, expected)
-    # Without biases is with biases of zero, to transformers, which knows no GPT-2 without (ADR 5).
+    # transformers has no GPT-2 without biases, so they are zeros there (ADR 5).
     for name, shape in gpt2_shapes(2).items():
         expected.setdefault(f"transformer.{name}", torch.zeros(shape))
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2, attn_pdrop=0, embd_pdrop=0, resid_pdrop=0)).eval()
@@ -212,7 +219,8 @@ def nanogpt(folder, bias):
 
 
 def litgpt(folder):
-    """lit_model.pth and lit_config.json, from a Llama by the steps of lit-gpt's convert_hf_checkpoint.py."""
+    """lit_model.pth and lit_config.json, from a Llama by the steps of lit-gpt's
+    convert_hf_checkpoint.py."""
     tensors = random(llama_shapes(2), torch.bfloat16)
     heads, groups, head = 4, 2, 4
     saved = OrderedDict({
@@ -242,9 +250,11 @@ def litgpt(folder):
 
 
 def pythia(folder):
-    """As EleutherAI's Pythia: GPT-NeoX, f16, one pickled file, masks and rotary buffers, a byte-level tokenizer.json.
+    """Like EleutherAI's Pythia: GPT-NeoX, f16, one pickled file, masks and rotary buffers, a
+    byte-level tokenizer.json.
 
-    evaluation.json: the nats of a text under transformers, each token from those before it, the first from end-of-text.
+    evaluation.json: the nats of a text by transformers, each token given those before it, the first
+    given end-of-text.
     """
     text = (ROOT / "LICENSE").read_text()
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -284,7 +294,7 @@ def pythia(folder):
 
 
 def not_read(folder):
-    """Files that must be refused: legacy, TorchScript, not contiguous."""
+    """Files that must be rejected: legacy, TorchScript, not contiguous."""
     tensors = random({"wte.weight": (4, 3)}, torch.float32)
     torch.save(tensors, folder / "legacy.bin", _use_new_zipfile_serialization=False)
     torch.save({"wte.weight": tensors["wte.weight"].t()}, folder / "transposed.bin")

@@ -1,20 +1,21 @@
-"""Writes crates/lm/tests/tokenizers: lines of text, tokenizers of the three kinds, and what their reference makes of the lines.
+"""Writes crates/lm/tests/tokenizers: lines of text, tokenizers of the three kinds, and the results
+of their references.
 
     python3 -m venv venv && venv/bin/pip install sentencepiece==0.2.3 tokenizers==0.23.3 transformers==5.24.0 protobuf==7.36.2 django==5.2.19
     venv/bin/python scripts/golden/make-tokenizer-golden.py BOOKS TEST_MODEL
     venv/bin/python scripts/golden/make-tokenizer-golden.py --real FOLDER
 
-The second writes expected.json into each folder in FOLDER, which hold the tokenizers of real models, for the lines that are
-there: INHERITUNE_TOKENIZERS=FOLDER lets the test read them.
+The second form writes expected.json into each folder in FOLDER, each with the tokenizer of a real
+model, for the existing lines. With INHERITUNE_TOKENIZERS=FOLDER the test reads them.
 
-BOOKS is a folder of public-domain books in English as .txt; TEST_MODEL is python/test/test_model.model of
-github.com/google/sentencepiece, a model that nobody here trained. The rest of the text is Django's translations into
-some ninety languages, and lines that are made to break tokenizers. The models are trained on the lines, so that
-they are small; the lines that break are left out of that.
+BOOKS is a folder of public-domain books in English as .txt; TEST_MODEL is
+python/test/test_model.model of github.com/google/sentencepiece, a model that we did not train. The
+rest of the text is Django's translations into about ninety languages, and lines designed to break
+tokenizers. The models are trained on the lines, except the latter, so that they are small.
 
-The reference is the sentencepiece library for tokenizer.model, and transformers for the others. Digests are the first
-16 digits of SHA-256 over a hundred lines: of each line its number of ids and its ids, 4 bytes each, or its length
-and its text.
+The reference is the sentencepiece library for tokenizer.model, and transformers for the others.
+Digests are the first 16 digits of SHA-256 over a hundred lines: for each line its number of ids and
+its ids, 4 bytes each, or its length and its text.
 """
 
 import gzip
@@ -46,7 +47,7 @@ SPECIAL = [
 
 
 def translations():
-    """What Django says, in every language that it speaks."""
+    """Returns Django's messages in all its languages."""
     lines = []
     for file in sorted(Path(django.__file__).parent.rglob("LC_MESSAGES/django.po")):
         text = file.read_text(encoding="utf-8")
@@ -95,7 +96,7 @@ def make_lines(books):
     return real, ["", *long, *planes, *(hostile(rng, real) for _ in range(3500))]
 
 
-# Some of NFKC and of the library's own rules for spaces: a whole table is 240 kB.
+# Some of NFKC and of the library's own rules for spaces: the whole table is 240 kB.
 RULES = {"\u00a0": " ", "\u3000": " ", "\t": " ", "\n": " ", "\r": " ", "\u200b": "", "ﬁ": "fi", "①": "1", "½": "1⁄2", "Ⅷ": "VIII",
          "e\u0301": "é", "ｶ": "カ", "ｶﾞ": "ガ", "\u1100\u1161": "가", "\u1100\u1161\u11a8": "각", "İ": "i", "\u2028": "  "}  # fmt: skip
 RULES |= {chr(0xFEE0 + c): chr(c) for c in range(0x21, 0x7F)}
@@ -119,7 +120,7 @@ def train_sentencepiece(folder, lines, **options):
 
 
 def write_model(folder, proto):
-    # What the trainer was given is no part of the case.
+    # The trainer's input is not part of the case.
     del proto.trainer_spec.input[:]
     proto.trainer_spec.ClearField("model_prefix")
     proto.normalizer_spec.ClearField("normalization_rule_tsv")
@@ -138,7 +139,8 @@ def sentencepiece_llama(folder, lines):
 
 
 def sentencepiece_openllama(folder, lines):
-    """Spaces at both ends and runs of them are dropped, and text is normalised: what conversions get wrong."""
+    """A model that drops leading, trailing and repeated spaces and normalizes text, which
+    conversions get wrong."""
     proto = train_sentencepiece(
         folder, lines, model_type="bpe", vocab_size=1500, byte_fallback=True, split_digits=True, character_coverage=0.98, rules=True
     )  # fmt: skip
@@ -147,7 +149,8 @@ def sentencepiece_openllama(folder, lines):
 
 
 def sentencepiece_bpe_unused(folder, lines):
-    """Pieces that are unused, user-defined, or with a space inside; unknown characters are one piece."""
+    """Pieces that are unused, user-defined, or contain a space; unknown characters are one
+    piece."""
     proto = train_sentencepiece(
         folder, lines, model_type="bpe", vocab_size=1200, character_coverage=0.98, rules=True, remove_extra_whitespaces=False,
         user_defined_symbols=["<mask>", "▁▁▁", "two▁words", "ing", "日"],
@@ -175,7 +178,7 @@ def sentencepiece_unigram(folder, lines):
     normal = [piece for piece in proto.pieces if piece.type == piece.NORMAL and len(piece.piece) > 1]
     for piece in normal[::15]:
         piece.type = piece.UNUSED
-    # Whole numbers make ties.
+    # Integers create ties.
     for piece in normal[1::3]:
         piece.score = round(piece.score)
     write_model(folder, proto)
@@ -211,7 +214,7 @@ def json_gpt2(folder, lines):
 
 
 def json_gpt_neox(folder, lines):
-    """NFC, and tokens that were added: runs of spaces, and one that takes the space before it."""
+    """NFC and added tokens: runs of spaces, and one that includes the space before it."""
     tokenizer = train_byte_level(lines, ["<|endoftext|>", "<|padding|>"])
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.add_tokens([tokenizers.AddedToken(" " * n, normalized=True) for n in range(24, 1, -1)])
@@ -252,7 +255,8 @@ def write_json(file, value):
 
 
 def reference(folder):
-    """Its name, and functions from text to ids, to ids with what is added, and from ids to text."""
+    """Returns the reference's name, and its functions from text to ids, to ids with added tokens,
+    and from ids to text."""
     if (folder / "tokenizer.model").exists():
         model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
         file = folder / "tokenizer_config.json"

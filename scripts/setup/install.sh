@@ -1,9 +1,10 @@
 #!/bin/sh
-# Installs what is built: programs, libtorch, a Postgres that `make setup` fetched, and shell completions.
+# Installs the built programs, libtorch, the Postgres that `make setup` fetched, and shell
+# completions.
 # usage: install.sh PREFIX      install.sh --uninstall PREFIX
 #
-# INSTALL_FROM  where the programs are                                    (target/release)
-# DESTDIR       is put before every path, for packages
+# INSTALL_FROM  folder of the programs (target/release)
+# DESTDIR       prefix of every path, for packages
 set -eu
 cd "$(dirname "$0")/../.."
 uninstall=
@@ -22,13 +23,13 @@ if [ -n "$uninstall" ]; then
   for program in $programs; do rm -f "$to/bin/$program"; done
   rm -rf "$own"
   rm -f "$bash_file" "$zsh_file" "$fish_file"
-  echo "removed from $to: the programs, $own and the completions; data folders stay where they are"
+  echo "removed from $to: the programs, $own and the completions; data folders are not removed"
   exit 0
 fi
 
 [ -x "$from/inheritune" ] || { echo "install: $from/inheritune is not built: run \`make install\`" >&2; exit 1; }
 mkdir -p "$to/bin" "$own/bin" "$own/lib"
-# A program that runs keeps the file that it was started from.
+# Replace a program by renaming, so that a running one keeps the file that it was started from.
 put() { cp -f "$1" "$2.part" && chmod 755 "$2.part" && mv -f "$2.part" "$2"; }
 installed= needs_libtorch=
 for program in $programs; do
@@ -40,13 +41,14 @@ for program in $programs; do
   fi
   put "$from/$program" "$own/bin/$program"
   needs_libtorch=yes
-  # They find libtorch in ../lib and Postgres in ../postgres of where they are, so that the prefix may be moved.
+  # Programs find libtorch in ../lib and Postgres in ../postgres relative to themselves, so the
+  # prefix may be moved.
   ln -sfn "../lib/inheritune/bin/$program" "$to/bin/$program"
 done
 if [ -n "$needs_libtorch" ]; then
   libtorch=${LIBTORCH:-.deps/libtorch}
   [ -d "$libtorch/lib" ] || { echo "install: $libtorch/lib is missing: run \`make setup\`" >&2; exit 1; }
-  # Links where both are on one file system: it is half a gigabyte.
+  # Hard links if both are on one file system: it is half a gigabyte.
   for library in "$libtorch"/lib/*.so*; do
     cp -lf "$library" "$own/lib/" 2>/dev/null || cp -f "$library" "$own/lib/"
   done

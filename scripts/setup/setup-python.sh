@@ -1,5 +1,5 @@
 #!/bin/sh
-# The Python packages that the test of the example client needs, in a folder of the project's own.
+# Installs the Python packages for the test of the example client into a folder of the project.
 # usage: setup-python.sh DEST    -> a folder for PYTHONPATH
 set -eu
 dest=${1:?usage: $0 DEST}

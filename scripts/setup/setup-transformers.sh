@@ -1,10 +1,10 @@
 #!/bin/sh
-# The two versions of transformers that exports must load in, with the PyTorch that runs them.
+# Installs the two versions of transformers in which exports must load, and PyTorch to run them.
 # usage: setup-transformers.sh DEST    -> DEST/python/bin/python has transformers 5; with DEST/transformers-4 in front of
 #                                         PYTHONPATH it has transformers 4
 #
-# PyTorch's wheel for CUDA takes about 5 GB, of which 3.5 GB stay. Where an index of its CPU wheels is at hand, name it in
-# INHERITUNE_TORCH_INDEX; the same is then done in 1 GB.
+# PyTorch's CUDA wheel takes about 5 GB, of which 3.5 GB are kept. If you have an index of its CPU
+# wheels, name it in INHERITUNE_TORCH_INDEX; 1 GB is then enough.
 set -eu
 dest=${1:?usage: $0 DEST}
 torch="torch==2.11.0"
@@ -17,7 +17,7 @@ mkdir -p "$(dirname "$dest")"
 part=$(mktemp -d "$dest.XXXXXX")
 trap 'rm -rf "$part"' EXIT
 trap 'exit 1' INT TERM
-# A virtual environment knows where it is: it is made in its place.
+# A virtual environment cannot be moved, so create it in place.
 rm -rf "$dest"
 mkdir "$dest"
 PIP_ROOT_USER_ACTION=ignore
@@ -30,7 +30,7 @@ $pip ${INHERITUNE_TORCH_INDEX:+--index-url "$INHERITUNE_TORCH_INDEX"} $torch
 $pip $five
 # shellcheck disable=SC2086
 $pip --target "$part" $four
-# What only a GPU, or a compiler for it, loads.
+# Remove what only a GPU, or a compiler for it, loads.
 packages_dir=$("$dest/python/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 rm -rf "$packages_dir/triton" "$packages_dir/torch/include" "$packages_dir/torch/lib/libtorch_cuda_linalg.so"
 [ ! -d "$packages_dir/nvidia" ] || find "$packages_dir/nvidia" -type f \

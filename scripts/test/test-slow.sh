@@ -1,5 +1,5 @@
 #!/bin/sh
-# Tests that are too long for CI, with what `make test` built.
+# Runs the tests that are too long for CI, with the build of `make test`.
 set -eu
 cd "$(dirname "$0")/../.."
 PATH="$PWD/.deps/postgres/pginstall/bin:$PATH"

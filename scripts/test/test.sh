@@ -1,6 +1,6 @@
 #!/bin/sh
-# The tests that CI runs. Tests that need a program of another package find it in target/debug, where cargo puts the programs
-# of every package that has tests of its own.
+# Runs the tests that CI runs. A test that needs a program of another package finds it in
+# target/debug, where cargo puts the programs of every package that has tests.
 set -eu
 cd "$(dirname "$0")/../.."
 sh scripts/setup/setup-python.sh "$PWD/.deps/python" ||
@@ -10,7 +10,7 @@ if [ -z "${INHERITUNE_TRANSFORMERS_PYTHON:-}" ]; then
     export INHERITUNE_TRANSFORMERS_PYTHON="$PWD/.deps/transformers/python/bin/python"
     export INHERITUNE_TRANSFORMERS_457="$PWD/.deps/transformers/transformers-4"
   else
-    echo "setup: no transformers; the test that loads every export in it will be skipped" >&2
+    echo "setup: no transformers; the test that loads every export with it will be skipped" >&2
   fi
 fi
 PATH="$PWD/.deps/postgres/pginstall/bin:$PATH"

@@ -149,11 +149,10 @@ impl std::str::FromStr for Location {
             "s3" if host.is_empty() => return Err(format!("`{shown}` has no bucket name; use s3://bucket/key")),
             "file" | "s3" => {}
             "http" | "https" => {
-                return Err(
-                    "is not fetched from the web: download it first (a model of the Hugging Face hub with `hf \
-                            download OWNER/NAME --local-dir FOLDER`), and name the folder or file"
-                        .to_owned(),
-                );
+                return Err("http and https locations are not supported: download the data first (for a model of the \
+                            Hugging Face hub, `hf download OWNER/NAME --local-dir FOLDER`), and specify the folder or \
+                            file"
+                    .to_owned());
             }
             scheme => return Err(format!("scheme `{scheme}` is unknown; use file://, s3:// or artifact://")),
         }

@@ -59,7 +59,7 @@ async fn a_wrong_file_leaves_nothing_behind() {
     let bad = published(store.path(), "model.safetensors", "weights");
     for (change, problem) in [
         (v1::ArtifactFile { sha256: "0".repeat(64), ..bad.clone() }, "SHA-256"),
-        (v1::ArtifactFile { sha256: "no digest".to_owned(), ..bad.clone() }, "no SHA-256"),
+        (v1::ArtifactFile { sha256: "no digest".to_owned(), ..bad.clone() }, "not a hexadecimal SHA-256"),
         (
             v1::ArtifactFile { sha256: String::new(), segments: ["wei", "GHTS"].map(segment).to_vec(), ..bad.clone() },
             "model.safetensors is damaged between bytes 3 and 7",

@@ -54,7 +54,7 @@ steps_factor = 100.0
             training.betas: unknown field `betas`, expected one of `block_size`, `micro_batch`, `gradient_accumulation`, `precision`, `activation_checkpointing`, `sampling`, `source_weights`, `document_mask`, `steps`, `epochs`, `lr_max`, `lr_min`, `warmup_steps`, `schedule`, `weight_decay`, `decay`, `beta1`, `beta2`, `adam_eps`, `clip_norm`, `log_every_steps`, `evaluate_every_steps`, `evaluate_sequences`, `checkpoint_every_steps`, `keep_newest`, `keep_best` (line 24)
             training.micro_batch: is missing
             name: must be 1 to 128 bytes without control characters, and not blank
-            corpus.sources[0]: scheme `http` is unknown; use file://, s3:// or artifact://
+            corpus.sources[0]: http and https locations are not supported: download the data first (for a model of the Hugging Face hub, `hf download OWNER/NAME --local-dir FOLDER`), and specify the folder or file
             corpus.validation_fraction: must be above 0 and at most 0.5
             corpus.tokenizer.train.vocab_size: must be 257 to 65536 entries
             reference.architecture.d_model: must be a multiple of n_heads (4)
