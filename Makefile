@@ -5,7 +5,7 @@ CARGO ?= cargo
 # docker-compose 1.29 if docker has no compose plugin.
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
-.PHONY: help setup build build-demo check test test-slow test-cluster cluster-up cluster-down docs fuzz bench sbom install uninstall demo demo-low-data golden pickles sqlx clean-demo
+.PHONY: help setup build build-demo check test test-slow test-cluster cluster-up cluster-down docs release-check fuzz bench sbom install uninstall demo demo-low-data golden pickles sqlx clean-demo
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -46,6 +46,9 @@ fuzz: ## Run every fuzz target for FUZZ_SECONDS=60, or only FUZZ_TARGET=pickle.
 
 docs: setup ## Build the documentation as a book (target/book) and the crates' API documentation (target/doc).
 	sh scripts/docs/book.sh
+
+release-check: ## Check that this commit can become a release: versions, changelog, migrations, bill of materials.
+	sh scripts/check/release.sh
 
 sbom: ## Write a bill of materials, sbom.cdx.json (CycloneDX 1.5), from Cargo.lock and scripts/setup/requirements.
 	python3 scripts/check/sbom.py sbom.cdx.json

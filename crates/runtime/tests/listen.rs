@@ -321,10 +321,10 @@ async fn u4_a_wrong_token_says_something_else_than_none() {
     let server = start(ListenLimits::default(), token_of(dir.path(), "right")).await;
     let mut one = channel(server.address).await;
     let (none, message) = call(&mut one, SLOW, None).await.unwrap();
-    assert!(none == "16" && message.contains("wants"), "{none} {message}");
+    assert!(none == "16" && message.contains("requires"), "{none} {message}");
     for wrong in ["Bearer wrong", "Bearer right2", "Basic right", "right", "Bearer ", ""] {
         let (code, said) = call(&mut one, SLOW, Some(wrong)).await.unwrap();
-        assert!(code == "16" && said.contains("is%20not%20this") && said != message, "{wrong}: {code} {said}");
+        assert!(code == "16" && said.contains("does%20not%20match") && said != message, "{wrong}: {code} {said}");
         assert!(!said.contains("right"), "{said}");
     }
     assert_eq!(call(&mut one, SLOW, Some("Bearer right")).await.unwrap().0, "0");
