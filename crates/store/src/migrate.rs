@@ -25,7 +25,10 @@ pub(crate) async fn run(migrations: &Migrator, pool: &PgPool) -> Result<(), Stor
     let own: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?;
     let mut holders = Vec::new();
     let migrated = {
-        let mut running = std::pin::pin!(migrations.run_direct(None, &mut connection, false));
+        let mut running = std::pin::pin!(async {
+            migrations.run_direct(None, &mut connection, false).await?;
+            Ok::<_, MigrateError>(write_views(&mut connection).await?)
+        });
         loop {
             match tokio::time::timeout(LOOK_INTERVAL, &mut running).await {
                 Ok(migrated) => break migrated,
@@ -40,10 +43,6 @@ pub(crate) async fn run(migrations: &Migrator, pool: &PgPool) -> Result<(), Stor
                 }
             }
         }
-    };
-    let migrated = match migrated {
-        Ok(()) => write_views(&mut connection).await.map_err(MigrateError::Execute),
-        Err(error) => Err(error),
     };
     match migrated {
         Ok(()) => Ok(connection.close().await?),

@@ -422,7 +422,15 @@ async fn s6_a_migration_names_who_holds_what_it_needs() {
     must_name(waiting.await.unwrap().unwrap_err().to_string());
     sqlx::raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
     sqlx::query("SELECT pg_advisory_lock($1)").bind(key).execute(&mut holder).await.unwrap();
-    must_name(support::connect(&patient, objects).await.migrate().await.unwrap_err().to_string());
+    must_name(support::connect(&patient, objects.clone()).await.migrate().await.unwrap_err().to_string());
+    sqlx::query("SELECT pg_advisory_unlock_all()").execute(&mut holder).await.unwrap();
+    // A dashboard's transaction that reads a view which a new version writes.
+    sqlx::query("UPDATE schema_views SET digest = 'older'").execute(&mut holder).await.unwrap();
+    sqlx::raw_sql("BEGIN; SELECT FROM ops.models").execute(&mut holder).await.unwrap();
+    let migrator = support::connect(&patient, objects).await;
+    must_name(migrator.migrate().await.unwrap_err().to_string());
+    sqlx::raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    migrator.migrate().await.unwrap();
 }
 
 #[tokio::test]

@@ -20,7 +20,9 @@ const ALIBI_BIAS_MAX: u32 = 8;
 /// Ratio of the MLP's width to the model's width. transformers supports no other value.
 const EXPANSION: u32 = 4;
 
-pub(super) static MPT: FamilyTable = FamilyTable {
+pub(super) static MPT: FamilyTable = HF_MPT;
+
+const HF_MPT: FamilyTable = FamilyTable {
     family: Family::Mpt,
     prefix: "transformer.",
     token_embedding: "transformer.wte",
@@ -58,12 +60,9 @@ pub(super) static MPT: FamilyTable = FamilyTable {
     },
 };
 
+/// MPT-1.3B: MPT with other names, and norms over queries and keys.
 pub(super) static MOSAIC_GPT: FamilyTable = FamilyTable {
     family: Family::MosaicGpt,
-    prefix: "transformer.",
-    token_embedding: "transformer.wte",
-    position_embedding: None,
-    blocks: "transformer.blocks.",
     block: &[
         (Slot::AttentionNorm, "ln_1"),
         (Slot::Qkv, "attn.Wqkv"),
@@ -75,19 +74,6 @@ pub(super) static MOSAIC_GPT: FamilyTable = FamilyTable {
         (Slot::Down, "mlp.mlp_down"),
     ],
     final_norm: "transformer.ln_f",
-    head: "lm_head",
-    head_alias: None,
-    buffers: &[],
-    norm: NormKind::Layer,
-    bias: Bias::Never,
-    layout: MatrixLayout::OutIn,
-    qkv: QkvLayout::ByKind,
-    activation: |_| Activation::Gelu,
-    scaled_residual_init: false,
-    rotary: false,
-    grouped_query: false,
-    layers_key: "n_layers",
-    special_ids: [None, None, None],
     keeps_architectures: true,
     from_hf: from_mosaic,
     to_hf: to_mosaic,
@@ -97,6 +83,7 @@ pub(super) static MOSAIC_GPT: FamilyTable = FamilyTable {
         v.check(d_ff.is_multiple_of(d_model), "d_ff", "must be a multiple of d_model in the mosaic_gpt family");
         v.check(architecture.n_heads.is_power_of_two(), "n_heads", "must be a power of two in the mosaic_gpt family");
     },
+    ..HF_MPT
 };
 
 /// Reads the config.json of Hugging Face's `mpt`.
