@@ -131,7 +131,7 @@ fn path(variable: &str) -> Option<PathBuf> {
 
 fn check(python: &Path, before: Option<&Path>, args: &[&Path]) {
     let mut command = Command::new(python);
-    command.arg(Path::new(SCRIPTS).join("check-exports.py")).args(args);
+    command.arg(Path::new(SCRIPTS).join("test/check-exports.py")).args(args);
     if let Some(folder) = before {
         command.env("PYTHONPATH", folder);
     }
