@@ -208,7 +208,7 @@ pub fn target(
         made.rope(json, &plain)?;
     }
     let told = made.keys.get("tie_word_embeddings").and_then(Value::as_bool);
-    if told.unwrap_or(!table.rotary) != config.tied_head {
+    if told.unwrap_or(!table.untied_head) != config.tied_head {
         let why = if config.tied_head {
             "written as true: the head equals the token embedding"
         } else {

@@ -61,6 +61,40 @@ pub enum Slot {
     Head,
 }
 
+impl Slot {
+    fn is_norm(self) -> bool {
+        match self {
+            Self::AttentionNorm | Self::MlpNorm | Self::FinalNorm | Self::QNorm | Self::KNorm => true,
+            Self::TokenEmbedding
+            | Self::PositionEmbedding
+            | Self::Qkv
+            | Self::Q
+            | Self::K
+            | Self::V
+            | Self::AttentionOut
+            | Self::Gate
+            | Self::Up
+            | Self::Down
+            | Self::Head => false,
+        }
+    }
+
+    /// Returns whether the weight has a row per token or position, which no layout transposes.
+    fn is_embedding(self) -> bool {
+        matches!(self, Self::TokenEmbedding | Self::PositionEmbedding | Self::Head)
+    }
+
+    /// Returns the part of a block that the module belongs to. `None` outside the blocks.
+    fn part(self) -> Option<BlockPart> {
+        match self {
+            Self::AttentionNorm | Self::MlpNorm | Self::QNorm | Self::KNorm => Some(BlockPart::Norm),
+            Self::Qkv | Self::Q | Self::K | Self::V | Self::AttentionOut => Some(BlockPart::Attention),
+            Self::Gate | Self::Up | Self::Down => Some(BlockPart::Mlp),
+            Self::TokenEmbedding | Self::PositionEmbedding | Self::FinalNorm | Self::Head => None,
+        }
+    }
+}
+
 /// The norm of a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NormKind {
@@ -138,8 +172,13 @@ pub struct FamilyTable {
     /// Whether fresh projections into the residual stream are scaled by 1/sqrt(2 x layers) (GPT-2's
     /// paper, section 2.3).
     pub(crate) scaled_residual_init: bool,
-    /// Whether positions are rotary. Only these families can have an untied head.
+    /// Whether positions are rotary.
     pub(crate) rotary: bool,
+    /// Whether the head may have its own weights. It does unless `config.json` ties it.
+    pub(crate) untied_head: bool,
+    /// Whether attention scores may also be divided by the layer's number
+    /// ([`DecoderConfig::inverse_layer_scale`]).
+    pub(crate) inverse_layer_scale: bool,
     /// Whether there may be fewer key and value heads than query heads.
     pub(crate) grouped_query: bool,
     /// Whether the class in `architectures` is kept, because its code is not part of transformers.
@@ -211,13 +250,7 @@ impl FamilyTable {
     }
 
     fn has_bias(&self, config: &DecoderConfig, slot: Slot) -> bool {
-        let may = match slot {
-            Slot::TokenEmbedding | Slot::PositionEmbedding | Slot::Head => false,
-            Slot::AttentionNorm | Slot::MlpNorm | Slot::FinalNorm | Slot::QNorm | Slot::KNorm => {
-                self.norm == NormKind::Layer
-            }
-            _ => true,
-        };
+        let may = if slot.is_norm() { self.norm == NormKind::Layer } else { !slot.is_embedding() };
         may && match self.bias {
             Bias::Never => false,
             Bias::Always => true,
@@ -249,19 +282,20 @@ impl FamilyTable {
         let out = out_width(config, slot);
         match (in_width(config, slot), self.layout) {
             (None, _) => vec![out],
-            (Some(input), _) if is_table(slot) => vec![out, input],
+            (Some(input), _) if slot.is_embedding() => vec![out, input],
             (Some(input), MatrixLayout::OutIn) => vec![out, input],
             (Some(input), MatrixLayout::InOut) => vec![input, out],
         }
     }
 
     fn init(&self, config: &DecoderConfig, slot: Slot) -> Init {
-        match slot {
-            Slot::AttentionNorm | Slot::MlpNorm | Slot::FinalNorm | Slot::QNorm | Slot::KNorm => Init::Ones,
-            Slot::AttentionOut | Slot::Down if self.scaled_residual_init => {
+        let into_residual = matches!(slot, Slot::AttentionOut | Slot::Down);
+        match slot.is_norm() {
+            true => Init::Ones,
+            false if into_residual && self.scaled_residual_init => {
                 Init::Normal { std: config.init_std / f64::from(2 * config.n_layers.0).sqrt() }
             }
-            _ => Init::Normal { std: config.init_std },
+            false => Init::Normal { std: config.init_std },
         }
     }
 
@@ -274,7 +308,8 @@ impl FamilyTable {
         }
         for layer in 0..config.n_layers.0 {
             for (slot, name) in self.block(config) {
-                let role = TensorRole::Block { layer, part: part(slot) };
+                let Some(part) = slot.part() else { continue };
+                let role = TensorRole::Block { layer, part };
                 all.extend(self.module_tensors(config, slot, &format!("{}{layer}.{name}", self.blocks), role));
             }
         }
@@ -317,19 +352,6 @@ impl FamilyTable {
     }
 }
 
-/// Returns whether the weight is an embedding table, which the layout never transposes.
-fn is_table(slot: Slot) -> bool {
-    matches!(slot, Slot::TokenEmbedding | Slot::PositionEmbedding | Slot::Head)
-}
-
-fn part(slot: Slot) -> BlockPart {
-    match slot {
-        Slot::AttentionNorm | Slot::MlpNorm | Slot::QNorm | Slot::KNorm => BlockPart::Norm,
-        Slot::Gate | Slot::Up | Slot::Down => BlockPart::Mlp,
-        _ => BlockPart::Attention,
-    }
-}
-
 fn out_width(config: &DecoderConfig, slot: Slot) -> u64 {
     let heads = |n: u32| u64::from(n) * u64::from(config.head_dim);
     let (q, kv) = (heads(config.n_heads), heads(config.n_kv_heads));
@@ -352,7 +374,15 @@ fn in_width(config: &DecoderConfig, slot: Slot) -> Option<u64> {
         Slot::AttentionNorm | Slot::MlpNorm | Slot::FinalNorm | Slot::QNorm | Slot::KNorm => None,
         Slot::AttentionOut => Some(u64::from(config.n_heads) * u64::from(config.head_dim)),
         Slot::Down => Some(config.d_ff.into()),
-        _ => Some(config.d_model.into()),
+        Slot::TokenEmbedding
+        | Slot::PositionEmbedding
+        | Slot::Qkv
+        | Slot::Q
+        | Slot::K
+        | Slot::V
+        | Slot::Gate
+        | Slot::Up
+        | Slot::Head => Some(config.d_model.into()),
     }
 }
 
@@ -366,10 +396,10 @@ mod tests {
             let table = family.table();
             assert_eq!(table.family, family);
             assert!(table.blocks.starts_with(table.prefix) && table.token_embedding.starts_with(table.prefix));
-            let mut slots: Vec<Slot> = table.block.iter().map(|(slot, _)| *slot).collect();
-            let all = slots.len();
-            slots.dedup();
-            assert_eq!(slots.len(), all, "{family}");
+            for (place, (slot, _)) in table.block.iter().enumerate() {
+                assert!(slot.part().is_some(), "{family}: {slot:?} belongs to no block");
+                assert!(table.block[..place].iter().all(|(other, _)| other != slot), "{family}: {slot:?} occurs twice");
+            }
         }
     }
 }

@@ -371,7 +371,7 @@ impl Inventory {
     /// [`PlanError::OwnHead`] in families whose head is always the token embedding.
     pub fn with_own_head(mut self) -> Result<Self, PlanError> {
         let Some((canonical, head)) = self.second_head.take() else { return Ok(self) };
-        if !self.config.family.table().rotary {
+        if !self.config.family.table().untied_head {
             let tied_to = self.config.tensors().into_iter().find_map(|spec| spec.tied_to).unwrap_or_default();
             let tied_to = self.tensors.get(&tied_to).map_or(tied_to, |tensor| tensor.name.clone());
             let family = self.config.family.as_str();

@@ -91,12 +91,12 @@ impl Architecture {
         }
         v.check(table.rotary || self.rope_theta.is_none(), "rope_theta", belongs_to(|table| table.rotary));
         v.check(
-            table.rotary || self.tied_head != Some(false),
+            table.untied_head || self.tied_head != Some(false),
             "tied_head",
             format!("must be true in the {family} family"),
         );
-        if self.family != Family::Gpt2 {
-            v.check(!self.inverse_layer_scale, "inverse_layer_scale", "belongs to the gpt2 family");
+        if !table.inverse_layer_scale {
+            v.check(!self.inverse_layer_scale, "inverse_layer_scale", belongs_to(|table| table.inverse_layer_scale));
         }
         if table.bias != Bias::Chosen {
             v.check(!self.no_bias, "no_bias", belongs_to(|table| table.bias == Bias::Chosen));
@@ -121,7 +121,7 @@ impl Architecture {
             vocab_size: self.padded_vocab_size(vocab_size).unwrap_or(vocab_size),
             max_positions: self.max_positions,
             rope_theta: table.rotary.then(|| self.rope_theta.unwrap_or(10_000.0)),
-            tied_head: self.tied_head.unwrap_or(!table.rotary),
+            tied_head: self.tied_head.unwrap_or(!table.untied_head),
             inverse_layer_scale: self.inverse_layer_scale,
             no_bias: self.no_bias,
             ..DecoderConfig::plain(self.family)

@@ -44,6 +44,8 @@ pub(super) static GPT2: FamilyTable = FamilyTable {
     activation: |_| Activation::TanhGelu,
     scaled_residual_init: true,
     rotary: false,
+    untied_head: false,
+    inverse_layer_scale: true,
     grouped_query: false,
     keeps_architectures: false,
     layers_key: "n_layer",

@@ -40,6 +40,8 @@ pub(super) static GPT_NEOX: FamilyTable = FamilyTable {
     activation: |config| if config.tanh_gelu { Activation::TanhGelu } else { Activation::Gelu },
     scaled_residual_init: false,
     rotary: true,
+    untied_head: true,
+    inverse_layer_scale: false,
     grouped_query: false,
     keeps_architectures: false,
     layers_key: "num_hidden_layers",
@@ -51,8 +53,7 @@ pub(super) static GPT_NEOX: FamilyTable = FamilyTable {
 };
 
 /// Pythia rotates a quarter of each head. The minimum is one pair of dimensions.
-fn fresh(architecture: &Architecture, plain: DecoderConfig) -> DecoderConfig {
-    let _ = architecture;
+fn fresh(_: &Architecture, plain: DecoderConfig) -> DecoderConfig {
     DecoderConfig { rotary_dims: Some((plain.head_dim / 8 * 2).max(2)), parallel_residual: true, ..plain }
 }
 

@@ -38,6 +38,8 @@ pub(super) static LLAMA: FamilyTable = FamilyTable {
     activation: |_| Activation::Silu,
     scaled_residual_init: false,
     rotary: true,
+    untied_head: true,
+    inverse_layer_scale: false,
     grouped_query: true,
     keeps_architectures: false,
     layers_key: "num_hidden_layers",

@@ -47,6 +47,8 @@ const HF_MPT: FamilyTable = FamilyTable {
     activation: |_| Activation::Gelu,
     scaled_residual_init: false,
     rotary: false,
+    untied_head: false,
+    inverse_layer_scale: false,
     grouped_query: false,
     layers_key: "n_layers",
     special_ids: [None, None, None],

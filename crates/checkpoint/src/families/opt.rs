@@ -43,6 +43,8 @@ pub(super) static OPT: FamilyTable = FamilyTable {
     activation: |_| Activation::Relu,
     scaled_residual_init: false,
     rotary: false,
+    untied_head: false,
+    inverse_layer_scale: false,
     grouped_query: false,
     keeps_architectures: false,
     layers_key: "num_hidden_layers",
