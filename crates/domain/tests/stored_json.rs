@@ -5,7 +5,6 @@
 use std::path::{Path, PathBuf};
 
 use inheritune_domain::run::Run;
-
 use inheritune_domain::spec::{JobOutcome, JobSpec, RunSpec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -58,11 +58,14 @@ impl Run {
                     notes.push(Note::Grown { difference: record.difference, layers });
                     self.slice_candidate(round + 1, layers, notes)
                 }
-                Decision::Settle { note } => {
-                    let is_match = matches!(note, Note::Matched { .. });
-                    self.record_mut(model).decision =
-                        Some(if is_match { ModelDecision::Match } else { ModelDecision::Settle });
+                Decision::Match { note } => {
+                    self.record_mut(model).decision = Some(ModelDecision::Match);
                     notes.push(note);
+                    self.next_extra(None, notes)
+                }
+                Decision::Settle { why } => {
+                    self.record_mut(model).decision = Some(ModelDecision::Settle);
+                    notes.push(Note::Settled { why });
                     self.next_extra(None, notes)
                 }
             },
@@ -140,8 +143,8 @@ impl Run {
         let benchmark = self.record(Model::Reference).and_then(|r| r.validation.as_ref()).map(|s| s.value);
         let target = &self.spec.target;
         match (self.spec.recipe, benchmark) {
-            (Recipe::LowData, _) => Decision::settle(Settled::OneRound),
-            (Recipe::FullData, None) => Decision::settle(Settled::NoReferenceLoss),
+            (Recipe::LowData, _) => Decision::Settle { why: Settled::OneRound },
+            (Recipe::FullData, None) => Decision::Settle { why: Settled::NoReferenceLoss },
             (Recipe::FullData, Some(benchmark)) => {
                 if self.is_matched(record) == Some(true) {
                     let note = Note::Matched {
@@ -150,14 +153,14 @@ impl Run {
                         tolerance_nats: target.tolerance_nats,
                         difference: record.difference,
                     };
-                    return Decision::Settle { note };
+                    return Decision::Match { note };
                 }
                 let limit = self.reference_layers.unwrap_or(layers);
                 if layers >= limit {
-                    return Decision::settle(Settled::ReferenceDepth { layers: limit });
+                    return Decision::Settle { why: Settled::ReferenceDepth { layers: limit } };
                 }
                 if round >= target.max_rounds {
-                    return Decision::settle(Settled::MaxRounds { rounds: target.max_rounds });
+                    return Decision::Settle { why: Settled::MaxRounds { rounds: target.max_rounds } };
                 }
                 Decision::Grow { layers: LayerCount((layers.0 + target.grow_by).min(limit.0)) }
             }
@@ -222,11 +225,6 @@ impl Run {
 
 enum Decision {
     Grow { layers: LayerCount },
-    Settle { note: Note },
-}
-
-impl Decision {
-    fn settle(why: Settled) -> Self {
-        Self::Settle { note: Note::Settled { why } }
-    }
+    Match { note: Note },
+    Settle { why: Settled },
 }
