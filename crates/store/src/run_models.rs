@@ -10,6 +10,7 @@ use crate::{StoreError, rows};
 /// One row of `run_models`. The field names are the column names.
 #[derive(Debug, Serialize)]
 struct ModelRow<'a> {
+    run_id: RunId,
     position: usize,
     role: &'static str,
     round: Option<u32>,
@@ -32,7 +33,7 @@ struct ModelRow<'a> {
 }
 
 impl<'a> ModelRow<'a> {
-    fn new(run: &'a Run, position: usize, record: &'a ModelRecord) -> Self {
+    fn new(run_id: RunId, run: &'a Run, position: usize, record: &'a ModelRecord) -> Self {
         let (role, round) = match record.model {
             Model::Reference => ("reference", None),
             Model::Candidate { round, .. } => ("candidate", Some(round)),
@@ -41,6 +42,7 @@ impl<'a> ModelRow<'a> {
         };
         let validation = record.validation.as_ref();
         Self {
+            run_id,
             position,
             role,
             round,
@@ -81,18 +83,11 @@ fn stage(run: &Run, record: &ModelRecord) -> &'static str {
 /// Replaces the rows of all models of `run`.
 pub(crate) async fn write(conn: &mut PgConnection, id: RunId, run: &Run) -> Result<(), StoreError> {
     let models: Vec<ModelRow<'_>> =
-        run.models.iter().enumerate().map(|(position, record)| ModelRow::new(run, position, record)).collect();
+        run.models.iter().enumerate().map(|(position, record)| ModelRow::new(id, run, position, record)).collect();
     sqlx::query!("-- run_models.delete\nDELETE FROM run_models WHERE run_id = $1", id.0).execute(&mut *conn).await?;
     sqlx::query!(
         "-- run_models.insert
-         INSERT INTO run_models (run_id, position, role, round, name, stage, layers, parameters, checkpoint, steps,
-                                 tokens_seen, epochs, training_seconds, validation_loss, validation_loss_stderr,
-                                 validation_sequences, difference, difference_stderr, decision, problem)
-         SELECT $1, m.position, m.role, m.round, m.name, m.stage, m.layers, m.parameters, m.checkpoint, m.steps,
-                m.tokens_seen, m.epochs, m.training_seconds, m.validation_loss, m.validation_loss_stderr,
-                m.validation_sequences, m.difference, m.difference_stderr, m.decision, m.problem
-         FROM jsonb_populate_recordset(NULL::run_models, $2) AS m",
-        id.0,
+         INSERT INTO run_models SELECT m.* FROM jsonb_populate_recordset(NULL::run_models, $1) AS m",
         rows::to_json(&models, "models of a run")?,
     )
     .execute(conn)
