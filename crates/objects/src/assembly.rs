@@ -181,7 +181,7 @@ impl Chunk {
     fn identity(&self) -> String {
         match self {
             Self::Bytes(bytes) => format!("bytes {}\n", Sha256Digest::of(bytes)),
-            Self::Copied(stretch) => format!("copied {}\n", stretch.identity()),
+            Self::Copied(object_range) => format!("copied {}\n", object_range.identity()),
             Self::Made(making) => format!("made {} bytes {}\n", making.size_bytes, making.identity),
         }
     }
@@ -189,14 +189,14 @@ impl Chunk {
     fn is_remote(&self) -> bool {
         match self {
             Self::Bytes(_) | Self::Made(_) => false,
-            Self::Copied(stretch) => stretch.source.local_path().is_none(),
+            Self::Copied(object_range) => object_range.source.local_path().is_none(),
         }
     }
 
     fn size_bytes(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
-            Self::Copied(stretch) => stretch.range.end - stretch.range.start,
+            Self::Copied(object_range) => object_range.range.end - object_range.range.start,
             Self::Made(making) => making.size_bytes,
         }
     }
@@ -286,15 +286,15 @@ pub async fn assemble_in_order(
         };
         match step {
             Step::Write(bytes) => write(upload, bytes).await?,
-            Step::Read(stretch) => write(upload, stretch.read().await?).await?,
+            Step::Read(object_range) => write(upload, object_range.read().await?).await?,
             Step::Make(making) => {
                 // Copy the pieces, so that the buffer is freed before the next one is computed.
                 for piece in making.bytes().await?.chunks(CHUNK_BYTES as usize) {
                     write(upload, Bytes::copy_from_slice(piece)).await?;
                 }
             }
-            Step::Copy(stretch) => {
-                let (mut head, mut rest) = stretch.split(upload.bytes_before_copy());
+            Step::Copy(object_range) => {
+                let (mut head, mut rest) = object_range.split(upload.bytes_before_copy());
                 if rest.size_bytes() < MIN_PART_BYTES {
                     (head.range.end, rest.range.start) = (rest.range.end, rest.range.end);
                 }
@@ -334,10 +334,12 @@ impl Chunk {
         match self {
             Self::Bytes(bytes) => Box::new(std::iter::once(Step::Write(bytes))),
             Self::Made(making) => Box::new(std::iter::once(Step::Make(making))),
-            Self::Copied(stretch) if copies && stretch.source.is_in_s3() && stretch.size_bytes() >= MIN_PART_BYTES => {
-                Box::new(std::iter::once(Step::Copy(stretch)))
+            Self::Copied(object_range)
+                if copies && object_range.source.is_in_s3() && object_range.size_bytes() >= MIN_PART_BYTES =>
+            {
+                Box::new(std::iter::once(Step::Copy(object_range)))
             }
-            Self::Copied(stretch) => Box::new(stretch.pieces(CHUNK_BYTES, 0).map(Step::Read)),
+            Self::Copied(object_range) => Box::new(object_range.pieces(CHUNK_BYTES, 0).map(Step::Read)),
         }
     }
 }
@@ -346,7 +348,7 @@ impl Step {
     /// Does the work that is allowed before the step's turn, and returns the remaining step.
     async fn ahead(self) -> Result<Self, ObjectError> {
         match self {
-            Self::Read(stretch) => Ok(Self::Write(in_a_task(stretch.read()).await?)),
+            Self::Read(object_range) => Ok(Self::Write(in_a_task(object_range.read()).await?)),
             // A large chunk waits for its turn, so that only one is in memory.
             Self::Make(making) if making.size_bytes <= MAX_MADE_AHEAD_BYTES => {
                 Ok(Self::Write(in_a_task(making.bytes()).await?))

@@ -144,17 +144,17 @@ impl Bucket {
     pub(super) async fn copy_part(
         &self,
         into: (&Key, &MultipartId, usize),
-        stretch: &ObjectRange,
+        object_range: &ObjectRange,
     ) -> Result<PartId, ObjectError> {
         let BucketKind::S3(s3) = &self.kind else { return Err(corrupt(into.0.as_ref(), "is not in S3")) };
-        if let Source::Object { bucket, key } = &stretch.source
+        if let Source::Object { bucket, key } = &object_range.source
             && let BucketKind::S3(from) = &bucket.kind
-            && let Some(part) = s3.copier.copy(&s3.store, into, (&from.name, key, &stretch.range)).await?
+            && let Some(part) = s3.copier.copy(&s3.store, into, (&from.name, key, &object_range.range)).await?
         {
             return Ok(part);
         }
         let (key, id, number) = into;
-        Ok(s3.store.put_part(key, id, number, stretch.clone().read().await?.into()).await?)
+        Ok(s3.store.put_part(key, id, number, object_range.clone().read().await?.into()).await?)
     }
 
     /// Returns the keys under `prefix`, each with its modification time in seconds since 1970.

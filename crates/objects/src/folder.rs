@@ -148,7 +148,7 @@ impl Folder {
     ///
     /// # Errors
     /// The errors of [`Folder::read_range`].
-    pub fn stretch(&self, name: &str, range: Range<u64>) -> Result<ObjectRange, ObjectError> {
+    pub fn range(&self, name: &str, range: Range<u64>) -> Result<ObjectRange, ObjectError> {
         let (file, Origin { source, version }) = self.find(name)?;
         let expected = Expected { version: version.clone(), ..self.expected(file) };
         check_range(&expected, &range)?;

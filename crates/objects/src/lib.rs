@@ -194,7 +194,7 @@ impl Objects {
     }
 
     /// Returns a range of the stored object `name`, which has `size_bytes`, to be read later.
-    pub fn stretch(
+    pub fn range(
         &self,
         location: &str,
         name: &str,

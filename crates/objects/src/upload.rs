@@ -174,13 +174,13 @@ impl Upload {
     ///
     /// # Errors
     /// Errors of the object store. The upload cannot be used afterwards.
-    pub(super) async fn copy(&mut self, stretch: ObjectRange) -> Result<(), ObjectError> {
+    pub(super) async fn copy(&mut self, object_range: ObjectRange) -> Result<(), ObjectError> {
         self.begin_parts().await?;
         if let State::Parts(parts) = &mut self.state {
             parts.send_pending().await?;
             let (bucket, key, id, number) = (self.bucket.clone(), self.key.clone(), parts.id.clone(), parts.next);
-            let size_bytes = stretch.size_bytes();
-            parts.send(size_bytes, async move { bucket.copy_part((&key, &id, number), &stretch).await }).await?;
+            let size_bytes = object_range.size_bytes();
+            parts.send(size_bytes, async move { bucket.copy_part((&key, &id, number), &object_range).await }).await?;
         }
         Ok(())
     }

@@ -98,11 +98,11 @@ fn copied(folder: &Arc<Folder>, tensor: &SourceTensor) -> Result<Segment, Slicer
     match tensor.reading {
         Reading::Whole => {
             let sha256 = folder.known_digest(file, bytes);
-            Ok(Segment { chunks: vec![Chunk::Copied(folder.stretch(file, bytes.clone())?)].into(), sha256 })
+            Ok(Segment { chunks: vec![Chunk::Copied(folder.range(file, bytes.clone())?)].into(), sha256 })
         }
         Reading::Parts { first, length, step, count } => {
             let starts = (0..count).map(|part| bytes.start + first + part * step);
-            let chunks = starts.map(|start| folder.stretch(file, start..start + length).map(Chunk::Copied));
+            let chunks = starts.map(|start| folder.range(file, start..start + length).map(Chunk::Copied));
             Ok(Segment { chunks: chunks.collect::<Result<Vec<_>, _>>()?.into(), sha256: None })
         }
         Reading::Transposed if tensor.size_bytes() > MAX_TRANSPOSED_BYTES => {
@@ -113,7 +113,7 @@ fn copied(folder: &Arc<Folder>, tensor: &SourceTensor) -> Result<Segment, Slicer
             Err(ObjectError::Corrupt { name: file.clone(), problem }.into())
         }
         Reading::Transposed => {
-            let identity = format!("transposed {:?} {}", tensor.shape, folder.stretch(file, bytes.clone())?.identity());
+            let identity = format!("transposed {:?} {}", tensor.shape, folder.range(file, bytes.clone())?.identity());
             let (folder, tensor) = (folder.clone(), tensor.clone());
             let making = Making {
                 size_bytes: tensor.size_bytes(),

@@ -79,7 +79,7 @@ fn segments(folder: &Folder, source: &[u8]) -> (Vec<Segment>, Vec<Vec<u8>>) {
         let chunks = recipe.iter().map(|(kind, start, end)| {
             content.extend_from_slice(&source[*start..*end]);
             match *kind {
-                "copy" => Chunk::Copied(folder.stretch(NAME, *start as u64..*end as u64).unwrap()),
+                "copy" => Chunk::Copied(folder.range(NAME, *start as u64..*end as u64).unwrap()),
                 "bytes" => Chunk::Bytes(Bytes::copy_from_slice(&source[*start..*end])),
                 _ => making(source[*start..*end].to_vec()),
             }
@@ -127,7 +127,7 @@ async fn parts_of_a_file_are_put_together(store: &Store, uri: &str) {
             at = range.end;
             let sha256 = folder.known_digest(NAME, &range);
             assert_eq!(sha256, Some(segment.sha256));
-            Segment { chunks: vec![Chunk::Copied(folder.stretch(NAME, range).unwrap())].into(), sha256 }
+            Segment { chunks: vec![Chunk::Copied(folder.range(NAME, range).unwrap())].into(), sha256 }
         })
         .collect();
     assert_eq!(folder.known_digest(NAME, &(0..1001)), None);
@@ -192,10 +192,10 @@ fn what_is_known_does_not_pass_through_here() {
     s3::with_credentials("what_is_known_does_not_pass_through_here", async {
         let (server, store, source) = source_in_s3().await;
         let whole = |folder: &Folder, sha256| {
-            let stretch = folder.stretch(NAME, 0..SOURCE_BYTES as u64).unwrap();
+            let object_range = folder.range(NAME, 0..SOURCE_BYTES as u64).unwrap();
             vec![
                 Segment::of_bytes(Bytes::from_static(b"header")),
-                Segment { chunks: vec![Chunk::Copied(stretch)].into(), sha256 },
+                Segment { chunks: vec![Chunk::Copied(object_range)].into(), sha256 },
             ]
         };
         let passed = || server.traffic().passed_bytes.swap(0, Ordering::Relaxed);
@@ -364,7 +364,7 @@ impl Unlucky {
 
     fn segments(&self, folder: &Folder, third: Third) -> Vec<Segment> {
         let copied =
-            |range| Segment { chunks: vec![Chunk::Copied(folder.stretch(NAME, range).unwrap())].into(), sha256: None };
+            |range| Segment { chunks: vec![Chunk::Copied(folder.range(NAME, range).unwrap())].into(), sha256: None };
         let made = self.made.clone();
         let make = move || {
             made.fetch_add(1, Ordering::Relaxed);

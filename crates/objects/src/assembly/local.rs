@@ -178,9 +178,9 @@ impl SegmentWriter<'_> {
         match chunk {
             Chunk::Bytes(bytes) => self.write(&bytes),
             Chunk::Made(making) => self.make(making),
-            Chunk::Copied(stretch) => match stretch.source.local_path() {
-                Some(path) => self.copy(&path, &stretch, buffer),
-                None => stretch.pieces(REMOTE_BYTES, 0).try_for_each(|piece| {
+            Chunk::Copied(object_range) => match object_range.source.local_path() {
+                Some(path) => self.copy(&path, &object_range, buffer),
+                None => object_range.pieces(REMOTE_BYTES, 0).try_for_each(|piece| {
                     let bytes = self.work.runtime.block_on(piece.read())?;
                     self.write(&bytes)
                 }),
@@ -195,10 +195,10 @@ impl SegmentWriter<'_> {
         bytes.chunks(BUFFER_BYTES).try_for_each(|piece| self.write(piece))
     }
 
-    fn copy(&mut self, path: &Path, stretch: &ObjectRange, buffer: &mut [u8]) -> Result<(), ObjectError> {
-        let failed = |error| stretch.expected.io_error(path, error);
-        let file = open_local(path, &stretch.expected)?;
-        let (mut from, end) = (stretch.range.start, stretch.range.end);
+    fn copy(&mut self, path: &Path, object_range: &ObjectRange, buffer: &mut [u8]) -> Result<(), ObjectError> {
+        let failed = |error| object_range.expected.io_error(path, error);
+        let file = open_local(path, &object_range.expected)?;
+        let (mut from, end) = (object_range.range.start, object_range.range.end);
         while from < end {
             let length = usize::try_from(end - from).unwrap_or(usize::MAX).min(buffer.len());
             let piece = &mut buffer[..length];
@@ -207,7 +207,7 @@ impl SegmentWriter<'_> {
             from += length as u64;
         }
         // The copied bytes may include modifications made during the copy.
-        stretch.expected.check_file(&file.metadata().map_err(failed)?)
+        object_range.expected.check_file(&file.metadata().map_err(failed)?)
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), ObjectError> {

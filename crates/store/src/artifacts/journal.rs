@@ -143,8 +143,8 @@ pub(super) async fn reuse(
         if segment.size_bytes() != *length || end > size_bytes {
             break;
         }
-        let stretch = objects.stretch(location, name, size_bytes, at..end)?;
-        *segment = Segment { chunks: vec![Chunk::Copied(stretch)].into(), sha256: Some(*sha256) };
+        let object_range = objects.range(location, name, size_bytes, at..end)?;
+        *segment = Segment { chunks: vec![Chunk::Copied(object_range)].into(), sha256: Some(*sha256) };
         at = end;
     }
     Ok((segments, at))
